@@ -1,0 +1,262 @@
+"""From config sections to objects: tables, checks and the split of a section into structure and numbers.
+
+A factory's signature is its schema: `resolve` fills a section with its defaults and checks every field against the
+annotations, so that a mistake is one line before anything is compiled. `build` calls the factory.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Union
+
+from rnnlab.typing import PyTree
+
+
+class ConfigError(ValueError):
+    """A mistake in the command, the config or the data; its text is one line for the user (exit status 2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The values that a number may take, for use in `Annotated`."""
+
+    low: float
+    high: float = float("inf")
+    low_excluded: bool = False
+    high_excluded: bool = False
+
+    def admits(self, value: float) -> bool:
+        low = value > self.low if self.low_excluded else value >= self.low
+        high = value < self.high if self.high_excluded else value <= self.high
+        return low and high
+
+    def __str__(self) -> str:
+        text = f"above {self.low:g}" if self.low_excluded else f"at least {self.low:g}"
+        if self.high == float("inf"):
+            return text
+        return text + (f" and below {self.high:g}" if self.high_excluded else f" and at most {self.high:g}")
+
+
+Positive = Annotated[float, Bound(0, low_excluded=True)]
+NonNegative = Annotated[float, Bound(0)]
+Decay = Annotated[float, Bound(0, 1, high_excluded=True)]
+"""The decay rate of a running mean: at least 0 and below 1."""
+PositiveInt = Annotated[int, Bound(1)]
+NonNegativeInt = Annotated[int, Bound(0)]
+
+GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "rngs"})
+"""Parameters of factories that the code supplies; a config cannot set them."""
+
+
+def unknown(kind: str, name: Any, known: Iterable[str]) -> str:
+    """The line that says what was not found, what is nearest and what there is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or 'none'}"
+
+
+def find(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str) -> tuple[Any, dict]:
+    """The factory that a section names, and the section's other fields."""
+    if isinstance(section, str):
+        section = {"name": section}
+    fields = dict(section)
+    name = fields.pop("name", None)
+    if name is None:
+        raise ConfigError(f"{kind}: the field 'name' is missing; known: {', '.join(sorted(table))}")
+    if name not in table:
+        raise ConfigError(unknown(kind, name, table))
+    return table[name], fields
+
+
+def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str, **given: Any) -> Any:
+    """Calls the factory that a section names with the section's other fields and what the code gives.
+
+    Raises:
+        ConfigError: no name, an unknown name, or fields that the factory does not take.
+    """
+    factory, fields = find(table, section, kind)
+    known = _fields(factory)
+    for field in fields:
+        if field not in known:
+            raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, known))
+    return factory(**fields, **given)
+
+
+def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, *common: Callable[..., Any]) -> dict:
+    """A section with every field of the factory (and of `common`) present, checked and of its declared type.
+
+    Args:
+        factory: its keyword parameters are the fields; annotations say what they admit.
+        section: what the user set.
+        path: where the section stands in the config, for messages.
+        common: further functions whose parameters belong to the same section.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, a value out of bounds, a missing field.
+    """
+    fields = {}
+    for function in (factory, *common):
+        fields |= _fields(function)
+    prefix = f"{path}." if path else ""
+    for key in section:
+        if key not in fields:
+            raise ConfigError(unknown("field", prefix + str(key), [prefix + f for f in fields]))
+    resolved = {}
+    for key, (hint, default) in fields.items():
+        value = section.get(key, default)
+        if value is inspect.Parameter.empty:
+            raise ConfigError(f"{prefix}{key}: missing; expected {_describe(hint)}")
+        resolved[key] = _check(value, hint, prefix + key)
+    return resolved
+
+
+def _name(section: str | Mapping[str, Any]) -> str:
+    return section if isinstance(section, str) else section["name"]
+
+
+def _fields(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Field -> (annotation, default) of a factory."""
+    target = function.func if isinstance(function, functools.partial) else function
+    # Of a class, its constructor: the metaclass of Flax's modules hides the signature.
+    target = target.__init__ if isinstance(target, type) else target
+    hints = typing.get_type_hints(target, include_extras=True)
+    preset = function.keywords if isinstance(function, functools.partial) else {}
+    return {
+        name: (hints.get(name, Any), preset.get(name, parameter.default))
+        for name, parameter in inspect.signature(target).parameters.items()
+        if name not in GIVEN_BY_CODE
+        and name != "self"
+        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    }
+
+
+def _check(value: Any, hint: Any, path: str) -> Any:
+    """The value as its annotation wants it, or a ConfigError that names the path."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        inner, *marks = typing.get_args(hint)
+        tables = [mark for mark in marks if isinstance(mark, dict)]
+        functions = [mark for mark in marks if inspect.isfunction(mark) or inspect.isclass(mark)]
+        if tables:
+            return _check_section(value, tables[0], functions, path)
+        if functions:
+            return resolve(functions[0], _check(value, Mapping, path), path, *functions[1:])
+        value = _check(value, inner, path)
+        for mark in marks:
+            if isinstance(mark, Bound) and not mark.admits(value):
+                raise ConfigError(f"{path}: {value!r} is out of range; it must be {mark}")
+        return value
+    if origin in (Union, types.UnionType):
+        members = typing.get_args(hint)
+        if value is None and type(None) in members:
+            return None
+        failure = None
+        for member in members:
+            if member is type(None):
+                continue
+            try:
+                return _check(value, member, path)
+            except ConfigError as error:
+                failure = error
+        if len([m for m in members if m is not type(None)]) == 1 and failure is not None:
+            raise failure
+    elif origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_check(v, typing.get_args(hint)[0], f"{path}[{i}]") for i, v in enumerate(value))
+    elif hint is Any:
+        return value
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value != value:
+                raise ConfigError(f"{path}: not a number (nan)")
+            return float(value)
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, float) and value.is_integer():
+            return int(value)  # 1e4 is how people write a number of steps.
+    elif hint is str:
+        if isinstance(value, str):
+            return value
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ConfigError(f"{path}: {value!r} is {_article(type(value).__name__)}; expected {_describe(hint)}")
+
+
+def _check_section(value: Any, table: dict[str, Any], common: list[Callable[..., Any]], path: str) -> Any:
+    if callable(value):
+        return value
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(
+            f"{path}: {value!r} is {_article(type(value).__name__)}; expected one of {', '.join(sorted(table))}, "
+            "or a section with that name and its fields"
+        )
+    factory, fields = find(table, value, path)
+    return {"name": _name(value)} | resolve(factory, fields, path, *common)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "NoneType" else "None"
+
+
+def _describe(hint: Any) -> str:
+    """What an annotation admits, in words."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        tables = [mark for mark in args[1:] if isinstance(mark, dict)]
+        if tables:
+            return f"one of {', '.join(sorted(tables[0]))}"
+        bounds = [str(mark) for mark in args[1:] if isinstance(mark, Bound)]
+        return " ".join([_describe(args[0]), *bounds])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin is tuple:
+        return f"a list, each {_describe(args[0])}"
+    if hint is type(None):
+        return "None"
+    return _article(getattr(hint, "__name__", str(hint)))
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def split_numbers(section: Any) -> tuple[Any, dict[str, float]]:
+    """A resolved section as (structure, numbers): every float is a number, keyed by its path; all else is structure.
+
+    The numbers enter compiled functions as arrays, so runs that differ in nothing else share one program.
+    """
+    numbers: dict[str, float] = {}
+
+    def walk(node: Any, path: str) -> Any:
+        if isinstance(node, Mapping):
+            return {k: walk(v, f"{path}.{k}" if path else k) for k, v in node.items()}
+        if isinstance(node, float):
+            numbers[path] = node
+            return _NUMBER
+        return node
+
+    return walk(section, ""), numbers
+
+
+def merge_numbers(structure: Any, numbers: Mapping[str, PyTree]) -> Any:
+    """Undoes `split_numbers`, with numbers that may be traced arrays."""
+
+    def walk(node: Any, path: str) -> Any:
+        if isinstance(node, Mapping):
+            return {k: walk(v, f"{path}.{k}" if path else k) for k, v in node.items()}
+        return numbers[path] if node is _NUMBER else node
+
+    return walk(structure, "")
+
+
+_NUMBER = object()

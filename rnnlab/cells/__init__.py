@@ -1,0 +1,22 @@
+"""Cells, one file a family; CELLS is the table by which configs name them."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.cells.gru import GRU, ResetBeforeGRU
+from rnnlab.cells.lstm import LSTM
+from rnnlab.cells.vanilla import Vanilla, irnn
+
+CELLS: dict[str, Callable[..., BaseCell]] = {
+    "vanilla": Vanilla,
+    "irnn": irnn,
+    "lstm": LSTM,
+    "gru": GRU,
+    "gru_reset_before": ResetBeforeGRU,
+}
+
+CellSpec = Annotated[str | Mapping[str, Any], CELLS]
+"""A name in `CELLS`, or a section with that name and the cell's parameters."""
+
+__all__ = ["CELLS", "GRU", "LSTM", "BaseCell", "Cell", "CellSpec", "ResetBeforeGRU", "Vanilla", "irnn"]

@@ -1,0 +1,74 @@
+"""The base of every cell: its parameters, drawn gate by gate, and the input projection.
+
+A new cell names its gates and writes `gates`; the equations of the known ones stand in the files beside this one.
+"""
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
+from rnnlab.typing import Array, Carry, Float
+
+
+class BaseCell(nnx.Module):
+    """Parameters and input projection shared by all cells.
+
+    With G = len(gate_names) gates the gate width is M = G H, and gate k owns columns [k H, (k + 1) H) of
+        input_kernel [D, M], recurrent_kernel [H, M], bias [M].
+    """
+
+    gate_names: ClassVar[tuple[str, ...]] = ("h",)
+    carry_names: ClassVar[tuple[str, ...]] = ("h",)
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        input_init: InitializerSpec = "glorot_uniform",
+        recurrent_init: InitializerSpec = "orthogonal",
+        bias_init: InitializerSpec = "zeros",
+        rngs: nnx.Rngs,
+    ):
+        """D, H, and how each gate's block of the kernels and the bias is drawn."""
+        self.in_features = in_features
+        self.features = features
+        self.input_kernel = nnx.Param(self._draw_gates(input_init, rngs, in_features))
+        self.recurrent_kernel = nnx.Param(self._draw_gates(recurrent_init, rngs, features))
+        draw_bias = as_initializer(bias_init)
+        biases = [draw_bias(rngs.params(), (features,), jnp.float32) for _ in self.gate_names]
+        self.bias = nnx.Param(jnp.concatenate(biases))
+
+    def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int) -> jax.Array:
+        """[rows, M], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of its gates."""
+        draw, joint = as_initializer(init), self.in_features + self.features
+        shape = (rows, self.features)
+        return jnp.concatenate([draw_block(draw, rngs.params(), shape, joint) for _ in self.gate_names], axis=1)
+
+    def split(self, a: Float[Array, "... M"]) -> list[jax.Array]:
+        """The gates' parts [..., H] of an array [..., M], in the order of `gate_names`."""
+        return jnp.split(a, len(self.gate_names), axis=-1)
+
+    def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
+        """z = x W + b, for any leading axes."""
+        return x @ self.input_kernel[...] + self.bias[...]
+
+    def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
+        """Zeros [B, H] for each of `carry_names`."""
+        return tuple(jnp.zeros((batch, self.features), dtype) for _ in self.carry_names)
+
+
+class Cell(BaseCell):
+    """A cell with one matrix between its state and its gates: both backends run it."""
+
+    def recurrent_matrix(self) -> Float[Array, "H M"]:
+        """R, as it multiplies h; a reparametrised kernel is built here, once per sequence."""
+        return self.recurrent_kernel[...]
+
+    @abc.abstractmethod
+    def gates(self, carry: Carry, z: Float[Array, "B M"], u: Float[Array, "B M"]) -> Carry:
+        """(h_t, ...) from (h_{t-1}, ...), z_t = x_t W + b and u_t = h_{t-1} R; no row may see another row."""

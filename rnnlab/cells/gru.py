@@ -1,0 +1,72 @@
+"""Gated recurrent units, in both places of the reset gate."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from rnnlab.activations import sigmoid
+from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.initializers import InitializerSpec, as_initializer
+from rnnlab.typing import Array, Carry, Float
+
+
+class GRU(Cell):
+    """Gates in the order r, z, n (that of PyTorch and cuDNN), the reset gate after the product; carry (h,).
+
+        r = σ(x W_r + h R_r + b_r)      z = σ(x W_z + h R_z + b_z)
+        n = tanh(x W_n + b_n + r ∘ (h R_n + c_n))
+        h' = (1 - z) ∘ n + z ∘ h
+
+    (Cho et al., 2014, in the variant that cuDNN computes.) c_n is `recurrent_bias` [H].
+    """
+
+    gate_names = ("r", "z", "n")
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        input_init: InitializerSpec = "glorot_uniform",
+        recurrent_init: InitializerSpec = "orthogonal",
+        bias_init: InitializerSpec = "zeros",
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            in_features,
+            features,
+            input_init=input_init,
+            recurrent_init=recurrent_init,
+            bias_init=bias_init,
+            rngs=rngs,
+        )
+        self.recurrent_bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (features,), jnp.float32))
+
+    def gates(self, carry: Carry, z: Float[Array, "B M"], u: Float[Array, "B M"]) -> Carry:
+        (h,) = carry
+        x_r, x_z, x_n = self.split(z)
+        h_r, h_z, h_n = self.split(u)
+        update = sigmoid(x_z + h_z)
+        n = jnp.tanh(x_n + sigmoid(x_r + h_r) * (h_n + self.recurrent_bias[...]))
+        return (n + update * (h - n),)
+
+
+class ResetBeforeGRU(BaseCell):
+    """Gates in the order r, z, n, the reset gate before the product; carry (h,); reference backend only.
+
+        r = σ(x W_r + h R_r + b_r)      z = σ(x W_z + h R_z + b_z)
+        n = tanh(x W_n + (r ∘ h) R_n + b_n)
+        h' = (1 - z) ∘ n + z ∘ h
+
+    (Cho et al., 2014, eqs. 5 to 8, with z and 1 - z exchanged to agree with `GRU`.)
+    """
+
+    gate_names = ("r", "z", "n")
+
+    def step(self, carry: Carry, z: Float[Array, "B M"]) -> Carry:
+        """h_t from h_{t-1} and z_t = x_t W + b; two products in sequence."""
+        (h,) = carry
+        x_r, x_z, x_n = self.split(z)
+        kernel = self.recurrent_kernel[...]
+        h_r, h_z = jnp.split(h @ kernel[:, : 2 * self.features], 2, axis=-1)
+        n = jnp.tanh(x_n + (sigmoid(x_r + h_r) * h) @ kernel[:, 2 * self.features :])
+        return (n + sigmoid(x_z + h_z) * (h - n),)

@@ -1,0 +1,171 @@
+"""Checkpoints of a run, through Orbax: written in the background, the last two and the best kept.
+
+The only importer of orbax. A checkpoint is a step directory in `WORKDIR/checkpoints` that appears whole or not at all.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from rnnlab.build import ConfigError
+from rnnlab.typing import PyTree
+
+_policies = ocp.training.preservation_policies
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    step: int
+    state: PyTree
+    host: dict[str, Any]
+    """What the host remembers beside the state: JSON."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+        directory: WORKDIR/checkpoints.
+        say: where a line for the user goes.
+    """
+
+    def __init__(self, directory: Path, say: Callable[[str], None] = print):
+        # Orbax tells through absl's log of every save and of every file that it looks for; its errors are raised.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.directory, self.say = directory, say
+        best = _policies.BestN(
+            get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(2), best]),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    def save(self, step: int, state: PyTree, host: Mapping[str, Any], score: float | None = None) -> None:
+        """Starts writing a checkpoint; the run goes on meanwhile.
+
+        Args:
+            step: its number.
+            state: a pytree of arrays; copied first, so its buffers may be donated to the next step.
+            host: JSON that belongs to it.
+            score: what "best" compares, larger is better; None where nothing was evaluated.
+
+        Raises:
+            OSError: the previous checkpoint could not be written.
+        """
+        self.wait()
+        if step in self.steps():
+            self._checkpointer.delete(step)
+        self._pending = self._checkpointer.save_async(
+            step,
+            _flat(jax.tree.map(jnp.copy, state)),
+            metrics=None if score is None else {"score": score},
+            custom_metadata=dict(host),
+        )
+
+    def wait(self) -> None:
+        """Until the checkpoint under way is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                pending.result()
+            except OSError:
+                raise
+            except Exception as error:  # Orbax wraps what the disk said in errors of its own and of tensorstore's.
+                raise OSError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}") from error
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, ascending."""
+        return sorted(c.step for c in self._checkpointer.checkpoints)
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the best score, None if none has one."""
+        scored = [(c.metrics["score"], -c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        return -max(scored)[1] if scored else None
+
+    def restore_latest(self, like: PyTree) -> Restored | None:
+        """The last checkpoint that can be read; None if there is none.
+
+        One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken.
+
+        Raises:
+            ConfigError: there are checkpoints, and none can be read.
+        """
+        broken = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self.restore(step, like)
+            except ConfigError as error:
+                broken.append(step)
+                self.say(f"{error}; falling back to the checkpoint before it")
+                continue
+            for unreadable in broken:
+                self._checkpointer.delete(unreadable)
+            return restored
+        if broken:
+            raise ConfigError(
+                f"{self.directory}: none of the checkpoints {', '.join(map(str, sorted(broken)))} can be read; "
+                "remove the folder to start again"
+            )
+        return None
+
+    def restore(self, step: int, like: PyTree) -> Restored:
+        """The checkpoint of a step, placed as the arrays of `like` are.
+
+        Raises:
+            ConfigError: it is not there, cannot be read, or holds another tree.
+        """
+        if step not in self.steps():
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {known}")
+        wanted = _flat(like)
+        try:
+            metadata = self._checkpointer.metadata(step)
+            found = metadata.metadata
+            missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+            if missing or extra:
+                lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
+                raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
+            flat = self._checkpointer.load(step, wanted)
+            host = metadata.custom_metadata
+        except ConfigError:
+            raise
+        except Exception as error:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
+            raise ConfigError(
+                f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})"
+            ) from error
+        # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
+        leaves = [jnp.copy(flat[name]) for name in wanted]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), dict(host or {}))
+
+    def close(self) -> None:
+        """Waits, and frees what Orbax holds."""
+        self.wait()
+        self._checkpointer.close()
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+    """{"params/layers/0/cells/0/bias": leaf}; empty nodes vanish."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(_part(p) for p in path): leaf for path, leaf in leaves}
+
+
+def _part(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,188 @@
+"""Configs: read from a file, changed by the command line, resolved against the code's signatures, compared.
+
+A resolved config has every field of the run, of its declared type; it dies in `loop.py`.
+"""
+
+import ast
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, resolve, unknown
+from rnnlab.network import ModelSpec
+from rnnlab.optimizers import OptimizerSpec
+from rnnlab.tasks import TaskSpec
+
+
+def early_stopping_options(
+    *, metric: str = "loss", patience: PositiveInt | None = None, min_change: NonNegative = 0.0
+) -> dict[str, Any]:
+    """Which validation metric is watched (smaller is better for a loss or an error, larger for an accuracy or share),
+    and after how many evaluations without an improvement by more than min_change the run stops (None: never). The best
+    checkpoint is the best by this metric."""
+    return {"metric": metric, "patience": patience, "min_change": min_change}
+
+
+EarlyStoppingSpec = Annotated[Mapping[str, Any], early_stopping_options]
+
+
+def _run_fields(
+    *,
+    task: TaskSpec,
+    model: ModelSpec,
+    optimizer: OptimizerSpec,
+    early_stopping: EarlyStoppingSpec = {},  # noqa: B006  (never changed)
+    steps: PositiveInt,
+    batch_size: PositiveInt = 16,
+    seed: NonNegativeInt = 0,
+    log_every: PositiveInt = 100,
+    eval_every: PositiveInt = 1000,
+    eval_batch_size: PositiveInt = 500,
+    checkpoint_every: PositiveInt = 1000,
+    devices: PositiveInt | None = None,
+) -> None:
+    """The fields of a run.
+
+    steps: updates of the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every: in
+    steps. devices: how many to split the batch over; None takes the most that divide it.
+    """
+
+
+def load_file(reference: str) -> ConfigDict:
+    """The config that a file's `get_config(preset)` returns.
+
+    Args:
+        reference: "path.py" or "path.py:preset".
+
+    Raises:
+        ConfigError: no such file, no such preset, or an error while it runs.
+    """
+    path, _, preset = reference.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
+    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        presets = getattr(module, "PRESETS", {})
+        if preset and preset not in presets:
+            raise ConfigError(unknown(f"preset of {path}", preset, presets))
+        return module.get_config(preset) if inspect.signature(module.get_config).parameters else module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:  # Whatever a user's file raises: one line that names the file.
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+
+
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The config as a plain dict with `{"task.length": "400"}` set; values are Python literals, else strings.
+
+    A name given to a section (`model.cell.name=lstm`, or `model.cell=lstm`) that had another one starts that section
+    anew, since its fields belong to the old name.
+
+    Raises:
+        ConfigError: a path that leads through something that is no section.
+    """
+    plain = to_dict(config)
+    order = sorted(overrides, key=lambda path: (not path.endswith(".name"), path.count(".")))
+    for path, text in ((path, overrides[path]) for path in order):
+        *parents, last = path.split(".")
+        node = plain
+        for depth, part in enumerate(parents):
+            child = node.get(part)
+            if child is None:
+                child = {}
+            elif isinstance(child, str):
+                child = {"name": child}
+            elif not isinstance(child, dict):
+                raise ConfigError(f"{'.'.join(parents[: depth + 1])}: {child!r} is not a section; cannot set {path}")
+            node[part] = child
+            node = child
+        value = _literal(text)
+        if isinstance(value, str) and isinstance(node.get(last), dict):
+            parents, node, last = [*parents, last], node[last], "name"
+        if last == "name" and node.get("name") != value:
+            kept = {k: v for k, v in node.items() if k in _KEPT_BY_NAME.get(".".join(parents), ())}
+            node.clear()
+            node.update(kept)
+        node[last] = value
+    return plain
+
+
+_KEPT_BY_NAME = {
+    "model.cell": ("features",),
+    "optimizer": ("learning_rate", "clip_norm", "clip_value", "weight_decay", "schedule", "warmup_steps"),
+}
+"""Fields that mean the same under every name of a section, so a new name keeps them."""
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None, "inf": float("inf")}.get(text.lower(), text)
+
+
+def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain dicts."""
+    plain = config.to_dict() if isinstance(config, ConfigDict) else config
+    return {k: to_dict(v) if isinstance(v, ConfigDict | Mapping) else v for k, v in plain.items()}
+
+
+def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every field present and checked; the same again for one that is resolved already.
+
+    Raises:
+        ConfigError: anything wrong with it, in one line that says where.
+    """
+    resolved = resolve(_run_fields, to_dict(config), "")
+    optimizer = resolved["optimizer"]
+    if optimizer.get("nesterov") and optimizer["momentum"] is None:
+        raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
+    return resolved
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """One entry "path: old -> new" for every field in which two resolved configs differ."""
+    found = []
+    for key in [*old, *(k for k in new if k not in old)]:
+        where = f"{path}.{key}" if path else key
+        a, b = old.get(key, _MISSING), new.get(key, _MISSING)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, where)
+        elif a != b:
+            found.append(f"{where}: {a} -> {b}")
+    return found
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+_MISSING = _Missing()
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The text of config.json."""
+    return json.dumps(config, indent=2) + "\n"
+
+
+def render(config: Mapping[str, Any], path: str = "") -> str:
+    """The override flag of every field with its value, a line each, for --help."""
+    lines = []
+    for key, value in config.items():
+        where = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping):
+            lines.append(render(value, where))
+        else:
+            lines.append(f"  --config.{where}={value}")
+    return "\n".join(lines)

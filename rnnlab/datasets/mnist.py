@@ -1,0 +1,59 @@
+"""MNIST from its four original idx files (LeCun et al., 1998)."""
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rnnlab.build import ConfigError
+from rnnlab.datasets.files import find_file
+
+URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+
+
+class Images(NamedTuple):
+    """Images uint8 [N, 28, 28], 0 black to 255 white, and labels uint8 [N], 0 to 9."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[Images, Images]:
+    """The 60 000 training and 10 000 test images.
+
+    Raises:
+        ConfigError: a file is missing and cannot be downloaded, or is corrupt.
+    """
+    arrays = [read_idx(find_file(f"mnist/{name}", URL + name, sha, data_dir)) for name, sha in CHECKSUMS.items()]
+    return Images(arrays[0], arrays[1]), Images(arrays[2], arrays[3])
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of unsigned bytes in a gzipped idx file.
+
+    The format: two zero bytes, the type (8: unsigned byte), the number of axes, each axis as a big-endian uint32, data.
+
+    Raises:
+        ConfigError: not gzip, not idx of unsigned bytes, or fewer or more bytes than the header says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is not a whole gzip file: {error}") from None
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise ConfigError(f"{path} is not an idx file of unsigned bytes: it begins with {content[:4].hex() or 'nothing'}")
+    axes = content[3]
+    start = 4 + 4 * axes
+    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
+    if len(shape) < axes or len(content) - start != int(np.prod(shape)):
+        raise ConfigError(f"{path} is truncated: its header says {shape}, {len(content) - start} bytes follow")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,66 @@
+"""Evaluates a trained network.
+
+    python -m rnnlab.evaluate --workdir=runs/adding
+    python -m rnnlab.evaluate --workdir=runs/adding --split=validation --checkpoint=last
+
+Prints the metrics and writes them to WORKDIR/evaluation.json.
+Exit status: 0, or 2 for a mistake in the command or the workdir.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from rnnlab import entry
+from rnnlab.build import ConfigError
+from rnnlab.workdir import read_config, write_file
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
+    flags.DEFINE_enum("split", "test", ["validation", "test"], "what to evaluate on", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
+    entry.data_dir_flag(values)
+    flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
+    entry.parse(values, argv)
+    if values["help"].value:
+        assert __doc__
+        entry.show_help(__doc__, values)
+        return entry.FINISHED
+    if values["workdir"].value is None:
+        raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
+    workdir, which, split = Path(values["workdir"].value), values["checkpoint"].value, values["split"].value
+    config = read_config(workdir)
+
+    from rnnlab.checkpoints import Checkpoints
+    from rnnlab.loop import Run
+
+    run = Run(config, values["data_dir"].value)
+    state = run.programs.start(config["seed"])
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    steps = checkpoints.steps()
+    if not steps:
+        raise ConfigError(f"{workdir} has no checkpoint yet")
+    if which == "best":
+        step = checkpoints.best_step()
+        step = steps[-1] if step is None else step
+    elif which == "last":
+        step = steps[-1]
+    elif which.isdigit():
+        step = int(which)
+    else:
+        raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
+    restored = checkpoints.restore(step, state)
+    result = {"step": restored.step, "split": split, **run.evaluate(restored.state, split)}
+    checkpoints.close()
+    write_file(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    return entry.FINISHED
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,323 @@
+"""train_and_evaluate: the only place that knows the order of things. The config ends here."""
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rnnlab import devices, plots
+from rnnlab.build import ConfigError, build
+from rnnlab.checkpoints import Checkpoints
+from rnnlab.config import resolve_config
+from rnnlab.diagnostics import gradient_flow
+from rnnlab.metrics import MetricsWriter, ProgressLine
+from rnnlab.step import Programs, TrainState, means
+from rnnlab.tasks import TASKS, Split, Task
+from rnnlab.typing import PyTree
+from rnnlab.workdir import git_commit, open_workdir, versions, write_file
+
+SECONDS_PER_DISPATCH = 0.5
+"""How long the compiled loop runs before the host looks at signals and the progress line."""
+
+
+class Run:
+    """One configuration made ready: task, mesh and programs. Nothing is written yet.
+
+    Raises:
+        ConfigError: a mistake in the config or the data.
+    """
+
+    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None):
+        self.config = config = resolve_config(config)
+        devices.tune_host(config["batch_size"], config["devices"])
+        self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
+        given = {"data_dir": data_dir} if config["task"]["name"] in _NEEDS_FILES else {}
+        self.task: Task = build(TASKS, config["task"], "task", **given)
+        self.programs = Programs(
+            config["model"],
+            config["optimizer"],
+            self.task,
+            self.mesh,
+            batch_size=config["batch_size"],
+            run_steps=config["steps"],
+            log_every=config["log_every"],
+        )
+        self.metric = config["early_stopping"]["metric"]
+        if self.metric not in self.programs.metric_names:
+            known = ", ".join(self.programs.metric_names)
+            raise ConfigError(f"early_stopping.metric: unknown metric {self.metric!r}; this task has: {known}")
+        self.sign = 1.0 if self.metric in self.task.larger_is_better else -1.0
+        self.data = devices.replicate(self.mesh, self.task.data)
+        self.rows = jnp.arange(config["batch_size"], dtype=jnp.uint32)
+
+    def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
+        """Means over a whole split."""
+        size = self.task.size(split)
+        if size is None:
+            raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
+        count = self.mesh.devices.size
+        width = max(1, min(self.config["eval_batch_size"], size) // count) * count
+        rows = jnp.arange(width, dtype=jnp.int32)
+        values = self.programs.evaluate(split, size, state.params, state.buffers, self.data, rows)
+        return {name: float(value) for name, value in values.items()}
+
+    def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
+        """‖∂L/∂h_t‖ over time for each state, on the first rows of the validation split."""
+        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
+
+        @jax.jit
+        def measure(params: PyTree, buffers: PyTree, data: PyTree) -> dict[str, jax.Array]:
+            batch = self.task.batch(data, jnp.int32(0), "validation", rows)
+            return gradient_flow(self.programs.network(params, buffers), self.task, batch)
+
+        found = {when: measure(state.params, state.buffers, self.data) for when, state in states.items()}
+        return {
+            when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
+            for when, layers in found.items()
+        }
+
+
+def train_and_evaluate(
+    config: ConfigDict | Mapping[str, Any], workdir: str | Path, data_dir: str | None = None
+) -> dict[str, Any]:
+    """Trains from the last checkpoint in workdir, or from the beginning, and evaluates.
+
+    Args:
+        config: what `get_config` of a file in configs/ returns, or a resolved one.
+        workdir: the run's folder; see README for what it holds.
+        data_dir: the data folder.
+
+    Returns:
+        What is written to summary.json: `status` is finished, stopped_early, diverged or interrupted.
+
+    Raises:
+        ConfigError: a mistake in the config, the data or the workdir, or a disk that cannot be written.
+    """
+    began = time.monotonic()
+    run = Run(config, data_dir)
+    config, workdir = run.config, Path(workdir)
+    open_workdir(workdir, config)
+    steps = config["steps"]
+    state = jax.block_until_ready(run.programs.start(config["seed"]))
+
+    with contextlib.ExitStack() as stack, _disk_errors(workdir):
+        progress = ProgressLine(steps, 0)
+        checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
+        stack.callback(checkpoints.close)
+        watch = _Watch(run)
+        restored = checkpoints.restore_latest(state)
+        if restored is not None:
+            state = restored.state
+            watch.load(restored.host)
+            progress.say(f"resuming {workdir} at step {restored.step}")
+        step = int(state.step)
+        progress = ProgressLine(steps, step)
+        progress.say(
+            f"{config['task']['name']}, {config['model']['cell']['name']}, "
+            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {devices.describe(run.mesh)}, "
+            f"steps {step} to {steps}"
+        )
+        writer = MetricsWriter(workdir, step)
+        stack.callback(writer.close)
+        status = "stopped_early" if watch.exhausted else "finished"
+        saved = step if restored is not None else None
+        evaluated: dict[str, float] = {}
+        last: dict[str, float] = {}
+        budget, first = 1, step
+
+        interrupted = stack.enter_context(_interruptions(progress))
+        with progress.running():
+            while step < steps and not watch.exhausted:
+                mark = time.monotonic()
+                target = min(step + budget, steps, *(_next(step, config[k]) for k in _EVERY))
+                state = jax.block_until_ready(run.programs.train(state, run.data, jnp.int32(target), run.rows))
+                if step == first:
+                    progress.say(f"first step after {time.monotonic() - began:.1f} s")
+                else:
+                    per_step = (time.monotonic() - mark) / max(1, target - step)
+                    budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
+                step = int(state.step)
+                seconds = watch.seconds_before + time.monotonic() - began
+                if not bool(state.finite):
+                    status = "diverged"
+                    break
+                progress.advance(step, last.get("loss"))
+                if step % config["log_every"] == 0 or step == steps:
+                    last = means(state)
+                    writer.write(step, "train", last, seconds)
+                    progress.log(step, last)
+                improved = False
+                if step % config["eval_every"] == 0 or step == steps:
+                    evaluated = run.evaluate(state, "validation")
+                    writer.write(step, "validation", evaluated, watch.seconds_before + time.monotonic() - began)
+                    progress.evaluated(step, "validation", evaluated)
+                    improved = watch.see(step, evaluated)
+                    if watch.exhausted:
+                        status = "stopped_early"
+                stop = bool(interrupted) or watch.exhausted or step == steps
+                if improved or stop or step % config["checkpoint_every"] == 0:
+                    score = watch.score(evaluated) if improved else None
+                    checkpoints.save(step, state, watch.dump(time.monotonic() - began), score)
+                    saved = step
+                if interrupted and step < steps and not watch.exhausted:
+                    status = "interrupted"
+                    break
+
+        if status == "diverged" and saved != step:
+            checkpoints.save(step, state, watch.dump(time.monotonic() - began))
+        checkpoints.wait()
+        seconds = watch.seconds_before + time.monotonic() - began
+        summary: dict[str, Any] = {
+            "status": status,
+            "steps": step,
+            "final": {"train": last, "validation": evaluated},
+            "best": {"step": watch.best_step, "validation": watch.best_values},
+            "seconds": round(seconds, 3),
+            "steps_per_second": round(progress.overall_rate(), 3),
+            "seed": config["seed"],
+            "device": devices.describe(run.mesh),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        if status in ("finished", "stopped_early"):
+            best = state
+            if watch.best_step is not None and watch.best_step != step:
+                best = checkpoints.restore(watch.best_step, state).state
+            tested = run.evaluate(best, "test")
+            summary["best"]["test"] = tested
+            writer.write(watch.best_step or step, "test", tested, seconds)
+            progress.evaluated(watch.best_step or step, "test", tested)
+        if status != "interrupted":
+            flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
+            write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
+            plots.gradient_flow(workdir)
+        write_file(workdir / "summary.json", json.dumps(_plain(summary), indent=2) + "\n")
+        if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
+            plots.learning_curve(workdir, run.task.baseline)
+        progress.say(_last_words(summary, state, config, workdir))
+    return summary
+
+
+_NEEDS_FILES = ("pixels",)
+_EVERY = ("log_every", "eval_every", "checkpoint_every")
+
+
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after step."""
+    return (step // every + 1) * every
+
+
+class _Watch:
+    """The best validation metric so far, and the patience left."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.best_step: int | None = None
+        self.best_values: dict[str, float] = {}
+        self.without = 0
+        self.seconds_before = 0.0
+
+    @property
+    def exhausted(self) -> bool:
+        """True once early stopping has run out of patience."""
+        patience = self.run.config["early_stopping"]["patience"]
+        return patience is not None and self.without >= patience
+
+    def score(self, values: Mapping[str, float]) -> float:
+        """The watched metric, larger is better."""
+        return self.run.sign * values[self.run.metric]
+
+    def see(self, step: int, values: dict[str, float]) -> bool:
+        """Takes in an evaluation; True if it is the best so far."""
+        change = self.run.config["early_stopping"]["min_change"] if self.best_values else 0.0
+        better = not self.best_values or self.score(values) > self.score(self.best_values) + change
+        if better:
+            self.best_step, self.best_values, self.without = step, values, 0
+        else:
+            self.without += 1
+        return better
+
+    def dump(self, seconds: float) -> dict[str, Any]:
+        """What a checkpoint remembers of this, as JSON."""
+        return {
+            "best_step": self.best_step,
+            "best_values": self.best_values,
+            "without": self.without,
+            "seconds": self.seconds_before + seconds,
+        }
+
+    def load(self, host: Mapping[str, Any]) -> None:
+        """Undoes `dump`."""
+        self.best_step, self.best_values = host["best_step"], dict(host["best_values"])
+        self.without, self.seconds_before = host["without"], host["seconds"]
+
+
+@contextlib.contextmanager
+def _interruptions(progress: ProgressLine) -> Iterator[list[str]]:
+    """A list that a first SIGINT or SIGTERM appends to; a second one acts as it always does."""
+    seen: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(signal.Signals(number).name)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        progress.say(f"{seen[0]}: saving after this step; once more stops at once")
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _disk_errors(workdir: Path) -> Iterator[None]:
+    """A disk that is full or gone is the user's to mend: one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write to {workdir}: {error.strerror or error}") from error
+
+
+def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[str, Any], workdir: Path) -> str:
+    """What the user reads last."""
+    status, step = summary["status"], summary["steps"]
+    if status == "diverged":
+        last = means(state)
+        numbers = "  ".join(f"{k} {v:.4g}" for k, v in last.items()) if last.get("loss") else "none"
+        clip = config["optimizer"]["clip_norm"]
+        advice = [
+            f"a lower optimizer.learning_rate (now {config['optimizer']['learning_rate']:g})",
+            f"optimizer.clip_norm={'1.0' if clip is None else format(clip / 10, 'g')} (now {clip})",
+            "a smaller model.cell.recurrent_init",
+        ]
+        return (
+            f"diverged at step {step + 1}: the loss or its gradient is not finite. Last finite means: {numbers}. "
+            f"Try {', '.join(advice)}."
+        )
+    if status == "interrupted":
+        return f"interrupted at step {step}; the same command resumes"
+    done = "stopped early" if status == "stopped_early" else "finished"
+    return f"{done} at step {step} after {summary['seconds']:.0f} s; figures in {workdir / 'plots'}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity or nan: strings stand for them."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

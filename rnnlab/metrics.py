@@ -1,0 +1,141 @@
+"""Where numbers of a run go: metrics.jsonl, TensorBoard events and the progress line on the console."""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class MetricsWriter:
+    """Appends to WORKDIR/metrics.jsonl, one object a line, and to TensorBoard events in WORKDIR/tensorboard.
+
+    Args:
+        workdir: an existing folder.
+        step: where the run begins; later lines, written before a crash, are dropped, and so is an earlier test.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        self.path = workdir / "metrics.jsonl"
+        lines = [line for line in read_metrics(workdir) if line["step"] <= step and line["split"] != "test"] if step else []
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        partial.replace(self.path)
+        from tensorboardX import SummaryWriter  # Here: the import takes a second or two.
+
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
+
+    def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
+        """One line: step, split, the values, and the seconds since the run began."""
+        record = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
+        with self.path.open("a") as file:
+            file.write(json.dumps({k: _finite(v) for k, v in record.items()}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: such a value is written as a string, "inf" or "nan"."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of WORKDIR/metrics.jsonl; a last line cut short by a crash is left out."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class ProgressLine:
+    """Steps, steps per second, the last loss and the time left: a live line on a terminal, plain lines elsewhere.
+
+    Args:
+        steps: of the whole run.
+        start: where it begins.
+    """
+
+    def __init__(self, steps: int, start: int):
+        self.steps, self.step = steps, start
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self._marks: list[tuple[float, int]] = [(time.monotonic(), start)]
+        self._second: tuple[float, int] | None = None
+        self._said = time.monotonic()
+        self._live: Progress | None = None
+        if sys.stdout.isatty():
+            self._live = Progress(
+                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._task = self._live.add_task("", total=steps, completed=start, note="")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Shows the live line while the block runs."""
+        with self._live or contextlib.nullcontext():
+            yield
+
+    def rate(self) -> float:
+        """Steps per second over the last marks; 0 before the second."""
+        (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
+        return (s1 - s0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def overall_rate(self) -> float:
+        """Steps per second since the second mark (the first step compiles), evaluations and checkpoints included."""
+        if self._second is None or self.step == self._second[1]:
+            return 0.0
+        return (self.step - self._second[1]) / (self._marks[-1][0] - self._second[0])
+
+    def advance(self, step: int, loss: float | None = None) -> None:
+        """The run has come to this step."""
+        self.step = step
+        self._marks = [*self._marks[-20:], (time.monotonic(), step)]
+        self._second = self._second or self._marks[-1]
+        if self._live is not None:
+            note = f"{self.rate():.0f} steps/s" + (f"  loss {loss:.4g}" if loss is not None else "")
+            self._live.update(self._task, completed=step, note=note)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """A training log step: on a terminal the live line shows it, elsewhere a line at most every ten seconds."""
+        if self._live is None and time.monotonic() - self._said > 10:
+            self._said = time.monotonic()
+            rate = self.rate()
+            left = f"  {_duration((self.steps - step) / rate)} left" if rate else ""
+            self.say(f"step {step}/{self.steps}  {_values(values)}  {rate:.0f} steps/s{left}")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+    def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        self.say(f"step {step}  {split}  {_values(values)}")
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

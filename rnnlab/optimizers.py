@@ -1,0 +1,195 @@
+"""From the config's optimizer section to an optax chain: clip, precondition, decay, scale by the schedule.
+
+All numbers may be traced arrays, so the chain is rebuilt inside the compiled step and a sweep over its numbers compiles
+once. The order is fixed: clip by value, clip by global norm, optimiser, decoupled weight decay, learning rate.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnnlab.build import (
+    ConfigError,
+    Decay,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    build,
+)
+from rnnlab.typing import PyTree
+
+Schedule = Callable[[jax.Array], jax.Array]
+"""Step (from 0) -> factor of the learning rate."""
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+def constant() -> Schedule:
+    """1."""
+    return lambda step: jnp.ones(())
+
+
+def linear(final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
+    """From 1 to final over steps (the whole run, less the warm-up, if None), then final."""
+    return optax.linear_schedule(1.0, final, _required(steps))  # pyright: ignore[reportReturnType]
+
+
+def cosine(final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
+    """Half a cosine from 1 to final over steps (the whole run, less the warm-up, if None) (Loshchilov and Hutter,
+    2017, eq. 5, without restarts)."""
+    return optax.cosine_decay_schedule(1.0, _required(steps), alpha=final)  # pyright: ignore[reportReturnType]
+
+
+def exponential(rate: Positive = 0.5, steps: PositiveInt = 1000) -> Schedule:
+    """rate^(step / steps)."""
+    return lambda step: rate ** (step / steps)
+
+
+def step(factor: Positive = 0.1, boundaries: tuple[int, ...] = ()) -> Schedule:
+    """Times factor at every step in boundaries."""
+
+    def schedule(step: jax.Array) -> jax.Array:
+        return factor ** (step >= jnp.asarray(boundaries, jnp.int32)).sum()
+
+    return schedule
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "exponential": exponential,
+    "step": step,
+}
+
+ScheduleSpec = Annotated[str | Mapping[str, Any], SCHEDULES]
+
+
+def _required(steps: int | None) -> int:
+    if steps is None:
+        raise ConfigError("optimizer.schedule.steps: missing")
+    return steps
+
+
+def make_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_steps: int) -> Schedule:
+    """A schedule after a linear warm-up from 0 (the first step takes 1 / warmup_steps of the rate)."""
+    fields = {"name": section} if isinstance(section, str) else dict(section)
+    if fields["name"] in ("linear", "cosine") and fields.get("steps") is None:
+        fields["steps"] = max(1, run_steps - warmup_steps)
+    after = build(SCHEDULES, fields, "schedule")
+    if warmup_steps == 0:
+        return after
+    return lambda step: jnp.where(step < warmup_steps, (step + 1) / warmup_steps, after(step - warmup_steps))
+
+
+# --- optimisers ------------------------------------------------------------------------------------------------------
+
+
+def sgd(momentum: Decay | None = None, nesterov: bool = False) -> optax.GradientTransformation:
+    """Stochastic gradient descent; momentum as v ← momentum v + g (Sutskever et al., 2013, with the rate outside)."""
+    if momentum is None:
+        if nesterov:
+            raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
+        return optax.identity()
+    return optax.trace(momentum, nesterov)  # pyright: ignore[reportArgumentType]
+
+
+def rmsprop(decay: Decay = 0.9, eps: Positive = 1e-8, momentum: Decay | None = None) -> optax.GradientTransformation:
+    """g / √(running mean of g² + eps) (Tieleman and Hinton, 2012)."""
+    scale = optax.scale_by_rms(decay=decay, eps=eps)
+    return scale if momentum is None else optax.chain(scale, optax.trace(momentum))  # pyright: ignore
+
+
+def adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, 2015, algorithm 1); with weight_decay above 0 it is AdamW (Loshchilov and Hutter, 2019)."""
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)  # pyright: ignore[reportArgumentType]
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "adamw": adam,
+}
+
+
+def common_options(
+    *,
+    learning_rate: Positive,
+    clip_norm: Positive | None = None,
+    clip_value: Positive | None = None,
+    weight_decay: NonNegative | None = None,
+    schedule: ScheduleSpec = "constant",
+    warmup_steps: NonNegativeInt = 0,
+) -> dict[str, Any]:
+    """The fields that every optimiser has. None switches clipping off; weight_decay None is 0, for adamw 0.01."""
+    return {
+        "learning_rate": learning_rate,
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "warmup_steps": warmup_steps,
+    }
+
+
+OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
+
+_ADAMW_DECAY = 0.01
+
+
+def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformation:
+    """The chain of a resolved section whose numbers may be traced.
+
+    Args:
+        section: name, the fields of `common_options`, and the optimiser's own.
+        run_steps: length of the run, for schedules that span it.
+    """
+    own = dict(section)
+    options = common_options(**{k: own.pop(k) for k in list(own) if k in _COMMON})
+    decay = options["weight_decay"]
+    if decay is None and own["name"] == "adamw":
+        decay = _ADAMW_DECAY
+    chain = []
+    if options["clip_value"] is not None:
+        chain.append(optax.clip(options["clip_value"]))
+    if options["clip_norm"] is not None:
+        chain.append(clip_by_global_norm(options["clip_norm"]))
+    chain.append(build(OPTIMIZERS, own, "optimizer"))
+    if decay is not None:
+        chain.append(optax.add_decayed_weights(decay, mask=decayed))
+    schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
+    chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(step)))
+    return optax.chain(*chain)
+
+
+_COMMON = frozenset(common_options.__kwdefaults__) | {"learning_rate"}
+
+
+def decayed(params: PyTree) -> PyTree:
+    """True for the leaves that weight decay touches: kernels, not biases, carries or embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow."""
+    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree)]
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves if leaf.size]))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
+
+
+def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
+    """Scales the whole gradient to norm max_norm where its norm is larger (Pascanu et al., 2013, algorithm 1)."""
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None) -> tuple[PyTree, optax.EmptyState]:
+        norm = global_norm(updates)
+        scale = jnp.where(norm > max_norm, max_norm / norm, 1.0)
+        return jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,110 @@
+"""Every figure, drawn from files in a workdir."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from rnnlab.metrics import read_metrics  # noqa: E402
+
+_COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
+_SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
+
+
+def _axes(columns: int) -> tuple[Figure, list]:
+    figure, axes = plt.subplots(1, columns, figsize=(5.6 * columns, 3.8), squeeze=False, layout="constrained")
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    return figure, list(axes[0])
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
+    """WORKDIR/plots/learning_curve.png: the loss, every metric of the task, and the gradient norm before clipping.
+
+    baseline: the loss of an answer that ignores the input, drawn as a line.
+    """
+    lines = read_metrics(workdir)
+    losses = [line for line in lines if line["split"] in _SPLITS]
+    skip = {"step", "split", "seconds", "loss", "grad_norm", "largest_grad_norm", "learning_rate"}
+    names = sorted({name for line in losses for name in line} - skip)
+    panels = ["loss", *names, "grad_norm"]
+    figure, axes = _axes(len(panels))
+    for axis, name in zip(axes, panels, strict=True):
+        for split, colour in _SPLITS.items():
+            points = [
+                (line["step"], float(line[name])) for line in losses if line["split"] == split and name in line
+            ]
+            if not points:
+                continue
+            style = {"marker": "o", "markersize": 4} if len(points) < 60 and split != "train" else {}
+            axis.plot(*zip(*points, strict=True), color=colour, label=split, linewidth=1.6, **style)
+        axis.set_xlabel("step")
+        axis.set_title(name.replace("_", " "))
+    if baseline is not None:
+        axes[0].axhline(baseline, color="#6b6b6b", linestyle="--", linewidth=1)
+        axes[0].annotate(f"baseline {baseline:.4g}", (1, baseline), xycoords=("axes fraction", "data"), ha="right",
+                         va="bottom", fontsize=8, color="#6b6b6b")
+    for axis in (axes[0], axes[-1]):
+        values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
+        if values and max(values) > 20 * min(values):
+            axis.set_yscale("log")
+    axes[0].legend(frameon=False, fontsize=8)
+    axes[-1].set_title("gradient norm before clipping, mean")
+    return _save(figure, workdir / "plots" / "learning_curve.png")
+
+
+def gradient_flow(workdir: Path) -> Path:
+    """WORKDIR/plots/gradient_flow.png from WORKDIR/gradient_flow.json: ‖∂L/∂h_t‖ over t, untrained and trained."""
+    measured = json.loads((workdir / "gradient_flow.json").read_text())
+    curves = {
+        (f"{when}, {layer}" if len(layers) > 1 else when): norms
+        for when, layers in measured.items()
+        for layer, norms in layers.items()
+    }
+    return _save(_gradient_figure(curves), workdir / "plots" / "gradient_flow.png")
+
+
+def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
+    """One panel untrained, one trained: ‖∂L/∂h_t‖ of the last layer of several runs, side by side.
+
+    workdirs: label -> a workdir with a gradient_flow.json.
+    """
+    measured = {label: json.loads((w / "gradient_flow.json").read_text()) for label, w in workdirs.items()}
+    moments = list(dict.fromkeys(when for each in measured.values() for when in each))
+    figure, axes = _axes(len(moments))
+    for axis, when in zip(axes, moments, strict=True):
+        curves = {label: list(each[when].values())[-1] for label, each in measured.items() if when in each}
+        _draw_gradient(axis, curves, _COLOURS)
+        axis.set_title(when)
+    axes[0].legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _gradient_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
+    figure, (axis,) = _axes(1)
+    _draw_gradient(axis, curves, _COLOURS)
+    axis.legend(frameon=False, fontsize=8)
+    axis.set_title("gradient that reaches each time step")
+    return figure
+
+
+def _draw_gradient(axis: plt.Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+    for number, (label, norms) in enumerate(curves.items()):
+        shown = [float(v) if float(v) > 0 else float("nan") for v in norms]  # A log axis has no zero.
+        axis.plot(range(1, len(shown) + 1), shown, color=colours[number % len(colours)], label=label, linewidth=1.6)
+    axis.set_yscale("log")
+    axis.set_xlabel("time step t")
+    axis.set_ylabel("‖∂L/∂h_t‖, root mean square over rows")

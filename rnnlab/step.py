@@ -1,0 +1,231 @@
+"""The pure, compiled programs of a run: make a state, train many steps, evaluate a split, over pytrees.
+
+The order in which a run calls them is in `loop.py`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from rnnlab.build import merge_numbers, split_numbers
+from rnnlab.devices import DATA_AXIS
+from rnnlab.network import Network
+from rnnlab.optimizers import global_norm, make_optimizer
+from rnnlab.tasks import Batch, Split, Task
+from rnnlab.tasks.base import stream
+from rnnlab.typing import Array, Float, Int, PyTree
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "seed", "finite", "params", "buffers", "optimizer", "numbers", "sums"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run carries from step to step; a checkpoint holds exactly this."""
+
+    step: Int[Array, ""]
+    """Updates made so far."""
+    seed: Int[Array, ""]
+    finite: Array
+    """False once a loss or a gradient was not finite; the update that would have followed was not made."""
+    params: PyTree
+    """What the optimiser changes: nested dicts of arrays."""
+    buffers: PyTree
+    """What else the network holds, untrained."""
+    optimizer: PyTree
+    numbers: dict[str, Float[Array, ""]]
+    """Every float of the model and optimizer sections, by its path."""
+    sums: dict[str, Float[Array, ""]]
+    """Since the last log step: per-step sums, their count, and the largest gradient norm."""
+
+
+_RUNNING = ("grad_norm", "largest_grad_norm", "count")
+
+
+class Programs:
+    """The compiled programs of one configuration, for any seed and any numbers.
+
+    Args:
+        model, optimizer: resolved config sections.
+        task: where batches and the loss come from.
+        mesh: the devices that the batch is split over.
+        batch_size: of all devices together.
+        run_steps: length of the run, for schedules.
+        log_every: how many steps `sums` run over.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        optimizer: dict[str, Any],
+        task: Task,
+        mesh: Mesh,
+        batch_size: int,
+        run_steps: int,
+        log_every: int,
+    ):
+        self.task, self.mesh, self.batch_size = task, mesh, batch_size
+        self.run_steps, self.log_every = run_steps, log_every
+        self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer})
+        network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
+        self.graphdef = nnx.graphdef(network)
+        state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0))
+        self.metric_names = tuple(name for name in state.sums if name not in _RUNNING)
+
+        replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
+        spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
+        self.initialize = jax.jit(spread(self._initialize, in_specs=replicated))
+        self.train = jax.jit(
+            spread(self._train, in_specs=(replicated, replicated, replicated, rows)), donate_argnums=0
+        )
+        self.evaluate = jax.jit(
+            lambda split, size, *args: spread(
+                functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
+            )(*args),
+            static_argnums=(0, 1),
+        )
+
+    # --- pieces ------------------------------------------------------------------------------------------------------
+
+    def _network(self, numbers: dict[str, Any], seed: jax.Array) -> Network:
+        section = merge_numbers(self.structure, numbers)["model"]
+        return Network(
+            self.task.in_features,
+            self.task.out_features,
+            vocabulary=self.task.vocabulary,
+            readout=self.task.readout,
+            rngs=nnx.Rngs(params=stream(seed, "params")),
+            **section,
+        )
+
+    def network(self, params: PyTree, buffers: PyTree) -> Network:
+        """The network with these parameters."""
+        return nnx.merge(self.graphdef, params, buffers)
+
+    def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformation:
+        """The optax chain with these numbers."""
+        return make_optimizer(merge_numbers(self.structure, numbers)["optimizer"], self.run_steps)
+
+    def loss(self, params: PyTree, buffers: PyTree, batch: Batch) -> tuple[jax.Array, tuple[dict, jax.Array]]:
+        """The loss summed over the batch's rows; beside it the sums of all metrics and of the rows' weights."""
+        outputs = self.network(params, buffers)(batch.inputs, batch.lengths)
+        values, weights = self.task.score(outputs, batch)
+        sums = {name: value.sum() for name, value in values.items()}
+        return sums["loss"], (sums, weights.sum())
+
+    def _first_loss(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> tuple:
+        return self.loss(params, buffers, self.task.batch(data, seed, "train", jnp.zeros(1, jnp.uint32)))
+
+    # --- programs ----------------------------------------------------------------------------------------------------
+
+    def _initialize(self, numbers: dict[str, Any], seed: jax.Array) -> TrainState:
+        """The state before the first step."""
+        _, params, buffers = nnx.split(self._network(numbers, seed), nnx.Param, ...)
+        params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
+        zero = jnp.zeros((), jnp.float32)
+        names = jax.eval_shape(self._first_loss, params, buffers, self.task.data, seed)[1][0]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            seed=seed,
+            finite=jnp.ones((), bool),
+            params=params,
+            buffers=buffers,
+            optimizer=self.optimizer(numbers).init(params),
+            numbers=numbers,
+            sums={name: zero for name in (*names, *_RUNNING)},
+        )
+
+    def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
+        """Steps until state.step is `until`, or a loss or gradient is not finite.
+
+        rows: this device's rows of the batch [B / devices].
+        """
+        return lax.while_loop(
+            lambda s: (s.step < until) & s.finite, functools.partial(self._step, data=data, rows=rows), state
+        )
+
+    def _step(self, state: TrainState, data: PyTree, rows: jax.Array) -> TrainState:
+        positions = state.step.astype(jnp.uint32) * self.batch_size + rows
+        batch = self.task.batch(data, state.seed, "train", positions)
+        (_, (values, weight)), gradients = jax.value_and_grad(self.loss, has_aux=True)(
+            state.params, state.buffers, batch
+        )
+        gradients, values, weight = _sum_over_devices((gradients, values, weight))
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        values = {name: value / weight for name, value in values.items()}
+        norm = global_norm(gradients)
+        updates, optimizer = self.optimizer(state.numbers).update(gradients, state.optimizer, state.params)
+        finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
+
+        def keep(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        fresh = state.step % self.log_every == 0
+        before = {name: jnp.where(fresh, 0, total) for name, total in state.sums.items()}
+        largest = jnp.maximum(before["largest_grad_norm"], norm)
+        added = {name: before[name] + value for name, value in (values | {"grad_norm": norm, "count": 1.0}).items()}
+        return dataclasses.replace(
+            state,
+            step=state.step + finite,
+            finite=finite,
+            params=keep(optax.apply_updates(state.params, updates), state.params),
+            optimizer=keep(optimizer, state.optimizer),
+            sums=keep(added | {"largest_grad_norm": largest}, before),
+        )
+
+    def _evaluate(
+        self, split: Split, size: int, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Means over the first `size` examples of a split.
+
+        rows: this device's rows of an evaluation batch.
+        """
+        width = rows.shape[0] * self.mesh.devices.size
+
+        def total(start: jax.Array) -> PyTree:
+            positions = start + rows
+            inside = positions < size
+            batch = self.task.batch(data, jnp.int32(0), split, jnp.minimum(positions, size - 1))
+            outputs = self.network(params, buffers)(batch.inputs, batch.lengths)
+            values, weights = self.task.score(outputs, batch)
+            return jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
+
+        starts = jnp.arange(0, size, width, dtype=jnp.int32)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, starts[0]))
+        (values, weight), _ = lax.scan(lambda sums, start: (jax.tree.map(jnp.add, sums, total(start)), None), zeros, starts)
+        values, weight = _sum_over_devices((values, weight))
+        return {name: value / weight for name, value in values.items()}
+
+    # --- conveniences for the host -----------------------------------------------------------------------------------
+
+    def start(self, seed: int) -> TrainState:
+        """The state before the first step, for a seed and the config's numbers."""
+        return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed))
+
+
+def means(state: TrainState) -> dict[str, float]:
+    """On the host: the means since the last log step, and the largest gradient norm before clipping."""
+    sums = {name: float(value) for name, value in state.sums.items()}
+    count = max(sums.pop("count"), 1.0)
+    largest = sums.pop("largest_grad_norm")
+    return {name: value / count for name, value in sums.items()} | {"largest_grad_norm": largest}
+
+
+def _sum_over_devices(tree: PyTree) -> PyTree:
+    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again."""
+    leaves, structure = jax.tree.flatten(tree)
+    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in leaves]), DATA_AXIS)
+    pieces, start = [], 0
+    for leaf in leaves:
+        pieces.append(flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jax.tree.unflatten(structure, pieces)

@@ -1,0 +1,129 @@
+"""What a task is: examples by index, and a score. Everything here is pure and runs inside the compiled step.
+
+An example is a function of (key, split, index), a batch of (seed, step): so a resumed run, a run on more devices and a
+longer run see the same data.
+"""
+
+import abc
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.typing import Array, Float, Int, Num, PRNGKeyArray, PyTree
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Example(NamedTuple):
+    """One sequence."""
+
+    inputs: Num[Array, "T *D"]
+    targets: Any
+    length: Int[Array, ""] | None = None
+    """Valid steps, if not all T of them."""
+
+
+class Batch(NamedTuple):
+    """Sequences side by side, time first."""
+
+    inputs: Num[Array, "T B *D"]
+    targets: Any
+    """[B, ...] for a readout at the last step, [T, B, ...] for one at every step."""
+    lengths: Int[Array, "B"] | None
+
+
+class Task(abc.ABC):
+    """A source of examples and their score.
+
+    A subclass sets `in_features` (D; of tokens: the vocabulary's size, also as `vocabulary`) and `out_features` in its
+    `__init__`, and writes `size`, `example` and `score`. Large arrays go to `data`: they are put on the devices once
+    and come back as an argument.
+    """
+
+    in_features: int
+    out_features: int
+    vocabulary: int | None = None
+    readout: ClassVar[Literal["last", "every"]] = "last"
+    larger_is_better: ClassVar[frozenset[str]] = frozenset()
+    """The metrics of which more is better; of a loss or an error less is."""
+    data: PyTree = None
+    baseline: float | None = None
+    """The loss of the best answer that ignores the input, for figures."""
+    data_seed: int = 0
+    """Seed of what is fixed across runs: validation, test, and a fixed training set."""
+
+    @abc.abstractmethod
+    def size(self, split: Split) -> int | None:
+        """How many examples a split has; None for a training split that never repeats."""
+
+    @abc.abstractmethod
+    def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
+        """Example `index` of a split; all randomness comes from `key`, which is its own for (seed, split, index)."""
+
+    @abc.abstractmethod
+    def score(self, outputs: Float[Array, "*TB O"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by."""
+
+    def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, "B"]) -> Batch:
+        """The examples at these positions of the split's stream.
+
+        Training: position p is example p of an endless stream, or, of a split of n examples, example p mod n of a
+        shuffle that is new every epoch. Validation and test: example p.
+        """
+        n = self.size(split)
+        fixed = jnp.int32(self.data_seed)
+        source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
+        index = positions.astype(jnp.uint32)
+        if split == "train" and n is not None:
+            index = shuffled(stream(seed, "order"), index, n)
+        keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
+        rows = jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
+        time_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), rows.inputs)
+        targets = rows.targets
+        if self.readout == "every":
+            targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
+        return Batch(time_first, targets, rows.length)
+
+
+def stream(seed: jax.Array, name: str) -> PRNGKeyArray:
+    """The random stream of one purpose: fold_in(seed, name)."""
+    # FNV-1a: the same number for a name in every process, unlike hash().
+    digest = 0x811C9DC5
+    for byte in name.encode():
+        digest = ((digest ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(digest))
+
+
+def shuffled(key: PRNGKeyArray, positions: Int[Array, "B"], size: int) -> Int[Array, "B"]:
+    """Positions of an endless stream -> indices below size; every epoch is a permutation, each one another.
+
+    A keyed Feistel network over the smallest even number of bits that holds size, walked along its cycle until it
+    falls below size (Black and Rogaway, 2002): the permutation is never stored, so that a batch costs the same
+    whatever the size.
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = jnp.uint32((1 << half) - 1)
+    epoch, place = positions // size, positions % size
+
+    def one(epoch: jax.Array, place: jax.Array) -> jax.Array:
+        round_keys = jax.random.bits(jax.random.fold_in(key, epoch), (6,), jnp.uint32)
+
+        def encipher(value: jax.Array) -> jax.Array:
+            left, right = value >> half, value & mask
+            for i in range(6):
+                left, right = right, left ^ (_mix(right ^ round_keys[i]) & mask)
+            return (left << half) | right
+
+        return jax.lax.while_loop(lambda v: v >= size, encipher, encipher(place))
+
+    return jax.vmap(one)(epoch.astype(jnp.uint32), place.astype(jnp.uint32))
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """MurmurHash3's 32-bit finaliser."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

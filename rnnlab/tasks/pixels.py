@@ -1,0 +1,76 @@
+"""Pixel-by-pixel MNIST (Le, Jaitly and Hinton, 2015): a digit read one pixel at a time and named after the last."""
+
+import os
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.build import Bound, ConfigError, Positive
+from rnnlab.datasets import mnist
+from rnnlab.tasks.base import Batch, Example, Split, Task
+from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
+
+
+class Pixels(Task):
+    """Input [784, 1] (or [28, 28] row by row), target: the digit.
+
+    The images stay on the device as bytes. Loss: cross-entropy in nats; chance is ln 10 ≈ 2.303. Metric: `accuracy`.
+    """
+
+    baseline = float(np.log(10))
+    larger_is_better = frozenset({"accuracy"})
+
+    def __init__(
+        self,
+        order: Literal["scanline", "permuted", "rows"] = "scanline",
+        white: Positive = 255.0,
+        permutation_seed: int = 0,
+        validation_size: Annotated[int, Bound(1, 59_999)] = 5000,
+        data_dir: str | os.PathLike[str] | None = None,
+    ):
+        """order: "scanline" is top to bottom, left to right; "permuted" by one permutation fixed by permutation_seed;
+        "rows" one row of 28 pixels per step. white: the value of a white pixel (255 leaves the bytes as they are, 1
+        scales them to 0 to 1). validation_size: held out from the end of the 60 000 training images.
+
+        Raises:
+            ConfigError: the files are missing or corrupt, or no training image would be left.
+        """
+        train, test = mnist.load(data_dir)
+        count = len(train.labels)
+        if validation_size >= count:
+            raise ConfigError(f"task.validation_size: {validation_size} leaves none of the {count} training images")
+        self.cut = count - validation_size
+        self.sizes: dict[Split, int] = {"train": self.cut, "validation": validation_size, "test": len(test.labels)}
+        side = train.images.shape[1]
+        self.shape = (side, side) if order == "rows" else (side * side, 1)
+        self.in_features = self.shape[1]
+        self.out_features = 10
+
+        def sequences(images: np.ndarray) -> np.ndarray:
+            flat = images.reshape(len(images), -1)
+            if order == "permuted":
+                flat = flat[:, np.random.RandomState(permutation_seed).permutation(flat.shape[1])]
+            return flat
+
+        self.data = {
+            "train": (sequences(train.images), train.labels),
+            "test": (sequences(test.images), test.labels),
+            "scale": np.float32(white / 255),  # Here, it is an array to the compiled step.
+        }
+
+    def size(self, split: Split) -> int:
+        return self.sizes[split]
+
+    def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
+        images, labels = data["test" if split == "test" else "train"]
+        row = index + (self.cut if split == "validation" else 0)
+        pixels = images[row].astype(jnp.float32) * data["scale"]
+        return Example(pixels.reshape(self.shape), labels[row].astype(jnp.int32))
+
+    def score(self, outputs: Float[Array, "B 10"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+        log_probabilities = jax.nn.log_softmax(outputs)
+        loss = -jnp.take_along_axis(log_probabilities, batch.targets[:, None], axis=1)[:, 0]
+        right = outputs.argmax(-1) == batch.targets
+        return {"loss": loss, "accuracy": right.astype(loss.dtype)}, jnp.ones_like(loss)

@@ -1,0 +1,37 @@
+"""The axis legend and the array aliases that every shape in this project is written in.
+
+Axes, always in this order where they occur together:
+    T  time            B  batch            D  input features
+    H  hidden units    M  gate width (H times the number of gates)
+    N  replicas of one run
+Sequences are time-major: [T, B, D].
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
+
+PyTree = Any
+Carry = tuple[jax.Array, ...]
+"""What a cell hands from step to step; element 0 is the hidden state h [B, H]."""
+
+Initializer = Callable[..., jax.Array]
+"""(key, shape, dtype) -> array."""
+
+Activation = Callable[[jax.Array], jax.Array]
+
+__all__ = [
+    "Activation",
+    "Array",
+    "Bool",
+    "Carry",
+    "Float",
+    "Initializer",
+    "Int",
+    "Num",
+    "PRNGKeyArray",
+    "PyTree",
+    "UInt8",
+]

@@ -1,0 +1,88 @@
+"""What a run leaves behind, and who may write there: config.json, summary.json and the folder itself."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rnnlab.build import ConfigError
+from rnnlab.config import differences, to_json
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Makes the folder and writes config.json, or checks that the one there says the same.
+
+    Only `steps` may differ: a run may be made longer.
+
+    Raises:
+        ConfigError: the folder holds a run of another config, or cannot be written.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        old = read_config(workdir)
+        changed = [line for line in differences(old, config) if not line.startswith("steps:")]
+        if changed:
+            raise ConfigError(
+                f"{workdir} holds a run of another config ({'; '.join(changed)}); "
+                "take another --workdir, or remove this one"
+            )
+    write_file(path, to_json(config))
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+        ConfigError: there is none, or it is no JSON.
+    """
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text(), object_pairs_hook=_tuples)
+    except FileNotFoundError:
+        raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+
+
+def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON has lists where a resolved config has tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree that runs, with "+" behind it if files differ from it; None outside of git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
