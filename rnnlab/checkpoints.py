@@ -15,7 +15,8 @@ from orbax.checkpoint import v1 as ocp
 from rnnlab.build import ConfigError
 from rnnlab.typing import PyTree
 
-_policies = ocp.training.preservation_policies
+_training: Any = ocp.training  # Its types are narrower than what it takes.
+_policies = _training.preservation_policies
 
 
 class Restored(NamedTuple):
@@ -42,7 +43,7 @@ class Checkpoints:
         best = _policies.BestN(
             get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
         )
-        self._checkpointer = ocp.training.Checkpointer(
+        self._checkpointer = _training.Checkpointer(
             directory.absolute(),
             preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(2), best]),
             cleanup_tmp_directories=True,
@@ -143,9 +144,7 @@ class Checkpoints:
         except ConfigError:
             raise
         except Exception as error:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
-            raise ConfigError(
-                f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})"
-            ) from error
+            raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})") from error
         # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
         leaves = [jnp.copy(flat[name]) for name in wanted]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), dict(host or {}))

@@ -68,7 +68,8 @@ def load_file(reference: str) -> ConfigDict:
         beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
     spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -95,9 +96,9 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[st
     order = sorted(overrides, key=lambda path: (not path.endswith(".name"), path.count(".")))
     for path, text in ((path, overrides[path]) for path in order):
         *parents, last = path.split(".")
-        node = plain
+        node: dict[str, Any] = plain
         for depth, part in enumerate(parents):
-            child = node.get(part)
+            child: Any = node.get(part)
             if child is None:
                 child = {}
             elif isinstance(child, str):

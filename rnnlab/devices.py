@@ -4,6 +4,7 @@ One process uses all of a CPU: XLA runs the small products of a recurrent step o
 one CPU device per core instead.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -26,10 +27,8 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
     of a large step (a plain-scan LSTM step, T=784 B=128 H=128: 937 ms against 399).
     """
     count = devices or largest_divisor(batch_size, len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1)
-    try:
+    with contextlib.suppress(RuntimeError):  # The devices are made already: a notebook, or a second run in one process.
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # The devices are already made: a notebook, or a second run in one process.
-        pass
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)

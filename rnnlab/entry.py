@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -12,20 +13,32 @@ EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVE
 
 
 def data_dir_flag(values: flags.FlagValues) -> None:
-    """--data_dir, the same in every entry."""
+    """--data_dir, the same wherever data is read."""
     flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the user's cache", flag_values=values)
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str], accept_config: bool = False) -> tuple[str | None, dict]:
+def help_flag(values: flags.FlagValues) -> None:
+    """--help, the same everywhere."""
+    flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
+
+
+class Words(NamedTuple):
+    """A parsed command line."""
+
+    flags: dict[str, Any]
+    config: str | None
+    """The value of --config."""
+    overrides: dict[str, str]
+    """{"path.to.field": text} of every --config.path.to.field."""
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str], accept_config: bool = False) -> Words:
     """Parses the flags of an entry.
 
     Args:
         values: the entry's flags.
         argv: without the program's name.
         accept_config: whether --config and --config.path.to.field are known too.
-
-    Returns:
-        The value of --config and the overrides {"path.to.field": text}.
 
     Raises:
         ConfigError: an unknown flag, a stray word, a bad value.
@@ -55,7 +68,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], accept_config: bool = F
         raise ConfigError(" ".join(str(error).split())) from None
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
-    return config, overrides
+    return Words(values.flag_values_dict(), config, overrides)
 
 
 def show_help(module_doc: str, values: flags.FlagValues, more: str = "") -> None:

@@ -25,21 +25,21 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("split", "test", ["validation", "test"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     entry.data_dir_flag(values)
-    flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
-    entry.parse(values, argv)
-    if values["help"].value:
+    entry.help_flag(values)
+    given = entry.parse(values, argv).flags
+    if given["help"]:
         assert __doc__
         entry.show_help(__doc__, values)
         return entry.FINISHED
-    if values["workdir"].value is None:
+    if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
-    workdir, which, split = Path(values["workdir"].value), values["checkpoint"].value, values["split"].value
+    workdir, which, split = Path(given["workdir"]), given["checkpoint"], given["split"]
     config = read_config(workdir)
 
     from rnnlab.checkpoints import Checkpoints
     from rnnlab.loop import Run
 
-    run = Run(config, values["data_dir"].value)
+    run = Run(config, given["data_dir"])
     state = run.programs.start(config["seed"])
     checkpoints = Checkpoints(workdir / "checkpoints")
     steps = checkpoints.steps()

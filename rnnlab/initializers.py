@@ -36,7 +36,7 @@ def normal(stddev: NonNegative = 0.01) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: stddev * jax.random.normal(key, shape, dtype)
 
 
-def _variance_scaling(scale: float, mode: str, distribution: Any, gain: NonNegative, joint_fan: bool) -> Initializer:
+def _variance_scaling(scale: float, mode: Any, distribution: Any, gain: NonNegative, joint_fan: bool) -> Initializer:
     unit = jax_initializers.variance_scaling(scale, mode, distribution)
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

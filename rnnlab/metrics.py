@@ -23,7 +23,9 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / "metrics.jsonl"
-        lines = [line for line in read_metrics(workdir) if line["step"] <= step and line["split"] != "test"] if step else []
+        lines = (
+            [line for line in read_metrics(workdir) if line["step"] <= step and line["split"] != "test"] if step else []
+        )
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
         partial.replace(self.path)

@@ -76,7 +76,7 @@ class RecurrentLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "T B D"],
-        lengths: Int[Array, "B"] | None = None,
+        lengths: Int[Array, " B"] | None = None,
         taps: list[Taps] | None = None,
     ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
         """Outputs at every step, and the state after the last valid step (in reverse: after the first)."""
@@ -147,9 +147,7 @@ class Network(nnx.Module):
             raise ConfigError("model.embedding: this task's inputs are numbers, not tokens; use input_projection")
         self.input_projection = None
         if input_projection is not None:
-            self.input_projection = Linear(
-                in_features, input_projection, kernel_init=input_projection_init, rngs=rngs
-            )
+            self.input_projection = Linear(in_features, input_projection, kernel_init=input_projection_init, rngs=rngs)
             in_features = input_projection
         stack = []
         for _ in range(layers):
@@ -180,12 +178,12 @@ class Network(nnx.Module):
     def __call__(
         self,
         x: Num[Array, "T B *D"],
-        lengths: Int[Array, "B"] | None = None,
+        lengths: Int[Array, " B"] | None = None,
         taps: list[list[Taps]] | None = None,
     ) -> Float[Array, "*TB O"]:
         """Outputs for a batch; taps as `make_taps` gives them."""
         x = self.embed(x)
-        state = None
+        state = x[-1]
         for index, layer in enumerate(self.layers):
             x, state = layer(x, lengths, None if taps is None else taps[index])
         return self.readout(state if self.readout_at == "last" else x)

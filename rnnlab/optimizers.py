@@ -78,7 +78,7 @@ def _required(steps: int | None) -> int:
 
 def make_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_steps: int) -> Schedule:
     """A schedule after a linear warm-up from 0 (the first step takes 1 / warmup_steps of the rate)."""
-    fields = {"name": section} if isinstance(section, str) else dict(section)
+    fields: dict[str, Any] = {"name": section} if isinstance(section, str) else dict(section)
     if fields["name"] in ("linear", "cosine") and fields.get("steps") is None:
         fields["steps"] = max(1, run_steps - warmup_steps)
     after = build(SCHEDULES, fields, "schedule")
@@ -164,11 +164,11 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
     if decay is not None:
         chain.append(optax.add_decayed_weights(decay, mask=decayed))
     schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
-    chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(step)))
+    chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
     return optax.chain(*chain)
 
 
-_COMMON = frozenset(common_options.__kwdefaults__) | {"learning_rate"}
+_COMMON = frozenset(common_options(learning_rate=1.0))
 
 
 def decayed(params: PyTree) -> PyTree:
@@ -187,7 +187,7 @@ def global_norm(tree: PyTree) -> jax.Array:
 def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
     """Scales the whole gradient to norm max_norm where its norm is larger (Pascanu et al., 2013, algorithm 1)."""
 
-    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None) -> tuple[PyTree, optax.EmptyState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         norm = global_norm(updates)
         scale = jnp.where(norm > max_norm, max_norm / norm, 1.0)
         return jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates), state

@@ -7,10 +7,11 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from rnnlab.metrics import read_metrics  # noqa: E402
+from rnnlab.metrics import read_metrics
 
 _COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
@@ -44,9 +45,7 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
     figure, axes = _axes(len(panels))
     for axis, name in zip(axes, panels, strict=True):
         for split, colour in _SPLITS.items():
-            points = [
-                (line["step"], float(line[name])) for line in losses if line["split"] == split and name in line
-            ]
+            points = [(line["step"], float(line[name])) for line in losses if line["split"] == split and name in line]
             if not points:
                 continue
             style = {"marker": "o", "markersize": 4} if len(points) < 60 and split != "train" else {}
@@ -55,8 +54,15 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
         axis.set_title(name.replace("_", " "))
     if baseline is not None:
         axes[0].axhline(baseline, color="#6b6b6b", linestyle="--", linewidth=1)
-        axes[0].annotate(f"baseline {baseline:.4g}", (1, baseline), xycoords=("axes fraction", "data"), ha="right",
-                         va="bottom", fontsize=8, color="#6b6b6b")
+        axes[0].annotate(
+            f"baseline {baseline:.4g}",
+            (1, baseline),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="#6b6b6b",
+        )
     for axis in (axes[0], axes[-1]):
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
         if values and max(values) > 20 * min(values):
@@ -101,7 +107,7 @@ def _gradient_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def _draw_gradient(axis: plt.Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
     for number, (label, norms) in enumerate(curves.items()):
         shown = [float(v) if float(v) > 0 else float("nan") for v in norms]  # A log axis has no zero.
         axis.plot(range(1, len(shown) + 1), shown, color=colours[number % len(colours)], label=label, linewidth=1.6)

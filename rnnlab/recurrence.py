@@ -78,7 +78,7 @@ def unroll(
     cell: FusableCell | StepCell,
     x: Float[Array, "T B D"],
     *,
-    lengths: Int[Array, "B"] | None = None,
+    lengths: Int[Array, " B"] | None = None,
     reverse: bool = False,
     initial_carry: Carry | None = None,
     backend: Backend = "auto",
@@ -138,7 +138,8 @@ def unroll(
         if chunk is None:
             chunk = default_chunk(steps, batch, kernel.shape[1])
         plan = _Plan(graphdef, min(chunk, steps), reverse, unroll_steps, remat)
-        h, last = _fused(plan, params, kernel, initial_carry, x, mask, taps)
+        result: Any = _fused(plan, params, kernel, initial_carry, x, mask, taps)
+        h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
     return h, last
@@ -196,6 +197,7 @@ def _reference(
     def body(carry: Carry, inputs: tuple[jax.Array, jax.Array | None, Taps | None]) -> tuple[Carry, Carry]:
         z_t, mask_t, tap = inputs
         if isinstance(cell, FusableCell):
+            assert kernel is not None
             u = carry[0] @ kernel
             new = cell.gates(carry, z_t, u if tap is None else u + tap.u)
         else:

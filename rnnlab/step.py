@@ -84,9 +84,7 @@ class Programs:
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
         self.initialize = jax.jit(spread(self._initialize, in_specs=replicated))
-        self.train = jax.jit(
-            spread(self._train, in_specs=(replicated, replicated, replicated, rows)), donate_argnums=0
-        )
+        self.train = jax.jit(spread(self._train, in_specs=(replicated, replicated, replicated, rows)), donate_argnums=0)
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
                 functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
@@ -141,7 +139,7 @@ class Programs:
             buffers=buffers,
             optimizer=self.optimizer(numbers).init(params),
             numbers=numbers,
-            sums={name: zero for name in (*names, *_RUNNING)},
+            sums=dict.fromkeys((*names, *_RUNNING), zero),
         )
 
     def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
@@ -201,7 +199,9 @@ class Programs:
 
         starts = jnp.arange(0, size, width, dtype=jnp.int32)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, starts[0]))
-        (values, weight), _ = lax.scan(lambda sums, start: (jax.tree.map(jnp.add, sums, total(start)), None), zeros, starts)
+        (values, weight), _ = lax.scan(
+            lambda sums, start: (jax.tree.map(jnp.add, sums, total(start)), None), zeros, starts
+        )
         values, weight = _sum_over_devices((values, weight))
         return {name: value / weight for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""Where data files are found: the folder that the user names, else RNNLAB_DATA, else the user's cache; then a download."""
+"""Where data files are found: the folder that the user names, else RNNLAB_DATA, else the user's cache, else the net."""
 
 import os
 from pathlib import Path

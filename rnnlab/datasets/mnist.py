@@ -50,7 +50,9 @@ def read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} is not a whole gzip file: {error}") from None
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ConfigError(f"{path} is not an idx file of unsigned bytes: it begins with {content[:4].hex() or 'nothing'}")
+        raise ConfigError(
+            f"{path} is not an idx file of unsigned bytes: it begins with {content[:4].hex() or 'nothing'}"
+        )
     axes = content[3]
     start = 4 + 4 * axes
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))

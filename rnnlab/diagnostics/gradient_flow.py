@@ -8,7 +8,7 @@ from rnnlab.tasks import Batch, Task
 from rnnlab.typing import Array, Float
 
 
-def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float[Array, "T"]]:
+def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float[Array, " T"]]:
     """The root mean square over the batch's rows of ‖∂L_b/∂h_t‖₂ at each step t, L_b being row b's own loss.
 
     Args:
@@ -34,7 +34,7 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
     }
 
 
-def decay_per_step(norms: Float[Array, "T"]) -> tuple[float, float]:
+def decay_per_step(norms: Float[Array, " T"]) -> tuple[float, float]:
     """The factor by which the gradient changes per step back in time, and its half-life in steps.
 
     A least-squares line through log ‖∂L/∂h_t‖ over the steps where it is not zero.

@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Example(NamedTuple):
     """One sequence."""
 
-    inputs: Num[Array, "T *D"]
+    inputs: Num[Array, " T *D"]
     targets: Any
     length: Int[Array, ""] | None = None
     """Valid steps, if not all T of them."""
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     inputs: Num[Array, "T B *D"]
     targets: Any
     """[B, ...] for a readout at the last step, [T, B, ...] for one at every step."""
-    lengths: Int[Array, "B"] | None
+    lengths: Int[Array, " B"] | None
 
 
 class Task(abc.ABC):
@@ -67,7 +67,7 @@ class Task(abc.ABC):
     def score(self, outputs: Float[Array, "*TB O"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by."""
 
-    def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, "B"]) -> Batch:
+    def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Batch:
         """The examples at these positions of the split's stream.
 
         Training: position p is example p of an endless stream, or, of a split of n examples, example p mod n of a
@@ -97,7 +97,7 @@ def stream(seed: jax.Array, name: str) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), np.uint32(digest))
 
 
-def shuffled(key: PRNGKeyArray, positions: Int[Array, "B"], size: int) -> Int[Array, "B"]:
+def shuffled(key: PRNGKeyArray, positions: Int[Array, " B"], size: int) -> Int[Array, " B"]:
     """Positions of an endless stream -> indices below size; every epoch is a permutation, each one another.
 
     A keyed Feistel network over the smallest even number of bits that holds size, walked along its cycle until it

@@ -1,0 +1,63 @@
+# The project's commands. The first one that needs an environment makes it in .venv and installs rnnlab there.
+
+VENV := .venv
+# The first interpreter on PATH that is new enough; python3 if none is, for the error message. Another: make PYTHON=...
+PYTHON ?= $(or $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done),python3)
+NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# A file's tests stay in one process, so that they share what it has compiled.
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
+
+# pyright is pinned: do not look for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
+
+.PHONY: help install train test test-slow lint format clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make .venv and install rnnlab there, editable
+
+train: $(VENV)/.installed ## train an IRNN on the adding problem; results in runs/adding
+	$(VENV)/bin/python -m rnnlab.train --config=configs/adding.py --workdir=runs/adding
+
+test: $(VENV)/.test-installed ## run the tests; other flags for pytest: make test PYTEST_ARGS="-k lstm"
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test-installed ## run the slow tests
+	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.test-installed ## check style, format and types
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m pyright --pythonpath $(VENV)/bin/python
+
+format: $(VENV)/.test-installed ## mend what ruff can mend
+	$(VENV)/bin/python -m ruff check --fix
+	$(VENV)/bin/python -m ruff format
+
+clean: ## remove .venv and caches; leaves runs/
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+	find rnnlab configs scripts tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { echo "rnnlab needs Python 3.11 or newer: $(PYTHON) is" \
+		"$$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing rnnlab into $(VENV)"
+	@$(PIP) --editable .
+	@touch $@
+
+# torch 2.13.0 is not built for every machine. Where it cannot be installed, everything else is, and the tests that
+# compare with torch skip. A failure with any other cause fails again in the second attempt, and make stops.
+$(VENV)/.test-installed: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing rnnlab with the test tools and torch into $(VENV)"
+	@$(PIP) --editable '.[test]' || { \
+		echo "That failed. Installing without torch: the tests that compare with it will skip."; \
+		$(PIP) --editable '.[dev]'; }
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,34 @@
+"""Recurrent networks under JAX, where the gates of a cell are written once and everything else is derived from them.
+
+As a library: cells, `unroll`, initialisers, activations and networks for any Flax NNX model.
+As a program: `python -m rnnlab.train --help`.
+"""
+
+from rnnlab import activations, initializers
+from rnnlab.activations import ACTIVATIONS
+from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
+from rnnlab.initializers import INITIALIZERS
+from rnnlab.network import Network, RecurrentLayer
+from rnnlab.recurrence import Taps, make_taps, unroll
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ACTIVATIONS",
+    "CELLS",
+    "GRU",
+    "INITIALIZERS",
+    "LSTM",
+    "BaseCell",
+    "Cell",
+    "Network",
+    "RecurrentLayer",
+    "ResetBeforeGRU",
+    "Taps",
+    "Vanilla",
+    "activations",
+    "initializers",
+    "irnn",
+    "make_taps",
+    "unroll",
+]

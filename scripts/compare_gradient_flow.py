@@ -1,0 +1,50 @@
+"""Draws how much gradient reaches each time step in several finished runs, side by side.
+
+    python scripts/compare_gradient_flow.py --runs="IRNN=runs/adding,tanh=runs/adding-tanh" --output=flow.png
+
+Each run is LABEL=WORKDIR, with a gradient_flow.json as rnnlab.train leaves it. Prints, per run, the factor by which the
+gradient changes per step back in time, and its half-life in steps.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+from absl import flags
+
+from rnnlab import entry, plots
+from rnnlab.build import ConfigError
+from rnnlab.diagnostics import decay_per_step
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
+    flags.DEFINE_string("output", "gradient_flow.png", "the figure", flag_values=values)
+    entry.help_flag(values)
+    given = entry.parse(values, argv).flags
+    if given["help"] or not given["runs"]:
+        assert __doc__
+        entry.show_help(__doc__, values)
+        return entry.FINISHED if given["help"] else entry.MISTAKE
+    workdirs = {}
+    for item in given["runs"]:
+        label, equals, folder = item.partition("=")
+        file = Path(folder) / "gradient_flow.json"
+        if not equals or not file.is_file():
+            raise ConfigError(f"--runs: {item!r} is not LABEL=WORKDIR with a finished run in WORKDIR (no {file})")
+        workdirs[label] = Path(folder)
+    path = plots.compare_gradient_flow(workdirs, Path(given["output"]))
+    print("run, network: factor per step back in time, half-life in steps")
+    for label, folder in workdirs.items():
+        for when, layers in json.loads((folder / "gradient_flow.json").read_text()).items():
+            factor, half_life = decay_per_step(jnp.asarray(list(layers.values())[-1]))
+            print(f"{label}, {when}: {factor:.4g}, {half_life:.3g}")
+    print(path)
+    return entry.FINISHED
+
+
+if __name__ == "__main__":
+    entry.run(main)

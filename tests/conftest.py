@@ -1,0 +1,31 @@
+"""Two CPU devices for every test, the real data where it is at hand, and shapes checked at run time."""
+
+import os
+from pathlib import Path
+
+# Programs are compiled once per machine, not once per test and process: the tests start the same few runs many times.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_platforms", "cpu")
+assert len(jax.devices()) == 2  # Made now: a run in this process would choose their number for itself.
+
+# Every [T, B, D] of these modules' signatures is checked on each call.
+hook = install_import_hook(["rnnlab.recurrence", "rnnlab.network", "rnnlab.cells"], "beartype.beartype")
+with hook:
+    import rnnlab  # noqa: F401
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with the real data sets, named by RNNLAB_DATA; the test is skipped without it."""
+    folder = os.environ.get("RNNLAB_DATA")
+    if not folder or not (Path(folder) / "mnist").is_dir():
+        pytest.skip("RNNLAB_DATA names no folder with the MNIST files")
+    return Path(folder)

@@ -1,0 +1,293 @@
+"""Conformance of every cell: what holds for one entry of CELLS holds for all, in both backends.
+
+Which steps a mask lets through and what the taps mean is in test_recurrence.py; agreement with other libraries in
+test_peers.py; how parameters are drawn in test_initializers.py.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rnnlab.cells import CELLS, Cell
+from rnnlab.recurrence import FusableCell, make_taps, unroll
+from tests.helpers import (
+    CELL_VARIANTS,
+    assert_close,
+    dot,
+    float64,
+    in_double,
+    make_cell,
+    quick_jit,
+    random_array,
+    random_cell,
+    random_like,
+    with_bad_padding,
+)
+
+T, B, D = 7, 3, 3
+LENGTHS = (7, 0, 4)
+
+FUSABLE = [name for name in CELL_VARIANTS if isinstance(make_cell(name), FusableCell)]
+BACKENDS = [
+    (name, backend)
+    for name in CELL_VARIANTS
+    for backend in (("reference", "fused") if name in FUSABLE else ("reference",))
+]
+
+# A chunk that leaves a remainder meets every pair of the other switches; so does every other chunk length one of each.
+# (chunk, reverse, lengths, remat, unroll_steps)
+SWITCHES = [
+    (3, False, False, False, 1),
+    (3, False, True, True, 3),
+    (3, True, False, True, 1),
+    (3, True, True, False, 2),
+    (1, False, True, False, 2),
+    (1, True, False, True, 1),
+    (T, True, True, True, 3),
+    (None, False, False, False, 2),
+]
+VARIANT_SWITCHES = [SWITCHES[1], SWITCHES[3]]
+
+
+def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, tuple[Any, ...], jax.Array | None]:
+    """A cell, the point (parameters, x, initial carry, taps) to differentiate at, and the rows' lengths or None."""
+    graphdef, state = random_cell(variant, seed)
+    cell = nnx.merge(graphdef, state)
+    x = random_array(seed + 1, T, B, D)
+    carry = random_like(cell.initial_carry(B, x.dtype), seed + 2)
+    taps = make_taps(cell, x) if isinstance(cell, FusableCell) else None
+    if not lengths:
+        return graphdef, (state, x, carry, taps), None
+    return graphdef, (state, with_bad_padding(x, jnp.array(LENGTHS)), carry, taps), jnp.array(LENGTHS)
+
+
+def loss_of(graphdef: nnx.GraphDef, lengths: jax.Array | None, **options: Any) -> Any:
+    """A loss of the point, by random weights on every output and on the final carry; returns the outputs too."""
+
+    def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> tuple[jax.Array, Any]:
+        cell = nnx.merge(graphdef, state)
+        result = unroll(cell, x, lengths=lengths, initial_carry=carry, taps=taps, **options)
+        return dot(result, random_like(result, 7)), result
+
+    return loss
+
+
+@functools.cache
+def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
+    graphdef, point, rows = problem(variant, lengths)
+    loss = loss_of(graphdef, rows, backend="reference", reverse=reverse)
+    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+
+
+def switches(variant: str) -> list[tuple[Any, ...]]:
+    return SWITCHES if variant in CELLS else VARIANT_SWITCHES
+
+
+@pytest.mark.parametrize(
+    ("variant", "chunk", "reverse", "lengths", "remat", "unroll_steps"),
+    [(variant, *switch) for variant in FUSABLE for switch in switches(variant)],
+)
+def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, lengths, remat, unroll_steps):
+    with float64():
+        graphdef, point, rows = problem(variant, lengths)
+        options = {"chunk": chunk, "reverse": reverse, "remat": remat, "unroll_steps": unroll_steps}
+        loss = loss_of(graphdef, rows, backend="fused", **options)
+        actual = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+        assert_close(actual, reference_gradients(variant, reverse, lengths), 1e-10)
+
+
+@pytest.mark.parametrize("variant", CELL_VARIANTS)
+def test_reference_gradients_equal_finite_differences(variant):
+    # At a random point no pre-activation is within 1e-6 of a kink, so rectifiers need no exception.
+    with float64():
+        graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+        (_, _), (*gradients, _) = reference_gradients(variant, False, False)
+        loss = quick_jit(loss_of(graphdef, None, backend="reference"))
+        point, gradients = (state, x, carry), tuple(gradients)
+        direction, step = random_like(point, 11), 1e-6
+
+        def along(sign: int) -> jax.Array:
+            return loss(*jax.tree.map(lambda p, d: p + sign * step * d, point, direction), None)[0]
+
+        np.testing.assert_allclose(dot(gradients, direction), (along(1) - along(-1)) / (2 * step), rtol=1e-7)
+
+
+@functools.cache
+def influence(variant: str, backend: str, reverse: bool = False) -> np.ndarray:
+    """[T, B, T, B]: the largest |∂h[t, i] / ∂x[s, j]| at (t, i, s, j)."""
+    graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+
+    @quick_jit
+    def jacobian(state: nnx.State, x: jax.Array) -> jax.Array:
+        def summed(x: jax.Array) -> jax.Array:
+            h = unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, reverse=reverse, chunk=3)[0]
+            return (h * random_like(h[0, 0], 5)).sum(-1)
+
+        return jax.jacrev(summed)(x)
+
+    return np.asarray(jnp.abs(jacobian(state, x)).max(-1))
+
+
+@pytest.mark.parametrize(("variant", "backend"), BACKENDS)
+def test_rows_do_not_mix(variant, backend):
+    with float64():
+        between = influence(variant, backend).max(axis=(0, 2))
+    assert (between[~np.eye(B, dtype=bool)] == 0).all()
+    assert (np.diag(between) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("variant", "backend", "reverse"),
+    [(v, b, reverse) for v, b in BACKENDS for reverse in ((False, True) if v in CELLS else (False,))],
+)
+def test_output_depends_on_no_later_input(variant, backend, reverse):
+    with float64():
+        steps = influence(variant, backend, reverse).max(axis=(1, 3))
+    later = np.triu(np.ones((T, T), bool), 1)
+    if reverse:
+        later = later.T
+    assert (steps[later] == 0).all()
+    assert (np.diag(steps) > 0).all()
+
+
+@pytest.mark.parametrize(("variant", "backend"), BACKENDS)
+def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, backend):
+    graphdef, state = random_cell(variant)
+    x = random_array(1, T, B, D)
+
+    @quick_jit
+    def run(x: jax.Array) -> Any:
+        return unroll(nnx.merge(graphdef, state), x, backend=backend, chunk=3)
+
+    h, last = run(x)
+    h_changed, last_changed = run(x.at[:, 1].multiply(-3))
+    for before, after in zip((h, *last), (h_changed, *last_changed), strict=True):
+        before, after = np.moveaxis(np.asarray(before), -2, 0), np.moveaxis(np.asarray(after), -2, 0)
+        np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
+        assert (before[1] != after[1]).any()
+
+
+@pytest.mark.parametrize("variant", CELL_VARIANTS)
+def test_last_output_remembers_the_first_input(variant):
+    # Zeros after the first input, or the IRNN's rectifiers would die of negative ones. A logistic cell loses a factor
+    # of 4 or more a step, hence the low bound.
+    steps = 10
+    with float64():
+        graphdef, state = nnx.split(make_cell(variant, features=16))
+        state = in_double(state)
+        x = random_array(1, steps, 2, D).at[1:].set(0)
+        gradient = jax.grad(lambda x: jnp.abs(unroll(nnx.merge(graphdef, state), x)[0][-1]).sum())
+        sizes = np.linalg.norm(quick_jit(gradient)(x), axis=-1)
+    assert (sizes[0] > 1e-7 * sizes[-1]).all()
+
+
+@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+def test_mapping_over_replicas_equals_single_runs(variant, backend):
+    with float64():
+        replicas = [problem(variant, lengths=False, seed=seed) for seed in (0, 10, 20)]
+        graphdef = replicas[0][0]
+        points = [point[:3] for _, point, _ in replicas]
+        loss = loss_of(graphdef, None, backend=backend, chunk=3)
+        run = jax.value_and_grad(lambda *point: loss(*point, None), (0, 1, 2), has_aux=True)
+        stacked = jax.tree.map(lambda *a: jnp.stack(a), *points)
+        together = quick_jit(jax.vmap(run))(*stacked)
+        run = quick_jit(run)
+        for n, point in enumerate(points):
+            assert_close(jax.tree.map(lambda a, n=n: a[n], together), run(*point), 1e-12)
+
+
+@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+def test_second_cell_of_a_kind_does_not_recompile(variant, backend):
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array) -> Any:
+        traces.append(None)
+        return jax.grad(lambda s: unroll(nnx.merge(graphdef, s), x, backend=backend)[0].sum())(state)
+
+    for seed in (0, 1):
+        run(*nnx.split(make_cell(variant, seed=seed)), jnp.full((2, 1, D), float(seed)))
+    assert len(traces) == 1
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("variant", [name for name in CELL_VARIANTS if name not in FUSABLE])
+def test_cell_without_gates_runs_on_reference_alone(variant):
+    cell, x = make_cell(variant), random_array(0, T, B, D)
+    with pytest.raises(ValueError, match="backend='reference'"):
+        unroll(cell, x, backend="fused")
+    assert_close(unroll(cell, x), unroll(cell, x, backend="reference"), 0)
+
+
+def test_cells_that_promise_one_matrix_are_fusable():
+    assert any(name in FUSABLE for name in CELLS) and any(name not in FUSABLE for name in CELLS)
+    for name in CELL_VARIANTS:
+        assert (name in FUSABLE) == isinstance(make_cell(name), Cell)
+
+
+def curvature_problem(variant: str, backend: str) -> tuple[Any, tuple[nnx.State, jax.Array]]:
+    """A loss of (parameters, x), quadratic in the outputs, and a point."""
+    graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+
+    def loss(state: nnx.State, x: jax.Array) -> jax.Array:
+        h, last = unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, chunk=3)
+        return dot(h, h) + dot(last, last)
+
+    return loss, (state, x)
+
+
+@pytest.mark.parametrize("variant", CELLS)
+def test_forward_mode_and_second_derivatives_work_on_reference(variant):
+    with float64():
+        loss, point = curvature_problem(variant, "reference")
+        direction = random_like(point, 3)
+        gradient = quick_jit(jax.grad(loss, (0, 1)))
+
+        @quick_jit
+        def forward(point: Any, direction: Any) -> Any:
+            value = jax.jvp(loss, point, direction)[1]
+            return value, jax.jvp(jax.grad(loss, (0, 1)), point, direction)[1]
+
+        slope, hessian_product = forward(point, direction)
+        step = 1e-6
+        ahead, behind = (
+            gradient(*jax.tree.map(lambda p, d, s=s: p + s * step * d, point, direction)) for s in (1, -1)
+        )
+        np.testing.assert_allclose(slope, dot(gradient(*point), direction), rtol=1e-12)
+        assert_close(hessian_product, jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind), 1e-6)
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "gru_reset_before"])
+def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(variant):
+    with float64():
+        loss, (state, x) = curvature_problem(variant, "reference")
+
+        def of_bias(bias: jax.Array) -> jax.Array:
+            moved = jax.tree.map(lambda a: a, state)
+            moved["bias"].set_value(bias)
+            return loss(moved, x)
+
+        bias = state["bias"].get_value()
+        hessian = quick_jit(jax.hessian(of_bias))(bias)
+        assert_close(hessian, hessian.T, 1e-12)
+        assert_close(hessian, quick_jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
+
+
+@pytest.mark.parametrize("variant", [name for name in CELLS if name in FUSABLE])
+def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
+    with float64():
+        results = []
+        for backend in ("fused", "reference"):
+            loss, point = curvature_problem(variant, backend)
+
+            def penalty(*point, loss=loss):
+                gradient = jax.grad(loss, (0, 1))(*point)
+                return dot(gradient, gradient)
+
+            results.append(quick_jit(jax.grad(penalty, (0, 1)))(*point))
+        assert_close(*results, 1e-10)

@@ -1,0 +1,84 @@
+"""The docs are true: docs/extending.md is applied to a copy of the project, README's library code runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
+
+
+def blocks(file: Path) -> list[tuple[str, str, str]]:
+    """(language, title, text) of every fenced block."""
+    return [m.groups(default="") for m in BLOCK.finditer(file.read_text())]
+
+
+def insert(text: str, diff: str) -> str:
+    """The text with a diff's added lines behind its line of context."""
+    context = [line[1:] for line in diff.splitlines() if line.startswith(" ")]
+    added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
+    (anchor,) = context
+    assert text.count(anchor + "\n") == 1, f"{anchor!r} does not stand once"
+    return text.replace(anchor + "\n", "\n".join([anchor, *added]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory) -> Path:
+    """A copy of the project with everything in docs/extending.md done to it."""
+    copy = tmp_path_factory.mktemp("extended")
+    for name in ("rnnlab", "tests", "configs", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for language, title, text in blocks(ROOT / "docs" / "extending.md"):
+        if language == "python":
+            (copy / title).write_text(text)
+        elif language == "diff":
+            (copy / title).write_text(insert((copy / title).read_text(), text))
+    return copy
+
+
+def run(folder: Path, *command: str) -> str:
+    """The output of a Python command in a folder, whose packages come first."""
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_new_cell_is_twelve_lines_or_fewer():
+    (cell,) = [text for _, title, text in blocks(ROOT / "docs" / "extending.md") if title == "rnnlab/cells/mgu.py"]
+    body = cell[cell.index("class ") :]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 12
+
+
+@pytest.mark.slow
+def test_new_cell_passes_every_conformance_test(extended):
+    said = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cells.py", "-k", "mgu")
+    passed = re.search(r"(\d+) passed", said)
+    assert passed is not None
+    assert int(passed[1]) >= 5
+
+
+@pytest.mark.slow
+def test_commands_of_extending_train(extended, tmp_path):
+    commands = [text for language, _, text in blocks(ROOT / "docs" / "extending.md") if language == "sh"]
+    assert len(commands) == 3
+    for number, text in enumerate(commands):
+        words = text.replace("\\\n", " ").split()
+        assert words[:3] == ["python", "-m", "rnnlab.train"]
+        words = [f"--workdir={tmp_path / str(number)}" if w.startswith("--workdir") else w for w in words[1:]]
+        small = ["--config.steps=4", "--config.eval_every=4", "--config.task.length=8"]
+        assert "finished at step 4" in run(extended, *words, *small)
+
+
+def test_library_code_of_the_readme_runs():
+    (code,) = [
+        text for language, _, text in blocks(ROOT / "README.md") if language == "python" and "nnx.Module" in text
+    ]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    exec(compile(code, "README.md", "exec"), {})

@@ -1,0 +1,395 @@
+"""Whole runs, small: resume, kill, signals, early stopping, divergence, damaged checkpoints, mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rnnlab import evaluate, train
+from rnnlab.build import ConfigError
+from rnnlab.checkpoints import Checkpoints
+from rnnlab.loop import Run, train_and_evaluate
+from rnnlab.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+
+
+def small(**changes) -> dict:
+    """A config that trains in a second; sections are merged field by field."""
+    config = dict(
+        steps=60,
+        batch_size=4,
+        log_every=10,
+        eval_every=20,
+        checkpoint_every=20,
+        eval_batch_size=32,
+        devices=1,
+        task=dict(name="adding", length=6, validation_size=50, test_size=40),
+        model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
+        optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
+    )
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(value, dict) and key in config else value
+    return config
+
+
+def final_params(config: dict, workdir: Path) -> list[np.ndarray]:
+    """The parameters in the last checkpoint."""
+    run = Run(config)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    restored = checkpoints.restore(checkpoints.steps()[-1], run.programs.start(0))
+    checkpoints.close()
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(restored.state.params)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[dict, Path, dict]:
+    """A config, the workdir of its finished run, and the summary."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return small(), workdir, train_and_evaluate(small(), workdir)
+
+
+def test_workdir_holds_what_the_contract_says(finished):
+    _, workdir, summary = finished
+    assert summary["status"] == "finished"
+    assert summary["steps"] == 60
+    assert summary == json.loads((workdir / "summary.json").read_text())
+    for name in ("seconds", "steps_per_second", "versions", "device", "git_commit", "final", "best"):
+        assert name in summary
+    lines = read_metrics(workdir)
+    assert [line["step"] for line in lines if line["split"] == "train"] == [10, 20, 30, 40, 50, 60]
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [20, 40, 60]
+    assert [line["step"] for line in lines if line["split"] == "test"] == [summary["best"]["step"]]
+    assert all({"step", "split", "loss", "within_0.04", "seconds"} <= set(line) for line in lines)
+    assert all(line["grad_norm"] > 0 for line in lines if line["split"] == "train")
+    validation = {line["step"]: line["loss"] for line in lines if line["split"] == "validation"}
+    assert summary["best"]["step"] == min(validation, key=validation.__getitem__)
+    for name in ("config.json", "plots/learning_curve.png", "plots/gradient_flow.png", "gradient_flow.json"):
+        assert (workdir / name).stat().st_size > 0
+    assert list((workdir / "tensorboard").glob("events*"))
+    resolved = json.loads((workdir / "config.json").read_text())
+    assert resolved["model"]["cell"]["recurrent_init"] == {"name": "identity", "scale": 1.0}
+
+
+def test_training_lowers_the_loss(finished):
+    _, workdir, _ = finished
+    losses = [line["loss"] for line in read_metrics(workdir) if line["split"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_same_command_again_changes_nothing(finished):
+    config, workdir, summary = finished
+    before = read_metrics(workdir)
+    again = train_and_evaluate(config, workdir)
+    assert again["best"] == summary["best"]
+    strip = [{k: v for k, v in line.items() if k != "seconds"} for line in before]
+    assert [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(workdir)] == strip
+
+
+def test_run_made_longer_equals_the_long_run(finished, tmp_path):
+    config, workdir, _ = finished
+    short = small(steps=30)  # 30 is between two evaluations and checkpoints.
+    train_and_evaluate(short, tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "run")
+    for a, b in zip(final_params(config, tmp_path / "run"), final_params(config, workdir), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_checkpoints_keep_the_last_two_and_the_best(finished):
+    _, workdir, summary = finished
+    kept = {int(p.name) for p in (workdir / "checkpoints").iterdir()}
+    assert kept == {40, 60, summary["best"]["step"]}
+
+
+def test_evaluate_gives_the_number_of_the_summary(finished, capsys):
+    _, workdir, summary = finished
+    assert evaluate.main([f"--workdir={workdir}"]) == 0
+    result = json.loads((workdir / "evaluation.json").read_text())
+    assert result["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-6)
+    assert result["step"] == summary["best"]["step"]
+    assert "loss" in capsys.readouterr().out
+    assert evaluate.main([f"--workdir={workdir}", "--checkpoint=last", "--split=validation"]) == 0
+    result = json.loads((workdir / "evaluation.json").read_text())
+    assert result["loss"] == pytest.approx(summary["final"]["validation"]["loss"], rel=1e-6)
+
+
+def test_one_device_equals_two(finished, tmp_path):
+    config, workdir, summary = finished
+    two = train_and_evaluate(config | {"devices": 2}, tmp_path / "two")
+    assert two["device"].startswith("2")
+    assert two["final"]["validation"]["loss"] == pytest.approx(summary["final"]["validation"]["loss"], rel=1e-4)
+    for a, b in zip(final_params(config, tmp_path / "two"), final_params(config, workdir), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Of Orbax's readers, which gave up.
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, capsys, damage):
+    config, workdir, _ = finished
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", workdir, copy], check=True)
+    for file in (copy / "checkpoints" / "60" / "state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.unlink() if damage == "remove" else os.truncate(file, file.stat().st_size // 2)
+    train_and_evaluate(config, copy)
+    said = capsys.readouterr().out
+    assert "checkpoint 60" in said
+    assert "falling back" in said
+    assert "at step 40" in said
+    for a, b in zip(final_params(config, copy), final_params(config, workdir), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Of Orbax's readers, which gave up.
+def test_no_readable_checkpoint_is_a_clear_error(finished, tmp_path):
+    config, workdir, _ = finished
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", workdir, copy], check=True)
+    for file in (copy / "checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.unlink()
+    with pytest.raises(ConfigError, match=r"none of the checkpoints .* can be read"):
+        train_and_evaluate(config, copy)
+
+
+def test_another_config_on_the_same_workdir_is_refused_with_the_difference(finished):
+    _, workdir, _ = finished
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: 0\.01 -> 0\.02"):
+        train_and_evaluate(small(optimizer=dict(learning_rate=0.02)), workdir)
+
+
+def test_early_stopping_stops_after_patience_and_stays_stopped(tmp_path):
+    # With this rate the first evaluation is never beaten by so much.
+    config = small(steps=400, early_stopping=dict(metric="loss", patience=2, min_change=100.0))
+    summary = train_and_evaluate(config, tmp_path)
+    assert summary["status"] == "stopped_early"
+    assert summary["steps"] == 60
+    assert summary["best"]["step"] == 20
+    assert train_and_evaluate(config, tmp_path)["steps"] == 60
+
+
+def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
+    config = small(early_stopping=dict(metric="within_0.04"))
+    summary = train_and_evaluate(config, tmp_path)
+    shares = {line["step"]: line["within_0.04"] for line in read_metrics(tmp_path) if line["split"] == "validation"}
+    assert summary["best"]["step"] == max(shares, key=shares.__getitem__)
+
+
+def test_unknown_metric_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'; this task has: loss, within_0\.04"):
+        train_and_evaluate(small(early_stopping=dict(metric="acuracy")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_stops_with_step_last_metrics_and_advice(tmp_path, capsys):
+    # R = 1e20 I: the state overflows within six steps.
+    cell = dict(name="irnn", features=8, input_init="glorot_uniform", recurrent_init=dict(name="identity", scale=1e20))
+    config = small(model=dict(cell=cell))
+    summary = train_and_evaluate(config, tmp_path)
+    assert summary["status"] == "diverged"
+    assert summary["steps"] == 0
+    said = capsys.readouterr().out
+    assert "diverged at step 1" in said
+    assert "learning_rate" in said
+
+
+def test_divergence_later_reports_the_last_finite_means(tmp_path, capsys):
+    config = small(steps=200, optimizer=dict(name="sgd", learning_rate=1e6, clip_norm=None))
+    summary = train_and_evaluate(config, tmp_path)
+    assert summary["status"] == "diverged"
+    said = capsys.readouterr().out
+    assert f"diverged at step {summary['steps'] + 1}" in said
+    assert "loss" in said.split("Last finite means:")[1]
+
+
+# --- in a process of its own -----------------------------------------------------------------------------------------
+
+CONFIG = """
+from ml_collections import ConfigDict
+PRESETS = {"wide": 16}
+def get_config(preset=""):
+    return ConfigDict(%r)
+"""
+
+
+def start(tmp_path: Path, workdir: Path, *flags: str, **changes) -> subprocess.Popen:
+    """`python -m rnnlab.train` on a small config."""
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG % small(**changes))
+    command = [sys.executable, "-m", "rnnlab.train", f"--config={config}", f"--workdir={workdir}", *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
+    long = dict(steps=3000, eval_every=50, checkpoint_every=50, log_every=50)
+    whole = start(tmp_path, tmp_path / "whole", **long)
+    assert whole.wait() == 0, whole.stderr.read()
+    generator = np.random.default_rng(int(time.time()))
+    kills = 0
+    for _ in range(4):
+        process = start(tmp_path, tmp_path / "killed", **long)
+        before = {p.name for p in (tmp_path / "killed" / "checkpoints").glob("*")}
+        folder = tmp_path / "killed" / "checkpoints"
+        wait_for(lambda: process.poll() is not None or {p.name for p in folder.glob("*")} != before, process)  # noqa: B023
+        time.sleep(generator.uniform(0, 0.5))
+        if process.poll() is None:
+            kills += 1
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills >= 2
+    last = start(tmp_path, tmp_path / "killed", **long)
+    out, err = last.communicate()
+    assert last.returncode == 0, err
+    assert "resuming" in out
+    config = small(**long)
+    for a, b in zip(final_params(config, tmp_path / "killed"), final_params(config, tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    kept = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(tmp_path / name)]
+        for name in ("killed", "whole")
+    ]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_leaves_a_resumable_run(tmp_path, number):
+    workdir = tmp_path / "run"
+    long = dict(steps=1_000_000, eval_every=500, checkpoint_every=1_000_000, log_every=100)
+    process = start(tmp_path, workdir, **long)
+    wait_for(lambda: (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_size, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert str(summary["steps"]) in {p.name for p in (workdir / "checkpoints").iterdir()}
+    assert "the same command resumes" in out
+    done = start(tmp_path, workdir, **(long | dict(steps=summary["steps"] + 10)))
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    assert f"resuming {workdir} at step {summary['steps']}" in out
+
+
+@pytest.mark.slow
+def test_command_exits_2_with_one_line_and_leaves_nothing(tmp_path):
+    process = start(tmp_path, tmp_path / "run", "--config.model.cell.name=lsmt")
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "did you mean lstm" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_command_exits_3_when_it_diverges(tmp_path):
+    process = start(tmp_path, tmp_path / "run", "--config.optimizer.learning_rate=1e30", "--config.optimizer.name=sgd")
+    out, err = process.communicate()
+    assert process.returncode == 3, out + err
+
+
+# --- mistakes on the command line ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    file = tmp_path / "small.py"
+    file.write_text(CONFIG % small())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=W", "--wrokdir=x"], "did you mean --workdir"),
+        (["--workdir=W", "stray"], "unexpected argument 'stray'"),
+        (["--workdir=W", "--config"], "--config needs a value"),
+        (["--workdir=W", "--config.task.lenght=3"], "did you mean task.length"),
+        (["--workdir=W", "--config.task.length=1"], "at least 2"),
+        (["--workdir=W", "--config.task.length=long"], "'long' is a str; expected an int"),
+        (["--workdir=W", "--config.task=ading"], "did you mean adding"),
+        (["--workdir=W", "--config.optimizer.name=adm"], "did you mean adam"),
+        (["--workdir=W", "--config.optimizer.learning_rate=0"], "above 0"),
+        (["--workdir=W", "--config.optimizer.learning_rate=-1"], "above 0"),
+        (["--workdir=W", "--config.model.cell.recurrent_init=identiy"], "did you mean identity"),
+        (["--workdir=W", "--config.model.cell.activation=rleu"], "did you mean relu"),
+        (["--workdir=W", "--config.devices=3"], "not divisible by 3 devices|3 asked for"),
+        (["--workdir=W", "--config.model.cell=gru_reset_before", "--config.model.recurrence.backend=fused"], "auto"),
+        (["--workdir=W", "--config.model.embedding=4"], "use input_projection"),
+    ],
+)
+def test_mistake_is_one_clear_line(tmp_path, config_file, flags, message):
+    words = [f"--config={config_file}", *(flag.replace("=W", f"={tmp_path / 'run'}") for flag in flags)]
+    with pytest.raises(ConfigError, match=message):
+        train.main(words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_preset_and_file_are_named(tmp_path, config_file):
+    with pytest.raises(ConfigError, match=r"unknown preset of .* 'wid'; did you mean wide"):
+        train.main([f"--config={config_file}:wid", f"--workdir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match=r"did you mean .*small\.py"):
+        train.main([f"--config={str(config_file).replace('small', 'smal')}", f"--workdir={tmp_path / 'run'}"])
+
+
+def test_batch_that_devices_do_not_divide_names_the_sizes_that_they_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"5 is not divisible by 2 devices; sizes that are: 4, 6"):
+        train_and_evaluate(small(batch_size=5, devices=2), tmp_path / "run")
+
+
+def test_unwritable_workdir_is_one_clear_line(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(ConfigError, match="cannot write"):
+        train_and_evaluate(small(), blocked / "run")
+
+
+def test_full_disk_is_one_clear_line_and_the_checkpoint_before_stays(tmp_path, monkeypatch):
+    train_and_evaluate(small(steps=20), tmp_path)
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        train_and_evaluate(small(), tmp_path)
+    monkeypatch.undo()
+    assert train_and_evaluate(small(), tmp_path)["status"] == "finished"
+
+
+def test_evaluate_names_what_is_missing(finished, tmp_path):
+    _, workdir, _ = finished
+    for words, message in [
+        ([], "--workdir is missing"),
+        ([f"--workdir={tmp_path}"], "has no config.json"),
+        ([f"--workdir={workdir}", "--checkpoint=7"], "no checkpoint of step 7; there are"),
+        ([f"--workdir={workdir}", "--checkpoint=first"], "neither best nor last"),
+        ([f"--workdir={workdir}", "--split=tset"], "split"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            evaluate.main(words)
+
+
+def test_help_lists_every_field(config_file, capsys):
+    assert train.main([f"--config={config_file}", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--config.model.cell.recurrent_init.name=identity" in said
+    assert "--workdir" in said

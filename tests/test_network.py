@@ -1,0 +1,201 @@
+"""Networks: what stands around the engine. Embedding, projection, layers, directions, learned carries, readouts, taps.
+
+That the engine and the cells are right is in test_recurrence.py and test_cells.py; here they are taken as given.
+"""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rnnlab.build import ConfigError
+from rnnlab.network import Network
+from rnnlab.recurrence import unroll
+from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_like, with_bad_padding
+
+T, B, D, H, O = 5, 3, 2, 3, 4  # noqa: E741  (the legend's letters)
+LENGTHS = (5, 2, 3)
+VANILLA = {"name": "vanilla", "features": H}
+LSTM = {"name": "lstm", "features": H}
+
+Parts = tuple[nnx.GraphDef, Any, Any]
+
+
+def abstract(in_features: int = D, out_features: int = O, cell: Any = VANILLA, **fields: Any) -> Network:
+    """A network of shapes without numbers: nothing is computed."""
+    return nnx.eval_shape(lambda: Network(in_features, out_features, cell=cell, **fields, rngs=nnx.Rngs(0)))
+
+
+def random_network(seed: int = 0, **fields: Any) -> Parts:
+    """A network's graph, its parameters from N(0, 0.5²), and the rest; in double precision where that is on."""
+    graphdef, params, rest = nnx.split(abstract(**fields), nnx.Param, ...)
+    params = jax.tree.map(lambda a: jnp.asarray(0.5 * a, float), random_like(params, seed))
+    return graphdef, params, rest
+
+
+# --- shapes and inputs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("readout", "expected"), [("last", (B, O)), ("every", (T, B, O))])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru_reset_before"])
+def test_outputs_have_the_readouts_shape(
+    readout: str, expected: tuple[int, ...], layers: int, bidirectional: bool, cell: str
+) -> None:
+    network = abstract(cell={"name": cell, "features": H}, readout=readout, layers=layers, bidirectional=bidirectional)
+    x = jax.ShapeDtypeStruct((T, B, D), jnp.float32)
+    assert jax.eval_shape(lambda network, x: network(x), network, x).shape == expected
+    width = 2 * H if bidirectional else H
+    assert [layer.cells[0].in_features for layer in network.layers] == [D] + [width] * (layers - 1)
+    assert network.readout.kernel.shape == (width, O)
+
+
+TOKENS = np.array([[0, 3, 2], [1, 1, 4]])
+
+
+def test_embedding_is_a_lookup() -> None:
+    network = nnx.merge(*random_network(vocabulary=5, embedding=4))
+    table = np.asarray(network.embedding[...])
+    assert table.shape == (5, 4)
+    np.testing.assert_array_equal(network.embed(jnp.asarray(TOKENS)), table[TOKENS])
+
+
+def test_tokens_without_embedding_are_one_hot() -> None:
+    network = nnx.merge(*random_network(vocabulary=5))
+    np.testing.assert_array_equal(network.embed(jnp.asarray(TOKENS)), np.eye(5)[TOKENS])
+    assert network.layers[0].cells[0].in_features == 5
+
+
+def test_embedding_of_numbers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.embedding: .* numbers, not tokens; use input_projection"):
+        abstract(embedding=4)
+
+
+@pytest.mark.parametrize("vocabulary", [None, 5])
+def test_input_projection_is_linear_before_the_first_cell(vocabulary: int | None) -> None:
+    network = nnx.merge(*random_network(vocabulary=vocabulary, input_projection=7))
+    x = random_array(1, T, B, D) if vocabulary is None else jnp.asarray(TOKENS)
+    seen = x if vocabulary is None else np.eye(vocabulary)[TOKENS]
+    projection = network.input_projection
+    np.testing.assert_allclose(network.embed(x), seen @ projection.kernel[...] + projection.bias[...], rtol=1e-6)
+    assert network.layers[0].cells[0].in_features == 7
+
+
+# --- directions, lengths, carries ------------------------------------------------------------------------------------
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def call(graphdef: nnx.GraphDef, params: Any, rest: Any, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """The network's outputs."""
+    return nnx.merge(graphdef, params, rest)(x, lengths)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("readout", ["last", "every"])
+def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tuple[int, ...] | None) -> None:
+    with float64():
+        parts = random_network(readout=readout, bidirectional=True, cell=LSTM)
+        x, rows = random_array(1, T, B, D), None if lengths is None else jnp.array(lengths)
+        network = nnx.merge(*parts)
+        (forward, reverse), out = network.layers[0].cells, network.readout
+        h_forward, last_forward = unroll(forward, x, lengths=rows)
+        h_reverse, last_reverse = unroll(reverse, x, lengths=rows, reverse=True)
+        h = [h_forward, h_reverse] if readout == "every" else [last_forward[0], last_reverse[0]]
+        expected = jnp.concatenate(h, -1) @ out.kernel[...] + out.bias[...]
+        assert_close(call(*parts, x, rows), expected, 1e-13)
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
+@pytest.mark.parametrize("readout", ["last", "every"])
+def test_each_row_equals_itself_cut_to_its_length(readout: str, layers: int, bidirectional: bool) -> None:
+    with float64():
+        parts = random_network(readout=readout, layers=layers, bidirectional=bidirectional, learned_carry=True)
+        x = random_array(1, T, B, D)
+        found = call(*parts, with_bad_padding(x, jnp.array(LENGTHS)), jnp.array(LENGTHS))
+        for row, length in enumerate(LENGTHS):
+            expected = call(*parts, x[:length, row : row + 1], None)
+            if readout == "last":
+                assert_close(found[row], expected[0], 1e-13)
+            else:
+                assert_close(found[:length, row], expected[:, 0], 1e-13)
+
+
+def test_learned_carry_starts_at_zero_and_gets_gradients() -> None:
+    network = Network(D, O, cell=LSTM, bidirectional=True, learned_carry=True, rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+    carries = nnx.to_pure_dict(params)["layers"][0]["carries"]
+    assert [leaf.shape for leaf in jax.tree.leaves(carries)] == 4 * [(H,)]  # h and c in each direction.
+    assert not any(leaf.any() for leaf in jax.tree.leaves(carries))
+    gradient = jax.grad(lambda params: jnp.sum(call(graphdef, params, rest, random_array(1, T, B, D), None)))(params)
+    assert all(leaf.all() for leaf in jax.tree.leaves(nnx.to_pure_dict(gradient)["layers"][0]["carries"]))
+
+
+def test_learned_carry_is_every_rows_first_carry() -> None:
+    with float64():
+        parts = random_network(cell=LSTM, learned_carry=True, readout="every")
+        network, x = nnx.merge(*parts), random_array(1, T, B, D)
+        carry = tuple(jnp.stack([row[...]] * B) for row in network.layers[0].carries[0])
+        h, _ = unroll(network.layers[0].cells[0], x, initial_carry=carry)
+        assert_close(call(*parts, x, None), h @ network.readout.kernel[...] + network.readout.bias[...], 1e-13)
+
+
+# --- backends and taps -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "bidirectional", "lengths", "learned_carry"),
+    list(itertools.product([1, 2], [False, True], [None, LENGTHS], [False, True])),
+)
+def test_backends_give_equal_gradients_under_every_switch(
+    layers: int, bidirectional: bool, lengths: tuple[int, ...] | None, learned_carry: bool
+) -> None:
+    rows = None if lengths is None else jnp.array(lengths)
+
+    def gradients(backend: str) -> Any:
+        graphdef, params, rest = random_network(
+            readout="every",
+            layers=layers,
+            bidirectional=bidirectional,
+            learned_carry=learned_carry,
+            recurrence={"backend": backend, "chunk": 2 if backend == "fused" else None},
+        )
+        x = random_array(1, T, B, D)
+        weights = random_array(2, T, B, O)
+
+        def loss(params: Any, x: jax.Array, taps: Any) -> jax.Array:
+            return dot(nnx.merge(graphdef, params, rest)(x, rows, taps), weights)
+
+        taps = nnx.merge(graphdef, params, rest).make_taps(x)
+        assert len(taps) == layers
+        assert all(len(directions) == (2 if bidirectional else 1) for directions in taps)
+        value, found = quick_jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, x, taps)
+        return value, nnx.to_pure_dict(found[0]), found[1:]
+
+    with float64():
+        fused, reference = gradients("fused"), gradients("reference")
+    assert_close(fused, reference, 1e-11)
+    assert all(leaf.any() for leaf in jax.tree.leaves(reference)), "some gradient is zero and shows nothing"
+
+
+def test_gru_with_the_reset_before_the_product_runs_on_auto_and_names_it_when_fused_is_asked() -> None:
+    cell = {"name": "gru_reset_before", "features": H}
+    parts = random_network(cell=cell, recurrence={"backend": "auto"})
+    assert jnp.isfinite(call(*parts, random_array(1, T, B, D), None)).all()
+    with pytest.raises(ConfigError, match=r"model: ResetBeforeGRU .* use backend='reference' or 'auto'"):
+        abstract(cell=cell, recurrence={"backend": "fused"})
+
+
+@pytest.mark.parametrize("projection", [None, 3])
+def test_padding_reaches_neither_outputs_nor_gradients(projection: int | None) -> None:
+    graphdef, params, rest = random_network(input_projection=projection, readout="every")
+    x, lengths = random_array(1, T, B, D), jnp.array(LENGTHS)
+    differentiate = jax.grad(lambda params, x: jnp.sum(call(graphdef, params, rest, x, lengths)))
+    clean = jnp.where(jnp.arange(T)[:, None, None] < lengths[:, None], x, 0)
+    found, expected = differentiate(params, with_bad_padding(x, lengths)), differentiate(params, clean)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

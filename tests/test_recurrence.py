@@ -1,0 +1,262 @@
+"""The engine: masks, directions, carries, taps, chunk lengths, memory and refusals, on three cells that differ in kind.
+
+Most tests compare with the loop in helpers.py, which goes row by row and step by step over valid inputs only. What must
+hold for every cell is in test_cells.py.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rnnlab.recurrence import FusableCell, default_chunk, make_taps, resolve_backend, unroll
+from tests.helpers import (
+    assert_close,
+    dot,
+    float64,
+    loop,
+    make_cell,
+    quick_jit,
+    random_array,
+    random_cell,
+    random_like,
+    with_bad_padding,
+)
+
+T, B, D, H = 5, 3, 2, 3
+LENGTHS = [2, 0, 5]
+
+# A carry of two; a product that is not simply added to the input; a cell for the reference backend alone.
+RUNS = [("lstm", "fused"), ("lstm", "reference"), ("gru", "fused"), ("gru", "reference"), ("gru_reset_before", "auto")]
+CASES = [(*run, reverse, lengths) for run in RUNS for reverse in (False, True) for lengths in (False, True)]
+
+
+@functools.cache
+def point(variant: str) -> tuple[nnx.GraphDef, tuple[Any, ...]]:
+    """A cell, and (parameters, x, initial carry, taps)."""
+    graphdef, state = random_cell(variant, in_features=D, features=H)
+    cell = nnx.merge(graphdef, state)
+    x = random_array(1, T, B, D)
+    carry = random_like(cell.initial_carry(B, x.dtype), 2)
+    return graphdef, (state, x, carry, make_taps(cell, x) if isinstance(cell, FusableCell) else None)
+
+
+def weighed(result: Any) -> tuple[jax.Array, Any]:
+    """A loss with a random weight on every output and on the final carry, and what it was made of."""
+    return dot(result, random_like(result, 3)), result
+
+
+def gradients(variant: str, backend: str, lengths: jax.Array | None = None, reverse: bool = False, chunk: int = 2) -> Any:
+    """x -> (loss, outputs), gradients, by `unroll`."""
+    graphdef, (state, _, carry, taps) = point(variant)
+
+    def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> Any:
+        cell = nnx.merge(graphdef, state)
+        options = {"lengths": lengths, "reverse": reverse, "initial_carry": carry, "taps": taps}
+        return weighed(unroll(cell, x, backend=backend, chunk=chunk, **options))
+
+    run = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
+    return lambda x: run(state, x, carry, taps)
+
+
+@functools.cache
+def loop_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
+    graphdef, (state, x, carry, taps) = point(variant)
+
+    def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> Any:
+        cell = nnx.merge(graphdef, state)
+        return weighed(loop(cell, x, carry, lengths=LENGTHS if lengths else None, reverse=reverse, taps=taps))
+
+    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(state, x, carry, taps)
+
+
+@pytest.mark.parametrize(("variant", "backend", "reverse", "lengths"), CASES)
+def test_outputs_carries_and_gradients_equal_a_loop_over_valid_steps(variant, backend, reverse, lengths):
+    with float64():
+        rows = jnp.array(LENGTHS) if lengths else None
+        x = point(variant)[1][1]
+        if rows is not None:
+            x = with_bad_padding(x, rows)
+        actual = gradients(variant, backend, rows, reverse)(x)
+        assert_close(actual, loop_gradients(variant, reverse, lengths), 1e-12)
+
+
+@pytest.mark.parametrize(("variant", "backend"), RUNS)
+def test_padding_changes_nothing_and_gets_no_gradient(variant, backend):
+    with float64():
+        rows = jnp.array(LENGTHS)
+        x = point(variant)[1][1]
+        run = gradients(variant, backend, rows)
+        clean, bad = run(x), run(with_bad_padding(x, rows))
+        padding = np.arange(T)[:, None] >= np.array(LENGTHS)
+        for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(bad), strict=True):
+            np.testing.assert_array_equal(a, b)
+        (_, (h, _)), (_, dx, _, dtaps) = bad
+        for array in (h, dx, *jax.tree.leaves(dtaps)):
+            assert (np.asarray(array)[padding] == 0).all()
+            assert (np.asarray(array)[~padding] != 0).all()
+
+
+@pytest.mark.parametrize(("variant", "backend"), RUNS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_final_carry_is_that_of_the_truncated_row(variant, backend, reverse):
+    with float64():
+        graphdef, (state, x, carry, _) = point(variant)
+        cell = nnx.merge(graphdef, state)
+        run = functools.partial(unroll, cell, backend=backend, reverse=reverse)
+        _, last = run(x, lengths=jnp.array(LENGTHS), initial_carry=carry)
+        for row, length in enumerate(LENGTHS):
+            start = tuple(c[row : row + 1] for c in carry)
+            expected = run(x[:length, row : row + 1], initial_carry=start)[1] if length else start
+            assert_close(tuple(c[row : row + 1] for c in last), expected, 1e-14 if length else 0)
+
+
+@pytest.mark.parametrize(("variant", "backend"), RUNS)
+def test_reverse_equals_flipping_each_row_by_hand(variant, backend):
+    def flipped(a: jax.Array) -> jax.Array:
+        rows = [jnp.concatenate([a[:n, row][::-1], a[n:, row]]) for row, n in enumerate(LENGTHS)]
+        return jnp.stack(rows, axis=1)
+
+    with float64():
+        graphdef, (state, x, carry, _) = point(variant)
+        run = functools.partial(
+            unroll, nnx.merge(graphdef, state), lengths=jnp.array(LENGTHS), initial_carry=carry, backend=backend
+        )
+        h, last = run(x, reverse=True)
+        h_forward, last_forward = run(flipped(x))
+        assert_close((h, last), (flipped(h_forward), last_forward), 1e-14)
+
+
+@pytest.mark.parametrize("variant", ["lstm", "gru"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_of_taps_equal_finite_differences(variant, reverse):
+    # The fused backend never reads the taps' values, so their gradients are compared with the reference's response.
+    with float64():
+        rows = jnp.array(LENGTHS)
+        graphdef, (state, x, carry, taps) = point(variant)
+        (_, _), (*_, dtaps) = gradients(variant, "fused", rows, reverse)(x)
+
+        @quick_jit
+        @jax.vmap
+        def loss(taps: Any) -> jax.Array:
+            cell, options = nnx.merge(graphdef, state), {"lengths": rows, "reverse": reverse, "initial_carry": carry}
+            return weighed(unroll(cell, x, taps=taps, backend="reference", **options))[0]
+
+        flat, restore = jax.flatten_util.ravel_pytree(taps)
+        step = 1e-5
+        bumps = jax.vmap(restore)(step * jnp.eye(flat.size))
+        slopes = (loss(bumps) - loss(jax.tree.map(jnp.negative, bumps))) / (2 * step)
+        assert_close(dtaps, restore(slopes), 1e-8)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_taps_carry_holds_the_gradient_by_each_hidden_state(backend):
+    # ∂L/∂h_t: cut the run after step t and differentiate what follows by the carry it starts from, plus what the loss
+    # takes from h_t itself.
+    with float64():
+        graphdef, (state, x, carry, _) = point("lstm")
+        cell = nnx.merge(graphdef, state)
+        (_, (h, last)), (*_, dtaps) = gradients("lstm", backend)(x)
+        weights_h, weights_last = random_like((h, last), 3)
+        middle = carry
+        for t in range(T):
+            _, middle = loop(cell, x[t : t + 1], middle)
+
+            def rest(middle, t=t):
+                later = loop(cell, x[t + 1 :], middle) if t + 1 < T else (jnp.zeros((0, B, H)), middle)
+                return jnp.vdot(weights_h[t], middle[0]) + dot(later, (weights_h[t + 1 :], weights_last))
+
+            expected = jax.grad(rest)(middle)
+            assert_close(tuple(tap[t] for tap in dtaps.carry), expected, 1e-12)
+
+
+def test_no_lengths_equal_full_lengths():
+    with float64():
+        graphdef, (state, x, carry, _) = point("lstm")
+        cell = nnx.merge(graphdef, state)
+        full = unroll(cell, x, initial_carry=carry, lengths=jnp.full(B, T))
+        assert_close(unroll(cell, x, initial_carry=carry), full, 0)
+
+
+def test_carry_begins_at_zero_and_continues_where_it_ended():
+    with float64():
+        graphdef, (state, x, _, _) = point("lstm")
+        cell = nnx.merge(graphdef, state)
+        whole, last = unroll(cell, x)
+        first, middle = unroll(cell, x[:2], initial_carry=cell.initial_carry(B, x.dtype))
+        second, end = unroll(cell, x[2:], initial_carry=middle)
+        assert_close((whole, last), (jnp.concatenate([first, second]), end), 1e-14)
+
+
+def test_make_taps_are_zeros_of_the_steps_shapes():
+    taps = make_taps(make_cell("lstm", D, H), jnp.ones((T, B, D)))
+    assert [a.shape for a in taps.carry] == [(T, B, H)] * 2
+    assert taps.u.shape == (T, B, 4 * H)
+    assert not any(a.any() for a in jax.tree.leaves(taps))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 16, 17, 37, 100, 784, 1009])
+@pytest.mark.parametrize(("batch", "width"), [(1, 1), (16, 128), (64, 512), (1024, 4096)])
+def test_default_chunk_fits_the_sequence_and_the_memory(steps, batch, width):
+    chunk = default_chunk(steps, batch, width)
+    assert 1 <= chunk <= steps
+    assert chunk <= 16 or chunk * batch * width <= 1 << 19
+    if steps >= 16:
+        assert chunk >= 8
+
+
+def test_default_chunk_that_leaves_a_remainder_gives_the_gradients_of_one_chunk():
+    steps, batch, features = 37, 64, 128
+    assert steps % default_chunk(steps, batch, 4 * features) != 0
+    graphdef, state = nnx.split(make_cell("lstm", D, features))
+    x = random_array(0, steps, batch, D)
+
+    def run(chunk: int | None) -> Any:
+        return jax.jit(jax.grad(lambda s: (unroll(nnx.merge(graphdef, s), x, chunk=chunk)[0] ** 2).sum()))(state)
+
+    assert_close(run(None), run(steps), 1e-5)
+
+
+BAD_ARGUMENTS = {
+    "x without a batch": ({"x": (T, D)}, {}, "time first"),
+    "x without steps": ({"x": (0, B, D)}, {}, "no time steps"),
+    "lengths of another batch": ({"x": (T, B, D), "lengths": (B + 1,)}, {}, rf"lengths has shape \({B + 1},\)"),
+    "lengths of every step": ({"x": (T, B, D), "lengths": (T, B)}, {}, "lengths has shape"),
+    "no chunk": ({"x": (T, B, D)}, {"chunk": 0}, "chunk is 0"),
+    "no unrolled steps": ({"x": (T, B, D)}, {"unroll_steps": 0}, "unroll_steps is 0"),
+    "another backend": ({"x": (T, B, D)}, {"backend": "cudnn"}, "known: auto, fused, reference"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused_by_name(case):
+    shapes, options, message = BAD_ARGUMENTS[case]
+    x = jnp.zeros(shapes["x"])
+    lengths = jnp.ones(shapes["lengths"], int) if "lengths" in shapes else None
+    with pytest.raises(ValueError, match=message):
+        unroll(make_cell("vanilla", D, H), x, lengths=lengths, **options)
+
+
+def test_auto_is_fused_where_the_cell_allows_it():
+    names = {"lstm": "fused", "gru_reset_before": "reference"}
+    assert {name: resolve_backend(make_cell(name), "auto") for name in names} == names
+
+
+# Compiled temporaries over those of the reference, T=2000 B=8 H=16: 1/7.7 in chunks of 50, 1/13 with remat on top.
+@pytest.mark.parametrize(("remat", "least_saving"), [(False, 5), (True, 9)])
+def test_fused_needs_a_fraction_of_the_memory_of_reference(remat, least_saving):
+    graphdef, state = nnx.split(make_cell("lstm", 4, 16))
+    x = jnp.zeros((2000, 8, 4))
+
+    def temporaries(**options: Any) -> int:
+        def loss(state: nnx.State) -> jax.Array:
+            return (unroll(nnx.merge(graphdef, state), x, **options)[0] ** 2).sum()
+
+        return jax.jit(jax.grad(loss)).lower(state).compile().memory_analysis().temp_size_in_bytes
+
+    fused = temporaries(backend="fused", chunk=50, remat=remat)
+    assert temporaries(backend="reference") > least_saving * fused > 0
