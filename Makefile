@@ -35,7 +35,7 @@ lint: $(VENV)/.test-installed ## check style, format and types
 	$(VENV)/bin/python -m pyright --pythonpath $(VENV)/bin/python
 
 format: $(VENV)/.test-installed ## mend what ruff can mend
-	$(VENV)/bin/python -m ruff check --fix
+	$(VENV)/bin/python -m ruff check --fix --exit-zero
 	$(VENV)/bin/python -m ruff format
 
 clean: ## remove .venv and caches; leaves runs/
@@ -44,7 +44,8 @@ clean: ## remove .venv and caches; leaves runs/
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { echo "rnnlab needs Python 3.11 or newer: $(PYTHON) is" \
-		"$$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+		"$$($(PYTHON) --version 2>/dev/null || echo missing). Name another:" \
+		"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 

@@ -22,16 +22,17 @@ def get_config(preset: str = "scanline") -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,
-            steps=60_000,
+            steps=50_000,
             batch_size=16,  # Of all devices together.
             log_every=500,
             eval_every=5000,
             checkpoint_every=1000,
             # Pixels stay at 0 to 255: with input weights from N(0, 0.001²), 0 to 1 learns several times slower.
             task=dict(name="pixels", order=preset or "scanline", white=255.0, validation_size=5000),
-            # Le, Jaitly and Hinton (2015): R = I, b = 0, all other weights from N(0, 0.001²).
-            model=dict(cell=dict(name="irnn", features=100), readout_init="small_normal"),
-            # Adam in place of the paper's SGD at 1e-8: our choice.
+            # Le, Jaitly and Hinton (2015): R = I, b = 0, input weights from N(0, 0.001²). Our choice: the readout from
+            # the wider Glorot interval (after 2000 steps 60 % of the training images right, 26 % with the paper's),
+            # Adam in place of SGD, and a cosine schedule.
+            model=dict(cell=dict(name="irnn", features=100)),
             optimizer=dict(name="adam", learning_rate=3e-5, clip_norm=1.0, schedule=dict(name="cosine")),
         )
     )

@@ -57,7 +57,7 @@ class ELU(nnx.Module):
         self.alpha = hyperparameter(alpha)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.where(x > 0, x, self.alpha[...] * jnp.expm1(jnp.minimum(x, 0)))
+        return jnp.where(x > 0, x, self.alpha[...] * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {

@@ -93,7 +93,8 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[st
         ConfigError: a path that leads through something that is no section.
     """
     plain = to_dict(config)
-    order = sorted(overrides, key=lambda path: (not path.endswith(".name"), path.count(".")))
+    # A section's name comes before its fields, whatever their order on the command line.
+    order = sorted(overrides, key=lambda path: path.removesuffix(".name").count("."))
     for path, text in ((path, overrides[path]) for path in order):
         *parents, last = path.split(".")
         node: dict[str, Any] = plain

@@ -136,19 +136,19 @@ class Network(nnx.Module):
         """
         self.vocabulary = vocabulary
         self.readout_at = readout
-        self.embedding = None
-        if vocabulary is not None:
-            in_features = vocabulary
-            if embedding is not None:
-                draw = as_initializer(embedding_init)
-                self.embedding = nnx.Param(draw(rngs.params(), (vocabulary, embedding), jnp.float32))
-                in_features = embedding
-        elif embedding is not None:
+        if vocabulary is None and embedding is not None:
             raise ConfigError("model.embedding: this task's inputs are numbers, not tokens; use input_projection")
-        self.input_projection = None
+        in_features = vocabulary or in_features
+        table = None
+        if vocabulary is not None and embedding is not None:
+            table = nnx.Param(as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32))
+            in_features = embedding
+        self.embedding = table
+        projection = None
         if input_projection is not None:
-            self.input_projection = Linear(in_features, input_projection, kernel_init=input_projection_init, rngs=rngs)
+            projection = Linear(in_features, input_projection, kernel_init=input_projection_init, rngs=rngs)
             in_features = input_projection
+        self.input_projection = projection
         stack = []
         for _ in range(layers):
             try:
@@ -182,6 +182,9 @@ class Network(nnx.Module):
         taps: list[list[Taps]] | None = None,
     ) -> Float[Array, "*TB O"]:
         """Outputs for a batch; taps as `make_taps` gives them."""
+        if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
+            inside = jnp.arange(x.shape[0])[:, None] < lengths
+            x = jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
         x = self.embed(x)
         state = x[-1]
         for index, layer in enumerate(self.layers):

@@ -114,3 +114,26 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
     axis.set_yscale("log")
     axis.set_xlabel("time step t")
     axis.set_ylabel("‖∂L/∂h_t‖, root mean square over rows")
+
+
+def benchmark_ratios(results: Path) -> Path:
+    """The figure of a file that `rnnlab.benchmark` wrote, beside it: each peer's step time over rnnlab's."""
+    rows = [row for row in json.loads(results.read_text())["results"] if "step_ratio" in row]
+    peers = [p for p in dict.fromkeys(row["contestant"] for row in rows) if p != "rnnlab fused"]
+    cases = list(dict.fromkeys((row["shape"], row["cell"]) for row in rows))
+    figure, axis = plt.subplots(figsize=(8, 1 + 0.34 * len(cases)), layout="constrained")
+    for number, peer in enumerate(peers):
+        points = [
+            (row["step_ratio"], cases.index((row["shape"], row["cell"]))) for row in rows if row["contestant"] == peer
+        ]
+        axis.scatter(*zip(*points, strict=True), color=_COLOURS[number % len(_COLOURS)], label=peer, s=28)
+    axis.axvline(1, color="#6b6b6b", linewidth=1)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}×")
+    axis.set_yticks(range(len(cases)), [f"{cell}  {shape}" for shape, cell in cases], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_title("step time of each peer over rnnlab's")
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    return _save(figure, results.with_suffix(".png"))

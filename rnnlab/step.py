@@ -157,7 +157,7 @@ class Programs:
         (_, (values, weight)), gradients = jax.value_and_grad(self.loss, has_aux=True)(
             state.params, state.buffers, batch
         )
-        gradients, values, weight = _sum_over_devices((gradients, values, weight))
+        gradients, values, weight = sum_over_devices((gradients, values, weight))
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
         norm = global_norm(gradients)
@@ -202,7 +202,7 @@ class Programs:
         (values, weight), _ = lax.scan(
             lambda sums, start: (jax.tree.map(jnp.add, sums, total(start)), None), zeros, starts
         )
-        values, weight = _sum_over_devices((values, weight))
+        values, weight = sum_over_devices((values, weight))
         return {name: value / weight for name, value in values.items()}
 
     # --- conveniences for the host -----------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def means(state: TrainState) -> dict[str, float]:
     return {name: value / count for name, value in sums.items()} | {"largest_grad_norm": largest}
 
 
-def _sum_over_devices(tree: PyTree) -> PyTree:
+def sum_over_devices(tree: PyTree) -> PyTree:
     """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again."""
     leaves, structure = jax.tree.flatten(tree)
     flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in leaves]), DATA_AXIS)

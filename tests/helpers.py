@@ -92,7 +92,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, a), e in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         name, a, e = jax.tree_util.keystr(path), np.asarray(a), np.asarray(e)
-        assert a.shape == e.shape and a.dtype == e.dtype, f"{name}: {a.dtype}{a.shape} against {e.dtype}{e.shape}"
+        assert (a.shape, a.dtype) == (e.shape, e.dtype), f"{name}: {a.dtype}{a.shape} against {e.dtype}{e.shape}"
         error, scale = np.abs(a - e).max(initial=0), np.abs(e).max(initial=0)
         assert error <= tolerance * scale, f"{name}: differs by {error:.3g}, largest value {scale:.3g}"
 

@@ -39,7 +39,7 @@ BACKENDS = [
     for backend in (("reference", "fused") if name in FUSABLE else ("reference",))
 ]
 
-# A chunk that leaves a remainder meets every pair of the other switches; so does every other chunk length one of each.
+# With the chunk that leaves a remainder, every pair of reverse, lengths and remat occurs.
 # (chunk, reverse, lengths, remat, unroll_steps)
 SWITCHES = [
     (3, False, False, False, 1),
@@ -51,7 +51,7 @@ SWITCHES = [
     (T, True, True, True, 3),
     (None, False, False, False, 2),
 ]
-VARIANT_SWITCHES = [SWITCHES[1], SWITCHES[3]]
+VARIANT_SWITCHES = [(3, True, True, True, 2)]
 
 
 def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, tuple[Any, ...], jax.Array | None]:
@@ -103,7 +103,7 @@ def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, le
 
 @pytest.mark.parametrize("variant", CELL_VARIANTS)
 def test_reference_gradients_equal_finite_differences(variant):
-    # At a random point no pre-activation is within 1e-6 of a kink, so rectifiers need no exception.
+    # Rectifiers need no exception: at these points, which are fixed, no pre-activation crosses a kink within a step.
     with float64():
         graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
         (_, _), (*gradients, _) = reference_gradients(variant, False, False)
@@ -225,7 +225,7 @@ def test_cell_without_gates_runs_on_reference_alone(variant):
 
 
 def test_cells_that_promise_one_matrix_are_fusable():
-    assert any(name in FUSABLE for name in CELLS) and any(name not in FUSABLE for name in CELLS)
+    assert FUSABLE
     for name in CELL_VARIANTS:
         assert (name in FUSABLE) == isinstance(make_cell(name), Cell)
 
@@ -255,9 +255,7 @@ def test_forward_mode_and_second_derivatives_work_on_reference(variant):
 
         slope, hessian_product = forward(point, direction)
         step = 1e-6
-        ahead, behind = (
-            gradient(*jax.tree.map(lambda p, d, s=s: p + s * step * d, point, direction)) for s in (1, -1)
-        )
+        ahead, behind = (gradient(*jax.tree.map(lambda p, d, s=s: p + s * step * d, point, direction)) for s in (1, -1))
         np.testing.assert_allclose(slope, dot(gradient(*point), direction), rtol=1e-12)
         assert_close(hessian_product, jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind), 1e-6)
 

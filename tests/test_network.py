@@ -3,7 +3,6 @@
 That the engine and the cells are right is in test_recurrence.py and test_cells.py; here they are taken as given.
 """
 
-import functools
 import itertools
 from typing import Any
 
@@ -90,10 +89,15 @@ def test_input_projection_is_linear_before_the_first_cell(vocabulary: int | None
 # --- directions, lengths, carries ------------------------------------------------------------------------------------
 
 
-@functools.partial(quick_jit, static_argnums=0)
-def call(graphdef: nnx.GraphDef, params: Any, rest: Any, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+def function(parts: Parts) -> Any:
+    """(params, x, lengths) -> outputs."""
+    graphdef, _, rest = parts
+    return lambda params, x, lengths=None: nnx.merge(graphdef, params, rest)(x, lengths)
+
+
+def call(parts: Parts, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """The network's outputs."""
-    return nnx.merge(graphdef, params, rest)(x, lengths)
+    return quick_jit(function(parts))(parts[1], x, lengths)
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
@@ -108,7 +112,7 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
         h_reverse, last_reverse = unroll(reverse, x, lengths=rows, reverse=True)
         h = [h_forward, h_reverse] if readout == "every" else [last_forward[0], last_reverse[0]]
         expected = jnp.concatenate(h, -1) @ out.kernel[...] + out.bias[...]
-        assert_close(call(*parts, x, rows), expected, 1e-13)
+        assert_close(call(parts, x, rows), expected, 1e-13)
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
@@ -116,10 +120,10 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
 def test_each_row_equals_itself_cut_to_its_length(readout: str, layers: int, bidirectional: bool) -> None:
     with float64():
         parts = random_network(readout=readout, layers=layers, bidirectional=bidirectional, learned_carry=True)
-        x = random_array(1, T, B, D)
-        found = call(*parts, with_bad_padding(x, jnp.array(LENGTHS)), jnp.array(LENGTHS))
+        apply, x = quick_jit(function(parts)), random_array(1, T, B, D)
+        found = apply(parts[1], with_bad_padding(x, jnp.array(LENGTHS)), jnp.array(LENGTHS))
         for row, length in enumerate(LENGTHS):
-            expected = call(*parts, x[:length, row : row + 1], None)
+            expected = apply(parts[1], x[:length, row : row + 1])
             if readout == "last":
                 assert_close(found[row], expected[0], 1e-13)
             else:
@@ -132,7 +136,8 @@ def test_learned_carry_starts_at_zero_and_gets_gradients() -> None:
     carries = nnx.to_pure_dict(params)["layers"][0]["carries"]
     assert [leaf.shape for leaf in jax.tree.leaves(carries)] == 4 * [(H,)]  # h and c in each direction.
     assert not any(leaf.any() for leaf in jax.tree.leaves(carries))
-    gradient = jax.grad(lambda params: jnp.sum(call(graphdef, params, rest, random_array(1, T, B, D), None)))(params)
+    apply = function((graphdef, params, rest))
+    gradient = quick_jit(jax.grad(lambda params: jnp.sum(apply(params, random_array(1, T, B, D)))))(params)
     assert all(leaf.all() for leaf in jax.tree.leaves(nnx.to_pure_dict(gradient)["layers"][0]["carries"]))
 
 
@@ -142,7 +147,7 @@ def test_learned_carry_is_every_rows_first_carry() -> None:
         network, x = nnx.merge(*parts), random_array(1, T, B, D)
         carry = tuple(jnp.stack([row[...]] * B) for row in network.layers[0].carries[0])
         h, _ = unroll(network.layers[0].cells[0], x, initial_carry=carry)
-        assert_close(call(*parts, x, None), h @ network.readout.kernel[...] + network.readout.bias[...], 1e-13)
+        assert_close(call(parts, x), h @ network.readout.kernel[...] + network.readout.bias[...], 1e-13)
 
 
 # --- backends and taps -----------------------------------------------------------------------------------------------
@@ -186,16 +191,17 @@ def test_backends_give_equal_gradients_under_every_switch(
 def test_gru_with_the_reset_before_the_product_runs_on_auto_and_names_it_when_fused_is_asked() -> None:
     cell = {"name": "gru_reset_before", "features": H}
     parts = random_network(cell=cell, recurrence={"backend": "auto"})
-    assert jnp.isfinite(call(*parts, random_array(1, T, B, D), None)).all()
+    assert jnp.isfinite(call(parts, random_array(1, T, B, D))).all()
     with pytest.raises(ConfigError, match=r"model: ResetBeforeGRU .* use backend='reference' or 'auto'"):
         abstract(cell=cell, recurrence={"backend": "fused"})
 
 
 @pytest.mark.parametrize("projection", [None, 3])
 def test_padding_reaches_neither_outputs_nor_gradients(projection: int | None) -> None:
-    graphdef, params, rest = random_network(input_projection=projection, readout="every")
+    parts = random_network(input_projection=projection, readout="every")
+    apply, params = function(parts), parts[1]
     x, lengths = random_array(1, T, B, D), jnp.array(LENGTHS)
-    differentiate = jax.grad(lambda params, x: jnp.sum(call(graphdef, params, rest, x, lengths)))
+    differentiate = quick_jit(jax.grad(lambda params, x: jnp.sum(apply(params, x, lengths))))
     clean = jnp.where(jnp.arange(T)[:, None, None] < lengths[:, None], x, 0)
     found, expected = differentiate(params, with_bad_padding(x, lengths)), differentiate(params, clean)
     jax.tree.map(np.testing.assert_array_equal, found, expected)

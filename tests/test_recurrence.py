@@ -5,10 +5,12 @@ hold for every cell is in test_cells.py.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -27,8 +29,8 @@ from tests.helpers import (
     with_bad_padding,
 )
 
-T, B, D, H = 5, 3, 2, 3
-LENGTHS = [2, 0, 5]
+T, B, D, H = 4, 3, 2, 3
+LENGTHS = [2, 0, 4]
 
 # A carry of two; a product that is not simply added to the input; a cell for the reference backend alone.
 RUNS = [("lstm", "fused"), ("lstm", "reference"), ("gru", "fused"), ("gru", "reference"), ("gru_reset_before", "auto")]
@@ -50,14 +52,14 @@ def weighed(result: Any) -> tuple[jax.Array, Any]:
     return dot(result, random_like(result, 3)), result
 
 
-def gradients(variant: str, backend: str, lengths: jax.Array | None = None, reverse: bool = False, chunk: int = 2) -> Any:
+def gradients(variant: str, backend: str, lengths: jax.Array | None = None, reverse: bool = False) -> Any:
     """x -> (loss, outputs), gradients, by `unroll`."""
     graphdef, (state, _, carry, taps) = point(variant)
 
     def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> Any:
         cell = nnx.merge(graphdef, state)
         options = {"lengths": lengths, "reverse": reverse, "initial_carry": carry, "taps": taps}
-        return weighed(unroll(cell, x, backend=backend, chunk=chunk, **options))
+        return weighed(unroll(cell, x, backend=backend, chunk=3, **options))
 
     run = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
     return lambda x: run(state, x, carry, taps)
@@ -101,7 +103,7 @@ def test_padding_changes_nothing_and_gets_no_gradient(variant, backend):
             assert (np.asarray(array)[~padding] != 0).all()
 
 
-@pytest.mark.parametrize(("variant", "backend"), RUNS)
+@pytest.mark.parametrize(("variant", "backend"), [RUNS[0], RUNS[1], RUNS[4]])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_final_carry_is_that_of_the_truncated_row(variant, backend, reverse):
     with float64():
@@ -179,7 +181,7 @@ def test_no_lengths_equal_full_lengths():
         graphdef, (state, x, carry, _) = point("lstm")
         cell = nnx.merge(graphdef, state)
         full = unroll(cell, x, initial_carry=carry, lengths=jnp.full(B, T))
-        assert_close(unroll(cell, x, initial_carry=carry), full, 0)
+        assert_close(unroll(cell, x, initial_carry=carry), full, 1e-14)
 
 
 def test_carry_begins_at_zero_and_continues_where_it_ended():
@@ -210,13 +212,13 @@ def test_default_chunk_fits_the_sequence_and_the_memory(steps, batch, width):
 
 
 def test_default_chunk_that_leaves_a_remainder_gives_the_gradients_of_one_chunk():
-    steps, batch, features = 37, 64, 128
+    steps, batch, features = 37, 64, 64
     assert steps % default_chunk(steps, batch, 4 * features) != 0
     graphdef, state = nnx.split(make_cell("lstm", D, features))
     x = random_array(0, steps, batch, D)
 
     def run(chunk: int | None) -> Any:
-        return jax.jit(jax.grad(lambda s: (unroll(nnx.merge(graphdef, s), x, chunk=chunk)[0] ** 2).sum()))(state)
+        return quick_jit(jax.grad(lambda s: (unroll(nnx.merge(graphdef, s), x, chunk=chunk)[0] ** 2).sum()))(state)
 
     assert_close(run(None), run(steps), 1e-5)
 
@@ -232,6 +234,16 @@ BAD_ARGUMENTS = {
 }
 
 
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """As outside the tests: what the engine checks itself is all that is checked."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("case", BAD_ARGUMENTS)
 def test_bad_arguments_are_refused_by_name(case):
     shapes, options, message = BAD_ARGUMENTS[case]
@@ -246,9 +258,8 @@ def test_auto_is_fused_where_the_cell_allows_it():
     assert {name: resolve_backend(make_cell(name), "auto") for name in names} == names
 
 
-# Compiled temporaries over those of the reference, T=2000 B=8 H=16: 1/7.7 in chunks of 50, 1/13 with remat on top.
-@pytest.mark.parametrize(("remat", "least_saving"), [(False, 5), (True, 9)])
-def test_fused_needs_a_fraction_of_the_memory_of_reference(remat, least_saving):
+def test_fused_needs_a_fraction_of_the_memory_of_reference():
+    # Compiled temporaries over those of the reference: 1/7.7 in chunks of 50, 1/13 with remat on top.
     graphdef, state = nnx.split(make_cell("lstm", 4, 16))
     x = jnp.zeros((2000, 8, 4))
 
@@ -258,5 +269,6 @@ def test_fused_needs_a_fraction_of_the_memory_of_reference(remat, least_saving):
 
         return jax.jit(jax.grad(loss)).lower(state).compile().memory_analysis().temp_size_in_bytes
 
-    fused = temporaries(backend="fused", chunk=50, remat=remat)
-    assert temporaries(backend="reference") > least_saving * fused > 0
+    reference = temporaries(backend="reference")
+    assert reference > 5 * temporaries(backend="fused", chunk=50) > 0
+    assert reference > 9 * temporaries(backend="fused", chunk=50, remat=True) > 0

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnnlab.build import PositiveInt
 from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.typing import Array, Carry, Float
 
@@ -27,7 +28,7 @@ class BaseCell(nnx.Module):
     def __init__(
         self,
         in_features: int,
-        features: int,
+        features: PositiveInt,
         *,
         input_init: InitializerSpec = "glorot_uniform",
         recurrent_init: InitializerSpec = "orthogonal",

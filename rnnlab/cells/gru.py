@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.activations import sigmoid
+from rnnlab.build import PositiveInt
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.typing import Array, Carry, Float
@@ -24,7 +25,7 @@ class GRU(Cell):
     def __init__(
         self,
         in_features: int,
-        features: int,
+        features: PositiveInt,
         *,
         input_init: InitializerSpec = "glorot_uniform",
         recurrent_init: InitializerSpec = "orthogonal",

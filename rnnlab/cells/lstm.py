@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.activations import sigmoid
+from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
 from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.typing import Array, Carry, Float
@@ -26,7 +27,7 @@ class LSTM(Cell):
     def __init__(
         self,
         in_features: int,
-        features: int,
+        features: PositiveInt,
         *,
         forget_bias: float = 1.0,
         peepholes: bool = False,

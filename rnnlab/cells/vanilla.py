@@ -3,6 +3,7 @@
 from flax import nnx
 
 from rnnlab.activations import ActivationSpec, as_activation
+from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
 from rnnlab.initializers import InitializerSpec
 from rnnlab.typing import Array, Carry, Float
@@ -14,7 +15,7 @@ class Vanilla(Cell):
     def __init__(
         self,
         in_features: int,
-        features: int,
+        features: PositiveInt,
         *,
         activation: ActivationSpec = "tanh",
         input_init: InitializerSpec = "glorot_uniform",
@@ -38,7 +39,7 @@ class Vanilla(Cell):
 
 def irnn(
     in_features: int,
-    features: int,
+    features: PositiveInt,
     *,
     activation: ActivationSpec = "relu",
     input_init: InitializerSpec = "small_normal",

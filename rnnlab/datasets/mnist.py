@@ -55,7 +55,9 @@ def read_idx(path: Path) -> np.ndarray:
         )
     axes = content[3]
     start = 4 + 4 * axes
+    if len(content) < start:
+        raise ConfigError(f"{path} is truncated: its header has {len(content)} of {start} bytes")
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) < axes or len(content) - start != int(np.prod(shape)):
+    if len(content) - start != int(np.prod(shape)):
         raise ConfigError(f"{path} is truncated: its header says {shape}, {len(content) - start} bytes follow")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -26,12 +26,18 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
 
     gradients = jax.grad(loss)(network.make_taps(batch.inputs))
     return {
-        f"layer {number}" + (" reverse" if direction else ""): jnp.sqrt(
-            jnp.mean(jnp.sum(tap.carry[0] ** 2, axis=-1), axis=-1)
-        )
+        f"layer {number}" + (" reverse" if direction else ""): _root_mean_square(tap.carry[0])
         for number, directions in enumerate(gradients, 1)
         for direction, tap in enumerate(directions)
     }
+
+
+def _root_mean_square(gradient: Float[Array, "T B H"]) -> Float[Array, " T"]:
+    """Over rows, of the norm over units; scaled first, since the squares of what vanishes underflow below 1e-19."""
+    largest = jnp.max(jnp.abs(gradient), axis=(1, 2), keepdims=True)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.sum((gradient / scale) ** 2, axis=-1)
+    return scale[:, 0, 0] * jnp.sqrt(jnp.mean(squares, axis=-1))
 
 
 def decay_per_step(norms: Float[Array, " T"]) -> tuple[float, float]:

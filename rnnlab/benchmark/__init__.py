@@ -1,0 +1,1 @@
+"""`python -m rnnlab.benchmark`: a training step by rnnlab, Flax, a plain scan and PyTorch, side by side in one run."""

@@ -1,0 +1,221 @@
+"""Times a training step (forward, backward, update) and a forward pass, by rnnlab and by what one would use instead.
+
+    python -m rnnlab.benchmark
+    python -m rnnlab.benchmark --cells=lstm,gru --shapes=0,2 --output=benchmark.json
+
+The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
+rnnlab's default backend, the share of the matrix-product rate measured in the same run, and the temporary memory of the
+compiled program. All get the same weights and inputs; a row whose losses or gradients disagree is void.
+torch.nn takes part where torch is installed (extra `benchmark`).
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from rnnlab import entry
+from rnnlab.benchmark.cases import CELLS, SHAPES, Case
+from rnnlab.build import ConfigError, unknown
+from rnnlab.workdir import git_commit, versions, write_file
+
+DEFAULT = "rnnlab fused"
+KINDS = ("rnnlab", "jax", "torch")
+AGREE = 1e-3
+"""Largest relative difference between two contestants' losses and gradient norms, in float32 over up to 784 steps."""
+
+
+class Worker:
+    """A process with some of the contestants."""
+
+    def __init__(self, kind: str):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rnnlab.benchmark.worker", kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.names: list[str] = self.ask(do="describe")
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to a request; {"error": …} where the contestant failed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        return json.loads(line) if line else {"error": "its process died"}
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def measure(case: Case, workers: list[Worker], turns: int, seconds: float) -> list[dict[str, Any]]:
+    """One row per contestant: what it computed, and its times in seconds by turn."""
+    rows = []
+    for worker in workers:
+        for name in worker.names:
+            made = worker.ask(do="prepare", name=name, case=list(case))
+            rows.append({"contestant": name, "worker": worker, "step": [], "forward": []} | made)
+    for _ in range(turns):
+        for what in ("step", "forward"):
+            for row in (row for row in rows if "error" not in row):
+                answer = row["worker"].ask(do="time", name=row["contestant"], what=what, seconds=seconds)
+                if isinstance(answer, dict):
+                    row |= answer
+                else:
+                    row[what].append(answer)
+    for worker in workers:
+        worker.ask(do="forget")
+    judge(rows)
+    return [{k: v for k, v in row.items() if k != "worker"} for row in rows]
+
+
+def judge(rows: list[dict[str, Any]]) -> None:
+    """Marks as void the rows that computed something else than the majority (the median)."""
+    sound = [row for row in rows if "error" not in row]
+    for quantity in ("loss", "gradient"):
+        if sound:
+            middle = statistics.median(row[quantity] for row in sound)
+            for row in sound:
+                if not abs(row[quantity] - middle) <= AGREE * abs(middle):
+                    row["error"] = f"void: its {quantity} is {row[quantity]:.6g}, the others' {middle:.6g}"
+
+
+def summarize(case: Case, rows: list[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
+    """Adds medians, spreads, ratios (above 1: rnnlab's default is faster) and shares of the matrix-product rate."""
+    base = next((row for row in rows if row["contestant"] == DEFAULT and "error" not in row), None)
+    for row in rows:
+        row |= {"cell": case.cell, "shape": case.shape()}
+        if "error" in row:
+            continue
+        for what, products in (("step", case.step_products()), ("forward", case.forward_products())):
+            middle = statistics.median(row[what])
+            row[f"{what}_median"] = middle
+            row[f"{what}_spread"] = (max(row[what]) - min(row[what])) / middle
+            row[f"{what}_share"] = products / middle / rate
+        if base is not None and "step_median" in base:
+            # Turn by turn: neighbours in time saw the same machine.
+            for what in ("step", "forward"):
+                pairs = zip(row[what], base[what], strict=True)
+                row[f"{what}_ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
+    return rows
+
+
+def show(results: list[dict[str, Any]], console: Console) -> None:
+    """The table on the screen."""
+    table = Table(title="one training step, and a forward pass")
+    for column in ("cell", "(T, B, D, H)", "contestant"):
+        table.add_column(column, no_wrap=True)
+    for column in ("step ms", "±", "ratio", "share", "forward ms", "ratio", "memory MiB", "compile s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    last = None
+    for row in results:
+        if last is not None and last != (row["cell"], row["shape"]):
+            table.add_section()
+        first, last = last != (row["cell"], row["shape"]), (row["cell"], row["shape"])
+        names = [row["cell"] if first else "", row["shape"] if first else "", row["contestant"]]
+        if "error" in row:
+            table.add_row(*names, "void")
+            continue
+        memory = row["temporary_bytes"]
+        table.add_row(
+            *names,
+            f"{row['step_median'] * 1e3:.3g}",
+            f"{row['step_spread']:.0%}",
+            f"{row.get('step_ratio', float('nan')):.2f}",
+            f"{row['step_share']:.0%}",
+            f"{row['forward_median'] * 1e3:.3g}",
+            f"{row.get('forward_ratio', float('nan')):.2f}",
+            "" if memory is None else f"{memory / 2**20:.1f}",
+            "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
+        )
+    console.print(table)
+    for row in results:
+        if "error" in row:
+            console.print(f"{row['cell']} {row['shape']} {row['contestant']}: {row['error']}", markup=False)
+
+
+def parse_list(text: str, known: Sequence[str], flag: str) -> list[str]:
+    """The members of a comma-separated flag, checked; all of them if it is empty."""
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    for part in chosen:
+        if part not in known:
+            raise ConfigError(unknown(f"value of --{flag}", part, known))
+    return chosen or list(known)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("cells", "", f"of {', '.join(CELLS)}; all if empty", flag_values=values)
+    numbered = ", ".join(f"{i} {Case('gru', *shape).shape()}" for i, shape in enumerate(SHAPES))
+    flags.DEFINE_string("shapes", "", f"numbers of (T, B, D, H): {numbered}; all if empty", flag_values=values)
+    flags.DEFINE_integer("turns", 5, "how often each contestant is timed", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("seconds", 0.5, "how long, at least, each time", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_string("output", None, "JSON file; the figure is put beside it as .png", flag_values=values)
+    entry.help_flag(values)
+    given = entry.parse(values, argv).flags
+    if given["help"]:
+        assert __doc__
+        entry.show_help(__doc__, values)
+        return entry.FINISHED
+    cells = parse_list(given["cells"], CELLS, "cells")
+    shapes = [SHAPES[int(i)] for i in parse_list(given["shapes"], [str(i) for i in range(len(SHAPES))], "shapes")]
+
+    console = Console()
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not has_torch:
+        console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
+    workers = [Worker(kind) for kind in KINDS if kind != "torch" or has_torch]
+    rate = workers[1].ask(do="rate", seconds=3.0)
+    if isinstance(rate, dict):
+        raise ConfigError(f"JAX does not run here: {rate['error']}")
+    console.print(f"matrix product rate: {rate / 1e9:.0f} GFLOP/s (float32, 2048 x 2048)")
+    results: list[dict[str, Any]] = []
+    with Progress(console=console, transient=True) as progress:
+        cases = [Case(cell, *shape) for shape in shapes for cell in cells]
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            progress.update(task, description=f"{case.cell} {case.shape()}")
+            results += summarize(case, measure(case, workers, given["turns"], given["seconds"]), rate)
+            progress.advance(task)
+    for worker in workers:
+        worker.close()
+    show(results, console)
+    if given["output"]:
+        record = {
+            "matrix_product_rate": rate,
+            "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "turns": given["turns"],
+            "results": results,
+        }
+        path = Path(given["output"])
+        write_file(path, json.dumps(record, indent=1) + "\n")
+        from rnnlab.plots import benchmark_ratios
+
+        console.print(f"{path}, {benchmark_ratios(path)}")
+    return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,253 @@
+"""The contestants: rnnlab's backends, flax.nnx.RNN, a plain scan as one writes it by hand, and torch.nn.
+
+Each turns a case into two functions without arguments that run one training step or one forward pass to the end.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab.benchmark.cases import LEARNING_RATE, Case, Problem
+
+
+class Contestant(NamedTuple):
+    """One case made ready by one contestant."""
+
+    step: Callable[[], None]
+    forward: Callable[[], None]
+    loss: float
+    """Before the first update."""
+    gradient: float
+    """Norm of the gradient of the recurrent kernels, before the first update."""
+    temporary_bytes: int | None
+    """Of the compiled training step on all devices; None where the library does not tell."""
+    compile_seconds: float | None
+
+
+def rnnlab(case: Case, problem: Problem, backend: str) -> Contestant:
+    """rnnlab as `rnnlab.train` runs it: the batch split over the devices, one reduction after the loop."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from rnnlab import devices
+    from rnnlab.network import RecurrentLayer
+    from rnnlab.step import sum_over_devices
+
+    names = {"vanilla": {"name": "vanilla"}, "irnn": {"name": "vanilla", "activation": "relu"}}
+    section = names.get(case.cell, {"name": case.cell}) | {"features": case.features}
+    layer = RecurrentLayer(
+        case.inputs,
+        cell=section,
+        bidirectional=case.bidirectional,
+        recurrence={"backend": backend},
+        rngs=nnx.Rngs(0),
+    )
+    for cell, weights in zip(layer.cells, problem.weights, strict=True):
+        for name, value in weights.items():
+            getattr(cell, name)[...] = jnp.asarray(value)
+    graphdef, params, buffers = nnx.split(layer, nnx.Param, ...)
+    params = nnx.to_pure_dict(params)
+    mesh = devices.make_mesh(case.batch)
+    everywhere, rows = PartitionSpec(), PartitionSpec(None, devices.DATA_AXIS)
+
+    def loss(params: Any, x: jax.Array, target: jax.Array) -> jax.Array:
+        h, _ = nnx.merge(graphdef, params, buffers)(x)
+        return 0.5 * jnp.sum((h - target) ** 2) / problem.target.size
+
+    def step(params: Any, x: jax.Array, target: jax.Array) -> Any:
+        value, gradients = sum_over_devices(jax.value_and_grad(loss)(params, x, target))
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, gradients), value
+
+    def gradient(params: Any, x: jax.Array, target: jax.Array) -> Any:
+        return sum_over_devices(jax.grad(loss)(params, x, target))
+
+    def forward(params: Any, x: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, params, buffers)(x)[0]
+
+    spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    data = (everywhere, rows, rows)
+    run_step = spread(step, in_specs=data, out_specs=everywhere)
+    run_forward = spread(forward, in_specs=(everywhere, rows), out_specs=rows)
+    run_gradient = spread(gradient, in_specs=data, out_specs=everywhere)
+    sharded = NamedSharding(mesh, rows)
+    arrays = (jax.device_put(problem.x, sharded), jax.device_put(problem.target, sharded))
+    params = devices.replicate(mesh, params)
+    norm = _recurrent_norm([c["recurrent_kernel"] for c in run_gradient(params, *arrays)["cells"].values()])
+    return _jax_contestant(run_step, run_forward, params, arrays, norm, mesh.devices.size)
+
+
+def _jax_contestant(step: Any, forward: Any, params: Any, arrays: Any, norm: float, devices: int) -> Contestant:
+    """Compiles and wraps a JAX contestant; the state is donated, as in training."""
+    import time
+
+    import jax
+
+    began = time.perf_counter()
+    compiled = jax.jit(step, donate_argnums=0).lower(params, *arrays).compile()
+    seconds = time.perf_counter() - began
+    run_forward = jax.jit(forward)
+    memory = compiled.memory_analysis()
+    state = jax.tree.map(lambda a: a.copy(), params)
+    state, loss = compiled(state, *arrays)
+    held = {"state": state}
+
+    def one_step() -> None:
+        held["state"], _ = jax.block_until_ready(compiled(held["state"], *arrays))
+
+    def one_forward() -> None:
+        jax.block_until_ready(run_forward(params, arrays[0]))
+
+    return Contestant(
+        one_step,
+        one_forward,
+        float(loss),
+        norm,
+        None if memory is None else int(memory.temp_size_in_bytes) * devices,
+        seconds,
+    )
+
+
+def _recurrent_norm(gradients: Any) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g in gradients)))
+
+
+def plain_scan(case: Case, problem: Problem) -> Contestant:
+    """A cell as one writes it by hand: everything of a step inside `lax.scan`, differentiated by JAX, one device."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    def cell(p: Any, carry: Any, x: jax.Array) -> Any:
+        h = carry[0]
+        z = x @ p["input_kernel"] + p["bias"]
+        u = h @ p["recurrent_kernel"]
+        if case.cell in ("vanilla", "irnn"):
+            h = jnp.tanh(z + u) if case.cell == "vanilla" else jax.nn.relu(z + u)
+            return (h,)
+        if case.cell == "lstm":
+            i, f, g, o = jnp.split(z + u, 4, -1)
+            c = jax.nn.sigmoid(f) * carry[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c)
+        (z_r, z_z, z_n), (u_r, u_z, u_n) = jnp.split(z, 3, -1), jnp.split(u, 3, -1)
+        r, update = jax.nn.sigmoid(z_r + u_r), jax.nn.sigmoid(z_z + u_z)
+        n = jnp.tanh(z_n + r * (u_n + p["recurrent_bias"]))
+        return ((1 - update) * n + update * h,)
+
+    def forward(params: Any, x: jax.Array) -> jax.Array:
+        zeros = jnp.zeros((case.batch, case.features))
+        start = (zeros, zeros) if case.cell == "lstm" else (zeros,)
+        outputs = []
+        for direction, p in enumerate(params):
+
+            def body(carry: Any, x: jax.Array, p: Any = p) -> Any:
+                new = cell(p, carry, x)
+                return new, new[0]
+
+            outputs.append(lax.scan(body, start, x, reverse=direction == 1)[1])
+        return jnp.concatenate(outputs, -1)
+
+    return _single_device(forward, problem.weights, problem, lambda g: [p["recurrent_kernel"] for p in g])
+
+
+def flax_rnn(case: Case, problem: Problem) -> Contestant:
+    """flax.nnx.RNN with SimpleCell, OptimizedLSTMCell or GRUCell, one device."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    layers = []
+    for direction, weights in enumerate(problem.weights):
+        sizes, rngs = (case.inputs, case.features), nnx.Rngs(0)
+        if case.cell == "lstm":
+            cell: Any = nnx.OptimizedLSTMCell(*sizes, rngs=rngs)
+            cell.dense_h.bias[...] = weights["bias"]
+        elif case.cell == "gru":
+            cell = nnx.GRUCell(*sizes, rngs=rngs)
+            cell.dense_i.bias[...] = weights["bias"]
+        else:
+            cell = nnx.SimpleCell(*sizes, activation_fn=jnp.tanh if case.cell == "vanilla" else nnx.relu, rngs=rngs)
+            cell.dense_i.bias[...] = weights["bias"]
+        cell.dense_i.kernel[...] = weights["input_kernel"]
+        cell.dense_h.kernel[...] = weights["recurrent_kernel"]
+        layers.append(nnx.RNN(cell, time_major=True, reverse=direction == 1, keep_order=True))
+    graphdef, params, rest = nnx.split(nnx.List(layers), nnx.Param, ...)
+
+    zeros = jnp.zeros((case.batch, case.features))
+    start = (zeros, zeros) if case.cell == "lstm" else zeros
+
+    def forward(params: Any, x: jax.Array) -> jax.Array:
+        merged = nnx.merge(graphdef, params, rest)
+        return jnp.concatenate([layer(x, initial_carry=start) for layer in merged], -1)
+
+    def recurrent(gradients: Any) -> list[Any]:
+        return [each["cell"]["dense_h"]["kernel"] for each in nnx.to_pure_dict(gradients).values()]
+
+    return _single_device(forward, params, problem, recurrent)
+
+
+def _single_device(forward: Any, params: Any, problem: Problem, recurrent: Any) -> Contestant:
+    import jax
+    import jax.numpy as jnp
+
+    params = jax.tree.map(jnp.asarray, params)
+    arrays = (jnp.asarray(problem.x), jnp.asarray(problem.target))
+
+    def loss(params: Any, x: jax.Array, target: jax.Array) -> jax.Array:
+        return 0.5 * jnp.mean((forward(params, x) - target) ** 2)
+
+    def step(params: Any, x: jax.Array, target: jax.Array) -> Any:
+        value, gradients = jax.value_and_grad(loss)(params, x, target)
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, gradients), value
+
+    norm = _recurrent_norm(recurrent(jax.jit(jax.grad(loss))(params, *arrays)))
+    return _jax_contestant(step, forward, params, arrays, norm, 1)
+
+
+def torch_nn(case: Case, problem: Problem) -> Contestant:
+    """torch.nn.RNN, LSTM or GRU with torch.optim.SGD, on the GPU where there is one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kinds = {"vanilla": ("RNN", {}), "irnn": ("RNN", {"nonlinearity": "relu"})}
+    kind, arguments = kinds.get(case.cell, (case.cell.upper(), {}))
+    module = getattr(torch.nn, kind)(case.inputs, case.features, bidirectional=case.bidirectional, **arguments)
+    with torch.no_grad():
+        for weights, suffix in zip(problem.weights, ("l0", "l0_reverse")[: case.directions], strict=True):
+            getattr(module, f"weight_ih_{suffix}").copy_(torch.tensor(weights["input_kernel"].T.copy()))
+            getattr(module, f"weight_hh_{suffix}").copy_(torch.tensor(weights["recurrent_kernel"].T.copy()))
+            getattr(module, f"bias_ih_{suffix}").copy_(torch.tensor(weights["bias"]))
+            hidden = getattr(module, f"bias_hh_{suffix}")
+            hidden.zero_()
+            if case.cell == "gru":
+                hidden[2 * case.features :] = torch.tensor(weights["recurrent_bias"])
+    module = module.to(device)
+    x, target = torch.tensor(problem.x, device=device), torch.tensor(problem.target, device=device)
+    optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE)
+
+    def finish() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def backward() -> float:
+        optimizer.zero_grad()
+        loss = 0.5 * ((module(x)[0] - target) ** 2).mean()
+        loss.backward()
+        return float(loss)
+
+    def step() -> None:
+        backward()
+        optimizer.step()
+        finish()
+
+    def forward() -> None:
+        with torch.no_grad():
+            module(x)
+        finish()
+
+    loss = backward()
+    norm = _recurrent_norm([p.grad.cpu() for n, p in module.named_parameters() if n.startswith("weight_hh")])
+    return Contestant(step, forward, loss, norm, None, None)

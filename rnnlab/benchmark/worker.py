@@ -1,0 +1,92 @@
+"""One process of the benchmark: makes cases ready and times them when asked, one JSON object a line.
+
+Every library runs in a process of its own with its default settings, rnnlab with those that `rnnlab.train` gives
+itself, so that nobody's allocator or thread pool is in another's way. All but the one that is asked sleep.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from rnnlab.benchmark.cases import Case, make_problem
+
+
+def contestants(kind: str) -> dict[str, Any]:
+    """Name -> function of (case, problem), for the contestants that share a process."""
+    from rnnlab.benchmark import contestants as c
+
+    if kind == "rnnlab":
+        return {
+            "rnnlab fused": lambda *a: c.rnnlab(*a, backend="fused"),
+            "rnnlab reference": lambda *a: c.rnnlab(*a, backend="reference"),
+        }
+    if kind == "jax":
+        return {"plain scan": c.plain_scan, "flax.nnx.RNN": c.flax_rnn}
+    return {"torch.nn": c.torch_nn}
+
+
+def time_calls(function: Any, seconds: float) -> float:
+    """The mean seconds of a call, over as many calls as fill `seconds` (at least one)."""
+    calls, began = 0, time.perf_counter()
+    while True:
+        function()
+        calls += 1
+        passed = time.perf_counter() - began
+        if passed >= seconds:
+            return passed / calls
+
+
+def matrix_product_rate(seconds: float) -> float:
+    """Floating point operations per second of a float32 product of two [2048, 2048] matrices on all cores."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    best = min(time_calls(lambda: jax.block_until_ready(product(a, a)), seconds / 3) for _ in range(3))
+    return 2 * 2048**3 / best
+
+
+def main(kind: str) -> None:
+    """Answers requests on standard input until it ends."""
+    if kind == "rnnlab":
+        import os
+
+        from rnnlab import devices
+
+        devices.tune_host(os.cpu_count() or 1)
+    known, ready = contestants(kind), {}
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # Whatever a library prints is not an answer.
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "describe":
+                answer: Any = list(known)
+            elif request["do"] == "rate":
+                answer = matrix_product_rate(request["seconds"])
+            elif request["do"] == "prepare":
+                case = Case(*request["case"])
+                made = ready[request["name"]] = known[request["name"]](case, make_problem(case))
+                made.step()
+                made.forward()
+                answer = {
+                    "loss": made.loss,
+                    "gradient": made.gradient,
+                    "temporary_bytes": made.temporary_bytes,
+                    "compile_seconds": made.compile_seconds,
+                }
+            elif request["do"] == "forget":
+                ready.clear()
+                answer = None
+            else:
+                answer = time_calls(getattr(ready[request["name"]], request["what"]), request["seconds"])
+        except Exception as error:  # The parent shows it in the table; the other contestants go on.
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,105 @@
+"""Every entry of ACTIVATIONS against its formula and the derivative of it, at ordinary and at extreme inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rnnlab.activations import ACTIVATIONS, Hyperparameter, as_activation
+from tests.helpers import float64
+
+Formula = Callable[[np.ndarray], np.ndarray]
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def below_zero(x: np.ndarray, negative: Any, positive: Any) -> np.ndarray:
+    """negative at 0 too: the derivative of a rectifier at its kink is that from the left."""
+    return np.where(x > 0, positive, negative)
+
+
+# name -> (f, f'); a new activation brings its own line.
+FORMULAS: dict[str, tuple[Formula, Formula]] = {
+    "tanh": (np.tanh, lambda x: 1 / np.cosh(np.clip(x, -300, 300)) ** 2),
+    "sigmoid": (logistic, lambda x: logistic(x) * logistic(-x)),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: below_zero(x, 0, 1)),
+    "leaky_relu": (lambda x: below_zero(x, 0.01 * x, x), lambda x: below_zero(x, 0.01, 1)),
+    "elu": (
+        lambda x: below_zero(x, np.expm1(np.minimum(x, 0)), x),
+        lambda x: below_zero(x, np.exp(np.minimum(x, 0)), 1),
+    ),
+    "linear": (lambda x: x, np.ones_like),
+}
+
+# Parameters other than the defaults, with the names that PyTorch has for them.
+PARAMETERS = [("leaky_relu", "slope", 0.2, "leaky_relu", "negative_slope"), ("elu", "alpha", 0.7, "elu", "alpha")]
+
+ORDINARY = np.concatenate([np.linspace(-8, 8, 201), [1e-12, -1e-12]])
+EXTREME = np.array([1e4, -1e4, 0.0, -0.0, 1e-30, -1e-30])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_values_and_derivatives_equal_the_formula(name):
+    value, derivative = FORMULAS[name]
+    with float64():
+        actual, slope = jax.vmap(jax.value_and_grad(as_activation(name)))(jnp.asarray(ORDINARY))
+        np.testing.assert_allclose(actual, value(ORDINARY), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(slope, derivative(ORDINARY), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_and_derivatives_are_right_at_extreme_inputs(name, dtype):
+    value, derivative = FORMULAS[name]
+    with jax.enable_x64(dtype == np.float64):
+        actual, slope = jax.vmap(jax.value_and_grad(as_activation(name)))(jnp.asarray(EXTREME, dtype))
+        assert actual.dtype == slope.dtype == dtype
+        np.testing.assert_allclose(actual, value(EXTREME), rtol=1e-6, atol=1e-30)
+        np.testing.assert_allclose(slope, derivative(EXTREME), rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_second_derivatives_are_finite(name):
+    curvature = jax.vmap(jax.grad(jax.grad(as_activation(name))))(jnp.asarray(EXTREME, jnp.float32))
+    assert np.isfinite(curvature).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_shape_is_kept_and_elements_do_not_mix(name):
+    f, x = as_activation(name), jnp.linspace(-3, 3, 24)
+    np.testing.assert_array_equal(f(x.reshape(2, 3, 4)), f(x).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize(("name", "parameter", "number", "function", "argument"), PARAMETERS)
+def test_parameter_means_what_it_means_in_torch(name, parameter, number, function, argument):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    x = torch.tensor(ORDINARY, requires_grad=True)
+    y = getattr(torch.nn.functional, function)(x, **{argument: number})
+    y.sum().backward()
+    with float64():
+        f = as_activation({"name": name, parameter: number})
+        actual, slope = jax.vmap(jax.value_and_grad(f))(jnp.asarray(ORDINARY))
+        np.testing.assert_allclose(actual, y.detach().numpy(), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(slope, x.grad.numpy(), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("name", "parameter", "number"), [entry[:3] for entry in PARAMETERS])
+def test_parameter_may_be_swept_and_is_not_trained(name, parameter, number):
+    x = jnp.asarray(ORDINARY, jnp.float32)
+    traced = jax.jit(lambda value: as_activation({"name": name, parameter: value})(x))
+    np.testing.assert_allclose(traced(number), as_activation({"name": name, parameter: number})(x), rtol=1e-6)
+    assert not np.allclose(traced(number), traced(2 * number))
+    assert traced._cache_size() == 1
+    module = as_activation({"name": name, parameter: number})
+    assert len(jax.tree.leaves(nnx.state(module, Hyperparameter))) == 1
+    assert not jax.tree.leaves(nnx.state(module, nnx.Param))
+
+
+def test_a_function_stands_for_itself():
+    assert as_activation(jnp.sin) is jnp.sin

@@ -1,0 +1,131 @@
+"""Gradient flow against the chain rule worked backwards in NumPy, and the decay it measures where that is known."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rnnlab.diagnostics import gradient_flow
+from rnnlab.diagnostics.gradient_flow import decay_per_step
+from rnnlab.network import Network
+from rnnlab.tasks import Adding, Batch
+from tests.helpers import float64, quick_jit, random_array, random_like
+
+T, B, H = 7, 3, 4
+LENGTHS = (7, 4, 1)
+
+
+def random_network(**fields: Any) -> Network:
+    """A tanh network for the adding task with parameters from N(0, 0.5²), in double precision where that is on."""
+    cell = {"name": "vanilla", "features": H}
+    network = nnx.eval_shape(lambda: Network(2, 1, cell=cell, **fields, rngs=nnx.Rngs(0)))
+    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+    return nnx.merge(graphdef, jax.tree.map(lambda a: jnp.asarray(0.5 * a, float), random_like(params, 0)), rest)
+
+
+def flow_of(network: Network, batch: Batch) -> dict[str, np.ndarray]:
+    """`gradient_flow`, compiled."""
+    graphdef, state = nnx.split(network)
+    measure = quick_jit(lambda state, batch: gradient_flow(nnx.merge(graphdef, state), Adding(length=T), batch))
+    return jax.tree.map(np.asarray, measure(state, batch))
+
+
+def states(cell: Any, x: np.ndarray, order: list[int]) -> dict[int, np.ndarray]:
+    """h_t of one row of a tanh cell, visiting the steps in this order."""
+    h, found = np.zeros(H), {}
+    for t in order:
+        h = np.tanh(x[t] @ cell.input_kernel[...] + h @ cell.recurrent_kernel[...] + cell.bias[...])
+        found[t] = h
+    return found
+
+
+def backwards(cell: Any, h: dict[int, np.ndarray], order: list[int], into: dict[int, np.ndarray]) -> np.ndarray:
+    """∂L/∂h_t [T, H]: what reaches h_t from outside the layer (`into`) and through h of the step visited after it."""
+    found, after = np.zeros((T, H)), np.zeros(H)
+    for t in reversed(order):
+        found[t] = after + into.get(t, 0)
+        after = (found[t] * (1 - h[t] ** 2)) @ np.asarray(cell.recurrent_kernel[...]).T
+    return found
+
+
+def rms(gradients: list[np.ndarray]) -> np.ndarray:
+    """Over rows, of the norm at each step."""
+    return np.sqrt(np.mean([np.sum(g**2, axis=1) for g in gradients], axis=0))
+
+
+def problem(lengths: tuple[int, ...] | None) -> tuple[Batch, np.ndarray, list[list[int]]]:
+    """A batch, its inputs in NumPy, and each row's valid steps."""
+    batch = Batch(random_array(1, T, B, 2), random_array(2, B, 1), None if lengths is None else jnp.array(lengths))
+    return batch, np.asarray(batch.inputs), [list(range(n)) for n in lengths or B * (T,)]
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_flow_through_two_layers_equals_the_chain_rule(lengths: tuple[int, ...] | None) -> None:
+    with float64():
+        network = random_network(layers=2)
+        batch, x, orders = problem(lengths)
+        found = flow_of(network, batch)
+        outputs = np.asarray(network(batch.inputs, batch.lengths))
+        first, second = (layer.cells[0] for layer in network.layers)
+        upper, lower = [], []
+        for row, order in enumerate(orders):
+            error = 2 * (outputs[row] - np.asarray(batch.targets)[row])
+            h1 = states(first, x[:, row], order)
+            h2 = states(second, h1, order)
+            d2 = backwards(second, h2, order, {order[-1]: error @ np.asarray(network.readout.kernel[...]).T})
+            down = {t: (d2[t] * (1 - h2[t] ** 2)) @ np.asarray(second.input_kernel[...]).T for t in order}
+            upper.append(d2)
+            lower.append(backwards(first, h1, order, down))
+    assert list(found) == ["layer 1", "layer 2"]
+    np.testing.assert_allclose(found["layer 1"], rms(lower), rtol=1e-12)
+    np.testing.assert_allclose(found["layer 2"], rms(upper), rtol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_flow_in_reverse_runs_towards_the_end(lengths: tuple[int, ...] | None) -> None:
+    with float64():
+        network = random_network(bidirectional=True)
+        batch, x, orders = problem(lengths)
+        found = flow_of(network, batch)
+        outputs = np.asarray(network(batch.inputs, batch.lengths))
+        gradients: dict[str, list[np.ndarray]] = {"layer 1": [], "layer 1 reverse": []}
+        for row, valid in enumerate(orders):
+            error = 2 * (outputs[row] - np.asarray(batch.targets)[row])
+            into = error @ np.asarray(network.readout.kernel[...]).T
+            directions = zip(network.layers[0].cells, (valid, valid[::-1]), (into[:H], into[H:]), strict=True)
+            for name, (cell, order, part) in zip(gradients, directions, strict=True):
+                h = states(cell, x[:, row], order)
+                gradients[name].append(backwards(cell, h, order, {order[-1]: part}))
+    assert list(found) == list(gradients)
+    for name, expected in gradients.items():
+        np.testing.assert_allclose(found[name], rms(expected), rtol=1e-12)
+
+
+def test_a_step_past_every_rows_end_has_no_flow() -> None:
+    batch, _, _ = problem((4, 2, 3))
+    flow = flow_of(random_network(), batch)["layer 1"]
+    assert (flow[:4] > 0).all()
+    np.testing.assert_array_equal(flow[4:], 0)
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.9, 0.999, 1.2])
+def test_a_linear_cell_with_a_scaled_identity_decays_by_that_scale(factor: float) -> None:
+    cell = {"name": "vanilla", "features": H, "activation": "linear"}
+    recurrent = {"name": "identity", "scale": factor}
+    network = Network(2, 1, cell=cell | {"recurrent_init": recurrent}, rngs=nnx.Rngs(0))
+    batch, _, _ = problem(None)
+    found, half_life = decay_per_step(jnp.asarray(flow_of(network, batch)["layer 1"]))
+    assert found == pytest.approx(factor, abs=1e-4)
+    assert half_life == pytest.approx(-math.log(2) / math.log(factor) if factor < 1 else math.inf, rel=1e-3)
+
+
+def test_decay_ignores_steps_without_gradient_and_needs_two() -> None:
+    norms = jnp.array([0.0, 0.25, 0.5, 1.0, 0.0, jnp.inf])
+    factor, half_life = decay_per_step(norms)
+    assert factor == pytest.approx(0.5, rel=1e-5)
+    assert half_life == pytest.approx(1.0, rel=1e-5)
+    assert decay_per_step(jnp.array([0.0, 1.0, 0.0])) == (0.0, 0.0)
