@@ -239,7 +239,8 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
     long = dict(steps=3000, eval_every=50, checkpoint_every=50, log_every=50)
     whole = start(tmp_path, tmp_path / "whole", **long)
-    assert whole.wait() == 0, whole.stderr.read()
+    out, err = whole.communicate()
+    assert whole.returncode == 0, err
     generator = np.random.default_rng(int(time.time()))
     kills = 0
     for _ in range(4):
@@ -251,7 +252,7 @@ def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
         if process.poll() is None:
             kills += 1
             process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert kills >= 2
     last = start(tmp_path, tmp_path / "killed", **long)
     out, err = last.communicate()
