@@ -133,7 +133,9 @@ COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-per
 def test_devices_meet_once_a_step_and_never_inside_the_recurrence() -> None:
     run = programs(2)
     state = run.start(0)
-    text = run.train.lower(state, data_of(run), jnp.int32(3), jnp.asarray(ROWS)).compile().as_text()
+    lowered = run.train.lower(state, data_of(run), jnp.int32(3), jnp.asarray(ROWS))
+    assert lowered.as_text().count("stablehlo.all_reduce") == 1, "XLA may merge several, but need not"
+    text = lowered.compile().as_text()
     bodies = computations(text)
     collectives = {name: re.findall(COLLECTIVE, body) for name, body in bodies.items() if re.search(COLLECTIVE, body)}
     assert list(collectives.values()) == [[("all-reduce", "")]], collectives
