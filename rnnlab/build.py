@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -32,43 +33,49 @@ class Bound:
     def admits(self, value: float) -> bool:
         low = value > self.low if self.low_excluded else value >= self.low
         high = value < self.high if self.high_excluded else value <= self.high
-        return low and high
+        return low and high and math.isfinite(value)
 
     def __str__(self) -> str:
         text = f"above {self.low:g}" if self.low_excluded else f"at least {self.low:g}"
         if self.high == float("inf"):
             return text
-        return text + (f" and below {self.high:g}" if self.high_excluded else f" and at most {self.high:g}")
+        high = self.high if isinstance(self.high, int) else f"{self.high:g}"
+        return text + (f" and below {high}" if self.high_excluded else f" and at most {high}")
 
 
 Positive = Annotated[float, Bound(0, low_excluded=True)]
 NonNegative = Annotated[float, Bound(0)]
 Decay = Annotated[float, Bound(0, 1, high_excluded=True)]
 """The decay rate of a running mean: at least 0 and below 1."""
-PositiveInt = Annotated[int, Bound(1)]
-NonNegativeInt = Annotated[int, Bound(0)]
+LARGEST_INT = 2**31 - 1
+"""The largest that an int32 array holds: steps, sizes and seeds become such arrays."""
+PositiveInt = Annotated[int, Bound(1, LARGEST_INT)]
+NonNegativeInt = Annotated[int, Bound(0, LARGEST_INT)]
 
 GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "rngs"})
 """Parameters of factories that the code supplies; a config cannot set them."""
 
 
-def unknown(kind: str, name: Any, known: Iterable[str]) -> str:
-    """The line that says what was not found, what is nearest and what there is."""
+def unknown(kind: str, name: Any, known: Iterable[str], prefix: str = "") -> str:
+    """The line that says what was not found, what is nearest and what there is; all names stand below `prefix`."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or 'none'}"
+    hint = f"did you mean {' or '.join(prefix + n for n in near)}? " if near else ""
+    there = ", ".join(prefix + n for n in known) or "none"
+    return f"unknown {kind} {(prefix + name if prefix else name)!r}; {hint}known: {there}"
 
 
 def find(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str) -> tuple[Any, dict]:
     """The factory that a section names, and the section's other fields."""
     if isinstance(section, str):
         section = {"name": section}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{kind}: {section!r} is neither a name nor a section; known: {', '.join(sorted(table))}")
     fields = dict(section)
     name = fields.pop("name", None)
     if name is None:
         raise ConfigError(f"{kind}: the field 'name' is missing; known: {', '.join(sorted(table))}")
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(unknown(kind, name, table))
     return table[name], fields
 
@@ -105,14 +112,20 @@ def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, 
     prefix = f"{path}." if path else ""
     for key in section:
         if key not in fields:
-            raise ConfigError(unknown("field", prefix + str(key), [prefix + f for f in fields]))
+            raise ConfigError(unknown("field", str(key), fields, prefix))
     resolved = {}
     for key, (hint, default) in fields.items():
         value = section.get(key, default)
+        if isinstance(value, Mapping) and "name" not in value:  # Some fields of a section whose name is the default.
+            value = ({"name": default} if isinstance(default, str) else _mapping(default)) | dict(value)
         if value is inspect.Parameter.empty:
             raise ConfigError(f"{prefix}{key}: missing; expected {_describe(hint)}")
         resolved[key] = _check(value, hint, prefix + key)
     return resolved
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _name(section: str | Mapping[str, Any]) -> str:
@@ -177,7 +190,10 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if value != value:
                 raise ConfigError(f"{path}: not a number (nan)")
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise ConfigError(f"{path}: {value!r} does not fit a float") from None
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
@@ -231,7 +247,7 @@ def _describe(hint: Any) -> str:
 
 
 def split_numbers(section: Any) -> tuple[Any, dict[str, float]]:
-    """A resolved section as (structure, numbers): every float is a number, keyed by its path; all else is structure.
+    """A resolved section as (structure, numbers): every float field is a number, keyed by its path.
 
     The numbers enter compiled functions as arrays, so runs that differ in nothing else share one program.
     """

@@ -76,7 +76,11 @@ def load_file(reference: str) -> ConfigDict:
         presets = getattr(module, "PRESETS", {})
         if preset and preset not in presets:
             raise ConfigError(unknown(f"preset of {path}", preset, presets))
-        return module.get_config(preset) if inspect.signature(module.get_config).parameters else module.get_config()
+        takes_preset = inspect.signature(module.get_config).parameters
+        config = module.get_config(preset) if takes_preset else module.get_config()
+        if not isinstance(config, ConfigDict | dict):
+            raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
+        return ConfigDict(to_dict(config))
     except ConfigError:
         raise
     except Exception as error:  # Whatever a user's file raises: one line that names the file.

@@ -67,9 +67,10 @@ class RecurrentLayer(nnx.Module):
             [build(CELLS, cell, "cell", in_features=in_features, rngs=rngs) for _ in range(directions)]
         )
         self.out_features = directions * self.cells[0].features
-        self.options = nnx.static(recurrence_options(**(recurrence or {})))
+        options = recurrence_options(**(recurrence or {}))
+        self.options = tuple(options.items())  # Hashable, as what is static in a module should be.
         for each in self.cells:
-            resolve_backend(each, self.options["backend"])
+            resolve_backend(each, options["backend"])
         carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
         self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
 
@@ -93,7 +94,7 @@ class RecurrentLayer(nnx.Module):
                 reverse=direction == 1,
                 initial_carry=carry,
                 taps=None if taps is None else taps[direction],
-                **self.options,
+                **dict(self.options),
             )
             outputs.append(h)
             states.append(last[0])

@@ -50,7 +50,7 @@ def exponential(rate: Positive = 0.5, steps: PositiveInt = 1000) -> Schedule:
     return lambda step: rate ** (step / steps)
 
 
-def step(factor: Positive = 0.1, boundaries: tuple[int, ...] = ()) -> Schedule:
+def step(factor: Positive = 0.1, boundaries: tuple[PositiveInt, ...] = ()) -> Schedule:
     """Times factor at every step in boundaries."""
 
     def schedule(step: jax.Array) -> jax.Array:
@@ -180,7 +180,8 @@ def global_norm(tree: PyTree) -> jax.Array:
     """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow."""
     leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree)]
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves if leaf.size]))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
+    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
     return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
 
 

@@ -339,13 +339,15 @@ def _fused_backward(plan, residuals, cotangents):
             back, dcarry, (pulls, dh, mask), reverse=not plan.reverse, unroll=plan.unroll_steps
         )
         dz = du if same else dz
-        dkernel = dkernel + jnp.einsum("tbh,tbm->hm", before[0], du)
+        dkernel = dkernel + jnp.einsum("tbh,tbm->hm", before[0], du, preferred_element_type=dkernel.dtype)
         dparams_project, dx = pull_project(dz)
         pull_params = jax.vjp(lambda p: jax.vmap(functools.partial(plan.gates, p))(before, z, u), params)[1]
-        dparams = jax.tree.map(lambda *a: a[0] + a[1] + a[2], dparams, dparams_project, pull_params(dnew)[0])
+        dparams = jax.tree.map(lambda total, *new: total + sum(new), dparams, dparams_project, pull_params(dnew)[0])
         return (dcarry, dparams, dkernel), (dx, None if taps is None else Taps(dnew, du))
 
-    accumulated = (dlast, jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(kernel))
+    # Sums over time are kept in float32 at least, and in the widest type that enters them.
+    wide = functools.partial(_zeros_at_least, jnp.result_type(jnp.float32, dh.dtype))
+    accumulated = (dlast, jax.tree.map(wide, params), wide(kernel))
     pieces = []
     for (where, count), start in zip(reversed(plan.segments(x.shape[0])), reversed(starts), strict=True):
         inputs = (start, *_cut((saved, x, mask, dh), where, count))
@@ -353,7 +355,13 @@ def _fused_backward(plan, residuals, cotangents):
         pieces.append(piece)
     dx, dtaps = _join(plan, pieces[::-1])
     dcarry, dparams, dkernel = accumulated
+    dparams, dkernel = jax.tree.map(lambda d, p: d.astype(p.dtype), (dparams, dkernel), (params, kernel))
     return dparams, dkernel, dcarry, dx, None, dtaps
+
+
+def _zeros_at_least(dtype: Any, like: jax.Array) -> jax.Array:
+    """Zeros of a shape, in dtype or the array's own type, whichever is wider."""
+    return jnp.zeros(like.shape, jnp.promote_types(like.dtype, dtype))
 
 
 _fused.defvjp(_fused_forward, _fused_backward)

@@ -63,7 +63,7 @@ def test_a_preset_is_named_behind_a_colon(tmp_path: Path, suffix: str, steps: in
 
 def test_a_file_may_have_no_presets(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def get_config():\n    return {'steps': 3}\n")
-    assert load_file(str(tmp_path / "mine.py")) == {"steps": 3}
+    assert load_file(str(tmp_path / "mine.py")) == ConfigDict({"steps": 3})
     with pytest.raises(ConfigError, match=r"unknown preset of .*mine\.py 'lstm'; known: none"):
         load_file(f"{tmp_path / 'mine.py'}:lstm")
 
@@ -303,7 +303,7 @@ MISTAKES = [
     ("model.cell.feature", "3", "unknown field 'model.cell.feature'; did you mean model.cell.features"),
     ("model.cell.activation", "relu", "unknown field 'model.cell.activation'"),
     ("model.readout", "every", "unknown field 'model.readout'"),
-    ("optimizer.b3", "0.1", "unknown field 'optimizer.b3'; did you mean optimizer.b"),
+    ("optimizer.epz", "0.1", "unknown field 'optimizer.epz'; did you mean optimizer.eps"),
     ("optimizer.schedule.rate", "0.1", "unknown field 'optimizer.schedule.rate'"),
     ("early_stopping.patient", "1", "did you mean early_stopping.patience"),
     ("model.recurrence.chunks", "1", "did you mean model.recurrence.chunk"),
@@ -420,3 +420,8 @@ def test_a_workdir_without_a_readable_config_is_refused(tmp_path: Path, text: st
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
         read_config(tmp_path)
+
+
+def test_fields_of_a_section_whose_name_is_the_default_need_no_name() -> None:
+    cell = resolve_config(overridden(model__cell="irnn", model__cell__recurrent_init__scale="0.5"))["model"]["cell"]
+    assert cell["recurrent_init"] == {"name": "identity", "scale": 0.5}

@@ -205,3 +205,7 @@ def test_padding_reaches_neither_outputs_nor_gradients(projection: int | None) -
     clean = jnp.where(jnp.arange(T)[:, None, None] < lengths[:, None], x, 0)
     found, expected = differentiate(params, with_bad_padding(x, lengths)), differentiate(params, clean)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_graph_is_hashable_so_that_it_can_be_a_static_argument():
+    hash(nnx.graphdef(Network(2, 1, cell={"name": "lstm", "features": 3}, rngs=nnx.Rngs(0))))

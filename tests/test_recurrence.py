@@ -272,3 +272,23 @@ def test_fused_needs_a_fraction_of_the_memory_of_reference():
     reference = temporaries(backend="reference")
     assert reference > 5 * temporaries(backend="fused", chunk=50) > 0
     assert reference > 9 * temporaries(backend="fused", chunk=50, remat=True) > 0
+
+
+@pytest.mark.parametrize("variant", ["lstm", "gru", "irnn"])
+@pytest.mark.parametrize(("of_params", "of_x"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x):
+    graphdef, state = random_cell(variant)
+    state = jax.tree.map(lambda a: a.astype(of_params), state)
+    x = random_array(1, 6, 2, 3).astype(of_x)
+
+    def gradients(backend: str) -> tuple[nnx.State, jax.Array]:
+        def loss(state: nnx.State, x: jax.Array) -> jax.Array:
+            return unroll(nnx.merge(graphdef, state), x, backend=backend)[0].astype(jnp.float32).sum()
+
+        return jax.grad(loss, (0, 1))(state, x)
+
+    fused, reference = gradients("fused"), gradients("reference")
+    for a, b, like in zip(*map(jax.tree.leaves, (fused, reference, (state, x))), strict=True):
+        assert a.dtype == like.dtype
+        # Two units in the last place of bfloat16.
+        assert jnp.abs(a - b).max() <= 2**-6 * jnp.abs(b).max()

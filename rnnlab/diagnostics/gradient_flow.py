@@ -35,7 +35,7 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
 def _root_mean_square(gradient: Float[Array, "T B H"]) -> Float[Array, " T"]:
     """Over rows, of the norm over units; scaled first, since the squares of what vanishes underflow below 1e-19."""
     largest = jnp.max(jnp.abs(gradient), axis=(1, 2), keepdims=True)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
     squares = jnp.sum((gradient / scale) ** 2, axis=-1)
     return scale[:, 0, 0] * jnp.sqrt(jnp.mean(squares, axis=-1))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from rnnlab.build import Bound, PositiveInt
+from rnnlab.build import LARGEST_INT, Bound, NonNegativeInt, PositiveInt
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
@@ -24,11 +24,11 @@ class Adding(Task):
 
     def __init__(
         self,
-        length: Annotated[int, Bound(2)] = 150,
+        length: Annotated[int, Bound(2, LARGEST_INT)] = 150,
         train_size: PositiveInt | None = None,
         validation_size: PositiveInt = 2000,
         test_size: PositiveInt = 10_000,
-        data_seed: int = 0,
+        data_seed: NonNegativeInt = 0,
     ):
         """length: T, at least 2. train_size: None for fresh sequences without end; the paper has 100 000 fixed ones
         (and 10 000 for the test). data_seed: of the fixed sets, so that every run is tested on the same sequences."""

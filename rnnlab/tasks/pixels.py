@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.build import Bound, ConfigError, Positive
+from rnnlab.build import Bound, ConfigError, NonNegativeInt, Positive
 from rnnlab.datasets import mnist
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
@@ -26,7 +26,7 @@ class Pixels(Task):
         self,
         order: Literal["scanline", "permuted", "rows"] = "scanline",
         white: Positive = 255.0,
-        permutation_seed: int = 0,
+        permutation_seed: NonNegativeInt = 0,
         validation_size: Annotated[int, Bound(1, 59_999)] = 5000,
         data_dir: str | os.PathLike[str] | None = None,
     ):
