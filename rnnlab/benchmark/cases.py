@@ -89,7 +89,7 @@ def make_problem(case: Case) -> Problem:
             "bias": draw(width) * np.float32(0.1),
         }
         if case.cell == "gru":
-            each["recurrent_bias"] = draw(h) * np.float32(0.1)
+            each["recurrent_bias"] = np.zeros(h, np.float32)  # Flax has none.
         weights.append(each)
     x = draw(case.steps, case.batch, case.inputs)
     return Problem(weights, x, draw(case.steps, case.batch, h * case.directions))

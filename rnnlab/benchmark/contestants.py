@@ -236,7 +236,7 @@ def torch_nn(case: Case, problem: Problem) -> Contestant:
         optimizer.zero_grad()
         loss = 0.5 * ((module(x)[0] - target) ** 2).mean()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     def step() -> None:
         backward()

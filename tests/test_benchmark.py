@@ -1,0 +1,75 @@
+"""The benchmark: all contestants compute the same, and one that does not is void."""
+
+import importlib.util
+import json
+
+import pytest
+
+from rnnlab.benchmark import __main__ as benchmark
+from rnnlab.benchmark import contestants
+from rnnlab.benchmark.cases import CELLS, Case, make_problem
+from rnnlab.build import ConfigError
+
+MAKERS = {
+    "fused": lambda *a: contestants.rnnlab(*a, backend="fused"),
+    "reference": lambda *a: contestants.rnnlab(*a, backend="reference"),
+    "plain scan": contestants.plain_scan,
+    "flax": contestants.flax_rnn,
+    "torch": contestants.torch_nn,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS)
+def test_all_contestants_compute_the_same(cell):
+    case = Case(cell, 7, 4, 3, 5, bidirectional=True)
+    problem = make_problem(case)
+    found = {}
+    for name, make in MAKERS.items():
+        if name != "torch" or importlib.util.find_spec("torch"):
+            found[name] = make(case, problem)
+            found[name].step()
+            found[name].forward()
+    first = found["plain scan"]
+    for name, made in found.items():
+        assert made.loss == pytest.approx(first.loss, rel=1e-5), name
+        assert made.gradient == pytest.approx(first.gradient, rel=1e-5), name
+
+
+def test_row_that_disagrees_is_void():
+    rows = [{"loss": loss, "gradient": 1.0} for loss in (2.0, 2.0001, 2.1)]
+    benchmark.judge(rows)
+    assert ["error" in row for row in rows] == [False, False, True]
+    assert "void" in rows[2]["error"]
+
+
+def test_ratio_is_the_peer_over_rnnlab_turn_by_turn():
+    def row(name: str, times: list[float]) -> dict:
+        return {"contestant": name, "step": times, "forward": times}
+
+    case = Case("lstm", 10, 2, 3, 4)
+    rows = [row("rnnlab fused", [1.0, 2.0, 4.0]), row("peer", [3.0, 6.0, 4.0])]
+    ours, peer = benchmark.summarize(case, rows, rate=case.step_products())
+    assert (ours["step_ratio"], peer["step_ratio"]) == (1.0, 3.0)
+    assert ours["step_share"] == pytest.approx(0.5)
+    assert "step_ratio" not in benchmark.summarize(case, [{"contestant": "peer", "error": "void"}], 1.0)[0]
+
+
+def test_unknown_cell_or_shape_is_named():
+    with pytest.raises(ConfigError, match="did you mean lstm"):
+        benchmark.main(["--cells=lsmt"])
+    with pytest.raises(ConfigError, match="unknown value of --shapes '9'"):
+        benchmark.main(["--shapes=9"])
+
+
+@pytest.mark.slow
+def test_command_writes_a_table_a_file_and_a_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "SHAPES", [(6, 4, 2, 3, False)])
+    output = tmp_path / "benchmark.json"
+    flags = ["--cells=irnn", "--shapes=0", "--turns=1", "--seconds=0.01", f"--output={output}"]
+    assert benchmark.main(flags) == 0
+    rows = json.loads(output.read_text())["results"]
+    assert {"rnnlab fused", "rnnlab reference", "plain scan", "flax.nnx.RNN"} <= {row["contestant"] for row in rows}
+    assert all(row["step_ratio"] > 0 for row in rows)
+    assert output.with_suffix(".png").stat().st_size > 0
+    assert "rnnlab fused" in capsys.readouterr().out
