@@ -38,7 +38,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, say: Callable[[str], None] = print):
         # Orbax tells through absl's log of every save and of every file that it looks for; its errors are raised.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory, self.say = directory, say
         best = _policies.BestN(
             get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False

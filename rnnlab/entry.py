@@ -90,6 +90,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     except ConfigError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = MISTAKE
+        sys.unraisablehook = lambda _: None  # A full disk fails once more in every writer that closes at exit.
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED

@@ -109,7 +109,7 @@ def train_and_evaluate(
     steps = config["steps"]
     state = jax.block_until_ready(run.programs.start(config["seed"]))
 
-    with contextlib.ExitStack() as stack, _disk_errors(workdir):
+    with _disk_errors(workdir), contextlib.ExitStack() as stack:
         progress = ProgressLine(steps, 0)
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
         stack.callback(checkpoints.close)
@@ -123,8 +123,8 @@ def train_and_evaluate(
         progress = ProgressLine(steps, step)
         progress.say(
             f"{config['task']['name']}, {config['model']['cell']['name']}, "
-            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {devices.describe(run.mesh)}, "
-            f"steps {step} to {steps}"
+            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {run.programs.backend} backend, "
+            f"{devices.describe(run.mesh)}, steps {step} to {steps}"
         )
         writer = MetricsWriter(workdir, step)
         stack.callback(writer.close)
@@ -287,11 +287,29 @@ def _interruptions(progress: ProgressLine) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _disk_errors(workdir: Path) -> Iterator[None]:
-    """A disk that is full or gone is the user's to mend: one line."""
+    """A disk that is full or gone is the user's to mend: one line, whichever of the writers met it first."""
+    hook = before = threading.excepthook
+
+    def quiet(failure: threading.ExceptHookArgs) -> None:
+        """The writers' threads fail as the main one does, which says it."""
+        if not isinstance(failure.exc_value, OSError):
+            before(failure)
+
+    threading.excepthook = quiet
     try:
         yield
-    except OSError as error:
-        raise ConfigError(f"cannot write to {workdir}: {error.strerror or error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, OSError):
+            found = found.__cause__ or found.__context__
+        if found is None:
+            raise
+        hook = quiet  # The threads close after this, as the process ends.
+        raise ConfigError(f"cannot write to {workdir}: {found.strerror or found}") from error
+    finally:
+        threading.excepthook = hook
 
 
 def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[str, Any], workdir: Path) -> str:

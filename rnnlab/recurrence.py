@@ -66,8 +66,8 @@ class Taps(NamedTuple):
     u: Any
 
 
-def make_taps(cell: FusableCell, x: jax.Array) -> Taps:
-    """Taps for `unroll(cell, x)` with x [T, B, D]."""
+def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
+    """Taps for `unroll(cell, x)` with x [T, B, D]; of a `StepCell`, which has no one u, those of u get none."""
     z = jax.eval_shape(cell.project, x[0])
     carry = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     steps = x.shape[0]

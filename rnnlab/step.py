@@ -18,6 +18,7 @@ from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS
 from rnnlab.network import Network
 from rnnlab.optimizers import global_norm, make_optimizer
+from rnnlab.recurrence import resolve_backend
 from rnnlab.tasks import Batch, Split, Task
 from rnnlab.tasks.base import stream
 from rnnlab.typing import Array, Float, Int, PyTree
@@ -78,6 +79,7 @@ class Programs:
         self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer})
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
+        self.backend = resolve_backend(network.layers[0].cells[0], model["recurrence"]["backend"])
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0))
         self.metric_names = tuple(name for name in state.sums if name not in _RUNNING)
 

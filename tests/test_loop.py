@@ -129,6 +129,12 @@ def test_one_device_equals_two(finished, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+def test_cell_that_the_fused_backend_cannot_run_says_which_one_it_uses(tmp_path, capsys):
+    cell = dict(name="gru_reset_before", features=4)
+    assert train_and_evaluate(small(steps=4, model=dict(cell=cell)), tmp_path)["status"] == "finished"
+    assert "reference backend" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Of Orbax's readers, which gave up.
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, capsys, damage):
