@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from rnnlab.typing import PyTree
 
@@ -87,7 +87,7 @@ def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, A
         ConfigError: no name, an unknown name, or fields that the factory does not take.
     """
     factory, fields = find(table, section, kind)
-    known = _fields(factory)
+    known = fields_of(factory)
     for field in fields:
         if field not in known:
             raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, known))
@@ -101,14 +101,15 @@ def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, 
         factory: its keyword parameters are the fields; annotations say what they admit.
         section: what the user set.
         path: where the section stands in the config, for messages.
-        common: further functions whose parameters belong to the same section.
+        common: further functions whose parameters belong to the same section; where one has a parameter that the
+            factory has too, the factory's is taken.
 
     Raises:
         ConfigError: an unknown field, a wrong type, a value out of bounds, a missing field.
     """
-    fields = {}
-    for function in (factory, *common):
-        fields |= _fields(function)
+    fields = fields_of(factory)
+    for function in common:
+        fields |= {key: field for key, field in fields_of(function).items() if key not in fields}
     prefix = f"{path}." if path else ""
     for key in section:
         if key not in fields:
@@ -132,20 +133,38 @@ def _name(section: str | Mapping[str, Any]) -> str:
     return section if isinstance(section, str) else section["name"]
 
 
-def _fields(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Field -> (annotation, default) of a factory."""
-    target = function.func if isinstance(function, functools.partial) else function
-    # Of a class, its constructor: the metaclass of Flax's modules hides the signature.
-    target = target.__init__ if isinstance(target, type) else target
+class Field(NamedTuple):
+    """What a factory's signature says of one parameter."""
+
+    hint: Any
+    default: Any
+    """`inspect.Parameter.empty` if there is none."""
+
+
+def fields_of(function: Callable[..., Any]) -> dict[str, Field]:
+    """The parameters of a factory that a config sets."""
+    target = _signed(function)
     hints = typing.get_type_hints(target, include_extras=True)
     preset = function.keywords if isinstance(function, functools.partial) else {}
     return {
-        name: (hints.get(name, Any), preset.get(name, parameter.default))
+        name: Field(hints.get(name, Any), preset.get(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()
         if name not in GIVEN_BY_CODE
         and name != "self"
         and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a factory has a parameter of this name, be it the config's or the code's."""
+    return name in inspect.signature(_signed(function)).parameters
+
+
+def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a factory's signature stands."""
+    target = function.func if isinstance(function, functools.partial) else function
+    # Of a class, its constructor: the metaclass of Flax's modules hides the signature.
+    return target.__init__ if isinstance(target, type) else target
 
 
 def _check(value: Any, hint: Any, path: str) -> Any:

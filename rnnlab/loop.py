@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rnnlab import devices, plots
-from rnnlab.build import ConfigError, build
+from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.metrics import MetricsWriter, ProgressLine
 from rnnlab.step import Programs, TrainState, means
-from rnnlab.tasks import TASKS, Split, Task
+from rnnlab.tasks import Split, make_task
 from rnnlab.typing import PyTree
 from rnnlab.workdir import git_commit, open_workdir, versions, write_file
 
@@ -40,8 +40,7 @@ class Run:
         self.config = config = resolve_config(config)
         devices.tune_host(config["batch_size"], config["devices"])
         self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
-        given = {"data_dir": data_dir} if config["task"]["name"] in _NEEDS_FILES else {}
-        self.task: Task = build(TASKS, config["task"], "task", **given)
+        self.task = make_task(config["task"], data_dir)
         self.programs = Programs(
             config["model"],
             config["optimizer"],
@@ -207,7 +206,6 @@ def train_and_evaluate(
     return summary
 
 
-_NEEDS_FILES = ("pixels",)
 _EVERY = ("log_every", "eval_every", "checkpoint_every")
 
 

@@ -20,9 +20,11 @@ from rnnlab.build import (
     Positive,
     PositiveInt,
     build,
+    fields_of,
     merge_numbers,
     resolve,
     split_numbers,
+    takes,
 )
 from rnnlab.cells import CELLS
 from rnnlab.initializers import INITIALIZERS
@@ -190,6 +192,24 @@ def test_fields_of_a_common_function_belong_to_the_section():
     assert resolve(circle, {"name_of_plot": "a"}, "", shared) == {"radius": 1.0, "filled": False, "name_of_plot": "a"}
     with pytest.raises(ConfigError, match="unknown field 'name_of_plot'"):
         resolve(circle, {"name_of_plot": "a"}, "")
+
+
+def test_a_factory_s_own_field_wins_over_a_common_one():
+    def common(filled: Literal["yes", "no"] = "no", size: int = 3) -> None: ...
+
+    once = resolve(circle, {"radius": 2}, "", common)
+    assert once == {"radius": 2.0, "filled": False, "size": 3}
+    assert list(once) == ["radius", "filled", "size"]
+    assert resolve(circle, {"filled": True}, "", common)["filled"] is True
+
+
+@pytest.mark.parametrize("factory", SHAPES.values(), ids=SHAPES)
+def test_fields_are_the_parameters_that_the_code_does_not_give(factory):
+    for name in ("in_features", "side", "corners", "radius", "filled"):
+        assert (name in fields_of(factory)) == (takes(factory, name) and name != "in_features")
+    assert not takes(factory, "self_portrait")
+    assert takes(Square, "in_features")
+    assert fields_of(SHAPES["dot"])["radius"] == (Positive, 0.5)
 
 
 def test_build_calls_the_factory_with_the_section_and_what_the_code_gives():

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab.tasks import TASKS, Adding, Batch, Split, Task
+from rnnlab.build import ConfigError, takes
+from rnnlab.tasks import TASKS, Adding, Batch, Split, Task, make_task
 from rnnlab.tasks.base import SPLITS, shuffled, stream
 from tests.helpers import quick_jit
 
-NEEDS_FILES = {"pixels"}
-WITHOUT_FILES = sorted(set(TASKS) - NEEDS_FILES)
+WITHOUT_FILES = sorted(name for name, factory in TASKS.items() if not takes(factory, "data_dir"))
 
 
 @functools.cache
-def make_task(name: str, **fields: Any) -> Task:
+def cached_task(name: str, **fields: Any) -> Task:
     """One object for all tests, so that they share what is compiled."""
     return TASKS[name](**fields)
 
@@ -76,7 +76,7 @@ def test_adding_scores_each_row_by_its_squared_error() -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_FILES)
 def test_examples_and_score_agree_in_shape(name: str) -> None:
-    task, rows = make_task(name), 3
+    task, rows = cached_task(name), 3
     for split in SPLITS:
         size = task.size(split)
         assert (size is None and split == "train") or size >= 1
@@ -101,7 +101,7 @@ def test_examples_and_score_agree_in_shape(name: str) -> None:
 @pytest.mark.parametrize("name", WITHOUT_FILES)
 @pytest.mark.parametrize("split", SPLITS)
 def test_rows_drawn_apart_equal_the_whole_batch(name: str, split: Split) -> None:
-    task, positions = make_task(name), np.array([5, 0, 7, 123_456])
+    task, positions = cached_task(name), np.array([5, 0, 7, 123_456])
     whole = draw(task, 1, split, positions)
     for rows in ([0, 1], [2, 3]):
         part = draw(task, 1, split, positions[rows])
@@ -112,7 +112,7 @@ def test_rows_drawn_apart_equal_the_whole_batch(name: str, split: Split) -> None
 
 @pytest.mark.parametrize("name", WITHOUT_FILES)
 def test_only_training_depends_on_the_seed(name: str) -> None:
-    task = make_task(name)
+    task = cached_task(name)
     for split in SPLITS:
         first, again, other = (draw(task, seed, split, [0, 1]).inputs for seed in (0, 0, 1))
         np.testing.assert_array_equal(first, again)
@@ -121,11 +121,29 @@ def test_only_training_depends_on_the_seed(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_FILES)
 def test_splits_share_no_example(name: str) -> None:
-    task = make_task(name)
+    task = cached_task(name)
     train, validation, test = (draw(task, 0, split, [0, 1]).inputs for split in SPLITS)
     assert not np.array_equal(train, validation)
     assert not np.array_equal(train, test)
     assert not np.array_equal(validation, test)
+
+
+class FromFiles(Adding):
+    """A task that reads files."""
+
+    def __init__(self, length: int = 4, data_dir: str | None = None):
+        super().__init__(length)
+        self.data_dir = data_dir
+
+
+@pytest.mark.parametrize("factory", [FromFiles, functools.partial(FromFiles, length=6)], ids=["class", "partial"])
+def test_a_task_with_a_parameter_for_the_data_folder_is_told_it(factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "from_files", factory)
+    assert make_task("from_files", "folder").data_dir == "folder"
+    assert make_task({"name": "from_files", "length": 8}, None).data_dir is None
+    assert make_task({"name": "adding", "length": 8}, "folder").length == 8
+    with pytest.raises(ConfigError, match="unknown field of task 'from_files': 'data_dir'"):
+        make_task({"name": "from_files", "data_dir": "elsewhere"}, "folder")
 
 
 # --- fixed training sets ---------------------------------------------------------------------------------------------
@@ -143,7 +161,7 @@ def rows(task: Task, seed: int, count: int) -> list[bytes]:
 
 def test_every_epoch_of_a_fixed_set_visits_each_example_once_in_another_order() -> None:
     size = 17
-    found = rows(make_task("adding", length=4, train_size=size), seed=0, count=3 * size)
+    found = rows(cached_task("adding", length=4, train_size=size), seed=0, count=3 * size)
     epochs = [found[start : start + size] for start in range(0, 3 * size, size)]
     assert len(set(epochs[0])) == size
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
@@ -151,10 +169,10 @@ def test_every_epoch_of_a_fixed_set_visits_each_example_once_in_another_order() 
 
 
 def test_a_fixed_set_is_of_the_data_seed_and_its_order_of_the_run() -> None:
-    first, other = (rows(make_task("adding", length=4, train_size=17), seed, 17) for seed in (0, 1))
+    first, other = (rows(cached_task("adding", length=4, train_size=17), seed, 17) for seed in (0, 1))
     assert sorted(first) == sorted(other)
     assert first != other
-    elsewhere = rows(make_task("adding", length=4, train_size=17, data_seed=1), 0, 17)
+    elsewhere = rows(cached_task("adding", length=4, train_size=17, data_seed=1), 0, 17)
     assert not set(first) & set(elsewhere)
 
 

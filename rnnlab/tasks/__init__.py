@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from rnnlab.build import build, find, takes
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.tasks.pixels import Pixels
@@ -15,4 +16,16 @@ TASKS: dict[str, Callable[..., Task]] = {
 TaskSpec = Annotated[str | Mapping[str, Any], TASKS]
 """A name in `TASKS`, or a section with that name and the task's parameters."""
 
-__all__ = ["TASKS", "Adding", "Batch", "Example", "Pixels", "Split", "Task", "TaskSpec"]
+
+def make_task(section: str | Mapping[str, Any], data_dir: str | None = None) -> Task:
+    """The task of a section; one with a parameter `data_dir` is told the data folder.
+
+    Raises:
+        ConfigError: an unknown name or field, or data that is missing or corrupt.
+    """
+    factory, _ = find(TASKS, section, "task")
+    given = {"data_dir": data_dir} if takes(factory, "data_dir") else {}
+    return build(TASKS, section, "task", **given)
+
+
+__all__ = ["TASKS", "Adding", "Batch", "Example", "Pixels", "Split", "Task", "TaskSpec", "make_task"]
