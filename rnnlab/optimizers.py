@@ -19,6 +19,8 @@ from rnnlab.build import (
     Positive,
     PositiveInt,
     build,
+    fields_of,
+    find,
 )
 from rnnlab.typing import PyTree
 
@@ -77,9 +79,14 @@ def _required(steps: int | None) -> int:
 
 
 def make_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_steps: int) -> Schedule:
-    """A schedule after a linear warm-up from 0 (the first step takes 1 / warmup_steps of the rate)."""
+    """A schedule after a linear warm-up from 0 (the first step takes 1 / warmup_steps of the rate).
+
+    One whose `steps` are None by default spans the run, less the warm-up, unless the section says how many.
+    """
     fields: dict[str, Any] = {"name": section} if isinstance(section, str) else dict(section)
-    if fields["name"] in ("linear", "cosine") and fields.get("steps") is None:
+    factory, _ = find(SCHEDULES, fields, "schedule")
+    steps = fields_of(factory).get("steps")
+    if steps is not None and steps.default is None and fields.get("steps") is None:
         fields["steps"] = max(1, run_steps - warmup_steps)
     after = build(SCHEDULES, fields, "schedule")
     if warmup_steps == 0:
@@ -106,15 +113,22 @@ def rmsprop(decay: Decay = 0.9, eps: Positive = 1e-8, momentum: Decay | None = N
 
 
 def adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015, algorithm 1); with weight_decay above 0 it is AdamW (Loshchilov and Hutter, 2019)."""
+    """Adam (Kingma and Ba, 2015, algorithm 1); with weight_decay above 0 it is AdamW."""
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)  # pyright: ignore[reportArgumentType]
+
+
+def adamw(
+    b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8, weight_decay: NonNegative = 0.01
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, times the learning rate (Loshchilov and Hutter, 2019, algorithm 2)."""
+    return optax.chain(adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, mask=decayed))
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": sgd,
     "rmsprop": rmsprop,
     "adam": adam,
-    "adamw": adam,
+    "adamw": adamw,
 }
 
 
@@ -127,7 +141,8 @@ def common_options(
     schedule: ScheduleSpec = "constant",
     warmup_steps: NonNegativeInt = 0,
 ) -> dict[str, Any]:
-    """The fields that every optimiser has. None switches clipping off; weight_decay None is 0, for adamw 0.01."""
+    """The fields that every optimiser has, unless it declares one of the same name itself. None switches clipping and
+    decay off."""
     return {
         "learning_rate": learning_rate,
         "clip_norm": clip_norm,
@@ -140,8 +155,6 @@ def common_options(
 
 OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
 
-_ADAMW_DECAY = 0.01
-
 
 def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformation:
     """The chain of a resolved section whose numbers may be traced.
@@ -151,24 +164,20 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
         run_steps: length of the run, for schedules that span it.
     """
     own = dict(section)
-    options = common_options(**{k: own.pop(k) for k in list(own) if k in _COMMON})
-    decay = options["weight_decay"]
-    if decay is None and own["name"] == "adamw":
-        decay = _ADAMW_DECAY
+    factory, _ = find(OPTIMIZERS, section, "optimizer")
+    common = fields_of(common_options).keys() - fields_of(factory).keys()
+    options = common_options(**{key: own.pop(key) for key in list(own) if key in common})
     chain = []
     if options["clip_value"] is not None:
         chain.append(optax.clip(options["clip_value"]))
     if options["clip_norm"] is not None:
         chain.append(clip_by_global_norm(options["clip_norm"]))
     chain.append(build(OPTIMIZERS, own, "optimizer"))
-    if decay is not None:
-        chain.append(optax.add_decayed_weights(decay, mask=decayed))
+    if options["weight_decay"] is not None:
+        chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
     schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
     chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
     return optax.chain(*chain)
-
-
-_COMMON = frozenset(common_options(learning_rate=1.0))
 
 
 def decayed(params: PyTree) -> PyTree:

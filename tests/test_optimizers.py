@@ -18,6 +18,7 @@ from rnnlab.build import ConfigError, merge_numbers, resolve, split_numbers
 from rnnlab.network import Network
 from rnnlab.optimizers import (
     OPTIMIZERS,
+    SCHEDULES,
     clip_by_global_norm,
     common_options,
     decayed,
@@ -284,11 +285,21 @@ _paths = jax.tree_util.tree_leaves_with_path
     [("sgd", 0.2, 0.2), ("adamw", None, 0.01), ("adamw", 0.2, 0.2), ("adamw", 0.0, 0.0), ("adam", None, 0.0)],
 )
 def test_decay_shrinks_weights_by_rate_times_decay(name: str, decay: float | None, expected: float) -> None:
+    """decay: None leaves the field to its default."""
     params = {"recurrent_kernel": jnp.array([2.0, -4.0]), "bias": jnp.array([8.0])}
-    section = {"name": name, "learning_rate": 0.5, "weight_decay": decay}
-    updates = one_update(section, jax.tree.map(jnp.zeros_like, params), params)
-    np.testing.assert_allclose(updates["recurrent_kernel"], [-expected, 2 * expected], rtol=1e-6)
-    np.testing.assert_array_equal(updates["bias"], [0.0])
+    section = {"name": name, "learning_rate": 0.5} | ({} if decay is None else {"weight_decay": decay})
+    for fields in (section, every_field(**section)):
+        updates = one_update(fields, jax.tree.map(jnp.zeros_like, params), params)
+        np.testing.assert_allclose(updates["recurrent_kernel"], [-expected, 2 * expected], rtol=1e-6)
+        np.testing.assert_array_equal(updates["bias"], [0.0])
+
+
+def test_the_decay_of_adamw_is_a_number_of_its_section_by_default() -> None:
+    assert every_field("adamw", learning_rate=0.1)["weight_decay"] == 0.01
+    assert split_numbers(every_field("adamw", learning_rate=0.1))[1]["weight_decay"] == 0.01
+    assert every_field("adam", learning_rate=0.1)["weight_decay"] is None
+    with pytest.raises(ConfigError, match=r"optimizer\.weight_decay: None is None; expected a float"):
+        every_field("adamw", learning_rate=0.1, weight_decay=None)
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
@@ -327,6 +338,21 @@ def test_schedule_equals_its_formula(
     np.testing.assert_allclose(found, list(expected.values()), rtol=2e-6, atol=1e-7)
 
 
+def test_a_new_schedule_spans_the_run_if_its_steps_are_none_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ramp(steps: int | None = None) -> Any:
+        return lambda step: step / steps
+
+    def sawtooth(steps: int = 4) -> Any:
+        return lambda step: step % steps
+
+    monkeypatch.setitem(SCHEDULES, "ramp", ramp)
+    monkeypatch.setitem(SCHEDULES, "sawtooth", sawtooth)
+    assert float(make_schedule("ramp", 5, 25)(jnp.int32(15))) == 0.5
+    assert float(make_schedule(dict(name="ramp", steps=None), 0, 25)(jnp.int32(5))) == pytest.approx(0.2)
+    assert float(make_schedule(dict(name="ramp", steps=10), 0, 25)(jnp.int32(5))) == 0.5
+    assert float(make_schedule("sawtooth", 0, 25)(jnp.int32(5))) == 1.0
+
+
 def test_step_k_takes_the_rate_times_the_factor_at_k() -> None:
     optimizer = make_optimizer(dict(name="sgd", learning_rate=0.5, schedule="linear", warmup_steps=2), run_steps=6)
     params = {"kernel": jnp.zeros(1)}
@@ -346,7 +372,7 @@ def test_step_k_takes_the_rate_times_the_factor_at_k() -> None:
         ("sgd", dict(momentum=0.9, nesterov=True, clip_norm=1.0, schedule=dict(name="linear", final=0.1))),
         ("rmsprop", dict(momentum=0.9, clip_value=0.5, schedule=dict(name="exponential", rate=0.5, steps=3))),
         ("adam", dict(clip_norm=1.0, schedule=dict(name="cosine", final=0.1), warmup_steps=1)),
-        ("adamw", dict(weight_decay=0.1, schedule=dict(name="step", factor=0.1, boundaries=(1,)))),
+        ("adamw", dict(schedule=dict(name="step", factor=0.1, boundaries=(1,)))),
     ],
 )
 def test_other_numbers_do_not_recompile(name: str, fields: dict[str, Any]) -> None:
