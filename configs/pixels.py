@@ -1,7 +1,7 @@
 """Pixel-by-pixel MNIST: a digit read one pixel at a time over 784 steps, by an IRNN of 100 units.
 
-    python -m rnnlab.train --config=configs/pixels.py --workdir=runs/pixels
-    python -m rnnlab.train --config=configs/pixels.py:permuted --workdir=runs/pixels-permuted
+    python -m rnnlab.train --config=configs/pixels.py           # in runs/pixels
+    python -m rnnlab.train --config=configs/pixels.py:permuted  # in runs/pixels-permuted; also :rows
 
 The four MNIST files (11.6 MB) are downloaded once, or found in --data_dir or RNNLAB_DATA.
 

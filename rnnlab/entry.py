@@ -1,4 +1,4 @@
-"""What the command-line entries share: flags, the config's own flags, errors as one line, exit statuses."""
+"""What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from rnnlab.build import ConfigError, unknown
+from rnnlab.config import apply_overrides, load_file, render, resolve_config
 
 FINISHED, MISTAKE, DIVERGED, INTERRUPTED = 0, 2, 3, 130
 EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
@@ -17,70 +18,83 @@ def data_dir_flag(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the user's cache", flag_values=values)
 
 
-def help_flag(values: flags.FlagValues) -> None:
-    """--help, the same everywhere."""
-    flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
-
-
 class Words(NamedTuple):
     """A parsed command line."""
 
     flags: dict[str, Any]
-    config: str | None
+    reference: str | None
     """The value of --config."""
-    overrides: dict[str, str]
-    """{"path.to.field": text} of every --config.path.to.field."""
+    config: dict[str, Any] | None
+    """What that file says, changed by every --config.path.to.field, resolved."""
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str], accept_config: bool = False) -> Words:
-    """Parses the flags of an entry.
+def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept_config: bool = False) -> Words:
+    """Parses the flags of an entry. --help, which all have, prints what the entry does and takes.
 
     Args:
-        values: the entry's flags.
+        values: the entry's own flags.
         argv: without the program's name.
+        doc: the entry's docstring, for --help.
         accept_config: whether --config and --config.path.to.field are known too.
 
     Raises:
-        ConfigError: an unknown flag, a stray word, a bad value.
+        ConfigError: an unknown flag, a stray word, a bad value, a mistake in the config.
+        SystemExit: with status 0, after the help.
     """
-    config, overrides, rest = None, {}, []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.lstrip("-").partition("=")
-        if accept_config and word.startswith("--") and (name == "config" or name.startswith("config.")):
-            if not equals:
-                if not words or words[0].startswith("--"):
-                    raise ConfigError(f"--{name} needs a value: --{name}=…")
-                value = words.pop(0)
-            if name == "config":
-                config = value
-            else:
-                overrides[name.removeprefix("config.")] = value
-        else:
-            rest.append(word)
+    flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
+    reference, overrides, words = _take_config(argv) if accept_config else (None, {}, list(argv))
     try:
-        stray = values(["rnnlab", *rest])[1:]
+        stray = values(["rnnlab", *words])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [f"--{name}" for name in values] + (["--config"] if accept_config else [])
+        known = [f"--{name}" for name in _names(values)] + (["--config"] if accept_config else [])
         raise ConfigError(unknown("flag", f"--{error.flagname}", known)) from None
     except flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
-    return Words(values.flag_values_dict(), config, overrides)
+    given = values.flag_values_dict()
+    config = None if reference is None else resolve_config(apply_overrides(load_file(reference), overrides))
+    if given["help"]:
+        _show_help(doc or "", values)
+        if config is not None:
+            print(f"\nFields of {reference}:\n{render(config)}")
+        raise SystemExit(FINISHED)
+    return Words(given, reference, config)
 
 
-def show_help(module_doc: str, values: flags.FlagValues, more: str = "") -> None:
-    """Prints what an entry does and takes."""
-    print(module_doc.strip())
+def _take_config(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """The value of --config, {"path.to.field": text} of every --config.path.to.field, and the other words."""
+    reference, overrides, rest = None, {}, []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if not (word.startswith("--") and (name == "config" or name.startswith("config."))):
+            rest.append(word)
+            continue
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"--{name} needs a value: --{name}=…")
+            value = words.pop(0)
+        if name == "config":
+            reference = value
+        else:
+            overrides[name.removeprefix("config.")] = value
+    return reference, overrides, rest
+
+
+def _names(values: flags.FlagValues) -> list[str]:
+    """The flags without their one-letter aliases."""
+    return sorted(name for name in values if values[name].name == name)
+
+
+def _show_help(doc: str, values: flags.FlagValues) -> None:
+    print(doc.strip())
     print("\nFlags:")
-    for name in sorted(values):
+    for name in _names(values):
         flag = values[name]
         default = "" if flag.default is None else f" (default {flag.default})"
         print(f"  --{name}: {flag.help}{default}")
-    if more:
-        print(more)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

@@ -25,12 +25,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("split", "test", ["validation", "test"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     entry.data_dir_flag(values)
-    entry.help_flag(values)
-    given = entry.parse(values, argv).flags
-    if given["help"]:
-        assert __doc__
-        entry.show_help(__doc__, values)
-        return entry.FINISHED
+    given = entry.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
     workdir, which, split = Path(given["workdir"]), given["checkpoint"], given["split"]

@@ -114,7 +114,9 @@ def train_and_evaluate(
         stack.callback(checkpoints.close)
         watch = _Watch(run)
         restored = checkpoints.restore_latest(state)
-        if restored is not None:
+        if restored is None:
+            progress.say(f"a new run in {workdir}")
+        else:
             state = restored.state
             watch.load(restored.host)
             progress.say(f"resuming {workdir} at step {restored.step}")

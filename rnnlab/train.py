@@ -1,45 +1,45 @@
 """Trains a network and evaluates it.
 
-    python -m rnnlab.train --config=configs/adding.py --workdir=runs/adding
-    python -m rnnlab.train --config=configs/adding.py:lstm --workdir=runs/lstm --config.task.length=400
+    python -m rnnlab.train --config=configs/adding.py
+    python -m rnnlab.train --config=configs/adding.py:lstm --workdir=runs/long --config.task.length=400
 
 --config names a file and, after a colon, one of its presets. Every field is a flag, as in
 --config.optimizer.learning_rate=3e-4; with --config, --help lists them all with their values.
+Without --workdir the run goes to runs/FILE or runs/FILE-PRESET, as in runs/adding-lstm, below the current folder.
 The same command on the same workdir resumes.
 Exit status: 0 finished, 2 a mistake in the command, config or data, 3 diverged, 130 interrupted after saving.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
-from rnnlab.config import apply_overrides, load_file, render, resolve_config
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of the run; made if missing, resumed if not", flag_values=values)
+    told = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
+    flags.DEFINE_string("workdir", None, told, flag_values=values)
     entry.data_dir_flag(values)
-    entry.help_flag(values)
-    given, reference, overrides = entry.parse(values, argv, accept_config=True)
-    config = None
-    if reference is not None:
-        config = resolve_config(apply_overrides(load_file(reference), overrides))
-    if given["help"]:
-        assert __doc__
-        entry.show_help(__doc__, values, f"\nFields of {reference}:\n{render(config)}" if config else "")
-        return entry.FINISHED
-    if config is None:
+    given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
+    if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
-    if given["workdir"] is None:
-        raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
+    workdir = default_workdir(reference) if given["workdir"] is None else given["workdir"]
     from rnnlab.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
-    summary = train_and_evaluate(config, given["workdir"], given["data_dir"])
+    summary = train_and_evaluate(config, workdir, given["data_dir"])
     return entry.EXIT_STATUS[summary["status"]]
+
+
+def default_workdir(reference: str) -> Path:
+    """runs/adding for "configs/adding.py", runs/adding-lstm for "configs/adding.py:lstm"."""
+    file, _, preset = reference.partition(":")
+    stem = Path(file).stem
+    return Path("runs", f"{stem}-{preset}" if preset else stem)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,9 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
     flags.DEFINE_string("output", "gradient_flow.png", "the figure", flag_values=values)
-    entry.help_flag(values)
-    given = entry.parse(values, argv).flags
-    if given["help"] or not given["runs"]:
-        assert __doc__
-        entry.show_help(__doc__, values)
-        return entry.FINISHED if given["help"] else entry.MISTAKE
+    given = entry.parse(values, argv, __doc__).flags
+    if not given["runs"]:
+        raise ConfigError('--runs is missing, as in --runs="IRNN=runs/adding" (--help says more)')
     workdirs = {}
     for item in given["runs"]:
         label, equals, folder = item.partition("=")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from rnnlab import evaluate, train
+from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
+from rnnlab.config import render, resolve_config
 from rnnlab.loop import Run, train_and_evaluate
 from rnnlab.metrics import read_metrics
 
@@ -325,7 +328,6 @@ def config_file(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--workdir is missing"),
         (["--workdir=W", "--wrokdir=x"], "did you mean --workdir"),
         (["--workdir=W", "stray"], "unexpected argument 'stray'"),
         (["--workdir=W", "--config"], "--config needs a value"),
@@ -348,6 +350,33 @@ def test_mistake_is_one_clear_line(tmp_path, config_file, flags, message):
     with pytest.raises(ConfigError, match=message):
         train.main(words)
     assert not (tmp_path / "run").exists()
+
+
+def test_train_without_a_config_names_what_is_missing():
+    with pytest.raises(ConfigError, match="--config is missing"):
+        train.main(["--workdir=runs/adding"])
+
+
+@pytest.mark.parametrize(
+    ("reference", "folder"),
+    [
+        ("configs/adding.py", "runs/adding"),
+        ("configs/adding.py:lstm", "runs/adding-lstm"),
+        ("/elsewhere/adding.long.py:lstm", "runs/adding.long-lstm"),
+    ],
+)
+def test_default_workdir_is_named_after_the_config_and_its_preset(reference, folder):
+    assert train.default_workdir(reference) == Path(folder)
+
+
+def test_train_without_a_workdir_takes_the_default_one_and_says_so(tmp_path, config_file, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [f"--config={config_file}:wide", "--config.steps=4"]
+    assert train.main(words) == 0
+    assert json.loads((tmp_path / "runs" / "small-wide" / "summary.json").read_text())["status"] == "finished"
+    assert capsys.readouterr().out.splitlines()[0] == "a new run in runs/small-wide"
+    assert train.main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "resuming runs/small-wide at step 4"
 
 
 def test_unknown_preset_and_file_are_named(tmp_path, config_file):
@@ -395,8 +424,28 @@ def test_evaluate_names_what_is_missing(finished, tmp_path):
             evaluate.main(words)
 
 
+def help_of(main: Callable[[list[str]], int], capsys, *words: str) -> str:
+    """What --help prints."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
 def test_help_lists_every_field(config_file, capsys):
-    assert train.main([f"--config={config_file}", "--help"]) == 0
-    said = capsys.readouterr().out
+    said = help_of(train.main, capsys, f"--config={config_file}", "--config.task.length=9")
+    assert said.endswith(render(resolve_config(small(task=dict(length=9)))) + "\n")
     assert "--config.model.cell.recurrent_init.name=identity" in said
-    assert "--workdir" in said
+
+
+@pytest.mark.parametrize("module", [train, evaluate, benchmark])
+def test_help_says_what_an_entry_does_and_names_every_flag_once(module, capsys):
+    said = help_of(module.main, capsys)
+    assert said.startswith(module.__doc__.strip())
+    listed = [line.split(":")[0].strip() for line in said.split("Flags:\n")[1].splitlines()]
+    assert listed == sorted(set(listed))
+    assert "--help" in listed
+    assert "--h" not in listed
+    with pytest.raises(SystemExit):
+        module.main(["-h"])
+    assert capsys.readouterr().out == said

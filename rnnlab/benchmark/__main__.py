@@ -173,12 +173,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("turns", 5, "how often each contestant is timed", lower_bound=1, flag_values=values)
     flags.DEFINE_float("seconds", 0.5, "how long, at least, each time", lower_bound=0.0, flag_values=values)
     flags.DEFINE_string("output", None, "JSON file; the figure is put beside it as .png", flag_values=values)
-    entry.help_flag(values)
-    given = entry.parse(values, argv).flags
-    if given["help"]:
-        assert __doc__
-        entry.show_help(__doc__, values)
-        return entry.FINISHED
+    given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
     shapes = [SHAPES[int(i)] for i in parse_list(given["shapes"], [str(i) for i in range(len(SHAPES))], "shapes")]
 
