@@ -15,6 +15,7 @@ from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
+from rnnlab.metrics import plain
 from rnnlab.workdir import read_config, write_file
 
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     restored = checkpoints.restore(step, state)
     result = {"step": restored.step, "split": split, **run.evaluate(restored.state, split)}
     checkpoints.close()
-    write_file(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_file(workdir / "evaluation.json", json.dumps(plain(result), indent=2) + "\n")
     print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
     return entry.FINISHED
 

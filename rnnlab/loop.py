@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
 from rnnlab.diagnostics import gradient_flow
-from rnnlab.metrics import MetricsWriter, ProgressLine
+from rnnlab.metrics import MetricsWriter, ProgressLine, plain
 from rnnlab.step import Programs, TrainState, means
 from rnnlab.tasks import Split, make_task
 from rnnlab.typing import PyTree
@@ -113,6 +114,11 @@ def train_and_evaluate(
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
         stack.callback(checkpoints.close)
         watch = _Watch(run)
+
+        def seconds() -> float:
+            """Since the run began, those before it was resumed included."""
+            return watch.seconds_before + time.monotonic() - began
+
         restored = checkpoints.restore_latest(state)
         if restored is None:
             progress.say(f"a new run in {workdir}")
@@ -147,19 +153,18 @@ def train_and_evaluate(
                     per_step = (time.monotonic() - mark) / max(1, target - step)
                     budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
                 step = int(state.step)
-                seconds = watch.seconds_before + time.monotonic() - began
                 if not bool(state.finite):
                     status = "diverged"
                     break
                 progress.advance(step, last.get("loss"))
                 if step % config["log_every"] == 0 or step == steps:
                     last = means(state)
-                    writer.write(step, "train", last, seconds)
+                    writer.write(step, "train", last, seconds())
                     progress.log(step, last)
                 improved = False
                 if step % config["eval_every"] == 0 or step == steps:
                     evaluated = run.evaluate(state, "validation")
-                    writer.write(step, "validation", evaluated, watch.seconds_before + time.monotonic() - began)
+                    writer.write(step, "validation", evaluated, seconds())
                     progress.evaluated(step, "validation", evaluated)
                     improved = watch.see(step, evaluated)
                     if watch.exhausted:
@@ -167,22 +172,21 @@ def train_and_evaluate(
                 stop = bool(interrupted) or watch.exhausted or step == steps
                 if improved or stop or step % config["checkpoint_every"] == 0:
                     score = watch.score(evaluated) if improved else None
-                    checkpoints.save(step, state, watch.dump(time.monotonic() - began), score)
+                    checkpoints.save(step, state, watch.dump(seconds()), score)
                     saved = step
                 if interrupted and step < steps and not watch.exhausted:
                     status = "interrupted"
                     break
 
         if status == "diverged" and saved != step:
-            checkpoints.save(step, state, watch.dump(time.monotonic() - began))
+            checkpoints.save(step, state, watch.dump(seconds()))
         checkpoints.wait()
-        seconds = watch.seconds_before + time.monotonic() - began
         summary: dict[str, Any] = {
             "status": status,
             "steps": step,
             "final": {"train": last, "validation": evaluated},
             "best": {"step": watch.best_step, "validation": watch.best_values},
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds(), 3),
             "steps_per_second": round(progress.overall_rate(), 3),
             "seed": config["seed"],
             "device": devices.describe(run.mesh),
@@ -195,19 +199,20 @@ def train_and_evaluate(
                 best = checkpoints.restore(watch.best_step, state).state
             tested = run.evaluate(best, "test")
             summary["best"]["test"] = tested
-            writer.write(watch.best_step or step, "test", tested, seconds)
+            writer.write(watch.best_step or step, "test", tested, seconds())
             progress.evaluated(watch.best_step or step, "test", tested)
         if status != "interrupted":
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
             plots.gradient_flow(workdir)
-        write_file(workdir / "summary.json", json.dumps(_plain(summary), indent=2) + "\n")
+        write_file(workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
         if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
             plots.learning_curve(workdir, run.task.baseline)
         progress.say(_last_words(summary, state, config, workdir))
     return summary
 
 
+_LARGEST = sys.float_info.max
 _EVERY = ("log_every", "eval_every", "checkpoint_every")
 
 
@@ -233,8 +238,9 @@ class _Watch:
         return patience is not None and self.without >= patience
 
     def score(self, values: Mapping[str, float]) -> float:
-        """The watched metric, larger is better."""
-        return self.run.sign * values[self.run.metric]
+        """The watched metric as a finite number, larger is better; not a number is the worst."""
+        score = self.run.sign * values[self.run.metric]
+        return -_LARGEST if math.isnan(score) else max(-_LARGEST, min(score, _LARGEST))
 
     def see(self, step: int, values: dict[str, float]) -> bool:
         """Takes in an evaluation; True if it is the best so far."""
@@ -247,12 +253,12 @@ class _Watch:
         return better
 
     def dump(self, seconds: float) -> dict[str, Any]:
-        """What a checkpoint remembers of this, as JSON."""
+        """What a checkpoint remembers of this, as JSON; seconds: since the run began."""
         return {
             "best_step": self.best_step,
             "best_values": self.best_values,
             "without": self.without,
-            "seconds": self.seconds_before + seconds,
+            "seconds": seconds,
         }
 
     def load(self, host: Mapping[str, Any]) -> None:
@@ -316,8 +322,9 @@ def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[s
     """What the user reads last."""
     status, step = summary["status"], summary["steps"]
     if status == "diverged":
-        last = means(state)
-        numbers = "  ".join(f"{k} {v:.4g}" for k, v in last.items()) if last.get("loss") else "none"
+        # Right after a log step the sums are empty: what was logged then is the last.
+        last = means(state) if state.sums["count"] else summary["final"]["train"]
+        numbers = "  ".join(f"{k} {v:.4g}" for k, v in last.items()) or "none"
         clip = config["optimizer"]["clip_norm"]
         advice = [
             f"a lower optimizer.learning_rate (now {config['optimizer']['learning_rate']:g})",
@@ -332,10 +339,3 @@ def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[s
         return f"interrupted at step {step}; the same command resumes"
     done = "stopped early" if status == "stopped_early" else "finished"
     return f"{done} at step {step} after {summary['seconds']:.0f} s; figures in {workdir / 'plots'}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity or nan: strings stand for them."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -37,7 +37,7 @@ class MetricsWriter:
         """One line: step, split, the values, and the seconds since the run began."""
         record = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
         with self.path.open("a") as file:
-            file.write(json.dumps({k: _finite(v) for k, v in record.items()}) + "\n")
+            file.write(json.dumps(plain(record)) + "\n")
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 
@@ -45,8 +45,10 @@ class MetricsWriter:
         self._events.close()
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: such a value is written as a string, "inf" or "nan"."""
+def plain(value: Any) -> Any:
+    """A value, or nested dicts of values, for JSON, which has no infinity and no nan: strings stand for them."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

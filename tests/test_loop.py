@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab import evaluate, train
+from rnnlab import evaluate, loop, train
 from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
@@ -191,6 +191,46 @@ def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
     assert summary["best"]["step"] == max(shares, key=shares.__getitem__)
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("loss", [NAN, 2.0, 3.0], 40),
+        ("loss", [NAN, NAN, 1e30], 60),
+        ("loss", [INF, NAN, NAN], 20),
+        ("within_0.04", [NAN, 0.0, NAN], 40),
+    ],
+    ids=str,
+)
+def test_evaluation_that_is_not_a_number_is_the_worst(tmp_path, monkeypatch, metric, values, best):
+    validation = iter(values)
+
+    def evaluate(run, state, split):
+        return {"loss": 1.0, "within_0.04": 0.5} | ({metric: next(validation)} if split == "validation" else {})
+
+    monkeypatch.setattr(Run, "evaluate", evaluate)
+    config = small(early_stopping=dict(metric=metric))
+    train_and_evaluate(config | {"steps": 20}, tmp_path)  # The second run reads the first evaluation back.
+    assert train_and_evaluate(config, tmp_path)["best"]["step"] == best
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.best_step() == best
+    checkpoints.close()
+
+
+def test_files_of_a_run_are_json_where_a_value_is_not_finite(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "evaluate", lambda run, state, split: {"loss": NAN, "within_0.04": -INF})
+    train_and_evaluate(small(steps=20), tmp_path)
+    evaluate.main([f"--workdir={tmp_path}"])
+    for name in ("summary.json", "metrics.jsonl", "evaluation.json"):
+        text = (tmp_path / name).read_text()
+        assert '"loss": "nan"' in text
+        assert '"within_0.04": "-inf"' in text
+        assert "NaN" not in text
+        assert "Infinity" not in text
+
+
 def test_unknown_metric_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'; this task has: loss, within_0\.04"):
         train_and_evaluate(small(early_stopping=dict(metric="acuracy")), tmp_path / "run")
@@ -209,13 +249,28 @@ def test_divergence_stops_with_step_last_metrics_and_advice(tmp_path, capsys):
     assert "learning_rate" in said
 
 
+DIVERGES = dict(steps=200, optimizer=dict(name="sgd", learning_rate=1e6, clip_norm=None))
+
+
 def test_divergence_later_reports_the_last_finite_means(tmp_path, capsys):
-    config = small(steps=200, optimizer=dict(name="sgd", learning_rate=1e6, clip_norm=None))
-    summary = train_and_evaluate(config, tmp_path)
+    summary = train_and_evaluate(small(**DIVERGES), tmp_path)
     assert summary["status"] == "diverged"
     said = capsys.readouterr().out
     assert f"diverged at step {summary['steps'] + 1}" in said
     assert "loss" in said.split("Last finite means:")[1]
+
+
+def test_divergence_right_after_a_log_step_reports_what_was_logged(tmp_path, capsys):
+    summary = train_and_evaluate(small(**DIVERGES, log_every=1), tmp_path)
+    assert summary["status"] == "diverged"
+    means = capsys.readouterr().out.split("Last finite means:")[1]
+    assert f" loss {summary['final']['train']['loss']:.4g} " in means
+
+
+def test_divergence_after_a_loss_of_zero_reports_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "means", lambda state: {"loss": 0.0})
+    assert train_and_evaluate(small(**DIVERGES), tmp_path)["status"] == "diverged"
+    assert "Last finite means: loss 0." in capsys.readouterr().out
 
 
 # --- in a process of its own -----------------------------------------------------------------------------------------
