@@ -96,7 +96,8 @@ def test_parameter_means_what_it_means_in_torch(name, parameter, number, functio
 @pytest.mark.parametrize(("name", "parameter", "number"), [entry[:3] for entry in PARAMETERS])
 def test_parameter_may_be_swept_and_is_not_trained(name, parameter, number):
     x = jnp.asarray(ORDINARY, jnp.float32)
-    # x is an argument: of a constant, the compiler works out expm1 by itself, 4 units in the last place from its own code.
+    # x is an argument: of a constant, the compiler takes expm1 itself, and not as its code does (4 units in the last
+    # place apart).
     traced = jax.jit(lambda value, x: as_activation({"name": name, parameter: value})(x))
     np.testing.assert_array_equal(traced(number, x), as_activation({"name": name, parameter: number})(x))
     assert not np.allclose(traced(number, x), traced(2 * number, x))
