@@ -24,10 +24,28 @@ def hyperparameter(value: float | jax.Array) -> Hyperparameter:
     return Hyperparameter(jnp.asarray(value))
 
 
+@jax.custom_jvp
 def sigmoid(x: jax.Array) -> jax.Array:
     """The logistic function as 0.5 tanh(x / 2) + 0.5: 14 ms against 26 ms for `jax.nn.sigmoid` in an LSTM's forward
     pass compiled for x86 by XLA."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    y = sigmoid(*primals)
+    return y, tangents[0] * (y * (1 - y))
+
+
+@jax.custom_jvp
+def tanh(x: jax.Array) -> jax.Array:
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _tanh_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    y = tanh(*primals)
+    return y, tangents[0] * ((1 - y) * (1 + y))
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -61,7 +79,7 @@ class ELU(nnx.Module):
 
 
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {
-    "tanh": lambda: jnp.tanh,
+    "tanh": lambda: tanh,
     "sigmoid": lambda: sigmoid,
     "relu": lambda: relu,
     "leaky_relu": LeakyReLU,

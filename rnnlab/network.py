@@ -13,17 +13,18 @@ from flax import nnx
 from rnnlab.build import ConfigError, PositiveInt, build
 from rnnlab.cells import CELLS, CellSpec
 from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.recurrence import Backend, Taps, make_taps, resolve_backend, unroll
+from rnnlab.linear import affine
+from rnnlab.recurrence import Backend, Store, Taps, make_taps, resolve_backend, unroll
 from rnnlab.typing import Array, Float, Int, Num
 
 Readout = Literal["last", "every"]
 
 
 def recurrence_options(
-    *, backend: Backend = "auto", chunk: PositiveInt | None = None, unroll_steps: PositiveInt = 1, remat: bool = False
+    *, backend: Backend = "auto", chunk: PositiveInt | None = None, unroll_steps: PositiveInt = 1, store: Store = "auto"
 ) -> dict[str, Any]:
     """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
-    return {"backend": backend, "chunk": chunk, "unroll_steps": unroll_steps, "remat": remat}
+    return {"backend": backend, "chunk": chunk, "unroll_steps": unroll_steps, "store": store}
 
 
 RecurrenceSpec = Annotated[Mapping[str, Any], recurrence_options]
@@ -45,7 +46,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        return x @ self.kernel[...] + self.bias[...]
+        return affine(x, self.kernel[...], self.bias[...])
 
 
 class RecurrentLayer(nnx.Module):

@@ -17,6 +17,9 @@ PyTree = Any
 Carry = tuple[jax.Array, ...]
 """What a cell hands from step to step; element 0 is the hidden state h [B, H]."""
 
+Parts = list[jax.Array]
+"""A gate's part [..., H] each, in the cell's order of gates."""
+
 Initializer = Callable[..., jax.Array]
 """(key, shape, dtype) -> array."""
 
@@ -32,6 +35,7 @@ __all__ = [
     "Int",
     "Num",
     "PRNGKeyArray",
+    "Parts",
     "PyTree",
     "UInt8",
 ]

@@ -123,10 +123,11 @@ def loop(
         for t in reversed(valid) if reverse else valid:
             z = cell.project(x[t, row : row + 1])
             if isinstance(cell, FusableCell):
-                u = state[0] @ cell.recurrent_matrix()
-                state = cell.gates(state, z, u if taps is None else u + taps.u[t, row])
+                u, offset = state[0] @ cell.recurrent_matrix(), cell.recurrent_offset()
+                u = u if offset is None else u + offset
+                state = cell.gates(state, cell.split(z), cell.split(u if taps is None else u + taps.u[t, row]))
             else:
-                state = cell.step(state, z)
+                state = cell.step(state, cell.split(z))
             if taps is not None:
                 state = tuple(s + tap[t, row] for s, tap in zip(state, taps.carry, strict=True))
             h[t] = state[0][0]

@@ -42,6 +42,7 @@ PARAMETERS = [("leaky_relu", "slope", 0.2, "leaky_relu", "negative_slope"), ("el
 
 ORDINARY = np.concatenate([np.linspace(-8, 8, 201), [1e-12, -1e-12]])
 EXTREME = np.array([1e4, -1e4, 0.0, -0.0, 1e-30, -1e-30])
+EPS = np.finfo(np.float64).eps
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -49,19 +50,22 @@ def test_values_and_derivatives_equal_the_formula(name):
     value, derivative = FORMULAS[name]
     with float64():
         actual, slope = jax.vmap(jax.value_and_grad(as_activation(name)))(jnp.asarray(ORDINARY))
-        np.testing.assert_allclose(actual, value(ORDINARY), rtol=1e-12, atol=1e-15)
-        np.testing.assert_allclose(slope, derivative(ORDINARY), rtol=1e-9, atol=1e-15)
+        # The logistic function is half of 1 + tanh: its error is relative to 1, also where its value is small.
+        np.testing.assert_allclose(actual, value(ORDINARY), rtol=4 * EPS, atol=EPS if name == "sigmoid" else 0)
+        np.testing.assert_allclose(slope, derivative(ORDINARY), rtol=4 * EPS, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_values_and_derivatives_are_right_at_extreme_inputs(name, dtype):
     value, derivative = FORMULAS[name]
+    x = EXTREME.astype(dtype)
+    exact, rtol = x.astype(np.float64), 4 * np.finfo(dtype).eps
     with jax.enable_x64(dtype == np.float64):
-        actual, slope = jax.vmap(jax.value_and_grad(as_activation(name)))(jnp.asarray(EXTREME, dtype))
+        actual, slope = jax.vmap(jax.value_and_grad(as_activation(name)))(jnp.asarray(x))
         assert actual.dtype == slope.dtype == dtype
-        np.testing.assert_allclose(actual, value(EXTREME), rtol=1e-6, atol=1e-30)
-        np.testing.assert_allclose(slope, derivative(EXTREME), rtol=1e-6, atol=1e-30)
+        np.testing.assert_allclose(actual, value(exact), rtol=rtol, atol=1e-200)
+        np.testing.assert_allclose(slope, derivative(exact), rtol=rtol, atol=1e-200)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -85,16 +89,18 @@ def test_parameter_means_what_it_means_in_torch(name, parameter, number, functio
     with float64():
         f = as_activation({"name": name, parameter: number})
         actual, slope = jax.vmap(jax.value_and_grad(f))(jnp.asarray(ORDINARY))
-        np.testing.assert_allclose(actual, y.detach().numpy(), rtol=1e-12, atol=1e-15)
-        np.testing.assert_allclose(slope, x.grad.numpy(), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(actual, y.detach().numpy(), rtol=4 * EPS)
+        np.testing.assert_allclose(slope, x.grad.numpy(), rtol=4 * EPS, atol=1e-15)
 
 
 @pytest.mark.parametrize(("name", "parameter", "number"), [entry[:3] for entry in PARAMETERS])
 def test_parameter_may_be_swept_and_is_not_trained(name, parameter, number):
     x = jnp.asarray(ORDINARY, jnp.float32)
-    traced = jax.jit(lambda value: as_activation({"name": name, parameter: value})(x))
-    np.testing.assert_allclose(traced(number), as_activation({"name": name, parameter: number})(x), rtol=1e-6)
-    assert not np.allclose(traced(number), traced(2 * number))
+    # x is an argument: of a constant, the compiler takes expm1 itself, and not as its code does (4 units in the last
+    # place apart).
+    traced = jax.jit(lambda value, x: as_activation({"name": name, parameter: value})(x))
+    np.testing.assert_array_equal(traced(number, x), as_activation({"name": name, parameter: number})(x))
+    assert not np.allclose(traced(number, x), traced(2 * number, x))
     assert traced._cache_size() == 1
     module = as_activation({"name": name, parameter: number})
     assert len(jax.tree.leaves(nnx.state(module, Hyperparameter))) == 1

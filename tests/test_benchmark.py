@@ -9,6 +9,7 @@ from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.benchmark import contestants
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.build import ConfigError
+from rnnlab.recurrence import default_chunk
 
 MAKERS = {
     "fused": lambda *a: contestants.rnnlab(*a, backend="fused"),
@@ -21,14 +22,16 @@ MAKERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
-def test_all_contestants_compute_the_same(cell):
-    case = Case(cell, 7, 4, 3, 5, bidirectional=True)
+def test_all_contestants_compute_the_same(cell, monkeypatch):
+    monkeypatch.setattr("rnnlab.recurrence._CHUNK_ELEMENTS", 1)
+    case = Case(cell, 19, 4, 3, 5, bidirectional=True)
+    assert 19 % default_chunk(19, 4, case.gates * 5) == 3  # A chunk of 16 steps, and a remainder.
     problem = make_problem(case)
     found = {}
     for name, make in MAKERS.items():
         if name != "torch" or importlib.util.find_spec("torch"):
             found[name] = make(case, problem)
-            found[name].step()
+            found[name].step(2)
             found[name].forward()
     first = found["plain scan"]
     for name, made in found.items():
@@ -36,11 +39,33 @@ def test_all_contestants_compute_the_same(cell):
         assert made.gradient == pytest.approx(first.gradient, rel=1e-5), name
 
 
-def test_row_that_disagrees_is_void():
-    rows = [{"loss": loss, "gradient": 1.0} for loss in (2.0, 2.0001, 2.1)]
+@pytest.mark.parametrize("quantity", ["loss", "gradient"])
+@pytest.mark.parametrize("wrong", [2.1, 1.9, float("inf"), float("nan")])
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_row_that_disagrees_is_void(quantity, wrong, position):
+    numbers = [2.0, 2.0001]
+    numbers.insert(position, wrong)
+    rows = [{"loss": 2.0, "gradient": 2.0} | {quantity: number} for number in numbers]
     benchmark.judge(rows)
-    assert ["error" in row for row in rows] == [False, False, True]
-    assert "void" in rows[2]["error"]
+    assert ["error" in row for row in rows] == [place == position for place in range(3)]
+    assert f"void: its {quantity} is" in rows[position]["error"]
+
+
+class FakeWorker:
+    """Answers as a worker does: each contestant has a loss, and every call takes half a second."""
+
+    def __init__(self, losses: dict[str, float]):
+        self.losses, self.names = losses, list(losses)
+
+    def ask(self, do: str, name: str = "", **_) -> dict | float | None:
+        return {"prepare": {"loss": self.losses.get(name), "gradient": 1.0}, "time": 0.5, "forget": None}[do]
+
+
+def test_measuring_voids_who_computes_something_else():
+    workers = [FakeWorker({"a": 2.0, "b": 2.0}), FakeWorker({"wrong": 3.0})]
+    rows = {row["contestant"]: row for row in benchmark.measure(Case("lstm", 7, 4, 3, 5), workers, 2, 0.0)}
+    assert [name for name, row in rows.items() if "void" in row.get("error", "")] == ["wrong"]
+    assert rows["a"]["step"] == rows["b"]["forward"] == [0.5, 0.5]
 
 
 def test_ratio_is_the_peer_over_rnnlab_turn_by_turn():

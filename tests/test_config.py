@@ -212,7 +212,7 @@ def test_resolving_fills_in_every_default() -> None:
     config = resolved()
     assert config["batch_size"] == 16
     assert config["early_stopping"] == {"metric": "loss", "patience": None, "min_change": 0.0}
-    assert config["model"]["recurrence"] == {"backend": "auto", "chunk": None, "unroll_steps": 1, "remat": False}
+    assert config["model"]["recurrence"] == {"backend": "auto", "chunk": None, "unroll_steps": 1, "store": "auto"}
     assert config["model"]["cell"]["input_init"] == {"name": "glorot_uniform", "gain": 1.0, "joint_fan": False}
     assert config["optimizer"]["schedule"] == {"name": "cosine", "final": 0.0, "steps": None}
     assert (config["optimizer"]["b1"], config["optimizer"]["b2"]) == (0.5, 0.999)

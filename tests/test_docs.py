@@ -56,6 +56,12 @@ def test_new_cell_is_twelve_lines_or_fewer():
     assert len([line for line in body.splitlines() if line.strip()]) <= 12
 
 
+def test_everything_in_extending_can_be_done_to_the_project(extended):
+    for _, title, text in blocks(ROOT / "docs" / "extending.md"):
+        added = [line[1:] for line in text.splitlines() if line.startswith("+")] or text.splitlines()
+        assert not title or set(added) <= set((extended / title).read_text().splitlines())
+
+
 @pytest.mark.slow
 def test_new_cell_passes_every_conformance_test(extended):
     said = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cells.py", "-k", "mgu")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import evaluate, loop, train
+from rnnlab import devices, evaluate, loop, train
 from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
@@ -50,6 +52,11 @@ def final_params(config: dict, workdir: Path) -> list[np.ndarray]:
     restored = checkpoints.restore(checkpoints.steps()[-1], run.programs.start(0))
     checkpoints.close()
     return [np.asarray(leaf) for leaf in jax.tree.leaves(restored.state.params)]
+
+
+def numbers(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl but for the seconds."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(workdir)]
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +96,19 @@ def test_training_lowers_the_loss(finished):
 
 def test_same_command_again_changes_nothing(finished):
     config, workdir, summary = finished
-    before = read_metrics(workdir)
+    before = numbers(workdir)
     again = train_and_evaluate(config, workdir)
     assert again["best"] == summary["best"]
-    strip = [{k: v for k, v in line.items() if k != "seconds"} for line in before]
-    assert [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(workdir)] == strip
+    assert numbers(workdir) == before
+
+
+def test_lines_of_steps_after_the_checkpoint_are_written_once(finished, tmp_path):
+    # As after a kill between the lines of steps 50 and 60 and the checkpoint of 60.
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    train_and_evaluate(config, tmp_path / "run")
+    assert numbers(tmp_path / "run") == numbers(workdir)
 
 
 def test_run_made_longer_equals_the_long_run(finished, tmp_path):
@@ -113,6 +128,7 @@ def test_checkpoints_keep_the_last_two_and_the_best(finished):
 
 def test_evaluate_gives_the_number_of_the_summary(finished, capsys):
     _, workdir, summary = finished
+    assert summary["best"]["step"] < summary["steps"]  # Or best and last would be one checkpoint.
     assert evaluate.main([f"--workdir={workdir}"]) == 0
     result = json.loads((workdir / "evaluation.json").read_text())
     assert result["loss"] == pytest.approx(summary["best"]["test"]["loss"], rel=1e-6)
@@ -121,6 +137,13 @@ def test_evaluate_gives_the_number_of_the_summary(finished, capsys):
     assert evaluate.main([f"--workdir={workdir}", "--checkpoint=last", "--split=validation"]) == 0
     result = json.loads((workdir / "evaluation.json").read_text())
     assert result["loss"] == pytest.approx(summary["final"]["validation"]["loss"], rel=1e-6)
+
+
+def test_evaluate_takes_the_last_checkpoint_where_none_has_a_score(tmp_path):
+    train_and_evaluate(small(steps=20, checkpoint_every=10), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "20")  # As if killed before the first evaluation, at 20.
+    assert evaluate.main([f"--workdir={tmp_path}"]) == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["step"] == 10
 
 
 def test_one_device_equals_two(finished, tmp_path):
@@ -168,6 +191,21 @@ def test_no_readable_checkpoint_is_a_clear_error(finished, tmp_path):
         train_and_evaluate(config, copy)
 
 
+def test_restored_state_shares_no_memory_with_the_loader(tmp_path, monkeypatch):
+    # It is donated to the next step, which writes over it.
+    state = devices.replicate(devices.make_mesh(1, 1), {"kernel": jnp.ones((8, 8)), "step": jnp.int32(3)})
+    checkpoints, loaded = Checkpoints(tmp_path), []
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    load = checkpoints._checkpointer.load
+    monkeypatch.setattr(checkpoints._checkpointer, "load", lambda *words: loaded.append(load(*words)) or loaded[0])
+    restored = checkpoints.restore(1, state).state
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    ours, theirs = ({leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)} for tree in (restored, loaded))
+    assert not ours & theirs
+
+
 def test_another_config_on_the_same_workdir_is_refused_with_the_difference(finished):
     _, workdir, _ = finished
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: 0\.01 -> 0\.02"):
@@ -185,9 +223,10 @@ def test_early_stopping_stops_after_patience_and_stays_stopped(tmp_path):
 
 
 def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
-    config = small(early_stopping=dict(metric="within_0.04"))
+    config = small(eval_every=10, task=dict(validation_size=500), early_stopping=dict(metric="within_0.04"))
     summary = train_and_evaluate(config, tmp_path)
     shares = {line["step"]: line["within_0.04"] for line in read_metrics(tmp_path) if line["split"] == "validation"}
+    assert shares[10] < max(shares.values())  # Or the first would be the best, whichever way they are compared.
     assert summary["best"]["step"] == max(shares, key=shares.__getitem__)
 
 
@@ -325,11 +364,7 @@ def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
     config = small(**long)
     for a, b in zip(final_params(config, tmp_path / "killed"), final_params(config, tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(a, b)
-    kept = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(tmp_path / name)]
-        for name in ("killed", "whole")
-    ]
-    assert kept[0] == kept[1]
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
 
 
 @pytest.mark.slow

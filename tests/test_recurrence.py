@@ -259,7 +259,7 @@ def test_auto_is_fused_where_the_cell_allows_it():
 
 
 def test_fused_needs_a_fraction_of_the_memory_of_reference():
-    # Compiled temporaries over those of the reference: 1/7.7 in chunks of 50, 1/13 with remat on top.
+    # Compiled temporaries over those of the reference.
     graphdef, state = nnx.split(make_cell("lstm", 4, 16))
     x = jnp.zeros((2000, 8, 4))
 
@@ -270,8 +270,8 @@ def test_fused_needs_a_fraction_of_the_memory_of_reference():
         return jax.jit(jax.grad(loss)).lower(state).compile().memory_analysis().temp_size_in_bytes
 
     reference = temporaries(backend="reference")
-    assert reference > 5 * temporaries(backend="fused", chunk=50) > 0
-    assert reference > 9 * temporaries(backend="fused", chunk=50, remat=True) > 0
+    assert reference > 5 * temporaries(backend="fused", chunk=50, store="carries") > 0
+    assert reference > 9 * temporaries(backend="fused", chunk=50, store="ends") > 0
 
 
 @pytest.mark.parametrize("variant", ["lstm", "gru", "irnn"])

@@ -11,6 +11,7 @@ torch.nn takes part where torch is installed (extra `benchmark`).
 
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -95,7 +96,8 @@ def judge(rows: list[dict[str, Any]]) -> None:
     sound = [row for row in rows if "error" not in row]
     for quantity in ("loss", "gradient"):
         if sound:
-            middle = statistics.median(row[quantity] for row in sound)
+            known = [row[quantity] for row in sound if math.isfinite(row[quantity])]
+            middle = statistics.median(known) if known else math.nan
             for row in sound:
                 if not abs(row[quantity] - middle) <= AGREE * abs(middle):
                     row["error"] = f"void: its {quantity} is {row[quantity]:.6g}, the others' {middle:.6g}"
@@ -177,7 +179,8 @@ def main(argv: Sequence[str]) -> int:
     cells = parse_list(given["cells"], CELLS, "cells")
     shapes = [SHAPES[int(i)] for i in parse_list(given["shapes"], [str(i) for i in range(len(SHAPES))], "shapes")]
 
-    console = Console()
+    # Whole numbers in a file or a pipe too.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")

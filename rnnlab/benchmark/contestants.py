@@ -15,7 +15,8 @@ from rnnlab.benchmark.cases import LEARNING_RATE, Case, Problem
 class Contestant(NamedTuple):
     """One case made ready by one contestant."""
 
-    step: Callable[[], None]
+    step: Callable[[int], None]
+    """This many training steps."""
     forward: Callable[[], None]
     loss: float
     """Before the first update."""
@@ -27,7 +28,8 @@ class Contestant(NamedTuple):
 
 
 def rnnlab(case: Case, problem: Problem, backend: str) -> Contestant:
-    """rnnlab as `rnnlab.train` runs it: the batch split over the devices, one reduction after the loop."""
+    """rnnlab as `rnnlab.train` runs it: the batch split over the devices, one reduction after the loop, and the
+    steps in one dispatch."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -58,9 +60,12 @@ def rnnlab(case: Case, problem: Problem, backend: str) -> Contestant:
         h, _ = nnx.merge(graphdef, params, buffers)(x)
         return 0.5 * jnp.sum((h - target) ** 2) / problem.target.size
 
-    def step(params: Any, x: jax.Array, target: jax.Array) -> Any:
-        value, gradients = sum_over_devices(jax.value_and_grad(loss)(params, x, target))
-        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, gradients), value
+    def steps(state: Any, count: jax.Array, x: jax.Array, target: jax.Array) -> Any:
+        def step(_: jax.Array, state: Any) -> Any:
+            value, gradients = sum_over_devices(jax.value_and_grad(loss)(state[0], x, target))
+            return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state[0], gradients), value
+
+        return jax.lax.fori_loop(0, count, step, state)
 
     def gradient(params: Any, x: jax.Array, target: jax.Array) -> Any:
         return sum_over_devices(jax.grad(loss)(params, x, target))
@@ -70,45 +75,41 @@ def rnnlab(case: Case, problem: Problem, backend: str) -> Contestant:
 
     spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     data = (everywhere, rows, rows)
-    run_step = spread(step, in_specs=data, out_specs=everywhere)
+    run_steps = spread(steps, in_specs=(everywhere, everywhere, rows, rows), out_specs=everywhere)
     run_forward = spread(forward, in_specs=(everywhere, rows), out_specs=rows)
     run_gradient = spread(gradient, in_specs=data, out_specs=everywhere)
     sharded = NamedSharding(mesh, rows)
     arrays = (jax.device_put(problem.x, sharded), jax.device_put(problem.target, sharded))
     params = devices.replicate(mesh, params)
     norm = _recurrent_norm([c["recurrent_kernel"] for c in run_gradient(params, *arrays)["cells"].values()])
-    return _jax_contestant(run_step, run_forward, params, arrays, norm, mesh.devices.size)
+    compiled, seconds = _compile(run_steps, (params, jnp.float32(0)), jnp.int32(1), *arrays)
+    run_forward = jax.jit(run_forward)
+    held = {"state": compiled(jax.tree.map(jnp.copy, (params, jnp.float32(0))), jnp.int32(1), *arrays)}
+    first_loss = float(held["state"][1])
+
+    def run(count: int) -> None:
+        held["state"] = jax.block_until_ready(compiled(held["state"], jnp.int32(count), *arrays))
+
+    def run_one_forward() -> None:
+        jax.block_until_ready(run_forward(params, arrays[0]))
+
+    return Contestant(run, run_one_forward, first_loss, norm, _temporaries(compiled, mesh.devices.size), seconds)
 
 
-def _jax_contestant(step: Any, forward: Any, params: Any, arrays: Any, norm: float, devices: int) -> Contestant:
-    """Compiles and wraps a JAX contestant; the state is donated, as in training."""
+def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
+    """The compiled function, whose first argument is donated, as in training, and the seconds that it took."""
     import time
 
     import jax
 
     began = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(params, *arrays).compile()
-    seconds = time.perf_counter() - began
-    run_forward = jax.jit(forward)
+    compiled = jax.jit(function, donate_argnums=0).lower(*arguments).compile()
+    return compiled, time.perf_counter() - began
+
+
+def _temporaries(compiled: Any, devices: int) -> int | None:
     memory = compiled.memory_analysis()
-    state = jax.tree.map(lambda a: a.copy(), params)
-    state, loss = compiled(state, *arrays)
-    held = {"state": state}
-
-    def one_step() -> None:
-        held["state"], _ = jax.block_until_ready(compiled(held["state"], *arrays))
-
-    def one_forward() -> None:
-        jax.block_until_ready(run_forward(params, arrays[0]))
-
-    return Contestant(
-        one_step,
-        one_forward,
-        float(loss),
-        norm,
-        None if memory is None else int(memory.temp_size_in_bytes) * devices,
-        seconds,
-    )
+    return None if memory is None else int(memory.temp_size_in_bytes) * devices
 
 
 def _recurrent_norm(gradients: Any) -> float:
@@ -204,7 +205,19 @@ def _single_device(forward: Any, params: Any, problem: Problem, recurrent: Any) 
         return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, gradients), value
 
     norm = _recurrent_norm(recurrent(jax.jit(jax.grad(loss))(params, *arrays)))
-    return _jax_contestant(step, forward, params, arrays, norm, 1)
+    compiled, seconds = _compile(step, params, *arrays)
+    run_forward = jax.jit(forward)
+    state, first_loss = compiled(jax.tree.map(jnp.copy, params), *arrays)
+    held = {"state": state}
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            held["state"], _ = jax.block_until_ready(compiled(held["state"], *arrays))
+
+    def run_one_forward() -> None:
+        jax.block_until_ready(run_forward(params, arrays[0]))
+
+    return Contestant(run, run_one_forward, float(first_loss), norm, _temporaries(compiled, 1), seconds)
 
 
 def torch_nn(case: Case, problem: Problem) -> Contestant:
@@ -238,9 +251,10 @@ def torch_nn(case: Case, problem: Problem) -> Contestant:
         loss.backward()
         return float(loss.detach())
 
-    def step() -> None:
-        backward()
-        optimizer.step()
+    def step(count: int) -> None:
+        for _ in range(count):
+            backward()
+            optimizer.step()
         finish()
 
     def forward() -> None:

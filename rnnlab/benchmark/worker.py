@@ -7,6 +7,7 @@ itself, so that nobody's allocator or thread pool is in another's way. All but t
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rnnlab.benchmark.cases import Case, make_problem
@@ -26,7 +27,7 @@ def contestants(kind: str) -> dict[str, Any]:
     return {"torch.nn": c.torch_nn}
 
 
-def time_calls(function: Any, seconds: float) -> float:
+def time_calls(function: Callable[[], None], seconds: float) -> float:
     """The mean seconds of a call, over as many calls as fill `seconds` (at least one)."""
     calls, began = 0, time.perf_counter()
     while True:
@@ -35,6 +36,12 @@ def time_calls(function: Any, seconds: float) -> float:
         passed = time.perf_counter() - began
         if passed >= seconds:
             return passed / calls
+
+
+def time_steps(run: Callable[[int], None], seconds: float) -> float:
+    """The mean seconds of a training step, over as many as fill `seconds`, by one step timed first."""
+    count = max(1, round(seconds / time_calls(lambda: run(1), 0.0)))
+    return time_calls(lambda: run(count), 0.0) / count
 
 
 def matrix_product_rate(seconds: float) -> float:
@@ -70,7 +77,7 @@ def main(kind: str) -> None:
             elif request["do"] == "prepare":
                 case = Case(*request["case"])
                 made = ready[request["name"]] = known[request["name"]](case, make_problem(case))
-                made.step()
+                made.step(1)
                 made.forward()
                 answer = {
                     "loss": made.loss,
@@ -82,7 +89,9 @@ def main(kind: str) -> None:
                 ready.clear()
                 answer = None
             else:
-                answer = time_calls(getattr(ready[request["name"]], request["what"]), request["seconds"])
+                made, seconds = ready[request["name"]], request["seconds"]
+                forward = request["what"] == "forward"
+                answer = time_calls(made.forward, seconds) if forward else time_steps(made.step, seconds)
         except Exception as error:  # The parent shows it in the table; the other contestants go on.
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         print(json.dumps(answer), file=answers, flush=True)

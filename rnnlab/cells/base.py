@@ -12,7 +12,8 @@ from flax import nnx
 
 from rnnlab.build import PositiveInt
 from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
-from rnnlab.typing import Array, Carry, Float
+from rnnlab.linear import affine
+from rnnlab.typing import Array, Carry, Float, Parts
 
 
 class BaseCell(nnx.Module):
@@ -50,13 +51,13 @@ class BaseCell(nnx.Module):
         shape = (rows, self.features)
         return jnp.concatenate([draw_block(draw, rngs.params(), shape, joint) for _ in self.gate_names], axis=1)
 
-    def split(self, a: Float[Array, "... M"]) -> list[jax.Array]:
+    def split(self, a: Float[Array, "... M"]) -> Parts:
         """The gates' parts [..., H] of an array [..., M], in the order of `gate_names`."""
         return jnp.split(a, len(self.gate_names), axis=-1)
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """z = x W + b, for any leading axes."""
-        return x @ self.input_kernel[...] + self.bias[...]
+        return affine(x, self.input_kernel[...], self.bias[...])
 
     def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
         """Zeros [B, H] for each of `carry_names`."""
@@ -70,6 +71,13 @@ class Cell(BaseCell):
         """R, as it multiplies h; a reparametrised kernel is built here, once per sequence."""
         return self.recurrent_kernel[...]
 
+    def recurrent_offset(self) -> Float[Array, " M"] | None:
+        """c, which is added to h R; a cell without a second bias has none."""
+        return None
+
     @abc.abstractmethod
-    def gates(self, carry: Carry, z: Float[Array, "B M"], u: Float[Array, "B M"]) -> Carry:
-        """(h_t, ...) from (h_{t-1}, ...), z_t = x_t W + b and u_t = h_{t-1} R; no row may see another row."""
+    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
+        """(h_t, ...) from (h_{t-1}, ...) and the gates' parts [B, H] of z_t = x_t W + b and u_t = h_{t-1} R + c.
+
+        No row may see another row.
+        """

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.activations import sigmoid
+from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.typing import Array, Carry, Float
+from rnnlab.typing import Array, Carry, Float, Parts
 
 
 class GRU(Cell):
@@ -42,12 +42,15 @@ class GRU(Cell):
         )
         self.recurrent_bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (features,), jnp.float32))
 
-    def gates(self, carry: Carry, z: Float[Array, "B M"], u: Float[Array, "B M"]) -> Carry:
+    def recurrent_offset(self) -> Float[Array, " M"]:
+        c_n = self.recurrent_bias[...]
+        return jnp.concatenate([jnp.zeros(2 * self.features, c_n.dtype), c_n])
+
+    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
         (h,) = carry
-        x_r, x_z, x_n = self.split(z)
-        h_r, h_z, h_n = self.split(u)
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = z, u
         update = sigmoid(x_z + h_z)
-        n = jnp.tanh(x_n + sigmoid(x_r + h_r) * (h_n + self.recurrent_bias[...]))
+        n = tanh(x_n + sigmoid(x_r + h_r) * h_n)
         return (n + update * (h - n),)
 
 
@@ -63,11 +66,11 @@ class ResetBeforeGRU(BaseCell):
 
     gate_names = ("r", "z", "n")
 
-    def step(self, carry: Carry, z: Float[Array, "B M"]) -> Carry:
-        """h_t from h_{t-1} and z_t = x_t W + b; two products in sequence."""
+    def step(self, carry: Carry, z: Parts) -> Carry:
+        """h_t from h_{t-1} and the parts of z_t = x_t W + b; two products in sequence."""
         (h,) = carry
-        x_r, x_z, x_n = self.split(z)
+        x_r, x_z, x_n = z
         kernel = self.recurrent_kernel[...]
         h_r, h_z = jnp.split(h @ kernel[:, : 2 * self.features], 2, axis=-1)
-        n = jnp.tanh(x_n + (sigmoid(x_r + h_r) * h) @ kernel[:, 2 * self.features :])
+        n = tanh(x_n + (sigmoid(x_r + h_r) * h) @ kernel[:, 2 * self.features :])
         return (n + sigmoid(x_z + h_z) * (h - n),)

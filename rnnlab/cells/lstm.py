@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.activations import sigmoid
+from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
 from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.typing import Array, Carry, Float
+from rnnlab.typing import Carry, Parts
 
 
 class LSTM(Cell):
@@ -51,12 +51,12 @@ class LSTM(Cell):
         draw = as_initializer(peephole_init)
         self.peephole_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32)) if peepholes else None
 
-    def gates(self, carry: Carry, z: Float[Array, "B M"], u: Float[Array, "B M"]) -> Carry:
+    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
         _, c = carry
-        i, f, g, o = self.split(z + u)
+        i, f, g, o = map(jnp.add, z, u)
         if self.peephole_kernel is not None:
             p_i, p_f, p_o = self.peephole_kernel[...]
-            c_new = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * jnp.tanh(g)
-            return (sigmoid(o + p_o * c_new) * jnp.tanh(c_new), c_new)
-        c_new = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-        return (sigmoid(o) * jnp.tanh(c_new), c_new)
+            c_new = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
+            return (sigmoid(o + p_o * c_new) * tanh(c_new), c_new)
+        c_new = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        return (sigmoid(o) * tanh(c_new), c_new)

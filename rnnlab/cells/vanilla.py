@@ -6,7 +6,7 @@ from rnnlab.activations import ActivationSpec, as_activation
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
 from rnnlab.initializers import InitializerSpec
-from rnnlab.typing import Array, Carry, Float
+from rnnlab.typing import Carry, Parts
 
 
 class Vanilla(Cell):
@@ -33,8 +33,8 @@ class Vanilla(Cell):
         )
         self.activation = as_activation(activation)
 
-    def gates(self, carry: Carry, z: Float[Array, "B H"], u: Float[Array, "B H"]) -> Carry:
-        return (self.activation(z + u),)
+    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
+        return (self.activation(z[0] + u[0]),)
 
 
 def irnn(

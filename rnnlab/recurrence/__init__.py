@@ -1,0 +1,150 @@
+"""The engine: the only loops over time in the project, derived from a cell's three pieces.
+
+A cell says what happens at one step (`project`, `recurrent_matrix`, `gates`: `contract.py`); here that becomes a
+sequence. Two backends give the same numbers:
+    reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
+    fused      a custom VJP whose backward loop holds only what is sequential
+Not here: parameters and equations (`cells/`), stacking and directions (`network.py`).
+"""
+
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnnlab.recurrence.contract import Backend, FusableCell, StepCell, Store, Taps, make_taps
+from rnnlab.recurrence.fused import Plan, fused
+from rnnlab.recurrence.reference import reference
+from rnnlab.typing import Array, Carry, Float, Int
+
+
+def unroll(
+    cell: FusableCell | StepCell,
+    x: Float[Array, "T B D"],
+    *,
+    lengths: Int[Array, " B"] | None = None,
+    reverse: bool = False,
+    initial_carry: Carry | None = None,
+    backend: Backend = "auto",
+    chunk: int | None = None,
+    unroll_steps: int = 1,
+    store: Store = "auto",
+    taps: Taps | None = None,
+) -> tuple[Float[Array, "T B H"], Carry]:
+    """Runs a cell over a sequence.
+
+    Args:
+        cell: a `FusableCell` or a `StepCell`.
+        x: inputs [T, B, D].
+        lengths: valid steps per row [B], 0 to T. Past its end a row keeps its carry, puts out zeros, and neither
+            values nor gradients (NaN included) leave its padding.
+        reverse: from the last valid step of each row to the first; output t still belongs to input t.
+        initial_carry: a tuple of [B, H] arrays; the cell's zeros if not given. Gradients reach it.
+        backend: "reference", "fused", or "auto": fused where the cell allows it.
+        chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
+            It need not divide T.
+        unroll_steps: steps per iteration of the compiled loop.
+        store: fused only: what is kept for the backward pass, the rest being recomputed chunk by chunk. "products":
+            carries, u_t and z_t of every step, the fastest; "carries": the carries of every step; "ends": those at the
+            chunks' ends, so that memory beside the outputs grows with T / chunk + chunk; "auto": products, or carries
+            where the products would take more than 256 MiB.
+        taps: zeros made by `make_taps`, to be differentiated with respect to.
+
+    Returns:
+        h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
+
+    Raises:
+        ValueError: shapes that do not fit, or backend="fused" for a cell without `gates`.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {x.shape}; unroll takes [T, B, D] (time first)")
+    steps, batch = x.shape[:2]
+    if steps == 0:
+        raise ValueError("x has no time steps")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least 1")
+    if store not in get_args(Store):
+        raise ValueError(f"unknown store {store!r}; known: {', '.join(get_args(Store))}")
+    if unroll_steps < 1:
+        raise ValueError(f"unroll_steps is {unroll_steps}; it must be at least 1")
+    mask = None
+    if lengths is not None:
+        if lengths.shape != (batch,):
+            raise ValueError(f"lengths has shape {lengths.shape}; x {x.shape} needs ({batch},)")
+        mask = jnp.arange(steps)[:, None] < lengths
+        x = jnp.where(mask[:, :, None], x, 0)  # Before the projection: 0 * NaN is NaN, in the backward pass too.
+    if initial_carry is None:
+        dtype = jax.eval_shape(cell.project, x[0]).dtype
+        initial_carry = cell.initial_carry(batch, dtype)
+
+    if resolve_backend(cell, backend) == "reference":
+        carries, last = reference(cell, initial_carry, x, mask, taps, reverse, unroll_steps)
+        h = carries[0]
+    else:
+        assert isinstance(cell, FusableCell)
+        graphdef, params = nnx.split(cell)
+        kernel = cell.recurrent_matrix()
+        width = kernel.shape[1]
+        if chunk is None:
+            chunk = default_chunk(steps, batch, width)
+        if store == "auto":
+            store = "products" if steps * batch * width <= _PRODUCTS_ELEMENTS else "carries"
+        products = store == "products"
+        plan = Plan(
+            graphdef,
+            min(chunk, steps),
+            reverse,
+            unroll_steps,
+            keep_carries=store != "ends",
+            keep_z=products and x.shape[2] >= _WIDE_INPUT,
+            keep_u=products,
+        )
+        result: Any = fused(plan, params, kernel, cell.recurrent_offset(), initial_carry, x, mask, taps)
+        h, last = result
+    if mask is not None:
+        h = jnp.where(mask[:, :, None], h, 0)
+    return h, last
+
+
+def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:
+    """The backend that `unroll` will use: "auto" is fused where the cell has `gates`."""
+    if backend not in ("auto", "fused", "reference"):
+        raise ValueError(f"unknown backend {backend!r}; known: auto, fused, reference")
+    if isinstance(cell, FusableCell):
+        return "fused" if backend == "auto" else backend
+    if backend == "fused":
+        raise ValueError(
+            f"{type(cell).__name__} has no `gates` (its state meets more than one matrix in sequence), "
+            "so the fused backend cannot run it; use backend='reference' or 'auto'"
+        )
+    return "reference"
+
+
+def default_chunk(steps: int, batch: int, width: int) -> int:
+    """Chunk length for T, B and gate width M: the largest divisor of T whose gates fit the target, near enough."""
+    target = max(16, min(steps, _CHUNK_ELEMENTS // max(1, batch * width)))
+    if target >= steps:
+        return steps
+    divisors = [c for c in range(target // 2, target + 1) if c and steps % c == 0]
+    return divisors[-1] if divisors else target
+
+
+_CHUNK_ELEMENTS = 1 << 19
+_PRODUCTS_ELEMENTS = 1 << 26
+"""256 MiB in float32."""
+_WIDE_INPUT = 64
+"""Below this D, computing z again costs less than reading it."""
+
+
+__all__ = [
+    "Backend",
+    "FusableCell",
+    "StepCell",
+    "Store",
+    "Taps",
+    "default_chunk",
+    "make_taps",
+    "resolve_backend",
+    "unroll",
+]
