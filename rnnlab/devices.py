@@ -10,6 +10,7 @@ import os
 import platform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -70,6 +71,24 @@ def make_mesh(batch_size: int, devices: int | None = None) -> Mesh:
             f"sizes that are: {sizes}; device counts that divide it: {counts}"
         )
     return Mesh(np.asarray(available[:devices]), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_compute(mesh: Mesh, dtype: str) -> None:
+    """Tries a product of this type.
+
+    Raises:
+        ConfigError: the devices cannot.
+    """
+    device = mesh.devices.flat[0]
+    try:
+        with jax.default_device(device):
+            ones = jnp.ones((8, 8), dtype)
+            jax.block_until_ready(jnp.matmul(ones, ones, preferred_element_type=jnp.float32))
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ConfigError(
+            f"model.compute: {device.platform} cannot multiply in {dtype} ({reason}); float32 works"
+        ) from error
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:

@@ -1,18 +1,64 @@
-"""The affine map of every layer and cell, in the form that differentiates fastest."""
+"""Matrix products and the affine map of layers and cells: their rounding, and the form that differentiates fastest."""
 
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 
 from rnnlab.typing import Array, Float
 
+ComputeType = Literal["float32", "bfloat16"]
+"""What the operands of matrix products are rounded to; "float32" leaves them as they are (double precision too)."""
 
-def affine(x: Float[Array, "... D"], kernel: Float[Array, "D O"], bias: Float[Array, " O"]) -> Float[Array, "... O"]:
+
+def matmul(a: Float[Array, "R K"], b: Float[Array, "K O"], compute: ComputeType = "float32") -> Float[Array, "R O"]:
+    """a b. With "bfloat16" the operands of this product, and of those of its gradient, are rounded to bfloat16, and the
+    sums and results are float32; reverse mode only."""
+    return a @ b if compute == "float32" else _rounded(a, b)
+
+
+def rounded(a: jax.Array, compute: ComputeType) -> jax.Array:
+    """An operand as `matmul` rounds it, for one that many products share."""
+    return a if compute == "float32" else a.astype(compute)
+
+
+@jax.custom_vjp
+def _rounded(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+
+def _rounded_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _rounded(a, b), (a, b)
+
+
+def _rounded_backward(operands: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = operands
+    return _rounded(d, b.T).astype(a.dtype), _rounded(a.T, d).astype(b.dtype)
+
+
+_rounded.defvjp(_rounded_forward, _rounded_backward)
+
+
+def affine(
+    x: Float[Array, "... D"],
+    kernel: Float[Array, "D O"],
+    bias: Float[Array, " O"],
+    compute: ComputeType = "float32",
+) -> Float[Array, "... O"]:
     """x W + b, for any leading axes.
 
-    As one product of two matrices, [x, 1] with W above b: the gradients of W and b are then one product too, and XLA
-    transposes no array of x's length for them (gradients per time step on one core of an x86 CPU, B=8 O=400: D=1 0.5 µs
-    against 2.7 for x @ W + b, D=120 5.1 against 11.2).
+    As a product of two matrices: with more leading axes XLA transposes the gradient of z for that of W. For narrow
+    x of [x, 1] and W above b, so that the gradients of W and b are one product too (both gradients per time step on one
+    core of an x86 CPU, B=8 O=400: D=1 0.5 µs, 1.2 without the one, 2.7 as x @ W + b; D=120 5.1, 6.0 and 11.2).
     """
     rows = x.reshape(-1, x.shape[-1])
-    one = jnp.ones((rows.shape[0], 1), x.dtype)
-    z = jnp.concatenate([rows, one], 1) @ jnp.concatenate([kernel, bias[None]])
+    if compute == "float32" and rows.shape[1] <= _NARROW:
+        one = jnp.ones((rows.shape[0], 1), x.dtype)
+        z = jnp.concatenate([rows, one], 1) @ jnp.concatenate([kernel, bias[None]])
+    else:  # The bias is never rounded.
+        z = matmul(rows, kernel, compute) + bias
     return z.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+_NARROW = 32
+"""Up to this D the copy of W costs less than the sum over the rows that it saves."""

@@ -13,7 +13,7 @@ from flax import nnx
 from rnnlab.build import ConfigError, PositiveInt, build
 from rnnlab.cells import CELLS, CellSpec
 from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.linear import affine
+from rnnlab.linear import ComputeType, affine
 from rnnlab.recurrence import Backend, Store, Taps, make_taps, resolve_backend, unroll
 from rnnlab.typing import Array, Float, Int, Num
 
@@ -44,9 +44,10 @@ class Linear(nnx.Module):
     ):
         self.kernel = nnx.Param(as_initializer(kernel_init)(rngs.params(), (in_features, out_features), jnp.float32))
         self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
+        self.compute: ComputeType = "float32"
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        return affine(x, self.kernel[...], self.bias[...])
+        return affine(x, self.kernel[...], self.bias[...], self.compute)
 
 
 class RecurrentLayer(nnx.Module):
@@ -127,11 +128,13 @@ class Network(nnx.Module):
         input_projection_init: InitializerSpec = "glorot_uniform",
         readout_init: InitializerSpec = "glorot_uniform",
         readout_bias_init: InitializerSpec = "zeros",
+        compute: ComputeType = "float32",
         recurrence: RecurrenceSpec = {},  # noqa: B006  (never changed)
         rngs: nnx.Rngs,
     ):
         """Inputs are [T, B, D] numbers, or [T, B] tokens below `vocabulary`, embedded in `embedding` dimensions
-        (one-hot if that is None); `input_projection` puts a linear layer of that width before the first cell.
+        (one-hot if that is None); `input_projection` puts a linear layer of that width before the first cell. `compute`
+        is what the operands of all matrix products are rounded to; parameters, carries and sums stay in float32.
 
         Raises:
             ConfigError: an embedding for inputs that are not tokens, or a cell that the backend cannot run.
@@ -170,6 +173,9 @@ class Network(nnx.Module):
         self.readout = Linear(
             in_features, out_features, kernel_init=readout_init, bias_init=readout_bias_init, rngs=rngs
         )
+        projections = [] if projection is None else [projection]
+        for module in (*(cell for layer in stack for cell in layer.cells), *projections, self.readout):
+            module.compute = compute
 
     def embed(self, x: Num[Array, "T B *D"]) -> Float[Array, "T B D"]:
         """What the first recurrent layer sees."""

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.build import merge_numbers, split_numbers
-from rnnlab.devices import DATA_AXIS
+from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.network import Network
 from rnnlab.optimizers import global_norm, make_optimizer
 from rnnlab.recurrence import resolve_backend
@@ -79,6 +79,8 @@ class Programs:
         self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer})
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
+        if model.get("compute", "float32") != "float32":
+            check_compute(mesh, model["compute"])
         self.backend = resolve_backend(network.layers[0].cells[0], model["recurrence"]["backend"])
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0))
         self.metric_names = tuple(name for name in state.sums if name not in _RUNNING)

@@ -97,4 +97,8 @@ def test_command_writes_a_table_a_file_and_a_figure(tmp_path, monkeypatch, capsy
     assert {"rnnlab fused", "rnnlab reference", "plain scan", "flax.nnx.RNN"} <= {row["contestant"] for row in rows}
     assert all(row["step_ratio"] > 0 for row in rows)
     assert output.with_suffix(".png").stat().st_size > 0
+    table = output.with_suffix(".md").read_text().splitlines()
+    assert len(table) == 3
+    assert table[0].count("|") == table[1].count("|") == table[2].count("|")
+    assert "(6, 4, 2, 3)" in table[2]
     assert "rnnlab fused" in capsys.readouterr().out

@@ -157,6 +157,29 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             console.print(f"{row['cell']} {row['shape']} {row['contestant']}: {row['error']}", markup=False)
 
 
+def markdown(results: list[dict[str, Any]]) -> str:
+    """A line per case: rnnlab's own numbers, and how many times as long each of the others takes for a step."""
+    peers = list(dict.fromkeys(row["contestant"] for row in results if row["contestant"] != DEFAULT))
+    lines = [
+        f"| cell | (T, B, D, H) | step, ms | share of peak | memory, MiB | {' | '.join(peers)} |",
+        "|" + "---|" * (5 + len(peers)),
+    ]
+    cases: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in results:
+        cases.setdefault((row["cell"], row["shape"]), {})[row["contestant"]] = row
+    for (cell, shape), rows in cases.items():
+        ours = rows.get(DEFAULT, {"error": ""})
+        if "error" in ours:
+            mine = ["void"] * 3
+        else:
+            memory = ours["temporary_bytes"]
+            size = "" if memory is None else f"{memory / 2**20:.0f}"
+            mine = [f"{ours['step_median'] * 1e3:.3g}", f"{ours['step_share']:.0%}", size]
+        ratios = [f"{rows[p]['step_ratio']:.2f}" if "step_ratio" in rows.get(p, {}) else "void" for p in peers]
+        lines.append(f"| {' | '.join([cell, shape, *mine, *ratios])} |")
+    return "\n".join(lines) + "\n"
+
+
 def parse_list(text: str, known: Sequence[str], flag: str) -> list[str]:
     """The members of a comma-separated flag, checked; all of them if it is empty."""
     chosen = [part.strip() for part in text.split(",") if part.strip()]
@@ -174,7 +197,9 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("shapes", "", f"numbers of (T, B, D, H): {numbered}; all if empty", flag_values=values)
     flags.DEFINE_integer("turns", 5, "how often each contestant is timed", lower_bound=1, flag_values=values)
     flags.DEFINE_float("seconds", 0.5, "how long, at least, each time", lower_bound=0.0, flag_values=values)
-    flags.DEFINE_string("output", None, "JSON file; the figure is put beside it as .png", flag_values=values)
+    flags.DEFINE_string(
+        "output", None, "JSON file; the figure and a table are put beside it as .png and .md", flag_values=values
+    )
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
     shapes = [SHAPES[int(i)] for i in parse_list(given["shapes"], [str(i) for i in range(len(SHAPES))], "shapes")]
@@ -211,9 +236,10 @@ def main(argv: Sequence[str]) -> int:
         }
         path = Path(given["output"])
         write_file(path, json.dumps(record, indent=1) + "\n")
+        write_file(path.with_suffix(".md"), markdown(results))
         from rnnlab.plots import benchmark_ratios
 
-        console.print(f"{path}, {benchmark_ratios(path)}")
+        console.print(f"{path}, {path.with_suffix('.md')}, {benchmark_ratios(path)}")
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 

@@ -27,9 +27,9 @@ class Contestant(NamedTuple):
     compile_seconds: float | None
 
 
-def rnnlab(case: Case, problem: Problem, backend: str) -> Contestant:
+def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Contestant:
     """rnnlab as `rnnlab.train` runs it: the batch split over the devices, one reduction after the loop, and the
-    steps in one dispatch."""
+    steps in one dispatch; recurrence: further options of the engine."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -45,7 +45,7 @@ def rnnlab(case: Case, problem: Problem, backend: str) -> Contestant:
         case.inputs,
         cell=section,
         bidirectional=case.bidirectional,
-        recurrence={"backend": backend},
+        recurrence={"backend": backend, **recurrence},
         rngs=nnx.Rngs(0),
     )
     for cell, weights in zip(layer.cells, problem.weights, strict=True):

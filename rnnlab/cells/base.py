@@ -12,7 +12,7 @@ from flax import nnx
 
 from rnnlab.build import PositiveInt
 from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
-from rnnlab.linear import affine
+from rnnlab.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
@@ -25,6 +25,8 @@ class BaseCell(nnx.Module):
 
     gate_names: ClassVar[tuple[str, ...]] = ("h",)
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
+    compute: ComputeType = "float32"
+    """What the operands of this cell's matrix products are rounded to; everything else stays as it is."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class BaseCell(nnx.Module):
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """z = x W + b, for any leading axes."""
-        return affine(x, self.input_kernel[...], self.bias[...])
+        return affine(x, self.input_kernel[...], self.bias[...], self.compute)
 
     def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
         """Zeros [B, H] for each of `carry_names`."""

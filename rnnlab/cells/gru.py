@@ -7,6 +7,7 @@ from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.initializers import InitializerSpec, as_initializer
+from rnnlab.linear import matmul
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
@@ -71,6 +72,6 @@ class ResetBeforeGRU(BaseCell):
         (h,) = carry
         x_r, x_z, x_n = z
         kernel = self.recurrent_kernel[...]
-        h_r, h_z = jnp.split(h @ kernel[:, : 2 * self.features], 2, axis=-1)
-        n = tanh(x_n + (sigmoid(x_r + h_r) * h) @ kernel[:, 2 * self.features :])
+        h_r, h_z = jnp.split(matmul(h, kernel[:, : 2 * self.features], self.compute), 2, axis=-1)
+        n = tanh(x_n + matmul(sigmoid(x_r + h_r) * h, kernel[:, 2 * self.features :], self.compute))
         return (n + sigmoid(x_z + h_z) * (h - n),)

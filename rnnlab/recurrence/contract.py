@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rnnlab.linear import ComputeType, matmul
 from rnnlab.typing import Carry, Parts
 
 Backend = Literal["auto", "fused", "reference"]
@@ -15,6 +16,9 @@ Store = Literal["auto", "products", "carries", "ends"]
 @runtime_checkable
 class FusableCell(Protocol):
     """What the fused backend asks of a cell. `rnnlab.cells.Cell` is the base class that provides most of it."""
+
+    compute: ComputeType
+    """What the operands of matrix products are rounded to."""
 
     def project(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., M]: everything that depends on the input only."""
@@ -76,9 +80,9 @@ def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
     return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), Taps(carry, z))
 
 
-def recur(h: jax.Array, kernel: jax.Array, offset: jax.Array | None) -> jax.Array:
+def recur(h: jax.Array, kernel: jax.Array, offset: jax.Array | None, compute: ComputeType) -> jax.Array:
     """u = h R + c."""
-    u = h @ kernel
+    u = matmul(h, kernel, compute)
     return u if offset is None else u + offset
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from rnnlab.linear import ComputeType, matmul, rounded
 from rnnlab.recurrence.contract import Taps, masked, recur
 from rnnlab.typing import Carry, Parts, PyTree
 
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     keep_carries: bool
     keep_z: bool
     keep_u: bool
+    compute: ComputeType
 
     def cell(self, params: PyTree) -> Any:
         return nnx.merge(self.graphdef, params)
@@ -89,6 +91,7 @@ def _run_chunk(
 ) -> tuple[Carry, _Stacks]:
     """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on."""
     cell = plan.cell(params)
+    kernel = rounded(kernel, plan.compute)
     z = cell.project(x)
     if stacks.z is not None:
         stacks = stacks._replace(z=lax.dynamic_update_slice_in_dim(stacks.z, z, start, 0))
@@ -96,7 +99,7 @@ def _run_chunk(
     def body(state: tuple[Carry, Carry, jax.Array | None], inputs: tuple) -> tuple[Any, None]:
         carry, carries, us = state
         t, z_t, mask_t = inputs
-        u = recur(carry[0], kernel, offset)
+        u = recur(carry[0], kernel, offset, plan.compute)
         new = masked(mask_t, cell.gates(carry, z_t, cell.split(u)), carry)
         after = t if plan.reverse else t + 1
         carries = tuple(_put(stack, c, after) for stack, c in zip(carries, new, strict=False))
@@ -157,8 +160,10 @@ def _fused_backward(plan, residuals, cotangents):
     params, kernel, offset, x, mask, starts, stacks, taps = residuals
     dh, dlast = cotangents
     features = kernel.shape[0]
-    # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4.
-    kernel_t = jnp.pad(kernel.T, ((0, 0), (0, -features % 64)))
+    # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
+    # rest of 64 matters less, Rᵀ is not made.
+    padded = features < 256 and features % 64 != 0
+    recurrent = rounded(jnp.pad(kernel, ((0, -features % 64), (0, 0))).T if padded else kernel, plan.compute)
     gates = jax.checkpoint(functools.partial(plan.gates, params), prevent_cse=False, policy=_is_expensive)
     cell = plan.cell(params)
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
@@ -175,9 +180,9 @@ def _fused_backward(plan, residuals, cotangents):
             _, local = _run_chunk(plan, params, kernel, offset, start, x_chunk, mask_chunk, 0, local)
             before = _cut(local.carries, later, length)
         z, pull_project = jax.vjp(plan.project, params, x_chunk)
-        z = z if stacks.z is None else _cut(stacks.z, first, length)
+        z = _cut(stacks.z, first, length) if plan.keep_z else z
         rows = before[0].reshape(-1, features)
-        u = recur(rows, kernel, offset).reshape(z.shape) if stacks.u is None else _cut(stacks.u, first, length)
+        u = _cut(stacks.u, first, length) if plan.keep_u else recur(rows, kernel, offset, plan.compute).reshape(z.shape)
         z, u = cell.split(z), cell.split(u)
         # The gates of the whole chunk are linearised at once, so that the loop below holds one product and a few
         # multiplications; `pulls` is the chunk's pullbacks, stacked over time: of what they need, the outputs of tanh
@@ -198,7 +203,8 @@ def _fused_backward(plan, residuals, cotangents):
                 scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, offset))
                 offset += part.shape[-1]
             du_t = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
-            dbefore = (dbefore[0] + (du_t @ kernel_t)[:, :features], *dbefore[1:])
+            back_h = matmul(du_t, recurrent if padded else recurrent.T, plan.compute)[:, :features]
+            dbefore = (dbefore[0] + back_h, *dbefore[1:])
             if mask_t is not None:
                 dbefore = jax.tree.map(jnp.add, dbefore, masked(mask_t, zeros, dcarry))
             return (dbefore, scratch), (dnew, [None if s else a for s, a in zip(same, dz, strict=True)])
@@ -217,7 +223,7 @@ def _fused_backward(plan, residuals, cotangents):
             dz = jnp.concatenate([b if a is None else a for a, b in zip(dz, cell.split(du), strict=True)], -1)
         # As matrices: with two axes to sum over, XLA transposes du first.
         columns = du.reshape(-1, kernel.shape[1])
-        dkernel = dkernel + jnp.matmul(rows.T, columns, preferred_element_type=dkernel.dtype)
+        dkernel = dkernel + _sum_of_products(rows, columns, dkernel.dtype, plan.compute)
         if offset is not None:
             doffset = doffset + columns.sum(0, dtype=dkernel.dtype)
         dparams_project, dx = pull_project(dz)
@@ -243,6 +249,12 @@ def _fused_backward(plan, residuals, cotangents):
     dcarry, *sums, _ = state
     dparams, dkernel, doffset = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, kernel, offset))
     return dparams, dkernel, doffset, dcarry, dx, None, dtaps
+
+
+def _sum_of_products(rows: jax.Array, columns: jax.Array, dtype: Any, compute: ComputeType) -> jax.Array:
+    """rowsᵀ columns, summed in dtype."""
+    rows, columns = rounded(rows, compute), rounded(columns, compute)
+    return jnp.matmul(rows.T, columns, preferred_element_type=dtype)
 
 
 def _same_gradients(gates: Callable[..., Carry], *primals: Any) -> list[bool]:

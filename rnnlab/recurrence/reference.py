@@ -26,7 +26,7 @@ def reference(
         z_t, mask_t, tap = inputs
         if isinstance(cell, FusableCell):
             assert kernel is not None
-            u = recur(carry[0], kernel, offset)
+            u = recur(carry[0], kernel, offset, cell.compute)
             new = cell.gates(carry, z_t, cell.split(u if tap is None else u + tap.u))
         else:
             new = cell.step(carry, z_t)

@@ -1,0 +1,58 @@
+"""Memory and time of a training step against the chunk length and what is stored, as a table.
+
+    python scripts/memory_of_chunks.py --steps=20000 --batch=16 --features=128 --chunks=50,140,500
+
+Each line is the compiled program's temporaries on all devices, and the time of a step (forward, backward, update) of
+one recurrent layer with a loss at every step, the batch split over the devices as in training.
+"""
+
+import time
+from collections.abc import Sequence
+
+from absl import flags
+
+from rnnlab import devices, entry
+from rnnlab.benchmark import contestants
+from rnnlab.benchmark.__main__ import parse_list
+from rnnlab.benchmark.cases import CELLS, Case, make_problem
+from rnnlab.build import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("cell", "lstm", f"one of {', '.join(CELLS)}", flag_values=values)
+    for name, default, told in [("steps", 20_000, "T"), ("batch", 16, "B"), ("inputs", 1, "D"), ("features", 128, "H")]:
+        flags.DEFINE_integer(name, default, told, lower_bound=1, flag_values=values)
+    flags.DEFINE_list("chunks", ["50", "140", "500"], "chunk lengths, separated by commas", flag_values=values)
+    stores = ["products", "carries", "ends"]
+    flags.DEFINE_list("stores", stores, "what is stored, separated by commas", flag_values=values)
+    flags.DEFINE_bool("reference", False, "also the reference backend, which needs the most", flag_values=values)
+    given = entry.parse(values, argv, __doc__).flags
+    cell = parse_list(given["cell"], CELLS, "cell")[0]
+    try:
+        chunks = [int(chunk) for chunk in given["chunks"]]
+    except ValueError as error:
+        raise ConfigError(f"--chunks: {error}") from None
+
+    devices.tune_host(given["batch"])
+    case = Case(cell, given["steps"], given["batch"], given["inputs"], given["features"])
+    problem = make_problem(case)
+    runs = [("fused", {"store": store, "chunk": chunk}) for store in given["stores"] for chunk in chunks]
+    if given["reference"]:
+        runs.append(("reference", {}))
+    print(f"{case.cell} {case.shape()}\n")
+    print("| stored | chunk | temporaries, MiB | step, s | loss |\n|---|---|---|---|---|")
+    for backend, options in runs:
+        made = contestants.rnnlab(case, problem, backend, **options)
+        began = time.perf_counter()
+        made.step(1)
+        seconds = time.perf_counter() - began
+        stored, chunk = options.get("store", "all (reference)"), options.get("chunk", "")
+        memory = "" if made.temporary_bytes is None else f"{made.temporary_bytes / 2**20:.0f}"
+        print(f"| {stored} | {chunk} | {memory} | {seconds:.2f} | {made.loss:.6f} |", flush=True)
+    return entry.FINISHED
+
+
+if __name__ == "__main__":
+    entry.run(main)

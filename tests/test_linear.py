@@ -1,0 +1,43 @@
+"""Products and the affine map: against plain products in double precision, and what bfloat16 rounds and what not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnlab.linear import _NARROW, affine, matmul
+from tests.helpers import assert_close, float64, random_array
+
+R, K, M = 6, 5, 4
+
+
+@pytest.mark.parametrize("shape", [(K,), (3, K), (2, 3, K), (2, 3, _NARROW + 1)])
+def test_affine_and_its_gradients_are_those_of_x_w_plus_b(shape):
+    with float64():
+        x, kernel, bias = random_array(0, *shape), random_array(1, shape[-1], M), random_array(2, M)
+        weights = random_array(3, *shape[:-1], M)
+
+        def gradients(function):
+            return jax.value_and_grad(lambda *point: jnp.vdot(weights, function(*point)), (0, 1, 2))(x, kernel, bias)
+
+        assert_close(gradients(affine), gradients(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
+
+
+def rounded(a: jax.Array) -> np.ndarray:
+    """What bfloat16 keeps of an array, in double precision."""
+    return np.asarray(a.astype(jnp.bfloat16)).astype(np.float64)
+
+
+def test_bfloat16_rounds_the_operands_and_not_the_sums():
+    a, b, d = (random_array(i, *shape) for i, shape in enumerate([(R, K), (K, M), (R, M)]))
+    product, pull = jax.vjp(lambda a, b: matmul(a, b, "bfloat16"), a, b)
+    expected = (rounded(a) @ rounded(b), rounded(d) @ rounded(b).T, rounded(a).T @ rounded(d))
+    for found, exact in zip((product, *pull(d)), expected, strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)  # Of float32 sums of a few terms near 1.
+    assert np.abs(product - a @ b).max() > 1e-3
+
+
+def test_bfloat16_leaves_the_bias_alone():
+    bias = jnp.full(M, 1.001)
+    np.testing.assert_array_equal(affine(jnp.zeros((2, K)), jnp.ones((K, M)), bias, "bfloat16"), jnp.stack([bias] * 2))
