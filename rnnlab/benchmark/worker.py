@@ -39,8 +39,10 @@ def time_calls(function: Callable[[], None], seconds: float) -> float:
 
 
 def time_steps(run: Callable[[int], None], seconds: float) -> float:
-    """The mean seconds of a training step, over as many as fill `seconds` (at least four: a run of one would measure how
-    long it takes to get the memory), by one step timed first."""
+    """The mean seconds of a training step, over as many as fill `seconds`, by one step timed first.
+
+    At least four: a run of one would measure how long it takes to get the memory.
+    """
     count = max(4, round(seconds / time_calls(lambda: run(1), 0.0)))
     return time_calls(lambda: run(count), 0.0) / count
 

@@ -198,10 +198,10 @@ def _fused_backward(plan, residuals, cotangents):
             zeros = jax.tree.map(jnp.zeros_like, dcarry)
             dnew = masked(mask_t, dcarry, zeros)
             dbefore, dz, du = pull(dnew)
-            offset = 0
+            column = 0
             for part in du:
-                scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, offset))
-                offset += part.shape[-1]
+                scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, column))
+                column += part.shape[-1]
             du_t = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
             back_h = matmul(du_t, recurrent if padded else recurrent.T, plan.compute)[:, :features]
             dbefore = (dbefore[0] + back_h, *dbefore[1:])
