@@ -59,7 +59,8 @@ class FakeWorker:
         self.losses, self.names = losses, list(losses)
 
     def ask(self, do: str, name: str = "", **_) -> dict | float | None:
-        return {"prepare": {"loss": self.losses.get(name), "gradient": 1.0}, "time": 0.5, "forget": None}[do]
+        made = {"loss": self.losses.get(name), "gradient": 1.0}
+        return {"prepare": made, "time": 0.5, "rate": 4.0, "forget": None}[do]
 
 
 def test_measuring_voids_who_computes_something_else():
@@ -67,18 +68,20 @@ def test_measuring_voids_who_computes_something_else():
     rows = {row["contestant"]: row for row in benchmark.measure(Case("lstm", 7, 4, 3, 5), workers, 2, 0.0)}
     assert [name for name, row in rows.items() if "void" in row.get("error", "")] == ["wrong"]
     assert rows["a"]["step"] == rows["b"]["forward"] == [0.5, 0.5]
+    assert rows["a"]["rates"] == [4.0, 4.0]
 
 
 def test_ratio_is_the_peer_over_rnnlab_turn_by_turn():
     def row(name: str, times: list[float]) -> dict:
-        return {"contestant": name, "step": times, "forward": times}
+        return {"contestant": name, "step": times, "forward": times, "rates": rates}
 
     case = Case("lstm", 10, 2, 3, 4)
+    rates = [case.step_products() * factor for factor in (1.0, 1.0, 0.25)]
     rows = [row("rnnlab fused", [1.0, 2.0, 4.0]), row("peer", [3.0, 6.0, 4.0])]
-    ours, peer = benchmark.summarize(case, rows, rate=case.step_products())
+    ours, peer = benchmark.summarize(case, rows)
     assert (ours["step_ratio"], peer["step_ratio"]) == (1.0, 3.0)
-    assert ours["step_share"] == pytest.approx(0.5)
-    assert "step_ratio" not in benchmark.summarize(case, [{"contestant": "peer", "error": "void"}], 1.0)[0]
+    assert ours["step_share"] == pytest.approx(1.0), "1, 1/2 and 1 turn by turn"
+    assert "step_ratio" not in benchmark.summarize(case, [{"contestant": "peer", "error": "void"}])[0]
 
 
 def test_unknown_cell_or_shape_is_named():

@@ -5,6 +5,7 @@ hold for every cell is in test_cells.py.
 """
 
 import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from flax import nnx
 
 from rnnlab.optimizers import global_norm
 from rnnlab.recurrence import _WIDE_INPUT, FusableCell, default_chunk, make_taps, resolve_backend, unroll
+from rnnlab.recurrence.fused import Plan
 from tests.helpers import (
     assert_close,
     dot,
@@ -335,3 +337,20 @@ def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
             return quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, x)
 
         assert_close(gradients(store=store, chunk=3), gradients(backend="reference"), 1e-10)
+
+
+@pytest.mark.parametrize("variant", ["lstm", "gru"])
+def test_kernel_in_blocks_of_columns_gives_the_gradients_of_the_reference(variant, monkeypatch):
+    backend = sys.modules[Plan.__module__]
+    monkeypatch.setattr(backend, "_CACHED_KERNEL", 1)
+    monkeypatch.setattr(backend, "_COLUMNS", 4)
+    with float64():
+        graphdef, (state, x, carry, _) = point(variant)
+
+        def run(backend: str) -> Any:
+            def loss(state: nnx.State, x: jax.Array, carry: Any) -> Any:
+                return weighed(unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, chunk=3))
+
+            return quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(state, x, carry)
+
+        assert_close(run("fused"), run("reference"), 1e-12)

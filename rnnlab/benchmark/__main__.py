@@ -4,8 +4,8 @@
     python -m rnnlab.benchmark --cells=lstm,gru --shapes=0,2 --output=benchmark.json
 
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
-rnnlab's default backend, the share of the matrix-product rate measured in the same run, and the temporary memory of the
-compiled program. All get the same weights and inputs; a row whose losses or gradients disagree is void.
+rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
+the compiled program. All get the same weights and inputs; a row whose losses or gradients disagree is void.
 torch.nn takes part where torch is installed (extra `benchmark`).
 """
 
@@ -33,6 +33,7 @@ from rnnlab.workdir import git_commit, versions, write_file
 
 DEFAULT = "rnnlab fused"
 KINDS = ("rnnlab", "jax", "torch")
+RATE_SECONDS = 0.3
 AGREE = 1e-3
 """Largest relative difference between two contestants' losses and gradient norms, in float32 over up to 784 steps."""
 
@@ -71,13 +72,16 @@ class Worker:
 
 
 def measure(case: Case, workers: list[Worker], turns: int, seconds: float) -> list[dict[str, Any]]:
-    """One row per contestant: what it computed, and its times in seconds by turn."""
+    """One row per contestant: what it computed, and by turn its times in seconds and the matrix-product rate (FLOP/s)
+    that the machine gave beside them."""
     rows = []
     for worker in workers:
         for name in worker.names:
             made = worker.ask(do="prepare", name=name, case=list(case))
             rows.append({"contestant": name, "worker": worker, "step": [], "forward": []} | made)
+    rates = []
     for _ in range(turns):
+        rates.append(workers[1].ask(do="rate", seconds=RATE_SECONDS))
         for what in ("step", "forward"):
             for row in (row for row in rows if "error" not in row):
                 answer = row["worker"].ask(do="time", name=row["contestant"], what=what, seconds=seconds)
@@ -88,7 +92,7 @@ def measure(case: Case, workers: list[Worker], turns: int, seconds: float) -> li
     for worker in workers:
         worker.ask(do="forget")
     judge(rows)
-    return [{k: v for k, v in row.items() if k != "worker"} for row in rows]
+    return [{k: v for k, v in row.items() if k != "worker"} | {"rates": rates} for row in rows]
 
 
 def judge(rows: list[dict[str, Any]]) -> None:
@@ -103,7 +107,7 @@ def judge(rows: list[dict[str, Any]]) -> None:
                     row["error"] = f"void: its {quantity} is {row[quantity]:.6g}, the others' {middle:.6g}"
 
 
-def summarize(case: Case, rows: list[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
+def summarize(case: Case, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds medians, spreads, ratios (above 1: rnnlab's default is faster) and shares of the matrix-product rate."""
     base = next((row for row in rows if row["contestant"] == DEFAULT and "error" not in row), None)
     for row in rows:
@@ -114,7 +118,8 @@ def summarize(case: Case, rows: list[dict[str, Any]], rate: float) -> list[dict[
             middle = statistics.median(row[what])
             row[f"{what}_median"] = middle
             row[f"{what}_spread"] = (max(row[what]) - min(row[what])) / middle
-            row[f"{what}_share"] = products / middle / rate
+            shares = (products / time / rate for time, rate in zip(row[what], row["rates"], strict=True))
+            row[f"{what}_share"] = statistics.median(shares)
         if base is not None and "step_median" in base:
             # Turn by turn: neighbours in time saw the same machine.
             for what in ("step", "forward"):
@@ -189,6 +194,19 @@ def parse_list(text: str, known: Sequence[str], flag: str) -> list[str]:
     return chosen or list(known)
 
 
+def save(path: Path, results: list[dict[str, Any]], turns: int) -> None:
+    """Writes the JSON file, and the table beside it."""
+    record = {
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "turns": turns,
+        "results": results,
+    }
+    write_file(path, json.dumps(record, indent=1) + "\n")
+    write_file(path.with_suffix(".md"), markdown(results))
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
@@ -210,6 +228,8 @@ def main(argv: Sequence[str]) -> int:
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
     workers = [Worker(kind) for kind in KINDS if kind != "torch" or has_torch]
+    from rnnlab.plots import benchmark_ratios  # After the check of the words: it takes a second to import.
+
     rate = workers[1].ask(do="rate", seconds=3.0)
     if isinstance(rate, dict):
         raise ConfigError(f"JAX does not run here: {rate['error']}")
@@ -220,25 +240,15 @@ def main(argv: Sequence[str]) -> int:
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=f"{case.cell} {case.shape()}")
-            results += summarize(case, measure(case, workers, given["turns"], given["seconds"]), rate)
+            results += summarize(case, measure(case, workers, given["turns"], given["seconds"]))
+            if given["output"]:
+                save(Path(given["output"]), results, given["turns"])  # After every case: a run takes a while.
             progress.advance(task)
     for worker in workers:
         worker.close()
     show(results, console)
     if given["output"]:
-        record = {
-            "matrix_product_rate": rate,
-            "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "turns": given["turns"],
-            "results": results,
-        }
         path = Path(given["output"])
-        write_file(path, json.dumps(record, indent=1) + "\n")
-        write_file(path.with_suffix(".md"), markdown(results))
-        from rnnlab.plots import benchmark_ratios
-
         console.print(f"{path}, {path.with_suffix('.md')}, {benchmark_ratios(path)}")
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
