@@ -47,6 +47,8 @@ Positive = Annotated[float, Bound(0, low_excluded=True)]
 NonNegative = Annotated[float, Bound(0)]
 Decay = Annotated[float, Bound(0, 1, high_excluded=True)]
 """The decay rate of a running mean: at least 0 and below 1."""
+Rate = Annotated[float, Bound(0, 1, high_excluded=True)]
+"""A share of what is dropped: at least 0 and below 1."""
 LARGEST_INT = 2**31 - 1
 """The largest that an int32 array holds: steps, sizes and seeds become such arrays."""
 PositiveInt = Annotated[int, Bound(1, LARGEST_INT)]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
+from rnnlab.averaging import AveragingSpec
 from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, resolve, unknown
 from rnnlab.network import ModelSpec
 from rnnlab.optimizers import OptimizerSpec
@@ -36,6 +37,7 @@ def _run_fields(
     task: TaskSpec,
     model: ModelSpec,
     optimizer: OptimizerSpec,
+    averaging: AveragingSpec | None = None,
     early_stopping: EarlyStoppingSpec = {},  # noqa: B006  (never changed)
     steps: PositiveInt,
     batch_size: PositiveInt = 16,

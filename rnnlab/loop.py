@@ -50,6 +50,7 @@ class Run:
             batch_size=config["batch_size"],
             run_steps=config["steps"],
             log_every=config["log_every"],
+            averaging=config["averaging"],
         )
         self.metric = config["early_stopping"]["metric"]
         if self.metric not in self.programs.metric_names:
@@ -67,7 +68,7 @@ class Run:
         count = self.mesh.devices.size
         width = max(1, min(self.config["eval_batch_size"], size) // count) * count
         rows = jnp.arange(width, dtype=jnp.int32)
-        values = self.programs.evaluate(split, size, state.params, state.buffers, self.data, rows)
+        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
         return {name: float(value) for name, value in values.items()}
 
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
@@ -79,7 +80,7 @@ class Run:
             batch = self.task.batch(data, jnp.int32(0), "validation", rows)
             return gradient_flow(self.programs.network(params, buffers), self.task, batch)
 
-        found = {when: measure(state.params, state.buffers, self.data) for when, state in states.items()}
+        found = {when: measure(state.evaluated, state.buffers, self.data) for when, state in states.items()}
         return {
             when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
             for when, layers in found.items()

@@ -1,108 +1,52 @@
-"""Networks: embed or project the input, stacked recurrent layers in one or both directions, and a readout.
+"""Networks: embed or project the input, stacked recurrent layers and what connects them, and a readout.
 
-What happens in one step is a cell's (`cells/`), what happens over time the engine's (`recurrence.py`).
+What the layers are made of is in `layers.py`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.build import ConfigError, PositiveInt, build
-from rnnlab.cells import CELLS, CellSpec
+from rnnlab.build import ConfigError, PositiveInt
+from rnnlab.cells import CellSpec
 from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.linear import ComputeType, affine
-from rnnlab.recurrence import Backend, Store, Taps, make_taps, resolve_backend, unroll
+from rnnlab.layers import (
+    Attention,
+    CotangentSpec,
+    DropoutSpec,
+    Linear,
+    NormalizationSpec,
+    Rates,
+    RecurrenceSpec,
+    RecurrentLayer,
+    normalization_options,
+)
+from rnnlab.linear import ComputeType
+from rnnlab.normalization import BatchNormalization, LayerNormalization
+from rnnlab.random import Training
+from rnnlab.recurrence import Taps, make_taps
 from rnnlab.typing import Array, Float, Int, Num
 
 Readout = Literal["last", "every"]
+Connections = Literal["plain", "residual", "highway", "skip", "dense"]
 
 
-def recurrence_options(
-    *, backend: Backend = "auto", chunk: PositiveInt | None = None, unroll_steps: PositiveInt = 1, store: Store = "auto"
-) -> dict[str, Any]:
-    """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
-    return {"backend": backend, "chunk": chunk, "unroll_steps": unroll_steps, "store": store}
+class Hidden(NamedTuple):
+    """What the stack hands to the readout."""
+
+    h: Float[Array, "T B O"]
+    state: Float[Array, "B O"]
+    """After the last valid step, of a second direction after the first."""
 
 
-RecurrenceSpec = Annotated[Mapping[str, Any], recurrence_options]
+class LayerRun(NamedTuple):
+    """One layer's input and what ran on it, for diagnostics and penalties that look into the layers."""
 
-
-class Linear(nnx.Module):
-    """x W + b, W [D, O]."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        kernel_init: InitializerSpec = "glorot_uniform",
-        bias_init: InitializerSpec = "zeros",
-        rngs: nnx.Rngs,
-    ):
-        self.kernel = nnx.Param(as_initializer(kernel_init)(rngs.params(), (in_features, out_features), jnp.float32))
-        self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
-        self.compute: ComputeType = "float32"
-
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        return affine(x, self.kernel[...], self.bias[...], self.compute)
-
-
-class RecurrentLayer(nnx.Module):
-    """One layer: a cell over time, or one cell in each direction with their outputs side by side."""
-
-    def __init__(
-        self,
-        in_features: int,
-        *,
-        cell: CellSpec,
-        bidirectional: bool = False,
-        learned_carry: bool = False,
-        recurrence: RecurrenceSpec | None = None,
-        rngs: nnx.Rngs,
-    ):
-        """D, the cell's section, and whether the initial carry is trained (zeros at initialisation)."""
-        directions = 2 if bidirectional else 1
-        self.cells = nnx.List(
-            [build(CELLS, cell, "cell", in_features=in_features, rngs=rngs) for _ in range(directions)]
-        )
-        self.out_features = directions * self.cells[0].features
-        options = recurrence_options(**(recurrence or {}))
-        self.options = tuple(options.items())  # Hashable, as what is static in a module should be.
-        for each in self.cells:
-            resolve_backend(each, options["backend"])
-        carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
-        self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
-
-    def __call__(
-        self,
-        x: Float[Array, "T B D"],
-        lengths: Int[Array, " B"] | None = None,
-        taps: list[Taps] | None = None,
-    ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
-        """Outputs at every step, and the state after the last valid step (in reverse: after the first)."""
-        outputs, states = [], []
-        for direction, cell in enumerate(self.cells):
-            carry = None
-            if self.carries is not None:
-                rows = self.carries[direction]
-                carry = tuple(jnp.broadcast_to(row[...], (x.shape[1], *row.shape)) for row in rows)
-            h, last = unroll(
-                cell,
-                x,
-                lengths=lengths,
-                reverse=direction == 1,
-                initial_carry=carry,
-                taps=None if taps is None else taps[direction],
-                **dict(self.options),
-            )
-            outputs.append(h)
-            states.append(last[0])
-        if len(outputs) == 1:
-            return outputs[0], states[0]
-        return jnp.concatenate(outputs, -1), jnp.concatenate(states, -1)
+    layer: RecurrentLayer
+    x: Float[Array, "T B D"]
 
 
 class Network(nnx.Module):
@@ -121,6 +65,9 @@ class Network(nnx.Module):
         cell: CellSpec,
         layers: PositiveInt = 1,
         bidirectional: bool = False,
+        connections: Connections = "plain",
+        project_shortcuts: bool = True,
+        attention: Literal["dot", "additive"] | None = None,
         learned_carry: bool = False,
         embedding: PositiveInt | None = None,
         embedding_init: InitializerSpec = "small_normal",
@@ -128,21 +75,44 @@ class Network(nnx.Module):
         input_projection_init: InitializerSpec = "glorot_uniform",
         readout_init: InitializerSpec = "glorot_uniform",
         readout_bias_init: InitializerSpec = "zeros",
+        normalization: NormalizationSpec = {},  # noqa: B006  (never changed)
+        dropout: DropoutSpec = {},  # noqa: B006
+        cotangent: CotangentSpec = {},  # noqa: B006
         compute: ComputeType = "float32",
-        recurrence: RecurrenceSpec = {},  # noqa: B006  (never changed)
+        recurrence: RecurrenceSpec = {},  # noqa: B006
         rngs: nnx.Rngs,
     ):
         """Inputs are [T, B, D] numbers, or [T, B] tokens below `vocabulary`, embedded in `embedding` dimensions
         (one-hot if that is None); `input_projection` puts a linear layer of that width before the first cell. `compute`
         is what the operands of all matrix products are rounded to; parameters, carries and sums stay in float32.
 
+        connections, with x_l what layer l sees and f_l the layer:
+            plain      x_{l+1} = f_l(x_l)
+            residual   x_{l+1} = s(x_l) + f_l(x_l)                              (He et al., 2016)
+            highway    x_{l+1} = g ∘ f_l(x_l) + (1 - g) ∘ s(x_l), g = σ(x_l W + b), b = -1 at first
+                                                                                (Srivastava et al., 2015)
+            skip       x_{l+1} = [x_1, f_l(x_l)]; the readout sees all f_l(x_l) side by side       (Graves, 2013)
+            dense      x_{l+1} = [x_l, f_l(x_l)], for the readout too           (Huang et al., 2017)
+        where s is the identity, or, between different widths, a linear map (project_shortcuts). attention: the readout
+        sees the weighted mean of h at all steps beside the last state.
+
         Raises:
-            ConfigError: an embedding for inputs that are not tokens, or a cell that the backend cannot run.
+            ConfigError: an embedding for inputs that are not tokens, widths that cannot be joined, or a cell that
+                cannot run as it is asked to.
         """
         self.vocabulary = vocabulary
         self.readout_at = readout
+        self.connections = connections
         if vocabulary is None and embedding is not None:
             raise ConfigError("model.embedding: this task's inputs are numbers, not tokens; use input_projection")
+        self.rates = Rates(**{k: v for k, v in dropout.items() if k in ("input", "between", "output", "embedding")})
+        self.same_over_time = dropout.get("same_over_time", False)
+        if "embedding" in self.rates and embedding is None:
+            raise ConfigError("model.dropout.embedding: this network has no embedding; use model.dropout.input")
+        if attention is not None and readout != "last":
+            raise ConfigError(
+                "model.attention: this task wants an answer at every step; attention gives one at the end"
+            )
         in_features = vocabulary or in_features
         table = None
         if vocabulary is not None and embedding is not None:
@@ -154,8 +124,12 @@ class Network(nnx.Module):
             projection = Linear(in_features, input_projection, kernel_init=input_projection_init, rngs=rngs)
             in_features = input_projection
         self.input_projection = projection
-        stack = []
-        for _ in range(layers):
+
+        normalize = normalization_options(**normalization)
+        stack, shortcuts, carry_gates, norms = [], [], [], []
+        first, out, seen = in_features, 0, 0
+        for number in range(layers):
+            norms.append(_norm(normalize["between" if number else "input"], in_features, normalize["decay"]))
             try:
                 layer = RecurrentLayer(
                     in_features,
@@ -163,50 +137,166 @@ class Network(nnx.Module):
                     bidirectional=bidirectional,
                     learned_carry=learned_carry,
                     recurrence=recurrence,
+                    cotangent=cotangent,
+                    dropout=dropout,
+                    layer_norm=normalize["cell"] == "layer",
+                    name=f"layers/{number}",
                     rngs=rngs,
                 )
+            except ConfigError:
+                raise
             except ValueError as error:
                 raise ConfigError(f"model: {error}") from None
             stack.append(layer)
-            in_features = layer.out_features
+            out = layer.out_features
+            shortcut = None
+            if connections in ("residual", "highway") and in_features != out:
+                if not project_shortcuts:
+                    raise ConfigError(
+                        f"model.connections: a {connections} connection cannot join {in_features} features and {out}; "
+                        "make the widths agree (model.input_projection) or set model.project_shortcuts"
+                    )
+                shortcut = Linear(in_features, out, rngs=rngs)
+            shortcuts.append(shortcut)
+            if connections == "highway":
+                bias = {"name": "constant", "value": -1.0}
+                carry_gates.append(Linear(in_features, out, bias_init=bias, rngs=rngs))
+            seen += out
+            in_features = {"skip": first + out, "dense": in_features + out}.get(connections, out)
         self.layers = nnx.List(stack)
+        self.norms = nnx.List(norms)
+        self.shortcuts = nnx.List(shortcuts)
+        self.highway_gates = nnx.List(carry_gates)
+        width = {"skip": seen, "dense": in_features}.get(connections, out)
+        self.attention = None if attention is None else Attention(width, attention, rngs=rngs)
         self.readout = Linear(
-            in_features, out_features, kernel_init=readout_init, bias_init=readout_bias_init, rngs=rngs
+            width * (1 if attention is None else 2),
+            out_features,
+            kernel_init=readout_init,
+            bias_init=readout_bias_init,
+            rngs=rngs,
         )
-        projections = [] if projection is None else [projection]
-        for module in (*(cell for layer in stack for cell in layer.cells), *projections, self.readout):
-            module.compute = compute
+        for _, module in nnx.iter_modules(self):
+            if hasattr(module, "compute"):
+                module.compute = compute  # pyright: ignore[reportAttributeAccessIssue]
 
-    def embed(self, x: Num[Array, "T B *D"]) -> Float[Array, "T B D"]:
-        """What the first recurrent layer sees."""
+    def embed(self, x: Num[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
+        """What the first recurrent layer sees, before normalisation."""
         if self.vocabulary is not None:
-            x = jax.nn.one_hot(x, self.vocabulary) if self.embedding is None else self.embedding[...][x]
+            if self.embedding is None:
+                x = jax.nn.one_hot(x, self.vocabulary)
+            else:
+                table = self.embedding[...]
+                if training is not None and "embedding" in self.rates:
+                    mask = training.shared_mask("embedding", self.rates["embedding"], (table.shape[0], 1))
+                    table = table * mask
+                x = table[x]
         return x if self.input_projection is None else self.input_projection(x)
+
+    def hidden(
+        self,
+        x: Num[Array, "T B *D"],
+        lengths: Int[Array, " B"] | None = None,
+        taps: list[list[Taps]] | None = None,
+        training: Training | None = None,
+        runs: list[LayerRun] | None = None,
+    ) -> Hidden:
+        """What the readout sees, before dropout. runs: a list that gets an entry for each layer."""
+        inside = None
+        if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
+            inside = jnp.arange(x.shape[0])[:, None] < lengths
+            x = jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
+        x = self.embed(x, training)
+        state = x[-1] if lengths is None else _last(x, lengths)
+        first, seen = Hidden(x, state), []
+        for index, layer in enumerate(self.layers):
+            norm = self.norms[index]
+            y = x if norm is None else norm(x, lengths, training)
+            y = self._drop("between" if index else "input", y, training, f"{index}/")
+            if runs is not None:
+                runs.append(LayerRun(layer, y))
+            h, last = layer(y, lengths, None if taps is None else taps[index], training)
+            seen.append(Hidden(h, last))
+            x, state = self._connect(index, first, Hidden(x, state), Hidden(h, last))
+        if self.connections == "skip":
+            x, state = (jnp.concatenate(parts, -1) for parts in zip(*seen, strict=True))
+        return Hidden(x, state)
+
+    def _connect(self, index: int, first: Hidden, below: Hidden, out: Hidden) -> Hidden:
+        """What the next layer sees: `connections`, for the outputs and for the state alike."""
+        if self.connections == "plain":
+            return out
+        if self.connections in ("skip", "dense"):
+            beside = first if self.connections == "skip" else below
+            return Hidden(*(jnp.concatenate(parts, -1) for parts in zip(beside, out, strict=True)))
+        shortcut = self.shortcuts[index] or (lambda a: a)
+        if self.connections == "residual":
+            return Hidden(*(shortcut(x) + y for x, y in zip(below, out, strict=True)))
+        gates = (jax.nn.sigmoid(self.highway_gates[index](x)) for x in below)
+        return Hidden(*(g * y + (1 - g) * shortcut(x) for g, x, y in zip(gates, below, out, strict=True)))
+
+    def _drop(self, name: str, x: jax.Array, training: Training | None, prefix: str = "") -> jax.Array:
+        """x [T, B, ·] or [B, ·] with its dropout mask."""
+        if training is None or name not in self.rates:
+            return x
+        steps = () if self.same_over_time or x.ndim == 2 else x.shape[:1]
+        return x * training.mask(prefix + name, self.rates[name], *steps, x.shape[-1])
+
+    def seen_by_readout(self, hidden: Hidden, training: Training | None = None) -> Float[Array, "*TB O"]:
+        """The last state [B, O], or h at every step [T, B, O], after dropout."""
+        return self._drop("output", hidden.state if self.readout_at == "last" else hidden.h, training)
+
+    def read(
+        self, hidden: Hidden, lengths: Int[Array, " B"] | None = None, training: Training | None = None
+    ) -> Float[Array, "*TB O"]:
+        """Outputs from what `hidden` returned."""
+        seen = self.seen_by_readout(hidden, training)
+        if self.attention is not None:
+            seen = jnp.concatenate([seen, self.attention(*hidden, lengths)], -1)
+        return self.readout(seen)
 
     def __call__(
         self,
         x: Num[Array, "T B *D"],
         lengths: Int[Array, " B"] | None = None,
         taps: list[list[Taps]] | None = None,
+        training: Training | None = None,
     ) -> Float[Array, "*TB O"]:
-        """Outputs for a batch; taps as `make_taps` gives them."""
-        if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
-            inside = jnp.arange(x.shape[0])[:, None] < lengths
-            x = jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
-        x = self.embed(x)
-        state = x[-1]
-        for index, layer in enumerate(self.layers):
-            x, state = layer(x, lengths, None if taps is None else taps[index])
-        return self.readout(state if self.readout_at == "last" else x)
+        """Outputs for a batch; taps as `make_taps` gives them; training: None for evaluation."""
+        return self.read(self.hidden(x, lengths, taps, training), lengths, training)
+
+    def attention_weights(
+        self, x: Num[Array, "T B *D"], lengths: Int[Array, " B"] | None = None
+    ) -> Float[Array, "T B"]:
+        """How much each step counts for each row's answer.
+
+        Raises:
+            ValueError: a network without attention.
+        """
+        if self.attention is None:
+            raise ValueError("this network has no attention (model.attention)")
+        return self.attention.weights(*self.hidden(x, lengths), lengths)
 
     def make_taps(self, x: Num[Array, "T B *D"]) -> list[list[Taps]]:
         """Zeros to differentiate with respect to: one `Taps` per layer and direction."""
-        h = self.embed(x)
-        taps = []
-        for layer in self.layers:
-            taps.append([make_taps(cell, h) for cell in layer.cells])
-            h = jnp.zeros((*h.shape[:2], layer.out_features), h.dtype)
-        return taps
+        runs: list[LayerRun] = []
+        jax.eval_shape(lambda: self.hidden(x, runs=runs).h)
+        shapes = [jax.ShapeDtypeStruct(run.x.shape, run.x.dtype) for run in runs]
+        return [
+            [make_taps(cell, jnp.zeros(shape.shape, shape.dtype)) for cell in layer.cells]
+            for layer, shape in zip(self.layers, shapes, strict=True)
+        ]
+
+
+def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:
+    if kind == "batch":
+        return BatchNormalization(features, decay)
+    return LayerNormalization(features) if kind == "layer" else None
+
+
+def _last(x: Float[Array, "T B D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """x at each row's last valid step; its first where it has none."""
+    return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[None, :, None], axis=0)[0]
 
 
 ModelSpec = Annotated[Mapping[str, Any], Network]

@@ -14,19 +14,20 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from rnnlab.averaging import averaged
 from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.network import Network
 from rnnlab.optimizers import global_norm, make_optimizer
+from rnnlab.random import Training, stream
 from rnnlab.recurrence import resolve_backend
 from rnnlab.tasks import Batch, Split, Task
-from rnnlab.tasks.base import stream
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "seed", "finite", "params", "buffers", "optimizer", "numbers", "sums"],
+    data_fields=["step", "seed", "finite", "params", "buffers", "average", "optimizer", "numbers", "sums"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +42,19 @@ class TrainState:
     params: PyTree
     """What the optimiser changes: nested dicts of arrays."""
     buffers: PyTree
-    """What else the network holds, untrained."""
+    """What else the network holds, untrained: its rates, and running statistics."""
+    average: PyTree
+    """The running mean of params, None where it is not asked for."""
     optimizer: PyTree
     numbers: dict[str, Float[Array, ""]]
-    """Every float of the model and optimizer sections, by its path."""
+    """Every float of the sections that the programs are made from, by its path."""
     sums: dict[str, Float[Array, ""]]
     """Since the last log step: per-step sums, their count, and the largest gradient norm."""
+
+    @property
+    def evaluated(self) -> PyTree:
+        """The parameters that evaluation uses."""
+        return self.params if self.average is None else self.average
 
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
@@ -62,6 +70,7 @@ class Programs:
         batch_size: of all devices together.
         run_steps: length of the run, for schedules.
         log_every: how many steps `sums` run over.
+        averaging: resolved section, None for no averaged weights.
     """
 
     def __init__(
@@ -73,10 +82,11 @@ class Programs:
         batch_size: int,
         run_steps: int,
         log_every: int,
+        averaging: dict[str, Any] | None = None,
     ):
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
         self.run_steps, self.log_every = run_steps, log_every
-        self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer})
+        self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer, "averaging": averaging})
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
         if model.get("compute", "float32") != "float32":
@@ -117,12 +127,16 @@ class Programs:
         """The optax chain with these numbers."""
         return make_optimizer(merge_numbers(self.structure, numbers)["optimizer"], self.run_steps)
 
-    def loss(self, params: PyTree, buffers: PyTree, batch: Batch) -> tuple[jax.Array, tuple[dict, jax.Array]]:
-        """The loss summed over the batch's rows; beside it the sums of all metrics and of the rows' weights."""
-        outputs = self.network(params, buffers)(batch.inputs, batch.lengths)
-        values, weights = self.task.score(outputs, batch)
+    def loss(
+        self, params: PyTree, buffers: PyTree, batch: Batch, training: Training | None = None
+    ) -> tuple[jax.Array, tuple[dict, jax.Array, PyTree]]:
+        """The loss summed over the batch's rows; beside it the sums of all metrics and of the rows' weights, and the
+        buffers as the network leaves them."""
+        network = self.network(params, buffers)
+        values, weights = self.task.score(network(batch.inputs, batch.lengths, training=training), batch)
         sums = {name: value.sum() for name, value in values.items()}
-        return sums["loss"], (sums, weights.sum())
+        _, _, buffers = nnx.split(network, nnx.Param, ...)
+        return sums["loss"], (sums, weights.sum(), nnx.to_pure_dict(buffers))
 
     def _first_loss(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> tuple:
         return self.loss(params, buffers, self.task.batch(data, seed, "train", jnp.zeros(1, jnp.uint32)))
@@ -141,6 +155,7 @@ class Programs:
             finite=jnp.ones((), bool),
             params=params,
             buffers=buffers,
+            average=None if self.structure["averaging"] is None else params,
             optimizer=self.optimizer(numbers).init(params),
             numbers=numbers,
             sums=dict.fromkeys((*names, *_RUNNING), zero),
@@ -158,8 +173,10 @@ class Programs:
     def _step(self, state: TrainState, data: PyTree, rows: jax.Array) -> TrainState:
         positions = state.step.astype(jnp.uint32) * self.batch_size + rows
         batch = self.task.batch(data, state.seed, "train", positions)
-        (_, (values, weight)), gradients = jax.value_and_grad(self.loss, has_aux=True)(
-            state.params, state.buffers, batch
+        key = jax.random.fold_in(stream(state.seed, "network"), state.step)
+        training = Training(key, rows, DATA_AXIS)
+        (_, (values, weight, buffers)), gradients = jax.value_and_grad(self.loss, has_aux=True)(
+            state.params, state.buffers, batch, training
         )
         gradients, values, weight = sum_over_devices((gradients, values, weight))
         gradients = jax.tree.map(lambda g: g / weight, gradients)
@@ -175,11 +192,18 @@ class Programs:
         before = {name: jnp.where(fresh, 0, total) for name, total in state.sums.items()}
         largest = jnp.maximum(before["largest_grad_norm"], norm)
         added = {name: before[name] + value for name, value in (values | {"grad_norm": norm, "count": 1.0}).items()}
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            options = merge_numbers(self.structure, state.numbers)["averaging"]
+            average = keep(averaged(average, params, state.step, options), average)
         return dataclasses.replace(
             state,
             step=state.step + finite,
             finite=finite,
-            params=keep(optax.apply_updates(state.params, updates), state.params),
+            params=keep(params, state.params),
+            buffers=keep(buffers, state.buffers),
+            average=average,
             optimizer=keep(optimizer, state.optimizer),
             sums=keep(added | {"largest_grad_norm": largest}, before),
         )

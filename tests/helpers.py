@@ -22,6 +22,7 @@ float64 = functools.partial(jax.enable_x64, True)
 CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CELLS},
     "lstm_peepholes": ("lstm", {"peepholes": True}),
+    "lstm_normalized_cell": ("lstm", {"normalize_cell": True}),
     **{f"vanilla_{name}": ("vanilla", {"activation": name}) for name in ACTIVATIONS if name != "tanh"},
 }
 """Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""

@@ -25,6 +25,8 @@ class BaseCell(nnx.Module):
 
     gate_names: ClassVar[tuple[str, ...]] = ("h",)
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
+    has_candidate: ClassVar[bool] = False
+    """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     compute: ComputeType = "float32"
     """What the operands of this cell's matrix products are rounded to; everything else stays as it is."""
 
@@ -60,6 +62,12 @@ class BaseCell(nnx.Module):
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """z = x W + b, for any leading axes."""
         return affine(x, self.input_kernel[...], self.bias[...], self.compute)
+
+    def candidate(self, value: Float[Array, "B H"], z: Parts) -> Float[Array, "B H"]:
+        """What would enter the state, times its dropout mask where z brings one behind the gates' parts (recurrent
+        dropout, Semeniuta et al., 2016, eqs. 11 and 12)."""
+        masks = z[len(self.gate_names) :]
+        return value * masks[0] if masks else value
 
     def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
         """Zeros [B, H] for each of `carry_names`."""

@@ -22,6 +22,7 @@ class GRU(Cell):
     """
 
     gate_names = ("r", "z", "n")
+    has_candidate = True
 
     def __init__(
         self,
@@ -49,9 +50,9 @@ class GRU(Cell):
 
     def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
         (h,) = carry
-        (x_r, x_z, x_n), (h_r, h_z, h_n) = z, u
+        (x_r, x_z, x_n, *_), (h_r, h_z, h_n) = z, u
         update = sigmoid(x_z + h_z)
-        n = tanh(x_n + sigmoid(x_r + h_r) * h_n)
+        n = self.candidate(tanh(x_n + sigmoid(x_r + h_r) * h_n), z)
         return (n + update * (h - n),)
 
 
@@ -66,12 +67,14 @@ class ResetBeforeGRU(BaseCell):
     """
 
     gate_names = ("r", "z", "n")
+    has_candidate = True
 
     def step(self, carry: Carry, z: Parts) -> Carry:
         """h_t from h_{t-1} and the parts of z_t = x_t W + b; two products in sequence."""
         (h,) = carry
-        x_r, x_z, x_n = z
+        x_r, x_z, x_n, *_ = z
         kernel = self.recurrent_kernel[...]
         h_r, h_z = jnp.split(matmul(h, kernel[:, : 2 * self.features], self.compute), 2, axis=-1)
         n = tanh(x_n + matmul(sigmoid(x_r + h_r) * h, kernel[:, 2 * self.features :], self.compute))
+        n = self.candidate(n, z)
         return (n + sigmoid(x_z + h_z) * (h - n),)

@@ -7,7 +7,8 @@ from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
 from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.typing import Carry, Parts
+from rnnlab.normalization import standardized
+from rnnlab.typing import Array, Carry, Float, Parts
 
 
 class LSTM(Cell):
@@ -18,11 +19,13 @@ class LSTM(Cell):
         c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
 
     (Hochreiter and Schmidhuber, 1997, with the forget gate of Gers et al., 2000.) With peepholes (Gers and Schmidhuber,
-    2000) i and f also see p_i ∘ c and p_f ∘ c, and o sees p_o ∘ c'.
+    2000) i and f also see p_i ∘ c and p_f ∘ c, and o sees p_o ∘ c'. With normalize_cell the last tanh sees the
+    standardised g_c ∘ c' + b_c (Ba et al., 2016, eq. 22).
     """
 
     gate_names = ("i", "f", "g", "o")
     carry_names = ("h", "c")
+    has_candidate = True
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class LSTM(Cell):
         *,
         forget_bias: float = 1.0,
         peepholes: bool = False,
+        normalize_cell: bool = False,
         input_init: InitializerSpec = "glorot_uniform",
         recurrent_init: InitializerSpec = "orthogonal",
         bias_init: InitializerSpec = "zeros",
@@ -50,13 +54,21 @@ class LSTM(Cell):
         shape = (3, features)  # The rows are p_i, p_f, p_o.
         draw = as_initializer(peephole_init)
         self.peephole_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32)) if peepholes else None
+        self.cell_gain = nnx.Param(jnp.ones(features)) if normalize_cell else None
+        self.cell_bias = nnx.Param(jnp.zeros(features)) if normalize_cell else None
 
     def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
         _, c = carry
         i, f, g, o = map(jnp.add, z, u)
         if self.peephole_kernel is not None:
-            p_i, p_f, p_o = self.peephole_kernel[...]
-            c_new = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
-            return (sigmoid(o + p_o * c_new) * tanh(c_new), c_new)
-        c_new = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        return (sigmoid(o) * tanh(c_new), c_new)
+            p_i, p_f, _ = self.peephole_kernel[...]
+            i, f = i + p_i * c, f + p_f * c
+        c_new = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g), z)
+        if self.peephole_kernel is not None:
+            o = o + self.peephole_kernel[...][2] * c_new
+        return (sigmoid(o) * tanh(self._normalized(c_new)), c_new)
+
+    def _normalized(self, c: Float[Array, "B H"]) -> Float[Array, "B H"]:
+        if self.cell_gain is None or self.cell_bias is None:
+            return c
+        return standardized(c) * self.cell_gain[...] + self.cell_bias[...]

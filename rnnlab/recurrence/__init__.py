@@ -13,8 +13,9 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
-from rnnlab.recurrence.contract import Backend, FusableCell, StepCell, Store, Taps, make_taps
+from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
 from rnnlab.recurrence.fused import Plan, fused
 from rnnlab.recurrence.reference import reference
 from rnnlab.typing import Array, Carry, Float, Int
@@ -31,6 +32,9 @@ def unroll(
     chunk: int | None = None,
     unroll_steps: int = 1,
     store: Store = "auto",
+    noise: tuple[Float[Array, "T B _"], ...] = (),
+    state_mask: Float[Array, "B H"] | None = None,
+    cotangent: Cotangent | None = None,
     taps: Taps | None = None,
 ) -> tuple[Float[Array, "T B H"], Carry]:
     """Runs a cell over a sequence.
@@ -50,13 +54,18 @@ def unroll(
             carries, u_t and z_t of every step, the fastest; "carries": the carries of every step; "ends": those at the
             chunks' ends, so that memory beside the outputs grows with T / chunk + chunk; "auto": products, or carries
             where the products would take more than 256 MiB.
+        noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get
+            no gradient.
+        state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H]; it gets no gradient. Not for a
+            `StepCell`.
+        cotangent: what is done to the gradient at every step of the backward pass.
         taps: zeros made by `make_taps`, to be differentiated with respect to.
 
     Returns:
         h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
 
     Raises:
-        ValueError: shapes that do not fit, or backend="fused" for a cell without `gates`.
+        ValueError: shapes that do not fit, or backend="fused" or a state_mask for a cell without `gates`.
     """
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}; unroll takes [T, B, D] (time first)")
@@ -79,8 +88,13 @@ def unroll(
         dtype = jax.eval_shape(cell.project, x[0]).dtype
         initial_carry = cell.initial_carry(batch, dtype)
 
+    if state_mask is not None and not isinstance(cell, FusableCell):
+        raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
+    noise, state_mask = lax.stop_gradient((noise, state_mask))
     if resolve_backend(cell, backend) == "reference":
-        carries, last = reference(cell, initial_carry, x, mask, taps, reverse, unroll_steps)
+        carries, last = reference(
+            cell, initial_carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent
+        )
         h = carries[0]
     else:
         assert isinstance(cell, FusableCell)
@@ -102,7 +116,9 @@ def unroll(
             keep_u=products,
             compute=cell.compute,
         )
-        result: Any = fused(plan, params, kernel, cell.recurrent_offset(), initial_carry, x, mask, taps)
+        result: Any = fused(
+            plan, params, kernel, cell.recurrent_offset(), initial_carry, x, mask, noise, state_mask, cotangent, taps
+        )
         h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
@@ -148,6 +164,7 @@ _WIDE_INPUT = 64
 
 __all__ = [
     "Backend",
+    "Cotangent",
     "FusableCell",
     "StepCell",
     "Store",

@@ -1,12 +1,13 @@
 """What the engine asks of a cell, and the pieces of a step that all backends share."""
 
+import functools
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from rnnlab.linear import ComputeType, matmul
-from rnnlab.typing import Carry, Parts
+from rnnlab.typing import Array, Carry, Float, Int, Parts
 
 Backend = Literal["auto", "fused", "reference"]
 Store = Literal["auto", "products", "carries", "ends"]
@@ -37,7 +38,10 @@ class FusableCell(Protocol):
         ...
 
     def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
-        """One step from the parts of z_t and of u_t = h_{t-1} R + c; pure, and no row may see another row."""
+        """One step from the parts of z_t and of u_t = h_{t-1} R + c; pure, and no row may see another row.
+
+        Behind the parts of z stand the step's slices of the `noise` that `unroll` was given.
+        """
         ...
 
     def initial_carry(self, batch: int, dtype: Any) -> Carry:
@@ -70,6 +74,49 @@ class Taps(NamedTuple):
 
     carry: Any
     u: Any
+
+
+class Cotangent(NamedTuple):
+    """What is done to ∂L/∂carry_t inside the backward pass, at every step within its row's length; None: nothing.
+
+    First, on its way from step t + 1 to t, what comes from the future is scaled and cut; then the gradient that h_t has
+    of its own is added; then the sum is clipped. The forward pass is left as it is.
+    """
+
+    scale: Float[Array, ""] | None = None
+    """Factor of what comes from the future."""
+    cut_every: Int[Array, ""] | None = None
+    """Nothing passes from one window of this many steps, [k n, k n + n), to the one before: truncated backpropagation
+    (Williams and Peng, 1990) with windows that do not overlap."""
+    clip_value: Float[Array, ""] | None = None
+    """Bound of every element."""
+    clip_norm: Float[Array, ""] | None = None
+    """Bound of each row's 2-norm over all of the carry, kept by scaling the row."""
+
+    def passed(self, d: Carry, t: jax.Array, reverse: bool) -> Carry:
+        """What step t hands on to the step that ran before it."""
+        factor: Any = 1 if self.scale is None else self.scale
+        if self.cut_every is not None:
+            first = t + 1 if reverse else t  # The later of the two steps.
+            factor = factor * jnp.where((first % self.cut_every == 0) & (first > 0), 0, 1)
+        if self.scale is None and self.cut_every is None:
+            return d
+        return jax.tree.map(lambda a: a * jnp.asarray(factor, a.dtype), d)
+
+    def clipped(self, d: Carry) -> Carry:
+        """∂L/∂carry_t [B, H] each, within the bounds, infinity too; what is not a number stays so."""
+        if self.clip_value is not None:
+            bound = self.clip_value
+            d = jax.tree.map(lambda a: jnp.clip(a, -bound, bound).astype(a.dtype), d)
+        if self.clip_norm is not None:
+            bound = self.clip_norm
+            d = jax.tree.map(lambda a: jnp.nan_to_num(a, nan=jnp.nan), d)  # The largest number in place of infinity.
+            largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(a), -1, keepdims=True) for a in d])
+            scale = jnp.clip(largest, 1e-30, 1e37)  # The squares neither overflow nor vanish.
+            norm = scale * jnp.sqrt(sum(jnp.sum((a / scale) ** 2, -1, keepdims=True) for a in d))
+            factor = jnp.where(norm > bound, bound / jnp.where(norm > bound, norm, 1), 1)
+            d = jax.tree.map(lambda a: (a * factor).astype(a.dtype), d)
+        return d
 
 
 def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:

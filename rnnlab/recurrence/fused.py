@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from rnnlab.linear import ComputeType, matmul, rounded
-from rnnlab.recurrence.contract import Taps, masked, recur
+from rnnlab.recurrence.contract import Cotangent, Taps, masked, recur
 from rnnlab.typing import Carry, Parts, PyTree
 
 
@@ -86,6 +86,8 @@ def _run_chunk(
     carry: Carry,
     x: jax.Array,
     mask: jax.Array | None,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
     start: jax.Array | int,
     stacks: _Stacks,
 ) -> tuple[Carry, _Stacks]:
@@ -98,10 +100,10 @@ def _run_chunk(
 
     def body(state: tuple[Carry, Carry, jax.Array | None], inputs: tuple) -> tuple[Any, None]:
         carry, carries, us = state
-        t, z_t, mask_t = inputs
-        u = _product(carry[0], blocks, plan.compute)
+        t, z_t, mask_t, noise_t = inputs
+        u = _product(carry[0] if state_mask is None else carry[0] * state_mask, blocks, plan.compute)
         u = u if offset is None else u + offset
-        new = masked(mask_t, cell.gates(carry, z_t, cell.split(u)), carry)
+        new = masked(mask_t, cell.gates(carry, [*z_t, *noise_t], cell.split(u)), carry)
         after = t if plan.reverse else t + 1
         carries = tuple(_put(stack, c, after) for stack, c in zip(carries, new, strict=False))
         return (new, carries, None if us is None else _put(us, u, t)), None
@@ -110,7 +112,7 @@ def _run_chunk(
     (carry, carries, us), _ = lax.scan(
         body,
         (carry, stacks.carries, stacks.u),
-        (times, cell.split(z), mask),
+        (times, cell.split(z), mask, noise),
         reverse=plan.reverse,
         unroll=plan.unroll_steps,
     )
@@ -126,14 +128,17 @@ def fused(
     carry: Carry,
     x: jax.Array,
     mask: jax.Array | None,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
+    cotangent: Cotangent | None,
     taps: Taps | None,
 ) -> tuple[jax.Array, Carry]:
-    """h [T, B, H] and the last carry; the taps' values are not read."""
+    """h [T, B, H] and the last carry. The taps' values are not read; noise, state_mask, cotangent get no gradient."""
     without = plan._replace(keep_carries=False, keep_z=False, keep_u=False)
-    return _fused_forward(without, params, kernel, offset, carry, x, mask, taps)[0]
+    return _fused_forward(without, params, kernel, offset, carry, x, mask, noise, state_mask, cotangent, taps)[0]
 
 
-def _fused_forward(plan, params, kernel, offset, carry, x, mask, taps):
+def _fused_forward(plan, params, kernel, offset, carry, x, mask, noise, state_mask, cotangent, taps):
     steps = x.shape[0]
     z = jax.eval_shape(plan.project, params, x[0])
     stacks = _empty_stacks(plan, steps, carry, z, plan.keep_carries)
@@ -143,8 +148,11 @@ def _fused_forward(plan, params, kernel, offset, carry, x, mask, taps):
 
         def body(state, first, length=length):
             carry, stacks = state
-            x_chunk, mask_chunk = _cut((x, mask), first, length)
-            return _run_chunk(plan, params, kernel, offset, carry, x_chunk, mask_chunk, first, stacks), carry
+            x_chunk, mask_chunk, noise_chunk = _cut((x, mask, noise), first, length)
+            new = _run_chunk(
+                plan, params, kernel, offset, carry, x_chunk, mask_chunk, noise_chunk, state_mask, first, stacks
+            )
+            return new, carry
 
         state, start = lax.scan(body, state, firsts, reverse=plan.reverse)
         starts.append(start)
@@ -154,42 +162,52 @@ def _fused_forward(plan, params, kernel, offset, carry, x, mask, taps):
         starts = None
     else:
         stacks = stacks._replace(carries=())
-    return (h, last), (params, kernel, offset, x, mask, starts, stacks, taps)
+    return (h, last), (params, kernel, offset, x, mask, noise, state_mask, cotangent, starts, stacks, taps)
 
 
 def _fused_backward(plan, residuals, cotangents):
-    params, kernel, offset, x, mask, starts, stacks, taps = residuals
+    params, kernel, offset, x, mask, noise, state_mask, cotangent, starts, stacks, taps = residuals
     dh, dlast = cotangents
     features = kernel.shape[0]
     # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
     # rest of 64 matters less, the columns stay as they are.
     rest = -features % _COLUMNS if features < 256 else 0
     blocks = _column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
-    gates = jax.checkpoint(functools.partial(plan.gates, params), prevent_cse=False, policy=_is_expensive)
     cell = plan.cell(params)
+
+    def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
+        return plan.gates(params, before, [*z, *noise], u)
+
+    def linearised(before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Callable[..., Any]:
+        gates = functools.partial(gates_of, params, noise=noise)
+        return jax.vjp(jax.checkpoint(gates, prevent_cse=False, policy=_is_expensive), before, z, u)[1]
+
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
 
     def body(state, inputs, length):
         dcarry, dparams, dkernel, doffset, scratch = state
         first, start = inputs
-        x_chunk, mask_chunk = _cut((x, mask), first, length)
+        x_chunk, mask_chunk, noise_chunk = _cut((x, mask, noise), first, length)
         if start is None:
             before = _cut(stacks.carries, first + later, length)
         else:
             z = jax.eval_shape(plan.project, params, x[0])
             local = _empty_stacks(plan._replace(keep_z=False, keep_u=False), length, start, z, True)
-            _, local = _run_chunk(plan, params, kernel, offset, start, x_chunk, mask_chunk, 0, local)
+            _, local = _run_chunk(
+                plan, params, kernel, offset, start, x_chunk, mask_chunk, noise_chunk, state_mask, 0, local
+            )
             before = _cut(local.carries, later, length)
         z, pull_project = jax.vjp(plan.project, params, x_chunk)
         z = _cut(stacks.z, first, length) if plan.keep_z else z
-        rows = before[0].reshape(-1, features)
+        rows = (before[0] if state_mask is None else before[0] * state_mask).reshape(-1, features)
         u = _cut(stacks.u, first, length) if plan.keep_u else recur(rows, kernel, offset, plan.compute).reshape(z.shape)
         z, u = cell.split(z), cell.split(u)
         # The gates of the whole chunk are linearised at once, so that the loop below holds one product and a few
         # multiplications; `pulls` is the chunk's pullbacks, stacked over time: of what they need, the outputs of tanh
         # and its like are computed here, and the sums and products of those where they are used.
-        pulls = jax.vmap(lambda *primals: jax.vjp(gates, *primals)[1])(before, z, u)
-        same = _same_gradients(functools.partial(plan.gates, params), *jax.tree.map(lambda a: a[0], (before, z, u)))
+        pulls = jax.vmap(linearised)(before, z, u, noise_chunk)
+        one = jax.tree.map(lambda a: a[0], (before, z, u, noise_chunk))
+        same = _same_gradients(functools.partial(gates_of, params, noise=one[-1]), *one[:-1])
 
         def back(state, inputs):
             dcarry, scratch = state
@@ -198,6 +216,8 @@ def _fused_backward(plan, residuals, cotangents):
             dcarry = (dcarry[0] + dh_t, *dcarry[1:])
             zeros = jax.tree.map(jnp.zeros_like, dcarry)
             dnew = masked(mask_t, dcarry, zeros)
+            if cotangent is not None:
+                dnew = cotangent.clipped(dnew)
             dbefore, dz, du = pull(dnew)
             column = 0
             for part in du:
@@ -205,7 +225,10 @@ def _fused_backward(plan, residuals, cotangents):
                 column += part.shape[-1]
             du_t = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
             back_h = _product(du_t, blocks, plan.compute)[:, :features]
+            back_h = back_h if state_mask is None else back_h * state_mask
             dbefore = (dbefore[0] + back_h, *dbefore[1:])
+            if cotangent is not None:
+                dbefore = cotangent.passed(dbefore, first + t, plan.reverse)
             if mask_t is not None:
                 dbefore = jax.tree.map(jnp.add, dbefore, masked(mask_t, zeros, dcarry))
             return (dbefore, scratch), (dnew, [None if s else a for s, a in zip(same, dz, strict=True)])
@@ -228,7 +251,8 @@ def _fused_backward(plan, residuals, cotangents):
         if offset is not None:
             doffset = doffset + columns.sum(0, dtype=dkernel.dtype)
         dparams_project, dx = pull_project(dz)
-        pull_params = jax.vjp(lambda p: jax.vmap(functools.partial(plan.gates, p))(before, z, u), params)[1]
+        step = jax.vmap(gates_of, in_axes=(None, 0, 0, 0, 0))
+        pull_params = jax.vjp(lambda p: step(p, before, z, u, noise_chunk), params)[1]
         dparams = jax.tree.map(lambda total, *new: total + sum(new), dparams, dparams_project, pull_params(dnew)[0])
         return (dcarry, dparams, dkernel, doffset, scratch), (dx, None if taps is None else Taps(dnew, du))
 
@@ -249,7 +273,7 @@ def _fused_backward(plan, residuals, cotangents):
     dx, dtaps = pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
     dcarry, *sums, _ = state
     dparams, dkernel, doffset = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, kernel, offset))
-    return dparams, dkernel, doffset, dcarry, dx, None, dtaps
+    return dparams, dkernel, doffset, dcarry, dx, None, None, None, None, dtaps
 
 
 _COLUMNS = 64

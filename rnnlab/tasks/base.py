@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from rnnlab.random import stream
 from rnnlab.typing import Array, Float, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
@@ -86,15 +86,6 @@ class Task(abc.ABC):
         if self.readout == "every":
             targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
         return Batch(time_first, targets, rows.length)
-
-
-def stream(seed: jax.Array, name: str) -> PRNGKeyArray:
-    """The random stream of one purpose: fold_in(seed, name)."""
-    # FNV-1a: the same number for a name in every process, unlike hash().
-    digest = 0x811C9DC5
-    for byte in name.encode():
-        digest = ((digest ^ byte) * 0x01000193) & 0xFFFFFFFF
-    return jax.random.fold_in(jax.random.key(seed), np.uint32(digest))
 
 
 def shuffled(key: PRNGKeyArray, positions: Int[Array, " B"], size: int) -> Int[Array, " B"]:

@@ -1,0 +1,301 @@
+"""What networks are made of: linear maps, recurrent layers with their dropout, attention over time.
+
+What happens in one step is a cell's (`cells/`), what happens over time the engine's (`recurrence/`), how layers are
+connected the network's (`network.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnnlab.build import ConfigError, Decay, Positive, PositiveInt, Rate, build
+from rnnlab.cells import CELLS, CellSpec
+from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.cells.modified import GateGains, ModifiedCell, ModifiedStepCell
+from rnnlab.initializers import InitializerSpec, as_initializer
+from rnnlab.linear import ComputeType, affine
+from rnnlab.random import Training, number
+from rnnlab.recurrence import Backend, Cotangent, Store, Taps, resolve_backend, unroll
+from rnnlab.typing import Array, Carry, Float, Int
+
+
+def recurrence_options(
+    *, backend: Backend = "auto", chunk: PositiveInt | None = None, unroll_steps: PositiveInt = 1, store: Store = "auto"
+) -> dict[str, Any]:
+    """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
+    return {"backend": backend, "chunk": chunk, "unroll_steps": unroll_steps, "store": store}
+
+
+def cotangent_options(
+    *,
+    scale: Positive | None = None,
+    cut_every: PositiveInt | None = None,
+    clip_value: Positive | None = None,
+    clip_norm: Positive | None = None,
+) -> dict[str, Any]:
+    """What is done to the gradient of each row at each time step inside the backward pass of every layer; the meanings
+    are those of `rnnlab.recurrence.Cotangent`."""
+    return {"scale": scale, "cut_every": cut_every, "clip_value": clip_value, "clip_norm": clip_norm}
+
+
+def dropout_options(
+    *,
+    input: Rate | None = None,
+    between: Rate | None = None,
+    output: Rate | None = None,
+    same_over_time: bool = False,
+    embedding: Rate | None = None,
+    state: Rate | None = None,
+    candidate: Rate | None = None,
+    zoneout: Rate | None = None,
+    zoneout_cell: Rate | None = None,
+    recurrent_kernel: Rate | None = None,
+) -> dict[str, Any]:
+    """Probabilities with which something is dropped in training; None: not in the program.
+
+    input, between, output: units of what enters the first layer, the others, and the readout (Zaremba et al., 2014),
+    anew at every step, or with same_over_time one mask a sequence (Gal and Ghahramani, 2016). embedding: whole words of
+    the table, for the batch (Gal and Ghahramani). state: units of h_{t-1} where it meets R, one mask a sequence (Gal
+    and Ghahramani). candidate: units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and
+    GRU). zoneout: units of h that keep their old value, zoneout_cell: those of c (Krueger et al., 2017).
+    recurrent_kernel: elements of R, for the batch (weight drop, Merity et al., 2018).
+    """
+    return {
+        "input": input,
+        "between": between,
+        "output": output,
+        "same_over_time": same_over_time,
+        "embedding": embedding,
+        "state": state,
+        "candidate": candidate,
+        "zoneout": zoneout,
+        "zoneout_cell": zoneout_cell,
+        "recurrent_kernel": recurrent_kernel,
+    }
+
+
+def normalization_options(
+    *,
+    cell: Literal["layer"] | None = None,
+    between: Literal["layer", "batch"] | None = None,
+    input: Literal["layer", "batch"] | None = None,
+    decay: Decay = 0.99,
+) -> dict[str, Any]:
+    """cell: of x W and of h R before the gates, gate by gate (Ba et al., 2016, eq. 20). between: of what enters every
+    layer but the first. input: of what enters the first. decay: of the running mean and variance of "batch"."""
+    return {"cell": cell, "between": between, "input": input, "decay": decay}
+
+
+RecurrenceSpec = Annotated[Mapping[str, Any], recurrence_options]
+CotangentSpec = Annotated[Mapping[str, Any], cotangent_options]
+DropoutSpec = Annotated[Mapping[str, Any], dropout_options]
+NormalizationSpec = Annotated[Mapping[str, Any], normalization_options]
+
+
+class Rates(nnx.Module):
+    """The numbers of a section that are set, as variables: none of them is a constant of the program."""
+
+    def __init__(self, **values: Any):
+        self.values = nnx.Dict({k: nnx.Variable(number(v)) for k, v in values.items() if v is not None})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def __getitem__(self, name: str) -> Float[Array, ""]:
+        return self.values[name][...]
+
+
+class Linear(nnx.Module):
+    """x W + b, W [D, O]."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: InitializerSpec = "glorot_uniform",
+        bias_init: InitializerSpec = "zeros",
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(as_initializer(kernel_init)(rngs.params(), (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
+        self.compute: ComputeType = "float32"
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
+        return affine(x, self.kernel[...], self.bias[...], self.compute)
+
+
+class RecurrentLayer(nnx.Module):
+    """One layer: a cell over time, or one cell in each direction with their outputs side by side."""
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        cell: CellSpec,
+        bidirectional: bool = False,
+        learned_carry: bool = False,
+        recurrence: RecurrenceSpec | None = None,
+        cotangent: CotangentSpec | None = None,
+        dropout: DropoutSpec | None = None,
+        layer_norm: bool = False,
+        name: str = "layer",
+        rngs: nnx.Rngs,
+    ):
+        """D, the cell's section, whether the initial carry is trained (zeros at initialisation), and the sections of
+        the same names; of dropout, what happens inside a layer. layer_norm: inside the cells. name: of its streams of
+        random numbers.
+
+        Raises:
+            ConfigError: something that this cell has no place for.
+        """
+        directions = 2 if bidirectional else 1
+        self.cells = nnx.List(
+            [build(CELLS, cell, "cell", in_features=in_features, rngs=rngs) for _ in range(directions)]
+        )
+        first: BaseCell = self.cells[0]
+        self.out_features = directions * first.features
+        options = recurrence_options(**(recurrence or {}))
+        self.options = tuple(options.items())  # Hashable, as what is static in a module should be.
+        for each in self.cells:
+            resolve_backend(each, options["backend"])
+        carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
+        self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
+        set_cotangent = {k: v for k, v in (cotangent or {}).items() if v is not None and k != "cut_every"}
+        self.cut_every = (cotangent or {}).get("cut_every")
+        self.cotangent = Rates(**set_cotangent) if set_cotangent else None
+        self.rates = Rates(**{k: v for k, v in (dropout or {}).items() if k in _INSIDE})
+        kind = type(first).__name__
+        for rate in ("state", "recurrent_kernel"):
+            if rate in self.rates and not isinstance(first, Cell):
+                raise ConfigError(f"model.dropout.{rate}: {kind} has no one recurrent matrix to apply it to; use gru")
+        if "candidate" in self.rates and not first.has_candidate:
+            raise ConfigError(
+                f"model.dropout.candidate: {kind} has no candidate; lstm and gru have, others take zoneout"
+            )
+        if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
+            raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
+        if layer_norm and not isinstance(first, Cell):
+            raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
+        width = len(first.gate_names) * first.features
+        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if layer_norm else None
+        self.name = name
+
+    def __call__(
+        self,
+        x: Float[Array, "T B D"],
+        lengths: Int[Array, " B"] | None = None,
+        taps: list[Taps] | None = None,
+        training: Training | None = None,
+    ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
+        """Outputs at every step, and the state after the last valid step (in reverse: after the first)."""
+        outputs, states = [], []
+        for direction in range(len(self.cells)):
+            cell, noise, state_mask = self.modified(direction, (x.shape[0], x.shape[1]), training)
+            h, last = unroll(
+                cell,
+                x,
+                lengths=lengths,
+                reverse=direction == 1,
+                initial_carry=self.initial_carry(direction, x.shape[1]),
+                noise=noise,
+                state_mask=state_mask,
+                cotangent=self._cotangent(),
+                taps=None if taps is None else taps[direction],
+                **dict(self.options),
+            )
+            outputs.append(h)
+            states.append(last[0])
+        if len(outputs) == 1:
+            return outputs[0], states[0]
+        return jnp.concatenate(outputs, -1), jnp.concatenate(states, -1)
+
+    def initial_carry(self, direction: int, batch: int) -> Carry | None:
+        """The trained one of a direction, for every row; None for the cell's own."""
+        if self.carries is None:
+            return None
+        return tuple(jnp.broadcast_to(row[...], (batch, *row.shape)) for row in self.carries[direction])
+
+    def _cotangent(self) -> Cotangent | None:
+        if self.cotangent is None and self.cut_every is None:
+            return None
+        numbers = {} if self.cotangent is None else {name: self.cotangent[name] for name in self.cotangent.values}
+        cut = None if self.cut_every is None else jnp.int32(self.cut_every)
+        return Cotangent(**numbers, cut_every=cut)
+
+    def modified(
+        self, direction: int, shape: tuple[int, int], training: Training | None
+    ) -> tuple[Any, tuple[jax.Array, ...], jax.Array | None]:
+        """The cell of a direction with all that is put around it, its noise, and its state mask. shape: (T, B)."""
+        steps = shape[0]
+        cell: BaseCell = self.cells[direction]
+        rates = self.rates
+        zoneout = tuple(i for i, rate in enumerate(("zoneout", "zoneout_cell")) if rate in rates)
+        noise, state_mask, kernel_mask = [], None, None
+        if training is not None:
+            prefix = f"{self.name}/{direction}"
+            if "state" in rates:
+                state_mask = training.mask(f"{prefix}/state", rates["state"], cell.features)
+            if "recurrent_kernel" in rates:
+                of_kernel = (cell.features, len(cell.gate_names) * cell.features)
+                kernel_mask = training.shared_mask(f"{prefix}/recurrent_kernel", rates["recurrent_kernel"], of_kernel)
+            if "candidate" in rates:
+                noise.append(training.mask(f"{prefix}/candidate", rates["candidate"], steps, cell.features))
+            for rate in (("zoneout", "zoneout_cell")[i] for i in zoneout):
+                mask = training.mask(f"{prefix}/{rate}", rates[rate], steps, cell.features)
+                noise.append((mask > 0).astype(jnp.float32))
+        else:
+            for rate in (("zoneout", "zoneout_cell")[i] for i in zoneout):
+                noise.append(jnp.full((*shape, 1), 1 - rates[rate]))
+        candidate = training is not None and "candidate" in rates
+        if self.gains is None and kernel_mask is None and not noise:
+            return cell, (), state_mask
+        if not isinstance(cell, Cell):
+            return ModifiedStepCell(cell, candidate=candidate, zoneout=zoneout), tuple(noise), None
+        gains = None if self.gains is None else self.gains[direction]
+        around = ModifiedCell(cell, gains=gains, kernel_mask=kernel_mask, candidate=candidate, zoneout=zoneout)
+        return around, tuple(noise), state_mask
+
+
+_INSIDE = ("state", "candidate", "zoneout", "zoneout_cell", "recurrent_kernel")
+"""The kinds of dropout that act inside a layer."""
+
+
+class Attention(nnx.Module):
+    """A mean of the hidden states of all steps, weighted by how well each fits the last state.
+
+    "dot": softmax over t of (s W_q) · (h_t W_k) / √A (Vaswani et al., 2017, eq. 1, one head);
+    "additive": softmax over t of vᵀ tanh(s W_q + h_t W_k) (Bahdanau et al., 2015, appendix A.1.2); A = H.
+    """
+
+    def __init__(self, features: int, kind: Literal["dot", "additive"], *, rngs: nnx.Rngs):
+        draw = as_initializer("glorot_uniform")
+        shape = (features, features)
+        self.kind = kind
+        self.query_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
+        self.key_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
+        additive = kind == "additive"
+        self.score_kernel = nnx.Param(draw(rngs.params(), (features, 1), jnp.float32)) if additive else None
+
+    def weights(
+        self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
+    ) -> Float[Array, "T B"]:
+        """Sums to 1 over the valid steps of each row; zero past its end."""
+        query, key = state @ self.query_kernel[...], h @ self.key_kernel[...]
+        if self.score_kernel is None:
+            scores = (query * key).sum(-1) / jnp.sqrt(h.shape[-1])
+        else:
+            scores = (jnp.tanh(query + key) @ self.score_kernel[...])[..., 0]
+        if lengths is None:
+            return jax.nn.softmax(scores, axis=0)
+        valid = jnp.arange(h.shape[0])[:, None] < lengths
+        return jax.nn.softmax(scores, axis=0, where=valid | (lengths == 0)) * valid
+
+    def __call__(
+        self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
+    ) -> Float[Array, "B H"]:
+        """Σ_t weight_t h_t."""
+        return jnp.einsum("tb,tbh->bh", self.weights(h, state, lengths), h)
