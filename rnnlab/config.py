@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, resolve, unknown
 from rnnlab.network import ModelSpec
 from rnnlab.optimizers import OptimizerSpec
-from rnnlab.tasks import TaskSpec
+from rnnlab.tasks import AugmentationSpec, TaskSpec
 
 
 def early_stopping_options(
@@ -37,6 +37,7 @@ def _run_fields(
     model: ModelSpec,
     optimizer: OptimizerSpec,
     early_stopping: EarlyStoppingSpec = {},  # noqa: B006  (never changed)
+    augmentation: AugmentationSpec = {},  # noqa: B006
     steps: PositiveInt,
     batch_size: PositiveInt = 16,
     seed: NonNegativeInt = 0,
