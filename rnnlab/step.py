@@ -136,7 +136,7 @@ class Programs:
     def _initialize(self, numbers: dict[str, Any], seed: jax.Array, embedding: Array | None) -> TrainState:
         """The state before the first step."""
         network = self._network(numbers, seed)
-        if embedding is not None:
+        if embedding is not None and network.embedding is not None:
             network.embedding[...] = embedding
         _, params, buffers = nnx.split(network, nnx.Param, ...)
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)

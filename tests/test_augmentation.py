@@ -1,7 +1,6 @@
-"""Augmentation: what each transformation may change, and where its randomness comes from; of images in test_mnist.py."""
+"""Augmentation: what each transformation may change and where its randomness comes from; images: test_mnist.py."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from rnnlab.build import ConfigError
-from rnnlab.loop import Run, train_and_evaluate
+from rnnlab.loop import Run
 from rnnlab.tasks import TASKS, Adding, Batch, Example, Split, Task, make_task
 from rnnlab.tasks.augmentation import add_noise, mask_time, replace_tokens, shift_in_time
 from tests.helpers import quick_jit
@@ -304,10 +303,6 @@ def test_a_run_is_the_same_on_two_devices_and_in_pieces() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), whole, trained(two, 20))
     plain = trained(Run(config(augmentation={})), 20)
     assert not np.allclose(plain["readout"]["kernel"], whole["readout"]["kernel"], atol=1e-3)
-
-
-def test_a_run_with_augmentation_finishes(tmp_path: Path) -> None:
-    assert train_and_evaluate(config(), tmp_path)["status"] == "finished"
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

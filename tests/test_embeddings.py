@@ -1,4 +1,4 @@
-"""Pretrained word vectors: files in GloVe's and word2vec's exact formats, good and bad, and runs that start from them."""
+"""Pretrained word vectors: files in the exact formats of GloVe and word2vec, good and bad, and runs from them."""
 
 import gzip
 from pathlib import Path
@@ -191,7 +191,7 @@ class Words(Task):
 
 
 def run(file: Path, named: bool = True, devices: int = 2, **model: Any) -> Run:
-    cell = dict(name="lstm", features=4)
+    cell = dict(name="irnn", features=4)
     fields = dict(cell=cell, embedding=3, embedding_file=str(file)) | model
     return Run(
         dict(

@@ -16,6 +16,8 @@ import numpy as np
 from rnnlab.build import ConfigError
 from rnnlab.datasets.files import data_root
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Coverage(NamedTuple):
     """How many of the words a file has."""
@@ -152,7 +154,7 @@ def _parse(path: Path, number: int, values: bytes, width: int) -> np.ndarray:
     row = np.empty(width, np.float32)
     for place, text in enumerate(values.split(b" ")):
         value = float(text) if _is_number(text) else math.nan
-        if not abs(value) <= np.finfo(np.float32).max:
+        if not abs(value) <= LARGEST:
             raise ConfigError(f"{path}, line {number}: {text.decode(errors='replace')!r} is not a finite float32")
         row[place] = value
     return row

@@ -85,11 +85,11 @@ def replace_tokens(
 
 
 class ReadingOrder(NamedTuple):
-    """How an image became a sequence."""
+    """How an image of P pixels became a sequence; int32 [P] each."""
 
-    pixels: Int[Array, " P"]
+    pixels: jax.Array | np.ndarray
     """Which pixel, counted row by row from the top, each input is."""
-    places: Int[Array, " P"]
+    places: jax.Array | np.ndarray
     """Where in the sequence each pixel stands: the inverse."""
 
 
