@@ -17,7 +17,7 @@ from rnnlab.averaging import AveragingSpec
 from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, resolve, unknown
 from rnnlab.network import ModelSpec
 from rnnlab.optimizers import OptimizerSpec
-from rnnlab.tasks import TaskSpec
+from rnnlab.tasks import AugmentationSpec, TaskSpec
 
 
 def early_stopping_options(
@@ -39,6 +39,7 @@ def _run_fields(
     optimizer: OptimizerSpec,
     averaging: AveragingSpec | None = None,
     early_stopping: EarlyStoppingSpec = {},  # noqa: B006  (never changed)
+    augmentation: AugmentationSpec = {},  # noqa: B006
     steps: PositiveInt,
     batch_size: PositiveInt = 16,
     seed: NonNegativeInt = 0,

@@ -19,10 +19,11 @@ from rnnlab import devices, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
+from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.metrics import MetricsWriter, ProgressLine, plain
 from rnnlab.step import Programs, TrainState, means
-from rnnlab.tasks import Split, make_task
+from rnnlab.tasks import Split, Task, make_task
 from rnnlab.typing import PyTree
 from rnnlab.workdir import git_commit, open_workdir, versions, write_file
 
@@ -41,7 +42,8 @@ class Run:
         self.config = config = resolve_config(config)
         devices.tune_host(config["batch_size"], config["devices"])
         self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
-        self.task = make_task(config["task"], data_dir)
+        self.task = make_task(config["task"], data_dir, config["augmentation"])
+        self.embeddings = _pretrained(config["model"], config["seed"], self.task, data_dir)
         self.programs = Programs(
             config["model"],
             config["optimizer"],
@@ -51,6 +53,7 @@ class Run:
             run_steps=config["steps"],
             log_every=config["log_every"],
             averaging=config["averaging"],
+            embedding=None if self.embeddings is None else self.embeddings.table,
         )
         self.metric = config["early_stopping"]["metric"]
         if self.metric not in self.programs.metric_names:
@@ -85,6 +88,18 @@ class Run:
             when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
             for when, layers in found.items()
         }
+
+
+def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:
+    """The vectors of the task's words, if the model has a file of them."""
+    if model["embedding_file"] is None:
+        return None
+    if task.words is None:
+        raise ConfigError("model.embedding_file: this task has no words")
+    if model["embedding"] is None:
+        raise ConfigError("model.embedding_file: needs model.embedding, the vectors' dimension")
+    path = find_embeddings(model["embedding_file"], data_dir)
+    return read_embeddings(path, task.words, model["embedding"], seed=seed)
 
 
 def train_and_evaluate(
@@ -134,6 +149,12 @@ def train_and_evaluate(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {run.programs.backend} backend, "
             f"{devices.describe(run.mesh)}, steps {step} to {steps}"
         )
+        if run.embeddings is not None:
+            coverage = run.embeddings.coverage
+            progress.say(
+                f"{config['model']['embedding_file']} has {coverage.found:,} of the task's "
+                f"{coverage.found + coverage.missing:,} words ({coverage.share:.1%}); the others are drawn"
+            )
         writer = MetricsWriter(workdir, step)
         stack.callback(writer.close)
         status = "stopped_early" if watch.exhausted else "finished"

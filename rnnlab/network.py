@@ -49,6 +49,10 @@ class LayerRun(NamedTuple):
     x: Float[Array, "T B D"]
 
 
+class FixedEmbedding(nnx.Variable):
+    """A table that is looked up and not trained."""
+
+
 class Network(nnx.Module):
     """embed or project -> layers of cells -> readout.
 
@@ -71,6 +75,8 @@ class Network(nnx.Module):
         learned_carry: bool = False,
         embedding: PositiveInt | None = None,
         embedding_init: InitializerSpec = "small_normal",
+        embedding_file: str | None = None,
+        embedding_trained: bool = True,
         input_projection: PositiveInt | None = None,
         input_projection_init: InitializerSpec = "glorot_uniform",
         readout_init: InitializerSpec = "glorot_uniform",
@@ -84,7 +90,9 @@ class Network(nnx.Module):
     ):
         """Inputs are [T, B, D] numbers, or [T, B] tokens below `vocabulary`, embedded in `embedding` dimensions
         (one-hot if that is None); `input_projection` puts a linear layer of that width before the first cell. `compute`
-        is what the operands of all matrix products are rounded to; parameters, carries and sums stay in float32.
+        is what the operands of all matrix products are rounded to; parameters, carries and sums stay in float32. With
+        `embedding_file` the table of a run comes from there (`Programs` puts it in place of the initial one); without
+        `embedding_trained` no step changes it.
 
         connections, with x_l what layer l sees and f_l the layer:
             plain      x_{l+1} = f_l(x_l)
@@ -113,10 +121,14 @@ class Network(nnx.Module):
             raise ConfigError(
                 "model.attention: this task wants an answer at every step; attention gives one at the end"
             )
+        if embedding is None and (embedding_file is not None or not embedding_trained):
+            field = "embedding_trained=False" if embedding_file is None else "embedding_file"
+            raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
         in_features = vocabulary or in_features
         table = None
         if vocabulary is not None and embedding is not None:
-            table = nnx.Param(as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32))
+            kind = nnx.Param if embedding_trained else FixedEmbedding
+            table = kind(as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32))
             in_features = embedding
         self.embedding = table
         projection = None

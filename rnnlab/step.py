@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
@@ -71,6 +72,7 @@ class Programs:
         run_steps: length of the run, for schedules.
         log_every: how many steps `sums` run over.
         averaging: resolved section, None for no averaged weights.
+        embedding: the table [V, E] that a run starts from instead of an initialised one.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Programs:
         run_steps: int,
         log_every: int,
         averaging: dict[str, Any] | None = None,
+        embedding: np.ndarray | None = None,
     ):
+        self.embedding = embedding
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
         self.run_steps, self.log_every = run_steps, log_every
         self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer, "averaging": averaging})
@@ -92,7 +96,7 @@ class Programs:
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
         self.backend = resolve_backend(network.layers[0].cells[0], model["recurrence"]["backend"])
-        state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0))
+        state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
         self.metric_names = tuple(name for name in state.sums if name not in _RUNNING)
 
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
@@ -143,9 +147,12 @@ class Programs:
 
     # --- programs ----------------------------------------------------------------------------------------------------
 
-    def _initialize(self, numbers: dict[str, Any], seed: jax.Array) -> TrainState:
+    def _initialize(self, numbers: dict[str, Any], seed: jax.Array, embedding: Array | None) -> TrainState:
         """The state before the first step."""
-        _, params, buffers = nnx.split(self._network(numbers, seed), nnx.Param, ...)
+        network = self._network(numbers, seed)
+        if embedding is not None and network.embedding is not None:
+            network.embedding[...] = embedding
+        _, params, buffers = nnx.split(network, nnx.Param, ...)
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
         names = jax.eval_shape(self._first_loss, params, buffers, self.task.data, seed)[1][0]
@@ -237,7 +244,7 @@ class Programs:
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""
-        return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed))
+        return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed), self.embedding)
 
 
 def means(state: TrainState) -> dict[str, float]:

@@ -212,6 +212,8 @@ def test_resolving_fills_in_every_default() -> None:
     config = resolved()
     assert config["batch_size"] == 16
     assert config["early_stopping"] == {"metric": "loss", "patience": None, "min_change": 0.0}
+    off = dict.fromkeys(("noise", "time_shift", "time_mask", "token_replacement", "pixel_shift"))
+    assert config["augmentation"] == off
     assert config["model"]["recurrence"] == {"backend": "auto", "chunk": None, "unroll_steps": 1, "store": "auto"}
     assert config["model"]["cell"]["input_init"] == {"name": "glorot_uniform", "gain": 1.0, "joint_fan": False}
     assert config["optimizer"]["schedule"] == {"name": "cosine", "final": 0.0, "steps": None}
@@ -298,7 +300,7 @@ def test_numbers_split_off_and_merged_again_are_the_section() -> None:
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("stepz", "3", "unknown field 'stepz'; did you mean steps? known: batch_size, "),
+    ("stepz", "3", "unknown field 'stepz'; did you mean steps? known: augmentation, batch_size, "),
     ("task.lenght", "3", "unknown field 'task.lenght'; did you mean task.length?"),
     ("model.cell.feature", "3", "unknown field 'model.cell.feature'; did you mean model.cell.features"),
     ("model.cell.activation", "relu", "unknown field 'model.cell.activation'"),
@@ -320,6 +322,13 @@ MISTAKES = [
     ("model.cell", "3", "model.cell: 3 is an int; expected one of gru, "),
     ("model", "lstm", "model.name"),
     ("early_stopping", "3", "early_stopping: 3 is an int"),
+    ("augmentation.nois", "0.1", "unknown field 'augmentation.nois'; did you mean augmentation.noise"),
+    (
+        "augmentation.token_replacement",
+        "1",
+        "augmentation.token_replacement: 1.0 is out of range; it must be at least 0",
+    ),
+    ("augmentation.time_mask", "0", "augmentation.time_mask: 0 is out of range; it must be at least 1"),
     ("steps", "soon", "steps: 'soon' is a str; expected an int"),
     ("steps", "1.5", "steps: 1.5 is a float; expected an int"),
     ("steps", "True", "steps: True is a bool; expected an int"),

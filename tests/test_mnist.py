@@ -16,7 +16,7 @@ import pytest
 from rnnlab.build import ConfigError
 from rnnlab.datasets import mnist
 from rnnlab.datasets.files import data_root
-from rnnlab.tasks import Batch, Pixels, Split
+from rnnlab.tasks import Batch, Pixels, Split, Task, make_task
 from tests.helpers import quick_jit
 
 TRAIN, TEST, HELD_OUT = 12, 5, 4
@@ -71,11 +71,11 @@ def folder(tmp_path: Path, write: Write) -> Path:
 
 
 @functools.cache
-def compiled_batch(task: Pixels) -> Any:
+def compiled_batch(task: Task) -> Any:
     return quick_jit(task.batch, static_argnums=2)
 
 
-def draw(task: Pixels, split: Split, positions: Any, seed: int = 0) -> Batch:
+def draw(task: Task, split: Split, positions: Any, seed: int = 0) -> Batch:
     """A batch in NumPy."""
     compiled = compiled_batch(task)
     batch = compiled(task.data, jnp.int32(seed), split, jnp.asarray(positions, jnp.uint32))
@@ -225,6 +225,63 @@ def test_score_is_cross_entropy_in_nats_and_accuracy(folder: Path) -> None:
     np.testing.assert_array_equal(values["accuracy"], [1, 1, 0])  # A tie goes to the first.
     np.testing.assert_array_equal(weights, [1, 1, 1])
     assert task.baseline == pytest.approx(np.log(10))
+
+
+# --- shifted images --------------------------------------------------------------------------------------------------
+
+
+def moved(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    """The image [H, W] moved down by dy and right by dx: rolled, what came round again made black."""
+    out = np.roll(image, (dy, dx), (0, 1))
+    rows, columns = np.indices(image.shape)
+    return np.where((rows - dy >= 0) & (rows - dy < 28) & (columns - dx >= 0) & (columns - dx < 28), out, 0)
+
+
+@pytest.mark.parametrize("order", ["scanline", "permuted", "rows"])
+def test_pixel_shift_moves_the_image_before_it_is_read(folder: Path, order: str) -> None:
+    most, count = 2, 240
+    section = dict(name="pixels", order=order, validation_size=HELD_OUT)
+    task, plain = make_task(section, str(folder), {"pixel_shift": most}), make_task(section, str(folder))
+    batch, before = draw(task, "train", range(count)), draw(plain, "train", range(count))
+    np.testing.assert_array_equal(batch.targets, before.targets)
+    pixels = np.random.RandomState(0).permutation(784) if order == "permuted" else np.arange(784)
+
+    def images(inputs: np.ndarray) -> np.ndarray:
+        flat = np.empty((count, 784), np.float32)
+        flat[:, pixels] = inputs.swapaxes(0, 1).reshape(count, 784)
+        return flat.reshape(count, 28, 28)
+
+    seen = set()
+    for image, original in zip(images(batch.inputs), images(before.inputs), strict=True):
+        fits = [
+            (dy, dx)
+            for dy in range(-most, most + 1)
+            for dx in range(-most, most + 1)
+            if np.array_equal(image, moved(original, dy, dx))
+        ]
+        assert len(fits) == 1
+        seen |= set(fits)
+    assert len(seen) == (2 * most + 1) ** 2
+    for split in ("validation", "test"):
+        jax.tree.map(np.testing.assert_array_equal, draw(task, split, range(4)), draw(plain, split, range(4)))
+
+
+def test_an_image_is_shifted_alike_in_every_order(folder: Path) -> None:
+    scanline, permuted, rows = (
+        draw(
+            make_task(dict(name="pixels", order=order, validation_size=HELD_OUT), str(folder), {"pixel_shift": 3}),
+            "train",
+            range(10),
+        ).inputs.swapaxes(0, 1)
+        for order in ("scanline", "permuted", "rows")
+    )
+    np.testing.assert_array_equal(scanline.reshape(10, 784), rows.reshape(10, 784))
+    np.testing.assert_array_equal(scanline[:, np.random.RandomState(0).permutation(784)], permuted)
+
+
+def test_pixel_shift_out_of_sight_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^augmentation\.pixel_shift: 28 moves an image of 28 × 28 pixels out of"):
+        make_task(dict(name="pixels", validation_size=HELD_OUT), str(folder), {"pixel_shift": 28})
 
 
 # --- the real files --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from rnnlab.build import build, find, takes
 from rnnlab.tasks.adding import Adding
+from rnnlab.tasks.augmentation import AugmentationSpec
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.tasks.pixels import Pixels
 
@@ -17,15 +18,33 @@ TaskSpec = Annotated[str | Mapping[str, Any], TASKS]
 """A name in `TASKS`, or a section with that name and the task's parameters."""
 
 
-def make_task(section: str | Mapping[str, Any], data_dir: str | None = None) -> Task:
+def make_task(
+    section: str | Mapping[str, Any], data_dir: str | None = None, augmentation: Mapping[str, Any] | None = None
+) -> Task:
     """The task of a section; one with a parameter `data_dir` is told the data folder.
 
+    augmentation: the section of that name; None changes no example.
+
     Raises:
-        ConfigError: an unknown name or field, or data that is missing or corrupt.
+        ConfigError: an unknown name or field, data that is missing or corrupt, or an augmentation that the task's
+            inputs do not have.
     """
     factory, _ = find(TASKS, section, "task")
     given = {"data_dir": data_dir} if takes(factory, "data_dir") else {}
-    return build(TASKS, section, "task", **given)
+    task: Task = build(TASKS, section, "task", **given)
+    task.augment(augmentation or {})
+    return task
 
 
-__all__ = ["TASKS", "Adding", "Batch", "Example", "Pixels", "Split", "Task", "TaskSpec", "make_task"]
+__all__ = [
+    "TASKS",
+    "Adding",
+    "AugmentationSpec",
+    "Batch",
+    "Example",
+    "Pixels",
+    "Split",
+    "Task",
+    "TaskSpec",
+    "make_task",
+]

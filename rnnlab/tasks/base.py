@@ -5,12 +5,15 @@ longer run see the same data.
 """
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rnnlab.build import resolve
 from rnnlab.random import stream
+from rnnlab.tasks.augmentation import Augmentation, Augmented, augmentation_options
 from rnnlab.typing import Array, Float, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
@@ -54,6 +57,13 @@ class Task(abc.ABC):
     """The loss of the best answer that ignores the input, for figures."""
     data_seed: int = 0
     """Seed of what is fixed across runs: validation, test, and a fixed training set."""
+    words: tuple[str, ...] | None = None
+    """What each token of the vocabulary is called, for pretrained embeddings."""
+    image_shape: tuple[int, int] | None = None
+    """(Height, width), where every example is one image of a single channel."""
+    reading_order: np.ndarray | None = None
+    """Of such a task: which pixel, counted row by row from the top, each of the T · D inputs is."""
+    augmentation: Augmentation | None = None
 
     @abc.abstractmethod
     def size(self, split: Split) -> int | None:
@@ -71,8 +81,12 @@ class Task(abc.ABC):
         """The examples at these positions of the split's stream.
 
         Training: position p is example p of an endless stream, or, of a split of n examples, example p mod n of a
-        shuffle that is new every epoch. Validation and test: example p.
+        shuffle that is new every epoch. Validation and test: example p. Augmentation, in training alone, is drawn from
+        (seed, p): anew in every epoch of a fixed set, too.
         """
+        numbers: dict[str, Any] = {}
+        if self.augmentation is not None:
+            data, numbers = data
         n = self.size(split)
         fixed = jnp.int32(self.data_seed)
         source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
@@ -81,11 +95,41 @@ class Task(abc.ABC):
             index = shuffled(stream(seed, "order"), index, n)
         keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
         rows = jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
+        if self.augmentation is not None and split == "train":
+            change = self.augmentation
+
+            def augmented(x: jax.Array, length: jax.Array | None, position: jax.Array) -> jax.Array:
+                # A stream for each transformation, so that one more leaves the others as they are.
+                keys = lambda name: jax.random.fold_in(stream(seed, f"augmentation/{name}"), position)  # noqa: E731
+                return change(numbers, keys, x, length)
+
+            rows = rows._replace(inputs=jax.vmap(augmented)(rows.inputs, rows.length, positions.astype(jnp.uint32)))
         time_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), rows.inputs)
         targets = rows.targets
         if self.readout == "every":
             targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
         return Batch(time_first, targets, rows.length)
+
+    def augment(self, section: Mapping[str, Any]) -> None:
+        """Turns on what an `augmentation` section asks for; `data` then holds its numbers, too.
+
+        Raises:
+            ConfigError: a value out of bounds, or a transformation that this task's inputs do not have.
+        """
+        section = resolve(augmentation_options, section, "augmentation")
+        if all(value is None for value in section.values()):
+            return
+        key = jax.random.key(0)
+        example = jax.eval_shape(lambda data: self.example(data, key, "train", jnp.uint32(0)), self.data)
+        self.augmentation = Augmentation(
+            section,
+            inputs=example.inputs,
+            vocabulary=self.vocabulary,
+            readout=self.readout,
+            image_shape=self.image_shape,
+            reading_order=self.reading_order,
+        )
+        self.data = Augmented(self.data, self.augmentation.numbers)
 
 
 def shuffled(key: PRNGKeyArray, positions: Int[Array, " B"], size: int) -> Int[Array, " B"]:

@@ -47,12 +47,15 @@ class Pixels(Task):
         self.shape = (side, side) if order == "rows" else (side * side, 1)
         self.in_features = self.shape[1]
         self.out_features = 10
+        self.image_shape = (side, side)
+        self.reading_order = np.arange(side * side)
+        if order == "permuted":
+            self.reading_order = np.random.RandomState(permutation_seed).permutation(side * side)
+        # On the device the pixels lie as they are read, so that a step gathers nothing; `shift_image` finds them again.
 
         def sequences(images: np.ndarray) -> np.ndarray:
             flat = images.reshape(len(images), -1)
-            if order == "permuted":
-                flat = flat[:, np.random.RandomState(permutation_seed).permutation(flat.shape[1])]
-            return flat
+            return flat[:, self.reading_order] if order == "permuted" else flat
 
         self.data = {
             "train": (sequences(train.images), train.labels),
