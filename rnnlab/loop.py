@@ -21,6 +21,7 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.metrics import MetricsWriter, ProgressLine, plain
+from rnnlab.schedules import check_schedule
 from rnnlab.step import Programs, TrainState, means
 from rnnlab.tasks import Split, make_task
 from rnnlab.typing import PyTree
@@ -133,6 +134,10 @@ def train_and_evaluate(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {run.programs.backend} backend, "
             f"{devices.describe(run.mesh)}, steps {step} to {steps}"
         )
+        optimizer = config["optimizer"]
+        warning = check_schedule(optimizer["schedule"], optimizer["warmup_steps"], steps)
+        if warning is not None:
+            progress.say(f"warning: {warning}")
         writer = MetricsWriter(workdir, step)
         stack.callback(writer.close)
         status = "stopped_early" if watch.exhausted else "finished"

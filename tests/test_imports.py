@@ -16,6 +16,7 @@ LAYERS = [
     ["datasets"],
     ["tasks"],
     ["diagnostics"],
+    ["schedules"],
     ["optimizers"],
     ["devices"],
     ["step"],
@@ -24,7 +25,7 @@ LAYERS = [
     ["plots"],
     ["loop"],
     ["entry"],
-    ["train", "evaluate", "benchmark"],
+    ["train", "evaluate", "benchmark", "find_learning_rate"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)
