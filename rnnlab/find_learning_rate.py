@@ -140,14 +140,16 @@ def suggestions(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[floa
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__, default=0)
     if lowest == 0:
         return None, None
-    # Over a twentieth of the steps, about half a decade: the noise of one batch has no say.
-    reach = max(1, len(rates) // 40)
+    # Over a tenth of the steps, by default 0.8 decades, and not where the running mean is of a few batches only: else
+    # the noise of one batch is steepest (adding, LSTM: at the first step, instead of 2e-4).
+    reach = max(1, len(rates) // 20)
+    settled = reach + round(1 / (1 - SMOOTHING))
 
     def slope(k: int) -> float:
         a, b = max(0, k - reach), min(len(rates) - 1, k + reach)
         return (smoothed[b] - smoothed[a]) / math.log(rates[b] / rates[a])
 
-    return rates[min(range(lowest + 1), key=slope)], rates[lowest] / 10
+    return rates[min(range(settled, lowest + 1) or range(lowest + 1), key=slope)], rates[lowest] / 10
 
 
 def conclusion(found: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ decoupled weight decay; learning rate; max-norm of the weights that result. Sche
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -183,9 +183,9 @@ def clip_by_layer_norm(max_norm: float | jax.Array) -> optax.GradientTransformat
         layers: dict[tuple, dict[int, jax.Array]] = {}
         for position, (path, leaf) in enumerate(paths):
             layers.setdefault(layer_of(path), {})[position] = leaf
-        clipped = {}
+        clipped: dict[int, Any] = {}
         for leaves in layers.values():
-            clipped |= clip.update(leaves, optax.EmptyState())[0]
+            clipped.update(clip.update(leaves, optax.EmptyState())[0])  # pyright: ignore
         return structure.unflatten([clipped[position] for position in range(len(paths))]), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -216,21 +216,14 @@ def clip_by_unit_ratio(ratio: float | jax.Array, eps: float = 1e-3) -> optax.Gra
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-class NoiseState(NamedTuple):
-    """The state of `add_noise`."""
-
-    count: jax.Array
-    """Updates so far."""
-
-
 def add_noise(eta: float | jax.Array, decay: float | jax.Array) -> optax.GradientTransformationExtraArgs:
     """g + N(0, eta / (1 + t)^decay) at step t, from 0 (Neelakantan et al., 2015, eq. 1).
 
     Drawn from the `key` that `update` is given; `optax.add_noise` has a key of its own, fixed when it is made.
     """
 
-    def init(params: PyTree) -> NoiseState:
-        return NoiseState(jnp.zeros((), jnp.int32))
+    def init(params: PyTree) -> PyTree:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))  # Nothing but the count of updates.
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, *, key: PRNGKeyArray, **others: Any
@@ -238,9 +231,9 @@ def add_noise(eta: float | jax.Array, decay: float | jax.Array) -> optax.Gradien
         deviation = jnp.sqrt(eta / (1.0 + state.count) ** decay)
         noise = optax.tree.random_like(key, updates, sampler=jax.random.normal)
         noisy = jax.tree.map(lambda g, n: (g + deviation * n).astype(g.dtype), updates, noise)
-        return noisy, NoiseState(optax.safe_increment(state.count))
+        return noisy, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformation:

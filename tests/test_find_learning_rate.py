@@ -56,9 +56,16 @@ def test_rates_rise_by_the_same_factor_and_all_else_is_the_configs(adding: dict[
 
 
 def test_the_rate_of_adding_is_sane(adding: dict[str, Any]) -> None:
-    # Adam trains this network at 1e-3 to 1e-2 (configs/adding.py); from about 0.1 on the loss rises.
-    assert 1e-3 <= adding["steepest"] <= 5e-2
+    # configs/adding.py has 1e-3; the loss is noise below 1e-5 and rises again above 0.1.
+    assert 2e-4 <= adding["steepest"] <= 5e-3
     assert 1e-3 <= adding["tenth_of_minimum"] <= 5e-2
+
+
+def test_the_noise_of_the_first_batches_suggests_nothing() -> None:
+    x = np.linspace(-5, 1, 200)
+    losses = 1 - 1 / (1 + np.exp(-4 * (x + 2)))
+    losses[:3] += (9, 3, 1)
+    assert suggestions(list(10.0**x), list(losses))[0] == pytest.approx(1e-2, rel=0.1)
 
 
 def test_it_stops_where_the_smoothed_loss_is_four_times_its_minimum(adding: dict[str, Any]) -> None:
