@@ -115,7 +115,7 @@ def range_test(
         rates.append(rate)
         losses.append(loss)
         smoothed.append(mean / (1 - SMOOTHING ** (step + 1)))
-        if smoothed[-1] > TOO_HIGH * min(smoothed):
+        if too_high(smoothed):
             stopped = rate
             break
     steepest, tenth = suggestions(rates, smoothed)
@@ -132,6 +132,11 @@ def range_test(
 
 def _rise(lowest: float, highest: float, steps: int) -> dict[str, Any]:
     return {"name": "exponential", "rate": highest / lowest, "steps": steps - 1}
+
+
+def too_high(smoothed: Sequence[float]) -> bool:
+    """Whether the last smoothed loss exceeds four times the lowest."""
+    return smoothed[-1] > TOO_HIGH * min(smoothed)
 
 
 def suggestions(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | None, float | None]:

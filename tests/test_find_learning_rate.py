@@ -11,7 +11,7 @@ import pytest
 from rnnlab import find_learning_rate
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
-from rnnlab.find_learning_rate import conclusion, range_test, suggestions
+from rnnlab.find_learning_rate import conclusion, range_test, suggestions, too_high
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,6 +74,9 @@ def test_it_stops_where_the_smoothed_loss_is_four_times_its_minimum(adding: dict
     above = smoothed > 4 * np.minimum.accumulate(smoothed)
     assert above[-1]
     assert not above[:-1].any()
+    # There it leaps far beyond; this is how far it may go.
+    assert not too_high([1.0, 0.5, 2.0])
+    assert too_high([1.0, 0.5, 2.01])
 
 
 def test_smoothed_loss_is_the_bias_corrected_running_mean(adding: dict[str, Any]) -> None:
