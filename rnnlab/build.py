@@ -53,6 +53,8 @@ LARGEST_INT = 2**31 - 1
 """The largest that an int32 array holds: steps, sizes and seeds become such arrays."""
 PositiveInt = Annotated[int, Bound(1, LARGEST_INT)]
 NonNegativeInt = Annotated[int, Bound(0, LARGEST_INT)]
+NON_EMPTY = object()
+"""A mark of `Annotated` for a list that must have an entry."""
 
 GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "rngs"})
 """Parameters of factories that the code supplies; a config cannot set them."""
@@ -184,6 +186,8 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         for mark in marks:
             if isinstance(mark, Bound) and not mark.admits(value):
                 raise ConfigError(f"{path}: {value!r} is out of range; it must be {mark}")
+            if mark is NON_EMPTY and not value:
+                raise ConfigError(f"{path}: empty; expected {_describe(inner)}, and at least one")
         return value
     if origin in (Union, types.UnionType):
         members = typing.get_args(hint)

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from rnnlab.averaging import AveragingSpec
-from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, resolve, unknown
+from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, fields_of, resolve, unknown
 from rnnlab.network import ModelSpec
-from rnnlab.optimizers import OptimizerSpec
+from rnnlab.optimizers import OptimizerSpec, common_options
 from rnnlab.tasks import AugmentationSpec, TaskSpec
 
 
@@ -128,7 +128,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[st
 
 _KEPT_BY_NAME = {
     "model.cell": ("features",),
-    "optimizer": ("learning_rate", "clip_norm", "clip_value", "weight_decay", "schedule", "warmup_steps"),
+    "optimizer": tuple(fields_of(common_options)),
 }
 """Fields that mean the same under every name of a section, so a new name keeps them."""
 

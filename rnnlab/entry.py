@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -16,6 +17,13 @@ EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVE
 def data_dir_flag(values: flags.FlagValues) -> None:
     """--data_dir, the same wherever data is read."""
     flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the user's cache", flag_values=values)
+
+
+def default_workdir(reference: str) -> Path:
+    """runs/adding for "configs/adding.py", runs/adding-lstm for "configs/adding.py:lstm"."""
+    file, _, preset = reference.partition(":")
+    stem = Path(file).stem
+    return Path("runs", f"{stem}-{preset}" if preset else stem)
 
 
 class Words(NamedTuple):

@@ -22,6 +22,7 @@ from rnnlab.config import resolve_config
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.metrics import MetricsWriter, ProgressLine, plain
+from rnnlab.schedules import check_schedule
 from rnnlab.step import Programs, TrainState, means
 from rnnlab.tasks import Split, Task, make_task
 from rnnlab.typing import PyTree
@@ -155,6 +156,10 @@ def train_and_evaluate(
                 f"{config['model']['embedding_file']} has {coverage.found:,} of the task's "
                 f"{coverage.found + coverage.missing:,} words ({coverage.share:.1%}); the others are drawn"
             )
+        optimizer = config["optimizer"]
+        warning = check_schedule(optimizer["schedule"], optimizer["warmup_steps"], steps)
+        if warning is not None:
+            progress.say(f"warning: {warning}")
         writer = MetricsWriter(workdir, step)
         stack.callback(writer.close)
         status = "stopped_early" if watch.exhausted else "finished"

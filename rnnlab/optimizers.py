@@ -1,7 +1,8 @@
 """From the config's optimizer section to an optax chain: clip, precondition, decay, scale by the schedule.
 
 All numbers may be traced arrays, so the chain is rebuilt inside the compiled step and a sweep over its numbers compiles
-once. The order is fixed: clip by value, clip by global norm, optimiser, decoupled weight decay, learning rate.
+once. The order is fixed: clip by value, by layer, by unit (adaptive), by global norm; gradient noise; optimiser;
+decoupled weight decay; learning rate; max-norm of the weights that result. Schedules are in `schedules.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,88 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnlab.build import (
-    ConfigError,
-    Decay,
-    NonNegative,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-    build,
-    fields_of,
-    find,
-)
-from rnnlab.typing import PyTree
-
-Schedule = Callable[[jax.Array], jax.Array]
-"""Step (from 0) -> factor of the learning rate."""
-
-
-# --- schedules -------------------------------------------------------------------------------------------------------
-
-
-def constant() -> Schedule:
-    """1."""
-    return lambda step: jnp.ones(())
-
-
-def linear(final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
-    """From 1 to final over steps (the whole run, less the warm-up, if None), then final."""
-    return optax.linear_schedule(1.0, final, _required(steps))  # pyright: ignore[reportReturnType]
-
-
-def cosine(final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
-    """Half a cosine from 1 to final over steps (the whole run, less the warm-up, if None) (Loshchilov and Hutter,
-    2017, eq. 5, without restarts)."""
-    return optax.cosine_decay_schedule(1.0, _required(steps), alpha=final)  # pyright: ignore[reportReturnType]
-
-
-def exponential(rate: Positive = 0.5, steps: PositiveInt = 1000) -> Schedule:
-    """rate^(step / steps)."""
-    return lambda step: rate ** (step / steps)
-
-
-def step(factor: Positive = 0.1, boundaries: tuple[PositiveInt, ...] = ()) -> Schedule:
-    """Times factor at every step in boundaries."""
-
-    def schedule(step: jax.Array) -> jax.Array:
-        return factor ** (step >= jnp.asarray(boundaries, jnp.int32)).sum()
-
-    return schedule
-
-
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "constant": constant,
-    "linear": linear,
-    "cosine": cosine,
-    "exponential": exponential,
-    "step": step,
-}
-
-ScheduleSpec = Annotated[str | Mapping[str, Any], SCHEDULES]
-
-
-def _required(steps: int | None) -> int:
-    if steps is None:
-        raise ConfigError("optimizer.schedule.steps: missing")
-    return steps
-
-
-def make_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_steps: int) -> Schedule:
-    """A schedule after a linear warm-up from 0 (the first step takes 1 / warmup_steps of the rate).
-
-    One whose `steps` are None by default spans the run, less the warm-up, unless the section says how many.
-    """
-    fields: dict[str, Any] = {"name": section} if isinstance(section, str) else dict(section)
-    factory, _ = find(SCHEDULES, fields, "schedule")
-    steps = fields_of(factory).get("steps")
-    if steps is not None and steps.default is None and fields.get("steps") is None:
-        fields["steps"] = max(1, run_steps - warmup_steps)
-    after = build(SCHEDULES, fields, "schedule")
-    if warmup_steps == 0:
-        return after
-    return lambda step: jnp.where(step < warmup_steps, (step + 1) / warmup_steps, after(step - warmup_steps))
-
+from rnnlab.build import ConfigError, Decay, NonNegative, NonNegativeInt, Positive, build, fields_of, find
+from rnnlab.schedules import ScheduleSpec, make_schedule
+from rnnlab.typing import PRNGKeyArray, PyTree
 
 # --- optimisers ------------------------------------------------------------------------------------------------------
 
@@ -137,17 +59,27 @@ def common_options(
     learning_rate: Positive,
     clip_norm: Positive | None = None,
     clip_value: Positive | None = None,
+    clip_layer_norm: Positive | None = None,
+    clip_adaptive: Positive | None = None,
+    gradient_noise: Positive | None = None,
+    gradient_noise_decay: NonNegative = 0.55,
     weight_decay: NonNegative | None = None,
+    max_norm: Positive | None = None,
     schedule: ScheduleSpec = "constant",
     warmup_steps: NonNegativeInt = 0,
 ) -> dict[str, Any]:
-    """The fields that every optimiser has, unless it declares one of the same name itself. None switches clipping and
-    decay off."""
+    """The fields that every optimiser has, unless it declares one of the same name itself. None switches clipping,
+    noise, decay and max-norm off."""
     return {
         "learning_rate": learning_rate,
         "clip_norm": clip_norm,
         "clip_value": clip_value,
+        "clip_layer_norm": clip_layer_norm,
+        "clip_adaptive": clip_adaptive,
+        "gradient_noise": gradient_noise,
+        "gradient_noise_decay": gradient_noise_decay,
         "weight_decay": weight_decay,
+        "max_norm": max_norm,
         "schedule": schedule,
         "warmup_steps": warmup_steps,
     }
@@ -156,8 +88,10 @@ def common_options(
 OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
 
 
-def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformation:
-    """The chain of a resolved section whose numbers may be traced.
+def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformationExtraArgs:
+    """The chain of a resolved section whose numbers may be traced: `update(gradients, state, params, key=key)`.
+
+    The key is the step's own, for gradient noise; without noise it may be left out.
 
     Args:
         section: name, the fields of `common_options`, and the optimiser's own.
@@ -170,28 +104,59 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
     chain = []
     if options["clip_value"] is not None:
         chain.append(optax.clip(options["clip_value"]))
+    if options["clip_layer_norm"] is not None:
+        chain.append(clip_by_layer_norm(options["clip_layer_norm"]))
+    if options["clip_adaptive"] is not None:
+        chain.append(clip_by_unit_ratio(options["clip_adaptive"]))
     if options["clip_norm"] is not None:
         chain.append(clip_by_global_norm(options["clip_norm"]))
+    if options["gradient_noise"] is not None:
+        chain.append(add_noise(options["gradient_noise"], options["gradient_noise_decay"]))
     chain.append(build(OPTIMIZERS, own, "optimizer"))
     if options["weight_decay"] is not None:
         chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
     schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
     chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
+    if options["max_norm"] is not None:
+        chain.append(bound_unit_norms(options["max_norm"]))
     return optax.chain(*chain)
 
 
 def decayed(params: PyTree) -> PyTree:
-    """True for the leaves that weight decay touches: kernels, not biases, carries or embeddings."""
+    """True for the leaves that weight decay and max-norm touch: kernels, not biases, carries or embeddings."""
     return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
+
+
+# --- norms -----------------------------------------------------------------------------------------------------------
 
 
 def global_norm(tree: PyTree) -> jax.Array:
     """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow."""
-    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree)]
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves if leaf.size]))
-    # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
-    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
+    leaves = [_widened(leaf) for leaf in jax.tree.leaves(tree)]
+    scale = _scale(jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves if leaf.size])))
     return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
+
+
+def unit_norms(leaf: jax.Array) -> jax.Array:
+    """√Σ x² over the incoming weights of each unit, accumulated as in `global_norm`: [..., O] -> [..., O] with ones for
+    all axes but the last. A vector, a bias or a carry, is one unit: [O] -> [1]."""
+    leaf = _widened(leaf)
+    axes = tuple(range(max(leaf.ndim - 1, min(leaf.ndim, 1))))
+    scale = _scale(jnp.max(jnp.abs(leaf), axis=axes, keepdims=True, initial=0))
+    return scale * jnp.sqrt(jnp.sum((leaf / scale) ** 2, axis=axes, keepdims=True))
+
+
+def _widened(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _scale(largest: jax.Array) -> jax.Array:
+    """What to divide numbers by, of which this is the largest magnitude, so that their squares stay in range."""
+    # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
+    return jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
+
+
+# --- what stands in the chain beside the optimiser -------------------------------------------------------------------
 
 
 def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
@@ -201,5 +166,90 @@ def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransforma
         norm = global_norm(updates)
         scale = jnp.where(norm > max_norm, max_norm / norm, 1.0)
         return jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clip_by_layer_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
+    """`clip_by_global_norm` for each layer by itself: an explosion in one leaves the gradient of the others as it is.
+
+    A layer is all that stands below one module of the network: `layers.0` (both directions and learned carries),
+    `readout`, `embedding`.
+    """
+    clip = clip_by_global_norm(max_norm)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+        layers: dict[tuple, dict[int, jax.Array]] = {}
+        for position, (path, leaf) in enumerate(paths):
+            layers.setdefault(layer_of(path), {})[position] = leaf
+        clipped: dict[int, Any] = {}
+        for leaves in layers.values():
+            clipped.update(clip.update(leaves, optax.EmptyState())[0])  # pyright: ignore
+        return structure.unflatten([clipped[position] for position in range(len(paths))]), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def layer_of(path: tuple) -> tuple:
+    """The part of a leaf's path that names its layer: ("layers", 0) or ("readout",)."""
+    keys = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
+    return keys[:2] if len(keys) > 2 and isinstance(keys[1], int) else keys[:1]
+
+
+def clip_by_unit_ratio(ratio: float | jax.Array, eps: float = 1e-3) -> optax.GradientTransformation:
+    """Scales each unit's gradient to ratio times the norm of its weights, at least eps, where it is larger (adaptive
+    gradient clipping: Brock et al., 2021, eq. 3).
+
+    A unit's weights are a column of a kernel; a bias is clipped as a whole, as in the authors' code.
+    `optax.adaptive_grad_clip` is this too, but takes a kernel of one row as a whole, and its squares overflow: a
+    gradient of 1e20 would become 0.
+    """
+
+    def clip(g: jax.Array, p: jax.Array) -> jax.Array:
+        norm, bound = unit_norms(g), ratio * jnp.maximum(unit_norms(p), eps)
+        return (g * jnp.where(norm > bound, bound / norm, 1.0)).astype(g.dtype)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(clip, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def add_noise(eta: float | jax.Array, decay: float | jax.Array) -> optax.GradientTransformationExtraArgs:
+    """g + N(0, eta / (1 + t)^decay) at step t, from 0 (Neelakantan et al., 2015, eq. 1).
+
+    Drawn from the `key` that `update` is given; `optax.add_noise` has a key of its own, fixed when it is made.
+    """
+
+    def init(params: PyTree) -> PyTree:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))  # Nothing but the count of updates.
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, key: PRNGKeyArray, **others: Any
+    ) -> tuple[PyTree, PyTree]:
+        deviation = jnp.sqrt(eta / (1.0 + state.count) ** decay)
+        noise = optax.tree.random_like(key, updates, sampler=jax.random.normal)
+        noisy = jax.tree.map(lambda g, n: (g + deviation * n).astype(g.dtype), updates, noise)
+        return noisy, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformation:
+    """Last in the chain: after the update the incoming weights of each unit of each kernel are scaled to max_norm where
+    their norm is larger (Srivastava et al., 2014, section 5.1).
+
+    A gate's input kernel and recurrent kernel are bounded each by itself, up to rounding.
+    """
+
+    def bound(u: jax.Array, p: jax.Array, kernel: bool) -> jax.Array:
+        if not kernel:
+            return u
+        norm = unit_norms(p + u)
+        return jnp.where(norm > max_norm, (p + u) * (max_norm / norm) - p, u).astype(u.dtype)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(bound, updates, params, decayed(params)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

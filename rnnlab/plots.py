@@ -116,6 +116,30 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
     axis.set_ylabel("‖∂L/∂h_t‖, root mean square over rows")
 
 
+def learning_rate_range(workdir: Path) -> Path:
+    """WORKDIR/plots/find_learning_rate.png from WORKDIR/find_learning_rate.json: the loss over the learning rate."""
+    found = json.loads((workdir / "find_learning_rate.json").read_text())
+    figure, (axis,) = _axes(1)
+    axis.plot(found["learning_rates"], found["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
+    axis.plot(found["learning_rates"], found["smoothed"], color=_COLOURS[0], label="smoothed", linewidth=1.6)
+    names = {"steepest": "steepest descent", "tenth_of_minimum": "a tenth of the minimum's"}
+    for (key, name), colour in zip(names.items(), _COLOURS[1:], strict=False):
+        if found[key] is not None:
+            axis.axvline(found[key], color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {found[key]:.2g}")
+    axis.set_xscale("log")
+    # One exploded loss would press all others onto the axis.
+    top = 1.5 * max(found["smoothed"][0], min(found["smoothed"]))
+    positive = min(found["losses"]) > 0
+    if positive and top > 20 * min(found["smoothed"]):
+        axis.set_yscale("log")
+    low = min(found["losses"])
+    axis.set_ylim(0.8 * low if positive else low - 0.05 * abs(top - low), top)
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("loss")
+    axis.legend(frameon=False, fontsize=8)
+    return _save(figure, workdir / "plots" / "find_learning_rate.png")
+
+
 def benchmark_ratios(results: Path) -> Path:
     """The figure of a file that `rnnlab.benchmark` wrote, beside it: each peer's step time over rnnlab's."""
     rows = [row for row in json.loads(results.read_text())["results"] if "step_ratio" in row]

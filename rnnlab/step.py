@@ -127,7 +127,7 @@ class Programs:
         """The network with these parameters."""
         return nnx.merge(self.graphdef, params, buffers)
 
-    def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformation:
+    def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """The optax chain with these numbers."""
         return make_optimizer(merge_numbers(self.structure, numbers)["optimizer"], self.run_steps)
 
@@ -189,7 +189,9 @@ class Programs:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
         norm = global_norm(gradients)
-        updates, optimizer = self.optimizer(state.numbers).update(gradients, state.optimizer, state.params)
+        key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
+        chain = self.optimizer(state.numbers)
+        updates, optimizer = chain.update(gradients, state.optimizer, state.params, key=key)
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
 
         def keep(new: PyTree, old: PyTree) -> PyTree:

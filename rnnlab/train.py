@@ -11,7 +11,6 @@ Exit status: 0 finished, 2 a mistake in the command, config or data, 3 diverged,
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -28,18 +27,11 @@ def main(argv: Sequence[str]) -> int:
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
-    workdir = default_workdir(reference) if given["workdir"] is None else given["workdir"]
+    workdir = entry.default_workdir(reference) if given["workdir"] is None else given["workdir"]
     from rnnlab.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
     summary = train_and_evaluate(config, workdir, given["data_dir"])
     return entry.EXIT_STATUS[summary["status"]]
-
-
-def default_workdir(reference: str) -> Path:
-    """runs/adding for "configs/adding.py", runs/adding-lstm for "configs/adding.py:lstm"."""
-    file, _, preset = reference.partition(":")
-    stem = Path(file).stem
-    return Path("runs", f"{stem}-{preset}" if preset else stem)
 
 
 if __name__ == "__main__":

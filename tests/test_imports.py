@@ -17,7 +17,8 @@ LAYERS = [
     ["datasets"],
     ["tasks"],
     ["diagnostics"],
-    ["optimizers", "averaging"],
+    ["schedules", "averaging"],
+    ["optimizers"],
     ["devices"],
     ["step"],
     ["config"],
@@ -25,7 +26,7 @@ LAYERS = [
     ["plots"],
     ["loop"],
     ["entry"],
-    ["train", "evaluate", "benchmark"],
+    ["train", "evaluate", "benchmark", "find_learning_rate"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import devices, evaluate, loop, train
+from rnnlab import devices, entry, evaluate, find_learning_rate, loop, train
 from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
@@ -118,6 +118,32 @@ def test_run_made_longer_equals_the_long_run(finished, tmp_path):
     train_and_evaluate(config, tmp_path / "run")
     for a, b in zip(final_params(config, tmp_path / "run"), final_params(config, workdir), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+ALL_CURES = dict(
+    clip_layer_norm=0.5,
+    clip_adaptive=0.5,
+    gradient_noise=1e-3,
+    max_norm=2.0,
+    schedule=dict(name="cosine_restarts", period=20, decay=0.5),
+)
+
+
+def test_run_made_longer_equals_the_long_run_with_every_option_of_the_optimizer(tmp_path):
+    config = small(optimizer=ALL_CURES)
+    train_and_evaluate(small(optimizer=ALL_CURES, steps=30), tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "long")
+    for a, b in zip(final_params(config, tmp_path / "run"), final_params(config, tmp_path / "long"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_schedule_longer_than_the_run_is_said_once(tmp_path, capsys):
+    config = small(steps=4, optimizer=dict(schedule=dict(name="linear", steps=5)))
+    assert train_and_evaluate(config, tmp_path)["status"] == "finished"
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    (said,) = warnings
+    assert said == "warning: optimizer.schedule.steps: 5, but the run ends after 4 steps, before the schedule does"
 
 
 def test_checkpoints_keep_the_last_two_and_the_best(finished):
@@ -432,6 +458,8 @@ def config_file(tmp_path) -> Path:
         (["--workdir=W", "--config.optimizer.name=adm"], "did you mean adam"),
         (["--workdir=W", "--config.optimizer.learning_rate=0"], "above 0"),
         (["--workdir=W", "--config.optimizer.learning_rate=-1"], "above 0"),
+        (["--workdir=W", "--config.optimizer.schedule=step", "--config.optimizer.schedule.boundaries=()"], "empty"),
+        (["--workdir=W", "--config.optimizer.max_norm=0"], "above 0"),
         (["--workdir=W", "--config.model.cell.recurrent_init=identiy"], "did you mean identity"),
         (["--workdir=W", "--config.model.cell.activation=rleu"], "did you mean relu"),
         (["--workdir=W", "--config.devices=3"], "not divisible by 3 devices|3 asked for"),
@@ -460,7 +488,7 @@ def test_train_without_a_config_names_what_is_missing():
     ],
 )
 def test_default_workdir_is_named_after_the_config_and_its_preset(reference, folder):
-    assert train.default_workdir(reference) == Path(folder)
+    assert entry.default_workdir(reference) == Path(folder)
 
 
 def test_train_without_a_workdir_takes_the_default_one_and_says_so(tmp_path, config_file, monkeypatch, capsys):
@@ -532,7 +560,7 @@ def test_help_lists_every_field(config_file, capsys):
     assert "--config.model.cell.recurrent_init.name=identity" in said
 
 
-@pytest.mark.parametrize("module", [train, evaluate, benchmark])
+@pytest.mark.parametrize("module", [train, evaluate, benchmark, find_learning_rate])
 def test_help_says_what_an_entry_does_and_names_every_flag_once(module, capsys):
     said = help_of(module.main, capsys)
     assert said.startswith(module.__doc__.strip())

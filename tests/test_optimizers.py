@@ -1,10 +1,11 @@
-"""Optimisers, clipping, decay and schedules, each against its formula, NumPy or torch.optim.
+"""Optimisers, clipping, noise, decay and max-norm, each against its formula, NumPy, optax or torch.optim.
 
 Everything is written over `make_optimizer`, the way a run meets them; what a section admits is in test_config.py.
 """
 
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -18,13 +19,13 @@ from rnnlab.build import ConfigError, merge_numbers, resolve, split_numbers
 from rnnlab.network import Network
 from rnnlab.optimizers import (
     OPTIMIZERS,
-    SCHEDULES,
     clip_by_global_norm,
     common_options,
     decayed,
     global_norm,
+    layer_of,
     make_optimizer,
-    make_schedule,
+    unit_norms,
 )
 from tests.helpers import float64
 
@@ -49,11 +50,11 @@ def follow(section: dict[str, Any], steps: int) -> list[dict[str, np.ndarray]]:
     return path
 
 
-def one_update(section: dict[str, Any], gradients: Any, params: Any = None) -> Any:
+def one_update(section: dict[str, Any], gradients: Any, params: Any = None, **others: Any) -> Any:
     """The first update."""
     optimizer = make_optimizer(section, run_steps=10)
     params = jax.tree.map(jnp.zeros_like, gradients) if params is None else params
-    return optimizer.update(gradients, optimizer.init(params), params)[0]
+    return optimizer.update(gradients, optimizer.init(params), params, **others)[0]
 
 
 def every_field(name: str, **fields: Any) -> dict[str, Any]:
@@ -72,6 +73,8 @@ def every_field(name: str, **fields: Any) -> dict[str, Any]:
         ("sgd", {"momentum": 0.9, "nesterov": True}),
         ("rmsprop", {"momentum": 0.5}),
         ("adam", {"clip_norm": 1.0, "clip_value": 0.5, "schedule": "cosine", "warmup_steps": 5}),
+        ("sgd", {"clip_layer_norm": 1.0, "clip_adaptive": 10.0, "max_norm": 1.5}),
+        ("adam", {"schedule": "one_cycle", "max_norm": 1.5}),
     ],
 )
 def test_hundred_steps_reduce_a_quadratic(name: str, fields: dict[str, Any]) -> None:
@@ -302,55 +305,217 @@ def test_the_decay_of_adamw_is_a_number_of_its_section_by_default() -> None:
         every_field("adamw", learning_rate=0.1, weight_decay=None)
 
 
-# --- schedules -------------------------------------------------------------------------------------------------------
+# --- clipping by layer and by unit -----------------------------------------------------------------------------------
+
+LAYERS = {
+    "layers": {0: {"cells": {0: {"kernel": 3.0, "bias": 4.0}}, "carries": {0: {0: 0.0}}}, 1: {"kernel": 0.6}},
+    "readout": {"kernel": 0.3, "bias": 0.4},
+    "embedding": 1e30,
+}
 
 
-def cosine(share: float, final: float = 0.0) -> float:
-    """Half a cosine at this share of its way."""
-    return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
+def test_a_layer_is_what_stands_below_one_module() -> None:
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): layer_of(path) for path, _ in _paths(LAYERS)}
+    assert found == {
+        "embedding": ("embedding",),
+        "layers.0.carries.0.0": ("layers", 0),
+        "layers.0.cells.0.bias": ("layers", 0),
+        "layers.0.cells.0.kernel": ("layers", 0),
+        "layers.1.kernel": ("layers", 1),
+        "readout.bias": ("readout",),
+        "readout.kernel": ("readout",),
+    }
+
+
+def test_clipping_by_layer_leaves_layers_of_small_gradient_bit_for_bit() -> None:
+    gradients = jax.tree.map(lambda size: jnp.full(1, size, jnp.float32), LAYERS)
+    clipped = jax.tree.map(jnp.negative, one_update(SGD | {"clip_layer_norm": 1.0}, gradients))
+    jax.tree.map(np.testing.assert_array_equal, clipped["readout"], gradients["readout"])
+    np.testing.assert_array_equal(clipped["layers"][1]["kernel"], gradients["layers"][1]["kernel"])
+    first = clipped["layers"][0]
+    np.testing.assert_allclose(first["cells"][0]["kernel"], [0.6], rtol=1e-6)
+    np.testing.assert_allclose(first["cells"][0]["bias"], [0.8], rtol=1e-6)
+    np.testing.assert_allclose(clipped["embedding"], [1.0], rtol=1e-6)
+
+
+def random_tree(seed: int, size: float) -> dict[str, jax.Array]:
+    """A kernel whose columns span seven decades around size, one of one row, and a bias."""
+    draw = np.random.default_rng(seed).standard_normal
+    decades = 10.0 ** np.arange(-3, 4)
+    tree = {"recurrent_kernel": draw((5, 7)) * decades, "input_kernel": draw((1, 7)) * decades, "bias": draw(7)}
+    return jax.tree.map(lambda leaf: jnp.asarray(size * leaf), tree)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 7), (2, 3, 4), (6,), ()])
+def test_unit_norms_equal_numpy_over_incoming_weights(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape)
+    rows = x.reshape(-1, shape[-1] if len(shape) > 1 else 1)
+    with float64():
+        found = unit_norms(jnp.asarray(x))
+    assert found.ndim == x.ndim
+    np.testing.assert_allclose(found.ravel(), np.linalg.norm(rows, axis=0), rtol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30, 1e37])
+def test_unit_norms_survive_squares_out_of_range(size: float) -> None:
+    np.testing.assert_allclose(unit_norms(jnp.full((4, 2), size)), [[2 * size] * 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4, 1e150])
+def test_ratio_of_each_unit_never_exceeds_the_bound_after_adaptive_clipping(size: float) -> None:
+    with float64():
+        params, gradients = random_tree(0, 0.1), random_tree(1, size)
+        clipped = one_update(SGD | {"clip_adaptive": 0.02}, gradients, params)
+        for name, g in gradients.items():
+            before, after, weights = (np.asarray(unit_norms(x)) for x in (g, clipped[name], params[name]))
+            bound = 0.02 * np.maximum(weights, 1e-3)
+            assert (after <= bound * (1 + 1e-14)).all()
+            np.testing.assert_allclose(after, np.minimum(before, bound), rtol=1e-13)
+            np.testing.assert_allclose(-clipped[name] / after, np.asarray(g) / before, rtol=1e-12)  # The direction.
+            small = np.broadcast_to(before <= bound, g.shape)
+            np.testing.assert_array_equal(-np.asarray(clipped[name])[small], np.asarray(g)[small])
+
+
+def test_adaptive_clipping_equals_optax_where_that_knows_units() -> None:
+    with float64():
+        params, gradients = random_tree(0, 0.1), random_tree(1, 0.01)
+        clipped = one_update(SGD | {"clip_adaptive": 0.02}, gradients, params)
+        theirs, _ = optax.adaptive_grad_clip(0.02, axis=0).update(gradients, optax.EmptyState(), params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(-a, b, rtol=1e-12), clipped, theirs)
 
 
 @pytest.mark.parametrize(
-    ("section", "warmup_steps", "run_steps", "expected"),
+    ("fields", "expected"),
     [
-        ("constant", 0, 10, {0: 1, 9: 1, 99: 1}),
-        ("linear", 0, 20, {0: 1, 5: 0.75, 19: 0.05, 20: 0, 21: 0}),
-        (dict(name="linear", final=0.1, steps=10), 0, 99, {0: 1, 5: 0.55, 10: 0.1, 98: 0.1}),
-        ("linear", 5, 25, {0: 0.2, 3: 0.8, 4: 1, 5: 1, 15: 0.5, 25: 0}),  # The run less the warm-up.
-        ("cosine", 0, 20, {0: 1, 5: cosine(0.25), 10: 0.5, 19: cosine(0.95), 20: 0, 30: 0}),
-        (dict(name="cosine", final=0.1, steps=10), 0, 99, {0: 1, 3: cosine(0.3, 0.1), 10: 0.1, 50: 0.1}),
-        (dict(name="cosine", steps=10), 10, 99, {0: 0.1, 9: 1, 10: 1, 15: 0.5, 20: 0, 21: 0}),
-        (dict(name="exponential", rate=0.25, steps=4), 0, 10, {0: 1, 1: 0.25**0.25, 2: 0.5, 4: 0.25, 8: 0.0625}),
-        (dict(name="exponential", rate=0.25, steps=4), 2, 10, {0: 0.5, 1: 1, 2: 1, 4: 0.5}),
-        (dict(name="step", factor=0.1, boundaries=(3, 6)), 0, 10, {0: 1, 2: 1, 3: 0.1, 5: 0.1, 6: 0.01, 99: 0.01}),
-        (dict(name="step", factor=0.1), 0, 10, {0: 1, 9: 1}),
-        ("constant", 4, 10, {0: 0.25, 1: 0.5, 3: 1, 4: 1}),
-        ("cosine", 1, 11, {0: 1, 1: 1, 6: 0.5}),
-        ("linear", 10, 5, {0: 0.1, 4: 0.5}),  # A run that ends within its warm-up.
+        ({"clip_value": 1.0, "clip_layer_norm": 0.5}, 0.5),  # Value before layer.
+        ({"clip_layer_norm": 0.5, "clip_adaptive": 0.1}, 0.2),  # Layer before unit.
+        ({"clip_adaptive": 0.1, "clip_norm": 0.15}, 0.15),
+        ({"clip_adaptive": 0.1, "clip_norm": 10.0}, 0.2),
+        ({"clip_norm": 0.5, "max_norm": 1.0}, 1.0),  # From 2 to 1.5, and down to 1.
+        ({"clip_norm": 0.5, "weight_decay": 1.0, "max_norm": 0.1}, 2.1),  # To -0.5, and on to -0.1.
     ],
     ids=str,
 )
-def test_schedule_equals_its_formula(
-    section: str | dict[str, Any], warmup_steps: int, run_steps: int, expected: dict[int, float]
-) -> None:
-    schedule = make_schedule(section, warmup_steps, run_steps)
-    found = [float(schedule(jnp.int32(step))) for step in expected]
-    np.testing.assert_allclose(found, list(expected.values()), rtol=2e-6, atol=1e-7)
+def test_every_clip_is_in_the_chain(fields: dict[str, Any], expected: float) -> None:
+    updates = one_update(SGD | fields, {"kernel": jnp.array([[3.0]])}, {"kernel": jnp.array([[2.0]])})
+    np.testing.assert_allclose(-updates["kernel"], [[expected]], rtol=1e-6)
 
 
-def test_a_new_schedule_spans_the_run_if_its_steps_are_none_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ramp(steps: int | None = None) -> Any:
-        return lambda step: step / steps
+def test_order_is_layer_unit_global_noise() -> None:
+    params = {"a": {"kernel": jnp.array([[2.0]])}, "b": {"kernel": jnp.array([[10.0]])}}
+    gradients = {"a": {"kernel": jnp.array([[9.0]])}, "b": {"kernel": jnp.array([[8.0]])}}
+    fields = {"clip_layer_norm": 0.5, "clip_adaptive": 0.1, "clip_norm": 0.1}
+    # By layer to 0.5 and 0.5; by unit to 0.2 and 0.5; by norm to 0.1 in that direction.
+    updates = one_update(SGD | fields, gradients, params)
+    norm = math.hypot(0.2, 0.5)
+    np.testing.assert_allclose(-updates["a"]["kernel"], [[0.1 * 0.2 / norm]], rtol=1e-6)
+    np.testing.assert_allclose(-updates["b"]["kernel"], [[0.1 * 0.5 / norm]], rtol=1e-6)
+    noisy = one_update(SGD | fields | {"gradient_noise": 1e4}, gradients, params, key=jax.random.key(0))
+    assert float(global_norm(noisy)) > 1, "the noise is not clipped"
 
-    def sawtooth(steps: int = 4) -> Any:
-        return lambda step: step % steps
 
-    monkeypatch.setitem(SCHEDULES, "ramp", ramp)
-    monkeypatch.setitem(SCHEDULES, "sawtooth", sawtooth)
-    assert float(make_schedule("ramp", 5, 25)(jnp.int32(15))) == 0.5
-    assert float(make_schedule(dict(name="ramp", steps=None), 0, 25)(jnp.int32(5))) == pytest.approx(0.2)
-    assert float(make_schedule(dict(name="ramp", steps=10), 0, 25)(jnp.int32(5))) == 0.5
-    assert float(make_schedule("sawtooth", 0, 25)(jnp.int32(5))) == 1.0
+# --- gradient noise --------------------------------------------------------------------------------------------------
+
+NOISY = SGD | {"gradient_noise": 0.3}
+
+
+def noise_of(section: dict[str, Any], steps: int, key: jax.Array, size: int = 1) -> list[np.ndarray]:
+    """What is added to the gradient at each step, each with the key folded with the step."""
+    params = {"kernel": jnp.zeros((size, 1)), "bias": jnp.zeros(size)}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    optimizer = make_optimizer(section, run_steps=steps)
+    state, drawn = optimizer.init(params), []
+    for step in range(steps):
+        updates, state = optimizer.update(gradients, state, params, key=jax.random.fold_in(key, step))
+        drawn.append(np.concatenate([-np.ravel(updates[name]) - 1 for name in params]))
+    return drawn
+
+
+@pytest.mark.parametrize(("fields", "decay"), [({}, 0.55), ({"gradient_noise_decay": 1.5}, 1.5)])
+def test_variance_of_the_noise_follows_its_formula(fields: dict[str, Any], decay: float) -> None:
+    size = 50_000
+    for step, noise in enumerate(noise_of(NOISY | fields, 4, jax.random.key(0), size)):
+        expected = 0.3 / (1 + step) ** decay
+        # Of n draws the variance is off by a share of √(2 / n), the mean by √(variance / n); four of these.
+        assert noise.var() == pytest.approx(expected, rel=4 * math.sqrt(2 / noise.size))
+        assert abs(noise.mean()) < 4 * math.sqrt(expected / noise.size)
+        assert abs(np.corrcoef(noise[:size], noise[size:])[0, 1]) < 4 / math.sqrt(size), "leaves draw for themselves"
+
+
+def test_noise_is_the_same_for_the_same_key_and_step_and_no_other() -> None:
+    first, again, other = (noise_of(NOISY, 3, jax.random.key(seed), size=20) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert len({float(noise[0]) for noise in (*first, *other)}) == 6
+
+
+def test_noise_without_a_key_is_an_error() -> None:
+    with pytest.raises(TypeError, match="key"):
+        one_update(NOISY, {"kernel": jnp.zeros(1)})
+
+
+# --- max-norm --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_unit_stays_within_max_norm_and_others_are_untouched(name: str) -> None:
+    bound = 1.0
+    sections = [every_field(name, learning_rate=0.5, max_norm=limit) for limit in (bound, None)]
+    with float64():
+        bounded, free = (make_optimizer(section, run_steps=8) for section in sections)
+        params = random_tree(0, 1.0)
+        state, touched = bounded.init(params), 0
+        for step in range(8):
+            gradients = random_tree(step + 1, 1.0)
+            expected, _ = free.update(gradients, state[:-1], params)
+            expected = optax.apply_updates(params, expected)
+            updates, state = bounded.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_array_equal(params["bias"], expected["bias"])
+            for kernel in ("recurrent_kernel", "input_kernel"):
+                before, after = np.asarray(unit_norms(expected[kernel])), np.asarray(unit_norms(params[kernel]))
+                assert (after <= bound * (1 + 1e-12)).all()
+                below = np.broadcast_to(before <= bound, params[kernel].shape)
+                np.testing.assert_array_equal(np.asarray(params[kernel])[below], np.asarray(expected[kernel])[below])
+                np.testing.assert_allclose(
+                    params[kernel] / after, np.asarray(expected[kernel]) / before, rtol=1e-9, atol=1e-12
+                )
+                touched += int((before > bound).sum()) * int(below.any())
+    assert touched > 0
+
+
+# --- off -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_no_noise_asks_for_leaves_the_program_as_it_is() -> None:
+    params = random_tree(0, 1.0)
+    optimizer = make_optimizer(every_field("adam", learning_rate=0.1, clip_norm=1.0), run_steps=10)
+    plain = optax.chain(
+        clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale_by_schedule(lambda _: -0.1 * jnp.ones(()))
+    )
+
+    def ours(gradients: Any, state: Any, params: Any) -> Any:
+        return optimizer.update(gradients, state, params, key=jax.random.fold_in(jax.random.key(0), state[-1].count))
+
+    def theirs(gradients: Any, state: Any, params: Any) -> Any:
+        return plain.update(gradients, state, params)
+
+    theirs.__name__ = ours.__name__  # It stands in the text.
+    texts = [
+        re.sub(r", metadata=\{[^}]*\}|, stack_frame_id=\d+", "", text)
+        for text in (
+            jax.jit(update).lower(params, optimizer.init(params), params).compile().as_text()
+            for update in (ours, theirs)
+        )
+    ]
+    assert _program(texts[0]) == _program(texts[1])
+
+
+def _program(text: str) -> list[str]:
+    """The operations of a compiled program's text, without what says where they come from."""
+    return [line for line in text.splitlines() if line.startswith(" ") and "=" in line]
+
+
+# --- the rate ---------------------------------------------------------------------------------------------------------
 
 
 def test_step_k_takes_the_rate_times_the_factor_at_k() -> None:
@@ -373,6 +538,9 @@ def test_step_k_takes_the_rate_times_the_factor_at_k() -> None:
         ("rmsprop", dict(momentum=0.9, clip_value=0.5, schedule=dict(name="exponential", rate=0.5, steps=3))),
         ("adam", dict(clip_norm=1.0, schedule=dict(name="cosine", final=0.1), warmup_steps=1)),
         ("adamw", dict(schedule=dict(name="step", factor=0.1, boundaries=(1,)))),
+        ("sgd", dict(clip_layer_norm=1.0, clip_adaptive=0.1, schedule=dict(name="one_cycle", start=0.5))),
+        ("sgd", dict(gradient_noise=0.1, max_norm=0.5, schedule=dict(name="polynomial", power=1.5))),
+        ("adam", dict(gradient_noise=0.1, clip_adaptive=0.1, schedule=dict(name="cosine_restarts", decay=0.9))),
     ],
 )
 def test_other_numbers_do_not_recompile(name: str, fields: dict[str, Any]) -> None:
@@ -382,8 +550,9 @@ def test_other_numbers_do_not_recompile(name: str, fields: dict[str, Any]) -> No
 
     def two_updates(numbers: dict[str, Any]) -> Any:
         optimizer = make_optimizer(merge_numbers(structure, numbers), run_steps=10)
-        _, state = optimizer.update(gradients, optimizer.init(params), params)
-        return optimizer.update(gradients, state, params)[0]
+        key = jax.random.key(0)
+        _, state = optimizer.update(gradients, optimizer.init(params), params, key=key)
+        return optimizer.update(gradients, state, params, key=key)[0]
 
     compiled = jax.jit(two_updates)
     results = []

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rnnlab.devices import make_mesh, replicate
 from rnnlab.step import Programs, TrainState, means
 from rnnlab.tasks import Batch, Example, Split, Task
+from rnnlab.tasks.base import stream
 from tests.helpers import quick_jit
 
 T, B, H = 6, 4, 3
@@ -179,6 +181,25 @@ def test_a_network_differs_by_its_seed() -> None:
     kernels = [np.asarray(run.start(seed).params["readout"]["kernel"]) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
+
+
+def test_gradient_noise_is_a_function_of_seed_and_step_alone() -> None:
+    cell = {"name": "vanilla", "features": H}
+    optimizer = {"name": "sgd", "learning_rate": 1.0, "gradient_noise": 1e12, "gradient_noise_decay": 0.0}
+    model = {"cell": cell, "recurrence": {"backend": "fused"}}
+    run = Programs(model, optimizer, Ragged(), make_mesh(B, 2), batch_size=B, run_steps=20, log_every=LOG_EVERY)
+
+    def moved(seed: int, step: int, weights: int) -> Any:
+        """By one step at these weights; a deviation of 10⁶ leaves nothing of the gradient."""
+        state = dataclasses.replace(run.start(weights), seed=jnp.int32(seed), step=jnp.int32(step))
+        return host(train(run, step + 1, state=replicate(run.mesh, state)).params)
+
+    for seed, step in ((0, 0), (0, 5), (3, 5)):
+        key = jax.random.fold_in(stream(jnp.int32(seed), "gradient_noise"), step)
+        expected = jax.tree.map(lambda n: -1e6 * n, optax.tree.random_like(key, run.start(0).params))
+        for weights in (0, 1):
+            found = moved(seed, step, weights)
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=20), found, expected)
 
 
 # --- averages --------------------------------------------------------------------------------------------------------
