@@ -13,6 +13,7 @@ LAYERS = [
     ["recurrence"],
     ["cells"],
     ["network"],
+    ["penalties"],
     ["datasets"],
     ["tasks"],
     ["diagnostics"],
