@@ -54,6 +54,8 @@ NonNegativeInt = Annotated[int, Bound(0, LARGEST_INT)]
 
 GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "rngs"})
 """Parameters of factories that the code supplies; a config cannot set them."""
+FROM_CONFIG = object()
+"""In `Annotated`: a parameter that a config sets, although its name is in `GIVEN_BY_CODE`."""
 
 
 def unknown(kind: str, name: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -149,7 +151,7 @@ def fields_of(function: Callable[..., Any]) -> dict[str, Field]:
     return {
         name: Field(hints.get(name, Any), preset.get(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()
-        if name not in GIVEN_BY_CODE
+        if (name not in GIVEN_BY_CODE or FROM_CONFIG in getattr(hints.get(name), "__metadata__", ()))
         and name != "self"
         and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }

@@ -4,7 +4,7 @@ All are pure and differentiable, and their strengths may be traced numbers; None
 program. Where they are added is in `step.py`; decoupled weight decay, which is no penalty, in `optimizers.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from rnnlab.build import NonNegative
+from rnnlab.build import FROM_CONFIG, NonNegative
 from rnnlab.recurrence.contract import FusableCell, StepCell, recur
 from rnnlab.recurrence.reference import reference
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts, PyTree
@@ -23,7 +23,7 @@ def groups(
     *,
     input: NonNegative | None = None,
     recurrent: NonNegative | None = None,
-    readout: NonNegative | None = None,
+    readout: Annotated[NonNegative | None, FROM_CONFIG] = None,
     embedding: NonNegative | None = None,
     bias: NonNegative | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def group_of(path: tuple[str | int, ...]) -> str | None:
     """The group that a parameter belongs to, by its path in the network: ("layers", 0, "cells", 1, "bias").
 
     bias       every bias, those of the readout and of normalisation included
-    readout    every kernel below the readout
+    readout    every kernel of the readout and of the attention before it
     embedding  the table of vectors
     recurrent  what meets the state within a cell: recurrent kernels, and peepholes, which are diagonal ones
     input      every other kernel: of the cells' inputs, of the input projection, of projections between layers
@@ -80,7 +80,7 @@ def group_of(path: tuple[str | int, ...]) -> str | None:
         return "embedding"
     if not name.endswith("kernel"):
         return None
-    if path[0] == "readout":
+    if path[0] in ("readout", "attention"):
         return "readout"
     return "recurrent" if name in ("recurrent_kernel", "peephole_kernel") else "input"
 
@@ -88,8 +88,8 @@ def group_of(path: tuple[str | int, ...]) -> str | None:
 def weight_penalty(params: PyTree, options: Mapping[str, Any]) -> Float[Array, ""]:
     """Σ_g l1_g Σ|w| + Σ_g l2_g Σ w² + orthogonality Σ_R ‖RᵀR − I‖²_F.
 
-    The sums over w run over the weights of group g: the gradient of l2 is 2 λ w, that of l1 is λ sign(w), 0 at 0. The sum
-    over R runs over every cell's recurrent kernel and, within it, over the gates' blocks, each [H, H], as they were
+    The sums over w run over the weights of group g: the gradient of l2 is 2 λ w, that of l1 is λ sign(w), 0 at 0. The
+    sum over R runs over every cell's recurrent kernel and, within it, over the gates' blocks, each [H, H], as they were
     drawn: no wider [H, M] kernel can have orthogonal columns (the soft constraint of Vorontsov et al., 2017; Brock et
     al., 2017, take absolute values instead of squares).
 
@@ -103,7 +103,8 @@ def weight_penalty(params: PyTree, options: Mapping[str, Any]) -> Float[Array, "
         weights, group = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), group_of(path)
         l1, l2 = ((options[norm] or {}).get(group) for norm in ("l1", "l2"))
         if l1 is not None:
-            total += l1 * jnp.sum(jnp.abs(weights))
+            # Not jnp.abs, whose gradient at 0 is 1: that would move weights which started at zero.
+            total += l1 * jnp.sum(weights * lax.stop_gradient(jnp.sign(weights)))
         if l2 is not None:
             total += l2 * jnp.sum(weights**2)
         if options["orthogonality"] is not None and path[-1] == "recurrent_kernel":
@@ -170,6 +171,8 @@ def gradient_norm_penalty(
     dcarries: Carry,
     lengths: Int[Array, " B"] | None = None,
     reverse: bool = False,
+    noise: tuple[jax.Array, ...] = (),
+    state_mask: Float[Array, "B H"] | None = None,
 ) -> Float[Array, " B"]:
     """Ω: how far each step is from passing the norm of the gradient on unchanged, where the gradient points.
 
@@ -192,12 +195,16 @@ def gradient_norm_penalty(
         dcarries: ∂L/∂carries, the gradients of `Taps.carry`. Any positive factor per row leaves Ω as it is.
         lengths: valid steps per row [B]; all if not given.
         reverse: the cell runs from a row's last valid step to its first.
+        noise: arrays [T, B, ...] whose slices the gates find behind the parts of z.
+        state_mask: a factor of h where it meets R, the same at every step; not for a `StepCell`.
 
     Returns:
         Ω of each row [B], 0 for a row without steps; not times a strength.
     """
     inside = _inside(x, lengths)
-    x, carry0, carries, dcarries = lax.stop_gradient((x, carry0, carries, dcarries))
+    x, carry0, carries, dcarries, noise, state_mask = lax.stop_gradient(
+        (x, carry0, carries, dcarries, noise, state_mask)
+    )
     z = cell.split(cell.project(jnp.where(inside[:, :, None], x, 0)))
     if reverse:
         before = jax.tree.map(lambda first, all: jnp.concatenate([all[1:], first[None]]), carry0, carries)
@@ -214,13 +221,13 @@ def gradient_norm_penalty(
     widths = [array.shape[-1] for array in dcarries]
     directions = tuple(jnp.split(direction, np.cumsum(widths[:-1]), -1))
 
-    step = _one_step(cell)
+    step = _one_step(cell, state_mask)
 
     def back(carry: Carry, z: Parts, cotangent: Carry) -> Carry:
         (found,) = jax.vjp(lambda carry: step(carry, z), carry)[1](cotangent)
         return found
 
-    passed = _norm(jnp.concatenate(jax.vmap(back)(before, z, directions), -1))
+    passed = _norm(jnp.concatenate(jax.vmap(back)(before, [*z, *noise], directions), -1))
     return jnp.where(alive, (passed - 1) ** 2, 0).sum(0) / jnp.maximum(inside.sum(0), 1)
 
 
@@ -246,12 +253,17 @@ def carries_of(
     return initial_carry, carries
 
 
-def _one_step(cell: FusableCell | StepCell) -> Any:
+def _one_step(cell: FusableCell | StepCell, state_mask: jax.Array | None) -> Callable[[Carry, Parts], Carry]:
     """(carry, z_t) -> the next carry, with R and c built once."""
     if not isinstance(cell, FusableCell):
         return cell.step
     kernel, offset = cell.recurrent_matrix(), cell.recurrent_offset()
-    return lambda carry, z: cell.gates(carry, z, cell.split(recur(carry[0], kernel, offset, cell.compute)))
+
+    def step(carry: Carry, z: Parts) -> Carry:
+        h = carry[0] if state_mask is None else carry[0] * state_mask
+        return cell.gates(carry, z, cell.split(recur(h, kernel, offset, cell.compute)))
+
+    return step
 
 
 def _scale(a: Float[Array, "... H"]) -> Float[Array, "... 1"]:
