@@ -58,6 +58,8 @@ NON_EMPTY = object()
 
 GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "rngs"})
 """Parameters of factories that the code supplies; a config cannot set them."""
+FROM_CONFIG = object()
+"""In `Annotated`: a parameter that a config sets, although its name is in `GIVEN_BY_CODE`."""
 
 
 def unknown(kind: str, name: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -153,7 +155,7 @@ def fields_of(function: Callable[..., Any]) -> dict[str, Field]:
     return {
         name: Field(hints.get(name, Any), preset.get(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()
-        if name not in GIVEN_BY_CODE
+        if (name not in GIVEN_BY_CODE or FROM_CONFIG in getattr(hints.get(name), "__metadata__", ()))
         and name != "self"
         and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }

@@ -12,6 +12,7 @@ import pytest
 
 from rnnlab.activations import ACTIVATIONS
 from rnnlab.build import (
+    FROM_CONFIG,
     Bound,
     ConfigError,
     Decay,
@@ -192,6 +193,16 @@ def test_fields_of_a_common_function_belong_to_the_section():
     assert resolve(circle, {"name_of_plot": "a"}, "", shared) == {"radius": 1.0, "filled": False, "name_of_plot": "a"}
     with pytest.raises(ConfigError, match="unknown field 'name_of_plot'"):
         resolve(circle, {"name_of_plot": "a"}, "")
+
+
+def test_a_name_that_the_code_gives_can_be_marked_as_the_config_s():
+    def line(in_features: int, readout: Annotated[Positive | None, FROM_CONFIG] = None) -> None: ...
+
+    assert resolve(line, {"readout": 2}, "") == {"readout": 2.0}
+    with pytest.raises(ConfigError, match=r"^line\.readout: -1\.0 is out of range; it must be above 0$"):
+        resolve(line, {"readout": -1}, "line")
+    with pytest.raises(ConfigError, match=r"^unknown field 'line\.in_features'"):
+        resolve(line, {"in_features": 2}, "line")
 
 
 def test_a_factory_s_own_field_wins_over_a_common_one():

@@ -14,6 +14,7 @@ LAYERS = [
     ["cells"],
     ["layers"],
     ["network"],
+    ["penalties"],
     ["datasets"],
     ["tasks"],
     ["diagnostics"],
