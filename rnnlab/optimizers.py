@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rnnlab.build import (
+    Bound,
     ConfigError,
     Decay,
     NonNegative,
@@ -61,12 +62,24 @@ def step(factor: Positive = 0.1, boundaries: tuple[PositiveInt, ...] = ()) -> Sc
     return schedule
 
 
+def plateau(
+    factor: Annotated[float, Bound(0, 1, low_excluded=True, high_excluded=True)] = 0.5,
+    patience: PositiveInt = 3,
+    min_change: NonNegative = 0.0,
+    minimum: Annotated[float, Bound(0, 1)] = 0.01,
+) -> Schedule:
+    """1 here: the host multiplies the rate by factor after each patience evaluations (by early_stopping.metric) without
+    an improvement by more than min_change, down to minimum times the rate; see `rnnlab.watch.Plateau`."""
+    return constant()
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
     "exponential": exponential,
     "step": step,
+    "plateau": plateau,
 }
 
 ScheduleSpec = Annotated[str | Mapping[str, Any], SCHEDULES]
@@ -156,7 +169,7 @@ def common_options(
 OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
 
 
-def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformation:
+def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformationExtraArgs:
     """The chain of a resolved section whose numbers may be traced.
 
     Args:
@@ -177,7 +190,26 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
         chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
     schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
     chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
+    if waits_for_plateau(section):
+        chain.append(scale_by_rate_scale())
     return optax.chain(*chain)
+
+
+def waits_for_plateau(section: Mapping[str, Any]) -> bool:
+    """Whether an optimizer section has the schedule "plateau", whose factor is `rate_scale`."""
+    schedule = section.get("schedule")
+    return "plateau" in (schedule, schedule.get("name") if isinstance(schedule, Mapping) else None)
+
+
+def scale_by_rate_scale() -> optax.GradientTransformationExtraArgs:
+    """Updates times the extra argument `rate_scale`, a scalar."""
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, rate_scale: jax.Array, **others: Any
+    ) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(lambda u: (u * rate_scale).astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def decayed(params: PyTree) -> PyTree:

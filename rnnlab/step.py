@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.network import Network
-from rnnlab.optimizers import global_norm, make_optimizer
+from rnnlab.optimizers import global_norm, make_optimizer, waits_for_plateau
 from rnnlab.recurrence import resolve_backend
 from rnnlab.tasks import Batch, Split, Task
 from rnnlab.tasks.base import stream
@@ -26,7 +26,7 @@ from rnnlab.typing import Array, Float, Int, PyTree
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "seed", "finite", "params", "buffers", "optimizer", "numbers", "sums"],
+    data_fields=["step", "seed", "finite", "params", "buffers", "optimizer", "numbers", "sums", "rate_scale"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,8 @@ class TrainState:
     """Every float of the model and optimizer sections, by its path."""
     sums: dict[str, Float[Array, ""]]
     """Since the last log step: per-step sums, their count, and the largest gradient norm."""
+    rate_scale: Float[Array, ""] | None = None
+    """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
 
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
@@ -113,7 +115,7 @@ class Programs:
         """The network with these parameters."""
         return nnx.merge(self.graphdef, params, buffers)
 
-    def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformation:
+    def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """The optax chain with these numbers."""
         return make_optimizer(merge_numbers(self.structure, numbers)["optimizer"], self.run_steps)
 
@@ -144,6 +146,7 @@ class Programs:
             optimizer=self.optimizer(numbers).init(params),
             numbers=numbers,
             sums=dict.fromkeys((*names, *_RUNNING), zero),
+            rate_scale=jnp.ones((), jnp.float32) if waits_for_plateau(self.structure["optimizer"]) else None,
         )
 
     def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
@@ -165,7 +168,9 @@ class Programs:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
         norm = global_norm(gradients)
-        updates, optimizer = self.optimizer(state.numbers).update(gradients, state.optimizer, state.params)
+        updates, optimizer = self.optimizer(state.numbers).update(
+            gradients, state.optimizer, state.params, rate_scale=state.rate_scale
+        )
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
 
         def keep(new: PyTree, old: PyTree) -> PyTree:

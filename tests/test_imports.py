@@ -21,7 +21,7 @@ LAYERS = [
     ["step"],
     ["config"],
     ["workdir", "metrics", "checkpoints"],
-    ["plots"],
+    ["plots", "watch"],
     ["loop"],
     ["entry"],
     ["train", "evaluate", "benchmark"],
