@@ -204,10 +204,8 @@ def waits_for_plateau(section: Mapping[str, Any]) -> bool:
 def scale_by_rate_scale() -> optax.GradientTransformationExtraArgs:
     """Updates times the extra argument `rate_scale`, a scalar."""
 
-    def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, *, rate_scale: jax.Array, **others: Any
-    ) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(lambda u: (u * rate_scale).astype(u.dtype), updates), state
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(lambda u: (u * extra["rate_scale"]).astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import evaluate, loop
+from rnnlab import evaluate, loop, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config, task_stages, to_json
@@ -21,14 +21,22 @@ from rnnlab.devices import replicate
 from rnnlab.loop import Run, train_and_evaluate
 from rnnlab.metrics import ProgressLine, read_metrics
 from rnnlab.step import TrainState, means
-from rnnlab.tasks import TASKS, Adding
+from rnnlab.tasks import TASKS, Adding, Example, Split
 from rnnlab.watch import Curriculum, EarlyStopping, Plateau
 from rnnlab.workdir import open_workdir, read_config
 from tests.test_loop import final_params, numbers, small
 
 BY_STEP = dict(field="length", values=(3, 4), steps=(15, 33))
 BY_METRIC = dict(field="length", values=(3, 4), metric="loss", threshold=0.5)
-PLATEAU = dict(name="plateau", factor=0.5, patience=2, min_change=0.0, minimum=0.2)
+PLATEAU: dict[str, Any] = dict(name="plateau", factor=0.5, patience=2, min_change=0.0, minimum=0.2)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second a run, and test_loop.py looks at them."""
+    monkeypatch.setattr(Run, "gradient_flow", lambda run, states: {})
+    monkeypatch.setattr(plots, "gradient_flow", lambda workdir: None)
+    monkeypatch.setattr(plots, "learning_curve", lambda *words: None)
 
 
 def staged(curriculum: dict[str, Any], **changes: Any) -> dict:
@@ -283,6 +291,10 @@ def test_field_that_changes_the_network_is_one_clear_line(monkeypatch) -> None:
                 raise ConfigError(f"task.width: {width} is too wide")
             self.in_features = width
 
+        def example(self, data: Any, key: jax.Array, split: Split, index: jax.Array) -> Example:
+            found = super().example(data, key, split, index)
+            return found._replace(inputs=jnp.pad(found.inputs, ((0, 0), (0, self.in_features - 2))))
+
     monkeypatch.setitem(TASKS, "wide", Wide)
     config = small() | {"task": dict(name="wide"), "curriculum": dict(field="width", values=(2,), steps=(5,))}
     message = r"task.width changes what is trained: .*kernel is float32\[2, 8\] in stage 1, float32\[3, 8\] in the last"
@@ -414,17 +426,19 @@ def test_a_diverged_run_started_again_reports_the_last_finite_means(tmp_path, ca
     words.append(capsys.readouterr().out.splitlines()[-1])
     assert first["status"] == again["status"] == "diverged"
     assert first["steps"] > 0
-    assert "Last finite means: loss" in words[0]
+    assert f"  loss {first['final']['train']['loss']:.4g}  " in words[0]
     assert words[0] == words[1]
 
 
 def test_what_is_remembered_is_all_that_changes() -> None:
-    stopping, curriculum = EarlyStopping("loss", -1.0, 2, 0.0), Curriculum(BY_METRIC | {"steps": None}, -1.0)
-    for watched in (stopping, curriculum, Plateau(PLATEAU, "loss", -1.0)):
-        before = dict(vars(watched))
-        for step, loss in ((5, 0.4), (10, 0.6), (15, 0.7)):
-            watched.see(step, {"loss": loss}) if watched is stopping else watched.see({"loss": loss})
-        curriculum.advance(15)
-        changed = {name for name, value in vars(watched).items() if before[name] != value}
-        assert changed
-        assert changed <= set(watched.remembered)
+    stopping, plateau = EarlyStopping("loss", -1.0, 2, 0.0), Plateau(PLATEAU, "loss", -1.0)
+    curriculum = Curriculum(BY_METRIC | {"steps": None}, -1.0)
+    watchers = (stopping, plateau, curriculum)
+    before = [dict(vars(each)) for each in watchers]
+    curriculum.advance(5)
+    for step, loss in ((5, 0.4), (10, 0.6), (15, 0.7), (20, 0.8)):
+        stopping.see(step, {"loss": loss})
+        plateau.see({"loss": loss})
+        curriculum.see({"loss": loss})
+    for each, old in zip(watchers, before, strict=True):
+        assert {name for name, value in vars(each).items() if old[name] != value} == set(each.remembered)
