@@ -40,9 +40,7 @@ class Checkpoints:
         # Orbax tells through absl's log of every save and of every file that it looks for; its errors are raised.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory, self.say = directory, say
-        best = _policies.BestN(
-            get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
-        )
+        best = _policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         self._checkpointer = _training.Checkpointer(
             directory.absolute(),
             preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(2), best]),
@@ -50,7 +48,9 @@ class Checkpoints:
         )
         self._pending: Any = None
 
-    def save(self, step: int, state: PyTree, host: Mapping[str, Any], score: float | None = None) -> None:
+    def save(
+        self, step: int, state: PyTree, host: Mapping[str, Any], score: float | None = None, stage: int = 0
+    ) -> None:
         """Starts writing a checkpoint; the run goes on meanwhile.
 
         Args:
@@ -58,6 +58,7 @@ class Checkpoints:
             state: a pytree of arrays; copied first, so its buffers may be donated to the next step.
             host: JSON that belongs to it.
             score: what "best" compares, larger is better; None where nothing was evaluated.
+            stage: of the curriculum; any score of a later stage is better than all of an earlier one.
 
         Raises:
             OSError: the previous checkpoint could not be written.
@@ -68,7 +69,7 @@ class Checkpoints:
         self._pending = self._checkpointer.save_async(
             step,
             _flat(jax.tree.map(jnp.copy, state)),
-            metrics=None if score is None else {"score": score},
+            metrics=None if score is None else {"score": score, "stage": stage},
             custom_metadata=dict(host),
         )
 
@@ -93,7 +94,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the best score, None if none has one."""
-        scored = [(c.metrics["score"], -c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        scored = [(_rank(c.metrics), -c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return -max(scored)[1] if scored else None
 
     def restore_latest(self, like: PyTree) -> Restored | None:
@@ -153,6 +154,11 @@ class Checkpoints:
         """Waits, and frees what Orbax holds."""
         self.wait()
         self._checkpointer.close()
+
+
+def _rank(metrics: Mapping[str, Any]) -> Any:
+    """What is larger for the better checkpoint."""
+    return metrics.get("stage", 0), metrics["score"]
 
 
 def _flat(tree: PyTree) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A resolved config has every field of the run, of its declared type; it dies in `
 import ast
 import importlib.util
 import inspect
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from rnnlab.averaging import AveragingSpec
 from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, fields_of, resolve, unknown
 from rnnlab.network import ModelSpec
 from rnnlab.optimizers import OptimizerSpec, common_options
+from rnnlab.penalties import PenaltySpec
 from rnnlab.tasks import AugmentationSpec, TaskSpec
 
 
@@ -32,14 +34,45 @@ def early_stopping_options(
 EarlyStoppingSpec = Annotated[Mapping[str, Any], early_stopping_options]
 
 
+def curriculum_options(
+    *,
+    field: str,
+    values: tuple[int | float, ...],
+    steps: tuple[PositiveInt, ...] | None = None,
+    metric: str | None = None,
+    threshold: float | None = None,
+    at_most: PositiveInt | None = None,
+) -> dict[str, Any]:
+    """A number of the task that is raised in stages (Bengio et al., 2009). The task's own value is the last stage.
+
+    field: its name in the task's section. values: the stages before the last. steps: the step at which each next stage
+    begins, one for each of values; or metric and threshold: it begins at the first evaluation of the stage (every
+    eval_every steps) in which this validation metric reaches the threshold from the worse side, and after at_most steps
+    of the stage if that comes first (None: never).
+    """
+    return {
+        "field": field,
+        "values": values,
+        "steps": steps,
+        "metric": metric,
+        "threshold": threshold,
+        "at_most": at_most,
+    }
+
+
+CurriculumSpec = Annotated[Mapping[str, Any], curriculum_options]
+
+
 def _run_fields(
     *,
     task: TaskSpec,
     model: ModelSpec,
     optimizer: OptimizerSpec,
+    penalties: PenaltySpec = {},  # noqa: B006  (never changed)
     averaging: AveragingSpec | None = None,
-    early_stopping: EarlyStoppingSpec = {},  # noqa: B006  (never changed)
+    early_stopping: EarlyStoppingSpec = {},  # noqa: B006
     augmentation: AugmentationSpec = {},  # noqa: B006
+    curriculum: CurriculumSpec | None = None,
     steps: PositiveInt,
     batch_size: PositiveInt = 16,
     seed: NonNegativeInt = 0,
@@ -156,7 +189,55 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     optimizer = resolved["optimizer"]
     if optimizer.get("nesterov") and optimizer["momentum"] is None:
         raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
+    if resolved["curriculum"] is not None:
+        resolved["curriculum"] |= {"values": _stage_values(resolved)}
     return resolved
+
+
+def task_stages(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The task's section in every stage of the curriculum of a resolved config; without one, the one section."""
+    curriculum, task = config["curriculum"], config["task"]
+    earlier = [] if curriculum is None else [task | {curriculum["field"]: value} for value in curriculum["values"]]
+    return [*earlier, task]
+
+
+def _stage_values(config: Mapping[str, Any]) -> tuple[int | float, ...]:
+    """The curriculum's values in the type of the task's field, after all checks that need no task."""
+    curriculum, task = config["curriculum"], config["task"]
+    field, values, steps = curriculum["field"], curriculum["values"], curriculum["steps"]
+    known = sorted(k for k, v in task.items() if isinstance(v, int | float) and not isinstance(v, bool))
+    if field not in task:
+        raise ConfigError(f"curriculum.field: {unknown('field', field, known, 'task.')}")
+    if field not in known:
+        numbers = ", ".join(f"task.{name}" for name in known)
+        raise ConfigError(f"curriculum.field: task.{field} is {task[field]!r}, which is no number; numbers: {numbers}")
+    if not values:
+        raise ConfigError(f"curriculum.values: empty; it lists the stages before the last (task.{field}={task[field]})")
+    if (steps is None) == (curriculum["metric"] is None):
+        raise ConfigError("curriculum: needs either steps or metric and threshold, and not both")
+    if (curriculum["metric"] is None) != (curriculum["threshold"] is None):
+        raise ConfigError("curriculum.threshold: goes with curriculum.metric, each needs the other")
+    if steps is not None:
+        if curriculum["at_most"] is not None:
+            raise ConfigError("curriculum.at_most: goes with curriculum.metric; curriculum.steps says all by itself")
+        if len(steps) != len(values):
+            raise ConfigError(
+                f"curriculum.steps: {len(steps)} steps for {len(values)} values; each value needs the step at which "
+                "the next stage begins"
+            )
+        if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+            raise ConfigError(f"curriculum.steps: {steps} do not ascend")
+    checked = []
+    for number, section in enumerate(task_stages(config)[:-1], 1):
+        try:
+            checked.append(resolve(_run_fields, {**config, "task": section}, "")["task"][field])
+        except ConfigError as error:
+            raise ConfigError(f"curriculum.values: stage {number}: {error}") from None
+    for number, (value, following) in enumerate(itertools.pairwise([*checked, task[field]]), 1):
+        if value == following:
+            last = f" (the last stage is task.{field} itself)" if number == len(checked) else ""
+            raise ConfigError(f"curriculum.values: stages {number} and {number + 1} are both {value}{last}")
+    return tuple(checked)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

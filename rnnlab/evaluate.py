@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
     restored = checkpoints.restore(step, state)
+    if run.config["curriculum"] is not None:
+        run.enter(restored.host["curriculum"]["stage"])
     result = {"step": restored.step, "split": split, **run.evaluate(restored.state, split)}
     checkpoints.close()
     write_file(workdir / "evaluation.json", json.dumps(plain(result), indent=2) + "\n")

@@ -1,10 +1,12 @@
-"""train_and_evaluate: the only place that knows the order of things. The config ends here."""
+"""train_and_evaluate: the only place that knows the order of things. The config ends here.
+
+What an evaluation leads to (a new best, the end, the next stage, a lower rate) is decided in `watch.py`.
+"""
 
 import contextlib
+import dataclasses
 import json
-import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,14 +20,16 @@ from ml_collections import ConfigDict
 from rnnlab import devices, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
-from rnnlab.config import resolve_config
+from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.metrics import MetricsWriter, ProgressLine, plain
+from rnnlab.optimizers import waits_for_plateau
 from rnnlab.schedules import check_schedule
 from rnnlab.step import Programs, TrainState, means
 from rnnlab.tasks import Split, Task, make_task
 from rnnlab.typing import PyTree
+from rnnlab.watch import Curriculum, EarlyStopping, Plateau
 from rnnlab.workdir import git_commit, open_workdir, versions, write_file
 
 SECONDS_PER_DISPATCH = 0.5
@@ -33,7 +37,9 @@ SECONDS_PER_DISPATCH = 0.5
 
 
 class Run:
-    """One configuration made ready: task, mesh and programs. Nothing is written yet.
+    """One configuration made ready: task, mesh and programs, of the curriculum's last stage. Nothing is written yet.
+
+    `task`, `programs` and `data` are those of the stage that was entered last.
 
     Raises:
         ConfigError: a mistake in the config or the data.
@@ -43,29 +49,87 @@ class Run:
         self.config = config = resolve_config(config)
         devices.tune_host(config["batch_size"], config["devices"])
         self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
-        self.task = make_task(config["task"], data_dir, config["augmentation"])
-        self.embeddings = _pretrained(config["model"], config["seed"], self.task, data_dir)
-        self.programs = Programs(
-            config["model"],
-            config["optimizer"],
-            self.task,
-            self.mesh,
-            batch_size=config["batch_size"],
-            run_steps=config["steps"],
-            log_every=config["log_every"],
-            averaging=config["averaging"],
-            embedding=None if self.embeddings is None else self.embeddings.table,
-        )
-        self.metric = config["early_stopping"]["metric"]
-        if self.metric not in self.programs.metric_names:
-            known = ", ".join(self.programs.metric_names)
-            raise ConfigError(f"early_stopping.metric: unknown metric {self.metric!r}; this task has: {known}")
-        self.sign = 1.0 if self.metric in self.task.larger_is_better else -1.0
-        self.data = devices.replicate(self.mesh, self.task.data)
+        self.stages = self._stages(data_dir)
+        self.stage = -1
+        self.enter(len(self.stages) - 1)
         self.rows = jnp.arange(config["batch_size"], dtype=jnp.uint32)
 
+    def _stages(self, data_dir: str | None) -> list[Programs]:
+        """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
+        config, found = self.config, []
+        sections = task_stages(config)
+        self.embeddings = None
+        for stage, section in enumerate(sections):
+            try:
+                task = make_task(section, data_dir, config["augmentation"])
+                self.embeddings = self.embeddings or _pretrained(config["model"], config["seed"], task, data_dir)
+                programs = Programs(
+                    config["model"],
+                    config["optimizer"],
+                    task,
+                    self.mesh,
+                    batch_size=config["batch_size"],
+                    run_steps=config["steps"],
+                    log_every=config["log_every"],
+                    averaging=config["averaging"],
+                    penalties=config["penalties"],
+                    embedding=None if self.embeddings is None else self.embeddings.table,
+                )
+            except ConfigError as error:
+                if stage == len(sections) - 1:
+                    raise
+                raise ConfigError(f"curriculum.values: stage {stage + 1}: {error}") from None
+            found.append(programs)
+        if len(found) > 1:
+            shapes = [_shapes(programs) for programs in found]
+            for stage, each in enumerate(shapes[:-1], 1):
+                for name in (n for n in sorted(each | shapes[-1]) if each.get(n) != shapes[-1].get(n)):
+                    raise ConfigError(
+                        f"curriculum.field: task.{config['curriculum']['field']} changes what is trained: {name} is "
+                        f"{each.get(name, 'absent')} in stage {stage}, {shapes[-1].get(name, 'absent')} in the last"
+                    )
+        return found
+
+    def enter(self, stage: int) -> None:
+        """Takes the task and the programs of a stage, counted from 0; its data go to the devices."""
+        if stage == self.stage:
+            return
+        self.stage, self.programs = stage, self.stages[stage]
+        self.task = self.programs.task
+        self.data = devices.replicate(self.mesh, self.task.data)
+        curriculum = self.config["curriculum"]
+        self.label: dict[str, Any] = {}
+        """The stage's value under its field's name; empty without a curriculum."""
+        if curriculum is not None:
+            self.label = {curriculum["field"]: task_stages(self.config)[stage][curriculum["field"]]}
+
+    def described_stage(self) -> str:
+        """For people: "stage 2 of 3: length 50"."""
+        values = " ".join(f"{name} {value}" for name, value in self.label.items())
+        return f"stage {self.stage + 1} of {len(self.stages)}: {values}"
+
+    def sign(self, metric: str, path: str) -> float:
+        """1 for a metric of which more is better, else -1.
+
+        Raises:
+            ConfigError: the task has no such metric; path: the field that names it.
+        """
+        if metric not in self.programs.metric_names:
+            known = ", ".join(self.programs.metric_names)
+            raise ConfigError(f"{path}: unknown metric {metric!r}; this task has: {known}")
+        return 1.0 if metric in self.task.larger_is_better else -1.0
+
+    def with_rate_scale(self, state: TrainState, scale: float) -> TrainState:
+        """The state with another factor of the learning rate."""
+        return dataclasses.replace(state, rate_scale=devices.replicate(self.mesh, jnp.float32(scale)))
+
+    def with_empty_sums(self, state: TrainState) -> TrainState:
+        """The state as right after a log step."""
+        zeros = {name: jnp.zeros_like(total) for name, total in state.sums.items()}
+        return dataclasses.replace(state, sums=devices.replicate(self.mesh, zeros))
+
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
-        """Means over a whole split."""
+        """Means over a whole split of the stage's task, with the stage's label."""
         size = self.task.size(split)
         if size is None:
             raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
@@ -73,7 +137,7 @@ class Run:
         width = max(1, min(self.config["eval_batch_size"], size) // count) * count
         rows = jnp.arange(width, dtype=jnp.int32)
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
-        return {name: float(value) for name, value in values.items()}
+        return self.label | {name: float(value) for name, value in values.items()}
 
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
         """‖∂L/∂h_t‖ over time for each state, on the first rows of the validation split."""
@@ -122,26 +186,33 @@ def train_and_evaluate(
     began = time.monotonic()
     run = Run(config, data_dir)
     config, workdir = run.config, Path(workdir)
+    memory = _Memory(run)
+    stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
     open_workdir(workdir, config)
     steps = config["steps"]
+    run.enter(0)
     state = jax.block_until_ready(run.programs.start(config["seed"]))
 
     with _disk_errors(workdir), contextlib.ExitStack() as stack:
         progress = ProgressLine(steps, 0)
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
         stack.callback(checkpoints.close)
-        watch = _Watch(run)
 
         def seconds() -> float:
             """Since the run began, those before it was resumed included."""
-            return watch.seconds_before + time.monotonic() - began
+            return memory.seconds_before + time.monotonic() - began
+
+        def exhausted() -> bool:
+            """Whether early stopping ends the run here; a stage that begins here begins with all patience."""
+            return stopping.exhausted and not curriculum.due(step)
 
         restored = checkpoints.restore_latest(state)
         if restored is None:
             progress.say(f"a new run in {workdir}")
         else:
             state = restored.state
-            watch.load(restored.host)
+            memory.load(restored.host)
+            run.enter(curriculum.stage)
             progress.say(f"resuming {workdir} at step {restored.step}")
         step = int(state.step)
         progress = ProgressLine(steps, step)
@@ -160,59 +231,77 @@ def train_and_evaluate(
         warning = check_schedule(optimizer["schedule"], optimizer["warmup_steps"], steps)
         if warning is not None:
             progress.say(f"warning: {warning}")
+        if run.label:
+            progress.say(run.described_stage())
+        if never := curriculum.never(steps):
+            listed = ", ".join(map(str, never))
+            progress.say(f"curriculum.steps: no stage begins at step {listed}: the run ends at step {steps}")
         writer = MetricsWriter(workdir, step)
         stack.callback(writer.close)
-        status = "stopped_early" if watch.exhausted else "finished"
+        status = "stopped_early" if exhausted() else "finished"
         saved = step if restored is not None else None
-        evaluated: dict[str, float] = {}
-        last: dict[str, float] = {}
-        budget, first = 1, step
+        budget, first, compiled = 1, step, False
 
         interrupted = stack.enter_context(_interruptions(progress))
         with progress.running():
-            while step < steps and not watch.exhausted:
+            while step < steps and not exhausted():
+                if curriculum.due(step):
+                    curriculum.advance(step)
+                    run.enter(curriculum.stage)
+                    stopping.restart()
+                    if plateau is not None:
+                        plateau.restart()
+                    memory.validation = {}
+                    state = run.with_empty_sums(state)
+                    progress.say(f"step {step}  {run.described_stage()}")
+                    budget, compiled = 1, False
                 mark = time.monotonic()
-                target = min(step + budget, steps, *(_next(step, config[k]) for k in _EVERY))
+                target = min(step + budget, steps, curriculum.ends, *(_next(step, config[k]) for k in _EVERY))
                 state = jax.block_until_ready(run.programs.train(state, run.data, jnp.int32(target), run.rows))
                 if step == first:
                     progress.say(f"first step after {time.monotonic() - began:.1f} s")
-                else:
+                if compiled:
                     per_step = (time.monotonic() - mark) / max(1, target - step)
                     budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
-                step = int(state.step)
+                step, compiled = int(state.step), True
                 if not bool(state.finite):
                     status = "diverged"
                     break
-                progress.advance(step, last.get("loss"))
-                if step % config["log_every"] == 0 or step == steps:
-                    last = means(state)
-                    writer.write(step, "train", last, seconds())
-                    progress.log(step, last)
+                progress.advance(step, memory.train.get("loss"))
+                if step % config["log_every"] == 0 or step in (steps, curriculum.ends):
+                    memory.train = run.label | means(state)
+                    writer.write(step, "train", memory.train, seconds())
+                    progress.log(step, memory.train)
                 improved = False
                 if step % config["eval_every"] == 0 or step == steps:
-                    evaluated = run.evaluate(state, "validation")
-                    writer.write(step, "validation", evaluated, seconds())
-                    progress.evaluated(step, "validation", evaluated)
-                    improved = watch.see(step, evaluated)
-                    if watch.exhausted:
+                    memory.validation = run.evaluate(state, "validation")
+                    writer.write(step, "validation", memory.validation, seconds())
+                    progress.evaluated(step, "validation", memory.validation)
+                    improved = stopping.see(step, memory.validation)
+                    if step % config["eval_every"] == 0:  # A run made longer goes on as if it had not ended here.
+                        curriculum.see(memory.validation)
+                        if plateau is not None and plateau.see(memory.validation):
+                            state = run.with_rate_scale(state, plateau.scale)
+                            progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
+                    if exhausted():
                         status = "stopped_early"
-                stop = bool(interrupted) or watch.exhausted or step == steps
+                stop = bool(interrupted) or exhausted() or step == steps
                 if improved or stop or step % config["checkpoint_every"] == 0:
-                    score = watch.score(evaluated) if improved else None
-                    checkpoints.save(step, state, watch.dump(seconds()), score)
+                    score = stopping.score(memory.validation) if improved else None
+                    checkpoints.save(step, state, memory.dump(seconds()), score, curriculum.stage)
                     saved = step
-                if interrupted and step < steps and not watch.exhausted:
+                if interrupted and step < steps and not exhausted():
                     status = "interrupted"
                     break
 
         if status == "diverged" and saved != step:
-            checkpoints.save(step, state, watch.dump(seconds()))
+            checkpoints.save(step, state, memory.dump(seconds()), stage=curriculum.stage)
         checkpoints.wait()
         summary: dict[str, Any] = {
             "status": status,
             "steps": step,
-            "final": {"train": last, "validation": evaluated},
-            "best": {"step": watch.best_step, "validation": watch.best_values},
+            "final": {"train": memory.train, "validation": memory.validation},
+            "best": {"step": stopping.best_step, "validation": stopping.best_values},
             "seconds": round(seconds(), 3),
             "steps_per_second": round(progress.overall_rate(), 3),
             "seed": config["seed"],
@@ -220,14 +309,16 @@ def train_and_evaluate(
             "versions": versions(),
             "git_commit": git_commit(),
         }
+        if run.label:
+            summary["stage"] = {"number": run.stage + 1, "of": len(run.stages), **run.label}
         if status in ("finished", "stopped_early"):
             best = state
-            if watch.best_step is not None and watch.best_step != step:
-                best = checkpoints.restore(watch.best_step, state).state
+            if stopping.best_step is not None and stopping.best_step != step:
+                best = checkpoints.restore(stopping.best_step, state).state
             tested = run.evaluate(best, "test")
             summary["best"]["test"] = tested
-            writer.write(watch.best_step or step, "test", tested, seconds())
-            progress.evaluated(watch.best_step or step, "test", tested)
+            writer.write(stopping.best_step or step, "test", tested, seconds())
+            progress.evaluated(stopping.best_step or step, "test", tested)
         if status != "interrupted":
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
@@ -239,7 +330,6 @@ def train_and_evaluate(
     return summary
 
 
-_LARGEST = sys.float_info.max
 _EVERY = ("log_every", "eval_every", "checkpoint_every")
 
 
@@ -248,50 +338,56 @@ def _next(step: int, every: int) -> int:
     return (step // every + 1) * every
 
 
-class _Watch:
-    """The best validation metric so far, and the patience left."""
+def _shapes(programs: Programs) -> dict[str, str]:
+    """The shape of every array of a state: "params/readout/kernel" -> "float32[8, 1]"."""
+    state = jax.eval_shape(lambda: programs.start(0))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+class _Memory:
+    """What the host remembers of a run beside the state; a checkpoint holds it as JSON.
+
+    Raises:
+        ConfigError: a metric that the task does not have.
+    """
 
     def __init__(self, run: Run):
-        self.run = run
-        self.best_step: int | None = None
-        self.best_values: dict[str, float] = {}
-        self.without = 0
+        watched, curriculum = run.config["early_stopping"], run.config["curriculum"]
+        schedule, metric = run.config["optimizer"]["schedule"], watched["metric"]
+        sign = run.sign(metric, "early_stopping.metric")
+        self.stopping = EarlyStopping(metric, sign, watched["patience"], watched["min_change"])
+        named = (curriculum or {}).get("metric")
+        self.curriculum = Curriculum(curriculum, 1.0 if named is None else run.sign(named, "curriculum.metric"))
+        self.plateau = Plateau(schedule, metric, sign) if waits_for_plateau(run.config["optimizer"]) else None
+        self.train: dict[str, float] = {}
+        """The last means that were logged."""
+        self.validation: dict[str, float] = {}
+        """The last evaluation of this stage."""
         self.seconds_before = 0.0
 
-    @property
-    def exhausted(self) -> bool:
-        """True once early stopping has run out of patience."""
-        patience = self.run.config["early_stopping"]["patience"]
-        return patience is not None and self.without >= patience
-
-    def score(self, values: Mapping[str, float]) -> float:
-        """The watched metric as a finite number, larger is better; not a number is the worst."""
-        score = self.run.sign * values[self.run.metric]
-        return -_LARGEST if math.isnan(score) else max(-_LARGEST, min(score, _LARGEST))
-
-    def see(self, step: int, values: dict[str, float]) -> bool:
-        """Takes in an evaluation; True if it is the best so far."""
-        change = self.run.config["early_stopping"]["min_change"] if self.best_values else 0.0
-        better = not self.best_values or self.score(values) > self.score(self.best_values) + change
-        if better:
-            self.best_step, self.best_values, self.without = step, values, 0
-        else:
-            self.without += 1
-        return better
-
     def dump(self, seconds: float) -> dict[str, Any]:
-        """What a checkpoint remembers of this, as JSON; seconds: since the run began."""
+        """As JSON; seconds: since the run began."""
         return {
-            "best_step": self.best_step,
-            "best_values": self.best_values,
-            "without": self.without,
+            "stopping": self.stopping.dump(),
+            "curriculum": self.curriculum.dump(),
+            "plateau": None if self.plateau is None else self.plateau.dump(),
+            "train": self.train,
+            "validation": self.validation,
             "seconds": seconds,
         }
 
     def load(self, host: Mapping[str, Any]) -> None:
         """Undoes `dump`."""
-        self.best_step, self.best_values = host["best_step"], dict(host["best_values"])
-        self.without, self.seconds_before = host["without"], host["seconds"]
+        self.stopping.load(host["stopping"])
+        self.curriculum.load(host["curriculum"])
+        if self.plateau is not None:
+            self.plateau.load(host["plateau"])
+        self.train, self.validation = dict(host["train"]), dict(host["validation"])
+        self.seconds_before = host["seconds"]
 
 
 @contextlib.contextmanager
@@ -365,4 +461,7 @@ def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[s
     if status == "interrupted":
         return f"interrupted at step {step}; the same command resumes"
     done = "stopped early" if status == "stopped_early" else "finished"
+    stage = summary.get("stage")
+    if stage is not None and stage["number"] < stage["of"]:
+        done += f" in stage {stage['number']} of {stage['of']}, which best and test are of,"
     return f"{done} at step {step} after {summary['seconds']:.0f} s; figures in {workdir / 'plots'}"

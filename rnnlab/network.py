@@ -258,6 +258,10 @@ class Network(nnx.Module):
         """The last state [B, O], or h at every step [T, B, O], after dropout."""
         return self._drop("output", hidden.state if self.readout_at == "last" else hidden.h, training)
 
+    def dropped_output(self, h: Float[Array, "T B O"], training: Training | None = None) -> Float[Array, "T B O"]:
+        """h at every step after the dropout before the readout."""
+        return self._drop("output", h, training)
+
     def read(
         self, hidden: Hidden, lengths: Int[Array, " B"] | None = None, training: Training | None = None
     ) -> Float[Array, "*TB O"]:

@@ -89,9 +89,10 @@ OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
 
 
 def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformationExtraArgs:
-    """The chain of a resolved section whose numbers may be traced: `update(gradients, state, params, key=key)`.
+    """The chain of a resolved section whose numbers may be traced.
 
-    The key is the step's own, for gradient noise; without noise it may be left out.
+    `update(gradients, state, params, key=key, rate_scale=scale)`: key is the step's own, for gradient noise, rate_scale
+    the factor of the schedule "plateau"; without these both may be left out.
 
     Args:
         section: name, the fields of `common_options`, and the optimiser's own.
@@ -117,9 +118,26 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
         chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
     schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
     chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
+    if waits_for_plateau(section):
+        chain.append(scale_by_rate_scale())
     if options["max_norm"] is not None:
         chain.append(bound_unit_norms(options["max_norm"]))
     return optax.chain(*chain)
+
+
+def waits_for_plateau(section: Mapping[str, Any]) -> bool:
+    """Whether an optimizer section has the schedule "plateau", whose factor is `rate_scale`."""
+    schedule = section.get("schedule")
+    return "plateau" in (schedule, schedule.get("name") if isinstance(schedule, Mapping) else None)
+
+
+def scale_by_rate_scale() -> optax.GradientTransformationExtraArgs:
+    """Updates times the extra argument `rate_scale`, a scalar."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(lambda u: (u * extra["rate_scale"]).astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def decayed(params: PyTree) -> PyTree:

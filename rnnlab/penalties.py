@@ -237,10 +237,13 @@ def carries_of(
     lengths: Int[Array, " B"] | None = None,
     reverse: bool = False,
     initial_carry: Carry | None = None,
+    noise: tuple[jax.Array, ...] = (),
+    state_mask: Float[Array, "B H"] | None = None,
 ) -> tuple[Carry, Carry]:
     """The carry before the first step, [B, H] each, and those after every step, [T, B, H] each, without gradients.
 
-    initial_carry is the cell's zeros if not given. Past its end a row keeps its carry.
+    initial_carry is the cell's zeros if not given; noise and state_mask are those of `unroll`. Past its end a row keeps
+    its carry.
     """
     x, graphdef, state = lax.stop_gradient(x), *nnx.split(cell)
     cell = nnx.merge(graphdef, lax.stop_gradient(state))  # Stopped before the scan: nothing is kept for its gradient.
@@ -249,7 +252,8 @@ def carries_of(
     if initial_carry is None:
         initial_carry = cell.initial_carry(x.shape[1], jax.eval_shape(cell.project, x[0]).dtype)
     initial_carry = lax.stop_gradient(initial_carry)
-    carries, _ = reference(cell, initial_carry, x, None if lengths is None else inside, None, reverse, 1)
+    mask = None if lengths is None else inside
+    carries, _ = reference(cell, initial_carry, x, mask, None, reverse, 1, noise, state_mask)
     return initial_carry, carries
 
 

@@ -112,6 +112,17 @@ def step(boundaries: Annotated[tuple[PositiveInt, ...], NON_EMPTY], factor: Posi
     return schedule
 
 
+def plateau(
+    factor: Annotated[float, Bound(0, 1, low_excluded=True, high_excluded=True)] = 0.5,
+    patience: PositiveInt = 3,
+    min_change: NonNegative = 0.0,
+    minimum: Annotated[float, Bound(0, 1)] = 0.01,
+) -> Schedule:
+    """1 here: the host multiplies the rate by factor after each patience evaluations (by early_stopping.metric) without
+    an improvement by more than min_change, down to minimum times the rate; see `rnnlab.watch.Plateau`."""
+    return constant()
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "linear": linear,
@@ -122,6 +133,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "exponential": exponential,
     "inverse_sqrt": inverse_sqrt,
     "step": step,
+    "plateau": plateau,
 }
 
 ScheduleSpec = Annotated[str | Mapping[str, Any], SCHEDULES]

@@ -19,7 +19,9 @@ from rnnlab.averaging import averaged
 from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.network import Network
-from rnnlab.optimizers import global_norm, make_optimizer
+from rnnlab.objective import batch_loss, charges_weights
+from rnnlab.optimizers import global_norm, make_optimizer, waits_for_plateau
+from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import resolve_backend
 from rnnlab.tasks import Batch, Split, Task
@@ -28,7 +30,18 @@ from rnnlab.typing import Array, Float, Int, PyTree
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "seed", "finite", "params", "buffers", "average", "optimizer", "numbers", "sums"],
+    data_fields=[
+        "step",
+        "seed",
+        "finite",
+        "params",
+        "buffers",
+        "average",
+        "optimizer",
+        "numbers",
+        "sums",
+        "rate_scale",
+    ],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +64,8 @@ class TrainState:
     """Every float of the sections that the programs are made from, by its path."""
     sums: dict[str, Float[Array, ""]]
     """Since the last log step: per-step sums, their count, and the largest gradient norm."""
+    rate_scale: Float[Array, ""] | None = None
+    """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
 
     @property
     def evaluated(self) -> PyTree:
@@ -72,6 +87,7 @@ class Programs:
         run_steps: length of the run, for schedules.
         log_every: how many steps `sums` run over.
         averaging: resolved section, None for no averaged weights.
+        penalties: resolved section.
         embedding: the table [V, E] that a run starts from instead of an initialised one.
     """
 
@@ -85,19 +101,22 @@ class Programs:
         run_steps: int,
         log_every: int,
         averaging: dict[str, Any] | None = None,
+        penalties: dict[str, Any] | None = None,
         embedding: np.ndarray | None = None,
     ):
         self.embedding = embedding
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
         self.run_steps, self.log_every = run_steps, log_every
-        self.structure, self.numbers = split_numbers({"model": model, "optimizer": optimizer, "averaging": averaging})
+        self.structure, self.numbers = split_numbers(
+            {"model": model, "optimizer": optimizer, "averaging": averaging, "penalties": penalties}
+        )
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
         self.backend = resolve_backend(network.layers[0].cells[0], model["recurrence"]["backend"])
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
-        self.metric_names = tuple(name for name in state.sums if name not in _RUNNING)
+        self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty"))
 
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
@@ -113,14 +132,13 @@ class Programs:
     # --- pieces ------------------------------------------------------------------------------------------------------
 
     def _network(self, numbers: dict[str, Any], seed: jax.Array) -> Network:
-        section = merge_numbers(self.structure, numbers)["model"]
         return Network(
             self.task.in_features,
             self.task.out_features,
             vocabulary=self.task.vocabulary,
             readout=self.task.readout,
             rngs=nnx.Rngs(params=stream(seed, "params")),
-            **section,
+            **self._section("model", numbers),
         )
 
     def network(self, params: PyTree, buffers: PyTree) -> Network:
@@ -129,21 +147,24 @@ class Programs:
 
     def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """The optax chain with these numbers."""
-        return make_optimizer(merge_numbers(self.structure, numbers)["optimizer"], self.run_steps)
+        return make_optimizer(self._section("optimizer", numbers), self.run_steps)
 
-    def loss(
-        self, params: PyTree, buffers: PyTree, batch: Batch, training: Training | None = None
-    ) -> tuple[jax.Array, tuple[dict, jax.Array, PyTree]]:
-        """The loss summed over the batch's rows; beside it the sums of all metrics and of the rows' weights, and the
-        buffers as the network leaves them."""
-        network = self.network(params, buffers)
-        values, weights = self.task.score(network(batch.inputs, batch.lengths, training=training), batch)
-        sums = {name: value.sum() for name, value in values.items()}
-        _, _, buffers = nnx.split(network, nnx.Param, ...)
-        return sums["loss"], (sums, weights.sum(), nnx.to_pure_dict(buffers))
+    def _section(self, name: str, numbers: dict[str, Any]) -> Any:
+        """A resolved section with these numbers."""
+        return merge_numbers(self.structure, numbers)[name]
 
-    def _first_loss(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> tuple:
-        return self.loss(params, buffers, self.task.batch(data, seed, "train", jnp.zeros(1, jnp.uint32)))
+    def _loss(self, params: PyTree, buffers: PyTree, numbers: dict[str, Any], batch: Batch, training: Training) -> Any:
+        return batch_loss(
+            self.graphdef, self.task, self._section("penalties", numbers), params, buffers, batch, training
+        )
+
+    def _metrics(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> dict[str, jax.Array]:
+        """What a training step sums up, on one row: for the names."""
+        rows = jnp.zeros(1, jnp.uint32)
+        batch = self.task.batch(data, seed, "train", rows)
+        training = Training(jax.random.key(seed), rows)
+        sums = self._loss(params, buffers, self.numbers, batch, training)[1][0]
+        return sums | ({"penalty": sums["loss"]} if charges_weights(self.structure["penalties"]) else {})
 
     # --- programs ----------------------------------------------------------------------------------------------------
 
@@ -155,7 +176,7 @@ class Programs:
         _, params, buffers = nnx.split(network, nnx.Param, ...)
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
-        names = jax.eval_shape(self._first_loss, params, buffers, self.task.data, seed)[1][0]
+        names = jax.eval_shape(self._metrics, params, buffers, self.task.data, seed)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
@@ -166,6 +187,7 @@ class Programs:
             optimizer=self.optimizer(numbers).init(params),
             numbers=numbers,
             sums=dict.fromkeys((*names, *_RUNNING), zero),
+            rate_scale=jnp.ones((), jnp.float32) if waits_for_plateau(self.structure["optimizer"]) else None,
         )
 
     def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
@@ -182,16 +204,22 @@ class Programs:
         batch = self.task.batch(data, state.seed, "train", positions)
         key = jax.random.fold_in(stream(state.seed, "network"), state.step)
         training = Training(key, rows, DATA_AXIS)
-        (_, (values, weight, buffers)), gradients = jax.value_and_grad(self.loss, has_aux=True)(
-            state.params, state.buffers, batch, training
+        (_, (values, weight, buffers)), gradients = jax.value_and_grad(self._loss, has_aux=True)(
+            state.params, state.buffers, state.numbers, batch, training
         )
         gradients, values, weight = sum_over_devices((gradients, values, weight))
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
+        penalties = self._section("penalties", state.numbers)
+        if charges_weights(penalties):
+            charge, slopes = jax.value_and_grad(weight_penalty)(state.params, penalties)
+            gradients = jax.tree.map(jnp.add, gradients, slopes)
+            values["penalty"] = values.get("penalty", 0.0) + charge
         norm = global_norm(gradients)
-        key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
-        chain = self.optimizer(state.numbers)
-        updates, optimizer = chain.update(gradients, state.optimizer, state.params, key=key)
+        noise_key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
+        updates, optimizer = self.optimizer(state.numbers).update(
+            gradients, state.optimizer, state.params, key=noise_key, rate_scale=state.rate_scale
+        )
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
@@ -204,8 +232,7 @@ class Programs:
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None:
-            options = merge_numbers(self.structure, state.numbers)["averaging"]
-            average = keep(averaged(average, params, state.step, options), average)
+            average = keep(averaged(average, params, state.step, self._section("averaging", state.numbers)), average)
         return dataclasses.replace(
             state,
             step=state.step + finite,

@@ -1,0 +1,98 @@
+"""What a training step minimises: the task's loss on a batch, and the penalties that the config asks for.
+
+The penalties' formulas are in `penalties.py`, what is done with the gradient in `step.py` and `optimizers.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from rnnlab.network import Hidden, LayerRun, Network
+from rnnlab.penalties import activation_penalty, carries_of, gradient_norm_penalty, temporal_activation_penalty
+from rnnlab.random import Training
+from rnnlab.tasks import Batch, Task
+from rnnlab.typing import Array, Float, PyTree
+
+_OF_ROWS = ("activation", "temporal_activation", "gradient_norm")
+_OF_WEIGHTS = ("l1", "l2", "orthogonality")
+
+
+def charges_rows(penalties: Mapping[str, Any] | None) -> bool:
+    """Whether a section of penalties has some that depend on what the network does with a row."""
+    return penalties is not None and any(penalties[name] is not None for name in _OF_ROWS)
+
+
+def charges_weights(penalties: Mapping[str, Any] | None) -> bool:
+    """Whether a section of penalties has some that depend on the parameters alone."""
+    return penalties is not None and any(penalties[name] is not None for name in _OF_WEIGHTS)
+
+
+def batch_loss(
+    graphdef: Any,
+    task: Task,
+    penalties: Mapping[str, Any] | None,
+    params: PyTree,
+    buffers: PyTree,
+    batch: Batch,
+    training: Training | None,
+) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], jax.Array, PyTree]]:
+    """The loss and the rows' penalties, summed over the batch's rows.
+
+    Beside it (the sums of all metrics and of the penalty, the sum of the rows' weights, the buffers as the network
+    leaves them).
+    """
+    network: Network = nnx.merge(graphdef, params, buffers)
+    runs: list[LayerRun] = []
+    hidden = network.hidden(batch.inputs, batch.lengths, training=training, runs=runs)
+    values, weights = task.score(network.read(hidden, batch.lengths, training), batch)
+    sums = {name: value.sum() for name, value in values.items()}
+    total = sums["loss"]
+    if penalties is not None and charges_rows(penalties):
+        gradients = None
+        if penalties["gradient_norm"] is not None:
+            fixed: Network = nnx.merge(graphdef, *lax.stop_gradient((params, buffers)))
+            gradients = _carry_gradients(fixed, task, batch, training)
+        rows = _row_penalty(penalties, network, hidden, runs, gradients, batch, training)
+        sums["penalty"] = (weights * rows).sum()
+        total = total + sums["penalty"]
+    _, _, left = nnx.split(network, nnx.Param, ...)
+    return total, (sums, weights.sum(), nnx.to_pure_dict(left))
+
+
+def _carry_gradients(network: Network, task: Task, batch: Batch, training: Training | None) -> list[list[tuple]]:
+    """∂L/∂carry_t of every layer and direction, each a tuple of [T, B, H]."""
+
+    def loss(taps: list) -> jax.Array:
+        return task.score(network(batch.inputs, batch.lengths, taps, training), batch)[0]["loss"].sum()
+
+    gradients = jax.grad(loss)(network.make_taps(batch.inputs))
+    return [[tap.carry for tap in layer] for layer in gradients]
+
+
+def _row_penalty(
+    penalties: Mapping[str, Any],
+    network: Network,
+    hidden: Hidden,
+    runs: list[LayerRun],
+    gradients: list[list[tuple]] | None,
+    batch: Batch,
+    training: Training | None,
+) -> Float[Array, " B"]:
+    """What each row is charged."""
+    lengths, total = batch.lengths, jnp.zeros(batch.inputs.shape[1])
+    if penalties["activation"] is not None:
+        total += activation_penalty(network.dropped_output(hidden.h, training), lengths, penalties["activation"])
+    if penalties["temporal_activation"] is not None:
+        total += temporal_activation_penalty(hidden.h, lengths, penalties["temporal_activation"])
+    for (layer, x), of_layer in zip(runs, gradients or [[]] * len(runs), strict=True):
+        for direction, dcarries in enumerate(of_layer):
+            cell, noise, state_mask = layer.modified(direction, (x.shape[0], x.shape[1]), training)
+            reverse, initial = direction == 1, layer.initial_carry(direction, x.shape[1])
+            first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
+            omega = gradient_norm_penalty(cell, x, first, carries, dcarries, lengths, reverse, noise, state_mask)
+            total += penalties["gradient_norm"] * omega
+    return total

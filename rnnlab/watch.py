@@ -1,0 +1,168 @@
+"""What a run's host decides from its evaluations: the best so far and when to stop, the curriculum's stage, the rate.
+
+Nothing here touches arrays or files. What each remembers is plain JSON, which `loop.py` keeps in every checkpoint.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from rnnlab.build import LARGEST_INT
+
+_LARGEST = sys.float_info.max
+
+
+def score(value: float, sign: float) -> float:
+    """A metric as a finite number, larger is better; not a number is the worst.
+
+    sign: 1 for a metric of which more is better, -1 for a loss or an error.
+    """
+    value = sign * value
+    return -_LARGEST if math.isnan(value) else max(-_LARGEST, min(value, _LARGEST))
+
+
+class _Remembers:
+    """What is named in `remembered` survives an interruption."""
+
+    remembered: ClassVar[tuple[str, ...]]
+
+    def dump(self) -> dict[str, Any]:
+        """What a checkpoint remembers of this, as JSON."""
+        return {name: getattr(self, name) for name in self.remembered}
+
+    def load(self, host: Mapping[str, Any]) -> None:
+        """Undoes `dump`."""
+        for name in self.remembered:
+            setattr(self, name, host[name])
+
+
+class EarlyStopping(_Remembers):
+    """The best validation metric so far, and the patience left.
+
+    Args:
+        metric, sign: what is watched; see `score`.
+        patience: evaluations without an improvement after which it is exhausted; None: never.
+        min_change: what an improvement has to exceed.
+    """
+
+    remembered = ("best_step", "best_values", "without")
+
+    def __init__(self, metric: str, sign: float, patience: int | None, min_change: float):
+        self.metric, self.sign, self.patience, self.min_change = metric, sign, patience, min_change
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the best: a new stage has begun."""
+        self.best_step: int | None = None
+        self.best_values: dict[str, float] = {}
+        self.without = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """True once early stopping has run out of patience."""
+        return self.patience is not None and self.without >= self.patience
+
+    def score(self, values: Mapping[str, float]) -> float:
+        """The watched metric as a finite number, larger is better."""
+        return score(values[self.metric], self.sign)
+
+    def see(self, step: int, values: dict[str, float]) -> bool:
+        """Takes in an evaluation; True if it is the best so far."""
+        change = self.min_change if self.best_values else 0.0
+        better = not self.best_values or self.score(values) > self.score(self.best_values) + change
+        if better:
+            self.best_step, self.best_values, self.without = step, values, 0
+        else:
+            self.without += 1
+        return better
+
+
+class Curriculum(_Remembers):
+    """Which stage a run is in; without a curriculum, the one there is.
+
+    Args:
+        section: the curriculum's section, or None.
+        sign: of its metric; see `score`.
+    """
+
+    remembered = ("stage", "began", "passed")
+
+    def __init__(self, section: Mapping[str, Any] | None, sign: float):
+        self.section, self.sign = section, sign
+        self.stages = 1 if section is None else len(section["values"]) + 1
+        self.stage = 0
+        self.began = 0
+        """The step at which the stage began."""
+        self.passed = False
+        """Whether the stage's metric has reached the threshold."""
+
+    @property
+    def ends(self) -> int:
+        """The step at which the stage ends at the latest."""
+        if self.section is None or self.stage == self.stages - 1:
+            return LARGEST_INT
+        if self.section["steps"] is not None:
+            return self.section["steps"][self.stage]
+        return LARGEST_INT if self.section["at_most"] is None else self.began + self.section["at_most"]
+
+    def due(self, step: int) -> bool:
+        """Whether the next stage begins at this step."""
+        return self.stage < self.stages - 1 and (self.passed or step >= self.ends)
+
+    def advance(self, step: int) -> None:
+        """Begins the next stage."""
+        self.stage, self.began, self.passed = self.stage + 1, step, False
+
+    def see(self, values: Mapping[str, float]) -> None:
+        """Takes in an evaluation of the stage."""
+        if self.section is not None and self.section["metric"] is not None:
+            reached = score(values[self.section["metric"]], self.sign) >= score(self.section["threshold"], self.sign)
+            self.passed = self.passed or reached
+
+    def never(self, steps: int) -> Sequence[int]:
+        """The boundaries that a run of so many steps does not come to."""
+        boundaries = (self.section or {}).get("steps") or ()
+        return [boundary for boundary in boundaries if boundary >= steps]
+
+
+class Plateau(_Remembers):
+    """The factor of the learning rate, lowered where a validation metric no longer improves.
+
+    The rule: after `patience` evaluations in a row, none of which beats the best by more than `min_change`, the factor
+    becomes max(minimum, factor · it) and the count begins anew; the best stays.
+
+    Args:
+        schedule: the section of the schedule "plateau".
+        metric, sign: what is watched; see `score`.
+    """
+
+    remembered = ("scale", "best", "without")
+
+    def __init__(self, schedule: Mapping[str, Any], metric: str, sign: float):
+        self.schedule, self.metric, self.sign = schedule, metric, sign
+        self.scale = 1.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the best, not the scale: a new stage has begun."""
+        self.best: float | None = None
+        self.without = 0
+
+    @property
+    def reason(self) -> str:
+        """For people: why the rate drops."""
+        return f"no better validation {self.metric} in {self.schedule['patience']} evaluations"
+
+    def see(self, values: Mapping[str, float]) -> bool:
+        """Takes in an evaluation; True if the rate drops."""
+        found = score(values[self.metric], self.sign)
+        if self.best is None or found > self.best + self.schedule["min_change"]:
+            self.best, self.without = found, 0
+            return False
+        self.without += 1
+        if self.without < self.schedule["patience"]:
+            return False
+        before, self.without = self.scale, 0
+        self.scale = min(before, max(self.schedule["minimum"], before * self.schedule["factor"]))
+        return self.scale < before
