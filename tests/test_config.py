@@ -300,7 +300,7 @@ def test_numbers_split_off_and_merged_again_are_the_section() -> None:
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("stepz", "3", "unknown field 'stepz'; did you mean steps? known: augmentation, batch_size, "),
+    ("stepz", "3", "unknown field 'stepz'; did you mean steps? known: augmentation, averaging, batch_size, "),
     ("task.lenght", "3", "unknown field 'task.lenght'; did you mean task.length?"),
     ("model.cell.feature", "3", "unknown field 'model.cell.feature'; did you mean model.cell.features"),
     ("model.cell.activation", "relu", "unknown field 'model.cell.activation'"),

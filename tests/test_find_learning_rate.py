@@ -1,5 +1,6 @@
 """The learning-rate range test: its rates, where it stops, what it suggests and what it leaves behind."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_steps_take_the_rates_that_are_reported() -> None:
     import jax.numpy as jnp
 
     from rnnlab.loop import Run
+    from rnnlab.objective import batch_loss
 
     config = resolve_config(
         dict(
@@ -108,10 +110,12 @@ def test_steps_take_the_rates_that_are_reported() -> None:
     state = run.programs.start(0)
     params, losses = state.params, []
 
+    of_batch = functools.partial(batch_loss, run.programs.graphdef, run.task, None, training=None)
+
     @jax.jit
     def loss_and_gradient(params: Any, step: jax.Array) -> Any:
         batch = run.task.batch(run.task.data, jnp.int32(0), "train", step * 2 + jnp.arange(2, dtype=jnp.uint32))
-        return jax.value_and_grad(lambda p: run.programs.loss(p, state.buffers, batch)[0] / 2)(params)
+        return jax.value_and_grad(lambda p: of_batch(p, state.buffers, batch)[0] / 2)(params)
 
     for step, rate in enumerate(found["learning_rates"]):
         loss, gradient = loss_and_gradient(params, jnp.uint32(step))
