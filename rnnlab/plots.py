@@ -161,3 +161,41 @@ def benchmark_ratios(results: Path) -> Path:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
     return _save(figure, results.with_suffix(".png"))
+
+
+def mitigations(results: Path) -> Path:
+    """The figure of a file of scripts/measure_mitigations.py, beside it: one panel a setting, one point a run."""
+    measured = json.loads(results.read_text())
+    groups = {
+        setting: {"without": base["runs"]}
+        | {name: row["runs"] for name, row in measured["cures"].items() if row["setting"] == setting}
+        for setting, base in measured["settings"].items()
+    }
+    heights = [len(rows) + 1.2 for rows in groups.values()]
+    figure, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(8, 0.24 * sum(heights) + 0.6 * len(heights)),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
+    )
+    for axis, (setting, rows) in zip(axes[:, 0], groups.items(), strict=True):
+        metric = "accuracy" if any("accuracy" in run["test"] for run in rows["without"]) else "loss"
+        for place, (name, runs) in enumerate(rows.items()):
+            found = [float(run["test"].get(metric, "nan")) for run in runs]
+            axis.scatter(found, [place] * len(found), s=16, color=_COLOURS[1 if name == "without" else 0], zorder=3)
+            lost = sum(run["status"] == "diverged" for run in runs)
+            if lost:
+                note = f"{lost} of {len(runs)} diverged"
+                axis.annotate(note, (1, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7)
+        if metric == "loss":
+            axis.set_xscale("log")
+        base = sorted(float(run["test"].get(metric, "nan")) for run in rows["without"])
+        axis.axvline(base[len(base) // 2], color=_COLOURS[1], linewidth=0.8, linestyle="--")
+        axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(f"{setting}: test {'accuracy' if metric == 'accuracy' else 'mean squared error'}", fontsize=10)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return _save(figure, results.with_suffix(".png"))
