@@ -12,12 +12,14 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+import tests.typechecker  # noqa: E402, F401  (The hook below looks it up by name.)
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_platforms", "cpu")
 assert len(jax.devices()) == 2  # Made now: a run in this process would choose their number for itself.
 
 # Every [T, B, D] of these modules' signatures is checked on each call.
-hook = install_import_hook(["rnnlab.recurrence", "rnnlab.network", "rnnlab.cells"], "beartype.beartype")
+hook = install_import_hook(["rnnlab.recurrence", "rnnlab.network", "rnnlab.cells"], "tests.typechecker.checked")
 with hook:
     import rnnlab  # noqa: F401
 
