@@ -189,6 +189,8 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     optimizer = resolved["optimizer"]
     if optimizer.get("nesterov") and optimizer["momentum"] is None:
         raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
+    if resolved["model"]["normalization"]["cell"] == "batch" and resolved["batch_size"] == 1:
+        raise ConfigError("batch_size: 1 row has no variance; model.normalization.cell='batch' needs at least 2")
     if resolved["curriculum"] is not None:
         resolved["curriculum"] |= {"values": _stage_values(resolved)}
     return resolved

@@ -14,6 +14,8 @@ from flax import nnx
 from rnnlab.build import ConfigError, Decay, Positive, PositiveInt, Rate, build
 from rnnlab.cells import CELLS, CellSpec
 from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, row_weights
+from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.modified import GateGains, ModifiedCell, ModifiedStepCell
 from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.linear import ComputeType, affine
@@ -79,14 +81,18 @@ def dropout_options(
 
 def normalization_options(
     *,
-    cell: Literal["layer"] | None = None,
+    cell: Literal["layer", "batch"] | None = None,
     between: Literal["layer", "batch"] | None = None,
     input: Literal["layer", "batch"] | None = None,
     decay: Decay = 0.99,
+    steps: PositiveInt | None = None,
 ) -> dict[str, Any]:
-    """cell: of x W and of h R before the gates, gate by gate (Ba et al., 2016, eq. 20). between: of what enters every
-    layer but the first. input: of what enters the first. decay: of the running mean and variance of "batch"."""
-    return {"cell": cell, "between": between, "input": input, "decay": decay}
+    """cell: of x W and of h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20), "batch"
+    over the rows at each time step, and of the LSTM's c (Cooijmans et al., 2016; slow, on the reference backend).
+    between: of what enters every layer but the first. input: of what enters the first. decay: of the running mean and
+    variance of "batch". steps: for cell "batch", how many time steps have running statistics of their own; evaluation
+    takes the last ones for later steps."""
+    return {"cell": cell, "between": between, "input": input, "decay": decay, "steps": steps}
 
 
 RecurrenceSpec = Annotated[Mapping[str, Any], recurrence_options]
@@ -141,13 +147,13 @@ class RecurrentLayer(nnx.Module):
         recurrence: RecurrenceSpec | None = None,
         cotangent: CotangentSpec | None = None,
         dropout: DropoutSpec | None = None,
-        layer_norm: bool = False,
+        normalization: NormalizationSpec | None = None,
         name: str = "layer",
         rngs: nnx.Rngs,
     ):
         """D, the cell's section, whether the initial carry is trained (zeros at initialisation), and the sections of
-        the same names; of dropout, what happens inside a layer. layer_norm: inside the cells. name: of its streams of
-        random numbers.
+        the same names; of dropout and normalization, what happens inside a layer. name: of its streams of random
+        numbers.
 
         Raises:
             ConfigError: something that this cell has no place for.
@@ -160,8 +166,13 @@ class RecurrentLayer(nnx.Module):
         self.out_features = directions * first.features
         options = recurrence_options(**(recurrence or {}))
         self.options = tuple(options.items())  # Hashable, as what is static in a module should be.
-        for each in self.cells:
-            resolve_backend(each, options["backend"])
+        normalize = normalization_options(**(normalization or {}))
+        self.backend: Backend = "reference"
+        """What runs the layer."""
+        if normalize["cell"] == "batch":
+            _check_batch_normalization(first, normalize["steps"], options["backend"], dropout or {})
+        else:
+            self.backend = resolve_backend(self.cells[0], options["backend"])
         carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
         self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
         set_cotangent = {k: v for k, v in (cotangent or {}).items() if v is not None and k != "cut_every"}
@@ -178,10 +189,15 @@ class RecurrentLayer(nnx.Module):
             )
         if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
             raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
-        if layer_norm and not isinstance(first, Cell):
+        if normalize["cell"] is not None and not isinstance(first, Cell):
             raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
         width = len(first.gate_names) * first.features
-        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if layer_norm else None
+        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if normalize["cell"] == "layer" else None
+        norms = None
+        if normalize["cell"] == "batch":
+            steps, decay = normalize["steps"], normalize["decay"]
+            norms = nnx.List([RecurrentBatchNorm(each, steps, decay) for each in self.cells])
+        self.batch_norms = norms
         self.name = name
 
     def __call__(
@@ -194,19 +210,26 @@ class RecurrentLayer(nnx.Module):
         """Outputs at every step, and the state after the last valid step (in reverse: after the first)."""
         outputs, states = [], []
         for direction in range(len(self.cells)):
-            cell, noise, state_mask = self.modified(direction, (x.shape[0], x.shape[1]), training)
+            cell, noise, state_mask = self.modified(direction, x.shape[:2], training, lengths)
+            initial = self.initial_carry(direction, x.shape[1])
+            norm = None if training is None or self.batch_norms is None else self.batch_norms[direction]
+            carries: list[jax.Array] | None = None if norm is None else []
             h, last = unroll(
                 cell,
                 x,
                 lengths=lengths,
                 reverse=direction == 1,
-                initial_carry=self.initial_carry(direction, x.shape[1]),
+                initial_carry=initial,
                 noise=noise,
                 state_mask=state_mask,
                 cotangent=self._cotangent(),
                 taps=None if taps is None else taps[direction],
+                carries=carries,
                 **dict(self.options),
             )
+            if norm is not None and carries is not None:
+                carry0 = initial or cell.initial_carry(x.shape[1], h.dtype)
+                norm.remember(cell, x, carry0, tuple(carries), direction == 1, noise[-1])
             outputs.append(h)
             states.append(last[0])
         if len(outputs) == 1:
@@ -227,7 +250,11 @@ class RecurrentLayer(nnx.Module):
         return Cotangent(**numbers, cut_every=cut)
 
     def modified(
-        self, direction: int, shape: tuple[int, int], training: Training | None
+        self,
+        direction: int,
+        shape: tuple[int, ...],
+        training: Training | None,
+        lengths: Int[Array, " B"] | None = None,
     ) -> tuple[Any, tuple[jax.Array, ...], jax.Array | None]:
         """The cell of a direction with all that is put around it, its noise, and its state mask. shape: (T, B)."""
         steps = shape[0]
@@ -251,6 +278,23 @@ class RecurrentLayer(nnx.Module):
             for rate in (("zoneout", "zoneout_cell")[i] for i in zoneout):
                 noise.append(jnp.full((*shape, 1), 1 - rates[rate]))
         candidate = training is not None and "candidate" in rates
+        if self.batch_norms is not None and isinstance(cell, Cell):
+            weights = axis = None
+            last = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.float32)[:, None, None], (*shape, 1))
+            if training is not None:
+                axis = training.axis
+                last = weights = row_weights(shape[0], shape[1], lengths, axis, cell.bias[...].dtype)
+            around = BatchNormalizedCell(
+                cell,
+                self.batch_norms[direction],
+                weights=weights,
+                axis=axis,
+                state_mask=state_mask,
+                kernel_mask=kernel_mask,
+                candidate=candidate,
+                zoneout=zoneout,
+            )
+            return around, (*noise, last), None
         if self.gains is None and kernel_mask is None and not noise:
             return cell, (), state_mask
         if not isinstance(cell, Cell):
@@ -258,6 +302,29 @@ class RecurrentLayer(nnx.Module):
         gains = None if self.gains is None else self.gains[direction]
         around = ModifiedCell(cell, gains=gains, kernel_mask=kernel_mask, candidate=candidate, zoneout=zoneout)
         return around, tuple(noise), state_mask
+
+
+def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: Mapping[str, Any]) -> None:
+    """Raises a ConfigError for what recurrent batch normalisation cannot be combined with."""
+    if steps is None:
+        raise ConfigError(
+            "model.normalization.steps: missing; cell='batch' keeps statistics of every time step, and this is how "
+            "many: as a rule the length of the task's longest sequence"
+        )
+    if backend == "fused":
+        raise ConfigError(
+            "model.recurrence.backend: 'fused' cannot run model.normalization.cell='batch', whose rows see each other; "
+            "use reference or auto"
+        )
+    if isinstance(cell, LSTM) and cell.cell_gain is not None:
+        raise ConfigError(
+            "model.cell.normalize_cell: model.normalization.cell='batch' normalises c already; set one of the two"
+        )
+    if dropout.get("zoneout_cell") is not None:
+        raise ConfigError(
+            "model.dropout.zoneout_cell: not with model.normalization.cell='batch', whose statistics of c are those "
+            "before zoneout; use zoneout"
+        )
 
 
 _INSIDE = ("state", "candidate", "zoneout", "zoneout_cell", "recurrent_kernel")

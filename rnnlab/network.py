@@ -151,7 +151,7 @@ class Network(nnx.Module):
                     recurrence=recurrence,
                     cotangent=cotangent,
                     dropout=dropout,
-                    layer_norm=normalize["cell"] == "layer",
+                    normalization=normalize,
                     name=f"layers/{number}",
                     rngs=rngs,
                 )

@@ -54,8 +54,7 @@ def batch_loss(
     if penalties is not None and charges_rows(penalties):
         gradients = None
         if penalties["gradient_norm"] is not None:
-            fixed: Network = nnx.merge(graphdef, *lax.stop_gradient((params, buffers)))
-            gradients = _carry_gradients(fixed, task, batch, training)
+            gradients = _carry_gradients(graphdef, lax.stop_gradient((params, buffers)), task, batch, training)
         rows = _row_penalty(penalties, network, hidden, runs, gradients, batch, training)
         sums["penalty"] = (weights * rows).sum()
         total = total + sums["penalty"]
@@ -63,13 +62,17 @@ def batch_loss(
     return total, (sums, weights.sum(), nnx.to_pure_dict(left))
 
 
-def _carry_gradients(network: Network, task: Task, batch: Batch, training: Training | None) -> list[list[tuple]]:
+def _carry_gradients(
+    graphdef: Any, state: tuple[PyTree, PyTree], task: Task, batch: Batch, training: Training | None
+) -> list[list[tuple]]:
     """∂L/∂carry_t of every layer and direction, each a tuple of [T, B, H]."""
 
     def loss(taps: list) -> jax.Array:
+        network: Network = nnx.merge(graphdef, *state)  # In here, where running statistics may change.
         return task.score(network(batch.inputs, batch.lengths, taps, training), batch)[0]["loss"].sum()
 
-    gradients = jax.grad(loss)(network.make_taps(batch.inputs))
+    whole: Network = nnx.merge(graphdef, *state)
+    gradients = jax.grad(loss)(whole.make_taps(batch.inputs))
     return [[tap.carry for tap in layer] for layer in gradients]
 
 
@@ -90,7 +93,7 @@ def _row_penalty(
         total += temporal_activation_penalty(hidden.h, lengths, penalties["temporal_activation"])
     for (layer, x), of_layer in zip(runs, gradients or [[]] * len(runs), strict=True):
         for direction, dcarries in enumerate(of_layer):
-            cell, noise, state_mask = layer.modified(direction, (x.shape[0], x.shape[1]), training)
+            cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths)
             reverse, initial = direction == 1, layer.initial_carry(direction, x.shape[1])
             first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
             omega = gradient_norm_penalty(cell, x, first, carries, dcarries, lengths, reverse, noise, state_mask)

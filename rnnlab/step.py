@@ -23,7 +23,6 @@ from rnnlab.objective import batch_loss, charges_weights
 from rnnlab.optimizers import global_norm, make_optimizer, waits_for_plateau
 from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
-from rnnlab.recurrence import resolve_backend
 from rnnlab.tasks import Batch, Split, Task
 from rnnlab.typing import Array, Float, Int, PyTree
 
@@ -114,7 +113,7 @@ class Programs:
         self.graphdef = nnx.graphdef(network)
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
-        self.backend = resolve_backend(network.layers[0].cells[0], model["recurrence"]["backend"])
+        self.backend = network.layers[0].backend
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty"))
 

@@ -1,5 +1,8 @@
 """Long short-term memory."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -57,7 +60,10 @@ class LSTM(Cell):
         self.cell_gain = nnx.Param(jnp.ones(features)) if normalize_cell else None
         self.cell_bias = nnx.Param(jnp.zeros(features)) if normalize_cell else None
 
-    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
+    def gates(
+        self, carry: Carry, z: Parts, u: Parts, normalize: Callable[[jax.Array], jax.Array] | None = None
+    ) -> Carry:
+        """normalize: what the last tanh sees c' through, in place of normalize_cell's."""
         _, c = carry
         i, f, g, o = map(jnp.add, z, u)
         if self.peephole_kernel is not None:
@@ -66,7 +72,7 @@ class LSTM(Cell):
         c_new = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g), z)
         if self.peephole_kernel is not None:
             o = o + self.peephole_kernel[...][2] * c_new
-        return (sigmoid(o) * tanh(self._normalized(c_new)), c_new)
+        return (sigmoid(o) * tanh((normalize or self._normalized)(c_new)), c_new)
 
     def _normalized(self, c: Float[Array, "B H"]) -> Float[Array, "B H"]:
         if self.cell_gain is None or self.cell_bias is None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.linear import ComputeType
 from rnnlab.normalization import standardized
 from rnnlab.typing import Carry, Parts
 
@@ -23,13 +24,13 @@ class GateGains(nnx.Module):
         self.recurrent_gain = nnx.Param(jnp.ones(width))
 
 
-class _Around(nnx.Module):
-    """What both kinds below share. noise: first the candidate's mask [T, B, H] if there is one, then for each of
-    `zoneout` the share of the new value [T, B, H or 1]."""
+class Around(nnx.Module):
+    """What all kinds of cells around a cell share. noise: first the candidate's mask [T, B, H] if there is one, then
+    for each of `zoneout` the share of the new value [T, B, H or 1]."""
 
     def __init__(self, cell: BaseCell, *, candidate: bool, zoneout: tuple[int, ...]):
         self.cell, self.candidate, self.zoneout = cell, candidate, zoneout
-        self.compute = cell.compute
+        self.compute: ComputeType = cell.compute
 
     def project(self, x: jax.Array) -> jax.Array:
         return self.cell.project(x)
@@ -53,7 +54,7 @@ class _Around(nnx.Module):
         return tuple(mixed)
 
 
-class ModifiedCell(_Around):
+class ModifiedCell(Around):
     """Around a cell that both backends run."""
 
     cell: Cell
@@ -100,7 +101,7 @@ class ModifiedCell(_Around):
         return self._zoned_out(carry, self.cell.gates(carry, z, u), shares)
 
 
-class ModifiedStepCell(_Around):
+class ModifiedStepCell(Around):
     """Around a cell for the reference backend alone."""
 
     def step(self, carry: Carry, z: Parts) -> Carry:

@@ -36,6 +36,7 @@ def unroll(
     state_mask: Float[Array, "B H"] | None = None,
     cotangent: Cotangent | None = None,
     taps: Taps | None = None,
+    carries: list[jax.Array] | None = None,
 ) -> tuple[Float[Array, "T B H"], Carry]:
     """Runs a cell over a sequence.
 
@@ -60,12 +61,14 @@ def unroll(
             `StepCell`.
         cotangent: what is done to the gradient at every step of the backward pass.
         taps: zeros made by `make_taps`, to be differentiated with respect to.
+        carries: reference only: a list that gets each element of the carry after every step [T, B, H].
 
     Returns:
         h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
 
     Raises:
-        ValueError: shapes that do not fit, or backend="fused" or a state_mask for a cell without `gates`.
+        ValueError: shapes that do not fit, backend="fused" or a state_mask for a cell without `gates`, or `carries`
+            of the fused backend.
     """
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}; unroll takes [T, B, D] (time first)")
@@ -92,11 +95,13 @@ def unroll(
         raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
     noise, state_mask = lax.stop_gradient((noise, state_mask))
     if resolve_backend(cell, backend) == "reference":
-        carries, last = reference(
-            cell, initial_carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent
-        )
-        h = carries[0]
+        every, last = reference(cell, initial_carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
+        h = every[0]
+        if carries is not None:
+            carries += every
     else:
+        if carries is not None:
+            raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
         assert isinstance(cell, FusableCell)
         graphdef, params = nnx.split(cell)
         kernel = cell.recurrent_matrix()
