@@ -351,11 +351,13 @@ class Attention(nnx.Module):
         self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
     ) -> Float[Array, "T B"]:
         """Sums to 1 over the valid steps of each row; zero past its end."""
-        query, key = state @ self.query_kernel[...], h @ self.key_kernel[...]
+        query, key_kernel = state @ self.query_kernel[...], self.key_kernel[...]
         if self.score_kernel is None:
-            scores = (query * key).sum(-1) / jnp.sqrt(h.shape[-1])
+            # As a product, not as (q * h).sum(-1): with the softmax behind it, XLA's CPU code (jax 0.10.2) puts both
+            # reductions into one loop and computes something else for B = 500.
+            scores = jnp.einsum("tbh,bh->tb", h, query @ key_kernel.T) / jnp.sqrt(h.shape[-1])
         else:
-            scores = (jnp.tanh(query + key) @ self.score_kernel[...])[..., 0]
+            scores = (jnp.tanh(query + h @ key_kernel) @ self.score_kernel[...])[..., 0]
         if lengths is None:
             return jax.nn.softmax(scores, axis=0)
         valid = jnp.arange(h.shape[0])[:, None] < lengths

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.build import ConfigError
+from rnnlab.layers import Attention
 from rnnlab.network import Network
 from tests.helpers import assert_close, float64, in_double, random_array, random_like, with_bad_padding
 
@@ -133,6 +134,17 @@ def test_attention_of_an_empty_row_is_zero_and_its_gradient_finite(kind):
         graphdef, state = nnx.split(net)
         gradient = jax.grad(lambda s: (nnx.merge(graphdef, s)(x, lengths) ** 2).sum())(state)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("kind", ["dot", "additive"])
+def test_attention_over_many_rows_is_that_of_each_row(kind):
+    # XLA's CPU code once gave other weights to 500 rows than to 16.
+    steps, batch, features = 200, 500, 48
+    attention = Attention(features, kind, rngs=nnx.Rngs(0))
+    carries, state = random_array(0, steps + 1, batch, features), random_array(1, batch, features)
+    weights = jax.jit(lambda c, s: attention.weights(c[1:], s, None))
+    few = weights(carries[:, :16], state[:16])
+    np.testing.assert_allclose(weights(carries, state)[:, :16], few, rtol=1e-3, atol=1e-6)
 
 
 def test_attention_needs_a_readout_at_the_end():
