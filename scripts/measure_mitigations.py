@@ -200,7 +200,7 @@ CURES: dict[str, Cure] = {
     ),
     "schedule=plateau": Cure(
         "held",
-        {"optimizer.schedule": {"name": "plateau", "patience": 1, "factor": 0.3}},
+        {"optimizer.schedule": {"name": "plateau", "patience": 1, "factor": 0.3}, "eval_every": 200},
         "noise at the end",
         "η ← 0.3 η after an evaluation without improvement",
     ),
