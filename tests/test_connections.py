@@ -11,7 +11,7 @@ from flax import nnx
 from rnnlab.build import ConfigError
 from rnnlab.layers import Attention
 from rnnlab.network import Network
-from tests.helpers import assert_close, float64, in_double, random_array, random_like, with_bad_padding
+from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like, with_bad_padding
 
 T, B, D, H = 5, 3, 2, 4
 LENGTHS = jnp.array([5, 2, 3])
@@ -39,7 +39,7 @@ def test_residual_stack_with_zero_inner_branches_is_the_identity(bidirectional):
                 for parameter in (cell.input_kernel, cell.recurrent_kernel, cell.bias):
                     parameter[...] = jnp.zeros_like(parameter[...])
         x = random_array(0, T, B, D)
-        h, state = net.hidden(x, LENGTHS)
+        h, state = quick_jit(net.hidden)(x, LENGTHS)
         inside = np.arange(T)[:, None] < np.asarray(LENGTHS)
         embedded = net.embed(jnp.where(inside[:, :, None], x, 0))
         np.testing.assert_array_equal(np.asarray(h)[inside], np.asarray(embedded)[inside])
@@ -51,21 +51,24 @@ def test_connections_are_their_formulas():
         x = random_array(0, T, B, D)
 
         def layers(net: Network) -> list:
-            return [lambda a, layer=layer: layer(a)[0] for layer in net.layers]
+            return [quick_jit(lambda a, layer=layer: layer(a)[0]) for layer in net.layers]
+
+        def found(net: Network) -> jax.Array:
+            return quick_jit(lambda a: net.hidden(a).h)(x)
 
         net = network(connections="residual")
         f, y = layers(net), x
         assert [s is None for s in net.shortcuts] == [False, True, True]
         for index in range(3):
             y = f[index](y) + (net.shortcuts[0](y) if index == 0 else y)
-        assert_close(net.hidden(x).h, y, 1e-12)
+        assert_close(found(net), y, 1e-12)
 
         net = network(connections="highway")
         f, y = layers(net), x
         for index in range(3):
             gate = jax.nn.sigmoid(net.highway_gates[index](y))
             y = gate * f[index](y) + (1 - gate) * (net.shortcuts[0](y) if index == 0 else y)
-        assert_close(net.hidden(x).h, y, 1e-12)
+        assert_close(found(net), y, 1e-12)
 
         net = network(connections="skip")
         f, y = layers(net), x
@@ -73,20 +76,20 @@ def test_connections_are_their_formulas():
         for index in range(3):
             outs.append(f[index](y))
             y = jnp.concatenate([x, outs[-1]], -1)
-        assert_close(net.hidden(x).h, jnp.concatenate(outs, -1), 1e-12)
+        assert_close(found(net), jnp.concatenate(outs, -1), 1e-12)
 
         net = network(connections="dense")
         y = x
         for each in layers(net):
             y = jnp.concatenate([y, each(y)], -1)
-        assert_close(net.hidden(x).h, y, 1e-12)
+        assert_close(found(net), y, 1e-12)
 
 
 @pytest.mark.parametrize("connections", ["plain", "residual", "highway", "skip", "dense"])
 def test_state_is_what_the_outputs_are_at_the_last_valid_step(connections):
     with float64():
         net = network(connections=connections)
-        h, state = net.hidden(with_bad_padding(random_array(0, T, B, D), LENGTHS), LENGTHS)
+        h, state = quick_jit(net.hidden)(with_bad_padding(random_array(0, T, B, D), LENGTHS), LENGTHS)
         assert_close(state, last(h), 1e-12)
         assert jnp.isfinite(h).all()
 
@@ -108,9 +111,9 @@ def test_attention_is_its_formula_over_the_valid_steps(kind):
     with float64():
         net = network(layers=1, attention=kind)
         x = with_bad_padding(random_array(0, T, B, D), LENGTHS)
-        weights = np.asarray(net.attention_weights(x, LENGTHS))
-        h, state = (np.asarray(a) for a in net.hidden(x, LENGTHS))
-        attention, outputs = net.attention, np.asarray(net(x, LENGTHS))
+        run = quick_jit(lambda x, n: (net.attention_weights(x, n), net.hidden(x, n), net(x, n)))
+        weights, (h, state), outputs = jax.tree.map(np.asarray, run(x, LENGTHS))
+        attention = net.attention
         for row, length in enumerate(LENGTHS):
             query = state[row] @ attention.query_kernel[...]
             keys = h[:length, row] @ attention.key_kernel[...]
@@ -132,7 +135,7 @@ def test_attention_of_an_empty_row_is_zero_and_its_gradient_finite(kind):
         lengths = jnp.array([0, 5, 1])
         assert (net.attention_weights(x, lengths)[:, 0] == 0).all()
         graphdef, state = nnx.split(net)
-        gradient = jax.grad(lambda s: (nnx.merge(graphdef, s)(x, lengths) ** 2).sum())(state)
+        gradient = quick_jit(jax.grad(lambda s: (nnx.merge(graphdef, s)(x, lengths) ** 2).sum()))(state)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
