@@ -188,7 +188,7 @@ def mitigations(results: Path) -> Path:
             lost = sum(run["status"] == "diverged" for run in runs)
             if lost:
                 note = f"{lost} of {len(runs)} diverged"
-                axis.annotate(note, (1, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7)
+                axis.annotate(note, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7)
         if metric == "loss":
             axis.set_xscale("log")
         base = sorted(float(run["test"].get(metric, "nan")) for run in rows["without"])
