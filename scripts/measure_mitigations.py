@@ -270,7 +270,7 @@ CURES: dict[str, Cure] = {
     "dropout.output": Cure(
         "overfitting", {"model.dropout.output": 0.5}, "overfitting", "before the readout; Zaremba et al., 2014"
     ),
-    "dropout, same_over_time": Cure(
+    "dropout.same_over_time": Cure(
         "overfitting",
         {"model.dropout": {"input": 0.2, "between": 0.3, "state": 0.3, "same_over_time": True}},
         "overfitting, and noise that adds up over time",
@@ -324,7 +324,7 @@ CURES: dict[str, Cure] = {
         "overfitting, growth of weights",
         "w ← w min(1, c / ‖w‖) for each unit's incoming weights; Srivastava et al., 2014",
     ),
-    "penalties.activation, .temporal_activation": Cure(
+    "penalties.activation and temporal_activation": Cure(
         "overfitting",
         {"penalties.activation": 2.0, "penalties.temporal_activation": 1.0},
         "overfitting, restless states",
