@@ -152,8 +152,8 @@ LIKE_ANOTHER |= {
     "residual",
 }
 LIKE_ANOTHER |= {"clip by value", "L2", "time mask"}
-"""By themselves these run with the slow tests alone: each is one more of a kind that is there already."""
-ONE_BY_ONE = [pytest.param(name, marks=pytest.mark.slow) if name in LIKE_ANOTHER else name for name in CURES]
+"""By themselves these run with the exhaustive tests alone: each is one more of a kind that is there already."""
+ONE_BY_ONE = [pytest.param(name, marks=pytest.mark.exhaustive) if name in LIKE_ANOTHER else name for name in CURES]
 
 
 def configured(*sections: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from rnnlab.recurrence import unroll
 from rnnlab.tasks import make_task
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
 
+pytestmark = pytest.mark.slow
+
 T, B, D, H, S = 5, 6, 3, 4, 7
 TRAINING = Training(jax.random.key(0), jnp.arange(B))
 LENGTHS = [5, 0, 3, 1, 5, 2]

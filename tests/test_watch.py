@@ -26,6 +26,8 @@ from rnnlab.watch import Curriculum, EarlyStopping, Plateau
 from rnnlab.workdir import open_workdir, read_config
 from tests.test_loop import final_params, numbers, small
 
+pytestmark = pytest.mark.slow
+
 BY_STEP = dict(field="length", values=(3, 4), steps=(15, 33))
 BY_METRIC = dict(field="length", values=(3, 4), metric="loss", threshold=0.5)
 PLATEAU: dict[str, Any] = dict(name="plateau", factor=0.5, patience=2, min_change=0.0, minimum=0.2)
