@@ -370,8 +370,8 @@ def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | No
     return found | {"train": summary["final"]["train"], "validation": summary["final"]["validation"]}
 
 
-def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: int = 5) -> float:
-    """The time of a training step with the cure over that without, by turns: the median."""
+def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: int = 5) -> float | None:
+    """The time of a training step with the cure over that without, by turns: the median; None where one diverged."""
     from rnnlab.loop import Run
 
     runs = [Run(config_of(setting, each, 0), data_dir) for each in ({}, overrides)]
@@ -386,6 +386,8 @@ def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: i
             target = jax.numpy.int32(int(states[index].step) + count)
             states[index] = jax.block_until_ready(run.programs.train(states[index], run.data, target, run.rows))
             times.append(time.perf_counter() - began)
+            if not bool(states[index].finite):
+                return None
         if turn:
             ratios.append(times[1] / times[0])
     return statistics.median(ratios)
@@ -414,8 +416,8 @@ def main(argv: Sequence[str]) -> int:
         setting, overrides, *_ = CURES[name]
         row = results["cures"].setdefault(name, {"setting": setting, "overrides": overrides, "runs": []})
         if given["costs"]:
-            row["cost"] = round(cost(setting, overrides, given["data_dir"]), 3)
-            print(f"{name}: {row['cost']:.2f} times the step without it")
+            row["cost"] = cost(setting, overrides, given["data_dir"])
+            print(f"{name}: {_rounded(row['cost'])} times the step without it")
         else:
             base = results["settings"].setdefault(setting, {"config": SETTINGS[setting], "runs": []})
             for owner, changes in ((base, {}), (row, overrides)):
@@ -436,6 +438,10 @@ def main(argv: Sequence[str]) -> int:
     return entry.FINISHED
 
 
+def _rounded(ratio: float | None) -> str:
+    return "diverged" if ratio is None else f"{ratio:.2f}"
+
+
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -448,8 +454,8 @@ def table(results: dict[str, Any]) -> str:
             row = results["cures"][name]
             flag = " ".join(f"`{path}={value}`" for path, value in cure.overrides.items())
             without, found = describe(results["settings"][cure.setting]), describe(row)
-            cost = f"{row['cost']:.2f}" if "cost" in row else ""
-            cells = (f"{name}<br>{flag}", cure.against, cure.formula, cure.setting, without, found, cost)
+            spent = _rounded(row["cost"]) if "cost" in row else ""
+            cells = (f"{name}<br>{flag}", cure.against, cure.formula, cure.setting, without, found, spent)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
