@@ -161,6 +161,19 @@ def fields_of(function: Callable[..., Any]) -> dict[str, Field]:
     }
 
 
+def subsection(hint: Any) -> Callable[..., Any] | None:
+    """The function whose parameters are the fields of a section with this annotation; None for what is no section, or
+    one whose fields depend on its name."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return next((found for member in typing.get_args(hint) if (found := subsection(member))), None)
+    if typing.get_origin(hint) is not Annotated:
+        return None
+    marks = typing.get_args(hint)[1:]
+    if any(isinstance(mark, dict) for mark in marks):
+        return None
+    return next((mark for mark in marks if inspect.isfunction(mark) or inspect.isclass(mark)), None)
+
+
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a factory has a parameter of this name, be it the config's or the code's."""
     return name in inspect.signature(_signed(function)).parameters

@@ -8,14 +8,14 @@ import importlib.util
 import inspect
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
 from rnnlab.averaging import AveragingSpec
-from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, fields_of, resolve, unknown
+from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, fields_of, resolve, subsection, unknown
 from rnnlab.network import ModelSpec
 from rnnlab.optimizers import OptimizerSpec, common_options
 from rnnlab.penalties import PenaltySpec
@@ -268,13 +268,21 @@ def to_json(config: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=2) + "\n"
 
 
-def render(config: Mapping[str, Any], path: str = "") -> str:
-    """The override flag of every field with its value, a line each, for --help."""
+def render(config: Mapping[str, Any]) -> str:
+    """The override flag of every field of a resolved config with its value, a line each, for --help; of a section that
+    is off, its fields too."""
+    return "\n".join(_flags(config, _run_fields, ""))
+
+
+def _flags(section: Mapping[str, Any], factory: Callable[..., Any] | None, path: str) -> list[str]:
+    """factory: the function whose parameters are the section's fields; None where its name says which."""
+    hints = {} if factory is None else fields_of(factory)
     lines = []
-    for key, value in config.items():
-        where = f"{path}.{key}" if path else key
+    for key, value in section.items():
+        inner = subsection(hints[key].hint) if key in hints else None
         if isinstance(value, Mapping):
-            lines.append(render(value, where))
+            lines += _flags(value, inner, f"{path}{key}.")
         else:
-            lines.append(f"  --config.{where}={value}")
-    return "\n".join(lines)
+            off = f" (a section: {', '.join(fields_of(inner))})" if value is None and inner is not None else ""
+            lines.append(f"  --config.{path}{key}={value}{off}")
+    return lines

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(workdir)
 
     from rnnlab.checkpoints import Checkpoints
-    from rnnlab.loop import Run
+    from rnnlab.run import Run
 
     run = Run(config, given["data_dir"])
     state = run.programs.start(config["seed"])

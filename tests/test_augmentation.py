@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rnnlab.build import ConfigError
-from rnnlab.loop import Run
+from rnnlab.run import Run
 from rnnlab.tasks import TASKS, Adding, Batch, Example, Split, Task, make_task
 from rnnlab.tasks.augmentation import add_noise, mask_time, replace_tokens, shift_in_time
 from tests.helpers import quick_jit

@@ -1,6 +1,7 @@
 """Configs: files and presets, overrides, checks with their messages, the round trip through JSON, differences."""
 
 import copy
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,15 @@ def test_a_field_of_a_section_written_as_a_name_keeps_the_name() -> None:
 def test_a_field_of_a_section_that_is_absent_makes_it() -> None:
     found = overridden(early_stopping__patience="3")
     assert found["early_stopping"] == {"patience": 3}
+
+
+def test_help_names_the_fields_of_a_section_that_is_off() -> None:
+    found = re.findall(r"--config\.(\S+)=None \(a section: (.*)\)", render(resolve_config(BASE)))
+    assert {"penalties.l1", "averaging", "curriculum"} <= {path for path, _ in found}
+    for path, fields in found:
+        known = ", ".join(sorted(f"{path}.{field}" for field in fields.split(", ")))
+        with pytest.raises(ConfigError, match=f"known: {re.escape(known)}$"):
+            resolved(**{path.replace(".", "__") + "__nosuch": "1"})
 
 
 def test_a_path_through_a_value_is_refused() -> None:

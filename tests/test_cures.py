@@ -20,9 +20,9 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import to_dict
 from rnnlab.devices import replicate
 from rnnlab.layers import cotangent_options, dropout_options, normalization_options
-from rnnlab.loop import Run
 from rnnlab.optimizers import common_options
 from rnnlab.penalties import penalty_options
+from rnnlab.run import Run
 from rnnlab.schedules import SCHEDULES
 from rnnlab.step import TrainState
 from rnnlab.tasks.augmentation import augmentation_options

@@ -11,7 +11,7 @@ import pytest
 
 from rnnlab.build import ConfigError
 from rnnlab.datasets.embeddings import Coverage, find_embeddings, read_embeddings
-from rnnlab.loop import Run
+from rnnlab.run import Run
 from rnnlab.tasks import TASKS, Batch, Example, Split, Task
 
 VECTORS = {

@@ -92,8 +92,8 @@ def test_steps_take_the_rates_that_are_reported() -> None:
     import jax
     import jax.numpy as jnp
 
-    from rnnlab.loop import Run
     from rnnlab.objective import batch_loss
+    from rnnlab.run import Run
 
     config = resolve_config(
         dict(

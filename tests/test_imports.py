@@ -26,6 +26,7 @@ LAYERS = [
     ["config"],
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
+    ["run"],
     ["loop"],
     ["entry"],
     ["train", "evaluate", "benchmark", "find_learning_rate"],

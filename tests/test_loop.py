@@ -20,8 +20,9 @@ from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import render, resolve_config
-from rnnlab.loop import Run, train_and_evaluate
+from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_metrics
+from rnnlab.run import Run
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,11 +20,12 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.layers import RecurrentLayer
-from rnnlab.loop import Run, train_and_evaluate
+from rnnlab.loop import train_and_evaluate
 from rnnlab.network import Network
 from rnnlab.normalization import EPSILON
 from rnnlab.random import Training
 from rnnlab.recurrence import unroll
+from rnnlab.run import Run
 from rnnlab.tasks import make_task
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
 

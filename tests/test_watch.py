@@ -18,8 +18,9 @@ from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config, task_stages, to_json
 from rnnlab.devices import replicate
-from rnnlab.loop import Run, train_and_evaluate
+from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import ProgressLine, read_metrics
+from rnnlab.run import Run
 from rnnlab.step import Programs, TrainState, means
 from rnnlab.tasks import TASKS, Adding, Example, Split
 from rnnlab.watch import Curriculum, EarlyStopping, Plateau

@@ -1,0 +1,162 @@
+"""A configuration made ready to run: tasks, mesh and compiled programs of every stage, and what is asked of them.
+
+Nothing here writes to the workdir; the order in which a run uses this is in `loop.py`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rnnlab import devices
+from rnnlab.build import ConfigError
+from rnnlab.config import resolve_config, task_stages
+from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
+from rnnlab.diagnostics import gradient_flow
+from rnnlab.step import Programs, TrainState
+from rnnlab.tasks import Split, Task, make_task
+from rnnlab.typing import PyTree
+
+
+class Run:
+    """One configuration made ready: task, mesh and programs, of the curriculum's last stage. Nothing is written yet.
+
+    `task`, `programs` and `data` are those of the stage that was entered last.
+
+    Raises:
+        ConfigError: a mistake in the config or the data.
+    """
+
+    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None):
+        self.config = config = resolve_config(config)
+        devices.tune_host(config["batch_size"], config["devices"])
+        self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
+        self.stages = self._stages(data_dir)
+        self.stage = -1
+        self.enter(len(self.stages) - 1)
+        self.rows = jnp.arange(config["batch_size"], dtype=jnp.uint32)
+
+    def _stages(self, data_dir: str | None) -> list[Programs]:
+        """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
+        config, found = self.config, []
+        sections = task_stages(config)
+        self.embeddings = None
+        for stage, section in enumerate(sections):
+            try:
+                task = make_task(section, data_dir, config["augmentation"])
+                self.embeddings = self.embeddings or _pretrained(config["model"], config["seed"], task, data_dir)
+                programs = Programs(
+                    config["model"],
+                    config["optimizer"],
+                    task,
+                    self.mesh,
+                    batch_size=config["batch_size"],
+                    run_steps=config["steps"],
+                    log_every=config["log_every"],
+                    averaging=config["averaging"],
+                    penalties=config["penalties"],
+                    embedding=None if self.embeddings is None else self.embeddings.table,
+                )
+            except ConfigError as error:
+                if stage == len(sections) - 1:
+                    raise
+                raise ConfigError(f"curriculum.values: stage {stage + 1}: {error}") from None
+            found.append(programs)
+        if len(found) > 1:
+            shapes = [_shapes(programs) for programs in found]
+            for stage, each in enumerate(shapes[:-1], 1):
+                for name in (n for n in sorted(each | shapes[-1]) if each.get(n) != shapes[-1].get(n)):
+                    raise ConfigError(
+                        f"curriculum.field: task.{config['curriculum']['field']} changes what is trained: {name} is "
+                        f"{each.get(name, 'absent')} in stage {stage}, {shapes[-1].get(name, 'absent')} in the last"
+                    )
+        return found
+
+    def enter(self, stage: int) -> None:
+        """Takes the task and the programs of a stage, counted from 0; its data go to the devices."""
+        if stage == self.stage:
+            return
+        self.stage, self.programs = stage, self.stages[stage]
+        self.task = self.programs.task
+        self.data = devices.replicate(self.mesh, self.task.data)
+        curriculum = self.config["curriculum"]
+        self.label: dict[str, Any] = {}
+        """The stage's value under its field's name; empty without a curriculum."""
+        if curriculum is not None:
+            self.label = {curriculum["field"]: task_stages(self.config)[stage][curriculum["field"]]}
+
+    def described_stage(self) -> str:
+        """For people: "stage 2 of 3: length 50"."""
+        values = " ".join(f"{name} {value}" for name, value in self.label.items())
+        return f"stage {self.stage + 1} of {len(self.stages)}: {values}"
+
+    def sign(self, metric: str, path: str) -> float:
+        """1 for a metric of which more is better, else -1.
+
+        Raises:
+            ConfigError: the task has no such metric; path: the field that names it.
+        """
+        if metric not in self.programs.metric_names:
+            known = ", ".join(self.programs.metric_names)
+            raise ConfigError(f"{path}: unknown metric {metric!r}; this task has: {known}")
+        return 1.0 if metric in self.task.larger_is_better else -1.0
+
+    def with_rate_scale(self, state: TrainState, scale: float) -> TrainState:
+        """The state with another factor of the learning rate."""
+        return dataclasses.replace(state, rate_scale=devices.replicate(self.mesh, jnp.float32(scale)))
+
+    def with_empty_sums(self, state: TrainState) -> TrainState:
+        """The state as right after a log step."""
+        zeros = {name: jnp.zeros_like(total) for name, total in state.sums.items()}
+        return dataclasses.replace(state, sums=devices.replicate(self.mesh, zeros))
+
+    def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
+        """Means over a whole split of the stage's task, with the stage's label."""
+        size = self.task.size(split)
+        if size is None:
+            raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
+        count = self.mesh.devices.size
+        width = max(1, min(self.config["eval_batch_size"], size) // count) * count
+        rows = jnp.arange(width, dtype=jnp.int32)
+        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
+        return self.label | {name: float(value) for name, value in values.items()}
+
+    def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
+        """‖∂L/∂h_t‖ over time for each state, on the first rows of the validation split."""
+        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
+
+        @jax.jit
+        def measure(params: PyTree, buffers: PyTree, data: PyTree) -> dict[str, jax.Array]:
+            batch = self.task.batch(data, jnp.int32(0), "validation", rows)
+            return gradient_flow(self.programs.network(params, buffers), self.task, batch)
+
+        found = {when: measure(state.evaluated, state.buffers, self.data) for when, state in states.items()}
+        return {
+            when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
+            for when, layers in found.items()
+        }
+
+
+def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:
+    """The vectors of the task's words, if the model has a file of them."""
+    if model["embedding_file"] is None:
+        return None
+    if task.words is None:
+        raise ConfigError("model.embedding_file: this task has no words")
+    if model["embedding"] is None:
+        raise ConfigError("model.embedding_file: needs model.embedding, the vectors' dimension")
+    path = find_embeddings(model["embedding_file"], data_dir)
+    return read_embeddings(path, task.words, model["embedding"], seed=seed)
+
+
+def _shapes(programs: Programs) -> dict[str, str]:
+    """The shape of every array of a state: "params/readout/kernel" -> "float32[8, 1]"."""
+    state = jax.eval_shape(lambda: programs.start(0))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
