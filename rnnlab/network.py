@@ -212,8 +212,13 @@ class Network(nnx.Module):
         taps: list[list[Taps]] | None = None,
         training: Training | None = None,
         runs: list[LayerRun] | None = None,
+        beside: list[Hidden] | None = None,
     ) -> Hidden:
-        """What the readout sees, before dropout. runs: a list that gets an entry for each layer."""
+        """What the readout sees, before dropout.
+
+        runs: a list that gets an entry for each layer. beside: zeros that are added to what each layer puts out, its h
+        and its last state; their gradients are what reaches a layer from outside of its own recurrence.
+        """
         inside = None
         if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
             inside = jnp.arange(x.shape[0])[:, None] < lengths
@@ -228,6 +233,8 @@ class Network(nnx.Module):
             if runs is not None:
                 runs.append(LayerRun(layer, y))
             h, last = layer(y, lengths, None if taps is None else taps[index], training)
+            if beside is not None:
+                h, last = (jnp.add(*pair) for pair in zip((h, last), beside[index], strict=True))
             seen.append(Hidden(h, last))
             x, state = self._connect(index, first, Hidden(x, state), Hidden(h, last))
         if self.connections == "skip":

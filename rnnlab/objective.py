@@ -12,9 +12,10 @@ from flax import nnx
 from jax import lax
 
 from rnnlab.network import Hidden, LayerRun, Network
-from rnnlab.penalties import activation_penalty, carries_of, gradient_norm_penalty, temporal_activation_penalty
+from rnnlab.penalties import activation_penalty, gradient_norm_penalty, temporal_activation_penalty
 from rnnlab.random import Training
 from rnnlab.tasks import Batch, Task
+from rnnlab.trajectory import of_layer
 from rnnlab.typing import Array, Float, PyTree
 
 _OF_ROWS = ("activation", "temporal_activation", "gradient_norm")
@@ -91,11 +92,11 @@ def _row_penalty(
         total += activation_penalty(network.dropped_output(hidden.h, training), lengths, penalties["activation"])
     if penalties["temporal_activation"] is not None:
         total += temporal_activation_penalty(hidden.h, lengths, penalties["temporal_activation"])
-    for (layer, x), of_layer in zip(runs, gradients or [[]] * len(runs), strict=True):
-        for direction, dcarries in enumerate(of_layer):
-            cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths)
-            reverse, initial = direction == 1, layer.initial_carry(direction, x.shape[1])
-            first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
-            omega = gradient_norm_penalty(cell, x, first, carries, dcarries, lengths, reverse, noise, state_mask)
-            total += penalties["gradient_norm"] * omega
+    if gradients is not None:
+        for run, dcarries in zip(runs, gradients, strict=True):
+            for t, d in zip(of_layer(run, lengths, training), dcarries, strict=True):
+                omega = gradient_norm_penalty(
+                    t.cell, t.x, t.first, t.carries, d, lengths, t.reverse, t.noise, t.state_mask
+                )
+                total += penalties["gradient_norm"] * omega
     return total

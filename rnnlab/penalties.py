@@ -4,18 +4,17 @@ All are pure and differentiable, and their strengths may be traced numbers; None
 program. Where they are added is in `step.py`; decoupled weight decay, which is no penalty, in `optimizers.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 
 from rnnlab.build import FROM_CONFIG, NonNegative
-from rnnlab.recurrence.contract import FusableCell, StepCell, recur
-from rnnlab.recurrence.reference import reference
+from rnnlab.recurrence.contract import FusableCell, StepCell
+from rnnlab.trajectory import carries_before, inside, one_step
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts, PyTree
 
 
@@ -131,8 +130,8 @@ def activation_penalty(
     Of the last layer's outputs, after dropout (Merity et al., 2017, section 4.6, in the form of the authors' code,
     which takes the mean of squares where the text has the norm).
     """
-    inside = _inside(h, lengths)
-    return alpha * _mean_of_squares(h, inside)
+    valid = inside(h, lengths)
+    return alpha * _mean_of_squares(h, valid)
 
 
 def temporal_activation_penalty(
@@ -144,20 +143,14 @@ def temporal_activation_penalty(
     Of the last layer's outputs; the authors take those before dropout (Merity et al., 2017, section 4.6, with the mean
     of squares as in `activation_penalty`).
     """
-    inside = _inside(h, lengths)
-    h = jnp.where(inside[:, :, None], h, 0)
-    return beta * _mean_of_squares(h[1:] - h[:-1], inside[1:])
+    valid = inside(h, lengths)
+    h = jnp.where(valid[:, :, None], h, 0)
+    return beta * _mean_of_squares(h[1:] - h[:-1], valid[1:])
 
 
-def _inside(a: Float[Array, "T B H"], lengths: Int[Array, " B"] | None) -> Bool[Array, "T B"]:
-    """Which steps are within their rows."""
-    steps, batch = a.shape[:2]
-    return jnp.ones((steps, batch), bool) if lengths is None else jnp.arange(steps)[:, None] < lengths
-
-
-def _mean_of_squares(a: Float[Array, "T B H"], inside: Bool[Array, "T B"]) -> Float[Array, " B"]:
-    squares = jnp.where(inside[:, :, None], a, 0) ** 2  # Padding may hold anything, and 0 * NaN is NaN.
-    return squares.sum((0, 2)) / (jnp.maximum(inside.sum(0), 1) * a.shape[2])
+def _mean_of_squares(a: Float[Array, "T B H"], valid: Bool[Array, "T B"]) -> Float[Array, " B"]:
+    squares = jnp.where(valid[:, :, None], a, 0) ** 2  # Padding may hold anything, and 0 * NaN is NaN.
+    return squares.sum((0, 2)) / (jnp.maximum(valid.sum(0), 1) * a.shape[2])
 
 
 # --- of the gradient -------------------------------------------------------------------------------------------------
@@ -191,7 +184,7 @@ def gradient_norm_penalty(
         cell: the cell, differentiable with respect to its parameters.
         x: its inputs [T, B, D]; past a row's end they may hold anything.
         carry0: the carry before the first step, a tuple of [B, H].
-        carries: those after every step, a tuple of [T, B, H], as `carries_of` gives them.
+        carries: those after every step, a tuple of [T, B, H], as `trajectory.carries_of` gives them.
         dcarries: ∂L/∂carries, the gradients of `Taps.carry`. Any positive factor per row leaves Ω as it is.
         lengths: valid steps per row [B]; all if not given.
         reverse: the cell runs from a row's last valid step to its first.
@@ -201,19 +194,16 @@ def gradient_norm_penalty(
     Returns:
         Ω of each row [B], 0 for a row without steps; not times a strength.
     """
-    inside = _inside(x, lengths)
+    valid = inside(x, lengths)
     x, carry0, carries, dcarries, noise, state_mask = lax.stop_gradient(
         (x, carry0, carries, dcarries, noise, state_mask)
     )
-    z = cell.split(cell.project(jnp.where(inside[:, :, None], x, 0)))
-    if reverse:
-        before = jax.tree.map(lambda first, all: jnp.concatenate([all[1:], first[None]]), carry0, carries)
-    else:
-        before = jax.tree.map(lambda first, all: jnp.concatenate([first[None], all[:-1]]), carry0, carries)
+    z = cell.split(cell.project(jnp.where(valid[:, :, None], x, 0)))
+    before = carries_before(carry0, carries, reverse)
 
     # The vjp is linear, so its cotangent is brought to norm 1 first: what has vanished to 1e-30 has squares of zero.
     gradient = jnp.concatenate(dcarries, -1)
-    gradient = jnp.where(inside[:, :, None], gradient, 0)
+    gradient = jnp.where(valid[:, :, None], gradient, 0)
     gradient = gradient / _scale(gradient)
     norm = _norm(gradient)
     alive = (norm > 0) & jnp.isfinite(norm)
@@ -221,53 +211,14 @@ def gradient_norm_penalty(
     widths = [array.shape[-1] for array in dcarries]
     directions = tuple(jnp.split(direction, np.cumsum(widths[:-1]), -1))
 
-    step = _one_step(cell, state_mask)
+    step = one_step(cell, state_mask)
 
     def back(carry: Carry, z: Parts, cotangent: Carry) -> Carry:
         (found,) = jax.vjp(lambda carry: step(carry, z), carry)[1](cotangent)
         return found
 
     passed = _norm(jnp.concatenate(jax.vmap(back)(before, [*z, *noise], directions), -1))
-    return jnp.where(alive, (passed - 1) ** 2, 0).sum(0) / jnp.maximum(inside.sum(0), 1)
-
-
-def carries_of(
-    cell: FusableCell | StepCell,
-    x: Float[Array, "T B D"],
-    lengths: Int[Array, " B"] | None = None,
-    reverse: bool = False,
-    initial_carry: Carry | None = None,
-    noise: tuple[jax.Array, ...] = (),
-    state_mask: Float[Array, "B H"] | None = None,
-) -> tuple[Carry, Carry]:
-    """The carry before the first step, [B, H] each, and those after every step, [T, B, H] each, without gradients.
-
-    initial_carry is the cell's zeros if not given; noise and state_mask are those of `unroll`. Past its end a row keeps
-    its carry.
-    """
-    x, graphdef, state = lax.stop_gradient(x), *nnx.split(cell)
-    cell = nnx.merge(graphdef, lax.stop_gradient(state))  # Stopped before the scan: nothing is kept for its gradient.
-    inside = _inside(x, lengths)
-    x = jnp.where(inside[:, :, None], x, 0)
-    if initial_carry is None:
-        initial_carry = cell.initial_carry(x.shape[1], jax.eval_shape(cell.project, x[0]).dtype)
-    initial_carry = lax.stop_gradient(initial_carry)
-    mask = None if lengths is None else inside
-    carries, _ = reference(cell, initial_carry, x, mask, None, reverse, 1, noise, state_mask)
-    return initial_carry, carries
-
-
-def _one_step(cell: FusableCell | StepCell, state_mask: jax.Array | None) -> Callable[[Carry, Parts], Carry]:
-    """(carry, z_t) -> the next carry, with R and c built once."""
-    if not isinstance(cell, FusableCell):
-        return cell.step
-    kernel, offset = cell.recurrent_matrix(), cell.recurrent_offset()
-
-    def step(carry: Carry, z: Parts) -> Carry:
-        h = carry[0] if state_mask is None else carry[0] * state_mask
-        return cell.gates(carry, z, cell.split(recur(h, kernel, offset, cell.compute)))
-
-    return step
+    return jnp.where(alive, (passed - 1) ** 2, 0).sum(0) / jnp.maximum(valid.sum(0), 1)
 
 
 def _scale(a: Float[Array, "... H"]) -> Float[Array, "... 1"]:

@@ -14,6 +14,7 @@ LAYERS = [
     ["cells"],
     ["layers"],
     ["network"],
+    ["trajectory"],
     ["penalties"],
     ["datasets"],
     ["tasks"],

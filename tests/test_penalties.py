@@ -15,7 +15,6 @@ from rnnlab.network import Network
 from rnnlab.penalties import (
     PenaltySpec,
     activation_penalty,
-    carries_of,
     gradient_norm_penalty,
     group_of,
     penalty_options,
@@ -23,6 +22,7 @@ from rnnlab.penalties import (
     weight_penalty,
 )
 from rnnlab.recurrence import make_taps, unroll
+from rnnlab.trajectory import carries_of
 from tests.helpers import (
     assert_close,
     dot,
