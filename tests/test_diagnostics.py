@@ -124,8 +124,27 @@ def test_a_linear_cell_with_a_scaled_identity_decays_by_that_scale(factor: float
 
 
 def test_decay_ignores_steps_without_gradient_and_needs_two() -> None:
-    norms = jnp.array([0.0, 0.25, 0.5, 1.0, 0.0, jnp.inf])
+    norms = jnp.array([0.0, 0.25, 0.5, 1.0, 0.0, jnp.inf, jnp.nan, 1e-45])
     factor, half_life = decay_per_step(norms)
     assert factor == pytest.approx(0.5, rel=1e-5)
     assert half_life == pytest.approx(1.0, rel=1e-5)
     assert decay_per_step(jnp.array([0.0, 1.0, 0.0])) == (0.0, 0.0)
+    assert decay_per_step(jnp.zeros(3)) == (0.0, 0.0)
+    assert jnp.isnan(jnp.stack(decay_per_step(jnp.array([0.0, 1.0, jnp.nan])))).all()
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.5, 0.97, 1.0, 1.3, 20.0])
+def test_traced_decay_of_a_geometric_sequence_is_its_ratio(factor: float) -> None:
+    with float64():
+        norms = 3.0 * factor ** -jnp.arange(40.0)
+        found = quick_jit(lambda norms: (*(decay := decay_per_step(norms)), decay.doubling_time))(norms)
+    half, double = -math.log(2) / math.log(factor) if factor != 1 else math.inf, math.inf
+    if factor > 1:
+        half, double = math.inf, -half
+    np.testing.assert_allclose(found, (factor, half, double), rtol=1e-13)
+
+
+def test_decay_is_exact_where_steps_in_between_have_no_gradient() -> None:
+    with float64():
+        norms = jnp.where(jnp.arange(30) % 7 == 3, jnp.inf, 0.8 ** -jnp.arange(30.0)).at[5].set(0)
+        assert decay_per_step(norms).factor == pytest.approx(0.8, rel=1e-13)

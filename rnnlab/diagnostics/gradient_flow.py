@@ -1,5 +1,7 @@
 """How much gradient reaches each time step: ‖∂L/∂h_t‖ from the engine's taps, in one backward pass."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -40,19 +42,38 @@ def _root_mean_square(gradient: Float[Array, "T B H"]) -> Float[Array, " T"]:
     return scale[:, 0, 0] * jnp.sqrt(jnp.mean(squares, axis=-1))
 
 
-def decay_per_step(norms: Float[Array, " T"]) -> tuple[float, float]:
-    """The factor by which the gradient changes per step back in time, and its half-life in steps.
+class Decay(NamedTuple):
+    """How fast a gradient changes on its way back in time."""
 
-    A least-squares line through log ‖∂L/∂h_t‖ over the steps where it is not zero.
+    factor: Float[Array, ""]
+    """Of its norm, per step back in time: below 1 it vanishes, above it explodes."""
+    half_life: Float[Array, ""]
+    """Steps back in time after which it has halved; infinite where it does not decay."""
 
-    Returns:
-        (factor, half-life); the half-life is infinite where the gradient does not decay.
+    @property
+    def doubling_time(self) -> Float[Array, ""]:
+        """Steps back in time after which it has doubled; infinite where it does not grow."""
+        grows = self.factor > 1
+        time = jnp.log(2.0) / jnp.log(jnp.where(grows, self.factor, 2))
+        return jnp.where(grows, time, jnp.where(jnp.isnan(self.factor), jnp.nan, jnp.inf))
+
+
+def decay_per_step(norms: Float[Array, " T"]) -> Decay:
+    """The rate of exponential decay of ‖∂L/∂h_t‖ back in time; may be traced.
+
+    A least-squares line through log ‖∂L/∂h_t‖ over the steps where it is neither zero (or subnormal) nor infinite nor
+    NaN. With fewer than two such steps there is no line: factor and half-life are 0 where the other norms are zeros
+    (nothing comes through a single step), NaN where one of them is not finite.
     """
-    t = jnp.arange(norms.shape[0])
-    valid = (norms > 0) & jnp.isfinite(norms)
-    if int(valid.sum()) < 2:
-        return 0.0, 0.0
-    t, y = t[valid], jnp.log(norms[valid])
-    slope = float(jnp.polyfit(t.astype(jnp.float32), y, 1)[0])
-    factor = float(jnp.exp(-slope))
-    return factor, float(jnp.log(2) / slope) if slope > 0 else float("inf")
+    lost = ~jnp.isfinite(norms)
+    used = ~lost & (norms >= jnp.finfo(norms.dtype).tiny)  # The logarithm of what is below may be -inf on a CPU.
+    weights = used.astype(norms.dtype)
+    count = weights.sum()
+    t = jnp.arange(norms.shape[0], dtype=norms.dtype)
+    y = jnp.log(jnp.where(used, norms, 1))
+    t = weights * (t - (weights * t).sum() / jnp.maximum(count, 1))
+    slope = (t * y).sum() / jnp.maximum((t**2).sum(), 0.5)  # Of two steps side by side it is 0.5.
+    factor = jnp.exp(-slope)
+    half_life = jnp.where(slope > 0, jnp.log(2.0) / jnp.where(slope > 0, slope, 1), jnp.inf)
+    without = jnp.where(lost.any(), jnp.nan, 0.0)
+    return Decay(*(jnp.where(count < 2, without, a).astype(norms.dtype) for a in (factor, half_life)))
