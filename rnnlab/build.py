@@ -43,6 +43,14 @@ class Bound:
         return text + (f" and below {high}" if self.high_excluded else f" and at most {high}")
 
 
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """In `Annotated`: a string that must be one of these names."""
+
+    kind: str
+    names: tuple[str, ...]
+
+
 Positive = Annotated[float, Bound(0, low_excluded=True)]
 NonNegative = Annotated[float, Bound(0)]
 Decay = Annotated[float, Bound(0, 1, high_excluded=True)]
@@ -201,6 +209,8 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         for mark in marks:
             if isinstance(mark, Bound) and not mark.admits(value):
                 raise ConfigError(f"{path}: {value!r} is out of range; it must be {mark}")
+            if isinstance(mark, OneOf) and value not in mark.names:
+                raise ConfigError(f"{path}: {unknown(mark.kind, value, mark.names)}")
             if mark is NON_EMPTY and not value:
                 raise ConfigError(f"{path}: empty; expected {_describe(inner)}, and at least one")
         return value
@@ -222,6 +232,8 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         if value in typing.get_args(hint):
             return value
     elif origin is tuple:
+        if isinstance(value, str):  # As on the command line: a,b
+            value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, list | tuple):
             return tuple(_check(v, typing.get_args(hint)[0], f"{path}[{i}]") for i, v in enumerate(value))
     elif hint is Any:
@@ -270,6 +282,8 @@ def _describe(hint: Any) -> str:
         tables = [mark for mark in args[1:] if isinstance(mark, dict)]
         if tables:
             return f"one of {', '.join(sorted(tables[0]))}"
+        if names := [mark.names for mark in args[1:] if isinstance(mark, OneOf)]:
+            return f"one of {', '.join(names[0])}"
         bounds = [str(mark) for mark in args[1:] if isinstance(mark, Bound)]
         return " ".join([_describe(args[0]), *bounds])
     if origin in (Union, types.UnionType):

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from rnnlab.averaging import AveragingSpec
-from rnnlab.build import ConfigError, NonNegative, NonNegativeInt, PositiveInt, fields_of, resolve, subsection, unknown
+from rnnlab.build import (
+    ConfigError,
+    NonNegative,
+    NonNegativeInt,
+    OneOf,
+    PositiveInt,
+    fields_of,
+    resolve,
+    subsection,
+    unknown,
+)
+from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.network import ModelSpec
 from rnnlab.optimizers import OptimizerSpec, common_options
 from rnnlab.penalties import PenaltySpec
@@ -63,6 +74,9 @@ def curriculum_options(
 CurriculumSpec = Annotated[Mapping[str, Any], curriculum_options]
 
 
+DiagnosticName = Annotated[str, OneOf("diagnostic", tuple(DIAGNOSTICS))]
+
+
 def _run_fields(
     *,
     task: TaskSpec,
@@ -73,6 +87,8 @@ def _run_fields(
     early_stopping: EarlyStoppingSpec = {},  # noqa: B006
     augmentation: AugmentationSpec = {},  # noqa: B006
     curriculum: CurriculumSpec | None = None,
+    diagnostics: tuple[DiagnosticName, ...] = (),
+    diagnostics_every: PositiveInt = 100,
     steps: PositiveInt,
     batch_size: PositiveInt = 16,
     seed: NonNegativeInt = 0,
@@ -84,7 +100,8 @@ def _run_fields(
 ) -> None:
     """The fields of a run.
 
-    steps: updates of the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every: in
+    diagnostics: what is measured inside the training step, of the first in every diagnostics_every. steps: updates of
+    the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every, diagnostics_every: in
     steps. devices: how many to split the batch over; None takes the most that divide it.
     """
 

@@ -25,7 +25,7 @@ from rnnlab.optimizers import waits_for_plateau
 from rnnlab.run import Run
 from rnnlab.schedules import check_schedule
 from rnnlab.step import TrainState, means
-from rnnlab.watch import Curriculum, EarlyStopping, Plateau
+from rnnlab.watch import Convergence, Curriculum, EarlyStopping, Plateau
 from rnnlab.workdir import git_commit, open_workdir, versions, write_file
 
 SECONDS_PER_DISPATCH = 0.5
@@ -106,6 +106,7 @@ def train_and_evaluate(
         status = "stopped_early" if exhausted() else "finished"
         saved = step if restored is not None else None
         budget, first, compiled = 1, step, False
+        every = [*_EVERY, *(["diagnostics_every"] if config["diagnostics"] else [])]
 
         interrupted = stack.enter_context(_interruptions(progress))
         with progress.running():
@@ -120,8 +121,11 @@ def train_and_evaluate(
                     state = run.with_empty_sums(state)
                     progress.say(f"step {step}  {run.described_stage()}")
                     budget, compiled = 1, False
+                if config["diagnostics"] and step % config["diagnostics_every"] == 0:
+                    found = jax.block_until_ready(run.programs.observe(state, run.data, run.rows))
+                    writer.observe(step, found, seconds())
                 mark = time.monotonic()
-                target = min(step + budget, steps, curriculum.ends, *(_next(step, config[k]) for k in _EVERY))
+                target = min(step + budget, steps, curriculum.ends, *(_next(step, config[k]) for k in every))
                 state = jax.block_until_ready(run.programs.train(state, run.data, jnp.int32(target), run.rows))
                 if step == first:
                     progress.say(f"first step after {time.monotonic() - began:.1f} s")
@@ -143,6 +147,8 @@ def train_and_evaluate(
                     writer.write(step, "validation", memory.validation, seconds())
                     progress.evaluated(step, "validation", memory.validation)
                     improved = stopping.see(step, memory.validation)
+                    if run.stage + 1 == len(run.stages):
+                        memory.convergence.see(step, memory.validation, seconds())
                     if step % config["eval_every"] == 0:  # A run made longer goes on as if it had not ended here.
                         curriculum.see(memory.validation)
                         if plateau is not None and plateau.see(memory.validation):
@@ -167,6 +173,12 @@ def train_and_evaluate(
             "steps": step,
             "final": {"train": memory.train, "validation": memory.validation},
             "best": {"step": stopping.best_step, "validation": stopping.best_values},
+            "stability": {
+                "finite": status != "diverged",
+                "clipped": None if "clipped" not in state.sums else int(state.totals["clipped"]) / max(1, step),
+                "spikes": int(state.totals["spikes"]),
+            },
+            "convergence": memory.convergence.summary(),
             "seconds": round(seconds(), 3),
             "steps_per_second": round(progress.overall_rate(), 3),
             "seed": config["seed"],
@@ -188,9 +200,11 @@ def train_and_evaluate(
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
             plots.gradient_flow(workdir)
+            summary["memory_horizon"] = run.memory_horizon(flow["trained"])
         write_file(workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
         if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
             plots.learning_curve(workdir, run.task.baseline)
+        plots.observed(workdir)
         progress.say(_last_words(summary, state, config, workdir))
     return summary
 
@@ -218,6 +232,8 @@ class _Memory:
         named = (curriculum or {}).get("metric")
         self.curriculum = Curriculum(curriculum, 1.0 if named is None else run.sign(named, "curriculum.metric"))
         self.plateau = Plateau(schedule, metric, sign) if waits_for_plateau(run.config["optimizer"]) else None
+        solved = run.task.solved
+        self.convergence = Convergence(solved, 1.0 if solved is None else run.sign(solved[0], "task"))
         self.train: dict[str, float] = {}
         """The last means that were logged."""
         self.validation: dict[str, float] = {}
@@ -230,6 +246,7 @@ class _Memory:
             "stopping": self.stopping.dump(),
             "curriculum": self.curriculum.dump(),
             "plateau": None if self.plateau is None else self.plateau.dump(),
+            "convergence": self.convergence.dump(),
             "train": self.train,
             "validation": self.validation,
             "seconds": seconds,
@@ -241,6 +258,7 @@ class _Memory:
         self.curriculum.load(host["curriculum"])
         if self.plateau is not None:
             self.plateau.load(host["plateau"])
+        self.convergence.load(host["convergence"])
         self.train, self.validation = dict(host["train"]), dict(host["validation"])
         self.seconds_before = host["seconds"]
 

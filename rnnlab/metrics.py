@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class MetricsWriter:
-    """Appends to WORKDIR/metrics.jsonl, one object a line, and to TensorBoard events in WORKDIR/tensorboard.
+    """Appends to WORKDIR/metrics.jsonl and diagnostics.jsonl, one object a line, and to TensorBoard events in
+    WORKDIR/tensorboard.
 
     Args:
         workdir: an existing folder.
@@ -23,12 +25,14 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / "metrics.jsonl"
+        self.diagnostics_path = workdir / "diagnostics.jsonl"
         lines = (
             [line for line in read_metrics(workdir) if line["step"] <= step and line["split"] != "test"] if step else []
         )
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        partial.replace(self.path)
+        _rewrite(self.path, lines)
+        if self.diagnostics_path.exists():  # A line belongs to the update after its step.
+            observed = read_diagnostics(workdir) if step else []
+            _rewrite(self.diagnostics_path, [line for line in observed if line["step"] < step])
         from tensorboardX import SummaryWriter  # Here: the import takes a second or two.
 
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
@@ -41,8 +45,28 @@ class MetricsWriter:
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 
+    def observe(self, step: int, found: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+        """One line of WORKDIR/diagnostics.jsonl: what every diagnostic found in the update after `step`; its scalars go
+        to TensorBoard."""
+        record = {"step": step, "seconds": round(seconds, 3)}
+        for diagnostic, values in found.items():
+            record[diagnostic] = {name: _short(np.asarray(value)) for name, value in values.items()}
+            for name, value in values.items():
+                if np.ndim(value) == 0 and math.isfinite(value):
+                    self._events.add_scalar(f"{diagnostic}/{name}", float(value), step)
+        with self.diagnostics_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
     def close(self) -> None:
         self._events.close()
+
+
+def _short(array: np.ndarray) -> Any:
+    """Numbers for JSON, as nested lists, to six digits."""
+    if array.ndim:
+        return [_short(part) for part in array]
+    value = array.item()
+    return plain(float(f"{value:.6g}")) if isinstance(value, float) else value
 
 
 def plain(value: Any) -> Any:
@@ -54,7 +78,21 @@ def plain(value: Any) -> Any:
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of WORKDIR/metrics.jsonl; a last line cut short by a crash is left out."""
-    path = workdir / "metrics.jsonl"
+    return _read_lines(workdir / "metrics.jsonl")
+
+
+def read_diagnostics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of WORKDIR/diagnostics.jsonl: {"step", "seconds", "gradient_flow": {"layer 1/h": [...], ...}, ...}."""
+    return _read_lines(workdir / "diagnostics.jsonl")
+
+
+def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    partial.replace(path)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []

@@ -14,6 +14,7 @@ from jax import lax
 from rnnlab.network import Hidden, LayerRun, Network
 from rnnlab.penalties import activation_penalty, gradient_norm_penalty, temporal_activation_penalty
 from rnnlab.random import Training
+from rnnlab.recurrence import Taps
 from rnnlab.tasks import Batch, Task
 from rnnlab.trajectory import of_layer
 from rnnlab.typing import Array, Float, PyTree
@@ -40,15 +41,15 @@ def batch_loss(
     buffers: PyTree,
     batch: Batch,
     training: Training | None,
-) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], jax.Array, PyTree]]:
-    """The loss and the rows' penalties, summed over the batch's rows.
+    taps: list[list[Taps]] | None = None,
+) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], Float[Array, " B"], PyTree]]:
+    """The loss and the rows' penalties, summed over the batch's rows; taps: see `Network.make_taps`.
 
-    Beside it (the sums of all metrics and of the penalty, the sum of the rows' weights, the buffers as the network
-    leaves them).
+    Beside it (the sums of all metrics and of the penalty, the rows' weights, the buffers as the network leaves them).
     """
     network: Network = nnx.merge(graphdef, params, buffers)
     runs: list[LayerRun] = []
-    hidden = network.hidden(batch.inputs, batch.lengths, training=training, runs=runs)
+    hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs)
     values, weights = task.score(network.read(hidden, batch.lengths, training), batch)
     sums = {name: value.sum() for name, value in values.items()}
     total = sums["loss"]
@@ -60,7 +61,7 @@ def batch_loss(
         sums["penalty"] = (weights * rows).sum()
         total = total + sums["penalty"]
     _, _, left = nnx.split(network, nnx.Param, ...)
-    return total, (sums, weights.sum(), nnx.to_pure_dict(left))
+    return total, (sums, weights, nnx.to_pure_dict(left))
 
 
 def _carry_gradients(

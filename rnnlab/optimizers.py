@@ -102,15 +102,7 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
     factory, _ = find(OPTIMIZERS, section, "optimizer")
     common = fields_of(common_options).keys() - fields_of(factory).keys()
     options = common_options(**{key: own.pop(key) for key in list(own) if key in common})
-    chain = []
-    if options["clip_value"] is not None:
-        chain.append(optax.clip(options["clip_value"]))
-    if options["clip_layer_norm"] is not None:
-        chain.append(clip_by_layer_norm(options["clip_layer_norm"]))
-    if options["clip_adaptive"] is not None:
-        chain.append(clip_by_unit_ratio(options["clip_adaptive"]))
-    if options["clip_norm"] is not None:
-        chain.append(clip_by_global_norm(options["clip_norm"]))
+    chain: list[Any] = [*make_clipping(options)]
     if options["gradient_noise"] is not None:
         chain.append(add_noise(options["gradient_noise"], options["gradient_noise_decay"]))
     chain.append(build(OPTIMIZERS, own, "optimizer"))
@@ -123,6 +115,36 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
     if options["max_norm"] is not None:
         chain.append(bound_unit_norms(options["max_norm"]))
     return optax.chain(*chain)
+
+
+def make_clipping(section: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+    """What a section clips by, in the order of the chain; none of them keeps a state."""
+    options = {name: section.get(name) for name in ("clip_value", "clip_layer_norm", "clip_adaptive", "clip_norm")}
+    table = {
+        "clip_value": optax.clip,
+        "clip_layer_norm": clip_by_layer_norm,
+        "clip_adaptive": clip_by_unit_ratio,
+        "clip_norm": clip_by_global_norm,
+    }
+    return [table[name](bound) for name, bound in options.items() if bound is not None]
+
+
+def clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree) -> PyTree:
+    """The gradients after all that a section clips by."""
+    for clip in make_clipping(section):
+        gradients, _ = clip.update(gradients, optax.EmptyState(), params)
+    return gradients
+
+
+def was_clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree, norm: jax.Array) -> jax.Array | None:
+    """Whether that changes them; None where a section clips nothing. norm: their global norm."""
+    clippings = len(make_clipping(section))
+    if not clippings:
+        return None
+    if clippings == 1 and section.get("clip_norm") is not None:
+        return norm > section["clip_norm"]  # `clip_by_global_norm`'s own rule: the gradients need not be read again.
+    pairs = zip(*map(jax.tree.leaves, (gradients, clipped(section, gradients, params))), strict=True)
+    return jnp.any(jnp.stack([jnp.any(before != after) for before, after in pairs]))
 
 
 def waits_for_plateau(section: Mapping[str, Any]) -> bool:

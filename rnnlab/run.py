@@ -15,7 +15,7 @@ from rnnlab import devices
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
-from rnnlab.diagnostics import gradient_flow
+from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
 from rnnlab.step import Programs, TrainState
 from rnnlab.tasks import Split, Task, make_task
 from rnnlab.typing import PyTree
@@ -58,6 +58,7 @@ class Run:
                     log_every=config["log_every"],
                     averaging=config["averaging"],
                     penalties=config["penalties"],
+                    diagnostics=config["diagnostics"],
                     embedding=None if self.embeddings is None else self.embeddings.table,
                 )
             except ConfigError as error:
@@ -138,6 +139,20 @@ class Run:
             when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
             for when, layers in found.items()
         }
+
+    def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:
+        """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its
+        half-life and its horizon in steps (`diagnostics.memory_horizon`), beside the task's longest dependency."""
+        found: dict[str, Any] = {"longest_dependency": self.task.longest_dependency}
+        for layer, norms in flow.items():
+            forward = jnp.array(norms[::-1] if layer.endswith(" reverse") else norms)
+            decay = decay_per_step(forward)
+            found[layer] = {
+                "factor": float(decay.factor),
+                "half_life": float(decay.half_life),
+                "horizon": int(memory_horizon(forward)),
+            }
+        return found
 
 
 def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:

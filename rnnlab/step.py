@@ -18,12 +18,16 @@ from jax.sharding import Mesh, PartitionSpec
 from rnnlab.averaging import averaged
 from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
+from rnnlab.diagnostics import DIAGNOSTICS
+from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
 from rnnlab.objective import batch_loss, charges_weights
-from rnnlab.optimizers import global_norm, make_optimizer, waits_for_plateau
+from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimizer, waits_for_plateau, was_clipped
 from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
+from rnnlab.recurrence import Taps
 from rnnlab.tasks import Batch, Split, Task
+from rnnlab.trajectory import trajectories
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
@@ -39,6 +43,8 @@ from rnnlab.typing import Array, Float, Int, PyTree
         "optimizer",
         "numbers",
         "sums",
+        "totals",
+        "usual_norm",
         "rate_scale",
     ],
     meta_fields=[],
@@ -63,6 +69,10 @@ class TrainState:
     """Every float of the sections that the programs are made from, by its path."""
     sums: dict[str, Float[Array, ""]]
     """Since the last log step: per-step sums, their count, and the largest gradient norm."""
+    totals: dict[str, Int[Array, ""]]
+    """Of the run: how many steps had their gradient clipped, and how many were spikes."""
+    usual_norm: Float[Array, ""]
+    """A running mean of the gradient's norm before clipping, which a spike is measured against."""
     rate_scale: Float[Array, ""] | None = None
     """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
 
@@ -73,6 +83,10 @@ class TrainState:
 
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
+SPIKE = 10.0
+"""A step is a spike if its gradient's norm exceeds this many times the running mean."""
+USUAL_STEPS = 100
+"""Over about how many steps that mean runs."""
 
 
 class Programs:
@@ -87,6 +101,7 @@ class Programs:
         log_every: how many steps `sums` run over.
         averaging: resolved section, None for no averaged weights.
         penalties: resolved section.
+        diagnostics: names in `DIAGNOSTICS`, of what `observe` measures.
         embedding: the table [V, E] that a run starts from instead of an initialised one.
     """
 
@@ -101,6 +116,7 @@ class Programs:
         log_every: int,
         averaging: dict[str, Any] | None = None,
         penalties: dict[str, Any] | None = None,
+        diagnostics: tuple[str, ...] = (),
         embedding: np.ndarray | None = None,
     ):
         self.embedding = embedding
@@ -115,12 +131,21 @@ class Programs:
             check_compute(mesh, model["compute"])
         self.backend = network.layers[0].backend
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
-        self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty"))
+        self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
         self.initialize = jax.jit(spread(self._initialize, in_specs=replicated))
         self.train = jax.jit(spread(self._train, in_specs=(replicated, replicated, replicated, rows)), donate_argnums=0)
+        self.diagnostics = {name: DIAGNOSTICS[name] for name in diagnostics}
+        observe = spread(self._observe, in_specs=(replicated, replicated, rows))
+        self.observe = jax.jit(observe)
+        """What the diagnostics find in the step that `train` will make next, {name: {what: array}}. A program of its
+        own: what is watched stays, bit for bit, what it is unwatched, which rounding alone would change after the first
+        explosion."""
+        if diagnostics:  # One that is not defined for this network says so here.
+            data = jax.eval_shape(lambda: self.task.data)
+            jax.eval_shape(observe, state, data, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
                 functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
@@ -152,9 +177,17 @@ class Programs:
         """A resolved section with these numbers."""
         return merge_numbers(self.structure, numbers)[name]
 
-    def _loss(self, params: PyTree, buffers: PyTree, numbers: dict[str, Any], batch: Batch, training: Training) -> Any:
+    def _loss(
+        self,
+        params: PyTree,
+        taps: list[list[Taps]] | None,
+        buffers: PyTree,
+        numbers: dict[str, Any],
+        batch: Batch,
+        training: Training,
+    ) -> Any:
         return batch_loss(
-            self.graphdef, self.task, self._section("penalties", numbers), params, buffers, batch, training
+            self.graphdef, self.task, self._section("penalties", numbers), params, buffers, batch, training, taps
         )
 
     def _metrics(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> dict[str, jax.Array]:
@@ -162,8 +195,12 @@ class Programs:
         rows = jnp.zeros(1, jnp.uint32)
         batch = self.task.batch(data, seed, "train", rows)
         training = Training(jax.random.key(seed), rows)
-        sums = self._loss(params, buffers, self.numbers, batch, training)[1][0]
-        return sums | ({"penalty": sums["loss"]} if charges_weights(self.structure["penalties"]) else {})
+        sums = self._loss(params, None, buffers, self.numbers, batch, training)[1][0]
+        if charges_weights(self.structure["penalties"]):
+            sums["penalty"] = sums["loss"]
+        if make_clipping(self.structure["optimizer"]):
+            sums["clipped"] = sums["loss"]
+        return sums
 
     # --- programs ----------------------------------------------------------------------------------------------------
 
@@ -186,6 +223,8 @@ class Programs:
             optimizer=self.optimizer(numbers).init(params),
             numbers=numbers,
             sums=dict.fromkeys((*names, *_RUNNING), zero),
+            totals=dict.fromkeys(("clipped", "spikes"), jnp.zeros((), jnp.int32)),
+            usual_norm=zero,
             rate_scale=jnp.ones((), jnp.float32) if waits_for_plateau(self.structure["optimizer"]) else None,
         )
 
@@ -194,19 +233,26 @@ class Programs:
 
         rows: this device's rows of the batch [B / devices].
         """
-        return lax.while_loop(
-            lambda s: (s.step < until) & s.finite, functools.partial(self._step, data=data, rows=rows), state
-        )
+        return lax.while_loop(lambda s: (s.step < until) & s.finite, lambda s: self._step(s, data, rows)[0], state)
 
-    def _step(self, state: TrainState, data: PyTree, rows: jax.Array) -> TrainState:
+    def _observe(self, state: TrainState, data: PyTree, rows: jax.Array) -> dict[str, dict[str, jax.Array]]:
+        _, probe = self._step(state, data, rows, observed=True)
+        assert probe is not None
+        return {name: measure(probe) for name, measure in self.diagnostics.items()}
+
+    def _step(
+        self, state: TrainState, data: PyTree, rows: jax.Array, observed: bool = False
+    ) -> tuple[TrainState, Probe | None]:
+        """The state after one update, and, of an observed step, what diagnostics look at."""
         positions = state.step.astype(jnp.uint32) * self.batch_size + rows
         batch = self.task.batch(data, state.seed, "train", positions)
         key = jax.random.fold_in(stream(state.seed, "network"), state.step)
         training = Training(key, rows, DATA_AXIS)
-        (_, (values, weight, buffers)), gradients = jax.value_and_grad(self._loss, has_aux=True)(
-            state.params, state.buffers, state.numbers, batch, training
+        taps = self.network(state.params, state.buffers).make_taps(batch.inputs) if observed else None
+        (_, (values, weights, buffers)), (gradients, flows) = jax.value_and_grad(self._loss, (0, 1), has_aux=True)(
+            state.params, taps, state.buffers, state.numbers, batch, training
         )
-        gradients, values, weight = sum_over_devices((gradients, values, weight))
+        gradients, values, weight = sum_over_devices((gradients, values, weights.sum()))
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
         penalties = self._section("penalties", state.numbers)
@@ -220,6 +266,15 @@ class Programs:
             gradients, state.optimizer, state.params, key=noise_key, rate_scale=state.rate_scale
         )
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
+        section = self._section("optimizer", state.numbers)
+        clips = was_clipped(section, gradients, state.params, norm)
+        if clips is not None:
+            values["clipped"] = clips.astype(jnp.float32)
+        usual = jnp.where(state.step == 0, norm, state.usual_norm)
+        spike = norm > SPIKE * usual
+        # A spike counts as the largest norm that is none: it raises what is usual, but does not become it.
+        usual = usual + (jnp.minimum(norm, SPIKE * usual) - usual) / jnp.minimum(state.step + 1.0, USUAL_STEPS)
+        counted = {"clipped": jnp.int32(0) if clips is None else clips.astype(jnp.int32), "spikes": spike.astype(int)}
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -232,7 +287,18 @@ class Programs:
         average = state.average
         if average is not None:
             average = keep(averaged(average, params, state.step, self._section("averaging", state.numbers)), average)
-        return dataclasses.replace(
+        probe = None
+        if observed:
+            probe = Probe(
+                trajectories(self.network(state.params, state.buffers), batch.inputs, batch.lengths, training),
+                [_of_rows(tap, weights) for layer in flows for tap in layer],
+                state.params,
+                gradients,
+                clipped(section, gradients, state.params),
+                updates,
+                DATA_AXIS,
+            )
+        after = dataclasses.replace(
             state,
             step=state.step + finite,
             finite=finite,
@@ -241,7 +307,10 @@ class Programs:
             average=average,
             optimizer=keep(optimizer, state.optimizer),
             sums=keep(added | {"largest_grad_norm": largest}, before),
+            totals=keep({name: total + counted[name] for name, total in state.totals.items()}, state.totals),
+            usual_norm=keep(usual, state.usual_norm),
         )
+        return after, probe
 
     def _evaluate(
         self, split: Split, size: int, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array
@@ -273,6 +342,12 @@ class Programs:
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""
         return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed), self.embedding)
+
+
+def _of_rows(tap: Taps, weights: Float[Array, " B"]) -> Taps:
+    """Gradients of each row's own mean loss, from those of the sum of all losses."""
+    each = 1 / jnp.maximum(weights, 1)
+    return jax.tree.map(lambda a: a * each[:, None].astype(a.dtype), tap)
 
 
 def means(state: TrainState) -> dict[str, float]:

@@ -37,6 +37,37 @@ class _Remembers:
             setattr(self, name, host[name])
 
 
+class Convergence(_Remembers):
+    """The first evaluation at which the task was solved.
+
+    Args:
+        solved: (metric, threshold) of the task; None where it has none.
+        sign: of that metric; see `score`.
+    """
+
+    remembered = ("step", "seconds")
+
+    def __init__(self, solved: tuple[str, float] | None, sign: float):
+        self.solved, self.sign = solved, sign
+        self.step: int | None = None
+        self.seconds: float | None = None
+
+    def see(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """An evaluation of the last stage's task; seconds: since the run began."""
+        if self.solved is None or self.step is not None:
+            return
+        metric, threshold = self.solved
+        if score(values[metric], self.sign) >= score(threshold, self.sign):
+            self.step, self.seconds = step, round(seconds, 3)
+
+    def summary(self) -> dict[str, Any] | None:
+        """For summary.json: steps and seconds to the threshold, None where it was not reached."""
+        if self.solved is None:
+            return None
+        metric, threshold = self.solved
+        return {"metric": metric, "threshold": threshold, "steps": self.step, "seconds": self.seconds}
+
+
 class EarlyStopping(_Remembers):
     """The best validation metric so far, and the patience left.
 

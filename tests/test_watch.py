@@ -55,7 +55,7 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
             COMPILED[key] = Programs(*words, **named)
         return COMPILED[key]
 
-    monkeypatch.setattr(loop, "Programs", shared)
+    monkeypatch.setattr("rnnlab.run.Programs", shared)
 
 
 COMPILED: dict[str, Programs] = {}

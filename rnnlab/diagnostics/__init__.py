@@ -1,5 +1,18 @@
-"""What is measured on a network while and after it trains."""
+"""What is measured on a network while and after it trains.
 
-from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, gradient_flow
+DIAGNOSTICS is the table by which configs name what is measured during training, inside the compiled step: pure
+functions of a `Probe` that return named arrays.
+"""
 
-__all__ = ["Decay", "decay_per_step", "gradient_flow"]
+from collections.abc import Callable
+
+import jax
+
+from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, flow, gradient_flow, memory_horizon
+from rnnlab.diagnostics.probe import Probe
+
+DIAGNOSTICS: dict[str, Callable[[Probe], dict[str, jax.Array]]] = {
+    "gradient_flow": flow,
+}
+
+__all__ = ["DIAGNOSTICS", "Decay", "Probe", "decay_per_step", "gradient_flow", "memory_horizon"]

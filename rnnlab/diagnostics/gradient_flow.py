@@ -5,9 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
+from rnnlab.recurrence import FusableCell
 from rnnlab.tasks import Batch, Task
-from rnnlab.typing import Array, Float
+from rnnlab.typing import Array, Float, Int
 
 
 def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float[Array, " T"]]:
@@ -34,12 +36,54 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
     }
 
 
-def _root_mean_square(gradient: Float[Array, "T B H"]) -> Float[Array, " T"]:
-    """Over rows, of the norm over units; scaled first, since the squares of what vanishes underflow below 1e-19."""
+def _root_mean_square(gradient: Float[Array, "T B H"], probe: Probe | None = None) -> Float[Array, " T"]:
+    """Over rows, of the norm over units; scaled first, since the squares of what vanishes underflow below 1e-19.
+
+    probe: where the rows are split over devices.
+    """
     largest = jnp.max(jnp.abs(gradient), axis=(1, 2), keepdims=True)
+    if probe is not None:
+        largest = probe.max(largest, (1, 2))[:, None, None]
     scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
     squares = jnp.sum((gradient / scale) ** 2, axis=-1)
-    return scale[:, 0, 0] * jnp.sqrt(jnp.mean(squares, axis=-1))
+    mean = jnp.mean(squares, axis=-1) if probe is None else probe.mean(squares, -1)
+    return scale[:, 0, 0] * jnp.sqrt(mean)
+
+
+def flow(probe: Probe) -> dict[str, jax.Array]:
+    """The diagnostic "gradient_flow" of a training step.
+
+    For every layer and direction, the root mean square over the batch's rows of
+        layer 1/h [T]       ‖∂L_b/∂h_t‖₂; of an LSTM also layer 1/c [T], along the cell's path
+        layer 1/delta [T]   ‖δ_t‖₂, δ_t = ∂L_b/∂u_t; not of a cell without one recurrent product
+    and from the first, by `decay_per_step`, layer 1/factor, layer 1/half_life and layer 1/horizon (`memory_horizon`).
+    """
+    found = {}
+    for trajectory, tap in zip(probe.trajectories, probe.flows, strict=True):
+        name = trajectory.name
+        arrays = dict(zip(trajectory.carry_names, tap.carry, strict=True))
+        if isinstance(trajectory.cell, FusableCell):
+            arrays["delta"] = tap.u
+        norms = {what: _root_mean_square(gradient, probe) for what, gradient in arrays.items()}
+        found |= {f"{name}/{what}": each for what, each in norms.items()}
+        forward = norms["h"][::-1] if trajectory.reverse else norms["h"]
+        decay = decay_per_step(forward)
+        found |= {f"{name}/factor": decay.factor, f"{name}/half_life": decay.half_life}
+        found[f"{name}/horizon"] = memory_horizon(forward)
+    return found
+
+
+def memory_horizon(norms: Float[Array, " T"], share: float = 0.01) -> Int[Array, ""]:
+    """How far back the gradient reaches: the largest distance in steps, from the last step that any gradient reaches,
+    at which its norm is still at least this share of what it is there.
+
+    It needs no decay to be exponential, and it never exceeds T - 1. 0 where nothing is finite and above zero.
+    """
+    steps = jnp.arange(norms.shape[0])
+    alive = jnp.isfinite(norms) & (norms > 0)
+    last = jnp.max(jnp.where(alive, steps, -1))
+    first = jnp.min(jnp.where(alive & (norms >= share * norms[last]), steps, last))
+    return jnp.maximum(last - first, 0)
 
 
 class Decay(NamedTuple):

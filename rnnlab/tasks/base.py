@@ -56,6 +56,10 @@ class Task(abc.ABC):
     data: PyTree = None
     baseline: float | None = None
     """The loss of the best answer that ignores the input, for figures."""
+    solved: tuple[str, float] | None = None
+    """(Metric, value) of a validation that counts as having solved the task, for how fast a run converges."""
+    longest_dependency: int | None = None
+    """How many steps back an answer may depend on the input."""
     data_seed: int = 0
     """Seed of what is fixed across runs: validation, test, and a fixed training set."""
     words: tuple[str, ...] | None = None

@@ -1,35 +1,17 @@
-"""Every figure, drawn from files in a workdir."""
+"""Figures of a run and of comparisons between runs."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rnnlab.metrics import read_metrics
+from rnnlab.plots.style import COLOURS, make_axes, save
 
-_COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
-
-
-def _axes(columns: int) -> tuple[Figure, list]:
-    figure, axes = plt.subplots(1, columns, figsize=(5.6 * columns, 3.8), squeeze=False, layout="constrained")
-    for axis in axes[0]:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25, linewidth=0.6)
-    return figure, list(axes[0])
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
 
 
 def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
@@ -39,10 +21,10 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
     """
     lines = read_metrics(workdir)
     losses = [line for line in lines if line["split"] in _SPLITS]
-    skip = {"step", "split", "seconds", "loss", "grad_norm", "largest_grad_norm", "learning_rate"}
+    skip = {"step", "split", "seconds", "loss", "grad_norm", "largest_grad_norm", "clipped", "learning_rate"}
     names = sorted({name for line in losses for name in line} - skip)
     panels = ["loss", *names, "grad_norm"]
-    figure, axes = _axes(len(panels))
+    figure, axes = make_axes(len(panels))
     for axis, name in zip(axes, panels, strict=True):
         for split, colour in _SPLITS.items():
             points = [(line["step"], float(line[name])) for line in losses if line["split"] == split and name in line]
@@ -69,7 +51,7 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
             axis.set_yscale("log")
     axes[0].legend(frameon=False, fontsize=8)
     axes[-1].set_title("gradient norm before clipping, mean")
-    return _save(figure, workdir / "plots" / "learning_curve.png")
+    return save(figure, workdir / "plots" / "learning_curve.png")
 
 
 def gradient_flow(workdir: Path) -> Path:
@@ -80,7 +62,7 @@ def gradient_flow(workdir: Path) -> Path:
         for when, layers in measured.items()
         for layer, norms in layers.items()
     }
-    return _save(_gradient_figure(curves), workdir / "plots" / "gradient_flow.png")
+    return save(_gradient_figure(curves), workdir / "plots" / "gradient_flow.png")
 
 
 def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
@@ -90,18 +72,18 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
     """
     measured = {label: json.loads((w / "gradient_flow.json").read_text()) for label, w in workdirs.items()}
     moments = list(dict.fromkeys(when for each in measured.values() for when in each))
-    figure, axes = _axes(len(moments))
+    figure, axes = make_axes(len(moments))
     for axis, when in zip(axes, moments, strict=True):
         curves = {label: list(each[when].values())[-1] for label, each in measured.items() if when in each}
-        _draw_gradient(axis, curves, _COLOURS)
+        _draw_gradient(axis, curves, COLOURS)
         axis.set_title(when)
     axes[0].legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _gradient_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
-    figure, (axis,) = _axes(1)
-    _draw_gradient(axis, curves, _COLOURS)
+    figure, (axis,) = make_axes(1)
+    _draw_gradient(axis, curves, COLOURS)
     axis.legend(frameon=False, fontsize=8)
     axis.set_title("gradient that reaches each time step")
     return figure
@@ -119,11 +101,11 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
 def learning_rate_range(workdir: Path) -> Path:
     """WORKDIR/plots/find_learning_rate.png from WORKDIR/find_learning_rate.json: the loss over the learning rate."""
     found = json.loads((workdir / "find_learning_rate.json").read_text())
-    figure, (axis,) = _axes(1)
+    figure, (axis,) = make_axes(1)
     axis.plot(found["learning_rates"], found["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
-    axis.plot(found["learning_rates"], found["smoothed"], color=_COLOURS[0], label="smoothed", linewidth=1.6)
+    axis.plot(found["learning_rates"], found["smoothed"], color=COLOURS[0], label="smoothed", linewidth=1.6)
     names = {"steepest": "steepest descent", "tenth_of_minimum": "a tenth of the minimum's"}
-    for (key, name), colour in zip(names.items(), _COLOURS[1:], strict=False):
+    for (key, name), colour in zip(names.items(), COLOURS[1:], strict=False):
         if found[key] is not None:
             axis.axvline(found[key], color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {found[key]:.2g}")
     axis.set_xscale("log")
@@ -137,7 +119,7 @@ def learning_rate_range(workdir: Path) -> Path:
     axis.set_xlabel("learning rate")
     axis.set_ylabel("loss")
     axis.legend(frameon=False, fontsize=8)
-    return _save(figure, workdir / "plots" / "find_learning_rate.png")
+    return save(figure, workdir / "plots" / "find_learning_rate.png")
 
 
 def benchmark_ratios(results: Path) -> Path:
@@ -150,7 +132,7 @@ def benchmark_ratios(results: Path) -> Path:
         points = [
             (row["step_ratio"], cases.index((row["shape"], row["cell"]))) for row in rows if row["contestant"] == peer
         ]
-        axis.scatter(*zip(*points, strict=True), color=_COLOURS[number % len(_COLOURS)], label=peer, s=28)
+        axis.scatter(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], label=peer, s=28)
     axis.axvline(1, color="#6b6b6b", linewidth=1)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}×")
@@ -160,7 +142,7 @@ def benchmark_ratios(results: Path) -> Path:
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
-    return _save(figure, results.with_suffix(".png"))
+    return save(figure, results.with_suffix(".png"))
 
 
 def mitigations(results: Path) -> Path:
@@ -184,7 +166,7 @@ def mitigations(results: Path) -> Path:
         metric = "accuracy" if any("accuracy" in run["test"] for run in rows["without"]) else "loss"
         for place, (name, runs) in enumerate(rows.items()):
             found = [float(run["test"].get(metric, "nan")) for run in runs]
-            axis.scatter(found, [place] * len(found), s=16, color=_COLOURS[1 if name == "without" else 0], zorder=3)
+            axis.scatter(found, [place] * len(found), s=16, color=COLOURS[1 if name == "without" else 0], zorder=3)
             lost = sum(run["status"] == "diverged" for run in runs)
             if lost:
                 note = f"{lost} of {len(runs)} diverged"
@@ -192,10 +174,10 @@ def mitigations(results: Path) -> Path:
         if metric == "loss":
             axis.set_xscale("log")
         base = sorted(float(run["test"].get(metric, "nan")) for run in rows["without"])
-        axis.axvline(base[len(base) // 2], color=_COLOURS[1], linewidth=0.8, linestyle="--")
+        axis.axvline(base[len(base) // 2], color=COLOURS[1], linewidth=0.8, linestyle="--")
         axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
         axis.invert_yaxis()
         axis.set_title(f"{setting}: test {'accuracy' if metric == 'accuracy' else 'mean squared error'}", fontsize=10)
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    return _save(figure, results.with_suffix(".png"))
+    return save(figure, results.with_suffix(".png"))

@@ -1,0 +1,21 @@
+"""Every figure, drawn from files in a workdir."""
+
+from rnnlab.plots.observed import observed
+from rnnlab.plots.runs import (
+    benchmark_ratios,
+    compare_gradient_flow,
+    gradient_flow,
+    learning_curve,
+    learning_rate_range,
+    mitigations,
+)
+
+__all__ = [
+    "benchmark_ratios",
+    "compare_gradient_flow",
+    "gradient_flow",
+    "learning_curve",
+    "learning_rate_range",
+    "mitigations",
+    "observed",
+]
