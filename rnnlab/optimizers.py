@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from rnnlab.build import ConfigError, Decay, NonNegative, NonNegativeInt, Positive, build, fields_of, find
+from rnnlab.norms import global_norm, unit_norms
 from rnnlab.schedules import ScheduleSpec, make_schedule
 from rnnlab.typing import PRNGKeyArray, PyTree
 
@@ -165,35 +166,6 @@ def scale_by_rate_scale() -> optax.GradientTransformationExtraArgs:
 def decayed(params: PyTree) -> PyTree:
     """True for the leaves that weight decay and max-norm touch: kernels, not biases, carries or embeddings."""
     return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
-
-
-# --- norms -----------------------------------------------------------------------------------------------------------
-
-
-def global_norm(tree: PyTree) -> jax.Array:
-    """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow."""
-    leaves = [_widened(leaf) for leaf in jax.tree.leaves(tree)]
-    scale = _scale(jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves if leaf.size])))
-    return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
-
-
-def unit_norms(leaf: jax.Array) -> jax.Array:
-    """√Σ x² over the incoming weights of each unit, accumulated as in `global_norm`: [..., O] -> [..., O] with ones for
-    all axes but the last. A vector, a bias or a carry, is one unit: [O] -> [1]."""
-    leaf = _widened(leaf)
-    axes = tuple(range(max(leaf.ndim - 1, min(leaf.ndim, 1))))
-    scale = _scale(jnp.max(jnp.abs(leaf), axis=axes, keepdims=True, initial=0))
-    return scale * jnp.sqrt(jnp.sum((leaf / scale) ** 2, axis=axes, keepdims=True))
-
-
-def _widened(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-
-
-def _scale(largest: jax.Array) -> jax.Array:
-    """What to divide numbers by, of which this is the largest magnitude, so that their squares stay in range."""
-    # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
-    return jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
 
 
 # --- what stands in the chain beside the optimiser -------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
     ["typing"],
-    ["build", "random"],
+    ["build", "random", "norms"],
     ["initializers", "activations", "linear", "normalization"],
     ["recurrence"],
     ["cells"],
@@ -99,7 +99,7 @@ def test_orbax_is_imported_in_one_place():
 
 
 def test_loops_over_time_are_in_the_engine_only():
-    # step.py loops over steps and evaluation batches, diagnostics along a run of the engine, for its derivatives.
+    # step.py loops over steps and evaluation batches; diagnostics along a run of the engine, over lags and windows.
     allowed = {"recurrence", "step", "diagnostics"}
     files = [path for path in PACKAGE.rglob("*.py") if room(path) != "benchmark"]  # Which measures a plain scan.
     users = {room(path) for path in files if "lax.scan" in path.read_text()}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.linear import ComputeType, matmul
+from rnnlab.norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
 
 Backend = Literal["auto", "fused", "reference"]
@@ -112,7 +113,7 @@ class Cotangent(NamedTuple):
             bound = self.clip_norm
             d = jax.tree.map(lambda a: jnp.nan_to_num(a, nan=jnp.nan), d)  # The largest number in place of infinity.
             largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(a), -1, keepdims=True) for a in d])
-            scale = jnp.clip(largest, 1e-30, 1e37)  # The squares neither overflow nor vanish.
+            scale = scale_for(largest)
             norm = scale * jnp.sqrt(sum(jnp.sum((a / scale) ** 2, -1, keepdims=True) for a in d))
             factor = jnp.where(norm > bound, bound / jnp.where(norm > bound, norm, 1), 1)
             d = jax.tree.map(lambda a: (a * factor).astype(a.dtype), d)

@@ -1,0 +1,197 @@
+"""The gradient of a recurrent matrix, split exactly by how many steps it has travelled back, and by gate.
+
+The same question for truncated training and all parameters is answered in `truncation.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnlab.build import ConfigError
+from rnnlab.diagnostics.truncation import with_windows
+from rnnlab.linear import matmul
+from rnnlab.network import Hidden, Network
+from rnnlab.norms import alignment, global_norm, row_norms, share
+from rnnlab.recurrence.contract import FusableCell, recur
+from rnnlab.tasks import Batch, Task
+from rnnlab.trajectory import Trajectory, inside
+from rnnlab.typing import Array, Carry, Float, Parts
+
+
+class LagSplit(NamedTuple):
+    """∂L/∂R of one direction of one layer as a sum of K parts: of the lags 0, 1, …, K - 2, and of all beyond.
+
+    G gates in the cell's order (`gate_names`), M = G H.
+    """
+
+    norms: Float[Array, "K G"]
+    """‖part‖ in the columns of each gate (Frobenius)."""
+    shares: Float[Array, " K"]
+    """⟨part, ∂L/∂R⟩ / ‖∂L/∂R‖²: they sum to 1; one that works against the others is negative."""
+    cosine: Float[Array, " K"]
+    """Between the sum of the parts up to this one and ∂L/∂R: what a window of that many steps more would see."""
+    ratio: Float[Array, " K"]
+    """The norm of that sum over ‖∂L/∂R‖."""
+    total: Float[Array, "H M"]
+    """The sum of all parts, ∂L/∂R. R as it multiplies h: dropped or reparametrised, where it is."""
+    delta: Float[Array, "T G"]
+    """The root mean square over rows of ‖δ_t‖ in each gate, δ_t = ∂L/∂u_t."""
+
+
+def entries(network: Network, task: Task, batch: Batch) -> list[Float[Array, "T B H"]]:
+    """∂L/∂h_t as far as it enters from outside of a recurrence: from the readout, from the layers above, and at a row's
+    last step from the use of the layer's last state. One for each of `trajectories`, in their order.
+
+    L is the sum over rows of each row's own loss, as in `gradient_flow`. Zero past a row's end. What the network does
+    to its gradient (`model.cotangent`) is left out.
+    """
+    network, lengths = with_windows(network, None), batch.lengths
+
+    def loss(beside: list[Hidden]) -> jax.Array:
+        hidden = network.hidden(batch.inputs, lengths, beside=beside)
+        values, weights = task.score(network.read(hidden, lengths), batch)
+        return (values["loss"] / jnp.maximum(weights, 1)).sum()
+
+    outputs = [[tap.carry[0] for tap in directions] for directions in network.make_taps(batch.inputs)]
+    joined = [jnp.concatenate(directions, -1) for directions in outputs]
+    gradients = jax.grad(loss)([Hidden(h, h[0]) for h in joined])
+    found = []
+    for directions, (of_h, of_last) in zip(outputs, gradients, strict=True):
+        parts = zip(*(jnp.split(a, len(directions), -1) for a in (of_h, of_last)), strict=True)
+        for direction, (every, last) in enumerate(parts):
+            steps = every.shape[0]
+            row_ends = jnp.full(every.shape[1], steps) if lengths is None else lengths
+            final = 0 if direction == 1 else row_ends - 1
+            at_end = (jnp.arange(steps)[:, None] == final)[:, :, None]
+            # What a row without steps puts out is its first carry: no step's gradient.
+            valid = inside(every, lengths)[:, :, None]
+            found.append(jnp.where(valid, every + jnp.where(at_end, last, 0), 0))
+    return found
+
+
+def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int | None = None) -> LagSplit:
+    """∂L/∂R lag by lag:
+
+        ∂L/∂R = Σ_s Σ_k h_{s-k-1}ᵀ δ_{s-k}^{(s)},    δ_t^{(s)} = ∂L/∂u_t through e_s alone
+
+    (the sum over "temporal components" of Pascanu, Mikolov and Bengio, 2013, eq. 4, ordered by s - t and summed over
+    s). Part k has all that has travelled k steps back within this recurrence, from any step that it entered at; with a
+    loss at the last step and one layer, k is the distance from the loss.
+
+    All s run side by side: one linearisation of all T steps, its transpose applied once for each lag, so time grows
+    with T · longest, and memory with T alone.
+
+    Args:
+        trajectory: of a cell with one recurrent matrix.
+        entry: e, the gradient that enters at every step, as `entries` gives it.
+        longest: how many lags get a part of their own, from 1 up to T; all T if not given.
+
+    Returns:
+        K = longest + 1 parts, the last of all lags from `longest` on.
+
+    Raises:
+        ConfigError: a cell without one recurrent matrix, or longest out of bounds.
+    """
+    steps, batch = entry.shape[:2]
+    if longest is None:
+        longest = steps
+    if not 1 <= longest <= steps:
+        raise ConfigError(f"lags: longest is {longest}; it must be at least 1 and at most {steps}, the number of steps")
+    cell, step = trajectory.cell, step_with_tap(trajectory)
+    before, parts = trajectory.before, trajectory.parts()
+    valid = trajectory.inside[:, :, None]
+    kernel = cell.recurrent_matrix()
+    no_tap = jnp.zeros((steps, batch, kernel.shape[1]), kernel.dtype)
+    h = before[0] if trajectory.state_mask is None else before[0] * trajectory.state_mask
+    h = jnp.where(valid, h, 0).reshape(steps * batch, -1).T
+
+    def of_kernel(delta: Float[Array, "T B M"]) -> Float[Array, "H M"]:
+        return matmul(h, delta.reshape(steps * batch, -1), cell.compute)
+
+    def through_time(entering: Carry) -> Float[Array, "T B M"]:
+        """δ_t of all that enters."""
+
+        def back(after: Carry, at: tuple) -> tuple[Carry, jax.Array]:
+            entering, before, parts, tap, valid = at
+            arrived = jax.tree.map(jnp.add, after, entering)
+            passed, delta = jax.vjp(lambda carry, tap: step(carry, tap, parts), before, tap)[1](arrived)
+            passed = jax.tree.map(lambda new, old: jnp.where(valid, new, old), passed, arrived)
+            return passed, jnp.where(valid, delta, 0)
+
+        nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), entering)
+        every = (entering, before, parts, no_tap, valid)
+        return lax.scan(back, nothing, every, reverse=not trajectory.reverse)[1]
+
+    def by_gate(a: Float[Array, "H M"]) -> Float[Array, " G"]:
+        return jnp.stack([global_norm(part) for part in cell.split(a)])
+
+    _, pull_back = jax.vjp(lambda carry, tap: jax.vmap(step)(carry, tap, parts), before, no_tap)
+
+    def one_lag(state: tuple[Carry, jax.Array], _: None) -> tuple[tuple[Carry, jax.Array], tuple]:
+        arrived, sum_before = state
+        passed, delta = pull_back(arrived)
+        part = of_kernel(jnp.where(valid, delta, 0))
+        total = sum_before + part
+        # What leaves the first step that ran belongs to the initial carry, and the next lag has none of it; of a
+        # reverse row with padding it stands in the padding, which hands nothing on.
+        passed = jax.tree.map(lambda a: _one_step_back(jnp.where(valid, a, 0), trajectory.reverse), passed)
+        return (passed, total), (by_gate(part), share(part, full), *alignment(total, full))
+
+    entering = (jnp.where(valid, entry, 0).astype(before[0].dtype), *map(jnp.zeros_like, before[1:]))
+    full_delta = through_time(entering)
+    full = of_kernel(full_delta)
+    start = (entering, jnp.zeros_like(full))
+    (left, total), of_lags = lax.scan(one_lag, start, None, length=longest)
+    # After T steps nothing is left.
+    beyond = of_kernel(through_time(left)) if longest < steps else jnp.zeros_like(full)
+    total = total + beyond
+    of_rest = (by_gate(beyond), share(beyond, full), *alignment(total, full))
+    found = jax.tree.map(lambda lags, rest: jnp.concatenate([lags, rest[None]]), of_lags, of_rest)
+    return LagSplit(*found, total=total, delta=_over_rows(cell.split(full_delta)))
+
+
+def gate_names(cell: FusableCell) -> tuple[str, ...]:
+    """What the G gates of a cell's `LagSplit` are called; of a cell that does not say, their numbers."""
+    names = getattr(getattr(cell, "cell", cell), "gate_names", None)
+    return tuple(names or map(str, range(1, 1 + len(cell.split(cell.recurrent_matrix())))))
+
+
+def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts], Carry]:
+    """(carry, tap [B, M], z_t) -> the next carry, with u_t = h_{t-1} R + c + tap: the gradient of tap is δ_t.
+
+    Raises:
+        ConfigError: a cell whose state does not meet one matrix alone.
+    """
+    cell, mask = trajectory.cell, trajectory.state_mask
+    if not isinstance(cell, FusableCell):
+        raise ConfigError(f"lags: {_why_not(cell)} ({trajectory.name})")
+    kernel, offset = cell.recurrent_matrix(), cell.recurrent_offset()
+
+    def step(carry: Carry, tap: jax.Array, z: Parts) -> Carry:
+        h = carry[0] if mask is None else carry[0] * mask
+        return cell.gates(carry, z, cell.split(recur(h, kernel, offset, cell.compute) + tap))
+
+    return step
+
+
+def _why_not(cell: Any) -> str:
+    """Why a cell's gradient cannot be split."""
+    within = getattr(cell, "cell", cell)  # Dropout may stand around the equations.
+    if isinstance(within, FusableCell):
+        return f"{type(cell).__name__} has statistics between the recurrent matrix and the gates; without them it works"
+    return f"{type(within).__name__} has no one recurrent matrix that the gradient could be split for; gru has"
+
+
+def _one_step_back(a: Float[Array, "T B H"], reverse: bool) -> Float[Array, "T B H"]:
+    """What each step hands to the step that ran before it, where that one stands; the first one's is left out."""
+    none = jnp.zeros_like(a[:1])
+    return jnp.concatenate([none, a[:-1]] if reverse else [a[1:], none])
+
+
+def _over_rows(parts: Parts) -> Float[Array, "T G"]:
+    """Over rows, the root mean square of the norm over units, gate by gate."""
+    rows = parts[0].shape[1]
+    return jnp.stack([row_norms(row_norms(part)) for part in parts], -1) / jnp.sqrt(rows)

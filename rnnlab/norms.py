@@ -1,0 +1,72 @@
+"""Norms and angles of arrays and trees whose squares would overflow or vanish: gradients of 1e30 and of 1e-30.
+
+What is done with a gradient once its norm is known is in `optimizers.py`, what a norm says in `diagnostics/`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.typing import Array, Float, PyTree
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow."""
+    leaves = [widened(leaf) for leaf in jax.tree.leaves(tree)]
+    scale = scale_for(_largest(leaves))
+    return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
+
+
+def unit_norms(leaf: jax.Array) -> jax.Array:
+    """√Σ x² over the incoming weights of each unit, accumulated as in `global_norm`: [..., O] -> [..., O] with ones for
+    all axes but the last. A vector, a bias or a carry, is one unit: [O] -> [1]."""
+    leaf = widened(leaf)
+    axes = tuple(range(max(leaf.ndim - 1, min(leaf.ndim, 1))))
+    scale = scale_for(jnp.max(jnp.abs(leaf), axis=axes, keepdims=True, initial=0))
+    return scale * jnp.sqrt(jnp.sum((leaf / scale) ** 2, axis=axes, keepdims=True))
+
+
+def row_norms(a: Float[Array, "... H"]) -> Float[Array, "..."]:
+    """√Σ x² over the last axis, accumulated as in `global_norm`."""
+    a = widened(a)
+    scale = scale_for(jnp.max(jnp.abs(a), axis=-1, keepdims=True))
+    return scale[..., 0] * jnp.sqrt(jnp.sum((a / scale) ** 2, axis=-1))
+
+
+def share(part: PyTree, whole: PyTree) -> Float[Array, ""]:
+    """⟨part, whole⟩ / ‖whole‖²: shares of parts that sum to the whole sum to 1. Not a number where the whole is 0."""
+    _, inner, square, factor = _products(part, whole)
+    return inner / square * factor
+
+
+def alignment(part: PyTree, whole: PyTree) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cosine between two trees of one shape, and ‖part‖ / ‖whole‖; for equal trees both are exactly 1.
+
+    Where one of them is 0 there is no angle: the cosine is not a number. Nor is the ratio where `whole` is 0.
+    """
+    of_part, inner, of_whole, factor = _products(part, whole)
+    return inner / jnp.sqrt(of_part * of_whole), jnp.sqrt(of_part / of_whole) * factor
+
+
+def widened(leaf: jax.Array) -> jax.Array:
+    """In float32 at least."""
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def scale_for(largest: jax.Array) -> jax.Array:
+    """What to divide numbers by, of which this is the largest magnitude, so that their squares stay in range."""
+    # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
+    low, high = (1e-30, 1e37) if jnp.finfo(largest.dtype).bits < 64 else (1e-300, 1e300)
+    return jnp.where(jnp.isfinite(largest), jnp.clip(largest, low, high), 1)
+
+
+def _largest(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves if leaf.size]))
+
+
+def _products(a: PyTree, b: PyTree) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """⟨a, a⟩, ⟨a, b⟩ and ⟨b, b⟩ of both brought to a largest value near 1, and the factor between the two scales."""
+    pairs = list(zip(*(map(widened, jax.tree.leaves(tree)) for tree in (a, b)), strict=True))
+    of_a, of_b = (scale_for(_largest([pair[i] for pair in pairs])) for i in (0, 1))
+    pairs = [(x / of_a, y / of_b) for x, y in pairs]
+    aa, ab, bb = (sum(jnp.vdot(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 0), (0, 1), (1, 1)))
+    return aa, ab, bb, of_a / of_b  # pyright: ignore[reportReturnType]
