@@ -1,5 +1,6 @@
 """How much gradient reaches each time step: ‖∂L/∂h_t‖ from the engine's taps, in one backward pass."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -35,11 +36,17 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
 
 
 def _root_mean_square(gradient: Float[Array, "T B H"]) -> Float[Array, " T"]:
-    """Over rows, of the norm over units; scaled first, since the squares of what vanishes underflow below 1e-19."""
-    largest = jnp.max(jnp.abs(gradient), axis=(1, 2), keepdims=True)
-    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
-    squares = jnp.sum((gradient / scale) ** 2, axis=-1)
-    return scale[:, 0, 0] * jnp.sqrt(jnp.mean(squares, axis=-1))
+    """Over rows, of the norm over units."""
+    return norms(norms(gradient)) / math.sqrt(gradient.shape[1])
+
+
+def norms(a: Float[Array, "... H"]) -> Float[Array, "..."]:
+    """‖a‖₂ over the last axis; scaled first, since the squares of what vanishes underflow (in float32 below 1e-19)."""
+    tiny = jnp.finfo(a.dtype).tiny
+    largest = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
+    # The reciprocal of the scale is a normal number as well: a compiler may multiply by it.
+    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, tiny, 1 / tiny), 1)
+    return scale[..., 0] * jnp.sqrt(jnp.sum((a / scale) ** 2, axis=-1))
 
 
 class Decay(NamedTuple):
