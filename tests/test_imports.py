@@ -27,6 +27,7 @@ LAYERS = [
     ["config"],
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
+    ["plots_atlas"],
     ["run"],
     ["loop"],
     ["entry"],

@@ -3,6 +3,7 @@
 Its tables, its measurement and its notation. The figure is in `plots_atlas.py`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from jax import lax
 from rich.table import Table
 
 from rnnlab.build import ConfigError, build
-from rnnlab.cells import CELLS
+from rnnlab.cells import CELLS, Vanilla
 from rnnlab.diagnostics.gradient_flow import decay_per_step, norms
 from rnnlab.random import stream
 from rnnlab.recurrence import make_taps, unroll
@@ -70,7 +71,7 @@ class Start(NamedTuple):
 def measure_atlas(
     features: int = 100,
     length: int = 200,
-    batch: int = 8,
+    batch: int = 16,
     seed: int = 0,
     cells: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     *,
@@ -160,48 +161,55 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """The rows of one network: one program for all initialisers, scales and draws."""
 
-    def make(initialization: str, draw: jax.Array) -> nnx.Module:
+    def make(initialization: str, key: jax.Array) -> nnx.Module:
         section = dict(network["cell"]) | {"features": features, "recurrent_init": initialization}
-        cell = build(CELLS, section, "cell", in_features=features, rngs=nnx.Rngs(stream(draw, "parameters")))
+        cell = build(CELLS, section, "cell", in_features=features, rngs=nnx.Rngs(key))
         if not hasattr(cell, "recurrent_kernel"):
             raise ConfigError(f"atlas: {type(cell).__name__} has no recurrent_kernel to initialise")
         return cell
 
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(initializations[0], jnp.uint32(0))))
+    def drawn(initialization: str) -> PyTree:
+        """Every draw's parameters along a first axis. Not compiled as one: the cells share the small programs."""
+        cells = [nnx.to_pure_dict(nnx.state(make(initialization, key))) for key in keys]
+        return jax.tree.map(lambda *a: jnp.stack(a).astype(float), *cells)
 
-    def start(seed: jax.Array) -> Start:
-        """Of a draw."""
-        inputs, state, back = (jax.random.normal, jax.random.uniform, jax.random.normal)
-        x = inputs(stream(seed, "inputs"), (length, batch, features), float)
-        cotangent = back(stream(seed, "cotangent"), (batch, features), float)
-        return Start(
-            network.get("inputs", 1.0) * x,
-            network.get("start", 0.0) * state(stream(seed, "state"), (batch, features), float),
-            cotangent / norms(cotangent)[:, None],
-        )
+    seeds = np.random.SeedSequence(seed).generate_state(draws)
+    keys = [stream(draw, "parameters") for draw in seeds]
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(initializations[0], keys[0])), ...)
+    starts = _starts(seeds, (length, batch, features), network.get("inputs", 1.0), network.get("start", 0.0))
 
-    def measure_all(seeds: jax.Array) -> dict[str, jax.Array]:
-        """Arrays whose first axes are initialisers, draws and scales."""
-        states = [jax.vmap(lambda s, name=name: nnx.to_pure_dict(nnx.state(make(name, s))))(seeds) for name in initializations]
-        states = jax.tree.map(lambda *a: jnp.stack(a).astype(float), *states)
-        starts = jax.vmap(start)(seeds)
+    @jax.jit
+    def measure_all(states: PyTree, starts: Start, scales: jax.Array) -> dict[str, jax.Array]:
+        """Of one initialiser; the arrays' first axes are draws and scales."""
 
         def at_scale(state: PyTree, start: Start, scale: jax.Array) -> dict[str, jax.Array]:
             state = state | {"recurrent_kernel": scale * state["recurrent_kernel"]}
             return flow(nnx.merge(graphdef, state), start)
 
-        def of_draw(pair: tuple[PyTree, Start]) -> dict[str, jax.Array]:
-            return lax.map(lambda scale: at_scale(*pair, scale), jnp.asarray(scales, float))
+        return lax.map(lambda draw: lax.map(lambda scale: at_scale(*draw, scale), scales), (states, starts))
 
-        return lax.map(lambda state: lax.map(of_draw, (state, starts)), states)
-
-    seeds = jnp.asarray(np.random.SeedSequence(seed).generate_state(draws))
-    found = {name: np.asarray(a) for name, a in jax.jit(measure_all)(seeds).items()}
+    found = {name: measure_all(drawn(name), starts, jnp.asarray(scales, float)) for name in initializations}
     return [
-        {"initializer": initialization, "scale": float(scale)} | _row({k: a[i, :, s] for k, a in found.items()})
-        for i, initialization in enumerate(initializations)
+        {"initializer": initialization, "scale": float(scale)}
+        | _row({name: np.asarray(a)[:, s] for name, a in found[initialization].items()})
+        for initialization in initializations
         for s, scale in enumerate(scales)
     ]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _starts(seeds: jax.Array, shape: tuple[int, int, int], inputs: float, start: float) -> Start:
+    """Of every draw, along a first axis; shape: (T, B, D)."""
+
+    def of_draw(seed: jax.Array) -> Start:
+        cotangent = jax.random.normal(stream(seed, "cotangent"), shape[1:], float)
+        return Start(
+            inputs * jax.random.normal(stream(seed, "inputs"), shape, float),
+            start * jax.random.uniform(stream(seed, "state"), shape[1:], float),
+            cotangent / norms(cotangent)[:, None],
+        )
+
+    return jax.vmap(of_draw)(seeds)
 
 
 def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
@@ -220,25 +228,29 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
         "growth": jax.vmap(decay_per_step, in_axes=1)(forward[forward.shape[0] // 2 :][::-1]).factor,
         "state": forward[-1] / math.sqrt(h.shape[-1]),
     }
-    activation = getattr(cell, "activation", None)
-    if activation is not None:
+    if isinstance(cell, Vanilla):
         before = jnp.concatenate([start.h[None], h[:-1]])
         z = cell.project(start.x) + before @ cell.recurrent_kernel[...]
-        _, slope = jax.jvp(activation, (z,), (jnp.ones_like(z),))
+        _, slope = jax.jvp(cell.activation, (z,), (jnp.ones_like(z),))
         found["flat"] = (jnp.abs(slope) < 0.05).mean()
     return found
 
 
-def _row(found: dict[str, np.ndarray]) -> dict[str, Any]:
+def _row(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """From arrays [draws, B]."""
-    factor = float(np.median(found["factor"]))
+    factor = _rounded(np.median(found["factor"]))
     half_life, doubling_time = times(factor)
-    row = {"factor": factor, "half_life": half_life, "doubling_time": doubling_time}
-    row |= {name: float(np.median(found[name])) for name in ("first_to_last", "growth", "state")}
-    row["flat"] = float(found["flat"].mean()) if "flat" in found else None
-    row = {name: value if value is None or math.isfinite(value) else str(value) for name, value in row.items()}
-    by_draw = sorted(float(value) for value in np.median(found["factor"], axis=1))
-    return row | {"draws": [value if math.isfinite(value) else str(value) for value in by_draw]}
+    row: dict[str, Any] = {"factor": factor, "half_life": _rounded(half_life), "doubling_time": _rounded(doubling_time)}
+    row |= {name: _rounded(np.median(found[name])) for name in ("first_to_last", "growth", "state")}
+    row["flat"] = _rounded(found["flat"].mean()) if "flat" in found else None
+    by_draw = sorted(_rounded(value) for value in np.median(found["factor"], axis=1))
+    strings = {name: value if value is None or math.isfinite(value) else str(value) for name, value in row.items()}
+    return strings | {"draws": [value if math.isfinite(value) else str(value) for value in by_draw]}
+
+
+def _rounded(value: Any) -> float:
+    """To six digits: the draws of the parameters are in float32."""
+    return float(f"{value:.6g}")
 
 
 def times(factor: float) -> tuple[float, float]:
