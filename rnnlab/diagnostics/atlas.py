@@ -20,7 +20,7 @@ from rnnlab.cells import CELLS, Vanilla
 from rnnlab.diagnostics.gradient_flow import decay_per_step, norms
 from rnnlab.random import stream
 from rnnlab.recurrence import make_taps, unroll
-from rnnlab.typing import Array, Float, PyTree
+from rnnlab.typing import Array, Bool, Float, PyTree
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "linear": {"cell": {"name": "vanilla", "activation": "linear"}},
@@ -63,7 +63,7 @@ class Start(NamedTuple):
 
     x: Float[Array, "T B D"]
     h: Float[Array, "B H"]
-    """h_0, and every other element of the carry."""
+    """Added to every element of the first carry."""
     cotangent: Float[Array, "B H"]
     """∂L/∂h_T: of norm 1, in a random direction."""
 
@@ -175,7 +175,7 @@ def _measure(
 
     seeds = np.random.SeedSequence(seed).generate_state(draws)
     keys = [stream(draw, "parameters") for draw in seeds]
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(initializations[0], keys[0])), ...)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(initializations[0], keys[0])))
     starts = _starts(seeds, (length, batch, features), network.get("inputs", 1.0), network.get("start", 0.0))
 
     @jax.jit
@@ -186,7 +186,7 @@ def _measure(
             state = state | {"recurrent_kernel": scale * state["recurrent_kernel"]}
             return flow(nnx.merge(graphdef, state), start)
 
-        return lax.map(lambda draw: lax.map(lambda scale: at_scale(*draw, scale), scales), (states, starts))
+        return lax.map(lambda draw: lax.map(lambda scale: at_scale(draw[0], draw[1], scale), scales), (states, starts))
 
     found = {name: measure_all(drawn(name), starts, jnp.asarray(scales, float)) for name in initializations}
     return [
@@ -214,7 +214,7 @@ def _starts(seeds: jax.Array, shape: tuple[int, int, int], inputs: float, start:
 
 def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
     """Of each row [B], what `measure_atlas` takes medians of; `flat` is one number."""
-    carry = tuple(start.h for _ in cell.carry_names)
+    carry = tuple(a + start.h for a in cell.initial_carry(*start.h.shape[:1], start.h.dtype))
 
     def loss(taps: Any) -> tuple[jax.Array, jax.Array]:
         h, _ = unroll(cell, start.x, initial_carry=carry, taps=taps)
@@ -222,11 +222,14 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
 
     gradient, h = jax.grad(loss, has_aux=True)(make_taps(cell, start.x))
     back, forward = norms(gradient.carry[0]), norms(h)
+    decay = jax.vmap(decay_per_step, in_axes=1)
+    factor, growth, late = (decay(a).factor for a in (back, forward[::-1], forward[forward.shape[0] // 2 :][::-1]))
+    growth = jnp.where(jnp.isnan(late), growth, late)  # Of a state that overflows before.
     found = {
-        "factor": jax.vmap(decay_per_step, in_axes=1)(back).factor,
-        "first_to_last": back[0] / back[-1],
-        "growth": jax.vmap(decay_per_step, in_axes=1)(forward[forward.shape[0] // 2 :][::-1]).factor,
-        "state": forward[-1] / math.sqrt(h.shape[-1]),
+        "factor": factor,
+        "first_to_last": _or_infinite(back[0] / back[-1], factor > 1),
+        "growth": growth,
+        "state": _or_infinite(forward[-1] / math.sqrt(h.shape[-1]), growth > 1),
     }
     if isinstance(cell, Vanilla):
         before = jnp.concatenate([start.h[None], h[:-1]])
@@ -234,6 +237,11 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
         _, slope = jax.jvp(cell.activation, (z,), (jnp.ones_like(z),))
         found["flat"] = (jnp.abs(slope) < 0.05).mean()
     return found
+
+
+def _or_infinite(a: Float[Array, " B"], grows: Bool[Array, " B"]) -> Float[Array, " B"]:
+    """What has grown beyond the largest number is NaN after the next product with a kernel."""
+    return jnp.where(jnp.isnan(a) & grows, jnp.inf, a)
 
 
 def _row(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
