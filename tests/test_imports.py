@@ -27,6 +27,7 @@ LAYERS = [
     ["config"],
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
+    ["plots.atlas"],
     ["run"],
     ["loop"],
     ["entry"],

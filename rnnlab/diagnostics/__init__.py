@@ -1,4 +1,4 @@
-"""What is measured on a network while and after it trains.
+"""What is measured on a network before, while and after it trains.
 
 DIAGNOSTICS is the table by which configs name what is measured during training, inside the compiled step: pure
 functions of a `Probe` that return named arrays.
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 
+from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
 from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, flow, gradient_flow, memory_horizon
 from rnnlab.diagnostics.probe import Probe
 
@@ -15,4 +16,13 @@ DIAGNOSTICS: dict[str, Callable[[Probe], dict[str, jax.Array]]] = {
     "gradient_flow": flow,
 }
 
-__all__ = ["DIAGNOSTICS", "Decay", "Probe", "decay_per_step", "gradient_flow", "memory_horizon"]
+__all__ = [
+    "DIAGNOSTICS",
+    "Decay",
+    "Probe",
+    "atlas_table",
+    "decay_per_step",
+    "gradient_flow",
+    "measure_atlas",
+    "memory_horizon",
+]

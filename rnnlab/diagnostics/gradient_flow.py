@@ -1,5 +1,6 @@
 """How much gradient reaches each time step: ‖∂L/∂h_t‖ from the engine's taps, in one backward pass."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
+from rnnlab.norms import row_norms, scale_for
 from rnnlab.recurrence import FusableCell
 from rnnlab.tasks import Batch, Task
 from rnnlab.typing import Array, Float, Int
@@ -37,17 +39,12 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
 
 
 def _root_mean_square(gradient: Float[Array, "T B H"], probe: Probe | None = None) -> Float[Array, " T"]:
-    """Over rows, of the norm over units; scaled first, since the squares of what vanishes underflow below 1e-19.
-
-    probe: where the rows are split over devices.
-    """
-    largest = jnp.max(jnp.abs(gradient), axis=(1, 2), keepdims=True)
-    if probe is not None:
-        largest = probe.max(largest, (1, 2))[:, None, None]
-    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
-    squares = jnp.sum((gradient / scale) ** 2, axis=-1)
-    mean = jnp.mean(squares, axis=-1) if probe is None else probe.mean(squares, -1)
-    return scale[:, 0, 0] * jnp.sqrt(mean)
+    """Over rows, of the norm over units. probe: where the rows are split over devices."""
+    norms = row_norms(gradient)
+    if probe is None:
+        return row_norms(norms) / math.sqrt(norms.shape[1])
+    scale = scale_for(probe.max(norms, 1))
+    return scale * jnp.sqrt(probe.mean((norms / scale[:, None]) ** 2, 1))
 
 
 def flow(probe: Probe) -> dict[str, jax.Array]:
