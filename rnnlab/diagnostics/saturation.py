@@ -69,25 +69,40 @@ def _units(trajectory: Trajectory) -> list[Unit]:
 
 def _measure(unit: Unit, inside: Bool[Array, "T B"], probe: Probe) -> dict[str, jax.Array]:
     values, valid = unit.value, inside[:, :, None]
-    number = jnp.ones((), jnp.promote_types(values.dtype, jnp.float32))
-    broken = ~probe.all(~(jnp.isnan(values) & valid))
     if unit.kind == "relu":
-        dead = jnp.mean(probe.all((values == 0) | ~valid, axis=(0, 1)), dtype=number.dtype)
-        return {"dead": jnp.where(broken, jnp.nan, dead)}
-    width = values.size // inside.size
-    total = probe.mean(jnp.sum(inside, dtype=jnp.int32) * number) * width  # Counted as integers: all of them.
-
-    def share(where: jax.Array) -> jax.Array:
-        """Of the elements for which this holds."""
-        count = probe.mean(jnp.sum(where & valid, axis=(0, 1, 2), dtype=jnp.int32) * number)
-        return jnp.where(broken, jnp.nan, count / total)
-
-    low = 0 if unit.kind == "sigmoid" else -1
-    bins = jnp.clip(jnp.floor((values - low) * (BINS / (1 - low))), 0, BINS - 1)
-    histogram = jnp.stack([share(bins == index) for index in range(BINS)])
+        number = jnp.promote_types(values.dtype, jnp.float32)
+        dead = jnp.mean(probe.all((values == 0) | ~valid, axis=(0, 1)), dtype=number)
+        return {"dead": jnp.where(probe.all(~(jnp.isnan(values) & valid)), dead, jnp.nan)}
+    low = 0.0 if unit.kind == "sigmoid" else -1.0
+    counts = _counts(values, valid, low, probe)
+    shares = jnp.where(counts[-1] > 0, jnp.nan, counts / jnp.sum(counts))
+    below, above = shares[BINS], shares[BINS + 1]
+    # The tails were counted apart; all of each lies in the first or last bin.
+    histogram = shares[:BINS].at[0].add(below).at[-1].add(above)
     if unit.kind == "sigmoid":
-        return {"below 0.01": share(values < 0.01), "above 0.99": share(values > 0.99), "histogram": histogram}
-    return {"beyond 0.99": share(jnp.abs(values) > 0.99), "histogram": histogram}
+        return {"below 0.01": below, "above 0.99": above, "histogram": histogram}
+    return {"beyond 0.99": below + above, "histogram": histogram}
+
+
+def _counts(
+    values: Float[Array, "T B H"], valid: Bool[Array, "T B 1"], low: float, probe: Probe
+) -> Float[Array, " bins"]:
+    """How many valid values lie in each of BINS equal bins of [low, 1] without its tails, in the lower tail, in the
+    upper one, and are not numbers; divided by the number of devices.
+
+    All in one pass, as integers: 20 sums of comparisons take 50 ms for T = 100, B = 50, H = 100 on two cores, this one
+    1 ms.
+    """
+    bins = jnp.clip(jnp.floor((values - low) * (BINS / (1 - low))), 0, BINS - 1)
+    bins = jnp.where(values < (0.01 if low == 0 else -0.99), BINS, bins)
+    bins = jnp.where(values > 0.99, BINS + 1, bins)
+    bins = jnp.where(jnp.isnan(values), BINS + 2, bins)
+    bins = jnp.where(valid, bins, BINS + 3).astype(jnp.int32)
+    width = BINS + 4
+    units = jnp.arange(values.shape[-1])  # Each has counters of its own: an accelerator's additions seldom collide.
+    found = jnp.zeros(values.shape[-1] * width, jnp.int32).at[units * width + bins].add(1)
+    counts = found.reshape(-1, width).sum(0)[:-1]
+    return probe.mean(counts.astype(jnp.promote_types(values.dtype, jnp.float32))[None], axis=0)
 
 
 def _norm(carry: Float[Array, "T B H"], inside: Bool[Array, "T B"], probe: Probe) -> Float[Array, " T"]:
