@@ -27,7 +27,6 @@ LAYERS = [
     ["config"],
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
-    ["plots.atlas"],
     ["run"],
     ["loop"],
     ["entry"],

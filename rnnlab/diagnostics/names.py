@@ -1,0 +1,50 @@
+"""How diagnostics name what they measure: "layer 1 reverse/recurrent_kernel", and the gates and carries of a cell."""
+
+from typing import Any
+
+from rnnlab.trajectory import Trajectory
+
+
+def inner_cell(cell: Any) -> Any:
+    """The cell of the equations, without all that stands around it."""
+    while not hasattr(cell, "gate_names") and hasattr(cell, "cell"):
+        cell = cell.cell
+    return cell
+
+
+def gate_names(cell: Any, count: int) -> list[str]:
+    """The names of `count` gates; numbers from 1 where the cell does not name as many."""
+    names = [str(name) for name in getattr(inner_cell(cell), "gate_names", ())]
+    return names if len(names) == count else [str(number) for number in range(1, count + 1)]
+
+
+def carry_names(cell: Any, count: int) -> list[str]:
+    """The names of the carry's elements; h and numbers from 2 where the cell does not name as many."""
+    names = [str(name) for name in getattr(inner_cell(cell), "carry_names", ())]
+    return names if len(names) == count else ["h", *(f"carry {number}" for number in range(2, count + 1))]
+
+
+def parameter_name(path: tuple) -> str:
+    """A parameter's name from its path in a tree of parameters: layers count from 1, as in `Trajectory.name`.
+
+    ("layers", 0, "cells", 1, "bias") is "layer 1 reverse/bias", ("layers", 0, "gains", 0, "input_gain") "layer 1/gains/
+    input_gain", ("norms", 1, "gain") "layer 2/norms/gain", ("readout", "kernel") "readout/kernel".
+    """
+    keys = [getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path]
+    if len(keys) < 2 or not isinstance(keys[1], int):
+        return "/".join(map(str, keys))
+    layer = f"layer {keys[1] + 1}"
+    if keys[0] != "layers":
+        return "/".join([layer, str(keys[0]), *map(str, keys[2:])])
+    inside = keys[2:]
+    if len(inside) > 1 and isinstance(inside[1], int):  # A list with an entry for each direction.
+        layer += " reverse" if inside[1] == 1 else ""
+        inside = inside[2:] if inside[0] == "cells" else [inside[0], *inside[2:]]
+    return "/".join([layer, *map(str, inside)])
+
+
+def gates_of_kernel(name: str, count: int, trajectories: list[Trajectory]) -> list[str]:
+    """The names of the `count` blocks of a recurrent kernel of this name, from the cell that ran with it."""
+    layer = name.split("/")[0]
+    cell = next((trajectory.cell for trajectory in trajectories if trajectory.name == layer), None)
+    return gate_names(cell, count)

@@ -1,0 +1,60 @@
+"""How large gradients, weights and updates are, parameter by parameter, and gate by gate for recurrent kernels."""
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
+from rnnlab.diagnostics.probe import Probe
+from rnnlab.typing import Array, Float
+
+
+def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
+    """2-norms of what a training step is made of.
+
+    Returns:
+        "PARAMETER/QUANTITY" -> scalar. PARAMETER is "layer 1/input_kernel", "layer 1 reverse/bias", "readout/kernel",
+        and for each gate's block of columns of a recurrent kernel also "layer 1/recurrent_kernel/f"; QUANTITY is
+            gradient   of the mean loss, before clipping
+            clipped    the same after clipping
+            weight
+            update     what is added to the weight
+            update / weight
+        A norm is finite where its squares would overflow and infinite or not a number where a value is. update / weight
+        is 0 for an update of 0, and otherwise infinite for a weight of 0.
+    """
+    found: dict[str, jax.Array] = {}
+    kinds = {"gradient": probe.gradients, "clipped": probe.clipped, "weight": probe.params, "update": probe.updates}
+    for kind, tree in kinds.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = parameter_name(path)
+            gates = _gates(name, leaf, probe)
+            if gates:
+                by_gate = _norm(leaf.reshape(leaf.shape[0], len(gates), leaf.shape[0]), (0, 2))
+                found |= {f"{name}/{gate}/{kind}": by_gate[index] for index, gate in enumerate(gates)}
+                found[f"{name}/{kind}"] = _norm(by_gate, (0,))
+            else:
+                found[f"{name}/{kind}"] = _norm(leaf, tuple(range(leaf.ndim)))
+    names = [name.removesuffix("/weight") for name in found if name.endswith("/weight")]
+    found |= {f"{name}/update / weight": _ratio(found[f"{name}/update"], found[f"{name}/weight"]) for name in names}
+    return {f"{name}/{kind}": found[f"{name}/{kind}"] for name in names for kind in (*kinds, "update / weight")}
+
+
+def _gates(name: str, leaf: jax.Array, probe: Probe) -> list[str]:
+    """The gates of a recurrent kernel [H, M] of more than one block; else none."""
+    if not name.endswith("/recurrent_kernel") or leaf.ndim != 2 or not leaf.shape[0]:
+        return []
+    count, rest = divmod(leaf.shape[1], leaf.shape[0])
+    return [] if rest or count < 2 else gates_of_kernel(name, count, probe.trajectories)
+
+
+def _ratio(update: jax.Array, weight: jax.Array) -> jax.Array:
+    ratio = update / jnp.where(weight == 0, 1, weight)
+    return jnp.where((weight == 0) & (update > 0), jnp.inf, ratio)
+
+
+def _norm(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """√Σ x² over these axes, in float32 at least, of numbers scaled first so that their squares stay in range."""
+    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(a), axis=axes, keepdims=True, initial=0)
+    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
+    return jnp.squeeze(scale, axes) * jnp.sqrt(jnp.sum((a / scale) ** 2, axes))

@@ -1,0 +1,93 @@
+"""The spectra of recurrent kernels, gate by gate: what a step does to a state, and many steps to a gradient.
+
+Of the weights alone; the Jacobians of steps, activations included, are not measured here.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.build import ConfigError
+from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
+from rnnlab.diagnostics.probe import Probe
+from rnnlab.typing import Array, Float
+
+SQUARINGS = 8
+
+
+def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
+    """Singular values and what follows from them, for each gate's block R [H, H] of every recurrent kernel.
+
+    Returns:
+        "layer 1/GATE/QUANTITY" ("layer 1 reverse/…") -> array; QUANTITY is
+            singular values                  [H], largest first
+            largest singular value, smallest singular value
+            spectral radius                  the largest |eigenvalue|, as `spectral_radius` has it
+            distance from orthogonality      ‖RᵀR − I‖_F / √H
+        All are NaN for a block with a value that is not finite. The distance is √(mean (σ² − 1)²), infinite where σ⁴ is
+        too large for the number format.
+
+    Raises:
+        ConfigError: no parameter is a recurrent kernel of square blocks [H, H].
+    """
+    found: dict[str, jax.Array] = {}
+    for path, kernel in jax.tree_util.tree_leaves_with_path(probe.params):
+        name = parameter_name(path)
+        if not name.endswith("/recurrent_kernel") or kernel.ndim != 2 or kernel.shape[1] % kernel.shape[0]:
+            continue
+        blocks = _blocks(kernel)
+        largest = jnp.max(jnp.abs(blocks), axis=(1, 2), keepdims=True)
+        finite = jnp.isfinite(largest)
+        blocks = jnp.where(finite, blocks, 0)  # Some machines' SVD would not end.
+        values = jnp.linalg.svd(blocks, compute_uv=False)
+        measured = {
+            "singular values": values,
+            "largest singular value": values[:, 0],
+            "smallest singular value": values[:, -1],
+            "spectral radius": spectral_radius(blocks),
+            "distance from orthogonality": jnp.sqrt(jnp.mean((values**2 - 1) ** 2, axis=1)),
+        }
+        place = name.removesuffix("/recurrent_kernel")
+        for index, gate in enumerate(gates_of_kernel(name, len(blocks), probe.trajectories)):
+            known = finite[index, 0, 0]
+            found |= {
+                f"{place}/{gate}/{key}": jnp.where(known, value[index], jnp.nan) for key, value in measured.items()
+            }
+    if not found:
+        raise ConfigError("diagnostics: spectrum found no parameter recurrent_kernel of blocks [H, H]; leave it out")
+    return found
+
+
+def spectral_radius(matrices: Float[Array, "... H H"]) -> Float[Array, "..."]:
+    """The largest |eigenvalue|, from products alone: an eigenvalue routine runs on no accelerator and takes longer.
+
+    With k = 2⁷ it is (‖R²ᵏ‖_F / ‖Rᵏ‖_F)^(1/k), by repeated squaring, scaled each time. That tends to ρ as ‖R²ᵏ‖^(1/2k)
+    does (Gelfand's formula), never lies above that, and is exact where all |eigenvalues| of a normal matrix are equal.
+    Against LAPACK's eigenvalues in float32, H = 4, 20 and 100: within 1e-5 for orthogonal matrices, 0.4 % for Gaussian
+    ones, 0.5 % for I + noise. A Jordan block of size m gives about 2^((m - 1) / k) ρ, a nilpotent matrix 0.
+
+    Args:
+        matrices: finite.
+    """
+    matrices = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+    largest, norm, power = _scaled(matrices)
+    log = growth = jnp.zeros_like(norm)
+    for _ in range(SQUARINGS):
+        # Full precision, since the default of an accelerator would cost three digits.
+        scales = _scaled(jnp.matmul(power, power, precision="highest"))
+        power = scales[2]
+        growth = log + jnp.log(scales[0]) + jnp.log(scales[1])  # With log = log ‖Rᵏ‖ it is log ‖R²ᵏ‖ - log ‖Rᵏ‖.
+        log = log + growth
+    return largest * (norm * jnp.exp(growth / 2 ** (SQUARINGS - 1)))
+
+
+def _scaled(matrices: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(a, b, R / (a b)) with a b = ‖R‖_F, which itself might overflow; (0, 0, 0) for 0."""
+    largest = jnp.max(jnp.abs(matrices), axis=(-2, -1), keepdims=True)
+    matrices = matrices / jnp.where(largest > 0, largest, 1)
+    norm = jnp.sqrt(jnp.sum(matrices**2, axis=(-2, -1), keepdims=True))
+    return largest[..., 0, 0], norm[..., 0, 0], matrices / jnp.where(norm > 0, norm, 1)
+
+
+def _blocks(kernel: Float[Array, "H M"]) -> Float[Array, "G H H"]:
+    kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    return kernel.reshape(kernel.shape[0], -1, kernel.shape[0]).swapaxes(0, 1)
