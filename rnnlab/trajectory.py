@@ -34,9 +34,6 @@ class Trajectory(NamedTuple):
     """Before the first step that ran, [B, H] each."""
     carries: Carry
     """After every step, [T, B, H] each; past its end a row keeps its carry."""
-    gate_names: tuple[str, ...]
-    carry_names: tuple[str, ...]
-    """Of the elements of a carry."""
     noise: tuple[jax.Array, ...] = ()
     state_mask: Float[Array, "B H"] | None = None
 
@@ -94,9 +91,7 @@ def of_layer(
         first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
         x_inside = x if lengths is None else jnp.where(inside(x, lengths)[:, :, None], x, 0)
         label = name + (" reverse" if reverse else "")
-        own = layer.cells[direction]
-        names = (own.gate_names, own.carry_names)
-        found.append(Trajectory(label, cell, x_inside, lengths, reverse, first, carries, *names, noise, state_mask))
+        found.append(Trajectory(label, cell, x_inside, lengths, reverse, first, carries, noise, state_mask))
     return found
 
 

@@ -10,10 +10,16 @@ import jax
 
 from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
 from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, flow, gradient_flow, memory_horizon
+from rnnlab.diagnostics.norms import norms
 from rnnlab.diagnostics.probe import Probe
+from rnnlab.diagnostics.saturation import saturation
+from rnnlab.diagnostics.spectrum import spectrum
 
 DIAGNOSTICS: dict[str, Callable[[Probe], dict[str, jax.Array]]] = {
     "gradient_flow": flow,
+    "norms": norms,
+    "saturation": saturation,
+    "spectrum": spectrum,
 }
 
 __all__ = [

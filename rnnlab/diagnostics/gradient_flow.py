@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
 from rnnlab.norms import row_norms, scale_for
@@ -58,7 +59,7 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
     found = {}
     for trajectory, tap in zip(probe.trajectories, probe.flows, strict=True):
         name = trajectory.name
-        arrays = dict(zip(trajectory.carry_names, tap.carry, strict=True))
+        arrays = dict(zip(carry_names(trajectory.cell, len(tap.carry)), tap.carry, strict=True))
         if isinstance(trajectory.cell, FusableCell):
             arrays["delta"] = tap.u
         norms = {what: _root_mean_square(gradient, probe) for what, gradient in arrays.items()}

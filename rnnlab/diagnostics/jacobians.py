@@ -14,6 +14,7 @@ from jax import lax
 
 from rnnlab.build import ConfigError
 from rnnlab.cells.batch_normalized import BatchNormalizedCell
+from rnnlab.diagnostics.names import carry_names, inner_cell
 from rnnlab.trajectory import Trajectory
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts
 
@@ -192,8 +193,7 @@ def element(trajectory: Trajectory, which: str) -> slice:
     widths = [a.shape[-1] for a in trajectory.first]
     if which == "carry":
         return slice(0, sum(widths))
-    cell = getattr(trajectory.cell, "cell", trajectory.cell)  # Within what stands around it.
-    names = getattr(cell, "carry_names", ("h",))
+    cell, names = inner_cell(trajectory.cell), carry_names(trajectory.cell, len(widths))
     if which not in names:
         known = ", ".join(["carry", *names])
         raise ConfigError(f"{trajectory.name}: the carry of {type(cell).__name__} has no {which!r}; known: {known}")

@@ -24,7 +24,7 @@ from rnnlab.typing import Array, Carry, Float, Parts
 class LagSplit(NamedTuple):
     """∂L/∂R of one direction of one layer as a sum of K parts: of the lags 0, 1, …, K - 2, and of all beyond.
 
-    G gates in the cell's order (`gate_names`), M = G H.
+    G gates in the cell's order (`names.gate_names`), M = G H.
     """
 
     norms: Float[Array, "K G"]
@@ -151,12 +151,6 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
     of_rest = (by_gate(beyond), share(beyond, full), *alignment(total, full))
     found = jax.tree.map(lambda lags, rest: jnp.concatenate([lags, rest[None]]), of_lags, of_rest)
     return LagSplit(*found, total=total, delta=_over_rows(cell.split(full_delta)))
-
-
-def gate_names(cell: FusableCell) -> tuple[str, ...]:
-    """What the G gates of a cell's `LagSplit` are called; of a cell that does not say, their numbers."""
-    names = getattr(getattr(cell, "cell", cell), "gate_names", None)
-    return tuple(names or map(str, range(1, 1 + len(cell.split(cell.recurrent_matrix())))))
 
 
 def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts], Carry]:
