@@ -156,6 +156,33 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def restore_chosen(workdir: Path, which: str, like: PyTree) -> Restored:
+    """The checkpoint of a run that a user names: "best" (the last where none has a score), "last", or a step.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise ConfigError(f"{workdir} has no checkpoint yet")
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise ConfigError(f"{workdir} has no checkpoint yet")
+        if which == "best":
+            best = checkpoints.best_step()
+            step = steps[-1] if best is None else best
+        elif which == "last":
+            step = steps[-1]
+        elif which.isdigit():
+            step = int(which)
+        else:
+            raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
+        return checkpoints.restore(step, like)
+    finally:
+        checkpoints.close()
+
+
 def _rank(metrics: Mapping[str, Any]) -> Any:
     """What is larger for the better checkpoint."""
     return metrics.get("stage", 0), metrics["score"]

@@ -32,29 +32,15 @@ def main(argv: Sequence[str]) -> int:
     workdir, which, split = Path(given["workdir"]), given["checkpoint"], given["split"]
     config = read_config(workdir)
 
-    from rnnlab.checkpoints import Checkpoints
+    from rnnlab.checkpoints import restore_chosen
     from rnnlab.run import Run
 
     run = Run(config, given["data_dir"])
     state = run.programs.start(config["seed"])
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    steps = checkpoints.steps()
-    if not steps:
-        raise ConfigError(f"{workdir} has no checkpoint yet")
-    if which == "best":
-        step = checkpoints.best_step()
-        step = steps[-1] if step is None else step
-    elif which == "last":
-        step = steps[-1]
-    elif which.isdigit():
-        step = int(which)
-    else:
-        raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
-    restored = checkpoints.restore(step, state)
+    restored = restore_chosen(workdir, which, state)
     if run.config["curriculum"] is not None:
         run.enter(restored.host["curriculum"]["stage"])
     result = {"step": restored.step, "split": split, **run.evaluate(restored.state, split)}
-    checkpoints.close()
     write_file(workdir / "evaluation.json", json.dumps(plain(result), indent=2) + "\n")
     print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
     return entry.FINISHED

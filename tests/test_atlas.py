@@ -26,7 +26,7 @@ from rnnlab.diagnostics.atlas import (
     short,
     times,
 )
-from rnnlab.diagnostics.gradient_flow import norms
+from rnnlab.norms import row_norms as norms
 from rnnlab.plots.atlas import atlas
 from tests.helpers import float64, in_double, quick_jit, random_array
 

@@ -30,7 +30,7 @@ LAYERS = [
     ["run"],
     ["loop"],
     ["entry"],
-    ["train", "evaluate", "benchmark", "find_learning_rate"],
+    ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)

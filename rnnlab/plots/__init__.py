@@ -1,5 +1,6 @@
 """Every figure, drawn from files in a workdir."""
 
+from rnnlab.plots.diagnosis import diagnosis
 from rnnlab.plots.observed import observed
 from rnnlab.plots.runs import (
     benchmark_ratios,
@@ -13,6 +14,7 @@ from rnnlab.plots.runs import (
 __all__ = [
     "benchmark_ratios",
     "compare_gradient_flow",
+    "diagnosis",
     "gradient_flow",
     "learning_curve",
     "learning_rate_range",

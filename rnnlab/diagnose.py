@@ -1,0 +1,171 @@
+"""Diagnoses a network: where its gradients vanish and explode, and what that does to training.
+
+    python -m rnnlab.diagnose --workdir=runs/adding                 # the best checkpoint of a run
+    python -m rnnlab.diagnose --config=configs/adding.py:lstm       # as it is initialised
+    python -m rnnlab.diagnose --atlas                               # cells, initialisers and scales, before training
+
+On --rows rows of the validation split, in double precision: the gradient's half-life and reach (horizon), singular
+values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the gradient
+of the recurrent kernel split by lag and by gate (lags), and the bias of truncated backpropagation (truncation).
+Writes diagnosis.json and figures in plots/ to the workdir; for --config to runs/FILE-PRESET-untrained, for --atlas
+atlas.json and atlas.png to runs/atlas; --output names another folder. What cannot be measured is one line, and the rest
+is kept.
+Exit status: 0, 2 for a mistake in the command, config or data, or if nothing could be measured.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from rnnlab import entry
+from rnnlab.build import ConfigError, unknown
+from rnnlab.workdir import read_config, write_file
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "of --workdir: best, last, or a step", flag_values=values)
+    flags.DEFINE_bool("atlas", False, "the atlas of initialisations", flag_values=values)
+    flags.DEFINE_string("output", None, "folder to write to", flag_values=values)
+    flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
+    flags.DEFINE_integer("rows", 8, "rows of the batch", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("exponents", None, "leading Lyapunov exponents; else all", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("lags", None, "lags with a part of their own; else all", lower_bound=1, flag_values=values)
+    entry.data_dir_flag(values)
+    given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
+    chosen = [name for name in ("workdir", "atlas") if given[name]] + (["config"] if reference else [])
+    if len(chosen) != 1:
+        what = " and ".join(f"--{name}" for name in chosen) if chosen else "none"
+        raise ConfigError(f"one of --workdir, --config and --atlas says what to diagnose; given: {what}")
+    if given["atlas"]:
+        return _atlas(Path(given["output"] or "runs/atlas"))
+    if reference is None or config is None:
+        workdir = Path(given["workdir"])
+        config = read_config(workdir)
+        output = Path(given["output"] or workdir)
+    else:
+        workdir, default = None, entry.default_workdir(reference)
+        output = Path(given["output"] or default.with_name(f"{default.name}-untrained"))
+    return _diagnose(config, workdir, output, given)
+
+
+def _atlas(output: Path) -> int:
+    from rich.console import Console
+
+    from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
+    from rnnlab.plots.atlas import atlas
+
+    console = Console(highlight=False)
+    found = measure_atlas(progress=lambda name: console.print(f"measuring {name}"))
+    write_file(output / "atlas.json", json.dumps(found, indent=1) + "\n")
+    console.print(atlas_table(found))
+    console.print(f"figure: {atlas(output / 'atlas.json')}")
+    return entry.FINISHED
+
+
+def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given: dict[str, Any]) -> int:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from rich.console import Console
+
+    from rnnlab import plots
+    from rnnlab.checkpoints import restore_chosen
+    from rnnlab.diagnostics.diagnosis import MEASURES, plain_arrays, subject_of
+    from rnnlab.run import Run
+
+    names = given["measure"] or list(MEASURES)
+    for name in names:
+        if name not in MEASURES:
+            raise ConfigError(f"--measure: {unknown('measure', name, MEASURES)}")
+    console = Console(highlight=False, soft_wrap=True)
+    run = Run(config | {"diagnostics": ()}, given["data_dir"])
+    state, step = run.programs.start(config["seed"]), 0
+    if workdir is not None:
+        restored = restore_chosen(workdir, given["checkpoint"], state)
+        state, step = restored.state, restored.step
+        if config["curriculum"] is not None:
+            run.enter(restored.host["curriculum"]["stage"])
+    bad = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.evaluated)
+        if not bool(jnp.isfinite(leaf).all())
+    ]
+    if bad:
+        raise ConfigError(f"the parameters of step {step} are not finite: {', '.join(bad)}")
+    rows = jnp.arange(min(given["rows"], run.task.size("validation") or given["rows"]), dtype=jnp.uint32)
+    batch = run.task.batch(run.task.data, jnp.int32(0), "validation", rows)  # In single precision: the same examples.
+    result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "problems": []}
+    with jax.enable_x64(True):
+
+        def doubled(tree: Any) -> Any:
+            """In double precision, and on one device: the run's state lies on all of its mesh."""
+            arrays = jax.tree.map(np.asarray, tree)
+            return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
+
+        network = run.programs.network(*doubled((state.evaluated, state.buffers)))
+        subject = subject_of(network, run.task, doubled(batch), given["jacobians"], given["exponents"], given["lags"])
+        for name in names:
+            console.print(f"measuring {name}")
+            try:
+                result[name] = plain_arrays(MEASURES[name](subject))
+            except ConfigError as error:
+                result["problems"].append(f"{name}: {error}")
+                console.print(f"left out: {name}: {error}", markup=False)
+            write_file(output / "diagnosis.json", json.dumps(result) + "\n")
+    console.print(_table(result))
+    figures = plots.diagnosis(output)
+    if figures:
+        console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures)}")
+    return entry.FINISHED if any(name in result for name in names) else entry.MISTAKE
+
+
+def _table(result: dict[str, Any]) -> Any:
+    """What was measured, a line for each layer and direction."""
+    from rich.table import Table
+
+    table = Table(title=f"step {result['step']}, {result['rows']} rows of the validation split")
+    columns = {
+        "factor per step back": lambda r, layer: f"{float(r['horizon'][layer]['factor']):.4g}",
+        "half-life": lambda r, layer: f"{float(r['horizon'][layer]['half_life']):.4g}",
+        "horizon": lambda r, layer: f"{r['horizon'][layer]['horizon']} of {r['horizon']['longest_dependency']}",
+        "largest Lyapunov exponent": lambda r, layer: (
+            f"{float(r['lyapunov'][layer]['mean'][0]):.4g} ± {float(r['lyapunov'][layer]['error'][0]):.2g}"
+        ),
+        "largest |eigenvalue| of J": lambda r, layer: (
+            f"{max(abs(complex(*map(float, v))) for row in r['jacobians'][layer]['eigenvalues'] for v in row):.4g}"
+        ),
+        "lags with 90 % of ∂L/∂R": lambda r, layer: _needed(r["lags"][layer]["cosine"]),
+    }
+    layers = [
+        layer
+        for layer in next((list(result[n]) for n in ("horizon", "lyapunov", "jacobians", "lags") if n in result), [])
+        if layer.startswith("layer")
+    ]
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for layer in layers:
+        cells = []
+        for cell in columns.values():
+            try:
+                cells.append(cell(result, layer))
+            except KeyError:
+                cells.append("")
+        table.add_row(layer, *cells)
+    return table
+
+
+def _needed(cosines: list[Any]) -> str:
+    """After how many steps back the gradient so far points where the whole one does, to a cosine of 0.9."""
+    return next((str(lag) for lag, cosine in enumerate(cosines) if float(cosine) >= 0.9), "none")
+
+
+if __name__ == "__main__":
+    entry.run(main)
