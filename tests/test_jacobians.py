@@ -75,9 +75,8 @@ class Masked:
 
     def __init__(self, cell: Any, mask: jax.Array):
         self.cell, self.mask, self.compute = cell, mask, cell.compute
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.cell, name)
+        self.project, self.split, self.gates = cell.project, cell.split, cell.gates
+        self.recurrent_offset, self.initial_carry = cell.recurrent_offset, cell.initial_carry
 
     def recurrent_matrix(self) -> jax.Array:
         return self.mask[:, None] * self.cell.recurrent_matrix()

@@ -141,6 +141,7 @@ def test_fewer_exponents_are_the_leading_ones() -> None:
         trajectory = linear(rotation(4) @ np.diag(entries) @ rotation(4).T, 40)
         np.testing.assert_allclose(exponents(trajectory, 2), exponents(trajectory)[:, :2], rtol=0, atol=1e-12)
         np.testing.assert_allclose(exponents(linear(np.diag(entries), 40), 2)[0], np.log([0.9, 0.4]), atol=1e-12)
+        np.testing.assert_array_equal(exponents(linear(np.diag(entries), lengths=LENGTHS), 2)[2], 0)  # It has no steps.
 
 
 def test_a_layer_whose_units_are_all_off_has_minus_infinity() -> None:
