@@ -137,6 +137,16 @@ def test_interventions_in_the_backward_pass_are_left_out() -> None:
         check(splits, gradients, T)
 
 
+def test_nothing_enters_past_a_rows_end() -> None:
+    task, batch = problem("last", LENGTHS)
+    found = entries(random_network({"name": "vanilla", "features": H}, **BOTH_WAYS), task, batch)
+    past = np.arange(T)[:, None] >= np.array(LENGTHS)
+    assert len(found) == 4
+    for entry in found:
+        np.testing.assert_array_equal(np.asarray(entry)[past], 0)
+        assert np.abs(np.asarray(entry)[:, 0]).max() > 0
+
+
 def linear(recurrent: np.ndarray, x: np.ndarray, entry: np.ndarray, reverse: bool = False) -> tuple[LagSplit, Any]:
     """The split of h_t = x_t + h_{t-1} R with e at the last step that runs, and h [T, B, H] with h before t = 0."""
     batch, features = x.shape[1:]

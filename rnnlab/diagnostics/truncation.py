@@ -35,6 +35,9 @@ def truncation_bias(
     """The bias of the batch's gradient under `cut_every=k`: windows [k n, k n + n) that do not overlap (Williams and
     Peng, 1990), cut in all layers and directions, against that of the mean loss itself.
 
+    Windows are counted from the first step, as in training: where k does not divide T the last one is shorter, and a
+    loss at the last step sees but T mod k steps (two for T = 150, k = 4).
+
     What else the network does to its gradient (`model.cotangent`) is left out of both. All windows run one after the
     other in one loop: K + 1 gradients of time, two of memory.
 
