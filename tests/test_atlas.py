@@ -59,6 +59,12 @@ def test_a_scaled_orthogonal_kernel_changes_a_linear_gradient_by_its_scale(scale
     assert found["flat"] == 0
 
 
+@pytest.mark.parametrize("initialization", ["orthogonal", "identity"])
+def test_the_atlas_scales_what_the_initialiser_drew(initialization: str) -> None:
+    found = factors("linear", initialization, scales=SCALES, **TINY)
+    np.testing.assert_allclose(found, SCALES, rtol=5e-6)  # Said to six digits.
+
+
 def test_identity_with_relu_keeps_the_gradient_while_units_are_alive() -> None:
     with float64():
         found = flow_of("relu", jnp.eye(H), jnp.abs(random_array(1, T, B, H)))
