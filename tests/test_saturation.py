@@ -139,7 +139,16 @@ def test_a_relu_is_seen_however_it_is_written(function: Callable[..., Any]) -> N
     assert kinds_of(lambda h, a, b: function(a + h)) == [("a", "relu")]
 
 
-@pytest.mark.parametrize("function", [lambda a: jnp.where(a > 0, 0, a), jax.nn.elu, jax.nn.leaky_relu, jnp.abs])
+NO_UNITS = [
+    lambda a: jnp.where(a > 0, 0, a),
+    lambda a: jnp.where(a > 0, 2 * a, 0),
+    jax.nn.elu,
+    jax.nn.leaky_relu,
+    jnp.abs,
+]
+
+
+@pytest.mark.parametrize("function", NO_UNITS)
 def test_what_is_neither_bounded_nor_rectified_is_no_unit(function: Callable[..., Any]) -> None:
     assert kinds_of(lambda h, a, b: function(a)) == []
 
@@ -264,6 +273,13 @@ def test_a_unit_that_lives_in_one_row_at_one_step_is_not_dead() -> None:
     x = jnp.zeros((T, B, D)).at[2, 1, 0].set(1e-6)
     assert measure(network, x, LENGTHS)["layer 1/h/dead"] == pytest.approx(2 / 3)
     assert measure(network, x, (6, 2, 1, 4))["layer 1/h/dead"] == 1  # Now it is padding.
+
+
+def test_a_unit_that_lives_in_padding_alone_is_dead() -> None:
+    network = network_of("irnn")
+    cell = network.layers[0].cells[0]
+    cell.input_kernel[...], cell.bias[...] = jnp.full((D, H), -1.0), jnp.ones(H)  # Padding is 0: there they would live.
+    assert measure(network, jnp.ones((T, B, D)), LENGTHS)["layer 1/h/dead"] == 1
 
 
 def test_a_step_that_no_row_has_has_no_norm() -> None:
