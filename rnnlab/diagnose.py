@@ -63,7 +63,7 @@ def _atlas(output: Path) -> int:
 
     console = Console(highlight=False)
     found = measure_atlas(progress=lambda name: console.print(f"measuring {name}"))
-    write_file(output / "atlas.json", json.dumps(found, indent=1) + "\n")
+    write_file(output / "atlas.json", json.dumps(found) + "\n")
     console.print(atlas_table(found))
     console.print(f"figure: {atlas(output / 'atlas.json')}")
     return entry.FINISHED
@@ -127,21 +127,23 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
 
 
 def _table(result: dict[str, Any]) -> Any:
-    """What was measured, a line for each layer and direction."""
+    """What was measured, a column for each layer and direction."""
     from rich.table import Table
 
     table = Table(title=f"step {result['step']}, {result['rows']} rows of the validation split")
     columns = {
-        "factor per step back": lambda r, layer: f"{float(r['horizon'][layer]['factor']):.4g}",
-        "half-life": lambda r, layer: f"{float(r['horizon'][layer]['half_life']):.4g}",
-        "horizon": lambda r, layer: f"{r['horizon'][layer]['horizon']} of {r['horizon']['longest_dependency']}",
+        "gradient's factor per step back": lambda r, layer: f"{float(r['horizon'][layer]['factor']):.4g}",
+        "its half-life, steps": lambda r, layer: f"{float(r['horizon'][layer]['half_life']):.4g}",
+        "its horizon, of the longest dependency": lambda r, layer: (
+            f"{r['horizon'][layer]['horizon']} of {r['horizon']['longest_dependency']}"
+        ),
         "largest Lyapunov exponent": lambda r, layer: (
             f"{float(r['lyapunov'][layer]['mean'][0]):.4g} ± {float(r['lyapunov'][layer]['error'][0]):.2g}"
         ),
         "largest |eigenvalue| of J": lambda r, layer: (
             f"{max(abs(complex(*map(float, v))) for row in r['jacobians'][layer]['eigenvalues'] for v in row):.4g}"
         ),
-        "lags with 90 % of ∂L/∂R": lambda r, layer: _needed(r["lags"][layer]["cosine"]),
+        "steps back to a cosine of 0.9 with ∂L/∂R": lambda r, layer: _needed(r["lags"][layer]["cosine"]),
     }
     layers = [
         layer
@@ -149,16 +151,17 @@ def _table(result: dict[str, Any]) -> Any:
         if layer.startswith("layer")
     ]
     table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
     for layer in layers:
+        table.add_column(layer, justify="right")
+    for name, cell in columns.items():
         cells = []
-        for cell in columns.values():
+        for layer in layers:
             try:
                 cells.append(cell(result, layer))
-            except KeyError:
+            except KeyError:  # It was not measured.
                 cells.append("")
-        table.add_row(layer, *cells)
+        if any(cells):
+            table.add_row(name, *cells)
     return table
 
 

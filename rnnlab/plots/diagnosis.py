@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from rnnlab.plots.style import COLOURS, make_axes, save
+from rnnlab.plots.style import COLOURS, log_scale, make_axes, save
 
 
 def diagnosis(directory: Path) -> list[Path]:
@@ -37,7 +37,7 @@ def _horizon(measured: dict[str, Any]) -> Figure:
         norms = _numbers(values["norms"])
         label = f"{layer}: {float(values['factor']):.4g} per step back"
         axis.plot(range(1, len(norms) + 1), np.where(norms > 0, norms, np.nan), color=COLOURS[number % 6], label=label)
-    axis.set_yscale("log")
+    log_scale(axis)
     axis.set_xlabel("time step t")
     axis.set_title("‖∂L/∂h_t‖, root mean square over rows")
     axis.legend(frameon=False, fontsize=8)
@@ -67,7 +67,7 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         right.axhline(0, color="#6b6b6b", linestyle="--", linewidth=1)
         right.set_xscale("log", base=2)
         right.set_xlabel("steps k")
-        right.set_title(f"{layer}: log₁₀ singular values of the product of k Jacobians")
+        right.set_title(f"{layer}: log₁₀ singular values over k steps")
         right.legend(frameon=False, fontsize=7)
         for axis in (left, right):
             axis.grid(alpha=0.25, linewidth=0.6)
@@ -103,7 +103,7 @@ def _lags(measured: dict[str, Any]) -> Figure:
         for number, gate in enumerate(values["gates"]):
             part = norms[:-1, number]
             left.plot(lags, np.where(part > 0, part, np.nan), color=COLOURS[number % 6], label=gate, linewidth=1.4)
-        left.set_yscale("log")
+        log_scale(left)
         left.set_title(f"{layer}: part of ‖∂L/∂R‖ from k steps back, by gate")
         if len(values["gates"]) > 1:
             left.legend(frameon=False, fontsize=8)

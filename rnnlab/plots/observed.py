@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rnnlab.metrics import read_diagnostics
-from rnnlab.plots.style import COLOURS, make_axes, save
+from rnnlab.plots.style import COLOURS, log_scale, make_axes, save
 
 
 def observed(workdir: Path) -> list[Path]:
@@ -70,7 +70,7 @@ def _half_life(steps: list[int], lines: list[dict[str, Any]]) -> Figure:
     left.axhline(1, color="#6b6b6b", linestyle="--", linewidth=1)
     left.set_title("gradient's factor per step back in time")
     right.set_title("its half-life in steps (▲ at the top: it does not decay)")
-    right.set_yscale("log")
+    log_scale(right)
     for axis in (left, right):
         axis.set_xlabel("training step")
     if len(layers) > 1:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rnnlab.metrics import read_metrics
-from rnnlab.plots.style import COLOURS, make_axes, save
+from rnnlab.plots.style import COLOURS, log_scale, make_axes, save
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
@@ -93,7 +93,7 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
     for number, (label, norms) in enumerate(curves.items()):
         shown = [float(v) if float(v) > 0 else float("nan") for v in norms]  # A log axis has no zero.
         axis.plot(range(1, len(shown) + 1), shown, color=colours[number % len(colours)], label=label, linewidth=1.6)
-    axis.set_yscale("log")
+    log_scale(axis)
     axis.set_xlabel("time step t")
     axis.set_ylabel("‖∂L/∂h_t‖, root mean square over rows")
 
