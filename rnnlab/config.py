@@ -74,6 +74,14 @@ def curriculum_options(
 CurriculumSpec = Annotated[Mapping[str, Any], curriculum_options]
 
 
+def flight_recorder_options(*, steps: PositiveInt = 10, at_most: PositiveInt = 3) -> dict[str, Any]:
+    """A recording of each spike, a gradient of more than 10 times the usual norm, and of a loss or gradient that is not
+    finite, with the `steps` updates before it; spikes so close together count as one. The last
+    at_most recordings are kept; `python -m rnnlab.diagnose --workdir=… --replay` looks at them."""
+    return {"steps": steps, "at_most": at_most}
+
+
+FlightRecorderSpec = Annotated[Mapping[str, Any], flight_recorder_options]
 DiagnosticName = Annotated[str, OneOf("diagnostic", tuple(DIAGNOSTICS))]
 
 
@@ -89,6 +97,7 @@ def _run_fields(
     curriculum: CurriculumSpec | None = None,
     diagnostics: tuple[DiagnosticName, ...] = (),
     diagnostics_every: PositiveInt = 100,
+    flight_recorder: FlightRecorderSpec | None = None,
     steps: PositiveInt,
     batch_size: PositiveInt = 16,
     seed: NonNegativeInt = 0,

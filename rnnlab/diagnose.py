@@ -3,12 +3,16 @@
     python -m rnnlab.diagnose --workdir=runs/adding                 # the best checkpoint of a run
     python -m rnnlab.diagnose --config=configs/adding.py:lstm       # as it is initialised
     python -m rnnlab.diagnose --atlas                               # cells, initialisers and scales, before training
+    python -m rnnlab.diagnose --workdir=runs/adding --replay        # what blew up, and what would have held it
 
 On --rows rows of the validation split, in double precision: the gradient's half-life and reach (horizon), singular
 values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the gradient
 of the recurrent kernel split by lag and by gate (lags), and the bias of truncated backpropagation (truncation).
 Writes diagnosis.json and figures in plots/ to the workdir; for --config to runs/FILE-PRESET-untrained, for --atlas
-atlas.json and atlas.png to runs/atlas; --output names another folder. What cannot be measured is one line, and the rest
+atlas.json and atlas.png to runs/atlas; --output names another folder. --replay makes the updates
+before the last spike or divergence (or the one that --recording names) once more from what the flight recorder kept
+(--config.flight_recorder.steps=10 in training), as they were and with clipping, a smaller gain, a bound on the spectral
+norm and a lower rate: replay.json and plots/replay.png. What cannot be measured is one line, and the rest
 is kept.
 Exit status: 0, 2 for a mistake in the command, config or data, or if nothing could be measured.
 """
@@ -37,8 +41,12 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("exponents", None, "leading Lyapunov exponents; else all", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("lags", None, "lags with a part of their own; else all", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("replay", False, "of --workdir: a recording of its flight recorder", flag_values=values)
+    flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     entry.data_dir_flag(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
+    if given["replay"] and not given["workdir"]:
+        raise ConfigError("--replay: needs --workdir, the folder of a run with a flight recorder")
     chosen = [name for name in ("workdir", "atlas") if given[name]] + (["config"] if reference else [])
     if len(chosen) != 1:
         what = " and ".join(f"--{name}" for name in chosen) if chosen else "none"
@@ -49,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
         workdir = Path(given["workdir"])
         config = read_config(workdir)
         output = Path(given["output"] or workdir)
+        if given["replay"]:
+            return _replay(config, workdir, output, given)
     else:
         workdir, default = None, entry.default_workdir(reference)
         output = Path(given["output"] or default.with_name(f"{default.name}-untrained"))
@@ -124,6 +134,24 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     if figures:
         console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures)}")
     return entry.FINISHED if any(name in result for name in names) else entry.MISTAKE
+
+
+def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str, Any]) -> int:
+    from rich.console import Console
+
+    from rnnlab.plots.replay import replay as draw
+    from rnnlab.recorder import read_recording
+    from rnnlab.replay import described, interventions_table, replay
+
+    console = Console(highlight=False, soft_wrap=True)
+    recording = read_recording(workdir, given["recording"])
+    found = replay(recording, config, given["data_dir"], lambda text: console.print(text, markup=False))
+    write_file(output / "replay.json", json.dumps(found) + "\n")
+    for line in described(found):
+        console.print(line, markup=False)
+    console.print(interventions_table(found))
+    console.print(f"figure: {draw(output)}")
+    return entry.FINISHED
 
 
 def _table(result: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.metrics import MetricsWriter, ProgressLine, plain
 from rnnlab.optimizers import waits_for_plateau
+from rnnlab.recorder import FlightRecorder
 from rnnlab.run import Run
 from rnnlab.schedules import check_schedule
 from rnnlab.step import TrainState, means
@@ -106,6 +107,7 @@ def train_and_evaluate(
         status = "stopped_early" if exhausted() else "finished"
         saved = step if restored is not None else None
         budget, first, compiled = 1, step, False
+        recorder = FlightRecorder(run, workdir)
         every = [*_EVERY, *(["diagnostics_every"] if config["diagnostics"] else [])]
 
         interrupted = stack.enter_context(_interruptions(progress))
@@ -119,20 +121,24 @@ def train_and_evaluate(
                         plateau.restart()
                     memory.validation = {}
                     state = run.with_empty_sums(state)
+                    recorder.forget()
                     progress.say(f"step {step}  {run.described_stage()}")
                     budget, compiled = 1, False
                 if config["diagnostics"] and step % config["diagnostics_every"] == 0:
                     found = jax.block_until_ready(run.programs.observe(state, run.data, run.rows))
                     writer.observe(step, found, seconds())
+                recorder.keep(step, state)
                 mark = time.monotonic()
                 target = min(step + budget, steps, curriculum.ends, *(_next(step, config[k]) for k in every))
                 state = jax.block_until_ready(run.programs.train(state, run.data, jnp.int32(target), run.rows))
                 if step == first:
                     progress.say(f"first step after {time.monotonic() - began:.1f} s")
                 if compiled:
-                    per_step = (time.monotonic() - mark) / max(1, target - step)
+                    per_step = (time.monotonic() - mark) / max(1, int(state.step) - step)
                     budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
                 step, compiled = int(state.step), True
+                if recorded := recorder.see(state):
+                    progress.say(recorded)
                 if not bool(state.finite):
                     status = "diverged"
                     break
@@ -153,6 +159,7 @@ def train_and_evaluate(
                         curriculum.see(memory.validation)
                         if plateau is not None and plateau.see(memory.validation):
                             state = run.with_rate_scale(state, plateau.scale)
+                            recorder.forget()
                             progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
                     if exhausted():
                         status = "stopped_early"

@@ -59,6 +59,7 @@ class Run:
                     averaging=config["averaging"],
                     penalties=config["penalties"],
                     diagnostics=config["diagnostics"],
+                    stops_at_spikes=config["flight_recorder"] is not None,
                     embedding=None if self.embeddings is None else self.embeddings.table,
                 )
             except ConfigError as error:

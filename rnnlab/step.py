@@ -5,6 +5,7 @@ The order in which a run calls them is in `loop.py`.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -102,6 +103,7 @@ class Programs:
         averaging: resolved section, None for no averaged weights.
         penalties: resolved section.
         diagnostics: names in `DIAGNOSTICS`, of what `observe` measures.
+        stops_at_spikes: whether `train` returns right after a step that was a spike.
         embedding: the table [V, E] that a run starts from instead of an initialised one.
     """
 
@@ -117,9 +119,10 @@ class Programs:
         averaging: dict[str, Any] | None = None,
         penalties: dict[str, Any] | None = None,
         diagnostics: tuple[str, ...] = (),
+        stops_at_spikes: bool = False,
         embedding: np.ndarray | None = None,
     ):
-        self.embedding = embedding
+        self.embedding, self.stops_at_spikes = embedding, stops_at_spikes
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
         self.run_steps, self.log_every = run_steps, log_every
         self.structure, self.numbers = split_numbers(
@@ -135,17 +138,13 @@ class Programs:
 
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
+        self._spread_step = functools.partial(spread, in_specs=(replicated, replicated, rows))
         self.initialize = jax.jit(spread(self._initialize, in_specs=replicated))
         self.train = jax.jit(spread(self._train, in_specs=(replicated, replicated, replicated, rows)), donate_argnums=0)
-        self.diagnostics = {name: DIAGNOSTICS[name] for name in diagnostics}
-        observe = spread(self._observe, in_specs=(replicated, replicated, rows))
-        self.observe = jax.jit(observe)
-        """What the diagnostics find in the step that `train` will make next, {name: {what: array}}. A program of its
-        own: what is watched stays, bit for bit, what it is unwatched, which rounding alone would change after the first
-        explosion."""
+        self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             data = jax.eval_shape(lambda: self.task.data)
-            jax.eval_shape(observe, state, data, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
+            jax.eval_shape(self.observe, state, data, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
                 functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
@@ -229,16 +228,16 @@ class Programs:
         )
 
     def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
-        """Steps until state.step is `until`, or a loss or gradient is not finite.
+        """Steps until state.step is `until`, or a loss or gradient is not finite; see also `stops_at_spikes`.
 
         rows: this device's rows of the batch [B / devices].
         """
-        return lax.while_loop(lambda s: (s.step < until) & s.finite, lambda s: self._step(s, data, rows)[0], state)
 
-    def _observe(self, state: TrainState, data: PyTree, rows: jax.Array) -> dict[str, dict[str, jax.Array]]:
-        _, probe = self._step(state, data, rows, observed=True)
-        assert probe is not None
-        return {name: measure(probe) for name, measure in self.diagnostics.items()}
+        def goes_on(s: TrainState) -> jax.Array:
+            calm = s.totals["spikes"] == state.totals["spikes"] if self.stops_at_spikes else True
+            return (s.step < until) & s.finite & calm
+
+        return lax.while_loop(goes_on, lambda s: self._step(s, data, rows)[0], state)
 
     def _step(
         self, state: TrainState, data: PyTree, rows: jax.Array, observed: bool = False
@@ -274,7 +273,10 @@ class Programs:
         spike = norm > SPIKE * usual
         # A spike counts as the largest norm that is none: it raises what is usual, but does not become it.
         usual = usual + (jnp.minimum(norm, SPIKE * usual) - usual) / jnp.minimum(state.step + 1.0, USUAL_STEPS)
-        counted = {"clipped": jnp.int32(0) if clips is None else clips.astype(jnp.int32), "spikes": spike.astype(jnp.int32)}
+        counted = {
+            "clipped": jnp.int32(0) if clips is None else clips.astype(jnp.int32),
+            "spikes": spike.astype(jnp.int32),
+        }
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -296,6 +298,8 @@ class Programs:
                 gradients,
                 clipped(section, gradients, state.params),
                 updates,
+                values["loss"],
+                norm,
                 DATA_AXIS,
             )
         after = dataclasses.replace(
@@ -338,6 +342,20 @@ class Programs:
         return {name: value / weight for name, value in values.items()}
 
     # --- conveniences for the host -----------------------------------------------------------------------------------
+
+    def observer(self, measures: Mapping[str, Callable[[Probe], PyTree]]) -> Callable[..., dict[str, Any]]:
+        """(state, data, rows) -> what these measures find in the step that `train` will make next, {name: found}.
+
+        A program of its own: what is watched stays, bit for bit, what it is unwatched, which rounding alone would
+        change after the first explosion.
+        """
+
+        def observe(state: TrainState, data: PyTree, rows: jax.Array) -> dict[str, Any]:
+            _, probe = self._step(state, data, rows, observed=True)
+            assert probe is not None
+            return {name: measure(probe) for name, measure in measures.items()}
+
+        return jax.jit(self._spread_step(observe))
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""

@@ -28,6 +28,8 @@ LAYERS = [
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
     ["run"],
+    ["recorder"],
+    ["replay"],
     ["loop"],
     ["entry"],
     ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose"],

@@ -33,13 +33,13 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
 
     gradients = jax.grad(loss)(network.make_taps(batch.inputs))
     return {
-        f"layer {number}" + (" reverse" if direction else ""): _root_mean_square(tap.carry[0])
+        f"layer {number}" + (" reverse" if direction else ""): root_mean_square(tap.carry[0])
         for number, directions in enumerate(gradients, 1)
         for direction, tap in enumerate(directions)
     }
 
 
-def _root_mean_square(gradient: Float[Array, "T B H"], probe: Probe | None = None) -> Float[Array, " T"]:
+def root_mean_square(gradient: Float[Array, "T B H"], probe: Probe | None = None) -> Float[Array, " T"]:
     """Over rows, of the norm over units. probe: where the rows are split over devices."""
     norms = row_norms(gradient)
     if probe is None:
@@ -62,7 +62,7 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
         arrays = dict(zip(carry_names(trajectory.cell, len(tap.carry)), tap.carry, strict=True))
         if isinstance(trajectory.cell, FusableCell):
             arrays["delta"] = tap.u
-        norms = {what: _root_mean_square(gradient, probe) for what, gradient in arrays.items()}
+        norms = {what: root_mean_square(gradient, probe) for what, gradient in arrays.items()}
         found |= {f"{name}/{what}": each for what, each in norms.items()}
         forward = norms["h"][::-1] if trajectory.reverse else norms["h"]
         decay = decay_per_step(forward)

@@ -8,7 +8,7 @@ from jax import lax
 
 from rnnlab.recurrence import Taps
 from rnnlab.trajectory import Trajectory
-from rnnlab.typing import PyTree
+from rnnlab.typing import Array, Float, PyTree
 
 
 class Probe(NamedTuple):
@@ -31,6 +31,10 @@ class Probe(NamedTuple):
     """The same after clipping."""
     updates: PyTree
     """What is added to params."""
+    loss: Float[Array, ""]
+    """The batch's mean loss, penalties left out."""
+    grad_norm: Float[Array, ""]
+    """The global norm of `gradients`."""
     axis: str | None = None
     """The mesh axis that rows are split over, None for one device."""
 
