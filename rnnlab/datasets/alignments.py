@@ -121,10 +121,10 @@ def read_alignments(path: Path) -> dict[str, np.ndarray]:
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         for number, line in _lines(file):
             name, *ids = line.split()
-            if not ids or not all(text.isdecimal() for text in ids):
-                wrong = next((text for text in ids if not text.isdecimal()), "nothing").encode("ascii", "replace")
+            wrong = next((text for text in ids if not text.isdecimal() or len(text) > 9), None if ids else "nothing")
+            if wrong is not None:
                 raise ConfigError(
-                    f"{file}, line {number}: {wrong.decode()[:20]!r} after the utterance; expected a text archive of "
+                    f"{file}, line {number}: {wrong[:20]!a} after the utterance; expected a text archive of "
                     "whole numbers from 0, as ali-to-pdf writes with ark,t:"
                 )
             if name.upper() in found:

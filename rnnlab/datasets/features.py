@@ -86,8 +86,8 @@ def filter_banks(samples: np.ndarray) -> np.ndarray:
 def with_deltas(banks: np.ndarray) -> np.ndarray:
     """[T, F] -> [T, 3F]: the features, Δ and ΔΔ, by Kaldi's add-deltas with a window of 2.
 
-    Δ_t = Σ_{n=-2..2} n x_{t+n} / 10 and ΔΔ the same filter convolved with itself, both with the first and the last frame
-    repeated beyond the ends.
+    Δ_t = Σ_{n=-2..2} n x_{t+n} / 10, and ΔΔ by that filter convolved with itself; beyond the ends, both see the first
+    and the last frame repeated.
     """
     kaldi = need_kaldi()
     return kaldi.compute_deltas(kaldi.DeltaOptions(order=2, window=2), banks)
@@ -106,7 +106,8 @@ def load_features(
     """The normalised features of recordings one after the other, float32 [sum of frames, 120], mapped, read only.
 
     They are computed at the first call and kept in CACHE_DIR/features-KEY.npy; the key is a hash of every parameter
-    above, the library's version, and each file's name, size and time of change. Each mean and variance is that of its
+    above, the library's version, and each file's name, size and time of change; the
+    folder may be emptied at any time. Each mean and variance is that of its
     rows, Δ and ΔΔ included.
 
     Args:
@@ -122,7 +123,7 @@ def load_features(
     folder = Path(cache_dir).expanduser() if cache_dir else Path(pooch.os_cache("rnnlab")) / "speech"
     path = folder / f"features-{_key(files, frames, normalization)}.npy"
     shape = (int(sum(frames)), FEATURES)
-    with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: not a whole array; it is made anew.
+    with contextlib.suppress(OSError, EOFError, ValueError):  # Not there or not whole: it is made anew.
         table = np.load(path, mmap_mode="r")
         if table.shape == shape and table.dtype == np.float32:
             return table
