@@ -257,14 +257,16 @@ def test_alignments_of_another_length_or_missing_are_named(generated, cache, tmp
     ids = archive(generated)
     count = len(ids["FCJF0_SX37"])
     ids["FCJF0_SX37"].pop()
+    ids["FVMH0_SX37"].append(0)
     del ids["MDAB0_SI648"]
     (tmp_path / "ali.txt").write_bytes(text(ids))
-    with pytest.raises(ConfigError, match=r"2 of 14 recordings are bad") as caught:
+    with pytest.raises(ConfigError, match=r"3 of 14 recordings are bad") as caught:
         timit.load(tmp_path, generated, targets="ali.txt", cache_dir=cache)
     assert f"the alignment of FCJF0_SX37 has {count - 1} frames; expected {count}" in str(caught.value)
+    assert f"FVMH0_SX37 has {len(ids['FVMH0_SX37'])} frames; expected" in str(caught.value)
     assert "SI648.WAV: no alignment named MDAB0_SI648" in str(caught.value)
     left = timit.load(tmp_path, generated, targets="ali.txt", cache_dir=cache, skip_bad=True)
-    assert {name: len(split) for name, split in left.splits.items()} == {"train": 5, "validation": 4, "test": 3}
+    assert {name: len(split) for name, split in left.splits.items()} == {"train": 4, "validation": 4, "test": 3}
 
 
 @pytest.mark.parametrize(
