@@ -104,7 +104,7 @@ def by_hand(run: Programs) -> Any:
 
         gradient, averages = jax.grad(mean_loss, has_aux=True)(params)
         squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
-        return averages | {"grad_norm": jnp.sqrt(squares)}
+        return averages | {"grad_norm": jnp.sqrt(squares), "clipped": (squares > 1.0).astype(float)}
 
     return one
 
