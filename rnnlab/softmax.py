@@ -87,7 +87,7 @@ def _certain(samples: int, vocabulary: int) -> int:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["h", "kernel", "bias", "candidates"],
-    meta_fields=["chunk", "compute", "axis_name"],
+    meta_fields=["vocabulary", "chunk", "compute", "axis_name"],
 )
 @dataclasses.dataclass(frozen=True)
 class Distribution:
@@ -99,6 +99,8 @@ class Distribution:
     bias: Float[Array, " V"]
     candidates: Candidates | None = None
     """None: the normaliser is exact."""
+    vocabulary: int | None = None
+    """How many words there are on all devices, where rows follow that are none; None: every row is one."""
     chunk: int | None = None
     compute: ComputeType = "float32"
     axis_name: str | None = None
@@ -113,17 +115,25 @@ class Distribution:
         """
         how = _How(self.chunk, self.compute, self.axis_name)
         h, words = _copied(self.axis_name, self.h.reshape(-1, self.h.shape[-1])), targets.reshape(-1)
-        nats = (
-            _exact(how, h, self.kernel, self.bias, words) if self.candidates is None else self._sampled(how, h, words)
-        )
+        if self.candidates is None:
+            nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words)
+        else:
+            nats = self._sampled(how, h, words)
         return nats.reshape(targets.shape)
 
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
-        z = matmul(self.h.reshape(-1, self.h.shape[-1]), self.kernel.T, self.compute) + self.bias
+        bias = self._bias_of_words(_How(self.chunk, self.compute, self.axis_name))
+        z = matmul(self.h.reshape(-1, self.h.shape[-1]), self.kernel.T, self.compute) + bias
         return z.reshape(*self.h.shape[:-1], -1)
 
-    def _sampled(self, how: "_How", h: Float[Array, "R P"], targets: Int[Array, " R"]) -> Float[Array, " R"]:
+    def _bias_of_words(self, how: "_How") -> Float[Array, " V"]:
+        """-∞ for the rows that are no words."""
+        if self.vocabulary is None:
+            return self.bias
+        return jnp.where(_words(how, self.bias.shape[0]) < self.vocabulary, self.bias, -jnp.inf)
+
+    def _sampled(self, how: "_How", h: Any, targets: Int[Array, " R"]) -> Float[Array, " R"]:
         """The target's word is there for certain and is not corrected; where it is a candidate too, that one is left
         out. Then Σ exp(z - ln count) has the mean of the exact normaliser (importance sampling: Jean et al., 2015)."""
         assert self.candidates is not None
@@ -132,7 +142,7 @@ class Distribution:
         kernel, bias = self.kernel[rows], self.bias[rows]  # One gather: its gradient is one array [V, P].
         split = words.shape[0]
         offset = jnp.where(held[:split], bias[:split] - log_counts, -jnp.inf)
-        others = _log_sum_exp(how, h, kernel[:split], offset, words, targets)
+        others: Any = _log_sum_exp(how, h, kernel[:split], offset, words, targets)
         return jax.nn.softplus(others - _of_words(how, h, kernel[split:], bias[split:], held[split:]))
 
 
@@ -148,24 +158,28 @@ class Softmax(nnx.Module):
         samples: int | None = None,
         tied: bool = False,
         projection: int | None = None,
+        multiple_of: int = 1,
         kernel_init: InitializerSpec = "glorot_uniform",
         bias_init: InitializerSpec = "zeros",
         rngs: nnx.Rngs,
     ):
-        """The fields of `softmax_options`; kernel_init: of h's projection and of the vectors."""
+        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. multiple_of: rows that are
+        no words fill up the vectors to a multiple of it, so that they can be split over that many devices."""
         self.projection = None
         if projection is not None:
             self.projection = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
             in_features = projection
         self.features, self.vocabulary = in_features, vocabulary
         self.chunk, self.samples = chunk, samples
+        more = -vocabulary % multiple_of
         # A word's vector is a row, so that gathering some of them reads memory in order.
         table = None
         if not tied:
             drawn = as_initializer(kernel_init)(rngs.params(), (in_features, vocabulary), jnp.float32)
-            table = nnx.Param(drawn.T)
+            table = nnx.Param(jnp.pad(drawn.T, ((0, more), (0, 0))))
         self.word_kernel = table
-        self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32))
+        bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
+        self.bias = nnx.Param(jnp.pad(bias, (0, more)))
         self.compute: ComputeType = "float32"
         self.axis_name: str | None = None
         """Set by what splits the words over devices."""
@@ -180,7 +194,9 @@ class Softmax(nnx.Module):
         if training is not None and self.samples is not None and self.samples < self.vocabulary:
             candidates = draw_candidates(named(training.key, "softmax"), self.samples, self.vocabulary)
         h = h if self.projection is None else self.projection(h)
-        return Distribution(h, kernel, self.bias[...], candidates, self.chunk, self.compute, self.axis_name)
+        bias = self.bias[...]
+        vocabulary = None if bias.shape[0] == self.vocabulary else self.vocabulary
+        return Distribution(h, kernel, bias, candidates, vocabulary, self.chunk, self.compute, self.axis_name)
 
 
 # --- the sums over words ---------------------------------------------------------------------------------------------
@@ -295,10 +311,10 @@ def _gradients(
         part = rounded(part, how.compute)
         z = matmul(part, rows.T, how.compute) + offset[:, None]
         dz = jnp.where(own[:, None] == targets, at_target, d * jnp.exp(z - normaliser))
-        # Words that the chunk before has had get the same gradient again; h must not.
-        new = jnp.where((start + jnp.arange(width) < first)[:, None], 0, dz)
-        dh += matmul(new.T, part, how.compute)
         dpart = matmul(dz, rows, how.compute).astype(kernel.dtype)
+        # Words that the chunk before has had get the same gradient again; h must not.
+        new = jnp.where((start + jnp.arange(width) < first)[:, None], 0, part)
+        dh += matmul(dz.T, new, how.compute)
         dkernel = lax.dynamic_update_slice_in_dim(dkernel, dpart, start, 0)
         dbias = lax.dynamic_update_slice_in_dim(dbias, dz.sum(1).astype(bias.dtype), start, 0)
         return dh, dkernel, dbias
