@@ -163,12 +163,13 @@ class Softmax(nnx.Module):
         bias_init: InitializerSpec = "zeros",
         rngs: nnx.Rngs,
     ):
-        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. multiple_of: rows that are
-        no words fill up the vectors to a multiple of it, so that they can be split over that many devices."""
-        self.projection = None
+        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. multiple_of: rows that
+        are no words fill up the vectors to a multiple of it, so that they can be split over that many devices."""
+        project = None
         if projection is not None:
-            self.projection = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
+            project = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
             in_features = projection
+        self.projection = project
         self.features, self.vocabulary = in_features, vocabulary
         self.chunk, self.samples = chunk, samples
         more = -vocabulary % multiple_of

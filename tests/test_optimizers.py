@@ -463,6 +463,14 @@ def test_order_is_layer_unit_global_noise() -> None:
     assert float(global_norm(noisy)) > 1, "the noise is not clipped"
 
 
+@pytest.mark.parametrize("fields", [{"clip_adaptive": 0.1}, {"max_norm": 0.5}], ids=str)
+def test_units_of_a_softmax_are_rows(fields: dict[str, Any]) -> None:
+    gradients, params = (np.random.default_rng(seed).standard_normal((3, 5)) for seed in (0, 1))
+    columns = one_update(SGD | fields, {"kernel": jnp.asarray(gradients)}, {"kernel": jnp.asarray(params)})
+    rows = one_update(SGD | fields, {"word_kernel": jnp.asarray(gradients.T)}, {"word_kernel": jnp.asarray(params.T)})
+    np.testing.assert_array_equal(rows["word_kernel"].T, columns["kernel"])
+
+
 # --- gradient noise --------------------------------------------------------------------------------------------------
 
 NOISY = SGD | {"gradient_noise": 0.3}
