@@ -28,6 +28,7 @@ from rnnlab.linear import ComputeType
 from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
 from rnnlab.recurrence import Taps, make_taps
+from rnnlab.softmax import Distribution, Softmax, SoftmaxSpec, softmax_options
 from rnnlab.typing import Array, Float, Int, Num
 
 Readout = Literal["last", "every"]
@@ -56,7 +57,8 @@ class FixedEmbedding(nnx.Variable):
 class Network(nnx.Module):
     """embed or project -> layers of cells -> readout.
 
-    Outputs are [B, O] from the state after the last valid step (readout "last") or [T, B, O] ("every").
+    Outputs are [B, O] from the state after the last valid step (readout "last") or [T, B, O] ("every"); with `softmax`
+    a `Distribution` over the O words there.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Network(nnx.Module):
         input_projection_init: InitializerSpec = "glorot_uniform",
         readout_init: InitializerSpec = "glorot_uniform",
         readout_bias_init: InitializerSpec = "zeros",
+        softmax: SoftmaxSpec | None = None,
         normalization: NormalizationSpec = {},  # noqa: B006  (never changed)
         dropout: DropoutSpec = {},  # noqa: B006
         cotangent: CotangentSpec = {},  # noqa: B006
@@ -92,7 +95,8 @@ class Network(nnx.Module):
         (one-hot if that is None); `input_projection` puts a linear layer of that width before the first cell. `compute`
         is what the operands of all matrix products are rounded to; parameters, carries and sums stay in float32. With
         `embedding_file` the table of a run comes from there (`Programs` puts it in place of the initial one); without
-        `embedding_trained` no step changes it.
+        `embedding_trained` no step changes it. softmax: the readout is a distribution over the task's words, whose
+        logits are never held all at once (`softmax_options`); None: it is linear.
 
         connections, with x_l what layer l sees and f_l the layer:
             plain      x_{l+1} = f_l(x_l)
@@ -181,13 +185,14 @@ class Network(nnx.Module):
         self.highway_gates = nnx.List(carry_gates)
         width = {"skip": seen, "dense": in_features}.get(connections, out)
         self.attention = None if attention is None else Attention(width, attention, rngs=rngs)
-        self.readout = Linear(
-            width * (1 if attention is None else 2),
-            out_features,
-            kernel_init=readout_init,
-            bias_init=readout_bias_init,
-            rngs=rngs,
-        )
+        width *= 1 if attention is None else 2
+        inits: dict[str, Any] = {"kernel_init": readout_init, "bias_init": readout_bias_init}
+        if softmax is None:
+            self.readout = Linear(width, out_features, **inits, rngs=rngs)
+        else:
+            options = softmax_options(**softmax)
+            _check_softmax(options, width, out_features, vocabulary, embedding)
+            self.readout = Softmax(width, out_features, **options, **inits, rngs=rngs)
         for _, module in nnx.iter_modules(self):
             if hasattr(module, "compute"):
                 module.compute = compute  # pyright: ignore[reportAttributeAccessIssue]
@@ -271,11 +276,13 @@ class Network(nnx.Module):
 
     def read(
         self, hidden: Hidden, lengths: Int[Array, " B"] | None = None, training: Training | None = None
-    ) -> Float[Array, "*TB O"]:
+    ) -> Float[Array, "*TB O"] | Distribution:
         """Outputs from what `hidden` returned."""
         seen = self.seen_by_readout(hidden, training)
         if self.attention is not None:
             seen = jnp.concatenate([seen, self.attention(*hidden, lengths)], -1)
+        if isinstance(self.readout, Softmax):
+            return self.readout(seen, None if self.embedding is None else self.embedding[...], training)
         return self.readout(seen)
 
     def __call__(
@@ -284,7 +291,7 @@ class Network(nnx.Module):
         lengths: Int[Array, " B"] | None = None,
         taps: list[list[Taps]] | None = None,
         training: Training | None = None,
-    ) -> Float[Array, "*TB O"]:
+    ) -> Float[Array, "*TB O"] | Distribution:
         """Outputs for a batch; taps as `make_taps` gives them; training: None for evaluation."""
         return self.read(self.hidden(x, lengths, taps, training), lengths, training)
 
@@ -309,6 +316,23 @@ class Network(nnx.Module):
             [make_taps(cell, jnp.zeros(shape.shape, shape.dtype)) for cell in layer.cells]
             for layer, shape in zip(self.layers, shapes, strict=True)
         ]
+
+
+def _check_softmax(
+    options: Mapping[str, Any], width: int, words: int, vocabulary: int | None, embedding: int | None
+) -> None:
+    """Raises a ConfigError for a softmax over what is no vocabulary, or one that cannot be tied."""
+    if words != vocabulary:
+        raise ConfigError("model.softmax: this task's answers are not words of its vocabulary; leave it None")
+    if not options["tied"]:
+        return
+    if embedding is None:
+        raise ConfigError("model.softmax.tied: needs model.embedding, the vectors that are shared")
+    if embedding != (options["projection"] or width):
+        raise ConfigError(
+            f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
+            f"{options['projection'] or width}; make them equal, or set model.softmax.projection to {embedding}"
+        )
 
 
 def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:

@@ -47,11 +47,38 @@ def adamw(
     return optax.chain(adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, mask=decayed))
 
 
+def adagrad(initial_accumulator: NonNegative = 0.1, eps: Positive = 1e-7) -> optax.GradientTransformation:
+    """g / √(initial_accumulator + Σ g² + eps), the sum over all steps so far (Duchi et al., 2011)."""
+    return optax.scale_by_rss(initial_accumulator, eps)
+
+
+def adafactor(
+    decay_exponent: Positive = 0.8,
+    clip_update: Positive | None = 1.0,
+    scale_by_parameter: bool = True,
+    eps: Positive = 1e-30,
+) -> optax.GradientTransformation:
+    """g / √v with v, the running mean of g² + eps, held as a vector of rows and one of columns where a parameter has
+    two axes of 128 or more, at decay 1 - t^-decay_exponent (Shazeer and Stern, 2018, algorithm 4); no momentum.
+
+    clip_update: bound on the root mean square of each parameter's update. scale_by_parameter: the learning rate is
+    relative to the root mean square of the parameter, at least 10⁻³.
+    """
+    chain: list[Any] = [optax.scale_by_factored_rms(decay_rate=decay_exponent, epsilon=eps)]
+    if clip_update is not None:
+        chain.append(optax.clip_by_block_rms(clip_update))
+    if scale_by_parameter:
+        chain.append(optax.scale_by_param_block_rms())
+    return optax.chain(*chain)
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": sgd,
     "rmsprop": rmsprop,
     "adam": adam,
     "adamw": adamw,
+    "adagrad": adagrad,
+    "adafactor": adafactor,
 }
 
 
@@ -213,17 +240,18 @@ def clip_by_unit_ratio(ratio: float | jax.Array, eps: float = 1e-3) -> optax.Gra
     """Scales each unit's gradient to ratio times the norm of its weights, at least eps, where it is larger (adaptive
     gradient clipping: Brock et al., 2021, eq. 3).
 
-    A unit's weights are a column of a kernel; a bias is clipped as a whole, as in the authors' code.
+    A unit's weights are a column of a kernel, a word's in a softmax a row; a bias is clipped as a whole, as in the
+    authors' code.
     `optax.adaptive_grad_clip` is this too, but takes a kernel of one row as a whole, and its squares overflow: a
     gradient of 1e20 would become 0.
     """
 
-    def clip(g: jax.Array, p: jax.Array) -> jax.Array:
-        norm, bound = unit_norms(g), ratio * jnp.maximum(unit_norms(p), eps)
+    def clip(path: tuple, g: jax.Array, p: jax.Array) -> jax.Array:
+        norm, bound = _norms_of_units(path, g), ratio * jnp.maximum(_norms_of_units(path, p), eps)
         return (g * jnp.where(norm > bound, bound / norm, 1.0)).astype(g.dtype)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(clip, updates, params), state
+        return jax.tree_util.tree_map_with_path(clip, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -255,13 +283,19 @@ def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformatio
     A gate's input kernel and recurrent kernel are bounded each by itself, up to rounding.
     """
 
-    def bound(u: jax.Array, p: jax.Array, kernel: bool) -> jax.Array:
+    def bound(path: tuple, u: jax.Array, p: jax.Array, kernel: bool) -> jax.Array:
         if not kernel:
             return u
-        norm = unit_norms(p + u)
+        norm = _norms_of_units(path, p + u)
         return jnp.where(norm > max_norm, (p + u) * (max_norm / norm) - p, u).astype(u.dtype)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(bound, updates, params, decayed(params)), state
+        return jax.tree_util.tree_map_with_path(bound, updates, params, decayed(params)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _norms_of_units(path: tuple, leaf: jax.Array) -> jax.Array:
+    """`unit_norms`; of the softmax, whose `word_kernel` has a unit's weights in a row, of rows."""
+    by_row = bool(path) and getattr(path[-1], "key", None) == "word_kernel"
+    return unit_norms(leaf.T).T if by_row else unit_norms(leaf)

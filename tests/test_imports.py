@@ -13,6 +13,7 @@ LAYERS = [
     ["recurrence"],
     ["cells"],
     ["layers"],
+    ["softmax"],
     ["network"],
     ["trajectory"],
     ["penalties"],

@@ -67,7 +67,7 @@ def every_field(name: str, **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "fields"),
-    [(name, {}) for name in OPTIMIZERS]
+    [(name, {"learning_rate": 0.5} if name == "adagrad" else {}) for name in OPTIMIZERS]
     + [
         ("sgd", {"momentum": 0.9}),
         ("sgd", {"momentum": 0.9, "nesterov": True}),
@@ -79,7 +79,7 @@ def every_field(name: str, **fields: Any) -> dict[str, Any]:
 )
 def test_hundred_steps_reduce_a_quadratic(name: str, fields: dict[str, Any]) -> None:
     curvature = jnp.array([0.3, 1.0, 2.0])
-    section = every_field(name, learning_rate=0.05, **fields)
+    section = every_field(name, **{"learning_rate": 0.05} | fields)
 
     def loss(params: dict[str, jax.Array]) -> jax.Array:
         return jnp.sum(curvature * params["kernel"] ** 2)
@@ -119,6 +119,8 @@ def torch_groups(torch: Any, name: str) -> tuple[dict[str, Any], Any]:
             return params, torch.optim.AdamW(groups, lr=0.1)
         case "adamw_defaults":
             return params, torch.optim.AdamW([{"params": kernel}, {"params": bias, "weight_decay": 0.0}], lr=0.1)
+        case "adagrad":  # eps, which torch adds outside of the root, is too small to matter.
+            return params, torch.optim.Adagrad(kernel + bias, lr=0.1, initial_accumulator_value=0.3, eps=1e-20)
     raise ValueError(name)
 
 
@@ -130,6 +132,7 @@ TORCH = {
     "adam_defaults": dict(name="adam"),
     "adamw": dict(name="adamw", weight_decay=0.3),
     "adamw_defaults": dict(name="adamw"),
+    "adagrad": dict(name="adagrad", initial_accumulator=0.3, eps=1e-20),
 }
 
 
@@ -156,6 +159,52 @@ def test_rmsprop_equals_its_formula_with_eps_under_the_root(momentum: float | No
             velocity[key] = (momentum or 0.0) * velocity[key] + g / np.sqrt(square[key] + eps)
             params[key] = params[key] - rate * velocity[key]
             np.testing.assert_allclose(ours[key], params[key], rtol=1e-12, atol=1e-12)
+
+
+def test_adagrad_equals_its_formula_with_eps_under_the_root() -> None:
+    params, square = dict(START), dict.fromkeys(START, 0.2)
+    section = dict(name="adagrad", learning_rate=0.1, initial_accumulator=0.2, eps=0.05)
+    for step, ours in enumerate(follow(section, steps=5)):
+        for key, g in gradient(params, step).items():
+            square[key] = square[key] + g**2
+            params[key] = params[key] - 0.1 * g / np.sqrt(square[key] + 0.05)
+            np.testing.assert_allclose(ours[key], params[key], rtol=1e-12, atol=1e-12)
+
+
+def rms(a: np.ndarray) -> float:
+    return np.sqrt(np.mean(a**2))
+
+
+@pytest.mark.parametrize("bound", [None, 0.3])
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("shape", [(130, 129), (129, 3)], ids=["factored", "whole"])
+def test_adafactor_equals_its_algorithm(shape: tuple[int, int], relative: bool, bound: float | None) -> None:
+    rng, rate = np.random.default_rng(0), 0.1
+    p = rng.standard_normal(shape)
+    gradients = [rng.standard_normal(shape) * rng.exponential(size=shape[1]) for _ in range(3)]
+    section = dict(name="adafactor", learning_rate=rate, clip_update=bound, scale_by_parameter=relative)
+    with float64():
+        optimizer = make_optimizer(section, run_steps=3)
+        params = {"kernel": jnp.asarray(p)}
+        state = optimizer.init(params)
+        v = rows = columns = 0.0
+        for step, g in enumerate(gradients):
+            updates, state = optimizer.update({"kernel": jnp.asarray(g)}, state, params)
+            params = optax.apply_updates(params, updates)
+            decay = float(1 - np.float32(step + 1) ** np.float32(-0.8))  # optax holds it in single precision.
+            v = decay * v + (1 - decay) * (g**2 + 1e-30)
+            rows = decay * rows + (1 - decay) * (g**2 + 1e-30).mean(1)
+            columns = decay * columns + (1 - decay) * (g**2 + 1e-30).mean(0)
+            u = g / np.sqrt(np.outer(rows, columns) / rows.mean() if min(shape) >= 128 else v)
+            u = u / max(1.0, rms(u) / bound) if bound else u
+            p = p - rate * u * (max(rms(p), 1e-3) if relative else 1)
+            np.testing.assert_allclose(params["kernel"], p, rtol=1e-7, atol=1e-8)
+
+
+def test_adafactor_holds_no_square_of_a_large_kernel() -> None:
+    optimizer = make_optimizer(every_field("adafactor", learning_rate=0.1), run_steps=1)
+    state = jax.eval_shape(optimizer.init, {"kernel": jax.ShapeDtypeStruct((1000, 256), jnp.float32)})
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 1300
 
 
 def test_nesterov_without_momentum_is_refused() -> None:
@@ -412,6 +461,14 @@ def test_order_is_layer_unit_global_noise() -> None:
     np.testing.assert_allclose(-updates["b"]["kernel"], [[0.1 * 0.5 / norm]], rtol=1e-6)
     noisy = one_update(SGD | fields | {"gradient_noise": 1e4}, gradients, params, key=jax.random.key(0))
     assert float(global_norm(noisy)) > 1, "the noise is not clipped"
+
+
+@pytest.mark.parametrize("fields", [{"clip_adaptive": 0.1}, {"max_norm": 0.5}], ids=str)
+def test_units_of_a_softmax_are_rows(fields: dict[str, Any]) -> None:
+    gradients, params = (np.random.default_rng(seed).standard_normal((3, 5)) for seed in (0, 1))
+    columns = one_update(SGD | fields, {"kernel": jnp.asarray(gradients)}, {"kernel": jnp.asarray(params)})
+    rows = one_update(SGD | fields, {"word_kernel": jnp.asarray(gradients.T)}, {"word_kernel": jnp.asarray(params.T)})
+    np.testing.assert_array_equal(rows["word_kernel"].T, columns["kernel"])
 
 
 # --- gradient noise --------------------------------------------------------------------------------------------------

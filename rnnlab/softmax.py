@@ -1,0 +1,391 @@
+"""Distributions over large vocabularies: their cross-entropy in chunks of the vocabulary, from samples, and split over
+devices, so that logits [T·B, V] are never held.
+
+What a word's vector is multiplied with comes from `network.py`; what is done with the cross-entropy is a task's.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from rnnlab.build import PositiveInt
+from rnnlab.initializers import InitializerSpec, as_initializer
+from rnnlab.layers import Linear
+from rnnlab.linear import ComputeType, matmul, rounded
+from rnnlab.random import Training, named
+from rnnlab.typing import Array, Float, Int, PRNGKeyArray
+
+
+def softmax_options(
+    *,
+    chunk: PositiveInt | None = None,
+    samples: PositiveInt | None = None,
+    tied: bool = False,
+    projection: PositiveInt | None = None,
+) -> dict[str, Any]:
+    """The readout as a distribution over the task's vocabulary.
+
+    chunk: how many words' logits are held at a time; None: as many as are fast. samples: in training the normaliser is
+    estimated from that many words (`Candidates`); evaluation is exact always. tied: the words' vectors are those of the
+    embedding (Press and Wolf, 2017). projection: a linear layer of that width before the product with them (Sak et al.,
+    2014).
+    """
+    return {"chunk": chunk, "samples": samples, "tied": tied, "projection": projection}
+
+
+SoftmaxSpec = Annotated[Mapping[str, Any], softmax_options]
+
+
+class Candidates(NamedTuple):
+    """Words that stand for the whole vocabulary in a step's normaliser, the same for every row."""
+
+    words: Int[Array, " S"]
+    log_counts: Float[Array, " S"]
+    """ln of how often each is expected among them."""
+
+
+def draw_candidates(key: PRNGKeyArray, samples: int, vocabulary: int) -> Candidates:
+    """Words with probability ln((k + 2) / (k + 1)) / ln(V + 1), the log-uniform (Zipfian) distribution of a vocabulary
+    that is sorted by frequency, most frequent first (Jozefowicz et al., 2016).
+
+    Words that would be expected more than once are taken for certain and once; the others are drawn, with replacement,
+    from the same distribution over what is left, one from each of equal strata of its probability. So
+    Σ exp(z) / expected count over the candidates has the mean Σ exp(z) over all words, and with `samples` of V or more
+    they are all words.
+    """
+    certain = _certain(samples, vocabulary)
+    words = jnp.arange(certain, dtype=jnp.int32)
+    drawn = samples - certain
+    if certain == vocabulary:
+        return Candidates(words, jnp.zeros(certain))
+    low, high = math.log1p(certain), math.log1p(vocabulary)
+    u = (jnp.arange(drawn) + jax.random.uniform(key, (drawn,))) / drawn
+    # Rounding may put a word next to its own place, at the ends outside.
+    tail = jnp.clip(jnp.exp(low + u * (high - low)).astype(jnp.int32) - 1, certain, vocabulary - 1)
+    log_counts = math.log(drawn / (high - low)) + jnp.log(jnp.log1p(1 / (tail + 1.0)))
+    return Candidates(jnp.concatenate([words, tail]), jnp.concatenate([jnp.zeros(certain), log_counts]))
+
+
+def _certain(samples: int, vocabulary: int) -> int:
+    """How many of the most frequent words are taken for certain: the fewest such that the next is expected at most
+    once among the words drawn."""
+    if samples >= vocabulary:
+        return vocabulary
+    k = np.arange(samples)
+    expected = (samples - k) * np.log1p(1 / (k + 1)) / (np.log1p(vocabulary) - np.log1p(k))
+    return int(np.argmax(expected <= 1))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["h", "kernel", "bias", "candidates"],
+    meta_fields=["vocabulary", "chunk", "compute", "axis_name"],
+)
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """softmax(h Kᵀ + b) over a vocabulary, not worked out."""
+
+    h: Float[Array, "*TB P"]
+    kernel: Float[Array, "V P"]
+    """A vector for each word, of this device's words where they are split."""
+    bias: Float[Array, " V"]
+    candidates: Candidates | None = None
+    """None: the normaliser is exact."""
+    vocabulary: int | None = None
+    """How many words there are on all devices, where rows follow that are none; None: every row is one."""
+    chunk: int | None = None
+    compute: ComputeType = "float32"
+    axis_name: str | None = None
+    """The axis of devices that the words are split over, in equal parts in the order of the axis."""
+
+    def cross_entropy(self, targets: Int[Array, "*TB"]) -> Float[Array, "*TB"]:
+        """-ln p(target), in nats; with candidates an estimate, which converges to it as they become more.
+
+        Gradients, in reverse mode, are those of the very values. Where words are split over `axis_name`, this is to be
+        called, and differentiated, inside `jax.shard_map(..., check_vma=False)`: every device of the axis has the
+        whole value, the whole gradient of h, and the gradient of its own words.
+        """
+        how = _How(self.chunk, self.compute, self.axis_name)
+        h, words = _copied(self.axis_name, self.h.reshape(-1, self.h.shape[-1])), targets.reshape(-1)
+        if self.candidates is None:
+            nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words)
+        else:
+            nats = self._sampled(how, h, words)
+        return nats.reshape(targets.shape)
+
+    def logits(self) -> Float[Array, "*TB V"]:
+        """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
+        bias = self._bias_of_words(_How(self.chunk, self.compute, self.axis_name))
+        z = matmul(self.h.reshape(-1, self.h.shape[-1]), self.kernel.T, self.compute) + bias
+        return z.reshape(*self.h.shape[:-1], -1)
+
+    def _bias_of_words(self, how: "_How") -> Float[Array, " V"]:
+        """-∞ for the rows that are no words."""
+        if self.vocabulary is None:
+            return self.bias
+        return jnp.where(_words(how, self.bias.shape[0]) < self.vocabulary, self.bias, -jnp.inf)
+
+    def _sampled(self, how: "_How", h: Any, targets: Int[Array, " R"]) -> Float[Array, " R"]:
+        """The target's word is there for certain and is not corrected; where it is a candidate too, that one is left
+        out. Then Σ exp(z - ln count) has the mean of the exact normaliser (importance sampling: Jean et al., 2015)."""
+        assert self.candidates is not None
+        words, log_counts = self.candidates
+        rows, held = _held(how, jnp.concatenate([words, targets]), self.kernel.shape[0])
+        kernel, bias = self.kernel[rows], self.bias[rows]  # One gather: its gradient is one array [V, P].
+        split = words.shape[0]
+        offset = jnp.where(held[:split], bias[:split] - log_counts, -jnp.inf)
+        others: Any = _log_sum_exp(how, h, kernel[:split], offset, words, targets)
+        return jax.nn.softplus(others - _of_words(how, h, kernel[split:], bias[split:], held[split:]))
+
+
+class Softmax(nnx.Module):
+    """What turns h into a `Distribution`: vectors of words unless they are the embedding's, biases, a projection."""
+
+    def __init__(
+        self,
+        in_features: int,
+        vocabulary: int,
+        *,
+        chunk: int | None = None,
+        samples: int | None = None,
+        tied: bool = False,
+        projection: int | None = None,
+        multiple_of: int = 1,
+        kernel_init: InitializerSpec = "glorot_uniform",
+        bias_init: InitializerSpec = "zeros",
+        rngs: nnx.Rngs,
+    ):
+        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. multiple_of: rows that
+        are no words fill up the vectors to a multiple of it, so that they can be split over that many devices."""
+        project = None
+        if projection is not None:
+            project = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
+            in_features = projection
+        self.projection = project
+        self.features, self.vocabulary = in_features, vocabulary
+        self.chunk, self.samples = chunk, samples
+        more = -vocabulary % multiple_of
+        # A word's vector is a row, so that gathering some of them reads memory in order.
+        table = None
+        if not tied:
+            drawn = as_initializer(kernel_init)(rngs.params(), (in_features, vocabulary), jnp.float32)
+            table = nnx.Param(jnp.pad(drawn.T, ((0, more), (0, 0))))
+        self.word_kernel = table
+        bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
+        self.bias = nnx.Param(jnp.pad(bias, (0, more)))
+        self.compute: ComputeType = "float32"
+        self.axis_name: str | None = None
+        """Set by what splits the words over devices."""
+
+    def __call__(
+        self, h: Float[Array, "*TB O"], embedding: Float[Array, "V P"] | None = None, training: Training | None = None
+    ) -> Distribution:
+        """embedding: the words' vectors, where they are tied."""
+        kernel = embedding if self.word_kernel is None else self.word_kernel[...]
+        assert kernel is not None
+        candidates = None
+        if training is not None and self.samples is not None and self.samples < self.vocabulary:
+            candidates = draw_candidates(named(training.key, "softmax"), self.samples, self.vocabulary)
+        h = h if self.projection is None else self.projection(h)
+        bias = self.bias[...]
+        vocabulary = None if bias.shape[0] == self.vocabulary else self.vocabulary
+        return Distribution(h, kernel, bias, candidates, vocabulary, self.chunk, self.compute, self.axis_name)
+
+
+# --- the sums over words ---------------------------------------------------------------------------------------------
+
+
+class _How(NamedTuple):
+    """What is static of a cross-entropy."""
+
+    chunk: int | None
+    compute: ComputeType
+    axis_name: str | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _exact(
+    how: _How, h: Float[Array, "R P"], kernel: Float[Array, "K P"], bias: Float[Array, " K"], targets: Int[Array, " R"]
+) -> Float[Array, " R"]:
+    """-ln p(target), where this device has these words."""
+    return _exact_forward(how, h, kernel, bias, targets)[0]
+
+
+def _exact_forward(how: _How, h: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array) -> tuple:
+    place, held = _held(how, targets, kernel.shape[0])
+    others = _sum_of_others(how, h, kernel, bias, _words(how, kernel.shape[0]), targets)
+    target = _of_words(how, h, kernel[place], bias[place], held)
+    return jax.nn.softplus(others - target), (h, kernel, bias, targets, others, target)
+
+
+def _exact_backward(how: _How, saved: tuple, d: jax.Array) -> tuple:
+    h, kernel, bias, targets, others, target = saved
+    at_target = -d * jax.nn.sigmoid(others - target)  # p - 1, to all digits where p is near 1.
+    words = _words(how, kernel.shape[0])
+    of = _gradients(how, h, kernel, bias, words, targets, jnp.logaddexp(others, target), d, at_target)
+    return *of, None
+
+
+_exact.defvjp(_exact_forward, _exact_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_sum_exp(
+    how: _How,
+    h: Float[Array, "R P"],
+    kernel: Float[Array, "K P"],
+    bias: Float[Array, " K"],
+    words: Int[Array, " K"],
+    targets: Int[Array, " R"],
+) -> Float[Array, " R"]:
+    """ln Σ exp(h kᵀ + b) over those of `words` that are not the row's target, on all devices."""
+    return _sum_of_others(how, h, kernel, bias, words, targets)
+
+
+def _log_sum_exp_forward(how: _How, *operands: jax.Array) -> tuple:
+    others = _sum_of_others(how, *operands)
+    return others, (*operands, others)
+
+
+def _log_sum_exp_backward(how: _How, saved: tuple, d: jax.Array) -> tuple:
+    h, kernel, bias, words, targets, others = saved
+    return *_gradients(how, h, kernel, bias, words, targets, others, d, jnp.zeros_like(d)), None, None
+
+
+_log_sum_exp.defvjp(_log_sum_exp_forward, _log_sum_exp_backward)
+
+
+def _sum_of_others(
+    how: _How, h: jax.Array, kernel: jax.Array, bias: jax.Array, words: jax.Array, targets: jax.Array
+) -> Float[Array, " R"]:
+    """`_log_sum_exp`, chunk by chunk.
+
+    A chunk's logits lie [words, rows], so that sums over words run along the vector units (T·B = 700, P = 200,
+    V = 33 278 on 2 cores, all words in one chunk: forward 95 ms, [rows, words] 126; with the gradient 229 and 391).
+    """
+    width, ht = _width(how, h.shape[0], kernel.shape[0]), rounded(h, how.compute).T
+
+    def body(start: Any, first: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        largest, total = carry
+        part, offset, own = _chunk((kernel, bias, words), start, width)
+        z = matmul(part, ht, how.compute) + offset[:, None]
+        out = (start + jnp.arange(width) < first)[:, None] | (own[:, None] == targets)
+        z = jnp.where(out, -jnp.inf, z)
+        new = jnp.maximum(largest, z.max(0))
+        return new, total * jnp.exp(largest - new) + jnp.exp(z - new).sum(0)
+
+    dtype = jnp.result_type(h, kernel, bias)
+    lowest = jnp.full(h.shape[0], jnp.finfo(dtype).min, dtype)  # Not -inf: what is subtracted from itself.
+    largest, total = _over_chunks(kernel.shape[0], width, body, (lowest, jnp.zeros_like(lowest)))
+    if how.axis_name is not None:
+        of_all = lax.pmax(largest, how.axis_name)
+        total = lax.psum(total * jnp.exp(largest - of_all), how.axis_name)
+        largest = of_all
+    return jnp.maximum(largest + jnp.log(total), lowest)
+
+
+def _gradients(
+    how: _How,
+    h: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    words: jax.Array,
+    targets: jax.Array,
+    normaliser: Float[Array, " R"],
+    d: Float[Array, " R"],
+    at_target: Float[Array, " R"],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of h, kernel and bias, where that of a logit is d exp(z - normaliser), and `at_target` at the row's target."""
+    width, rows = _width(how, h.shape[0], kernel.shape[0]), rounded(h, how.compute)
+
+    def body(start: Any, first: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        dh, dkernel, dbias = carry
+        part, offset, own = _chunk((kernel, bias, words), start, width)
+        part = rounded(part, how.compute)
+        z = matmul(part, rows.T, how.compute) + offset[:, None]
+        dz = jnp.where(own[:, None] == targets, at_target, d * jnp.exp(z - normaliser))
+        dpart = matmul(dz, rows, how.compute).astype(kernel.dtype)
+        # Words that the chunk before has had get the same gradient again; h must not.
+        new = jnp.where((start + jnp.arange(width) < first)[:, None], 0, part)
+        dh += matmul(dz.T, new, how.compute)
+        dkernel = lax.dynamic_update_slice_in_dim(dkernel, dpart, start, 0)
+        dbias = lax.dynamic_update_slice_in_dim(dbias, dz.sum(1).astype(bias.dtype), start, 0)
+        return dh, dkernel, dbias
+
+    sums = jnp.zeros(h.shape, jnp.result_type(h, kernel, bias)), jnp.zeros_like(kernel), jnp.zeros_like(bias)
+    dh, dkernel, dbias = _over_chunks(kernel.shape[0], width, body, sums)
+    return dh.astype(h.dtype), dkernel, dbias
+
+
+def _width(how: _How, rows: int, words: int) -> int:
+    """How many words at a time: by default, on a CPU, their logits fit a core's cache."""
+    if how.chunk is not None:
+        return min(how.chunk, words)
+    held = 2**19 if jax.default_backend() == "cpu" else 2**26
+    return min(max(256, held // max(rows, 1) // 128 * 128), words)
+
+
+def _over_chunks(words: int, width: int, body: Callable[[Any, Any, Any], Any], carry: Any) -> Any:
+    """body(start, first, carry) for chunks of words [start, start + width). The last one starts early enough to be
+    whole; what it has before `first` was in the chunk before."""
+    if width == words:
+        return body(0, 0, carry)
+    step = lambda i, carry: body(jnp.minimum(i * width, words - width), i * width, carry)  # noqa: E731
+    return lax.fori_loop(0, -(-words // width), step, carry)
+
+
+def _chunk(arrays: tuple[jax.Array, ...], start: Any, width: int) -> tuple[jax.Array, ...]:
+    return tuple(lax.dynamic_slice_in_dim(a, start, width) for a in arrays)
+
+
+# --- words split over devices ----------------------------------------------------------------------------------------
+
+
+def _words(how: _How, count: int) -> Int[Array, " K"]:
+    """The words that this device has."""
+    first = 0 if how.axis_name is None else count * lax.axis_index(how.axis_name)
+    return first + jnp.arange(count, dtype=jnp.int32)
+
+
+def _held(how: _How, words: Int[Array, " R"], count: int) -> tuple[Int[Array, " R"], jax.Array]:
+    """Where words lie among this device's `count`, and whether they do; where they do not, the place is any."""
+    place = words if how.axis_name is None else words - count * lax.axis_index(how.axis_name)
+    return jnp.clip(place, 0, count - 1), (place >= 0) & (place < count)
+
+
+def _of_words(
+    how: _How, h: Float[Array, "R P"], kernel: Float[Array, "R P"], bias: Float[Array, " R"], held: jax.Array
+) -> Float[Array, " R"]:
+    """Each row's logit of one word, on all devices."""
+    if how.compute != "float32":
+        h, kernel = (a.astype(how.compute).astype(jnp.float32) for a in (h, kernel))
+    return _summed(how.axis_name, jnp.where(held, (h * kernel).sum(1) + bias, 0))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(axis_name: str | None, a: jax.Array) -> jax.Array:
+    """The sum over devices, all of which go on to compute the same: each one's part has the gradient of the sum."""
+    return a if axis_name is None else lax.psum(a, axis_name)
+
+
+_summed.defvjp(lambda axis_name, a: (_summed(axis_name, a), None), lambda axis_name, _, d: (d,))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _copied(axis_name: str | None, a: jax.Array) -> jax.Array:
+    """What all devices have and each uses for its part: its gradient is the sum of theirs. With `_summed` this is how
+    Shoeybi et al. (2019) split a layer."""
+    return a
+
+
+_copied.defvjp(
+    lambda axis_name, a: (a, None), lambda axis_name, _, d: (d if axis_name is None else lax.psum(d, axis_name),)
+)
