@@ -64,7 +64,7 @@ NonNegativeInt = Annotated[int, Bound(0, LARGEST_INT)]
 NON_EMPTY = object()
 """A mark of `Annotated` for a list that must have an entry."""
 
-GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "rngs"})
+GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs"})
 """Parameters of factories that the code supplies; a config cannot set them."""
 FROM_CONFIG = object()
 """In `Annotated`: a parameter that a config sets, although its name is in `GIVEN_BY_CODE`."""

@@ -206,15 +206,21 @@ class RecurrentLayer(nnx.Module):
         lengths: Int[Array, " B"] | None = None,
         taps: list[Taps] | None = None,
         training: Training | None = None,
+        first: list[Carry] | None = None,
+        last: list[Carry] | None = None,
     ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
-        """Outputs at every step, and the state after the last valid step (in reverse: after the first)."""
+        """Outputs at every step, and the state after the last valid step (in reverse: after the first).
+
+        first: the carry that each direction begins with; its `initial_carry` if not given. last: a list that gets the
+        carry after each direction's last step.
+        """
         outputs, states = [], []
         for direction in range(len(self.cells)):
             cell, noise, state_mask = self.modified(direction, x.shape[:2], training, lengths)
-            initial = self.initial_carry(direction, x.shape[1])
+            initial = self.initial_carry(direction, x.shape[1]) if first is None else first[direction]
             norm = None if training is None or self.batch_norms is None else self.batch_norms[direction]
             carries: list[jax.Array] | None = None if norm is None else []
-            h, last = unroll(
+            h, carry = unroll(
                 cell,
                 x,
                 lengths=lengths,
@@ -231,7 +237,9 @@ class RecurrentLayer(nnx.Module):
                 carry0 = initial or cell.initial_carry(x.shape[1], h.dtype)
                 norm.remember(cell, x, carry0, tuple(carries), direction == 1, noise[-1])
             outputs.append(h)
-            states.append(last[0])
+            states.append(carry[0])
+            if last is not None:
+                last.append(carry)
         if len(outputs) == 1:
             return outputs[0], states[0]
         return jnp.concatenate(outputs, -1), jnp.concatenate(states, -1)
@@ -241,6 +249,14 @@ class RecurrentLayer(nnx.Module):
         if self.carries is None:
             return None
         return tuple(jnp.broadcast_to(row[...], (batch, *row.shape)) for row in self.carries[direction])
+
+    def first_carry(self, batch: int) -> list[Carry]:
+        """What each direction begins with, [B, H] each."""
+        found = []
+        for direction, cell in enumerate(self.cells):
+            learned = self.initial_carry(direction, batch)
+            found.append(cell.initial_carry(batch, jnp.float32) if learned is None else learned)
+        return found
 
     def _cotangent(self) -> Cotangent | None:
         if self.cotangent is None and self.cut_every is None:

@@ -29,7 +29,7 @@ from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
 from rnnlab.recurrence import Taps, make_taps
 from rnnlab.softmax import Distribution, Softmax, SoftmaxSpec, softmax_options
-from rnnlab.typing import Array, Float, Int, Num
+from rnnlab.typing import Array, Carry, Float, Int, Num
 
 Readout = Literal["last", "every"]
 Connections = Literal["plain", "residual", "highway", "skip", "dense"]
@@ -43,11 +43,17 @@ class Hidden(NamedTuple):
     """After the last valid step, of a second direction after the first."""
 
 
+Carries = list[list[Carry]]
+"""Of every layer, of each of its directions."""
+
+
 class LayerRun(NamedTuple):
     """One layer's input and what ran on it, for diagnostics and penalties that look into the layers."""
 
     layer: RecurrentLayer
     x: Float[Array, "T B D"]
+    first: list[Carry] | None = None
+    """What its directions began with, if not with their own initial carries."""
 
 
 class FixedEmbedding(nnx.Variable):
@@ -218,11 +224,15 @@ class Network(nnx.Module):
         training: Training | None = None,
         runs: list[LayerRun] | None = None,
         beside: list[Hidden] | None = None,
+        first: Carries | None = None,
+        last: Carries | None = None,
     ) -> Hidden:
         """What the readout sees, before dropout.
 
         runs: a list that gets an entry for each layer. beside: zeros that are added to what each layer puts out, its h
-        and its last state; their gradients are what reaches a layer from outside of its own recurrence.
+        and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
+        every layer's directions begin with, as `first_carries` has it, which are taken if not given. last: a list that
+        gets what they end with.
         """
         inside = None
         if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
@@ -230,21 +240,29 @@ class Network(nnx.Module):
             x = jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
         x = self.embed(x, training)
         state = x[-1] if lengths is None else _last(x, lengths)
-        first, seen = Hidden(x, state), []
+        below, seen = Hidden(x, state), []
         for index, layer in enumerate(self.layers):
             norm = self.norms[index]
             y = x if norm is None else norm(x, lengths, training)
             y = self._drop("between" if index else "input", y, training, f"{index}/")
             if runs is not None:
-                runs.append(LayerRun(layer, y))
-            h, last = layer(y, lengths, None if taps is None else taps[index], training)
+                runs.append(LayerRun(layer, y, None if first is None else first[index]))
+            ends: list[Carry] = []
+            begins = None if first is None else first[index]
+            h, end = layer(y, lengths, None if taps is None else taps[index], training, begins, ends)
+            if last is not None:
+                last.append(ends)
             if beside is not None:
-                h, last = (jnp.add(*pair) for pair in zip((h, last), beside[index], strict=True))
-            seen.append(Hidden(h, last))
-            x, state = self._connect(index, first, Hidden(x, state), Hidden(h, last))
+                h, end = (jnp.add(*pair) for pair in zip((h, end), beside[index], strict=True))
+            seen.append(Hidden(h, end))
+            x, state = self._connect(index, below, Hidden(x, state), Hidden(h, end))
         if self.connections == "skip":
             x, state = (jnp.concatenate(parts, -1) for parts in zip(*seen, strict=True))
         return Hidden(x, state)
+
+    def first_carries(self, batch: int) -> Carries:
+        """What every layer's directions begin with: per layer and direction the carry, [B, H] each."""
+        return [layer.first_carry(batch) for layer in self.layers]
 
     def _connect(self, index: int, first: Hidden, below: Hidden, out: Hidden) -> Hidden:
         """What the next layer sees: `connections`, for the outputs and for the state alike."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from rnnlab.network import Hidden, LayerRun, Network
+from rnnlab.network import Carries, Hidden, LayerRun, Network
 from rnnlab.penalties import activation_penalty, gradient_norm_penalty, temporal_activation_penalty
 from rnnlab.random import Training
 from rnnlab.recurrence import Taps
@@ -42,36 +42,46 @@ def batch_loss(
     batch: Batch,
     training: Training | None,
     taps: list[list[Taps]] | None = None,
-) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], Float[Array, " B"], PyTree]]:
-    """The loss and the rows' penalties, summed over the batch's rows; taps: see `Network.make_taps`.
+    first: Carries | None = None,
+) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], Float[Array, " B"], PyTree, Carries]]:
+    """The loss and the rows' penalties, summed over the batch's rows; taps: see `Network.make_taps`; first: what the
+    layers begin with, `Network.first_carries` if not given.
 
-    Beside it (the sums of all metrics and of the penalty, the rows' weights, the buffers as the network leaves them).
+    Beside it (the sums of all metrics and of the penalty, the rows' weights, the buffers as the network leaves them,
+    the carries that the layers end with).
     """
     network: Network = nnx.merge(graphdef, params, buffers)
     runs: list[LayerRun] = []
-    hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs)
+    last: Carries = []
+    hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs, first=first, last=last)
     values, weights = task.score(network.read(hidden, batch.lengths, training), batch)
     sums = {name: value.sum() for name, value in values.items()}
     total = sums["loss"]
     if penalties is not None and charges_rows(penalties):
         gradients = None
         if penalties["gradient_norm"] is not None:
-            gradients = _carry_gradients(graphdef, lax.stop_gradient((params, buffers)), task, batch, training)
+            gradients = _carry_gradients(graphdef, lax.stop_gradient((params, buffers)), task, batch, training, first)
         rows = _row_penalty(penalties, network, hidden, runs, gradients, batch, training)
         sums["penalty"] = (weights * rows).sum()
         total = total + sums["penalty"]
     _, _, left = nnx.split(network, nnx.Param, ...)
-    return total, (sums, weights, nnx.to_pure_dict(left))
+    return total, (sums, weights, nnx.to_pure_dict(left), last)
 
 
 def _carry_gradients(
-    graphdef: Any, state: tuple[PyTree, PyTree], task: Task, batch: Batch, training: Training | None
+    graphdef: Any,
+    state: tuple[PyTree, PyTree],
+    task: Task,
+    batch: Batch,
+    training: Training | None,
+    first: Carries | None,
 ) -> list[list[tuple]]:
     """∂L/∂carry_t of every layer and direction, each a tuple of [T, B, H]."""
 
     def loss(taps: list) -> jax.Array:
         network: Network = nnx.merge(graphdef, *state)  # In here, where running statistics may change.
-        return task.score(network(batch.inputs, batch.lengths, taps, training), batch)[0]["loss"].sum()
+        hidden = network.hidden(batch.inputs, batch.lengths, taps, training, first=first)
+        return task.score(network.read(hidden, batch.lengths, training), batch)[0]["loss"].sum()
 
     whole: Network = nnx.merge(graphdef, *state)
     gradients = jax.grad(loss)(whole.make_taps(batch.inputs))

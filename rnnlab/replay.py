@@ -231,7 +231,7 @@ def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> Tr
     optimizer = jax.tree.unflatten(jax.tree.structure(new.optimizer), jax.tree.leaves(state.optimizer))
     buffers = jax.tree_util.tree_map_with_path(lambda path, a: _found(state.buffers, path, a), new.buffers)
     params = state.params if intervention.once is None else intervention.once(state.params)
-    kept = {name: getattr(state, name) for name in ("step", "average", "usual_norm", "rate_scale")}
+    kept = {name: getattr(state, name) for name in ("step", "average", "usual_norm", "rate_scale", "carry")}
     whole = dataclasses.replace(new, params=params, buffers=buffers, optimizer=optimizer, **kept)
     return devices.replicate(run.mesh, jax.tree.map(jnp.copy, whole))
 

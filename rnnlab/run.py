@@ -46,7 +46,8 @@ class Run:
         self.embeddings = None
         for stage, section in enumerate(sections):
             try:
-                task = make_task(section, data_dir, config["augmentation"])
+                streams = config["batch_size"], self._whole_width(config["eval_batch_size"])
+                task = make_task(section, data_dir, config["augmentation"], streams)
                 self.embeddings = self.embeddings or _pretrained(config["model"], config["seed"], task, data_dir)
                 programs = Programs(
                     config["model"],
@@ -115,14 +116,18 @@ class Run:
         zeros = {name: jnp.zeros_like(total) for name, total in state.sums.items()}
         return dataclasses.replace(state, sums=devices.replicate(self.mesh, zeros))
 
+    def _whole_width(self, rows: int) -> int:
+        """So many rows, or fewer, that every device has as many."""
+        count = self.mesh.devices.size
+        return max(1, rows // count) * count
+
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
         """Means over a whole split of the stage's task, with the stage's label."""
         size = self.task.size(split)
         if size is None:
             raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
-        count = self.mesh.devices.size
-        width = max(1, min(self.config["eval_batch_size"], size) // count) * count
-        rows = jnp.arange(width, dtype=jnp.int32)
+        wanted = self.task.streams(split) if self.task.stateful else min(self.config["eval_batch_size"], size)
+        rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
         return self.label | {name: float(value) for name, value in values.items()}
 

@@ -21,7 +21,7 @@ from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.network import Network
+from rnnlab.network import Carries, Network
 from rnnlab.objective import batch_loss, charges_weights
 from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimizer, waits_for_plateau, was_clipped
 from rnnlab.penalties import weight_penalty
@@ -47,6 +47,7 @@ from rnnlab.typing import Array, Float, Int, PyTree
         "totals",
         "usual_norm",
         "rate_scale",
+        "carry",
     ],
     meta_fields=[],
 )
@@ -76,6 +77,9 @@ class TrainState:
     """A running mean of the gradient's norm before clipping, which a spike is measured against."""
     rate_scale: Float[Array, ""] | None = None
     """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
+    carry: Carries | None = None
+    """What each row of the batch ended with, which the next step goes on from; None unless the task is stateful. Rows
+    are split over the devices; all else is the same on all of them."""
 
     @property
     def evaluated(self) -> PyTree:
@@ -138,9 +142,12 @@ class Programs:
 
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
-        self._spread_step = functools.partial(spread, in_specs=(replicated, replicated, rows))
-        self.initialize = jax.jit(spread(self._initialize, in_specs=replicated))
-        self.train = jax.jit(spread(self._train, in_specs=(replicated, replicated, replicated, rows)), donate_argnums=0)
+        whole = TrainState(*[replicated] * (len(dataclasses.fields(TrainState)) - 1), carry=rows)  # pyright: ignore
+        self._spread_step = functools.partial(spread, in_specs=(whole, replicated, rows))
+        first = functools.partial(self._initialize, batch=batch_size // mesh.devices.size)
+        self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=whole))
+        in_specs = (whole, replicated, replicated, rows)
+        self.train = jax.jit(spread(self._train, in_specs=in_specs, out_specs=whole), donate_argnums=0)
         self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             data = jax.eval_shape(lambda: self.task.data)
@@ -184,9 +191,21 @@ class Programs:
         numbers: dict[str, Any],
         batch: Batch,
         training: Training,
+        first: Carries | None = None,
     ) -> Any:
         return batch_loss(
-            self.graphdef, self.task, self._section("penalties", numbers), params, buffers, batch, training, taps
+            self.graphdef, self.task, self._section("penalties", numbers), params, buffers, batch, training, taps, first
+        )
+
+    def _first_carries(
+        self, network: Network, split: Split, positions: Int[Array, " B"], carry: Carries | None
+    ) -> Carries | None:
+        """What the rows at these positions begin with: where they ended before, or what the network begins with."""
+        if carry is None:
+            return None
+        begins = self.task.begins(split, positions)[:, None]
+        return jax.tree.map(
+            lambda new, old: jnp.where(begins, new, old), network.first_carries(positions.shape[0]), carry
         )
 
     def _metrics(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> dict[str, jax.Array]:
@@ -203,8 +222,10 @@ class Programs:
 
     # --- programs ----------------------------------------------------------------------------------------------------
 
-    def _initialize(self, numbers: dict[str, Any], seed: jax.Array, embedding: Array | None) -> TrainState:
-        """The state before the first step."""
+    def _initialize(
+        self, numbers: dict[str, Any], seed: jax.Array, embedding: Array | None, batch: int | None = None
+    ) -> TrainState:
+        """The state before the first step. batch: the rows of a carry; all of the batch if not given."""
         network = self._network(numbers, seed)
         if embedding is not None and network.embedding is not None:
             network.embedding[...] = embedding
@@ -212,6 +233,7 @@ class Programs:
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
         names = jax.eval_shape(self._metrics, params, buffers, self.task.data, seed)
+        carry = network.first_carries(batch or self.batch_size) if self.task.stateful else None
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
@@ -225,6 +247,7 @@ class Programs:
             totals=dict.fromkeys(("clipped", "spikes"), jnp.zeros((), jnp.int32)),
             usual_norm=zero,
             rate_scale=jnp.ones((), jnp.float32) if waits_for_plateau(self.structure["optimizer"]) else None,
+            carry=carry,
         )
 
     def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
@@ -247,10 +270,12 @@ class Programs:
         batch = self.task.batch(data, state.seed, "train", positions)
         key = jax.random.fold_in(stream(state.seed, "network"), state.step)
         training = Training(key, rows, DATA_AXIS)
-        taps = self.network(state.params, state.buffers).make_taps(batch.inputs) if observed else None
-        (_, (values, weights, buffers)), (gradients, flows) = jax.value_and_grad(self._loss, (0, 1), has_aux=True)(
-            state.params, taps, state.buffers, state.numbers, batch, training
-        )
+        network = self.network(state.params, state.buffers)
+        taps = network.make_taps(batch.inputs) if observed else None
+        first = self._first_carries(network, "train", positions, state.carry)
+        (_, (values, weights, buffers, last)), (gradients, flows) = jax.value_and_grad(
+            self._loss, (0, 1), has_aux=True
+        )(state.params, taps, state.buffers, state.numbers, batch, training, first)
         gradients, values, weight = sum_over_devices((gradients, values, weights.sum()))
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
@@ -292,7 +317,7 @@ class Programs:
         probe = None
         if observed:
             probe = Probe(
-                trajectories(self.network(state.params, state.buffers), batch.inputs, batch.lengths, training),
+                trajectories(network, batch.inputs, batch.lengths, training, first),
                 [_of_rows(tap, weights) for layer in flows for tap in layer],
                 state.params,
                 gradients,
@@ -313,6 +338,7 @@ class Programs:
             sums=keep(added | {"largest_grad_norm": largest}, before),
             totals=keep({name: total + counted[name] for name, total in state.totals.items()}, state.totals),
             usual_norm=keep(usual, state.usual_norm),
+            carry=None if state.carry is None else keep(last, state.carry),
         )
         return after, probe
 
@@ -325,19 +351,28 @@ class Programs:
         """
         width = rows.shape[0] * self.mesh.devices.size
 
-        def total(start: jax.Array) -> PyTree:
+        network = self.network(params, buffers)
+
+        def total(carry: Carries | None, start: jax.Array) -> tuple[Carries | None, PyTree]:
             positions = start + rows
             inside = positions < size
             batch = self.task.batch(data, jnp.int32(0), split, jnp.minimum(positions, size - 1))
-            outputs = self.network(params, buffers)(batch.inputs, batch.lengths)
-            values, weights = self.task.score(outputs, batch)
-            return jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
+            last: Carries = []
+            first = self._first_carries(network, split, positions, carry)
+            hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last)
+            values, weights = self.task.score(network.read(hidden, batch.lengths), batch)
+            sums = jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
+            return (None if carry is None else last), sums
 
         starts = jnp.arange(0, size, width, dtype=jnp.int32)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, starts[0]))
-        (values, weight), _ = lax.scan(
-            lambda sums, start: (jax.tree.map(jnp.add, sums, total(start)), None), zeros, starts
-        )
+        carry = network.first_carries(rows.shape[0]) if self.task.stateful else None
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, carry, starts[0])[1])
+
+        def add(state: tuple[Carries | None, PyTree], start: jax.Array) -> tuple[tuple[Carries | None, PyTree], None]:
+            carry, sums = total(state[0], start)
+            return (carry, jax.tree.map(jnp.add, state[1], sums)), None
+
+        (_, (values, weight)), _ = lax.scan(add, (carry, zeros), starts)
         values, weight = sum_over_devices((values, weight))
         return {name: value / weight for name, value in values.items()}
 

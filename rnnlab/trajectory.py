@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from rnnlab.network import LayerRun, Network
+from rnnlab.network import Carries, LayerRun, Network
 from rnnlab.random import Training
 from rnnlab.recurrence.contract import FusableCell, StepCell, recur
 from rnnlab.recurrence.reference import reference
@@ -61,6 +61,7 @@ def trajectories(
     inputs: Num[Array, "T B *D"],
     lengths: Int[Array, " B"] | None = None,
     training: Training | None = None,
+    first_carries: Carries | None = None,
 ) -> list[Trajectory]:
     """One for every direction of every layer, from the first layer up.
 
@@ -69,9 +70,10 @@ def trajectories(
         inputs: those of the batch; past a row's end they may hold anything.
         lengths: valid steps per row; all if not given.
         training: the randomness of a training step, None for evaluation.
+        first_carries: what the layers begin with, if not with their own initial carries.
     """
     runs: list[LayerRun] = []
-    network.hidden(inputs, lengths, training=training, runs=runs)
+    network.hidden(inputs, lengths, training=training, runs=runs, first=first_carries)
     return [
         trajectory
         for number, run in enumerate(runs, 1)
@@ -83,11 +85,12 @@ def of_layer(
     run: LayerRun, lengths: Int[Array, " B"] | None, training: Training | None, name: str = "layer"
 ) -> list[Trajectory]:
     """One for each direction of a layer."""
-    layer, x = run
+    layer, x = run.layer, run.x
     found = []
     for direction in range(len(layer.cells)):
         cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths)
-        reverse, initial = direction == 1, layer.initial_carry(direction, x.shape[1])
+        reverse = direction == 1
+        initial = layer.initial_carry(direction, x.shape[1]) if run.first is None else run.first[direction]
         first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
         x_inside = x if lengths is None else jnp.where(inside(x, lengths)[:, :, None], x, 0)
         label = name + (" reverse" if reverse else "")

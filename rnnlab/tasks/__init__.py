@@ -19,19 +19,24 @@ TaskSpec = Annotated[str | Mapping[str, Any], TASKS]
 
 
 def make_task(
-    section: str | Mapping[str, Any], data_dir: str | None = None, augmentation: Mapping[str, Any] | None = None
+    section: str | Mapping[str, Any],
+    data_dir: str | None = None,
+    augmentation: Mapping[str, Any] | None = None,
+    streams: tuple[int, int] = (1, 1),
 ) -> Task:
-    """The task of a section; one with a parameter `data_dir` is told the data folder.
+    """The task of a section; one with a parameter `data_dir` is told the data folder, one with `streams` the rows of a
+    batch.
 
-    augmentation: the section of that name; None changes no example.
+    augmentation: the section of that name; None changes no example. streams: rows of a batch in training, and in
+    evaluation.
 
     Raises:
         ConfigError: an unknown name or field, data that is missing or corrupt, or an augmentation that the task's
             inputs do not have.
     """
     factory, _ = find(TASKS, section, "task")
-    given = {"data_dir": data_dir} if takes(factory, "data_dir") else {}
-    task: Task = build(TASKS, section, "task", **given)
+    given = {"data_dir": data_dir, "streams": streams}
+    task: Task = build(TASKS, section, "task", **{k: v for k, v in given.items() if takes(factory, k)})
     task.augment(augmentation or {})
     return task
 

@@ -15,7 +15,7 @@ import numpy as np
 from rnnlab.build import resolve
 from rnnlab.random import stream
 from rnnlab.tasks.augmentation import Augmentation, Augmented, augmentation_options
-from rnnlab.typing import Array, Float, Int, Num, PRNGKeyArray, PyTree
+from rnnlab.typing import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -50,6 +50,9 @@ class Task(abc.ABC):
     in_features: int
     out_features: int
     vocabulary: int | None = None
+    stateful: ClassVar[bool] = False
+    """Whether row r of a batch goes on where row r of the batch before it ended, so that the network's carry is kept.
+    Then `begins` says where it does not, and `streams` how many rows a batch has."""
     readout: ClassVar[Literal["last", "every"]] = "last"
     larger_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which more is better; of a loss or an error less is."""
@@ -81,6 +84,14 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def score(self, outputs: Float[Array, "*TB O"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by."""
+
+    def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:
+        """Of a stateful task: which of these positions of the split's stream begin a sequence."""
+        raise NotImplementedError
+
+    def streams(self, split: Split) -> int:
+        """Of a stateful task: how many rows go on side by side."""
+        raise NotImplementedError
 
     def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Batch:
         """The examples at these positions of the split's stream.
