@@ -15,7 +15,7 @@ import numpy as np
 from rnnlab.build import resolve
 from rnnlab.random import stream
 from rnnlab.tasks.augmentation import Augmentation, Augmented, augmentation_options
-from rnnlab.typing import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
+from rnnlab.typing import Array, Bool, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -82,8 +82,11 @@ class Task(abc.ABC):
         """Example `index` of a split; all randomness comes from `key`, which is its own for (seed, split, index)."""
 
     @abc.abstractmethod
-    def score(self, outputs: Float[Array, "*TB O"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by."""
+    def score(self, outputs: Any, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by.
+
+        outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.softmax.Distribution`.
+        """
 
     def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:
         """Of a stateful task: which of these positions of the split's stream begin a sequence."""
