@@ -51,15 +51,24 @@ class Corpus(NamedTuple):
 
     splits: Mapping[str, tuple[Part, ...]]
     note: str
+    folder: Path
+    """Which the files are in."""
+    dated: bool = False
+    """Whether the files may change: they are the user's."""
 
     def size(self) -> int:
         """Bytes of all splits."""
         return sum(part.stop - part.start for parts in self.splits.values() for part in parts)
 
     def sources(self) -> list[list[str | int]]:
-        """[file, bytes, time of change in ns] of every file; a corpus that is prepared is known by it."""
+        """[file, bytes] of every file, and its time of change in ns if it may change: what was prepared is known by
+        it."""
         paths = dict.fromkeys(part.path for parts in self.splits.values() for part in parts)
-        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        return [
+            [path.relative_to(self.folder).as_posix(), path.stat().st_size]
+            + ([path.stat().st_mtime_ns] if self.dated else [])
+            for path in paths
+        ]
 
 
 def find_corpus(
@@ -100,7 +109,8 @@ def find_corpus(
 
     if dataset == "wikitext-2":
         files = find(WIKITEXT_URL, WIKITEXT)
-        return Corpus({split: _whole([path]) for split, path in zip(SPLITS, files, strict=True)}, "the corpus's own")
+        splits = {split: _whole([path]) for split, path in zip(SPLITS, files, strict=True)}
+        return Corpus(splits, "the corpus's own", root / dataset)
     if dataset == "tinyshakespeare":
         files = find(SHAKESPEARE_URL, SHAKESPEARE)
         # The file is ASCII: a byte is a character.
@@ -129,7 +139,9 @@ def divide(files: Sequence[Path], at_line_ends: bool = True) -> Corpus:
             begin += size
         splits[split] = tuple(parts)
     where = "at line ends" if at_line_ends else "by characters"
-    return Corpus(splits, f"90/5/5 {where}, in the order of {files[0].name}" + (" …" if len(files) > 1 else ""))
+    return Corpus(
+        splits, f"90/5/5 {where}, in the order of {files[0].name}" + (" …" if len(files) > 1 else ""), files[0].parent
+    )
 
 
 def _line_end(files: Sequence[Path], sizes: Sequence[int], mark: int) -> int:
@@ -168,11 +180,11 @@ def _folder(source: Path) -> Corpus:
             there = ", ".join(str(files[0].relative_to(source)) for files in found.values())
             wanted = " and ".join(f"{names[split][0]}.txt" for split in missing)
             raise ConfigError(f"source {source} has {there} but no {wanted}, nor a folder of that name with .txt files")
-        return Corpus({split: _whole(found[split]) for split in SPLITS}, "the folder's own")
+        return Corpus({split: _whole(found[split]) for split in SPLITS}, "the folder's own", source, dated=True)
     files = sorted(path for path in source.glob("*.txt") if path.is_file())
     if not files:
         raise ConfigError(f"source {source} holds no .txt file")
-    return divide(files)
+    return divide(files)._replace(dated=True)
 
 
 def _lm1b(folder: Path, find_archive: Callable[[], Path] | None, say: Callable[[str], None]) -> Corpus:
@@ -196,6 +208,7 @@ def _lm1b(folder: Path, find_archive: Callable[[], Path] | None, say: Callable[[
     return Corpus(
         {"train": _whole(paths[:-2]), "validation": _whole(paths[-2:-1]), "test": _whole(paths[-1:])},
         "training shards 1 to 99; held-out shard 1 for validation, 0 for test",
+        folder,
     )
 
 

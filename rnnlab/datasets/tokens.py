@@ -4,24 +4,22 @@ A prepared corpus is a folder <data>/<dataset>/prepared/<key> with train.npy, va
 <split>_offsets.npy (where sentences begin), the vocabulary (see `Vocabulary.save`) and, written last, meta.json.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pooch
 
 from rnnlab.build import ConfigError, unknown
-from rnnlab.datasets.chunks import Chunk, cut, number_all, read_numbered
+from rnnlab.datasets.assembly import assemble
 from rnnlab.datasets.files import data_root
-from rnnlab.datasets.text import DATASETS, SPLITS, Corpus, find_corpus
+from rnnlab.datasets.text import DATASETS, SPLITS, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary
-from rnnlab.datasets.writing import alone, whole_file
+from rnnlab.datasets.writing import alone
 
 VERSION = 1
 AUTOMATIC = 256 << 20
@@ -181,10 +179,6 @@ def prepare(
 ) -> Path:
     """Prepares a corpus unless that is done; returns its folder.
 
-    Words are counted and numbered piece by piece, each piece in a file of its own, which an interrupted run leaves for
-    the next one; then the vocabulary is made, and the pieces' numbers become its ids. The corpus is never in memory;
-    the disk holds up to four bytes a token more until the end.
-
     Args:
         processes: that read and number; else one a core.
         progress: told how many bytes of how many are done.
@@ -206,7 +200,14 @@ def prepare(
     with alone(folder.with_name(f"{folder.name}.lock")):
         if find_prepared(request) is None:  # Another process may have been at it.
             say(f"preparing {request.dataset} ({corpus.size() / 1e6:.1f} MB; split: {corpus.note}) in {folder}")
-            _prepare(request, corpus, folder, processes, say, progress)
+            about = {"version": VERSION, "dataset": request.dataset, "level": request.level}
+
+            def choose(counts: Mapping[str, int]) -> Vocabulary:
+                if request.vocabulary is not None:
+                    return Vocabulary.read(Path(request.vocabulary).expanduser(), counts, request.level)
+                return Vocabulary.build(counts, request.level, request.vocabulary_size, request.min_count)
+
+            assemble(corpus, request.level, choose, about, folder, processes, say, progress)
     return folder
 
 
@@ -229,115 +230,3 @@ def find_prepared(request: Request) -> Path | None:
     except ConfigError:
         return folder
     return folder if meta.get("sources") == corpus.sources() else None
-
-
-def _prepare(
-    request: Request,
-    corpus: Corpus,
-    folder: Path,
-    processes: int | None,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None],
-) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    _begin(partial, {"version": VERSION, "level": request.level, "sources": corpus.sources()})
-    chunks = cut(corpus.splits, request.level, partial)
-    everything = [chunk for split in SPLITS for chunk in chunks[split]]
-    total, ready = sum(chunk.size for chunk in everything), 0
-
-    def done(size: int) -> None:
-        nonlocal ready
-        ready += size
-        progress(ready, total)
-
-    number_all(everything, processes, done)
-    say("counting and writing")
-    counts = {split: _count(chunks[split]) for split in SPLITS}
-    end = END[request.level].encode()
-    for split in SPLITS:
-        if not counts[split].keys() - {end}:
-            files = ", ".join(str(part.path) for part in corpus.splits[split][:3]) or "no file is left for it"
-            raise ConfigError(f"{request.dataset}: the {split} text is empty ({files})")
-    words = {word.decode(): count for word, count in counts["train"].items()}
-    if request.vocabulary is None:
-        vocabulary = Vocabulary.build(words, request.level, request.vocabulary_size, request.min_count)
-    else:
-        vocabulary = Vocabulary.read(Path(request.vocabulary).expanduser(), words, request.level)
-    with contextlib.suppress(OSError):
-        (folder / "meta.json").unlink(missing_ok=True)  # What is there now is no longer what it describes.
-    splits = {split: _assemble(chunks[split], counts[split], vocabulary, folder, split) for split in SPLITS}
-    vocabulary.save(folder)
-    meta = {
-        "version": VERSION,
-        "dataset": request.dataset,
-        "level": request.level,
-        "split": corpus.note,
-        "vocabulary": {"size": len(vocabulary), "hash": vocabulary.hash},
-        "splits": splits,
-        "sources": corpus.sources(),
-    }
-    with whole_file(folder / "meta.json") as file:
-        file.write((json.dumps(meta, indent=1) + "\n").encode())
-    shutil.rmtree(partial)
-
-
-def _begin(partial: Path, manifest: dict[str, Any]) -> None:
-    """The folder of the pieces; those of another text are removed."""
-    text = json.dumps(manifest)
-    path = partial / "manifest.json"
-    if not path.exists() or path.read_text() != text:
-        shutil.rmtree(partial, ignore_errors=True)
-        with whole_file(path) as file:
-            file.write(text.encode())
-
-
-def _count(chunks: list[Chunk]) -> dict[bytes, int]:
-    """How often each word occurs in all of the pieces."""
-    total: dict[bytes, int] = {}
-    for chunk in chunks:
-        words, counts, _ = read_numbered(chunk.output, with_ids=False)
-        for word, count in zip(words, counts.tolist(), strict=True):
-            total[word] = total.get(word, 0) + count
-    return total
-
-
-def _assemble(
-    chunks: list[Chunk], counts: Mapping[bytes, int], vocabulary: Vocabulary, folder: Path, split: str
-) -> dict[str, int]:
-    """Writes a split's tokens and offsets; returns how many tokens, sentences and unknown tokens it has."""
-    dtype = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
-    end, count = vocabulary.end, sum(counts.values())
-    ends = counts.get(vocabulary.words[end].encode(), 0)
-    last = read_numbered(chunks[-1].output)
-    closed = last.words[last.ids[-1]] == vocabulary.words[end].encode()
-    sentences = ends if closed else ends + 1  # A text of characters may break off within a line.
-    unknown, begin = 0, 0
-    index = {word.encode(): i for i, word in enumerate(vocabulary.words)}
-    with (
-        _array_file(folder / f"{split}.npy", dtype, count) as tokens_file,
-        _array_file(folder / f"{split}_offsets.npy", np.dtype(np.int64), sentences + 1) as offsets_file,
-    ):
-        offsets_file.write(np.zeros(1, np.int64).tobytes())
-        for chunk in chunks:
-            words, _, ids = read_numbered(chunk.output)
-            places = np.array([index.get(word, vocabulary.unknown) for word in words], dtype)
-            tokens = places[ids]
-            tokens_file.write(tokens.tobytes())
-            offsets_file.write((np.flatnonzero(tokens == end) + (begin + 1)).astype(np.int64).tobytes())
-            unknown += int(np.count_nonzero(tokens == vocabulary.unknown))
-            begin += len(tokens)
-        if not closed:
-            offsets_file.write(np.array([count], np.int64).tobytes())
-    return {"tokens": count, "sentences": sentences, "unknown": unknown}
-
-
-@contextlib.contextmanager
-def _array_file(path: Path, dtype: np.dtype, count: int) -> Iterator[BinaryIO]:
-    """A .npy file [count] whose numbers are still to be written.
-
-    Writing through a memory map would end the process, without a message, where the disk is full.
-    """
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
-    with whole_file(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        yield file
