@@ -45,6 +45,8 @@ def assemble(
     partial = folder.with_name(f"{folder.name}.partial")
     sources = corpus.sources()
     _begin(partial, {**about, "sources": sources})
+    for left in folder.glob("*.partial"):  # By a run that was killed while it wrote.
+        left.unlink()
     chunks = cut(corpus.splits, level, partial)
     everything = [chunk for split in SPLITS for chunk in chunks[split]]
     total, ready = sum(chunk.size for chunk in everything), 0

@@ -209,7 +209,8 @@ def read_numbered(path: Path, with_ids: bool = True) -> Numbered:
     """
     try:
         with np.load(path) as saved:
-            words = saved["words"].tobytes().split(SEPARATOR)
-            return Numbered(words, saved["counts"], saved["ids"] if with_ids else np.empty(0, np.uint32))
+            words, counts = saved["words"].tobytes().split(SEPARATOR), saved["counts"]
+            words = words if len(counts) else []  # Of a piece that is all blanks.
+            return Numbered(words, counts, saved["ids"] if with_ids else np.empty(0, np.uint32))
     except Exception as error:  # zipfile and numpy raise half a dozen kinds.
         raise ConfigError(f"{path} is damaged ({error}); delete it and prepare again") from None

@@ -110,7 +110,7 @@ def read_tokens(folder: Path) -> TokenSet:
         }
         sizes = {split: (meta["splits"][split]["tokens"], meta["splits"][split]["sentences"]) for split in SPLITS}
         expected = meta["vocabulary"]["hash"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder} holds no whole prepared corpus ({error}); {again}") from None
     for split, (tokens, offsets) in splits.items():
         if (len(tokens), len(offsets) - 1) != sizes[split]:

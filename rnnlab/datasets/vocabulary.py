@@ -79,7 +79,7 @@ class Vocabulary:
         Raises:
             ConfigError: no file, not UTF-8, or a word that stands there twice.
         """
-        words = _read_lines(path)
+        words = _read_lines(path, level)
         try:
             found = _with_specials(words, counts, level)
             missing = [special for special in (END[level], UNKNOWN) if special not in words]
@@ -157,12 +157,13 @@ class Vocabulary:
             about = json.loads((folder / "vocabulary.json").read_text())
             counts = np.load(folder / "vocabulary_counts.npy")
             level, expected = about["level"], about["hash"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise ConfigError(f"{folder} holds no whole vocabulary: {error}") from None
-        words = _read_lines(folder / "vocabulary.txt")
-        if level == "character":
-            words = ["\n" if word == "\\n" else word for word in words]
-        vocabulary = cls(tuple(words), counts, level)
+        words = _read_lines(folder / "vocabulary.txt", level)
+        try:
+            vocabulary = cls(tuple(words), counts, level)
+        except ConfigError as error:
+            raise ConfigError(f"{folder / 'vocabulary.txt'} was changed: {error}") from None
         if vocabulary.hash != expected:
             raise ConfigError(f"{folder / 'vocabulary.txt'} was changed: hash {vocabulary.hash}, expected {expected}")
         return vocabulary
@@ -177,10 +178,11 @@ def _with_specials(words: Sequence[str], counts: Mapping[str, int], level: Level
     return found
 
 
-def _read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file; a line ends with a line feed and nothing else."""
+def _read_lines(path: Path, level: Level) -> list[str]:
+    """The entries in a UTF-8 file; a line ends with a line feed and nothing else."""
     try:
         lines = path.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a vocabulary: {error}") from None
-    return lines[:-1] if lines[-1] == "" else lines
+    words = lines[:-1] if lines[-1] == "" else lines
+    return ["\n" if word == "\\n" else word for word in words] if level == "character" else words
