@@ -97,10 +97,10 @@ def test_tokens_of_characters_are_the_text_itself(source: Path, small_pieces: No
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_pieces_do_not_show(source: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     text = " ".join(np.random.default_rng(0).choice(["a", "bb", "\n", "  ", "é\n\n"], 60))
-    (source / "train.txt").write_text(text + " " * 50 + "\n" * 30)
+    (source / "train.txt").write_text(text + " " * 50 + "\n" * 30 + text)
     words, letters = plain_words((source / "train.txt").read_text()), list((source / "train.txt").read_text())
     monkeypatch.setattr(chunks, "CHUNK", size)
-    monkeypatch.setattr(chunks, "BLOCK", 1 + size // 3)
+    monkeypatch.setattr(chunks, "BLOCK", 1 + size // 30)
     rest = [plain_words(TEXTS[name]) for name in ("valid", "test")]
     check(load(source), dict(zip(SPLITS, [words, *rest], strict=True)), "<eos>")
     rest = [list(TEXTS[name]) for name in ("valid", "test")]
@@ -259,7 +259,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(source: Path, m
         with pytest.raises(ConfigError, match=r"^cannot write .*: No space left on device$"):
             prepare(request, 1, quiet)
     assert not tokens.prepared_folder(request).exists()
-    assert not [path for path in source.parent.rglob("*") if path.name.endswith((".npy", ".npz"))]
+    left = [path.name for path in source.parent.rglob("*") if path.is_file() and path.parent != source]
+    assert left == ["books-" + left[0][6:14] + "-word-all.lock"]
     load(source)
 
 
@@ -273,6 +274,13 @@ def test_a_damaged_file_is_one_line(source: Path, name: str, kept: int) -> None:
         read_tokens(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_tokens_of_another_length_are_refused(source: Path) -> None:
+    found = load(source)
+    np.save(found.folder / "test.npy", np.zeros(7, np.uint16))
+    with pytest.raises(ConfigError, match=r"test\.npy has 7 tokens, meta\.json says 4; delete .* and prepare it again"):
+        load(source)
 
 
 def test_tokens_of_another_vocabulary_are_refused(source: Path) -> None:
