@@ -33,7 +33,7 @@ LAYERS = [
     ["replay"],
     ["loop"],
     ["entry"],
-    ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose"],
+    ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose", "prepare"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)
@@ -41,7 +41,9 @@ TOP = len(LAYERS)
 
 
 def room(path: Path) -> str:
-    """The module or folder directly below the package that a file belongs to."""
+    """The module or folder directly below the package that a file belongs to; an entry is a room of its own."""
+    if path == PACKAGE / "datasets" / "prepare.py":
+        return "prepare"
     part = path.relative_to(PACKAGE).parts[0]
     return part.removesuffix(".py")
 

@@ -1,0 +1,232 @@
+"""A corpus as token ids: prepared once, then memory-mapped. `prepare.py` is the command, `load_tokens` the library.
+
+A prepared corpus is a folder <data>/<dataset>/prepared/<key> with train.npy, validation.npy and test.npy (token ids),
+<split>_offsets.npy (where sentences begin), the vocabulary (see `Vocabulary.save`) and, written last, meta.json.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pooch
+
+from rnnlab.build import ConfigError, unknown
+from rnnlab.datasets.assembly import assemble
+from rnnlab.datasets.files import data_root
+from rnnlab.datasets.text import DATASETS, SPLITS, find_corpus
+from rnnlab.datasets.vocabulary import END, Level, Vocabulary
+from rnnlab.datasets.writing import alone
+
+VERSION = 1
+AUTOMATIC = 256 << 20
+"""Bytes of text that are prepared without being asked for; more is the command's."""
+
+
+class Tokens(NamedTuple):
+    """A split: ids [N], and where sentences begin [S + 1], int64. Both are memory maps, not to be written to.
+
+    Sentence i is tokens[offsets[i] : offsets[i + 1]], its `<eos>` (or line feed) the last; offsets[0] is 0 and
+    offsets[S] is N. The ids are uint16 where V ≤ 65 536, else int32.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+
+class TokenSet(NamedTuple):
+    """A prepared corpus."""
+
+    splits: Mapping[str, Tokens]
+    """By "train", "validation", "test"."""
+    vocabulary: Vocabulary
+    folder: Path
+    meta: Mapping[str, Any]
+    """meta.json: version, dataset, level, split (how it came about), vocabulary (size, hash), sources, and splits:
+    tokens, sentences, unknown (tokens that are `<unk>`) of each."""
+
+
+class Request(NamedTuple):
+    """Which corpus, as which tokens. Of vocabulary_size, min_count and vocabulary at most one is given."""
+
+    dataset: str
+    data_dir: str | os.PathLike[str] | None = None
+    level: Level = "word"
+    vocabulary_size: int | None = None
+    min_count: int | None = None
+    vocabulary: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str] | None = None
+
+    def command(self) -> str:
+        """What prepares it."""
+        given = [f"--{name}={value}" for name, value in self._asdict().items() if value is not None]
+        return " ".join(["python -m rnnlab.datasets.prepare", *given])
+
+
+def load_tokens(
+    dataset: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    level: Level = "word",
+    vocabulary_size: int | None = None,
+    min_count: int | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> TokenSet:
+    """The tokens of a corpus; one of up to 256 MB that is not prepared is prepared now.
+
+    Args:
+        dataset: "lm1b", "wikitext-2", "tinyshakespeare" or "text"; their files and splits are in `find_corpus`.
+        data_dir: as in `files.data_root`.
+        level: "word" (what stands between ASCII whitespace) or "character".
+        vocabulary_size: V at most, the most frequent words of the training split; `<unk>` and `<eos>` are counted.
+        min_count: instead, the words that occur that often. With neither, all words of the training split.
+        vocabulary: instead, a file of words, one a line (see `Vocabulary.read`).
+        source: of "text", the folder of its files.
+
+    Raises:
+        ConfigError: files are missing or damaged, or the corpus is too large to be prepared on the way.
+    """
+    request = Request(dataset, data_dir, level, vocabulary_size, min_count, vocabulary, source)
+    return read_tokens(prepare(request, 1, say, limit=AUTOMATIC))
+
+
+def read_tokens(folder: Path) -> TokenSet:
+    """A prepared corpus, from its folder.
+
+    Raises:
+        ConfigError: a file is missing or damaged.
+    """
+    again = f"delete {folder} and prepare it again"
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        splits = {
+            split: Tokens(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in (split, f"{split}_offsets")))
+            for split in SPLITS
+        }
+        sizes = {split: (meta["splits"][split]["tokens"], meta["splits"][split]["sentences"]) for split in SPLITS}
+        expected = meta["vocabulary"]["hash"]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise ConfigError(f"{folder} holds no whole prepared corpus ({error}); {again}") from None
+    for split, (tokens, offsets) in splits.items():
+        if (len(tokens), len(offsets) - 1) != sizes[split]:
+            raise ConfigError(
+                f"{folder / split}.npy has {len(tokens)} tokens, meta.json says {sizes[split][0]}; {again}"
+            )
+    vocabulary = Vocabulary.load(folder)
+    if vocabulary.hash != expected:
+        raise ConfigError(f"{folder}: the vocabulary is not the one of the tokens; {again}")
+    return TokenSet(splits, vocabulary, folder, meta)
+
+
+def prepared_folder(request: Request) -> Path:
+    """Where the corpus is once it is prepared: below the data folder, or, if nothing may be written there, in the
+    user's cache.
+
+    Raises:
+        ConfigError: a mistake in the request.
+    """
+    dataset, _, level, size, min_count, vocabulary, source = request
+    if dataset not in DATASETS:
+        raise ConfigError(unknown("dataset", dataset, DATASETS))
+    if level not in END:
+        raise ConfigError(f"level {level!r} is not known; allowed: {', '.join(END)}")
+    limits = {"vocabulary_size": size, "min_count": min_count, "vocabulary": vocabulary}
+    given = [name for name, value in limits.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: at most one of {', '.join(limits)} says what the vocabulary is")
+    if (source is None) == (dataset == "text"):
+        wanted = "needs a source, the folder of its files" if source is None else "is in the data folder; no source"
+        raise ConfigError(f"dataset {dataset!r} {wanted}")
+    key = f"{level}-all"
+    if size is not None:
+        key = f"{level}-size{size}"
+    elif min_count is not None:
+        key = f"{level}-count{min_count}"
+    elif vocabulary is not None:
+        try:
+            content = Path(vocabulary).expanduser().read_bytes()
+        except OSError as error:
+            raise ConfigError(f"vocabulary {vocabulary} cannot be read: {error.strerror or error}") from None
+        key = f"{level}-{Path(vocabulary).stem}-{hashlib.sha256(content).hexdigest()[:8]}"
+    if source is not None:
+        path = Path(source).expanduser().resolve()
+        key = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}-{key}"
+    folder = data_root(request.data_dir).absolute() / dataset
+    if not _writable(folder):
+        where = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        folder = Path(pooch.os_cache("rnnlab")) / f"{dataset}-{where}"
+    return folder / "prepared" / key
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in a folder that may not exist yet. A read-only mode counts for root too."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
+
+
+def prepare(
+    request: Request,
+    processes: int | None = None,
+    say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    limit: int | None = None,
+) -> Path:
+    """Prepares a corpus unless that is done; returns its folder.
+
+    Args:
+        processes: that read and number; else one a core.
+        progress: told how many bytes of how many are done.
+        limit: a larger corpus is refused with the command that prepares it.
+
+    Raises:
+        ConfigError: a mistake in the request; a file that is missing, empty or not UTF-8; a full disk.
+    """
+    folder = find_prepared(request)
+    if folder is not None:
+        return folder
+    folder = prepared_folder(request)
+    corpus = find_corpus(request.dataset, request.data_dir, request.level, request.source, say=say)
+    if limit is not None and corpus.size() > limit:
+        raise ConfigError(
+            f"{request.dataset} has {corpus.size() / 1e9:.1f} GB of text and is not prepared; first run "
+            f"{request.command()}"
+        )
+    with alone(folder.with_name(f"{folder.name}.lock")):
+        if find_prepared(request) is None:  # Another process may have been at it.
+            say(f"preparing {request.dataset} ({corpus.size() / 1e6:.1f} MB; split: {corpus.note}) in {folder}")
+            about = {"version": VERSION, "dataset": request.dataset, "level": request.level}
+
+            def choose(counts: Mapping[str, int]) -> Vocabulary:
+                if request.vocabulary is not None:
+                    return Vocabulary.read(Path(request.vocabulary).expanduser(), counts, request.level)
+                return Vocabulary.build(counts, request.level, request.vocabulary_size, request.min_count)
+
+            assemble(corpus, request.level, choose, about, folder, processes, say, progress)
+    return folder
+
+
+def find_prepared(request: Request) -> Path | None:
+    """The folder of a corpus that is prepared, by this version and from files that, as far as they are there, have not
+    changed since.
+
+    Raises:
+        ConfigError: a mistake in the request.
+    """
+    folder = prepared_folder(request)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if meta.get("version") != VERSION:
+        return None
+    try:
+        corpus = find_corpus(request.dataset, request.data_dir, request.level, request.source, download=False)
+    except ConfigError:
+        return folder
+    return folder if meta.get("sources") == corpus.sources() else None

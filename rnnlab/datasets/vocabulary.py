@@ -1,0 +1,188 @@
+"""Vocabularies of words or characters: built from counts, saved, loaded, and from words to token ids and back.
+
+How a text is cut into words is here too (`Vocabulary.split`); `chunks.py` does the same for whole files.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rnnlab.build import ConfigError
+from rnnlab.datasets.writing import whole_file
+
+Level = Literal["word", "character"]
+UNKNOWN = "<unk>"
+END = {"word": "<eos>", "character": "\n"}
+"""What ends a sentence, by level; a line is a sentence."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """V entries, the most frequent first, as log-uniform sampling wants them; the alphabet decides between equals.
+
+    Two entries are in every vocabulary and stand where their counts put them. `<unk>` is what any other word becomes;
+    its count is that of the words left out and of a literal "<unk>", which WikiText-2 has. The end of a sentence is
+    `<eos>` at the word level, the line feed at the character level. It is the only marker: what reads sentences one by
+    one feeds it as the first input too, so that it is both <S> and </S> of the 1 Billion Word benchmark.
+    """
+
+    words: tuple[str, ...]
+    counts: np.ndarray
+    """int64 [V], occurrences in the training split."""
+    level: Level = "word"
+
+    def __post_init__(self) -> None:
+        if len(self.index) != len(self.words):
+            seen: set[str] = set()
+            twice = next(word for word in self.words if word in seen or seen.add(word))
+            raise ConfigError(f"the vocabulary has {twice!r} twice")
+        for special in (UNKNOWN, END[self.level]):
+            if special not in self.index:
+                raise ConfigError(f"the vocabulary lacks {special!r}")
+        if len(self.counts) != len(self.words):
+            raise ConfigError(f"the vocabulary has {len(self.words)} words and {len(self.counts)} counts")
+
+    @classmethod
+    def build(
+        cls, counts: Mapping[str, int], level: Level = "word", size: int | None = None, min_count: int | None = None
+    ) -> "Vocabulary":
+        """The vocabulary of a text: all of its words, or the most frequent.
+
+        Args:
+            counts: of every word of the training split, the end of a sentence among them.
+            size: V at most, `<unk>` and the end of a sentence included.
+            min_count: how often a word must occur to be kept; `<unk>` and the end of a sentence are kept anyway.
+        """
+        specials = (UNKNOWN, END[level])
+        words = sorted(w for w in counts if w not in specials)
+        words.sort(key=counts.__getitem__, reverse=True)  # Stable, and in two steps a third of the time.
+        if min_count is not None:
+            words = [w for w in words if counts[w] >= min_count]
+        if size is not None:
+            if size <= len(specials):
+                raise ConfigError(f"vocabulary size {size} leaves no word beside {specials[0]!r} and {specials[1]!r}")
+            words = words[: size - len(specials)]
+        found = _with_specials(words, counts, level)
+        words = sorted(found, key=lambda w: (-found[w], w))
+        return cls(tuple(words), np.array([found[w] for w in words], np.int64), level)
+
+    @classmethod
+    def read(cls, path: Path, counts: Mapping[str, int], level: Level = "word") -> "Vocabulary":
+        """A given list of words, one a line and in its order; a special entry that it lacks comes first.
+
+        Raises:
+            ConfigError: no file, not UTF-8, or a word that stands there twice.
+        """
+        words = _read_lines(path, level)
+        try:
+            found = _with_specials(words, counts, level)
+            missing = [special for special in (END[level], UNKNOWN) if special not in words]
+            words = missing + words
+            return cls(tuple(words), np.array([found[w] for w in words], np.int64), level)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self.index
+
+    @functools.cached_property
+    def index(self) -> dict[str, int]:
+        """The token id of every word."""
+        return {word: i for i, word in enumerate(self.words)}
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Sha256 of level and words: two vocabularies that agree in it give the same tokens."""
+        return hashlib.sha256("\n".join([self.level, *self.words]).encode()).hexdigest()
+
+    @property
+    def unknown(self) -> int:
+        """The id of `<unk>`."""
+        return self.index[UNKNOWN]
+
+    @property
+    def end(self) -> int:
+        """The id of the end of a sentence."""
+        return self.index[END[self.level]]
+
+    def split(self, text: str) -> list[str]:
+        """A text's words: what stands between ASCII whitespace, and `<eos>` for a line feed; or its characters."""
+        if self.level == "character":
+            return list(text)
+        return [word.decode() for word in text.encode().replace(b"\n", b" <eos> ").split()]
+
+    def join(self, words: Iterable[str]) -> str:
+        """Words as text, `<eos>` as a line feed; the inverse of `split` up to whitespace."""
+        if self.level == "character":
+            return "".join(words)
+        text = " ".join("\n" if word == END["word"] else word for word in words)
+        return text.replace(" \n", "\n").replace("\n ", "\n")
+
+    def encode(self, words: Iterable[str]) -> np.ndarray:
+        """Token ids, int32 [N]; a word that the vocabulary has not becomes `<unk>`."""
+        return np.array([self.index.get(word, self.unknown) for word in words], np.int32)
+
+    def decode(self, tokens: Iterable[int]) -> list[str]:
+        """The words of token ids."""
+        return [self.words[int(token)] for token in tokens]
+
+    def save(self, folder: Path) -> None:
+        """Writes vocabulary.txt (a word a line; the line feed as the two characters "\\n"), vocabulary_counts.npy and
+        vocabulary.json (level, size, hash)."""
+        lines = ["\\n" if word == "\n" else word for word in self.words]
+        with whole_file(folder / "vocabulary.txt") as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
+        with whole_file(folder / "vocabulary_counts.npy") as file:
+            np.save(file, self.counts)
+        with whole_file(folder / "vocabulary.json") as file:
+            file.write((json.dumps({"level": self.level, "size": len(self), "hash": self.hash}) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabulary":
+        """What `save` wrote.
+
+        Raises:
+            ConfigError: a file is missing or damaged, or the words are not those of the hash.
+        """
+        try:
+            about = json.loads((folder / "vocabulary.json").read_text())
+            counts = np.load(folder / "vocabulary_counts.npy")
+            level, expected = about["level"], about["hash"]
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            raise ConfigError(f"{folder} holds no whole vocabulary: {error}") from None
+        words = _read_lines(folder / "vocabulary.txt", level)
+        try:
+            vocabulary = cls(tuple(words), counts, level)
+        except ConfigError as error:
+            raise ConfigError(f"{folder / 'vocabulary.txt'} was changed: {error}") from None
+        if vocabulary.hash != expected:
+            raise ConfigError(f"{folder / 'vocabulary.txt'} was changed: hash {vocabulary.hash}, expected {expected}")
+        return vocabulary
+
+
+def _with_specials(words: Sequence[str], counts: Mapping[str, int], level: Level) -> dict[str, int]:
+    """Words and special entries with their counts; `<unk>` has those of all words that are not among them."""
+    found = {word: counts.get(word, 0) for word in words}
+    found[END[level]] = counts.get(END[level], 0)
+    found.pop(UNKNOWN, None)
+    found[UNKNOWN] = sum(counts.values()) - sum(found.values())
+    return found
+
+
+def _read_lines(path: Path, level: Level) -> list[str]:
+    """The entries in a UTF-8 file; a line ends with a line feed and nothing else."""
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a vocabulary: {error}") from None
+    words = lines[:-1] if lines[-1] == "" else lines
+    return ["\n" if word == "\\n" else word for word in words] if level == "character" else words

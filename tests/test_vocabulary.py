@@ -1,0 +1,141 @@
+"""Vocabularies: their order, their two special entries, and what is saved."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnnlab.build import ConfigError
+from rnnlab.datasets.vocabulary import Vocabulary
+
+COUNTS = {"b": 5, "a": 5, "ä": 5, "<eos>": 6, "c": 9, "rare": 1, "Rare": 1}
+
+
+def test_order_is_frequency_then_alphabet() -> None:
+    vocabulary = Vocabulary.build(COUNTS)
+    assert vocabulary.words == ("c", "<eos>", "a", "b", "ä", "Rare", "rare", "<unk>")
+    np.testing.assert_array_equal(vocabulary.counts, [9, 6, 5, 5, 5, 1, 1, 0])
+    assert vocabulary.counts.dtype == np.int64
+    reordered = dict(sorted(COUNTS.items()))
+    assert Vocabulary.build(reordered).words == vocabulary.words
+
+
+def test_size_counts_the_special_entries_and_unknown_stands_where_its_count_puts_it() -> None:
+    vocabulary = Vocabulary.build(COUNTS, size=4)
+    assert vocabulary.words == ("<unk>", "c", "<eos>", "a")
+    np.testing.assert_array_equal(vocabulary.counts, [12, 9, 6, 5])
+    assert len(Vocabulary.build(COUNTS, size=1000)) == 8
+    assert "<eos>" in Vocabulary.build(COUNTS | {"<eos>": 0}, size=3)
+
+
+def test_words_rarer_than_min_count_are_left_out_and_the_specials_are_kept() -> None:
+    assert Vocabulary.build(COUNTS, min_count=5).words == ("c", "<eos>", "a", "b", "ä", "<unk>")
+    assert set(Vocabulary.build(COUNTS, min_count=100).words) == {"<eos>", "<unk>"}
+
+
+@pytest.mark.parametrize("options", [{}, {"size": 4}, {"min_count": 5}])
+def test_no_occurrence_is_lost_and_a_literal_unknown_is_the_same_entry(options: dict[str, int]) -> None:
+    counts = COUNTS | {"<unk>": 3}
+    vocabulary = Vocabulary.build(counts, **options)
+    assert vocabulary.counts.sum() == sum(counts.values())
+    kept = set(vocabulary.words) - {"<unk>"}
+    assert vocabulary.counts[vocabulary.unknown] == 3 + sum(n for word, n in COUNTS.items() if word not in kept)
+
+
+def test_size_without_room_for_a_word_is_refused() -> None:
+    with pytest.raises(ConfigError, match="size 2 leaves no word beside '<unk>' and '<eos>'"):
+        Vocabulary.build(COUNTS, size=2)
+
+
+def test_encode_makes_other_words_unknown_and_decode_inverts_it() -> None:
+    vocabulary = Vocabulary.build(COUNTS, size=5)
+    tokens = vocabulary.encode(["c", "nowhere", "a", "<eos>"])
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(
+        tokens, [vocabulary.index["c"], vocabulary.unknown, vocabulary.index["a"], vocabulary.end]
+    )
+    assert vocabulary.decode(tokens) == ["c", "<unk>", "a", "<eos>"]
+    assert vocabulary.encode([]).shape == (0,)
+
+
+def test_words_stand_between_ascii_whitespace_and_lines_end_sentences() -> None:
+    vocabulary = Vocabulary.build(COUNTS)
+    words = vocabulary.split(" a\tb\r\nno\u00a0break \u2028 c\n\n")
+    assert words == ["a", "b", "<eos>", "no\u00a0break", "\u2028", "c", "<eos>", "<eos>"]
+    assert vocabulary.join(["a", "b", "<eos>", "c", "<eos>", "<eos>", "d"]) == "a b\nc\n\nd"
+
+
+def test_characters_are_split_and_joined_exactly() -> None:
+    text = "Ab \n\r\n ä\u2028"
+    vocabulary = Vocabulary.build(Counter(text), "character")
+    assert vocabulary.join(vocabulary.decode(vocabulary.encode(vocabulary.split(text)))) == text
+    assert vocabulary.words[vocabulary.end] == "\n"
+    assert vocabulary.unknown == len(vocabulary) - 1
+
+
+@pytest.mark.parametrize(
+    ("level", "counts"),
+    [
+        ("word", COUNTS | {"\u2028": 2, "\x85": 2, "\\n": 1, "\x1c": 1, "\ufeff": 1}),
+        ("character", Counter("aab\n\n\\n\r\u2028\x85\x1c \t\x00😀")),
+    ],
+)
+def test_saved_vocabulary_loads_as_it_was(tmp_path: Path, level: str, counts: dict[str, int]) -> None:
+    vocabulary = Vocabulary.build(counts, level)
+    vocabulary.save(tmp_path)
+    loaded = Vocabulary.load(tmp_path)
+    assert (loaded.words, loaded.level, loaded.hash) == (vocabulary.words, level, vocabulary.hash)
+    np.testing.assert_array_equal(loaded.counts, vocabulary.counts)
+    lines = (tmp_path / "vocabulary.txt").read_bytes().decode().split("\n")
+    assert len(lines) == len(vocabulary) + 1
+
+
+def test_hash_tells_order_words_and_level_apart() -> None:
+    counts = {"a": 2, "b": 1, "\n": 0, "<eos>": 0}
+    made = [Vocabulary.build(counts), Vocabulary.build({**counts, "b": 3}), Vocabulary.build({**counts, "c": 1})]
+    made.append(Vocabulary(made[0].words, made[0].counts, "character"))
+    assert len({vocabulary.hash for vocabulary in made}) == 4
+    assert Vocabulary.build({**counts, "a": 7}).hash == made[0].hash
+
+
+def test_changed_words_are_noticed(tmp_path: Path) -> None:
+    Vocabulary.build(COUNTS).save(tmp_path)
+    path = tmp_path / "vocabulary.txt"
+    path.write_text(path.read_text().replace("rare", "rate"))
+    with pytest.raises(ConfigError, match=r"vocabulary\.txt was changed: hash [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        Vocabulary.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vocabulary.txt", "vocabulary.json", "vocabulary_counts.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_damaged_vocabulary_is_one_line(tmp_path: Path, name: str, content: bytes | None) -> None:
+    Vocabulary.build(COUNTS).save(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        Vocabulary.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_word_list_is_read_in_its_order_and_lacking_specials_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("c\nnew\n<unk>\na\n")
+    vocabulary = Vocabulary.read(path, COUNTS)
+    assert vocabulary.words == ("<eos>", "c", "new", "<unk>", "a")
+    np.testing.assert_array_equal(vocabulary.counts, [6, 9, 0, 12, 5])
+
+
+def test_saved_characters_are_read_as_a_list_too(tmp_path: Path) -> None:
+    counts = Counter("b\nab")
+    Vocabulary.build(counts, "character").save(tmp_path)
+    assert Vocabulary.read(tmp_path / "vocabulary.txt", counts, "character").words == ("b", "\n", "a", "<unk>")
+
+
+def test_word_list_with_a_word_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("a\nb\na\n")
+    with pytest.raises(ConfigError, match=r"words: the vocabulary has 'a' twice"):
+        Vocabulary.read(path, COUNTS)
