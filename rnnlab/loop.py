@@ -144,7 +144,7 @@ def train_and_evaluate(
                     break
                 progress.advance(step, memory.train.get("loss"))
                 if step % config["log_every"] == 0 or step in (steps, curriculum.ends):
-                    memory.train = run.label | means(state)
+                    memory.train = run.described(run.label | means(state))
                     writer.write(step, "train", memory.train, seconds())
                     progress.log(step, memory.train)
                 improved = False

@@ -129,7 +129,11 @@ class Run:
         wanted = self.task.streams(split) if self.task.stateful else min(self.config["eval_batch_size"], size)
         rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
-        return self.label | {name: float(value) for name, value in values.items()}
+        return self.described(self.label | {name: float(value) for name, value in values.items()})
+
+    def described(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The means of a split with the metrics that follow from them."""
+        return values | self.task.derived(values)
 
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
         """‖∂L/∂h_t‖ over time for each state, on the first rows of the validation split."""

@@ -7,10 +7,13 @@ from rnnlab.build import build, find, takes
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationSpec
 from rnnlab.tasks.base import Batch, Example, Split, Task
+from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
 
 TASKS: dict[str, Callable[..., Task]] = {
     "adding": Adding,
+    "language_model": LanguageModel,
+    "sentences": Sentences,
     "pixels": Pixels,
 }
 
@@ -47,7 +50,9 @@ __all__ = [
     "AugmentationSpec",
     "Batch",
     "Example",
+    "LanguageModel",
     "Pixels",
+    "Sentences",
     "Split",
     "Task",
     "TaskSpec",

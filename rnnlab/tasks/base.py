@@ -96,6 +96,15 @@ class Task(abc.ABC):
         """Of a stateful task: how many rows go on side by side."""
         raise NotImplementedError
 
+    def derived(self, values: dict[str, float]) -> dict[str, float]:
+        """Metrics that follow from the means of the others."""
+        return {}
+
+    def index(self, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Int[Array, " B"]:
+        """Which example stands at each position of a split's stream."""
+        n, index = self.size(split), positions.astype(jnp.uint32)
+        return index if split != "train" or n is None else shuffled(stream(seed, "order"), index, n)
+
     def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Batch:
         """The examples at these positions of the split's stream.
 
@@ -109,9 +118,7 @@ class Task(abc.ABC):
         n = self.size(split)
         fixed = jnp.int32(self.data_seed)
         source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
-        index = positions.astype(jnp.uint32)
-        if split == "train" and n is not None:
-            index = shuffled(stream(seed, "order"), index, n)
+        index = self.index(seed, split, positions)
         keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
         rows = jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
         if self.augmentation is not None and split == "train":

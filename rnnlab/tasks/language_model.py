@@ -1,0 +1,194 @@
+"""Language models: the next word or character of a text, in contiguous streams or sentence by sentence.
+
+Corpora become tokens in `datasets/`; how a large vocabulary's logits are avoided is in `rnnlab/softmax.py`.
+"""
+
+import math
+import os
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.build import ConfigError, PositiveInt
+from rnnlab.datasets.tokens import TokenSet, load_tokens
+from rnnlab.datasets.vocabulary import Level
+from rnnlab.softmax import Distribution
+from rnnlab.tasks.base import Batch, Example, Split, Task
+from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+
+class _Text(Task):
+    """What both have: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
+
+    readout: ClassVar = "every"
+
+    def __init__(self, corpus: TokenSet):
+        self.corpus = corpus
+        self.words = corpus.vocabulary.words
+        self.vocabulary = self.in_features = self.out_features = len(self.words)
+        counts = corpus.vocabulary.counts[corpus.vocabulary.counts > 0]
+        shares = counts / counts.sum()
+        self.baseline = float(-(shares * np.log(shares)).sum())
+
+    def score(self, outputs: Distribution | Float[Array, "T B V"], batch: Batch) -> tuple[dict[str, Any], jax.Array]:
+        if isinstance(outputs, Distribution):
+            nats = outputs.cross_entropy(batch.targets)
+        else:
+            nats = -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch.targets[:, :, None], axis=-1)[:, :, 0]
+        steps, rows = batch.targets.shape
+        if batch.lengths is None:
+            return {"loss": nats.sum(0)}, jnp.full(rows, float(steps), nats.dtype)
+        inside = jnp.arange(steps)[:, None] < batch.lengths
+        return {"loss": jnp.where(inside, nats, 0).sum(0)}, batch.lengths.astype(nats.dtype)
+
+    def derived(self, values: dict[str, float]) -> dict[str, float]:
+        if self.corpus.vocabulary.level == "character":
+            return {"bits_per_character": values["loss"] / math.log(2)}
+        return {"perplexity": math.exp(min(values["loss"], 700.0))}
+
+
+class LanguageModel(_Text):
+    """The next token at every step of windows that follow each other: truncated backpropagation through time.
+
+    The training text is cut into as many contiguous streams as a batch has rows; row r of every batch goes on where the
+    one before it ended, with the network's carry, and begins again, with the network's own, when the stream is over.
+    What is left of a stream after its last whole window is not trained on. Validation and test are cut into
+    eval_batch_size streams and scored to the last token; with one stream every token has all before it as its context.
+
+    Loss: nats per token; metric: `perplexity`, or `bits_per_character`.
+    """
+
+    stateful: ClassVar = True
+
+    def __init__(
+        self,
+        dataset: str = "wikitext-2",
+        window: PositiveInt = 35,
+        level: Level = "word",
+        vocabulary_size: PositiveInt | None = None,
+        min_count: PositiveInt | None = None,
+        vocabulary_file: str | None = None,
+        source: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        streams: tuple[int, int] = (1, 1),
+    ):
+        """window: T, steps of a batch. The others say which text as which tokens: see
+        `rnnlab.datasets.tokens.load_tokens`; source: the folder of dataset "text".
+
+        Raises:
+            ConfigError: the corpus is missing or damaged, or too short for a window in every stream.
+        """
+        super().__init__(_tokens(dataset, data_dir, level, vocabulary_size, min_count, vocabulary_file, source))
+        self.window = window
+        self.longest_dependency = None
+        self.rows: dict[Split, int] = {"train": streams[0], "validation": streams[1], "test": streams[1]}
+        self.data, self.length, self.windows = {}, {}, {}
+        for split, rows in self.rows.items():
+            tokens = self.corpus.splits[split].tokens
+            targets = len(tokens) - 1
+            self.length[split] = targets // rows if split == "train" else -(-targets // rows)
+            whole = self.length[split] // window
+            self.windows[split] = whole if split == "train" else -(-self.length[split] // window)
+            if targets < rows or self.windows[split] == 0:
+                raise ConfigError(
+                    f"task: the {split} split of {dataset} has {len(tokens)} tokens, too few for {rows} streams "
+                    f"({'eval_' if split != 'train' else ''}batch_size)"
+                    + (f" of a window of {window}" if split == "train" else "")
+                )
+            # A window past the end of a stream must not be moved back: `dynamic_slice` would.
+            self.data[split] = np.pad(tokens, (0, self.windows[split] * window))
+
+    def size(self, split: Split) -> int:
+        return self.rows[split] * self.windows[split]
+
+    def streams(self, split: Split) -> int:
+        return self.rows[split]
+
+    def index(self, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Int[Array, " B"]:
+        return positions.astype(jnp.uint32) % self.size(split)
+
+    def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:
+        return positions.astype(jnp.uint32) % self.size(split) < self.rows[split]
+
+    def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
+        index = index.astype(jnp.int32)
+        row, number = index % self.rows[split], index // self.rows[split]
+        passed = number * self.window
+        start = row * self.length[split] + passed
+        tokens = jax.lax.dynamic_slice_in_dim(data[split], start, self.window + 1).astype(jnp.int32)
+        length = None
+        if split != "train":
+            left = jnp.minimum(self.length[split], len(self.corpus.splits[split].tokens) - 1 - row * self.length[split])
+            length = jnp.clip(left - passed, 0, self.window)
+        return Example(tokens[:-1], tokens[1:], length)
+
+
+class Sentences(_Text):
+    """The next token of single sentences, shuffled anew every epoch, that know nothing of each other: 1 Billion Word.
+
+    The end of a sentence, `<eos>`, is predicted, and is the first input, too. In training a sentence is cut after
+    `longest` tokens; validation and test are scored whole. Loss and metric are those of `LanguageModel`.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "lm1b",
+        longest: PositiveInt = 50,
+        level: Level = "word",
+        vocabulary_size: PositiveInt | None = None,
+        min_count: PositiveInt | None = None,
+        vocabulary_file: str | None = None,
+        source: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+    ):
+        """longest: T of a training batch. The others are those of `LanguageModel`.
+
+        Raises:
+            ConfigError: the corpus is missing or damaged.
+        """
+        super().__init__(_tokens(dataset, data_dir, level, vocabulary_size, min_count, vocabulary_file, source))
+        self.data, self.steps = {}, {}
+        for split, (tokens, offsets) in self.corpus.splits.items():
+            lengths = np.diff(offsets)
+            self.steps[split] = min(longest, int(lengths.max())) if split == "train" else int(lengths.max())
+            self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, _offset_type(tokens)))
+        self.longest_dependency = self.steps["train"] - 1
+
+    def size(self, split: Split) -> int:
+        return len(self.corpus.splits[split].offsets) - 1
+
+    def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
+        tokens, offsets = data[split]
+        start, end = offsets[index], offsets[index + 1]
+        targets = jax.lax.dynamic_slice_in_dim(tokens, start, self.steps[split]).astype(jnp.int32)
+        inputs = jnp.concatenate([jnp.full(1, self.corpus.vocabulary.end, jnp.int32), targets[:-1]])
+        return Example(inputs, targets, jnp.minimum(end - start, self.steps[split]).astype(jnp.int32))
+
+
+def _tokens(
+    dataset: str,
+    data_dir: Any,
+    level: Level,
+    size: int | None,
+    min_count: int | None,
+    vocabulary: str | None,
+    source: str | None,
+) -> TokenSet:
+    return load_tokens(
+        dataset,
+        data_dir,
+        level=level,
+        vocabulary_size=size,
+        min_count=min_count,
+        vocabulary=vocabulary,
+        source=source,
+    )
+
+
+def _offset_type(tokens: np.ndarray) -> Any:
+    """Offsets are 32 bits wide on the device."""
+    if len(tokens) >= 1 << 31:
+        raise ConfigError(f"task: {len(tokens)} tokens are more than one device can count (2³¹)")
+    return np.int32
