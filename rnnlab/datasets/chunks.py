@@ -30,7 +30,7 @@ CHUNK = 16 << 20
 BLOCK = 1 << 18
 """Bytes of a piece that are split at a time: a word is an object of some 40 bytes."""
 SEPARATOR = b"\xff"
-"""Between the words of a saved piece; the one byte that no UTF-8 text has, beside 0xfe."""
+"""Between the words of a saved piece; no UTF-8 text has this byte."""
 
 
 class Chunk(NamedTuple):

@@ -149,12 +149,15 @@ def _line_end(files: Sequence[Path], sizes: Sequence[int], mark: int) -> int:
     begin = 0
     for path, size in zip(files, sizes, strict=True):
         if begin <= mark < begin + size:
-            with path.open("rb") as file:
-                file.seek(max(mark - begin - 1, 0))
-                if mark > begin:
-                    while (line := file.readline(1 << 20)) and not line.endswith(b"\n"):
-                        pass
-                return begin + file.tell()
+            try:
+                with path.open("rb") as file:
+                    file.seek(max(mark - begin - 1, 0))
+                    if mark > begin:
+                        while (line := file.readline(1 << 20)) and not line.endswith(b"\n"):
+                            pass
+                    return begin + file.tell()
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
         begin += size
     return begin
 

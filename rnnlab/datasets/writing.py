@@ -50,5 +50,6 @@ def alone(path: Path) -> Iterator[None]:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
     with file:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # Some network file systems have no locks.
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
