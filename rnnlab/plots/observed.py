@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rnnlab.diagnostics.diagnosis import reads_every_step
 from rnnlab.metrics import read_diagnostics
 from rnnlab.plots.style import (
     COLOURS,
@@ -23,16 +24,21 @@ from rnnlab.plots.style import (
     save,
     shown,
 )
+from rnnlab.workdir import read_config
 
 Lines = list[dict[str, Any]]
 """What one diagnostic found, an entry for each training step that was looked at."""
 
 
 def observed(workdir: Path) -> list[Path]:
-    """WORKDIR/plots/NAME.png for every figure that what was measured is enough for."""
+    """WORKDIR/plots/NAME.png for every figure that what was measured is enough for; no half-life for a task with a
+    readout at every step, where it says nothing."""
     lines = read_diagnostics(workdir)
     found = []
+    every = (workdir / "config.json").exists() and reads_every_step(read_config(workdir))
     for name, (diagnostic, draw) in FIGURES.items():
+        if name == "half_life" and every:
+            continue
         those = [line for line in lines if diagnostic in line]
         if those:
             figure = draw([line["step"] for line in those], [line[diagnostic] for line in those])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.diagnostics.diagnosis import table_rows
+from rnnlab.diagnostics.diagnosis import EVERY_STEP, reads_every_step, table_rows
 from rnnlab.workdir import write_file
 
 CAPTIONS = {
@@ -49,7 +49,7 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
     title = f"{directory.name}: {config['task']['name']}, {config['model']['cell']['name']}"
     parts = [f"<h1>{_text(title)}</h1>"]
     if summary:
-        parts += ["<h2>Summary</h2>", _table([], summary_rows(summary))]
+        parts += ["<h2>Summary</h2>", _table([], summary_rows(summary, reads_every_step(config)))]
     if diagnosis:
         where = f"step {diagnosis['step']}, {diagnosis['rows']} rows of the validation split, in double precision"
         columns, rows = table_rows(diagnosis)
@@ -64,12 +64,16 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
     text = json.dumps(config, indent=2, ensure_ascii=False)
     parts += ["<h2>Config</h2>", f"<details open><summary>every field</summary><pre>{_text(text)}</pre></details>"]
     path = directory / "report.html"
-    write_file(path, _PAGE.replace("{title}", _text(title), 1).replace("{body}", "\n".join(parts), 1))
+    head, end = _PAGE.split("{body}")
+    write_file(path, head.replace("{title}", _text(title)) + "\n".join(parts) + end)
     return path
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """What a reader of summary.json asks first, as (name, [text])."""
+def summary_rows(summary: Mapping[str, Any], every_step: bool = False) -> list[tuple[str, list[str]]]:
+    """What a reader of summary.json asks first, as (name, [text]).
+
+    every_step: whether the task has a readout at every step, for which a memory horizon is not defined.
+    """
     best, stability, convergence = (summary.get(name) or {} for name in ("best", "stability", "convergence"))
     rows = [
         ("status", f"{summary['status']} at step {summary['steps']}"),
@@ -91,8 +95,10 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     horizon = summary.get("memory_horizon") or {}
     longest = horizon.get("longest_dependency")
     rows += [("longest dependency of the task, steps", longest)]
+    if every_step:
+        rows.append(("half-life and memory horizon", f"not defined: {EVERY_STEP}"))
     for layer, values in horizon.items():
-        if isinstance(values, Mapping):
+        if isinstance(values, Mapping) and not every_step:
             rows += [(f"{layer}: {_words(name)}", value) for name, value in values.items()]
     rows += [(_words(name), summary.get(name)) for name in ("seconds", "steps_per_second", "seed", "device")]
     rows += [("commit", summary.get("git_commit")), ("versions", _listed(summary.get("versions") or {}))]
