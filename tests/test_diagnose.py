@@ -154,8 +154,9 @@ def test_a_second_diagnosis_keeps_what_the_first_one_measured(trained: Path, tmp
     after = json.loads((folder / "diagnosis.json").read_text())
     assert after["command"].endswith("--measure=values")
     assert {**after, "command": before["command"]} == before
-    assert diagnose.main([f"--workdir={folder}", "--measure=values", "--rows=2"]) == 0
-    assert not set(MEASURES) - {"values"} & set(json.loads((folder / "diagnosis.json").read_text()))
+    kept = diagnose._measured_before(folder, before, ["values"])
+    assert set(kept) == set(MEASURES) - {"values"}
+    assert diagnose._measured_before(folder, before | {"rows": 7}, ["values"]) == {}
 
 
 def test_figures_go_to_the_run_s_events(trained: Path) -> None:

@@ -183,10 +183,11 @@ def _values(subject: Subject) -> dict[str, Any]:
         inside = np.asarray(run.inside)
         for name, carry in zip(carry_names(run.cell, len(run.carries)), run.carries, strict=True):
             values = np.asarray(carry)[inside]
-            counts, edges = np.histogram(values, 40)
-            # Of a rectified carry.
+            counts, edges = np.histogram(values[values != 0], 40)  # A rectified carry is mostly 0.
             dead = measured.get(f"{run.name}/{name}/dead")
-            notes = {"are exactly 0": np.mean(values == 0)} | ({} if dead is None else {"of units are dead": dead})
+            notes = {"are exactly 0, not drawn": np.mean(values == 0)} | (
+                {} if dead is None else {"of units are dead": dead}
+            )
             units[f"state {name}"] = {
                 "edges": edges,
                 "shares": counts / max(1, values.size),

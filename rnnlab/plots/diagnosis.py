@@ -72,7 +72,12 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         for t, points, singular in zip(times, eigenvalues, numbers(values["singular_values"]), strict=True):
             left.scatter(points[:, 0], points[:, 1], s=9, color=shade(norm(t + 1)), linewidths=0)
             ranks = range(1, len(singular) + 1)
-            middle.plot(ranks, shown(singular, positive=True), color=shade(norm(t + 1)), linewidth=1.2)
+            least = (
+                len(singular) * np.finfo(float).eps * np.nanmax(shown(singular), initial=0)
+            )  # Below: rounding errors.
+            middle.plot(
+                ranks, shown(np.where(singular > least, singular, 0), True), color=shade(norm(t + 1)), linewidth=1.2
+            )
         left.set_aspect("equal", adjustable="datalim")
         left.set(
             xlabel="real part",
@@ -86,7 +91,7 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         bar.outline.set_visible(False)
         _products(right, layer, values)
         for axis in (left, middle, right):
-            axis.title.set_size(10)
+            axis.title.set_fontsize(10)
     return figure
 
 
@@ -108,10 +113,11 @@ def _products(axis: Axes, layer: str, values: dict[str, Any]) -> None:
         axis.fill_between(counts, low, floor, color=NOTHING, linewidth=0, label="beyond double precision")
         axis.set_ylim(bottom=low)
     axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
-    powers_of_two(axis)
+    powers_of_two(axis, values["counts"])
     axis.set(xlabel="steps k", ylabel=r"$\log_{10}$ singular value, mean over rows")
     axis.set_title(f"{layer}: product of the last k of $J_t$")
-    axis.legend(frameon=False, fontsize=7)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=7)
 
 
 def _lyapunov(measured: dict[str, Any]) -> Figure:
@@ -153,7 +159,7 @@ def _lags(measured: dict[str, Any]) -> Figure:
         right.legend(frameon=False, fontsize=8)
         for axis in (left, right):
             axis.set_xlabel("steps back k")
-            axis.title.set_size(10)
+            axis.title.set_fontsize(10)
     return figure
 
 
@@ -166,7 +172,7 @@ def _truncation(measured: dict[str, Any]) -> Figure:
                 values = shown(numbers(measured[name][what]))
                 axis.plot(measured["windows"], values, ".-", color=COLOURS[number], label=label)
         axis.axhline(1, color=GREY, linestyle="--", linewidth=1)
-        powers_of_two(axis)
+        powers_of_two(axis, measured["windows"])
         axis.set(
             xlabel="window of truncated backpropagation, steps", ylabel={"cosine": "cosine", "ratio": "ratio"}[what]
         )

@@ -124,7 +124,7 @@ def _norms(steps: list[int], lines: Lines) -> Figure:
         for axis, title in zip(row, titles, strict=True):
             log_scale(axis)
             axis.set(xlabel="training step", title=f"{layer}: {title}")
-            axis.title.set_size(10)
+            axis.title.set_fontsize(10)
         row[0].set_ylabel("2-norm")
         row[1].legend(frameon=False, fontsize=8)
     return figure
@@ -207,7 +207,7 @@ def _spectrum(steps: list[int], lines: Lines) -> Figure:
         if len(mine) > 1:
             row[0].legend(frameon=False, fontsize=8)
         for axis in row:
-            axis.title.set_size(10)
+            axis.title.set_fontsize(10)
             axis.set_xlabel("training step")
     return figure
 

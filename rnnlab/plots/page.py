@@ -81,7 +81,7 @@ def summary_rows(summary: Mapping[str, Any], every_step: bool = False) -> list[t
         *((f"test {name}, of the best step", value) for name, value in (best.get("test") or {}).items()),
         *((f"validation {name}, of the best step", value) for name, value in (best.get("validation") or {}).items()),
         *((f"training {name}, last", value) for name, value in summary.get("final", {}).get("train", {}).items()),
-        ("stability: all finite", {True: "yes", False: "no"}.get(stability.get("finite"))),
+        ("stability: all finite", _yes(stability.get("finite"))),
         ("stability: steps clipped", _share(stability.get("clipped"))),
         ("stability: spikes, 10 × the usual gradient norm", stability.get("spikes")),
     ]
@@ -162,6 +162,10 @@ def _words(name: str) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _yes(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _share(value: float | None) -> str | None:

@@ -1,7 +1,7 @@
 """What all figures share: colours, axes, symbols, numbers from JSON, and how a file is written."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def make_grid(rows: int, columns: int, width: float, height: float) -> tuple[Fig
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
-        axis.title.set_size(11)
+        axis.title.set_fontsize(11)
     return figure, [list(row) for row in axes]
 
 
@@ -67,8 +67,9 @@ def log_scale(axis: Axes) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def powers_of_two(axis: Axes) -> None:
-    """A logarithmic x axis with the numbers themselves: 1, 2, 4, …"""
+def powers_of_two(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis over these values with the numbers themselves: 1, 2, 4, …"""
+    axis.set_xlim(min(values) / 1.15, max(values) * 1.15)  # Drawn or not: a scale without any point has no limits.
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
 
