@@ -112,12 +112,12 @@ def test_summary_has_stability_convergence_horizon_and_metrics() -> None:
     assert rows["stability: steps clipped"] == "50 %"
     assert rows["convergence to a validation loss 0.01"] == "not reached"
     assert rows["test loss, of the best step"] == "0.125"
-    assert rows["layer 1: half life"] == "inf"
+    assert rows["layer 1: gradient's half-life, steps"] == "inf"
     assert rows["longest dependency of the task, steps"] == "149"
     solved = SUMMARY | {"convergence": {"metric": "loss", "threshold": 0.01, "steps": 5, "seconds": 2.5}}
     assert dict(summary_rows(solved))["convergence to a validation loss 0.01"] == ["5 steps, 2.5 s"]
     every = dict(summary_rows(SUMMARY, every_step=True))
-    assert "layer 1: half life" not in every
+    assert "layer 1: gradient's half-life, steps" not in every
     assert every["half-life and memory horizon"][0].startswith("not defined")
 
 

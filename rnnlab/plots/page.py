@@ -99,7 +99,7 @@ def summary_rows(summary: Mapping[str, Any], every_step: bool = False) -> list[t
         rows.append(("half-life and memory horizon", f"not defined: {EVERY_STEP}"))
     for layer, values in horizon.items():
         if isinstance(values, Mapping) and not every_step:
-            rows += [(f"{layer}: {_words(name)}", value) for name, value in values.items()]
+            rows += [(f"{layer}: {_HORIZON.get(name, _words(name))}", value) for name, value in values.items()]
     rows += [(_words(name), summary.get(name)) for name in ("seconds", "steps_per_second", "seed", "device")]
     rows += [("commit", summary.get("git_commit")), ("versions", _listed(summary.get("versions") or {}))]
     return [(name, [_number(value)]) for name, value in rows if value not in (None, "")]
@@ -112,9 +112,10 @@ def _commands(
     lines = list(dict.fromkeys([*recorded, *given]))
     if (directory / "config.json").exists():
         workdir = str(directory)
+        here, there = json.dumps(workdir), json.dumps(workdir + "-again")
         again = (
-            "from pathlib import Path; from rnnlab.loop import train_and_evaluate; from rnnlab.workdir import "
-            f"read_config; train_and_evaluate(read_config(Path({workdir!r})), {workdir + '-again'!r})"
+            "from pathlib import Path; from rnnlab.loop import train_and_evaluate; "
+            f"from rnnlab.workdir import read_config; train_and_evaluate(read_config(Path({here})), {there})"
         )
         lines += [
             "# the same run once more, from its config",
@@ -175,6 +176,12 @@ def _share(value: float | None) -> str | None:
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
+
+_HORIZON = {
+    "factor": "gradient's factor per step back",
+    "half_life": "gradient's half-life, steps",
+    "horizon": "gradient's horizon, steps",
+}
 
 _PAGE = """<!doctype html>
 <html lang="en">
