@@ -3,21 +3,27 @@
     python -m rnnlab.diagnose --workdir=runs/adding                 # the best checkpoint of a run
     python -m rnnlab.diagnose --config=configs/adding.py:lstm       # as it is initialised
     python -m rnnlab.diagnose --atlas                               # cells, initialisers and scales, before training
+    python -m rnnlab.diagnose --workdir=runs/adding --html          # all that is known of a run as one page
     python -m rnnlab.diagnose --workdir=runs/adding --replay        # what blew up, and what would have held it
 
 On --rows rows of the validation split, in double precision: the gradient's half-life and reach (horizon), singular
 values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the gradient
-of the recurrent kernel split by lag and by gate (lags), and the bias of truncated backpropagation (truncation).
-Writes diagnosis.json and figures in plots/ to the workdir; for --config to runs/FILE-PRESET-untrained, for --atlas
-atlas.json and atlas.png to runs/atlas; --output names another folder. --replay makes the updates
-before the last spike or divergence (or the one that --recording names) once more from what the flight recorder kept
-(--config.flight_recorder.steps=10 in training), as they were and with clipping, a smaller gain, a bound on the spectral
-norm and a lower rate: replay.json and plots/replay.png. What cannot be measured is one line, and the rest
-is kept.
-Exit status: 0, 2 for a mistake in the command, config or data, or if nothing could be measured.
+of the recurrent kernel split by lag and by gate (lags), the bias of truncated backpropagation (truncation), and
+histograms of gates, activations and states (values). Writes diagnosis.json and figures in plots/ to the workdir, and to
+TensorBoard where it has events; for --config to runs/FILE-PRESET-untrained, for --atlas atlas.json and atlas.png to
+runs/atlas; --output names another folder. --html writes report.html, which holds its figures and opens without a
+network; of a run it measures only what --measure names and shows what was measured before.
+--replay makes the updates before the last spike or divergence (or the one that --recording names) once more from what
+the flight recorder kept (--config.flight_recorder.steps=10 in training), as they were and with clipping, a smaller
+gain, a bound on the spectral norm and a lower rate: replay.json and plots/replay.png.
+What cannot be measured is one line with its reason, in diagnosis.json too, and the rest is kept: of a network with
+parameters or states that are not finite, the layers that are.
+Exit status: 0 if anything was measured, 2 for a mistake in the command, config or data, or if nothing could be.
 """
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("lags", None, "lags with a part of their own; else all", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("replay", False, "of --workdir: a recording of its flight recorder", flag_values=values)
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
+    flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
     entry.data_dir_flag(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
     if given["replay"] and not given["workdir"]:
@@ -51,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     if len(chosen) != 1:
         what = " and ".join(f"--{name}" for name in chosen) if chosen else "none"
         raise ConfigError(f"one of --workdir, --config and --atlas says what to diagnose; given: {what}")
+    if given["atlas"] and given["html"]:
+        raise ConfigError("--html is of a run: it goes with --workdir or --config, not with --atlas")
     if given["atlas"]:
         return _atlas(Path(given["output"] or "runs/atlas"))
     if reference is None or config is None:
@@ -62,7 +71,26 @@ def main(argv: Sequence[str]) -> int:
     else:
         workdir, default = None, entry.default_workdir(reference)
         output = Path(given["output"] or default.with_name(f"{default.name}-untrained"))
-    return _diagnose(config, workdir, output, given)
+    given["command"] = shlex.join(["python", "-m", "rnnlab.diagnose", *argv])
+    # A page of a run shows what was measured before, and so needs no checkpoint.
+    status = entry.FINISHED
+    if not given["html"] or workdir is None or given["measure"]:
+        status = _diagnose(config, workdir, output, given)
+    if given["html"]:
+        _page(config, workdir, output, given["command"])
+    return status
+
+
+def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: str) -> None:
+    from rnnlab import plots
+
+    if workdir is not None:
+        for name, draw in {"diagnostics.jsonl": plots.observed, "diagnosis.json": plots.diagnosis}.items():
+            if (workdir / name).exists():
+                draw(workdir)
+    print(f"page: {plots.page(output, config, [command])}")
+    if not (output / "diagnosis.json").exists():
+        print("it holds no diagnosis; the command without --html measures it, or --measure=… with it")
 
 
 def _atlas(output: Path) -> int:
@@ -88,6 +116,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     from rnnlab import plots
     from rnnlab.checkpoints import restore_chosen
     from rnnlab.diagnostics.diagnosis import MEASURES, plain_arrays, subject_of
+    from rnnlab.metrics import write_figures
     from rnnlab.run import Run
 
     names = given["measure"] or list(MEASURES)
@@ -102,16 +131,17 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         state, step = restored.state, restored.step
         if config["curriculum"] is not None:
             run.enter(restored.host["curriculum"]["stage"])
-    bad = [
+    broken = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.evaluated)
         if not bool(jnp.isfinite(leaf).all())
     ]
-    if bad:
-        raise ConfigError(f"the parameters of step {step} are not finite: {', '.join(bad)}")
+    broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
     rows = jnp.arange(min(given["rows"], run.task.size("validation") or given["rows"]), dtype=jnp.uint32)
     batch = run.task.batch(run.task.data, jnp.int32(0), "validation", rows)  # In single precision: the same examples.
-    result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "problems": []}
+    result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "command": given["command"]}
+    result["problems"] = []
+    result |= _measured_before(output, result, names) if workdir is not None else {}
     with jax.enable_x64(True):
 
         def doubled(tree: Any) -> Any:
@@ -120,20 +150,43 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
             return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
 
         network = run.programs.network(*doubled((state.evaluated, state.buffers)))
-        subject = subject_of(network, run.task, doubled(batch), given["jacobians"], given["exponents"], given["lags"])
+        sizes = given["jacobians"], given["exponents"], given["lags"]
+        subject = subject_of(network, run.task, doubled(batch), *sizes, broken)
+        for problem in subject.broken:
+            console.print(problem, markup=False)
+        result["problems"] += subject.broken
         for name in names:
             console.print(f"measuring {name}")
             try:
                 result[name] = plain_arrays(MEASURES[name](subject))
-            except ConfigError as error:
-                result["problems"].append(f"{name}: {error}")
-                console.print(f"left out: {name}: {error}", markup=False)
+            except (ConfigError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                reason = str(error).strip().partition("\n")[0] or "out of memory"
+                result["problems"].append(f"{name}: {reason}")
+                console.print(f"left out: {name}: {reason}", markup=False)
             write_file(output / "diagnosis.json", json.dumps(result) + "\n")
-    console.print(_table(result))
+    measured = any(name in result for name in names)
+    if measured:
+        console.print(_table(result))
+        if "note" in result.get("horizon", {}):
+            console.print(f"no half-life: {result['horizon']['note']}", markup=False)
     figures = plots.diagnosis(output)
     if figures:
         console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures)}")
-    return entry.FINISHED if any(name in result for name in names) else entry.MISTAKE
+        write_figures(output, step, figures)
+    if not measured:
+        print("error: nothing could be measured", file=sys.stderr)
+    return entry.FINISHED if measured else entry.MISTAKE
+
+
+def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What an earlier diagnosis of the same checkpoint and rows holds and this one does not measure."""
+    try:
+        before = json.loads((output / "diagnosis.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    if any(before.get(name) != result[name] for name in ("step", "rows", "seed")):
+        return {}
+    return {name: value for name, value in before.items() if name not in {*result, *names}}
 
 
 def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str, Any]) -> int:
@@ -158,44 +211,15 @@ def _table(result: dict[str, Any]) -> Any:
     """What was measured, a column for each layer and direction."""
     from rich.table import Table
 
-    table = Table(title=f"step {result['step']}, {result['rows']} rows of the validation split")
-    columns = {
-        "gradient's factor per step back": lambda r, layer: f"{float(r['horizon'][layer]['factor']):.4g}",
-        "its half-life, steps": lambda r, layer: f"{float(r['horizon'][layer]['half_life']):.4g}",
-        "its horizon, of the longest dependency": lambda r, layer: (
-            f"{r['horizon'][layer]['horizon']} of {r['horizon']['longest_dependency']}"
-        ),
-        "largest Lyapunov exponent": lambda r, layer: (
-            f"{float(r['lyapunov'][layer]['mean'][0]):.4g} ± {float(r['lyapunov'][layer]['error'][0]):.2g}"
-        ),
-        "largest |eigenvalue| of J": lambda r, layer: (
-            f"{max(abs(complex(*map(float, v))) for row in r['jacobians'][layer]['eigenvalues'] for v in row):.4g}"
-        ),
-        "steps back to a cosine of 0.9 with ∂L/∂R": lambda r, layer: _needed(r["lags"][layer]["cosine"]),
-    }
-    layers = [
-        layer
-        for layer in next((list(result[n]) for n in ("horizon", "lyapunov", "jacobians", "lags") if n in result), [])
-        if layer.startswith("layer")
-    ]
-    table.add_column("")
+    from rnnlab.diagnostics.diagnosis import table_rows
+
+    layers, rows = table_rows(result)
+    table = Table("", title=f"step {result['step']}, {result['rows']} rows of the validation split")
     for layer in layers:
         table.add_column(layer, justify="right")
-    for name, cell in columns.items():
-        cells = []
-        for layer in layers:
-            try:
-                cells.append(cell(result, layer))
-            except KeyError:  # It was not measured.
-                cells.append("")
-        if any(cells):
-            table.add_row(name, *cells)
+    for name, cells in rows:
+        table.add_row(name, *cells)
     return table
-
-
-def _needed(cosines: list[Any]) -> str:
-    """After how many steps back the gradient so far points where the whole one does, to a cosine of 0.9."""
-    return next((str(lag) for lag, cosine in enumerate(cosines) if float(cosine) >= 0.9), "none")
 
 
 if __name__ == "__main__":

@@ -212,6 +212,7 @@ def train_and_evaluate(
         if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
             plots.learning_curve(workdir, run.task.baseline)
         plots.observed(workdir)
+        writer.figures(step, sorted((workdir / "plots").glob("*.png")))
         progress.say(_last_words(summary, state, config, workdir))
     return summary
 

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,28 @@ class MetricsWriter:
         with self.diagnostics_path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
+    def figures(self, step: int, paths: Iterable[Path]) -> None:
+        """PNG files to TensorBoard, figures/NAME each."""
+        _add_figures(self._events, step, paths)
+
     def close(self) -> None:
         self._events.close()
+
+
+def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
+    """PNG files to the TensorBoard events of a run that has ended; nothing where it has none."""
+    if (workdir / "tensorboard").is_dir():
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(workdir / "tensorboard")) as events:
+            _add_figures(events, step, paths)
+
+
+def _add_figures(events: Any, step: int, paths: Iterable[Path]) -> None:
+    from matplotlib.image import imread
+
+    for path in paths:
+        events.add_image(f"figures/{path.stem}", imread(path)[:, :, :3], step, dataformats="HWC")
 
 
 def _short(array: np.ndarray) -> Any:

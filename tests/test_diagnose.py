@@ -1,14 +1,26 @@
 """`python -m rnnlab.diagnose`: what it leaves, on a trained and on an untrained network, and its bad inputs."""
 
+import dataclasses
 import json
+import shutil
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from rnnlab import diagnose
 from rnnlab.build import ConfigError
-from rnnlab.diagnostics.diagnosis import MEASURES
+from rnnlab.checkpoints import Checkpoints, restore_chosen
+from rnnlab.diagnostics import diagnosis, jacobians
+from rnnlab.diagnostics.diagnosis import EVERY_STEP, MEASURES
 from rnnlab.loop import train_and_evaluate
+from rnnlab.run import Run
+from rnnlab.workdir import read_config
 
 CONFIG = """
 def get_config():
@@ -88,8 +100,119 @@ def test_a_workdir_without_a_checkpoint_is_one_clear_line(trained: Path, tmp_pat
         diagnose.main([f"--workdir={tmp_path}"])
 
 
-def test_parameters_that_are_not_finite_are_named(tmp_path: Path) -> None:
-    path = write_config(tmp_path)
-    words = [f"--config={path}", f"--output={tmp_path / 'out'}", "--config.model.cell.recurrent_init=large_normal"]
-    with pytest.raises(ConfigError, match=r"not finite"):
-        diagnose.main([*words, "--config.model.cell.recurrent_init.stddev=3e38"])
+def poisoned(trained: Path, folder: Path, part: str) -> Path:
+    """The run's last checkpoint with NaN in every parameter whose path holds `part`."""
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("diagnosis.json", "tensorboard"))
+    run = Run(read_config(trained))
+    restored = restore_chosen(trained, "last", run.programs.start(0))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full_like(leaf, jnp.nan) if part in str(path) else leaf, restored.state.params
+    )
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(3, dataclasses.replace(restored.state, params=params), restored.host)
+    checkpoints.close()
+    return folder
+
+
+def test_what_is_finite_is_measured_where_parameters_are_not(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = poisoned(trained, tmp_path / "run", "readout")
+    assert diagnose.main([f"--workdir={folder}", "--checkpoint=last"]) == 0
+    found = json.loads((folder / "diagnosis.json").read_text())
+    whole = json.loads((trained / "diagnosis.json").read_text())
+    for name in ("jacobians", "lyapunov", "values"):
+        assert found[name] == whole[name]
+        assert (folder / "plots" / f"{name}.png").exists()
+    for name in ("horizon", "lags", "truncation"):
+        assert name not in found
+        assert not (folder / "plots" / f"{name}.png").exists()  # Those of the run that was copied are gone.
+    first, *others = found["problems"]
+    assert first == "parameters of step 3 are not finite: readout/bias, readout/kernel"
+    assert [line.partition(":")[0] for line in others] == ["horizon", "lags", "truncation"]
+    assert all(first in line for line in others)
+    assert f"left out: {others[0]}" in capsys.readouterr().out
+
+
+def test_a_network_of_nan_is_exit_status_2_with_every_reason(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = poisoned(trained, tmp_path / "run", "layers")
+    assert diagnose.main([f"--workdir={folder}", "--checkpoint=last", "--html"]) == 0  # A page measures nothing.
+    assert diagnose.main([f"--workdir={folder}", "--checkpoint=last"]) == 2
+    problems = json.loads((folder / "diagnosis.json").read_text())["problems"]
+    assert "the state of layer 1 is not finite from time step 1 on" in problems
+    assert sum(line.partition(":")[0] in MEASURES for line in problems) == len(MEASURES)
+    assert capsys.readouterr().err == "error: nothing could be measured\n"
+
+
+def test_a_second_diagnosis_keeps_what_the_first_one_measured(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = json.loads((folder / "diagnosis.json").read_text())
+    assert diagnose.main([f"--workdir={folder}", "--measure=values"]) == 0
+    after = json.loads((folder / "diagnosis.json").read_text())
+    assert after["command"].endswith("--measure=values")
+    assert {**after, "command": before["command"]} == before
+    known = {name: before[name] for name in ("step", "rows", "seed", "problems", "command")}
+    assert set(diagnose._measured_before(folder, known, ["values"])) == set(MEASURES) - {"values"}
+    assert diagnose._measured_before(folder, known | {"rows": 7}, ["values"]) == {}
+
+
+def test_figures_go_to_the_run_s_events(trained: Path) -> None:
+    folder = trained / "tensorboard"
+    tags = {
+        value.tag
+        for path in folder.iterdir()
+        for event in event_file_loader(path)
+        for value in event.summary.value
+        if value.HasField("image")
+    }
+    assert {f"figures/{name}" for name in MEASURES} <= tags
+
+
+def event_file_loader(path: Path) -> Iterator[Any]:
+    """The events of a file: length, its checksum, the event, its checksum."""
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_jacobians_too_large_for_memory_say_how_large_and_what_samples(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(diagnosis, "MEMORY_LIMIT", 1e3)
+    monkeypatch.setattr(jacobians.check_memory, "__defaults__", (1e3,))
+    monkeypatch.setattr(jacobians.step_jacobians, "__defaults__", ("carry", 1e3))
+    words = [f"--workdir={trained}", f"--output={tmp_path}", "--measure=jacobians,lyapunov,horizon"]
+    assert diagnose.main(words) == 0
+    first, second = json.loads((tmp_path / "diagnosis.json").read_text())["problems"]
+    assert "full Jacobians of 6 steps, 8 rows and a carry of 8 take 0.0246 MB" in first
+    assert "--jacobians (time steps) or --rows" in first
+    assert second.startswith("lyapunov: all 8 exponents of 8 rows take")
+    assert "--exponents" in second
+    assert "left out: lyapunov" in capsys.readouterr().out
+
+
+def test_no_half_life_where_every_step_is_read(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rnnlab.tasks.adding.Adding.readout", "every")
+    monkeypatch.setattr(diagnosis, "gradient_flow", lambda *_: {"layer 1": jnp.arange(1.0, 7.0)})
+    assert diagnose.main([f"--workdir={trained}", f"--output={tmp_path}", "--measure=horizon"]) == 0
+    found = json.loads((tmp_path / "diagnosis.json").read_text())["horizon"]
+    assert found["layer 1"]["half_life"] is found["layer 1"]["factor"] is found["layer 1"]["horizon"] is None
+    assert found["layer 1"]["norms"] == [1, 2, 3, 4, 5, 6]
+    text = capsys.readouterr().out
+    assert "not defined" in text
+    assert f"no half-life: {EVERY_STEP}" in text
+
+
+def test_histograms_of_the_state_count_every_value_once(trained: Path) -> None:
+    units = json.loads((trained / "diagnosis.json").read_text())["values"]["layer 1"]
+    assert set(units) == {"i", "f", "g", "o", "output", "state h", "state c"}
+    for unit in units.values():
+        assert len(unit["edges"]) == len(unit["shares"]) + 1
+        assert sum(unit["shares"]) == pytest.approx(1, abs=1e-5)

@@ -10,16 +10,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from rnnlab.build import ConfigError
 from rnnlab.diagnostics.gradient_flow import decay_per_step, gradient_flow, memory_horizon
-from rnnlab.diagnostics.jacobians import eigenvalues, jacobian_products, powers_of_two, step_jacobians
+from rnnlab.diagnostics.jacobians import (
+    MEMORY_LIMIT,
+    eigenvalues,
+    jacobian_bytes,
+    jacobian_products,
+    powers_of_two,
+    step_jacobians,
+)
 from rnnlab.diagnostics.lags import entries, lag_split
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
-from rnnlab.diagnostics.names import gate_names
+from rnnlab.diagnostics.names import carry_names, gate_names
+from rnnlab.diagnostics.probe import Probe
+from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
 from rnnlab.network import Network
-from rnnlab.tasks import Batch, Task
+from rnnlab.tasks import TASKS, Batch, Task
 from rnnlab.trajectory import Trajectory, trajectories
 
 
@@ -30,7 +40,9 @@ class Subject(NamedTuple):
     task: Task
     batch: Batch
     trajectories: list[Trajectory]
-    """The network's on this batch."""
+    """The network's on this batch, those whose parameters and states are finite."""
+    broken: tuple[str, ...]
+    """Why the others are not there; whatever needs the whole network cannot be measured then."""
     jacobians: int
     """How many time steps get full Jacobians."""
     exponents: int | None
@@ -39,34 +51,58 @@ class Subject(NamedTuple):
     """How many lags get a part of their own; None: all."""
 
 
-def subject_of(network: Network, task: Task, batch: Batch, jacobians: int, exponents: int | None, lags: int | None):
-    """A `Subject`; its forward pass is made here.
+def subject_of(
+    network: Network,
+    task: Task,
+    batch: Batch,
+    jacobians: int,
+    exponents: int | None,
+    lags: int | None,
+    broken: tuple[str, ...] = (),
+) -> Subject:
+    """A `Subject`; its forward pass is made here. broken: what is known to be not finite in the network."""
+    whole = []
+    for run in trajectories(network, batch.inputs, batch.lengths):
+        lost = [~jnp.isfinite(carry).all((1, 2)) for carry in run.carries]
+        bad = jnp.any(jnp.stack(lost), axis=0)
+        if bool(bad.any()):
+            steps = np.flatnonzero(bad)
+            first = steps[-1] if run.reverse else steps[0]
+            broken = (*broken, f"the state of {run.name} is not finite from time step {first + 1} on")
+        elif all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(nnx.state(run.cell, nnx.Param))):
+            whole.append(run)
+    return Subject(network, task, batch, whole, broken, jacobians, exponents, lags)
 
-    Raises:
-        ConfigError: parameters or carries that are not finite.
-    """
-    runs = trajectories(network, batch.inputs, batch.lengths)
-    for run in runs:
-        bad = [bool(~jnp.isfinite(carry).all()) for carry in run.carries]
-        if any(bad):
-            first = int(jnp.argmax(~jnp.isfinite(run.carries[bad.index(True)]).all((1, 2))))
-            raise ConfigError(f"{run.name}: its state is not finite from time step {first} on; nothing can be measured")
-    return Subject(network, task, batch, runs, jacobians, exponents, lags)
+
+def _need_all(subject: Subject) -> None:
+    """Raises ConfigError where the gradient of the loss is not finite before it is taken."""
+    if subject.broken:
+        raise ConfigError(f"it needs the loss of the whole network, and {'; '.join(subject.broken)}")
+
+
+def _need_some(subject: Subject) -> list[Trajectory]:
+    """Those that can be measured one by one; raises ConfigError where there is none."""
+    if not subject.trajectories:
+        raise ConfigError(f"no layer can be measured: {'; '.join(subject.broken)}")
+    return subject.trajectories
 
 
 def _horizon(subject: Subject) -> dict[str, Any]:
     """How far back the gradient of the loss reaches, beside the longest dependency of the task."""
+    _need_all(subject)
     found: dict[str, Any] = {"longest_dependency": subject.task.longest_dependency}
+    if subject.task.readout == "every":
+        found["note"] = EVERY_STEP
     for name, norms in gradient_flow(subject.network, subject.task, subject.batch).items():
         forward = norms[::-1] if name.endswith(" reverse") else norms
         decay = decay_per_step(forward)
-        found[name] = {
-            "norms": norms,
+        values = {
             "factor": decay.factor,
             "half_life": decay.half_life,
             "doubling_time": decay.doubling_time,
             "horizon": memory_horizon(forward),
         }
+        found[name] = {"norms": norms} | (dict.fromkeys(values) if "note" in found else values)
     return found
 
 
@@ -74,7 +110,7 @@ def _jacobians(subject: Subject) -> dict[str, Any]:
     """Singular values and eigenvalues of sampled step Jacobians, and log10 of the singular values of their products
     over k steps that end a run, the mean over rows."""
     found = {}
-    for run in subject.trajectories:
+    for run in _need_some(subject):
         steps = run.x.shape[0]
         times = np.unique(np.linspace(0, steps - 1, min(subject.jacobians, steps)).round().astype(int))
         each = step_jacobians(run, jnp.asarray(times))
@@ -92,9 +128,14 @@ def _jacobians(subject: Subject) -> dict[str, Any]:
 def _lyapunov(subject: Subject) -> dict[str, Any]:
     """Finite-time Lyapunov exponents, their mean over rows and its standard error, in nats per step."""
     found = {}
-    for run in subject.trajectories:
+    for run in _need_some(subject):
         size = sum(a.shape[-1] for a in run.first)
         count = size if subject.exponents is None else min(size, subject.exponents)
+        if count == size and jacobian_bytes(run, 1) > MEMORY_LIMIT:
+            raise ConfigError(
+                f"all {size} exponents of {run.x.shape[1]} rows take {jacobian_bytes(run, 1) / 1e9:.1f} GB; "
+                "take the leading ones with --exponents, or fewer --rows"
+            )
         of_rows = summary(jax.jit(lambda run=run, count=count: lyapunov_exponents(run, count))(), run.lengths)
         found[run.name] = of_rows._asdict()
     return found
@@ -102,6 +143,7 @@ def _lyapunov(subject: Subject) -> dict[str, Any]:
 
 def _lags(subject: Subject) -> dict[str, Any]:
     """∂L/∂R by lag and by gate."""
+    _need_all(subject)
     found = {}
     for run, entry in zip(subject.trajectories, entries(subject.network, subject.task, subject.batch), strict=True):
         longest = None if subject.lags is None else min(subject.lags, run.x.shape[0])
@@ -113,9 +155,60 @@ def _lags(subject: Subject) -> dict[str, Any]:
 
 def _truncation(subject: Subject) -> dict[str, Any]:
     """Cosine and norm ratio of truncated backpropagation's gradient against the full one."""
+    _need_all(subject)
     windows = default_windows(subject.batch.inputs.shape[0])
     found = jax.jit(lambda: truncation_bias(subject.network, subject.task, subject.batch))()
     return {"windows": windows} | {name: bias._asdict() for name, bias in found.items()}
+
+
+def _values(subject: Subject) -> dict[str, Any]:
+    """Histograms of what gates and activations put out, and of the carry, over units, rows and steps."""
+    found: dict[str, Any] = {}
+    for run in _need_some(subject):
+        units: dict[str, Any] = {}
+        try:
+            measured = saturation(Probe([run], [], {}, {}, {}, {}))
+        except ConfigError:  # No unit of this cell saturates or dies; it has a carry all the same.
+            measured = {}
+        for path, value in measured.items():
+            _, name, quantity = path.split("/")
+            if quantity == "histogram":
+                low = -1.0 if f"{run.name}/{name}/beyond 0.99" in measured else 0.0
+                unit = units.setdefault(name, {"notes": {}})
+                unit |= {"edges": np.linspace(low, 1, len(value) + 1), "shares": value}
+        for path, value in measured.items():
+            _, name, quantity = path.split("/")
+            if quantity in _NOTES and name in units:
+                units[name]["notes"][_NOTES[quantity]] = value
+        inside = np.asarray(run.inside)
+        for name, carry in zip(carry_names(run.cell, len(run.carries)), run.carries, strict=True):
+            values = np.asarray(carry)[inside]
+            counts, edges = np.histogram(values[values != 0], 40)  # A rectified carry is mostly 0.
+            dead = measured.get(f"{run.name}/{name}/dead")
+            notes = {"are exactly 0, not drawn": np.mean(values == 0)} | (
+                {} if dead is None else {"of units are dead": dead}
+            )
+            units[f"state {name}"] = {
+                "edges": edges,
+                "shares": counts / max(1, values.size),
+                "notes": {what: share for what, share in notes.items() if share > 0},
+            }
+        found[run.name] = units
+    return found
+
+
+_NOTES = {"below 0.01": "below 0.01", "above 0.99": "above 0.99", "beyond 0.99": "beyond ±0.99"}
+
+EVERY_STEP = (
+    "the loss is read at every step, so each adds gradient of its own: a factor per step, a half-life or a horizon of "
+    "the sum says nothing about memory; lyapunov and lags do"
+)
+"""Why a task with a readout at every step gets no half-life."""
+
+
+def reads_every_step(config: Mapping[str, Any]) -> bool:
+    """Whether the task of a config has a readout at every step."""
+    return getattr(TASKS.get(config["task"]["name"]), "readout", "last") == "every"
 
 
 MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
@@ -124,6 +217,7 @@ MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "lyapunov": _lyapunov,
     "lags": _lags,
     "truncation": _truncation,
+    "values": _values,
 }
 
 
@@ -138,3 +232,49 @@ def plain_arrays(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else str(value)
     return value
+
+
+def table_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The layers and directions of a diagnosis, and what was measured on them: (name, a text for each)."""
+    layers = list(dict.fromkeys(n for name in MEASURES for n in result.get(name, ()) if n.startswith("layer")))
+    rows = []
+    for name, cell in _COLUMNS.items():
+        cells = []
+        for layer in layers:
+            try:
+                cells.append(cell(result, layer))
+            except KeyError:  # It was not measured.
+                cells.append("")
+        if any(cells):
+            rows.append((name, cells))
+    return layers, rows
+
+
+def _short(value: Any) -> str:
+    return "not defined" if value is None else f"{float(value):.4g}"
+
+
+def _horizon_text(horizon: Mapping[str, Any], layer: str) -> str:
+    reach, longest = horizon[layer]["horizon"], horizon["longest_dependency"]
+    if reach is None:
+        return "not defined"
+    return str(reach) if longest is None else f"{reach} of {longest}"
+
+
+def _needed(cosines: list[Any]) -> str:
+    """After how many steps back the gradient so far points where the whole one does, to a cosine of 0.9."""
+    return next((str(lag) for lag, cosine in enumerate(cosines) if float(cosine) >= 0.9), "none")
+
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "gradient's factor per step back": lambda r, layer: _short(r["horizon"][layer]["factor"]),
+    "its half-life, steps": lambda r, layer: _short(r["horizon"][layer]["half_life"]),
+    "its horizon, of the longest dependency": lambda r, layer: _horizon_text(r["horizon"], layer),
+    "largest Lyapunov exponent": lambda r, layer: (
+        f"{float(r['lyapunov'][layer]['mean'][0]):.4g} ± {float(r['lyapunov'][layer]['error'][0]):.2g}"
+    ),
+    "largest |eigenvalue| of J": lambda r, layer: (
+        f"{max(abs(complex(*map(float, v))) for row in r['jacobians'][layer]['eigenvalues'] for v in row):.4g}"
+    ),
+    "steps back to a cosine of 0.9 with ∂L/∂R": lambda r, layer: _needed(r["lags"][layer]["cosine"]),
+}

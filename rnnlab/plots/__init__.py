@@ -1,7 +1,8 @@
-"""Every figure, drawn from files in a workdir."""
+"""Every figure, drawn from files in a workdir, and the page that holds them."""
 
 from rnnlab.plots.diagnosis import diagnosis
 from rnnlab.plots.observed import observed
+from rnnlab.plots.page import page
 from rnnlab.plots.runs import (
     benchmark_ratios,
     compare_gradient_flow,
@@ -20,4 +21,5 @@ __all__ = [
     "learning_rate_range",
     "mitigations",
     "observed",
+    "page",
 ]

@@ -7,14 +7,32 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from rnnlab.plots.style import COLOURS, log_scale, make_axes, save
+from rnnlab.plots.style import (
+    COLOURS,
+    GREY,
+    NOTHING,
+    gradient_symbol,
+    log_scale,
+    make_axes,
+    make_grid,
+    numbers,
+    powers_of_two,
+    save,
+    shown,
+)
 
 
 def diagnosis(directory: Path) -> list[Path]:
-    """DIR/plots/NAME.png for everything that was measured."""
+    """DIR/plots/NAME.png for everything that was measured; those of an earlier diagnosis are removed."""
     measured = json.loads((directory / "diagnosis.json").read_text())
+    for name in FIGURES:
+        (directory / "plots" / f"{name}.png").unlink(missing_ok=True)
     return [
         save(draw(measured[name]), directory / "plots" / f"{name}.png")
         for name, draw in FIGURES.items()
@@ -26,110 +44,158 @@ def _layers(measured: dict[str, Any]) -> dict[str, Any]:
     return {name: values for name, values in measured.items() if name.startswith("layer")}
 
 
-def _numbers(values: Any) -> np.ndarray:
-    """Nested lists of numbers, in which strings stand for what is not finite."""
-    return np.array(values, dtype=object).astype(float)
-
-
 def _horizon(measured: dict[str, Any]) -> Figure:
     figure, (axis,) = make_axes(1)
     for number, (layer, values) in enumerate(_layers(measured).items()):
-        norms = _numbers(values["norms"])
-        label = f"{layer}: {float(values['factor']):.4g} per step back"
-        axis.plot(range(1, len(norms) + 1), np.where(norms > 0, norms, np.nan), color=COLOURS[number % 6], label=label)
+        norms = numbers(values["norms"])
+        factor = "" if values["factor"] is None else f": × {float(values['factor']):.4g} per step back"
+        look = {"color": COLOURS[number % len(COLOURS)], "label": layer + factor}
+        axis.plot(range(1, len(norms) + 1), shown(norms, positive=True), linewidth=1.6, **look)
     log_scale(axis)
     axis.set_xlabel("time step t")
-    axis.set_title("‖∂L/∂h_t‖, root mean square over rows")
+    axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
+    axis.set_title("gradient of the loss that reaches each time step")
     axis.legend(frameon=False, fontsize=8)
     return figure
 
 
 def _jacobians(measured: dict[str, Any]) -> Figure:
-    """A row for each layer: eigenvalues on the complex plane, and singular values of products over k steps."""
+    """A row for each layer: eigenvalues on the complex plane, singular values of steps and of their products."""
     layers = _layers(measured)
-    figure, axes = plt.subplots(len(layers), 2, figsize=(10.4, 4.4 * len(layers)), squeeze=False, layout="constrained")
+    figure, axes = make_grid(len(layers), 3, 4.8, 4.0)
     turn = 2 * np.pi * np.linspace(0, 1, 200)
-    for (left, right), (layer, values) in zip(axes, layers.items(), strict=True):
-        times, eigenvalues = values["times"], _numbers(values["eigenvalues"])
-        shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(times)))
-        left.plot(np.cos(turn), np.sin(turn), color="#6b6b6b", linewidth=1, linestyle="--")
-        for t, points, shade in zip(times, eigenvalues, shades, strict=True):
-            left.scatter(points[:, 0], points[:, 1], s=9, color=shade, label=f"t = {t + 1}", linewidths=0)
+    for (left, middle, right), (layer, values) in zip(axes, layers.items(), strict=True):
+        times, eigenvalues = values["times"], numbers(values["eigenvalues"])
+        norm = Normalize(1, max(2, max(times) + 1))
+        shade = plt.get_cmap("viridis")
+        left.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=1, linestyle="--")
+        for t, points, singular in zip(times, eigenvalues, numbers(values["singular_values"]), strict=True):
+            left.scatter(points[:, 0], points[:, 1], s=9, color=shade(norm(t + 1)), linewidths=0)
+            ranks = range(1, len(singular) + 1)
+            least = (
+                len(singular) * np.finfo(float).eps * np.nanmax(shown(singular), initial=0)
+            )  # Below: rounding errors.
+            middle.plot(
+                ranks, shown(np.where(singular > least, singular, 0), True), color=shade(norm(t + 1)), linewidth=1.2
+            )
         left.set_aspect("equal", adjustable="datalim")
-        left.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        left.set_title(f"{layer}: eigenvalues of ∂h_t/∂h_t₋₁, one row")
-        products = _numbers(values["log10_products"])
-        quantiles = {"largest": 0, "upper quarter": 0.25, "median": 0.5, "lower quarter": 0.75, "smallest": 1}
-        for number, (name, share) in enumerate(quantiles.items()):
-            at = round(share * (products.shape[1] - 1))
-            shown = np.where(np.isfinite(products[:, at]), products[:, at], np.nan)
-            right.plot(values["counts"], shown, ".-", color=COLOURS[number], label=name, linewidth=1.4)
-        right.axhline(0, color="#6b6b6b", linestyle="--", linewidth=1)
-        right.set_xscale("log", base=2)
-        right.set_xlabel("steps k")
-        right.set_title(f"{layer}: log₁₀ singular values over k steps")
-        right.legend(frameon=False, fontsize=7)
-        for axis in (left, right):
-            axis.grid(alpha=0.25, linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
+        left.set(
+            xlabel="real part",
+            ylabel="imaginary part",
+            title=f"{layer}: eigenvalues of $J_t$ = ∂carry$_t$/∂carry$_{{t-1}}$, one row",
+        )
+        log_scale(middle)
+        middle.axhline(1, color=GREY, linestyle="--", linewidth=1)
+        middle.set(xlabel="rank", ylabel="singular value, mean over rows", title=f"{layer}: singular values of $J_t$")
+        bar = figure.colorbar(ScalarMappable(norm, shade), ax=[left, middle], label="time step t", pad=0.02)
+        bar.outline.set_visible(False)
+        _products(right, layer, values)
+        for axis in (left, middle, right):
+            axis.title.set_fontsize(10)
     return figure
+
+
+def _products(axis: Axes, layer: str, values: dict[str, Any]) -> None:
+    """Quantiles of the singular values of a product of k step Jacobians, over k."""
+    products, counts = shown(numbers(values["log10_products"])), np.array(values["counts"])
+    size = products.shape[1]
+    # Below that, rounding errors in double precision; the mean over rows of bounds that differ lies a little above.
+    floor = products[:, 0] + np.log10(size * np.finfo(float).eps)
+    lost = products <= floor[:, None] + 0.5
+    quantiles = {"largest": 0, "upper quarter": 0.25, "median": 0.5, "lower quarter": 0.75, "smallest": 1}
+    for number, (name, share) in enumerate(quantiles.items()):
+        at = round(share * (size - 1))
+        line = np.where(lost[:, at], np.nan, products[:, at])
+        if np.isfinite(line).any():
+            axis.plot(counts, line, ".-", color=COLOURS[number], label=name, linewidth=1.4)
+    if lost.any() and np.isfinite(floor).any():
+        low = np.nanmin(floor)
+        axis.fill_between(counts, low, floor, color=NOTHING, linewidth=0, label="beyond double precision")
+        axis.set_ylim(bottom=low)
+    axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
+    powers_of_two(axis, values["counts"])
+    axis.set(xlabel="steps k", ylabel=r"$\log_{10}$ singular value, mean over rows")
+    axis.set_title(f"{layer}: product of the last k of $J_t$")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=7)
 
 
 def _lyapunov(measured: dict[str, Any]) -> Figure:
     figure, (axis,) = make_axes(1)
-    for number, (layer, values) in enumerate(measured.items()):
-        mean, error = _numbers(values["mean"]), _numbers(values["error"])
-        shown = np.where(np.isfinite(mean), mean, np.nan)
-        place, colour = np.arange(1, len(mean) + 1), COLOURS[number % 6]
+    for number, (layer, values) in enumerate(_layers(measured).items()):
+        mean, error = numbers(values["mean"]), numbers(values["error"])
+        drawn, place, colour = shown(mean), np.arange(1, len(mean) + 1), COLOURS[number % len(COLOURS)]
         gone = int((mean == -np.inf).sum())
-        label = layer + (f" ({gone} at −∞)" if gone else "")
-        axis.plot(place, shown, ".-", color=colour, markersize=4, linewidth=1, label=label)
-        axis.fill_between(place, shown - error, shown + error, color=colour, alpha=0.25, linewidth=0)
-    axis.axhline(0, color="#6b6b6b", linestyle="--", linewidth=1)
-    axis.set_xlabel("exponent")
-    axis.set_title("Lyapunov exponents, nats per step (band: standard error over rows)", fontsize=10)
+        label = layer + (f" (and {gone} of {len(mean)} at −∞)" if gone else "")
+        axis.plot(place, drawn, ".-", color=colour, markersize=4, linewidth=1, label=label)
+        axis.fill_between(place, drawn - error, drawn + error, color=colour, alpha=0.25, linewidth=0)
+    axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set(xlabel="exponent, by size", ylabel=r"$\lambda_i$, nats per step")
+    axis.set_title("finite-time Lyapunov exponents (band: standard error over rows)", fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     return figure
 
 
 def _lags(measured: dict[str, Any]) -> Figure:
     """A row for each layer: the gradient's parts by lag and gate, and what a window of so many steps sees."""
-    figure, axes = plt.subplots(
-        len(measured), 2, figsize=(10.4, 3.8 * len(measured)), squeeze=False, layout="constrained"
-    )
-    for (left, right), (layer, values) in zip(axes, measured.items(), strict=True):
-        norms = _numbers(values["norms"])
+    layers = _layers(measured)
+    figure, axes = make_grid(len(layers), 2, 5.2, 3.6)
+    part = r"$\Vert\partial L/\partial R\Vert$"
+    for (left, right), (layer, values) in zip(axes, layers.items(), strict=True):
+        norms = numbers(values["norms"])
         lags = np.arange(len(norms) - 1)  # The last part is all that lies beyond.
         for number, gate in enumerate(values["gates"]):
-            part = norms[:-1, number]
-            left.plot(lags, np.where(part > 0, part, np.nan), color=COLOURS[number % 6], label=gate, linewidth=1.4)
+            colour = COLOURS[number % len(COLOURS)]
+            left.plot(lags, shown(norms[:-1, number], positive=True), color=colour, label=gate, linewidth=1.4)
         log_scale(left)
-        left.set_title(f"{layer}: part of ‖∂L/∂R‖ from k steps back, by gate")
+        left.set(ylabel=f"part of {part}", title=f"{layer}: {part} by the steps k that it came back")
         if len(values["gates"]) > 1:
             left.legend(frameon=False, fontsize=8)
-        for number, name in enumerate(("cosine", "ratio")):
-            right.plot(lags, _numbers(values[name])[:-1], color=COLOURS[number], label=name, linewidth=1.4)
-        right.axhline(1, color="#6b6b6b", linestyle="--", linewidth=1)
-        right.set_title(f"{layer}: the sum up to k against the whole")
+        for number, (name, label) in enumerate({"cosine": "cosine", "ratio": "norm over the whole one's"}.items()):
+            right.plot(lags, shown(numbers(values[name])[:-1]), color=COLOURS[number], label=label, linewidth=1.4)
+        right.axhline(1, color=GREY, linestyle="--", linewidth=1)
+        right.set_title(r"the parts up to k against the whole $\partial L/\partial R$")
         right.legend(frameon=False, fontsize=8)
         for axis in (left, right):
             axis.set_xlabel("steps back k")
-            axis.grid(alpha=0.25, linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
+            axis.title.set_fontsize(10)
     return figure
 
 
 def _truncation(measured: dict[str, Any]) -> Figure:
     figure, axes = make_axes(2)
+    labels = {"all": "all parameters", "recurrent": "recurrent kernels"}
     for axis, what in zip(axes, ("cosine", "ratio"), strict=True):
-        for number, name in enumerate(name for name in measured if name != "windows"):
-            label = {"all": "all parameters", "recurrent": "recurrent kernels"}[name]
-            axis.plot(measured["windows"], _numbers(measured[name][what]), ".-", color=COLOURS[number], label=label)
-        axis.axhline(1, color="#6b6b6b", linestyle="--", linewidth=1)
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("window of truncated backpropagation, steps")
-        axis.set_title({"cosine": "cosine with the full gradient", "ratio": "norm over the full one's"}[what])
+        for number, (name, label) in enumerate(labels.items()):
+            if name in measured:
+                values = shown(numbers(measured[name][what]))
+                axis.plot(measured["windows"], values, ".-", color=COLOURS[number], label=label)
+        axis.axhline(1, color=GREY, linestyle="--", linewidth=1)
+        powers_of_two(axis, measured["windows"])
+        axis.set(
+            xlabel="window of truncated backpropagation, steps", ylabel={"cosine": "cosine", "ratio": "ratio"}[what]
+        )
+        axis.set_title({"cosine": "cosine with the full gradient", "ratio": "norm over the full gradient's"}[what])
     axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _values(measured: dict[str, Any]) -> Figure:
+    """A row for each layer, a panel for each unit and element of the carry: a histogram of its values."""
+    layers = _layers(measured)
+    figure, axes = make_grid(len(layers), max(map(len, layers.values())), 3.0, 2.7)
+    for row, (layer, units) in zip(axes, layers.items(), strict=True):
+        for axis in row[len(units) :]:
+            axis.set_visible(False)
+        for axis, (name, unit) in zip(row, units.items(), strict=False):
+            edges, shares = numbers(unit["edges"]), 100 * numbers(unit["shares"])
+            axis.stairs(shares, edges, fill=True, color=COLOURS[0], alpha=0.8)
+            axis.set(xlabel="value", title=f"{layer}: {name}")
+            notes = [f"{100 * float(value):.3g} % {what}" for what, value in unit["notes"].items()]
+            axis.annotate("\n".join(notes), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=8)
+            axis.set_ylim(0, 1.3 * max(float(np.nanmax(shares, initial=0)), 1))
+        row[0].set_ylabel("share of units and steps, %")
     return figure
 
 
@@ -139,5 +205,6 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "lyapunov": _lyapunov,
     "lags": _lags,
     "truncation": _truncation,
+    "values": _values,
 }
 """Name of a measure and of its figure -> what draws it."""

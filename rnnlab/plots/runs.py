@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rnnlab.metrics import read_metrics
-from rnnlab.plots.style import COLOURS, log_scale, make_axes, save
+from rnnlab.plots.style import COLOURS, gradient_symbol, log_scale, make_axes, numbers, save, shown
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
@@ -30,9 +30,11 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
             points = [(line["step"], float(line[name])) for line in losses if line["split"] == split and name in line]
             if not points:
                 continue
-            style = {"marker": "o", "markersize": 4} if len(points) < 60 and split != "train" else {}
-            axis.plot(*zip(*points, strict=True), color=colour, label=split, linewidth=1.6, **style)
-        axis.set_xlabel("step")
+            few = len(points) < (60 if split != "train" else 4)  # A line through a single point is not seen.
+            style = {"marker": "o", "markersize": 4} if few else {}
+            values = shown(numbers(value for _, value in points))
+            axis.plot([step for step, _ in points], values, color=colour, label=split, linewidth=1.6, **style)
+        axis.set_xlabel("training step")
         axis.set_title(name.replace("_", " "))
     if baseline is not None:
         axes[0].axhline(baseline, color="#6b6b6b", linestyle="--", linewidth=1)
@@ -85,17 +87,17 @@ def _gradient_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
     figure, (axis,) = make_axes(1)
     _draw_gradient(axis, curves, COLOURS)
     axis.legend(frameon=False, fontsize=8)
-    axis.set_title("gradient that reaches each time step")
+    axis.set_title("gradient of the loss that reaches each time step", fontsize=11)
     return figure
 
 
 def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
     for number, (label, norms) in enumerate(curves.items()):
-        shown = [float(v) if float(v) > 0 else float("nan") for v in norms]  # A log axis has no zero.
-        axis.plot(range(1, len(shown) + 1), shown, color=colours[number % len(colours)], label=label, linewidth=1.6)
+        values = shown(numbers(norms), positive=True)
+        axis.plot(range(1, len(values) + 1), values, color=colours[number % len(colours)], label=label, linewidth=1.6)
     log_scale(axis)
     axis.set_xlabel("time step t")
-    axis.set_ylabel("‖∂L/∂h_t‖, root mean square over rows")
+    axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
 
 
 def learning_rate_range(workdir: Path) -> Path:

@@ -1,6 +1,9 @@
-"""What all figures share: colours, axes, and how a file is written."""
+"""What all figures share: colours, axes, symbols, numbers from JSON, and how a file is written."""
 
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -9,28 +12,99 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
+GREY = "#6b6b6b"
+NOTHING = "#dddddd"
+"""Where a heat map has no number."""
 
 
 def make_axes(columns: int) -> tuple[Figure, list]:
     """A figure with this many panels side by side."""
-    figure, axes = plt.subplots(1, columns, figsize=(5.6 * columns, 3.8), squeeze=False, layout="constrained")
-    for axis in axes[0]:
+    figure, axes = make_grid(1, columns, 5.6, 3.8)
+    return figure, axes[0]
+
+
+def make_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows × columns panels of this size in inches."""
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
-    return figure, list(axes[0])
+        axis.title.set_fontsize(11)
+    return figure, [list(row) for row in axes]
+
+
+def gradient_symbol(what: str) -> str:
+    """‖∂L/∂h_t‖ for "h", ‖δ_t‖ for "delta", as matplotlib's mathematics."""
+    return r"$\Vert\delta_t\Vert$" if what == "delta" else rf"$\Vert\partial L/\partial {what}_t\Vert$"
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Nested lists of numbers from JSON, in which strings stand for what is not finite and None for what is not."""
+    return np.array(list(values) if isinstance(values, Iterable) else values, dtype=object).astype(float)
+
+
+def shown(values: np.ndarray, positive: bool = False) -> np.ndarray:
+    """NaN for what has no place on an axis: what is not finite, and for a logarithmic one what is not positive."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values) & (values > 0 if positive else True), values, np.nan)
 
 
 def log_scale(axis: Axes) -> None:
-    """A logarithmic y axis, unless nothing drawn is positive."""
-    if any((np.asarray(line.get_ydata(), float) > 0).any() for line in axis.lines):
-        axis.set_yscale("log")
+    """A logarithmic y axis, unless nothing drawn is positive; with plain numbers where it has few decades."""
+    drawn = [np.asarray(line.get_ydata(), float) for line in axis.lines]
+    positive = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in drawn] or [np.zeros(0)])
+    if not positive.size:
+        return
+    axis.set_yscale("log")
+    if positive.max() < 30 * positive.min():
+        few = positive.max() < 3 * positive.min()
+        axis.yaxis.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if few else (1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def powers_of_two(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis over these values with the numbers themselves: 1, 2, 4, …"""
+    axis.set_xlim(min(values) / 1.15, max(values) * 1.15)  # Drawn or not: a scale without any point has no limits.
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+
+
+def heat_map(figure: Figure, axis: Axes, steps: list[int], lines: list[np.ndarray], offset: float, label: str) -> None:
+    """log10 of a positive quantity over training step (x) and time step, grey where there is none.
+
+    lines: [T] for each training step; a curriculum's may differ in length. offset: of the first row's centre. At most
+    twelve decades below the largest have colours of their own.
+    """
+    longest = max(len(line) for line in lines)
+    values = np.array([np.pad(line, (0, longest - len(line)), constant_values=np.nan) for line in lines])
+    logs = np.log10(shown(values, positive=True))
+    finite = logs[np.isfinite(logs)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
+    low, high = max(low, high - 12), max(high, low + 0.1)
+    rows = np.arange(longest + 1) + offset - 0.5
+    mesh = axis.pcolormesh(edges(steps), rows, logs.T, cmap="viridis", vmin=low, vmax=high, rasterized=True)
+    axis.set_facecolor(NOTHING)
+    axis.grid(False)
+    cut = finite.size and finite.min() < low
+    figure.colorbar(mesh, ax=axis, extend="min" if cut else "neither", label=label)
+
+
+def edges(steps: list[int]) -> list[float]:
+    """Where the columns of a heat map begin, and where the last one ends: a column lasts until the next step."""
+    return [*steps, steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]
 
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes the figure and closes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with warnings.catch_warnings():
+        # A panel of which nothing can be drawn has no limits of its own: the default ones will do.
+        warnings.filterwarnings("ignore", "Attempt to set non-positive", UserWarning)
+        figure.savefig(path, dpi=150)
     plt.close(figure)
     return path

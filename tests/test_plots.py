@@ -1,0 +1,174 @@
+"""Figures: every one of what training measured, limits with infinities and zeros, and what is left out."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from rnnlab import plots
+from rnnlab.plots import style
+from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
+from rnnlab.plots.observed import FIGURES as OBSERVED
+
+STEPS, LENGTH = 4, 5
+
+
+def observed_line(step: int, number: Any) -> dict[str, Any]:
+    """A line of diagnostics.jsonl of an LSTM and a ReLU layer above it, `number` wherever one stands."""
+    each = [number] * LENGTH
+    flow = {f"layer 1/{what}": each for what in ("h", "c", "delta")} | {"layer 2/h": each}
+    flow |= {f"layer {n}/{what}": number for n in (1, 2) for what in ("factor", "half_life", "horizon")}
+    kinds = ("gradient", "clipped", "weight", "update", "update / weight")
+    names = ("layer 1/recurrent_kernel", "layer 1/recurrent_kernel/f", "layer 2/bias", "readout/kernel")
+    block = ("largest singular value", "smallest singular value", "spectral radius", "distance from orthogonality")
+    return {
+        "step": step,
+        "seconds": 1.0,
+        "gradient_flow": flow,
+        "norms": {f"{name}/{kind}": number for name in names for kind in kinds},
+        "saturation": {
+            "layer 1/f/above 0.99": number,
+            "layer 1/f/below 0.01": number,
+            "layer 1/f/histogram": [number] * 20,
+            "layer 1/g/beyond 0.99": number,
+            "layer 1/g/histogram": [number] * 20,
+            "layer 1/h/norm": each,
+            "layer 1/c/norm": each,
+            "layer 2/h/dead": number,
+            "layer 2/h/norm": each,
+        },
+        "spectrum": {f"layer 1/{gate}/{key}": number for gate in "if" for key in block}
+        | {f"layer 1/{gate}/singular values": [number] * 3 for gate in "if"},
+    }
+
+
+def write_lines(workdir: Path, lines: list[dict[str, Any]]) -> None:
+    (workdir / "diagnostics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The figures that were saved, by name, still open."""
+    found: dict[str, Any] = {}
+
+    def keep(figure: Any, path: Path) -> Path:
+        figure.canvas.draw()
+        found[path.stem] = figure
+        return path
+
+    for module in ("observed", "diagnosis"):  # By import: as attributes of the package they are functions.
+        monkeypatch.setattr(importlib.import_module(f"rnnlab.plots.{module}"), "save", keep)
+    yield found
+    plt.close("all")
+
+
+@pytest.mark.parametrize("number", [0.0, "inf", "nan"])
+def test_every_figure_of_a_run_is_drawn_whatever_the_numbers_are(
+    number: Any, tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    write_lines(tmp_path, [observed_line(10 * n, number if n == 2 or number != "inf" else 1.0) for n in range(STEPS)])
+    plots.observed(tmp_path)
+    assert set(drawn) == set(OBSERVED)
+    for figure in drawn.values():
+        for axis in figure.axes:
+            assert np.isfinite([*axis.get_xlim(), *axis.get_ylim()]).all()
+
+
+def test_a_run_of_one_line_is_drawn(tmp_path: Path) -> None:
+    write_lines(tmp_path, [observed_line(0, 0.5)])
+    assert len(plots.observed(tmp_path)) == len(OBSERVED)
+    assert all(path.stat().st_size > 0 for path in (tmp_path / "plots").iterdir())
+
+
+def test_clipping_is_seen_beside_the_gradient_and_gates_are_not(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    line = observed_line(0, 1.0)
+    line["norms"] |= {"layer 1/recurrent_kernel/gradient": 40.0, "layer 1/recurrent_kernel/f/gradient": 7.0}
+    write_lines(tmp_path, [line, line | {"step": 1}])
+    plots.observed(tmp_path)
+    first = drawn["norms"].axes[0]
+    assert sorted(float(line.get_ydata()[0]) for line in first.lines) == [1, 40]
+    assert "clipping" in first.get_title()
+
+
+def test_a_heat_map_has_the_longest_length_of_a_curriculum(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    short, whole = observed_line(0, 1.0), observed_line(10, 1.0)
+    short["gradient_flow"] = {
+        name: value[:2] if isinstance(value, list) else value for name, value in short["gradient_flow"].items()
+    }
+    write_lines(tmp_path, [short, whole])
+    plots.observed(tmp_path)
+    (mesh,) = drawn["gradient_heat_map"].axes[0].collections
+    values = mesh.get_array().reshape(LENGTH, 2)
+    assert np.ma.getmaskarray(values)[:, 0].tolist() == [False, False, True, True, True]
+    assert not np.ma.getmaskarray(values)[:, 1].any()
+
+
+def test_no_half_life_is_drawn_where_every_step_is_read(
+    tmp_path: Path, drawn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rnnlab.tasks.adding.Adding.readout", "every")
+    (tmp_path / "config.json").write_text('{"task": {"name": "adding"}}')
+    write_lines(tmp_path, [observed_line(0, 0.5)])
+    plots.observed(tmp_path)
+    assert set(drawn) == set(OBSERVED) - {"half_life"}
+
+
+def diagnosed(number: Any) -> dict[str, Any]:
+    """A diagnosis.json of two units."""
+    return {
+        "horizon": {"layer 1": {"norms": [number] * LENGTH, "factor": number}},
+        "jacobians": {
+            "layer 1": {
+                "times": [0, 4],
+                "singular_values": [[number] * 2] * 2,
+                "eigenvalues": [[[number, number]] * 2] * 2,
+                "counts": [1, 2, 4],
+                "log10_products": [[number] * 2] * 3,
+            }
+        },
+        "lyapunov": {"layer 1": {"mean": [number] * 2, "error": [number] * 2}},
+        "lags": {"layer 1": {"gates": ["h"], "norms": [[number]] * 4, "cosine": [number] * 4, "ratio": [number] * 4}},
+        "truncation": {"windows": [1, 2, 4], "all": {"cosine": [number] * 3, "ratio": [number] * 3}},
+        "values": {"layer 1": {"h": {"edges": [0, 0.5, 1], "shares": [number] * 2, "notes": {"are 0": number}}}},
+    }
+
+
+@pytest.mark.parametrize("number", [0.0, "-inf", "nan"])
+def test_every_figure_of_a_diagnosis_is_drawn_whatever_the_numbers_are(
+    number: Any, tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    (tmp_path / "diagnosis.json").write_text(json.dumps(diagnosed(number)))
+    plots.diagnosis(tmp_path)
+    assert set(drawn) == set(DIAGNOSED)
+    for figure in drawn.values():
+        for axis in figure.axes:
+            assert np.isfinite([*axis.get_xlim(), *axis.get_ylim()]).all()
+
+
+def test_what_double_precision_cannot_tell_is_not_drawn_as_a_singular_value(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    measured = diagnosed(0.5)
+    floor = float(np.log10(2 * np.finfo(float).eps))
+    measured["jacobians"]["layer 1"]["log10_products"] = [[0, -3], [0, -9], [0, floor]]
+    (tmp_path / "diagnosis.json").write_text(json.dumps(measured))
+    plots.diagnosis(tmp_path)
+    lines = {line.get_label(): line.get_ydata() for line in drawn["jacobians"].axes[2].lines}
+    np.testing.assert_array_equal(lines["smallest"], [-3, -9, np.nan])
+    np.testing.assert_array_equal(lines["largest"], [0, 0, 0])
+
+
+def test_a_narrow_logarithmic_axis_has_plain_numbers() -> None:
+    _, (axis,) = style.make_axes(1)
+    axis.plot([1, 2], [2.0, 7.0])
+    style.log_scale(axis)
+    axis.figure.canvas.draw()
+    texts = [label.get_text() for label in axis.get_yticklabels()]
+    assert "5" in texts
+    assert not any("10^" in text for text in texts)
+    plt.close("all")
