@@ -274,7 +274,10 @@ class Programs:
         spike = norm > SPIKE * usual
         # A spike counts as the largest norm that is none: it raises what is usual, but does not become it.
         usual = usual + (jnp.minimum(norm, SPIKE * usual) - usual) / jnp.minimum(state.step + 1.0, USUAL_STEPS)
-        counted = {"clipped": jnp.int32(0) if clips is None else clips.astype(jnp.int32), "spikes": spike.astype(jnp.int32)}
+        counted = {
+            "clipped": jnp.int32(0) if clips is None else clips.astype(jnp.int32),
+            "spikes": spike.astype(jnp.int32),
+        }
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
