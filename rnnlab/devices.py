@@ -6,6 +6,7 @@ one CPU device per core instead.
 
 import contextlib
 import ctypes
+import importlib
 import os
 import platform
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from threadpoolctl import threadpool_limits
 
 from rnnlab.build import ConfigError
 from rnnlab.typing import PyTree
@@ -27,7 +29,8 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
     process: with glibc's defaults every step returns them to the operating system, and the page faults cost up to half
     of a large step (a plain-scan LSTM step, T=784 B=128 H=128: 937 ms against 399). The number of malloc's arenas stays
     as it is: with one for all, devices wait for each other at every small product (vanilla, T=784 B=16 H=100: 9.7 ms a
-    step against 6.9).
+    step against 6.9). The library behind `jnp.linalg` on a CPU, OpenBLAS, gets one thread: its own wait for each other
+    in a loop, beside one device per core (singular values of four [100, 100] kernels: 1.5 ms against 11).
     """
     count = devices or largest_divisor(batch_size, len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1)
     with contextlib.suppress(RuntimeError):  # The devices are made already: a notebook, or a second run in one process.
@@ -36,6 +39,8 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    importlib.import_module("scipy.linalg.cython_lapack")  # JAX loads it when it is needed; its threads are set now.
+    threadpool_limits(1, user_api="blas")
 
 
 _LINUX = hasattr(os, "sched_getaffinity")

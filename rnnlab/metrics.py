@@ -48,12 +48,21 @@ class MetricsWriter:
     def observe(self, step: int, found: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
         """One line of WORKDIR/diagnostics.jsonl: what every diagnostic found in the update after `step`; its scalars go
         to TensorBoard."""
-        record = {"step": step, "seconds": round(seconds, 3)}
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        record: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
+        scalars = []
         for diagnostic, values in found.items():
-            record[diagnostic] = {name: _short(np.asarray(value)) for name, value in values.items()}
-            for name, value in values.items():
-                if np.ndim(value) == 0 and math.isfinite(value):
-                    self._events.add_scalar(f"{diagnostic}/{name}", float(value), step)
+            arrays = {name: np.asarray(value) for name, value in values.items()}
+            record[diagnostic] = {name: _short(array) for name, array in arrays.items()}
+            scalars += [
+                Summary.Value(tag=f"{diagnostic}/{name}", simple_value=float(array))
+                for name, array in arrays.items()
+                if array.ndim == 0 and math.isfinite(array)
+            ]
+        # One event for all: each waits for a lock between threads (31 of them 0.9 ms, one 0.05).
+        assert self._events.file_writer is not None
+        self._events.file_writer.add_summary(Summary(value=scalars), step)
         with self.diagnostics_path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -83,10 +92,15 @@ def _add_figures(events: Any, step: int, paths: Iterable[Path]) -> None:
 
 def _short(array: np.ndarray) -> Any:
     """Numbers for JSON, as nested lists, to six digits."""
-    if array.ndim:
+    if array.ndim > 1:
         return [_short(part) for part in array]
-    value = array.item()
-    return plain(float(f"{value:.6g}")) if isinstance(value, float) else value
+    values = array.tolist()
+    if array.dtype.kind == "f":
+        one = array.ndim == 0
+        short = [float(f"{value:.6g}") for value in ([values] if one else values)]
+        values = short if np.isfinite(array).all() else [plain(value) for value in short]
+        return values[0] if one else values
+    return values
 
 
 def plain(value: Any) -> Any:

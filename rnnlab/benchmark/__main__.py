@@ -2,11 +2,15 @@
 
     python -m rnnlab.benchmark
     python -m rnnlab.benchmark --cells=lstm,gru --shapes=0,2 --output=benchmark.json
+    python -m rnnlab.benchmark --diagnostics --output=diagnostics_cost.json
 
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
 rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
 the compiled program. All get the same weights and inputs; a row whose losses or gradients disagree is void.
 torch.nn takes part where torch is installed (extra `benchmark`).
+
+--diagnostics measures instead what watching a run costs: every diagnostic alone, all of them, and writing down what
+they find, in training steps, for the adding problem (IRNN, LSTM, GRU) and pixel-by-pixel MNIST, where that is at hand.
 """
 
 import importlib.util
@@ -27,6 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rnnlab import entry
+from rnnlab.benchmark import diagnostics
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.build import ConfigError, unknown
 from rnnlab.workdir import git_commit, versions, write_file
@@ -194,7 +199,23 @@ def parse_list(text: str, known: Sequence[str], flag: str) -> list[str]:
     return chosen or list(known)
 
 
-def save(path: Path, results: list[dict[str, Any]], turns: int) -> None:
+def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None, console: Console) -> int:
+    """--diagnostics; returns the exit status."""
+    results: list[dict[str, Any]] = []
+    for name, config in diagnostics.RUNS.items():
+        console.print(f"measuring {name}")
+        try:
+            results.append({"run": name} | diagnostics.measure(config, turns, seconds, data_dir))
+        except ConfigError as error:  # No data: the other runs are measured.
+            console.print(f"{name}: {error}", markup=False)
+            results.append({"run": name, "error": str(error)})
+        if output is not None:
+            save(output, results, turns, diagnostics.markdown(results))
+    console.print(diagnostics.markdown(results), markup=False)
+    return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
+
+
+def save(path: Path, results: list[dict[str, Any]], turns: int, table: str) -> None:
     """Writes the JSON file, and the table beside it."""
     record = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
@@ -204,7 +225,7 @@ def save(path: Path, results: list[dict[str, Any]], turns: int) -> None:
         "results": results,
     }
     write_file(path, json.dumps(record, indent=1) + "\n")
-    write_file(path.with_suffix(".md"), markdown(results))
+    write_file(path.with_suffix(".md"), table)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -215,15 +236,23 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("shapes", "", f"numbers of (T, B, D, H): {numbered}; all if empty", flag_values=values)
     flags.DEFINE_integer("turns", 5, "how often each contestant is timed", lower_bound=1, flag_values=values)
     flags.DEFINE_float("seconds", 0.5, "how long, at least, each time", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_bool("diagnostics", False, "what watching a run costs, and nothing else", flag_values=values)
     flags.DEFINE_string(
-        "output", None, "JSON file; the figure and a table are put beside it as .png and .md", flag_values=values
+        "output",
+        None,
+        "JSON file; a table and (not with --diagnostics) the figure are put beside it as .md and .png",
+        flag_values=values,
     )
+    entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
     shapes = [SHAPES[int(i)] for i in parse_list(given["shapes"], [str(i) for i in range(len(SHAPES))], "shapes")]
 
     # Whole numbers in a file or a pipe too.
     console = Console() if sys.stdout.isatty() else Console(width=150)
+    if given["diagnostics"]:
+        output = Path(given["output"]) if given["output"] else None
+        return watch(given["turns"], given["seconds"], given["data_dir"], output, console)
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
@@ -242,7 +271,9 @@ def main(argv: Sequence[str]) -> int:
             progress.update(task, description=f"{case.cell} {case.shape()}")
             results += summarize(case, measure(case, workers, given["turns"], given["seconds"]))
             if given["output"]:
-                save(Path(given["output"]), results, given["turns"])  # After every case: a run takes a while.
+                save(
+                    Path(given["output"]), results, given["turns"], markdown(results)
+                )  # After every case: a run takes a while.
             progress.advance(task)
     for worker in workers:
         worker.close()

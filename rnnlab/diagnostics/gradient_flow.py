@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
-from rnnlab.norms import row_norms, scale_for
+from rnnlab.norms import row_norms
 from rnnlab.recurrence import FusableCell
 from rnnlab.tasks import Batch, Task
 from rnnlab.typing import Array, Float, Int
@@ -33,19 +33,15 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
 
     gradients = jax.grad(loss)(network.make_taps(batch.inputs))
     return {
-        f"layer {number}" + (" reverse" if direction else ""): root_mean_square(tap.carry[0])
+        f"layer {number}" + (" reverse" if direction else ""): root_mean_square(row_norms(tap.carry[0]))
         for number, directions in enumerate(gradients, 1)
         for direction, tap in enumerate(directions)
     }
 
 
-def root_mean_square(gradient: Float[Array, "T B H"], probe: Probe | None = None) -> Float[Array, " T"]:
-    """Over rows, of the norm over units. probe: where the rows are split over devices."""
-    norms = row_norms(gradient)
-    if probe is None:
-        return row_norms(norms) / math.sqrt(norms.shape[1])
-    scale = scale_for(probe.max(norms, 1))
-    return scale * jnp.sqrt(probe.mean((norms / scale[:, None]) ** 2, 1))
+def root_mean_square(norms: Float[Array, "T B"]) -> Float[Array, " T"]:
+    """Over rows."""
+    return row_norms(norms) / math.sqrt(norms.shape[1])
 
 
 def flow(probe: Probe) -> dict[str, jax.Array]:
@@ -55,19 +51,23 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
         layer 1/h [T]       ‖∂L_b/∂h_t‖₂; of an LSTM also layer 1/c [T], along the cell's path
         layer 1/delta [T]   ‖δ_t‖₂, δ_t = ∂L_b/∂u_t; not of a cell without one recurrent product
     and from the first, by `decay_per_step`, layer 1/factor, layer 1/half_life and layer 1/horizon (`memory_horizon`).
+    A readout at every step brings gradient of its own to every h_t, beside what comes back through time; what is
+    measured is the sum, whose decay says less about the recurrence.
     """
-    found = {}
+    rows: dict[str, jax.Array] = {}
     for trajectory, tap in zip(probe.trajectories, probe.flows, strict=True):
-        name = trajectory.name
         arrays = dict(zip(carry_names(trajectory.cell, len(tap.carry)), tap.carry, strict=True))
         if isinstance(trajectory.cell, FusableCell):
             arrays["delta"] = tap.u
-        norms = {what: root_mean_square(gradient, probe) for what, gradient in arrays.items()}
-        found |= {f"{name}/{what}": each for what, each in norms.items()}
-        forward = norms["h"][::-1] if trajectory.reverse else norms["h"]
+        rows |= {f"{trajectory.name}/{what}": row_norms(gradient) for what, gradient in arrays.items()}
+    gathered = {name: jnp.concatenate([*norms], axis=1) for name, norms in probe.gather(rows).items()}
+    found = {name: root_mean_square(norms) for name, norms in gathered.items()}
+    for trajectory in probe.trajectories:
+        norms = found[f"{trajectory.name}/h"]
+        forward = norms[::-1] if trajectory.reverse else norms
         decay = decay_per_step(forward)
-        found |= {f"{name}/factor": decay.factor, f"{name}/half_life": decay.half_life}
-        found[f"{name}/horizon"] = memory_horizon(forward)
+        found |= {f"{trajectory.name}/factor": decay.factor, f"{trajectory.name}/half_life": decay.half_life}
+        found[f"{trajectory.name}/horizon"] = memory_horizon(forward)
     return found
 
 

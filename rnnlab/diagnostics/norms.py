@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
 from rnnlab.diagnostics.probe import Probe
+from rnnlab.norms import row_norms
 from rnnlab.typing import Array, Float
 
 
@@ -29,11 +30,11 @@ def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
             name = parameter_name(path)
             gates = _gates(name, leaf, probe)
             if gates:
-                by_gate = _norm(leaf.reshape(leaf.shape[0], len(gates), leaf.shape[0]), (0, 2))
+                by_gate = _gate_norms(leaf.reshape(leaf.shape[0], len(gates), leaf.shape[0]))
                 found |= {f"{name}/{gate}/{kind}": by_gate[index] for index, gate in enumerate(gates)}
-                found[f"{name}/{kind}"] = _norm(by_gate, (0,))
+                found[f"{name}/{kind}"] = row_norms(by_gate)
             else:
-                found[f"{name}/{kind}"] = _norm(leaf, tuple(range(leaf.ndim)))
+                found[f"{name}/{kind}"] = row_norms(leaf.ravel())
     names = [name.removesuffix("/weight") for name in found if name.endswith("/weight")]
     found |= {f"{name}/update / weight": _ratio(found[f"{name}/update"], found[f"{name}/weight"]) for name in names}
     return {f"{name}/{kind}": found[f"{name}/{kind}"] for name in names for kind in (*kinds, "update / weight")}
@@ -52,9 +53,5 @@ def _ratio(update: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.where((weight == 0) & (update > 0), jnp.inf, ratio)
 
 
-def _norm(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """√Σ x² over these axes, in float32 at least, of numbers scaled first so that their squares stay in range."""
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    largest = jnp.max(jnp.abs(a), axis=axes, keepdims=True, initial=0)
-    scale = jnp.where(jnp.isfinite(largest), jnp.clip(largest, 1e-30, 1e37), 1)
-    return jnp.squeeze(scale, axes) * jnp.sqrt(jnp.sum((a / scale) ** 2, axes))
+def _gate_norms(blocks: Float[Array, "H G J"]) -> Float[Array, " G"]:
+    return row_norms(jnp.moveaxis(blocks, 1, 0).reshape(blocks.shape[1], -1))

@@ -1,9 +1,11 @@
 """What the diagnostics of a training step look at."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnnlab.recurrence import Taps
@@ -15,7 +17,7 @@ class Probe(NamedTuple):
     """One training step, before its update, on this device's rows of the batch.
 
     What runs over rows (trajectories, flows) is this device's own; parameters and gradients are the same on all. A
-    diagnostic reduces over rows with `mean` and `all`, and is then the same on all devices, too.
+    diagnostic brings what it has found of its rows together with `gather`, and is then the same on all devices, too.
     """
 
     trajectories: list[Trajectory]
@@ -38,17 +40,31 @@ class Probe(NamedTuple):
     axis: str | None = None
     """The mesh axis that rows are split over, None for one device."""
 
-    def mean(self, a: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
-        """The mean over these axes of this device and over all devices."""
-        mean = jnp.mean(a, axis)
-        return mean if self.axis is None else lax.pmean(mean, self.axis)
+    def gather(self, tree: PyTree) -> PyTree:
+        """Every array with a new first axis, that of the devices, after one exchange between them.
 
-    def all(self, a: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
-        """Whether all are true, over these axes of this device and over all devices."""
-        found = jnp.all(a, axis)
-        return found if self.axis is None else lax.pmin(found.astype(jnp.int32), self.axis).astype(bool)
+        One for a whole tree, since each waits for the slowest device; the numbers come back in one float type, that of
+        the widest array.
+        """
+        leaves, structure = jax.tree.flatten(tree)
+        dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+        leaves = [leaf.astype(dtype) for leaf in leaves]
+        if self.axis is None:
+            return jax.tree.unflatten(structure, [leaf[None] for leaf in leaves])
+        flat = lax.all_gather(jnp.concatenate([leaf.ravel() for leaf in leaves]), self.axis)
+        pieces = jnp.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1], axis=1)
+        pieces = [piece.reshape(-1, *leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
+        return jax.tree.unflatten(structure, pieces)
 
-    def max(self, a: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
-        """The largest over these axes of this device and over all devices."""
-        found = jnp.max(a, axis)
-        return found if self.axis is None else lax.pmax(found, self.axis)
+    def shared(self, function: Callable[[jax.Array], jax.Array], a: jax.Array) -> jax.Array:
+        """function of every a[i], stacked, each computed by one of the devices alone.
+
+        For what would otherwise be the same work on every device. function must not reduce over devices.
+        """
+        if self.axis is None:
+            return jnp.stack([function(each) for each in a])
+        device, devices = lax.axis_index(self.axis), lax.axis_size(self.axis)
+        shape = jax.eval_shape(function, a[0])
+        zeros = jnp.zeros(shape.shape, shape.dtype)
+        found = [lax.cond(device == index % devices, function, lambda _: zeros, each) for index, each in enumerate(a)]
+        return lax.psum(jnp.stack(found), self.axis)

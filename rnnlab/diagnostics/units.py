@@ -21,6 +21,8 @@ class Unit(NamedTuple):
     kind: Kind
     value: jax.Array
     """[B, H], what it puts out."""
+    carry: int | None = None
+    """The element of the next carry that this is, if it is one."""
 
 
 def units_of(step: Callable[[Carry, Parts], Carry], carry: Carry, parts: Parts, gates: Sequence[str]) -> list[Unit]:
@@ -48,8 +50,9 @@ def units_of(step: Callable[[Carry, Parts], Carry], carry: Carry, parts: Parts, 
     leaves = [_Value(leaf, seen=True) for leaf in jax.tree.leaves(carry)]
     for index, part in enumerate(parts):
         leaves.append(_Value(part, frozenset([index] if index < len(gates) else []), seen=True))
-    reader.run(closed.jaxpr, [_Value(const) for const in closed.consts], leaves)
-    return reader.units
+    outputs = reader.run(closed.jaxpr, [_Value(const) for const in closed.consts], leaves)
+    places = {id(output.array): element for element, output in reversed([*enumerate(outputs)])}
+    return [unit._replace(carry=places.get(id(unit.value))) for unit in reader.units]
 
 
 class _Value:
