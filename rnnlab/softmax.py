@@ -289,7 +289,7 @@ def _sum_of_others(
         of_all = lax.pmax(largest, how.axis_name)
         total = lax.psum(total * jnp.exp(largest - of_all), how.axis_name)
         largest = of_all
-    return jnp.maximum(largest + jnp.log(total), lowest)
+    return largest + jnp.log(total)
 
 
 def _gradients(

@@ -412,11 +412,21 @@ def means(state: TrainState) -> dict[str, float]:
 
 
 def sum_over_devices(tree: PyTree) -> PyTree:
-    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again."""
+    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again.
+
+    A table of words is a reduction of its own: one more copy of it, beside the others, would take gigabytes.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in leaves]), DATA_AXIS)
-    pieces, start = [], 0
-    for leaf in leaves:
-        pieces.append(flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
-        start += leaf.size
-    return jax.tree.unflatten(structure, pieces)
+    pieces = {place: lax.psum(leaf, DATA_AXIS) for place, leaf in enumerate(leaves) if leaf.size > _LARGE}
+    small = [leaf for leaf in leaves if leaf.size <= _LARGE]
+    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in small]), DATA_AXIS)
+    start = 0
+    for place, leaf in enumerate(leaves):
+        if place not in pieces:
+            pieces[place] = flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+            start += leaf.size
+    return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
+
+
+_LARGE = 1 << 22
+"""Elements of a leaf that is reduced by itself."""
