@@ -5,6 +5,7 @@ What is done with a gradient once its norm is known is in `optimizers.py`, what 
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rnnlab.typing import Array, Float, PyTree
 
@@ -26,10 +27,12 @@ def unit_norms(leaf: jax.Array) -> jax.Array:
 
 
 def row_norms(a: Float[Array, "... H"]) -> Float[Array, "..."]:
-    """√Σ x² over the last axis, accumulated as in `global_norm`."""
+    """√Σ x² over the last axis, accumulated as in `global_norm`; its gradient is 0 where a row is zero."""
     a = widened(a)
-    scale = scale_for(jnp.max(jnp.abs(a), axis=-1, keepdims=True))
-    return scale[..., 0] * jnp.sqrt(jnp.sum((a / scale) ** 2, axis=-1))
+    scale = lax.stop_gradient(scale_for(jnp.max(jnp.abs(a), axis=-1, keepdims=True, initial=0)))
+    squares = jnp.sum((a / scale) ** 2, axis=-1)
+    zero = squares == 0  # There the root's slope is infinite, and that times 0 is not a number.
+    return scale[..., 0] * jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def share(part: PyTree, whole: PyTree) -> Float[Array, ""]:

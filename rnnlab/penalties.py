@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from rnnlab.build import FROM_CONFIG, NonNegative
+from rnnlab.norms import row_norms, scale_for
 from rnnlab.recurrence.contract import FusableCell, StepCell
 from rnnlab.trajectory import carries_before, inside, one_step
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts, PyTree
@@ -204,8 +205,9 @@ def gradient_norm_penalty(
     # The vjp is linear, so its cotangent is brought to norm 1 first: what has vanished to 1e-30 has squares of zero.
     gradient = jnp.concatenate(dcarries, -1)
     gradient = jnp.where(valid[:, :, None], gradient, 0)
-    gradient = gradient / _scale(gradient)
-    norm = _norm(gradient)
+    largest = jnp.max(jnp.abs(gradient), axis=-1, keepdims=True)
+    gradient = jnp.where(largest < jnp.finfo(gradient.dtype).tiny, 0, gradient / scale_for(largest))
+    norm = row_norms(gradient)
     alive = (norm > 0) & jnp.isfinite(norm)
     direction = jnp.where(alive[:, :, None], gradient / jnp.where(alive, norm, 1)[:, :, None], 0)
     widths = [array.shape[-1] for array in dcarries]
@@ -217,20 +219,5 @@ def gradient_norm_penalty(
         (found,) = jax.vjp(lambda carry: step(carry, z), carry)[1](cotangent)
         return found
 
-    passed = _norm(jnp.concatenate(jax.vmap(back)(before, [*z, *noise], directions), -1))
+    passed = row_norms(jnp.concatenate(jax.vmap(back)(before, [*z, *noise], directions), -1))
     return jnp.where(alive, (passed - 1) ** 2, 0).sum(0) / jnp.maximum(valid.sum(0), 1)
-
-
-def _scale(a: Float[Array, "... H"]) -> Float[Array, "... 1"]:
-    """A constant near the largest |a|, by which a may be divided before it is squared."""
-    largest = lax.stop_gradient(jnp.max(jnp.abs(a), axis=-1, keepdims=True))
-    # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
-    return jnp.where(largest < jnp.finfo(a.dtype).tiny, 1, jnp.minimum(largest, 1e37))
-
-
-def _norm(a: Float[Array, "... H"]) -> Float[Array, "..."]:
-    """‖a‖₂ over the last axis, with gradient 0 where a is zero."""
-    scale = _scale(a)
-    squares = jnp.sum((a / scale) ** 2, axis=-1)
-    positive = squares > 0  # Else the root's slope is infinite, and that times 0 is NaN.
-    return scale[..., 0] * jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), squares)

@@ -2,14 +2,18 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
 from rnnlab.benchmark import __main__ as benchmark
-from rnnlab.benchmark import contestants
+from rnnlab.benchmark import contestants, diagnostics
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.build import ConfigError
+from rnnlab.config import load_file, resolve_config
 from rnnlab.recurrence import default_chunk
+
+ROOT = Path(__file__).parent.parent
 
 MAKERS = {
     "fused": lambda *a: contestants.rnnlab(*a, backend="fused"),
@@ -106,3 +110,41 @@ def test_command_writes_a_table_a_file_and_a_figure(tmp_path, monkeypatch, capsy
     assert table[0].count("|") == table[1].count("|") == table[2].count("|")
     assert "(6, 4, 2, 3)" in table[2]
     assert "rnnlab fused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run", "file"),
+    [
+        ("adding, irnn", "adding.py"),
+        ("adding, lstm", "adding.py:lstm"),
+        ("adding, gru", "adding.py:gru"),
+        ("pixels, irnn", "pixels.py"),
+    ],
+)
+def test_runs_that_are_watched_are_those_of_the_configs(run, file):
+    ours, theirs = resolve_config(diagnostics.RUNS[run]), resolve_config(load_file(f"{ROOT}/configs/{file}"))
+    for section in ("task", "model", "batch_size"):
+        assert ours[section] == theirs[section]
+    assert ours["optimizer"] | {"learning_rate": 0} == theirs["optimizer"] | {"learning_rate": 0}
+
+
+def test_cost_of_watching_is_what_all_and_writing_take_every_hundred_steps():
+    times = {"step": [1.0, 2.0, 4.0], "norms": [2.0, 2.0, 4.0], "all": [1.5, 3.0, 6.0], "write": [0.5, 1.0, 2.0]}
+    found = diagnostics.summarize(times)
+    assert found == {"step_median": 2.0, "in_steps": {"norms": 1.0, "all": 1.5, "write": 0.5}, "share": 0.02}
+    table = diagnostics.markdown([{"run": "a", **found}, {"run": "b", "error": "no data"}]).splitlines()
+    assert table[2] == "| a | 2e+03 | 1.00 | 1.50 | 0.50 | 2.0% |"
+    assert table[3].count("|") == table[2].count("|")
+
+
+@pytest.mark.slow
+def test_watching_is_measured_and_written_down(tmp_path, monkeypatch, capsys):
+    small = {"task": {"name": "adding", "length": 5}, "model": {"cell": {"name": "lstm", "features": 3}}}
+    monkeypatch.setattr(diagnostics, "RUNS", {"small": diagnostics.ADDING | small})
+    output = tmp_path / "cost.json"
+    assert benchmark.main(["--diagnostics", "--turns=1", "--seconds=0", f"--output={output}"]) == 0
+    (row,) = json.loads(output.read_text())["results"]
+    assert set(row["times"]) == {"step", "gradient_flow", "norms", "saturation", "spectrum", "all", "write"}
+    assert row["share"] > 0
+    assert "small" in output.with_suffix(".md").read_text()
+    assert "small" in capsys.readouterr().out

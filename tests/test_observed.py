@@ -52,7 +52,7 @@ def test_flow_of_a_step_is_the_flow_of_its_batch(devices: int) -> None:
 
 def test_a_program_that_is_watched_is_the_program_that_is_not() -> None:
     texts = set()
-    for diagnostics in ((), ("gradient_flow",)):
+    for diagnostics in ((), ("gradient_flow", "norms", "saturation", "spectrum")):
         run = Run(small(diagnostics=diagnostics))
         state = run.programs.start(0)
         texts.add(run.programs.train.lower(state, run.data, jnp.int32(3), run.rows).as_text())

@@ -15,7 +15,7 @@ from rnnlab.build import ConfigError
 from rnnlab.cells import CELLS
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.diagnostics.saturation import saturation
+from rnnlab.diagnostics.saturation import STEPS, saturation, steps_looked_at
 from rnnlab.diagnostics.units import units_of
 from rnnlab.network import Network
 from rnnlab.trajectory import trajectories
@@ -244,6 +244,36 @@ def test_all_that_is_measured_equals_a_loop_over_rows_and_steps(cell: str, lengt
         assert 0 < found["layer 1/h/dead"] < 1
     else:
         assert any(0 < value < 1 for key, value in found.items() if "0.99" in key)
+
+
+def test_long_sequences_have_their_gates_looked_at_at_steps_that_are_evenly_spread() -> None:
+    assert steps_looked_at(STEPS).tolist() == list(range(STEPS))
+    at = steps_looked_at(3 * STEPS)
+    assert (len(at), at[0], at[-1]) == (STEPS, 0, 3 * STEPS - 1)
+    assert set(np.diff(at)) == {3, 4}
+    with float64():
+        network, x = network_of("gru", scale=2.0), random_array(5, 3 * STEPS, B, D)
+        values, carries = loop_of("gru", network, np.asarray(x), (3 * STEPS,) * B)
+        found = measure(network, x)
+    for name, value in values.items():
+        # The loop goes through rows first.
+        looked_at = value.reshape(B, 3 * STEPS, H)[:, at]
+        expected = np.histogram(looked_at, 20, (-1 if name == "n" else 0, 1))[0] / looked_at.size
+        np.testing.assert_allclose(found[f"layer 1/{name}/histogram"], expected, rtol=1e-14)
+    norms = [np.sqrt(np.mean(np.sum(np.square(step), axis=1))) for step in carries["h"]]
+    np.testing.assert_allclose(found["layer 1/h/norm"], norms, rtol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["irnn", {"name": "vanilla", "activation": lambda a: 2 * jax.nn.relu(a)}])
+def test_one_step_of_life_is_found_anywhere_in_a_long_sequence(activation: Any) -> None:
+    network = network_of(activation)
+    cell = network.layers[0].cells[0]
+    cell.input_kernel[...] = jnp.zeros((D, H)).at[0, 0].set(1)
+    cell.recurrent_kernel[...], cell.bias[...] = jnp.zeros((H, H)), jnp.zeros(H)
+    between = 1
+    assert between not in steps_looked_at(3 * STEPS)
+    x = jnp.zeros((3 * STEPS, B, D)).at[between, 1, 0].set(1e-6)
+    assert measure(network, x)["layer 1/h/dead"] == pytest.approx(2 / 3)
 
 
 def test_gates_held_by_their_biases_are_saturated_exactly() -> None:

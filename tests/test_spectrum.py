@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from rnnlab.build import ConfigError
 from rnnlab.diagnostics.probe import Probe
@@ -113,6 +114,29 @@ def test_every_gate_of_every_kernel_has_the_spectrum_that_numpy_finds() -> None:
                 np.testing.assert_allclose(radii.pop(f"{place}/spectral radius"), radius, rtol=1e-2)
     assert not radii
     assert_close(found, {key: np.asarray(value) for key, value in expected.items()}, 1e-13)
+
+
+def test_blocks_shared_between_two_devices_have_the_spectra_of_one() -> None:
+    network, params = network_of("gru")
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def of_device(params: Any) -> Any:
+        return jax.tree.map(lambda a: a[None], spectrum(probe_of(params, network)._replace(axis="rows")))
+
+    specs: Any = dict(in_specs=PartitionSpec(), out_specs=PartitionSpec("rows"))
+    found = quick_jit(jax.shard_map(of_device, mesh=mesh, check_vma=False, **specs))(params)
+    one = measure(network, params)
+    for device in range(2):
+        assert_close({key: np.asarray(value[device]) for key, value in found.items()}, one, 1e-6)
+
+
+def test_a_kernel_of_zeros_has_a_spectrum_of_zeros() -> None:
+    network, params = network_of("vanilla")
+    params["layers"][0]["cells"][0]["recurrent_kernel"] = jnp.zeros((H, H))
+    found = vanilla_spectrum(network, params)
+    assert not found["singular values"].any()
+    assert found["spectral radius"] == 0
+    assert found["distance from orthogonality"] == 1
 
 
 def test_an_orthogonal_kernel_is_at_no_distance_and_keeps_norms() -> None:
