@@ -16,6 +16,7 @@ from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
+from rnnlab.diagnostics.diagnosis import EVERY_STEP
 from rnnlab.step import Programs, TrainState
 from rnnlab.tasks import Split, Task, make_task
 from rnnlab.typing import PyTree
@@ -154,6 +155,8 @@ class Run:
         """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its
         half-life and its horizon in steps (`diagnostics.memory_horizon`), beside the task's longest dependency."""
         found: dict[str, Any] = {"longest_dependency": self.task.longest_dependency}
+        if self.task.readout == "every":
+            return found | {"note": EVERY_STEP}
         for layer, norms in flow.items():
             forward = jnp.array(norms[::-1] if layer.endswith(" reverse") else norms)
             decay = decay_per_step(forward)

@@ -3,7 +3,8 @@
     python scripts/compare_gradient_flow.py --runs="IRNN=runs/adding,tanh=runs/adding-tanh" --output=flow.png
 
 Each run is LABEL=WORKDIR, with a gradient_flow.json as rnnlab.train leaves it. Prints, per run, the factor by which the
-gradient changes per step back in time, and its half-life in steps.
+gradient changes per step back in time, and its half-life in steps. --training draws the gradient over training step and
+time step instead, of runs with --config.diagnostics=gradient_flow.
 """
 
 import json
@@ -23,16 +24,20 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
     flags.DEFINE_string("output", "gradient_flow.png", "the figure", flag_values=values)
+    flags.DEFINE_bool("training", False, "over the whole training", flag_values=values)
     given = entry.parse(values, argv, __doc__).flags
     if not given["runs"]:
         raise ConfigError('--runs is missing, as in --runs="IRNN=runs/adding" (--help says more)')
     workdirs = {}
     for item in given["runs"]:
         label, equals, folder = item.partition("=")
-        file = Path(folder) / "gradient_flow.json"
+        file = Path(folder) / ("diagnostics.jsonl" if given["training"] else "gradient_flow.json")
         if not equals or not file.is_file():
             raise ConfigError(f"--runs: {item!r} is not LABEL=WORKDIR with a finished run in WORKDIR (no {file})")
         workdirs[label] = Path(folder)
+    if given["training"]:
+        print(plots.compare_training(workdirs, Path(given["output"])))
+        return entry.FINISHED
     path = plots.compare_gradient_flow(workdirs, Path(given["output"]))
     print("run, network: factor per step back in time, half-life in steps")
     for label, folder in workdirs.items():

@@ -1,7 +1,7 @@
 """Every figure, drawn from files in a workdir, and the page that holds them."""
 
 from rnnlab.plots.diagnosis import diagnosis
-from rnnlab.plots.observed import observed
+from rnnlab.plots.observed import compare_training, observed
 from rnnlab.plots.page import page
 from rnnlab.plots.runs import (
     benchmark_ratios,
@@ -15,6 +15,7 @@ from rnnlab.plots.runs import (
 __all__ = [
     "benchmark_ratios",
     "compare_gradient_flow",
+    "compare_training",
     "diagnosis",
     "gradient_flow",
     "learning_curve",

@@ -1,6 +1,6 @@
 """Figures of what was measured during training, from WORKDIR/diagnostics.jsonl."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,30 @@ def observed(workdir: Path) -> list[Path]:
             if figure is not None:
                 found.append(save(figure, workdir / "plots" / f"{name}.png"))
     return found
+
+
+def compare_training(workdirs: Mapping[str, Path], path: Path) -> Path:
+    """log10 of ‖∂L/∂h_t‖ over that of the last time step, over training step and time step, a panel for each run's last
+    layer: red where the gradient has grown on its way back, blue where it has vanished.
+
+    workdirs: label -> a workdir whose diagnostics.jsonl has gradient_flow.
+    """
+    figure, axes = make_axes(len(workdirs))
+    mesh: Any = None
+    for axis, (label, workdir) in zip(axes, workdirs.items(), strict=True):
+        lines = [line for line in read_diagnostics(workdir) if "gradient_flow" in line]
+        name = [name for name in lines[-1]["gradient_flow"] if name.endswith("/h")][-1]
+        norms = np.array([numbers(line["gradient_flow"][name]) for line in lines])
+        logs = np.log10(shown(norms, positive=True)) - np.log10(shown(norms[:, -1:], positive=True))
+        rows = np.arange(norms.shape[1] + 1) + 0.5
+        mesh = axis.pcolormesh(
+            edges([line["step"] for line in lines]), rows, logs.T, cmap="RdBu_r", vmin=-10, vmax=10, rasterized=True
+        )
+        axis.set_facecolor(NOTHING)
+        axis.grid(False)
+        axis.set(xlabel="training step", ylabel="time step t", title=label)
+    figure.colorbar(mesh, ax=axes, extend="both", label=r"$\log_{10}$ of the gradient at t over that at the last step")
+    return save(figure, path)
 
 
 def _gradient(steps: list[int], lines: Lines) -> Figure | None:
