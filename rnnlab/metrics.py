@@ -48,7 +48,7 @@ class MetricsWriter:
     def observe(self, step: int, found: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
         """One line of WORKDIR/diagnostics.jsonl: what every diagnostic found in the update after `step`; its scalars go
         to TensorBoard."""
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         record: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
         scalars = []

@@ -39,7 +39,8 @@ class Probe(NamedTuple):
     def gather(self, tree: PyTree) -> PyTree:
         """Every array with a new first axis, that of the devices, after one exchange between them.
 
-        One for a whole tree, since each waits for the slowest device; the numbers come back in one float type, that of the widest array.
+        One for a whole tree, since each waits for the slowest device. The numbers come back in one float type, that of
+        the widest array.
         """
         leaves, structure = jax.tree.flatten(tree)
         dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
