@@ -54,6 +54,8 @@ class LayerRun(NamedTuple):
     x: Float[Array, "T B D"]
     first: list[Carry] | None = None
     """What its directions began with, if not with their own initial carries."""
+    h: Float[Array, "T B O"] | None = None
+    """What it put out."""
 
 
 class FixedEmbedding(nnx.Variable):
@@ -245,11 +247,11 @@ class Network(nnx.Module):
             norm = self.norms[index]
             y = x if norm is None else norm(x, lengths, training)
             y = self._drop("between" if index else "input", y, training, f"{index}/")
-            if runs is not None:
-                runs.append(LayerRun(layer, y, None if first is None else first[index]))
             ends: list[Carry] = []
             begins = None if first is None else first[index]
             h, end = layer(y, lengths, None if taps is None else taps[index], training, begins, ends)
+            if runs is not None:
+                runs.append(LayerRun(layer, y, begins, h))
             if last is not None:
                 last.append(ends)
             if beside is not None:

@@ -43,12 +43,12 @@ def batch_loss(
     training: Training | None,
     taps: list[list[Taps]] | None = None,
     first: Carries | None = None,
-) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], Float[Array, " B"], PyTree, Carries]]:
+) -> tuple[Float[Array, ""], tuple[dict[str, jax.Array], Float[Array, " B"], PyTree, Carries, list[tuple]]]:
     """The loss and the rows' penalties, summed over the batch's rows; taps: see `Network.make_taps`; first: what the
     layers begin with, `Network.first_carries` if not given.
 
     Beside it (the sums of all metrics and of the penalty, the rows' weights, the buffers as the network leaves them,
-    the carries that the layers end with).
+    the carries that the layers end with, and what each of them saw and put out).
     """
     network: Network = nnx.merge(graphdef, params, buffers)
     runs: list[LayerRun] = []
@@ -65,7 +65,7 @@ def batch_loss(
         sums["penalty"] = (weights * rows).sum()
         total = total + sums["penalty"]
     _, _, left = nnx.split(network, nnx.Param, ...)
-    return total, (sums, weights, nnx.to_pure_dict(left), last)
+    return total, (sums, weights, nnx.to_pure_dict(left), last, [(run.x, run.h) for run in runs])
 
 
 def _carry_gradients(

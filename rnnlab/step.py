@@ -21,14 +21,14 @@ from rnnlab.build import merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.network import Carries, Network
+from rnnlab.network import Carries, LayerRun, Network
 from rnnlab.objective import batch_loss, charges_weights
 from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimizer, waits_for_plateau, was_clipped
 from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import Taps
 from rnnlab.tasks import Batch, Split, Task
-from rnnlab.trajectory import trajectories
+from rnnlab.trajectory import of_runs
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
@@ -273,7 +273,7 @@ class Programs:
         network = self.network(state.params, state.buffers)
         taps = network.make_taps(batch.inputs) if observed else None
         first = self._first_carries(network, "train", positions, state.carry)
-        (_, (values, weights, buffers, last)), (gradients, flows) = jax.value_and_grad(
+        (_, (values, weights, buffers, last, seen)), (gradients, flows) = jax.value_and_grad(
             self._loss, (0, 1), has_aux=True
         )(state.params, taps, state.buffers, state.numbers, batch, training, first)
         gradients, values, weight = sum_over_devices((gradients, values, weights.sum()))
@@ -316,8 +316,12 @@ class Programs:
             average = keep(averaged(average, params, state.step, self._section("averaging", state.numbers)), average)
         probe = None
         if observed:
+            runs = [
+                LayerRun(layer, x, None if first is None else first[index], h)
+                for index, (layer, (x, h)) in enumerate(zip(network.layers, seen, strict=True))
+            ]
             probe = Probe(
-                trajectories(network, batch.inputs, batch.lengths, training, first),
+                of_runs(runs, batch.lengths, training),
                 [_of_rows(tap, weights) for layer in flows for tap in layer],
                 state.params,
                 gradients,

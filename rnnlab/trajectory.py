@@ -74,6 +74,13 @@ def trajectories(
     """
     runs: list[LayerRun] = []
     network.hidden(inputs, lengths, training=training, runs=runs, first=first_carries)
+    return of_runs(runs, lengths, training)
+
+
+def of_runs(
+    runs: list[LayerRun], lengths: Int[Array, " B"] | None, training: Training | None = None
+) -> list[Trajectory]:
+    """Those of layers that have run already; the arguments are those that they ran with."""
     return [
         trajectory
         for number, run in enumerate(runs, 1)
@@ -91,7 +98,14 @@ def of_layer(
         cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths)
         reverse = direction == 1
         initial = layer.initial_carry(direction, x.shape[1]) if run.first is None else run.first[direction]
-        first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
+        if initial is None:
+            initial = cell.initial_carry(x.shape[1], jax.eval_shape(cell.project, x[0]).dtype)
+        if run.h is not None and lengths is None and len(initial) == 1:
+            width = run.h.shape[-1] // len(layer.cells)  # The carry is what the layer has put out.
+            h = run.h[:, :, direction * width :][:, :, :width]
+            first, carries = lax.stop_gradient((initial, (h,)))
+        else:
+            first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
         x_inside = x if lengths is None else jnp.where(inside(x, lengths)[:, :, None], x, 0)
         label = name + (" reverse" if reverse else "")
         found.append(Trajectory(label, cell, x_inside, lengths, reverse, first, carries, noise, state_mask))
