@@ -8,10 +8,12 @@ from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationSpec
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.tasks.pixels import Pixels
+from rnnlab.tasks.speech import Speech
 
 TASKS: dict[str, Callable[..., Task]] = {
     "adding": Adding,
     "pixels": Pixels,
+    "speech": Speech,
 }
 
 TaskSpec = Annotated[str | Mapping[str, Any], TASKS]
@@ -43,6 +45,7 @@ __all__ = [
     "Batch",
     "Example",
     "Pixels",
+    "Speech",
     "Split",
     "Task",
     "TaskSpec",

@@ -97,7 +97,7 @@ class Task(abc.ABC):
         source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
         index = positions.astype(jnp.uint32)
         if split == "train" and n is not None:
-            index = shuffled(stream(seed, "order"), index, n)
+            index = self.order(data, seed, index)
         keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
         rows = jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
         if self.augmentation is not None and split == "train":
@@ -114,6 +114,12 @@ class Task(abc.ABC):
         if self.readout == "every":
             targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
         return Batch(time_first, targets, rows.length)
+
+    def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
+        """Which examples stand at these positions of a fixed training set's endless stream."""
+        size = self.size("train")
+        assert size is not None
+        return shuffled(stream(seed, "order"), positions, size)
 
     def augment(self, section: Mapping[str, Any]) -> None:
         """Turns on what an `augmentation` section asks for; `data` then holds its numbers, too.
