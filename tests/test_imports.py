@@ -28,7 +28,7 @@ LAYERS = [
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
     ["run"],
-    ["recorder"],
+    ["recorder", "recognition"],
     ["replay"],
     ["loop"],
     ["entry"],

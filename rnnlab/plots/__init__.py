@@ -10,14 +10,18 @@ from rnnlab.plots.runs import (
     learning_rate_range,
     mitigations,
 )
+from rnnlab.plots.speech import confusion, speech_comparison, utterance
 
 __all__ = [
     "benchmark_ratios",
     "compare_gradient_flow",
+    "confusion",
     "diagnosis",
     "gradient_flow",
     "learning_curve",
     "learning_rate_range",
     "mitigations",
     "observed",
+    "speech_comparison",
+    "utterance",
 ]
