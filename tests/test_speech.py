@@ -1,6 +1,7 @@
 """The task speech on a corpus generated in TIMIT's layout: batches, buckets, padding, the score, every config."""
 
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,51 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_wrong_field_is_one_line_that_says_what_is_allowed(field, value, said, corpus):
     with pytest.raises(ConfigError, match=said):
         Run(tiny("irnn-2x500", corpus | {field: value}))
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Any:
+    path = Path(__file__).parent.parent / "scripts" / "compare_speech.py"
+    spec = importlib.util.spec_from_file_location("compare_speech", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_context_is_the_neighbours_of_a_frame_within_its_utterance(task, comparison):
+    x, y = comparison.frames_in_context(task, "train", 2)
+    utterances = task.corpus.splits["train"]
+    np.testing.assert_array_equal(y, utterances.targets)
+    windows = x.reshape(len(x), 5, 120)
+    for number in (0, 1, 20):
+        rows = utterances.rows(number)
+        for t in (rows.start, rows.start + 1, rows.stop - 1):
+            for place, neighbour in enumerate(range(t - 2, t + 3)):
+                inside = min(max(neighbour, rows.start), rows.stop - 1)
+                np.testing.assert_array_equal(windows[t, place], utterances.features[inside])
+
+
+def test_framewise_network_learns_the_tones_of_the_generated_corpus(task, comparison):
+    found = comparison.train_framewise(task, 1, (8,), seed=0, epochs=3)
+    assert found["test"]["loss"] < 0.95 * np.log(61)
+
+
+def test_intervals_are_students(comparison):
+    row = {"runs": [{"seed": s, "test": {"frame_error": e}} for s, e in enumerate((0.50, 0.52, 0.57))]}
+    comparison.summarize(row)
+    assert row["mean"] == pytest.approx(0.53, rel=1e-12)
+    # t(0.975, 2) = 4.302653; the standard deviation of the three is √0.0013.
+    assert row["interval"] == pytest.approx(4.302653 * np.sqrt(0.0013 / 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forwards", "both directions"])
+def test_every_network_of_the_comparison_is_a_config(comparison, direction):
+    for name in comparison.RECURRENT:
+        resolved = resolve_config(comparison.config_of(f"{direction}, {name}", 0, "timit", 10))
+        assert resolved["model"]["bidirectional"] == (direction == "both directions")
+        assert resolved["model"]["cell"]["features"] == comparison.UNITS
