@@ -10,6 +10,7 @@ import pytest
 from rnnlab import entry, evaluate
 from rnnlab.build import ConfigError
 from rnnlab.datasets.phones import PHONES, folding
+from rnnlab.datasets.timit import Corpus, Utterances
 from rnnlab.loop import train_and_evaluate
 from rnnlab.recognition import Decoder, decode, make_decoder, merged, phone_errors, recognize, viterbi
 from rnnlab.run import Run
@@ -112,15 +113,38 @@ def test_certain_posteriors_give_back_what_was_spoken(corpus, targets):
         assert found.tolist() == merged(folding(39)[spoken]).tolist()
 
 
-def test_the_bigram_prefers_what_followed_in_training(corpus):
-    task = Speech(**corpus, bucket=1)
-    decoder = make_decoder(task)
-    pairs = [pair for t in task.corpus.splits["train"].transcripts for pair in itertools.pairwise(merged(t).tolist())]
-    first = pairs[0][0]
-    after = {b for a, b in pairs if a == first}
-    never = set(range(61)) - {b for _, b in pairs} - {first}
-    moves = decoder.transitions[first]
-    assert min(moves[sorted(after)]) > max(moves[sorted(never)])
+def spoken_task(utterances: list[list[int]], frames: int) -> Speech:
+    """A task of 61 phones whose training split is this, every phone for so many frames."""
+    targets = [np.repeat(phones, frames).astype(np.int32) for phones in utterances]
+    train = Utterances(
+        features=np.zeros((0, 120)),
+        offsets=np.cumsum([0, *map(len, targets)]),
+        targets=np.concatenate(targets),
+        ids=("A",) * len(utterances),
+        speakers=("A",) * len(utterances),
+        transcripts=tuple(np.array(phones, np.int32) for phones in utterances),
+    )
+    task = object.__new__(Speech)
+    task.targets, task.corpus = "phones61", Corpus({"train": train}, PHONES[61], folding(39), ())
+    return task
+
+
+def test_chain_is_what_was_counted_by_hand():
+    # 5 ends an utterance twice, which says nothing of how long it lasts or of what follows it.
+    decoder = make_decoder(spoken_task([[0, 1, 0, 1, 2, 5], [1, 2, 0, 1, 5]], frames=3))
+    unigram = (1 + np.bincount([0, 1, 0, 1, 2, 5, 1, 2, 0, 1, 5], minlength=61)) / (61 + 11)
+    start = (np.bincount([0, 1], minlength=61) + 10 * unigram) / (2 + 10)
+    np.testing.assert_allclose(np.exp(decoder.initial), start, rtol=1e-12)
+    follows = {0: [1, 1, 1], 1: [0, 2, 2, 5], 2: [5, 0], 5: [], 7: []}
+    for phone, after in follows.items():
+        bigram = (np.bincount(after, minlength=61) + 10 * unigram) / (len(after) + 10)
+        stays = 1 + 2 * {0: 3, 1: 4, 2: 2, 5: 2, 7: 0}[phone]
+        leaves = 1 + len(after)
+        expected = leaves / (stays + leaves) * bigram
+        expected[phone] += stays / (stays + leaves)
+        np.testing.assert_allclose(np.exp(decoder.transitions[phone]), expected, rtol=1e-12)
+    frames = 1 + 3 * np.bincount([0, 1, 0, 1, 2, 5, 1, 2, 0, 1, 5], minlength=61)
+    np.testing.assert_allclose(np.exp(decoder.priors), frames / frames.sum(), rtol=1e-12)
 
 
 def test_states_run_forwards_within_a_phone(corpus):
@@ -133,10 +157,9 @@ def test_states_run_forwards_within_a_phone(corpus):
     assert (np.diag(within) > 0.3).all()
 
 
-def test_ids_of_a_kaldi_alignment_cannot_be_decoded(corpus):
-    task = Speech(**corpus, bucket=1)
-    task.corpus = task.corpus.__class__(task.corpus.splits, ("0", "1"), None, ())
-    task.targets = "ali.txt"
+def test_ids_of_a_kaldi_alignment_cannot_be_decoded():
+    task = spoken_task([[0, 1]], frames=1)
+    task.targets, task.corpus = "ali.txt", Corpus(task.corpus.splits, ("0", "1"), None, ())
     with pytest.raises(ConfigError, match=r"ali\.txt.*states or phones61"):
         make_decoder(task)
 
