@@ -37,7 +37,7 @@ RECURRENT: dict[str, dict[str, Any]] = {
 }
 """Model sections, of two layers each."""
 LEARNING_RATE, OF_IDENTITY = 3e-3, 1e-3
-"""R = I explodes at the rate that is best for the others; at a third of its own it is worse."""
+"""Adam's; R = I by itself: seed 0, forwards, validation error 64 % at 1e-3, 77 % at 3e-4."""
 TASK = {"name": "speech", "targets": "phones61", "bucket": 16, "max_frames": 150}
 STEPS = 360
 """Of 16 pieces of 1.5 s at most: 26 epochs of the sample."""
@@ -223,7 +223,8 @@ def main(argv: Sequence[str]) -> int:
     if given["page"]:
         page = Path(given["page"])
         before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
+        figure = f"\n![frame errors](results/{path.stem}.png)\n"
+        page.write_text(f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
     return entry.FINISHED
 
 
