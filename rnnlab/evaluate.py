@@ -2,34 +2,46 @@
 
     python -m rnnlab.evaluate --workdir=runs/adding
     python -m rnnlab.evaluate --workdir=runs/adding --split=validation --checkpoint=last
+    python -m rnnlab.evaluate --workdir=runs/speech --split=all --decode
 
-Prints the metrics and writes them to WORKDIR/evaluation.json.
+Prints the metrics and writes them to WORKDIR/evaluation.json; of --split=all under each split's name. --decode, of a
+run of the task speech: the phone error rate of a Viterbi decoding, in WORKDIR/recognition.json with all transcripts,
+and figures of an utterance and of the phones' confusion in WORKDIR/plots.
 Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.metrics import plain
+from rnnlab.tasks import Split
 from rnnlab.workdir import read_config, write_file
+
+if TYPE_CHECKING:
+    from rnnlab.run import Run
+    from rnnlab.step import TrainState
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
-    flags.DEFINE_enum("split", "test", ["validation", "test"], "what to evaluate on", flag_values=values)
+    flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
+    flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)
     entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
-    workdir, which, split = Path(given["workdir"]), given["checkpoint"], given["split"]
+    workdir, which = Path(given["workdir"]), given["checkpoint"]
+    splits: list[Split] = ["validation", "test"] if given["split"] == "all" else [given["split"]]
     config = read_config(workdir)
 
     from rnnlab.checkpoints import restore_chosen
@@ -40,10 +52,30 @@ def main(argv: Sequence[str]) -> int:
     restored = restore_chosen(workdir, which, state)
     if run.config["curriculum"] is not None:
         run.enter(restored.host["curriculum"]["stage"])
-    result = {"step": restored.step, "split": split, **run.evaluate(restored.state, split)}
-    write_file(workdir / "evaluation.json", json.dumps(plain(result), indent=2) + "\n")
-    print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}
+    if given["decode"]:
+        for split, values in _decode(run, restored.state, splits, workdir).items():
+            results[split] |= values
+    written = results if given["split"] == "all" else results[splits[0]]
+    write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
+    for result in results.values():
+        print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
     return entry.FINISHED
+
+
+def _decode(run: "Run", state: "TrainState", splits: list[Split], workdir: Path) -> dict[str, dict[str, Any]]:
+    """The phone error rates of each split; files and figures are left in the workdir, arrays of the last one."""
+    from rnnlab.recognition import recognize
+
+    found = {split: recognize(run, state, split) for split in splits}
+    written = {split: {**each.values, "transcripts": each.transcripts} for split, each in found.items()}
+    write_file(workdir / "recognition.json", json.dumps(written, indent=1) + "\n")
+    np.savez_compressed(workdir / "recognition.npz", **found[splits[-1]].arrays)  # pyright: ignore[reportArgumentType]
+    from rnnlab.plots import confusion, utterance
+
+    for figure in (utterance(workdir), confusion(workdir)):
+        print(figure)
+    return {split: each.values for split, each in found.items()}
 
 
 if __name__ == "__main__":

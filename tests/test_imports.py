@@ -29,7 +29,7 @@ LAYERS = [
     ["workdir", "metrics", "checkpoints"],
     ["plots", "watch"],
     ["run"],
-    ["recorder"],
+    ["recorder", "recognition"],
     ["replay"],
     ["loop"],
     ["entry"],

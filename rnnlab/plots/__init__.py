@@ -11,11 +11,13 @@ from rnnlab.plots.runs import (
     learning_rate_range,
     mitigations,
 )
+from rnnlab.plots.speech import confusion, speech_comparison, utterance
 
 __all__ = [
     "benchmark_ratios",
     "compare_gradient_flow",
     "compare_training",
+    "confusion",
     "diagnosis",
     "gradient_flow",
     "learning_curve",
@@ -23,4 +25,6 @@ __all__ = [
     "mitigations",
     "observed",
     "page",
+    "speech_comparison",
+    "utterance",
 ]

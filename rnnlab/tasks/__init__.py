@@ -9,12 +9,14 @@ from rnnlab.tasks.augmentation import AugmentationSpec
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
+from rnnlab.tasks.speech import Speech
 
 TASKS: dict[str, Callable[..., Task]] = {
     "adding": Adding,
     "language_model": LanguageModel,
     "sentences": Sentences,
     "pixels": Pixels,
+    "speech": Speech,
 }
 
 TaskSpec = Annotated[str | Mapping[str, Any], TASKS]
@@ -53,6 +55,7 @@ __all__ = [
     "LanguageModel",
     "Pixels",
     "Sentences",
+    "Speech",
     "Split",
     "Task",
     "TaskSpec",

@@ -100,11 +100,6 @@ class Task(abc.ABC):
         """Metrics that follow from the means of the others."""
         return {}
 
-    def index(self, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Int[Array, " B"]:
-        """Which example stands at each position of a split's stream."""
-        n, index = self.size(split), positions.astype(jnp.uint32)
-        return index if split != "train" or n is None else shuffled(stream(seed, "order"), index, n)
-
     def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Batch:
         """The examples at these positions of the split's stream.
 
@@ -118,7 +113,9 @@ class Task(abc.ABC):
         n = self.size(split)
         fixed = jnp.int32(self.data_seed)
         source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
-        index = self.index(seed, split, positions)
+        index = positions.astype(jnp.uint32)
+        if split == "train" and n is not None:
+            index = self.order(data, seed, index)
         keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
         rows = jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
         if self.augmentation is not None and split == "train":
@@ -135,6 +132,12 @@ class Task(abc.ABC):
         if self.readout == "every":
             targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
         return Batch(time_first, targets, rows.length)
+
+    def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
+        """Which examples stand at these positions of a fixed training set's endless stream."""
+        size = self.size("train")
+        assert size is not None
+        return shuffled(stream(seed, "order"), positions, size)
 
     def augment(self, section: Mapping[str, Any]) -> None:
         """Turns on what an `augmentation` section asks for; `data` then holds its numbers, too.

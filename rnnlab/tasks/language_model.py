@@ -106,8 +106,8 @@ class LanguageModel(_Text):
     def streams(self, split: Split) -> int:
         return self.rows[split]
 
-    def index(self, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Int[Array, " B"]:
-        return positions.astype(jnp.uint32) % self.size(split)
+    def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
+        return positions % self.size("train")
 
     def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:
         return positions.astype(jnp.uint32) % self.size(split) < self.rows[split]

@@ -1,0 +1,93 @@
+"""Figures of what a network recognised, from WORKDIR/recognition.npz, and of the comparison on the sample."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from rnnlab.datasets.features import BINS, SHIFT
+from rnnlab.datasets.phones import PHONES
+from rnnlab.plots.style import COLOURS, save
+
+FRAME = SHIFT / 16_000
+"""Seconds from one frame to the next."""
+
+
+def utterance(workdir: Path) -> Path:
+    """WORKDIR/plots/utterance.png: filter banks, true and recognised phones, and posteriors of one utterance."""
+    with np.load(workdir / "recognition.npz") as found:
+        features, posteriors = found["features"], found["posteriors"]
+        name, tracks = str(found["id"]), {"spoken": found["spoken"], "decoded": found["decoded"]}
+    tracks["largest posterior"] = posteriors.argmax(-1)
+    seconds = FRAME * len(features)
+    figure, (banks, phones, chances) = plt.subplots(
+        3, 1, figsize=(13, 9), sharex=True, layout="constrained", height_ratios=[2, 1.4, 4]
+    )
+    banks.imshow(features[:, :BINS].T, origin="lower", aspect="auto", extent=(0, seconds, 0, BINS), cmap="magma")
+    banks.set_ylabel("filter bank")
+    banks.set_title(name)
+    for row, track in enumerate(tracks.values()):
+        _draw_track(phones, track, -row)
+    phones.set_yticks([-row for row in range(len(tracks))], list(tracks))
+    phones.set_ylim(0.5 - len(tracks), 0.5)
+    image = chances.imshow(
+        posteriors.T, origin="lower", aspect="auto", extent=(0, seconds, -0.5, 38.5), cmap="Blues", vmin=0, vmax=1
+    )
+    spoken = tracks["spoken"].astype(float)
+    spoken[spoken < 0] = np.nan
+    chances.step(FRAME * np.arange(len(spoken)), spoken, where="post", color=COLOURS[1], linewidth=1, label="spoken")
+    chances.set_yticks(range(39), PHONES[39], fontsize=6)
+    chances.set_xlabel("seconds")
+    chances.set_title("posteriors of the 39 phones")
+    chances.legend(frameon=False, fontsize=8, loc="upper right")
+    figure.colorbar(image, ax=chances, pad=0.01)
+    return save(figure, workdir / "plots" / "utterance.png")
+
+
+def _draw_track(axis: Axes, phones: np.ndarray, height: float) -> None:
+    """Every phone as a box with its name; no box where there is none."""
+    ends = np.flatnonzero(np.diff(phones, append=-2)) + 1
+    for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
+        phone = int(phones[start])
+        if phone < 0:
+            continue
+        axis.barh(height, FRAME * (end - start), 0.8, FRAME * start, color=plt.get_cmap("tab20")(phone % 20), alpha=0.6)
+        if end - start > 2:
+            axis.text(FRAME * (start + end) / 2, height, PHONES[39][phone], ha="center", va="center", fontsize=7)
+
+
+def confusion(workdir: Path) -> Path:
+    """WORKDIR/plots/confusion.png: of the frames of each of the 39 phones, the share taken for each other."""
+    with np.load(workdir / "recognition.npz") as found:
+        counts = found["confusion"].astype(float)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(9, 8), layout="constrained")
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for set_ticks in (axis.set_xticks, axis.set_yticks):
+        set_ticks(range(39), PHONES[39], fontsize=7)
+    axis.tick_params("x", rotation=90)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("spoken")
+    axis.set_title(f"frames of the 39 phones, {np.trace(counts) / max(counts.sum(), 1):.1%} right")
+    figure.colorbar(image, ax=axis, label="share of the frames of the phone spoken")
+    return save(figure, workdir / "plots" / "confusion.png")
+
+
+def speech_comparison(results: Path) -> Path:
+    """The figure of a file of scripts/compare_speech.py, beside it: every seed's frame error, mean and interval."""
+    rows = json.loads(results.read_text())["networks"]
+    figure, axis = plt.subplots(figsize=(7.5, 1 + 0.32 * len(rows)), layout="constrained")
+    for place, row in enumerate(rows.values()):
+        errors = [100 * run["test"]["frame_error"] for run in row["runs"]]
+        axis.scatter(errors, [place] * len(errors), s=14, color=COLOURS[0], zorder=3)
+        if row.get("interval") is not None:
+            mean, half = 100 * row["mean"], 100 * row["interval"]
+            axis.errorbar(mean, place, xerr=half, color=COLOURS[1], marker="|", markersize=10, capsize=3, linewidth=1.2)
+    axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("frame error on the test speakers, %: every seed, mean, 95 % interval")
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    return save(figure, results.with_suffix(".png"))
