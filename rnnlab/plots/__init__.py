@@ -1,6 +1,7 @@
 """Every figure, drawn from files in a workdir, and the page that holds them."""
 
 from rnnlab.plots.diagnosis import diagnosis
+from rnnlab.plots.language_models import validation_curves
 from rnnlab.plots.observed import observed
 from rnnlab.plots.page import page
 from rnnlab.plots.runs import (
@@ -22,4 +23,5 @@ __all__ = [
     "mitigations",
     "observed",
     "page",
+    "validation_curves",
 ]
