@@ -14,8 +14,8 @@ the same commands split them 90/5/5; scripts/compare_lm1b.py trains all five on 
 
 from ml_collections import ConfigDict
 
-# R = I, ReLU, b = 0 and input weights from N(0, 0.001²), as in the paper. A layer adds its input up over the sentence, so
-# wider weights do not do for four of them: from the Glorot interval the loss begins at 270 nats in place of 9.5.
+# R = I, ReLU, b = 0 and input weights from N(0, 0.001²), as in the paper. A layer adds its input up over the sentence,
+# so wider weights do not do for four of them: from the Glorot interval the loss begins at 270 nats in place of 9.5.
 IRNN = dict(name="irnn")
 TANH = dict(name="vanilla", activation="tanh", recurrent_init="orthogonal")
 
@@ -27,10 +27,14 @@ PRESETS = {
     "tanh1024": dict(cell=dict(TANH, features=1024), projection=512),
 }
 
+# Adagrad at 0.1 takes an IRNN from 9.5 nats to 16 within 31 steps.
+LEARNING_RATES = {"irnn4": 0.01, "irnn1024": 0.01}
+
 
 def get_config(preset: str = "lstm") -> ConfigDict:
     """preset: a key of PRESETS."""
-    network = dict(PRESETS[preset or "lstm"])
+    preset = preset or "lstm"
+    network = dict(PRESETS[preset])
     # Our choices, since the paper says neither: 8192 sampled words in training (evaluation is exact), and one vector a
     # word for both ends, which halves the memory of 793 471 words.
     softmax = dict(samples=8192, tied=True, projection=network.pop("projection", None))
@@ -51,6 +55,12 @@ def get_config(preset: str = "lstm") -> ConfigDict:
                 softmax=softmax,
             ),
             # Adagrad keeps one number beside a parameter, where Adam keeps two.
-            optimizer=dict(name="adagrad", learning_rate=0.1, clip_norm=1.0, schedule="linear", warmup_steps=500),
+            optimizer=dict(
+                name="adagrad",
+                learning_rate=LEARNING_RATES.get(preset, 0.1),
+                clip_norm=1.0,
+                schedule="linear",
+                warmup_steps=500,
+            ),
         )
     )

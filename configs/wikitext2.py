@@ -12,8 +12,8 @@ Not measured yet. Choosing any word as often as it occurs has a perplexity of 1 
 from ml_collections import ConfigDict
 
 PRESETS = {
-    # 200 units, the smallest size of the PyTorch example; vectors shared, so that the words are one table of 6.7 million
-    # numbers, which every update reads and writes.
+    # 200 units, the smallest size of the PyTorch example; vectors shared, so that the words are one table of 6.7
+    # million numbers, which every update reads and writes.
     "laptop": dict(features=200, layers=1, tied=True, samples=2048, dropout=0.2, steps=6000),
     "hour": dict(features=200, layers=1, tied=True, samples=2048, dropout=0.4, steps=36_000),
     # Zaremba et al. (2014), medium: two layers of 650 units, dropout 0.5 between all of them, all weights from

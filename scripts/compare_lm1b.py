@@ -4,9 +4,9 @@ paper's (Le, Jaitly and Hinton, 2015, section 4.3).
     RNNLAB_DATA=DATA python scripts/compare_lm1b.py --output=docs/results/lm1b_standin.json
     python scripts/compare_lm1b.py --only=lstm,irnn1024 --steps=500 --rates=0.1,0.3 --output=runs/lm1b.json
 
-Made for the benchmark's held-out shards alone, a small stand-in of which the perplexities say nothing about those of the
-full corpus. All get the same batches, vocabulary and updates; with several --rates the best by validation counts, as in
-the paper, which reports the best of a grid. Started again, the command goes on where it was.
+Made for the benchmark's held-out shards alone, a small stand-in of which the perplexities say nothing about those of
+the full corpus. All get the same batches, vocabulary and updates; with several --rates the best by validation counts, as
+in the paper, which reports the best of a grid. Started again, the command goes on where it was.
 """
 
 import json
@@ -109,9 +109,7 @@ def table(runs: Sequence[Mapping[str, Any]], note: str) -> str:
         sound = [run for run in of_model if run["test"] is not None]
         value = f"{perplexity:.1f}" if sound else "diverged"
         steps = min(sound, key=lambda run: run["validation"])["best_step"] if sound else "–"
-        lines.append(
-            f"| {NAMES[model]} | {order.index(model) + 1} | {PAPER[model]} | {place} | {value} | {steps} |"
-        )
+        lines.append(f"| {NAMES[model]} | {order.index(model) + 1} | {PAPER[model]} | {place} | {value} | {steps} |")
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +133,9 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     try:
         rates = [float(text) for text in given["rates"]] or [None]
     except ValueError:
-        raise ConfigError(f"--rates={','.join(given['rates'])}: learning rates are numbers with commas between") from None
+        raise ConfigError(
+            f"--rates={','.join(given['rates'])}: learning rates are numbers with commas between"
+        ) from None
     path, runs = Path(given["output"]), []
     for seed in range(given["seeds"]):
         for rate in rates:

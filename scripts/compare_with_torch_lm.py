@@ -40,7 +40,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def config_of(
     optimizer: str, steps: int, seed: int, dataset: str = "wikitext-2", features: int = 200, dropout: float = 0.2
 ) -> dict[str, Any]:
-    """The config that both train by; bounds of the first weights as in PyTorch, where a forget gate has no bias of 1."""
+    """The config that both train by; first weights as in PyTorch's example, where a forget gate has no bias of 1."""
     start, bound = dict(name="uniform", scale=0.1), dict(name="uniform", scale=1 / math.sqrt(features))
     cell = dict(name="lstm", features=features, forget_bias=0.0, input_init=bound, recurrent_init=bound)
     every = max(1, min(1000, steps // 4))
