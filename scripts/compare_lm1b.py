@@ -5,8 +5,8 @@ paper's (Le, Jaitly and Hinton, 2015, section 4.3).
     python scripts/compare_lm1b.py --only=lstm,irnn1024 --steps=500 --rates=0.1,0.3 --output=runs/lm1b.json
 
 Made for the benchmark's held-out shards alone, a small stand-in of which the perplexities say nothing about those of
-the full corpus. All get the same batches, vocabulary and updates; with several --rates the best by validation counts, as
-in the paper, which reports the best of a grid. Started again, the command goes on where it was.
+the full corpus. All get the same batches, vocabulary and updates; with several --rates the best by validation counts,
+as in the paper, which reports the best of a grid. Started again, the command goes on where it was.
 """
 
 import json
@@ -38,7 +38,7 @@ NAMES = {
 def config_of(preset: str, seed: int, steps: int, rate: float | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The config of one run; rate: None for the preset's own learning rate."""
     every = max(1, steps // 5)
-    own = {
+    own: dict[str, Any] = {
         "seed": seed,
         "steps": steps,
         "batch_size": 32,

@@ -73,10 +73,10 @@ class Twin(torch.nn.Module):
         cell, readout = params["layers"][0]["cells"][0], params["readout"]
         (vocabulary, width), features = params["embedding"].shape, cell["recurrent_kernel"].shape[0]
         self.embedding = torch.nn.Embedding(vocabulary, width)
-        self.lstm = torch.nn.LSTM(width, features)
+        self.lstm: Any = torch.nn.LSTM(width, features)
         self.linear = torch.nn.Linear(features, vocabulary)
         self.dropout = torch.nn.Dropout(dropout)
-        given = {
+        given: dict[Any, Any] = {
             self.embedding.weight: params["embedding"],
             self.lstm.weight_ih_l0: cell["input_kernel"].T,
             self.lstm.weight_hh_l0: cell["recurrent_kernel"].T,
@@ -115,8 +115,8 @@ class Batches:
         """Inputs, targets [T, B], lengths [B] of batch `number` of a split, and whether it begins at the beginning."""
         rows = self.run.task.streams(split)
         inputs, targets, lengths, begins = self._take(self.run.data, split, jnp.int32(number * rows), rows)
-        words = (torch.tensor(np.asarray(a), dtype=torch.long, device=DEVICE) for a in (inputs, targets, lengths))
-        return *words, bool(begins)
+        x, y, n = (torch.tensor(np.asarray(a), dtype=torch.long, device=DEVICE) for a in (inputs, targets, lengths))
+        return x, y, n, bool(begins)
 
     def whole(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
         """All of a split."""

@@ -112,13 +112,10 @@ def rnnlab(case: Case, folder: Path) -> Contestant:
     state = run.programs.start(0)
     if case.peers:
         cell, readout = state.params["layers"][0]["cells"][0], state.params["readout"]
-        weights = {name: cell[name] for name in ("input_kernel", "recurrent_kernel", "bias")}
-        weights |= {
-            "embedding": state.params["embedding"],
-            "readout": readout["word_kernel"],
-            "bias_of": readout["bias"],
-        }
-        np.savez(folder / "weights.npz", **{name: np.asarray(value) for name, value in weights.items()})
+        weights: dict[str, Any] = {name: cell[name] for name in ("input_kernel", "recurrent_kernel", "bias")}
+        weights |= {"embedding": state.params["embedding"]}
+        weights |= {"word_kernel": readout["word_kernel"], "word_bias": readout["bias"]}
+        np.savez(folder / "weights.npz", **weights)
         tokens = run.task.corpus.splits["train"].tokens  # pyright: ignore[reportAttributeAccessIssue]
         np.save(folder / "tokens.npy", tokens)
     held, losses = {"state": state}, []
@@ -148,7 +145,7 @@ def torch_nn(case: Case, folder: Path) -> Contestant:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = {name: torch.tensor(value) for name, value in np.load(folder / "weights.npz").items()}
     embedding = torch.nn.Embedding(case.vocabulary, case.features)
-    lstm = torch.nn.LSTM(case.features, case.features)
+    lstm: Any = torch.nn.LSTM(case.features, case.features)
     linear = torch.nn.Linear(case.features, case.vocabulary)
     with torch.no_grad():
         embedding.weight.copy_(weights["embedding"])
@@ -156,8 +153,8 @@ def torch_nn(case: Case, folder: Path) -> Contestant:
         lstm.weight_hh_l0.copy_(weights["recurrent_kernel"].T)
         lstm.bias_ih_l0.copy_(weights["bias"])
         lstm.bias_hh_l0.zero_()
-        linear.weight.copy_(weights["readout"])
-        linear.bias.copy_(weights["bias_of"])
+        linear.weight.copy_(weights["word_kernel"])
+        linear.bias.copy_(weights["word_bias"])
     del weights
     lstm.bias_hh_l0.requires_grad_(False)  # rnnlab has one bias.
     model = torch.nn.ModuleList([embedding, lstm, linear]).to(device)
