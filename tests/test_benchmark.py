@@ -4,10 +4,15 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rnnlab.benchmark import __main__ as benchmark
+<<<<<<< HEAD
 from rnnlab.benchmark import contestants, diagnostics
+=======
+from rnnlab.benchmark import contestants, language_model
+>>>>>>> c2b4f6f23d0ba180195076f33e919e7f701305fc
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
@@ -112,6 +117,7 @@ def test_command_writes_a_table_a_file_and_a_figure(tmp_path, monkeypatch, capsy
     assert "rnnlab fused" in capsys.readouterr().out
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("run", "file"),
     [
@@ -148,3 +154,51 @@ def test_watching_is_measured_and_written_down(tmp_path, monkeypatch, capsys):
     assert row["share"] > 0
     assert "small" in output.with_suffix(".md").read_text()
     assert "small" in capsys.readouterr().out
+=======
+# --- language models -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_language_models_train_alike_on_a_corpus_with_every_word(tmp_path):
+    case = language_model.Case(5, 4, 6, 50)
+    language_model.write_corpus(tmp_path, case.vocabulary)
+    ours = language_model.rnnlab(case, tmp_path)
+    assert np.load(tmp_path / "weights.npz")["embedding"].shape == (50, 6)
+    assert len(set(np.load(tmp_path / "tokens.npy"))) == 49, "all but <unk>"
+    theirs = language_model.torch_nn(case, tmp_path)
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5)
+    for contestant in (ours, theirs):
+        contestant.step(2)
+        assert contestant.device_bytes() is None or contestant.device_bytes() > 0
+    assert language_model.peak_bytes() > 1 << 20
+
+
+def test_language_model_with_other_losses_is_void_and_ratios_are_turn_by_turn():
+    case = language_model.Case(5, 4, 6, 50)
+    rows = [
+        {"contestant": "rnnlab", "step": [1.0, 2.0, 4.0], "losses": [3.0, 2.0], "peak_bytes": 1 << 30},
+        {"contestant": "torch.nn", "step": [3.0, 6.0, 4.0], "losses": [3.0, 2.001], "peak_bytes": 3 << 29},
+        {"contestant": "wrong", "step": [1.0, 1.0, 1.0], "losses": [3.0, 2.1], "peak_bytes": 1 << 30},
+    ]
+    ours, peer, wrong = language_model.summarize(case, rows)
+    assert (ours["step_ratio"], peer["step_ratio"]) == (1.0, 3.0)
+    assert ours["words_per_second"] == 10.0
+    assert "void: its losses" in wrong["error"]
+    table = language_model.markdown([ours, peer, wrong]).splitlines()
+    assert [line.split("|")[3:] for line in table[2:]] == [
+        [" rnnlab ", " 2e+03 ", " 10 ", " 1.00 ", " 1.00 ", ""],
+        [" torch.nn ", " 4e+03 ", " 5 ", " 3.00 ", " 1.50 ", ""],
+        [" wrong ", " void ", " ", " ", " ", ""],
+    ]
+
+
+@pytest.mark.slow
+def test_command_measures_language_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(language_model, "CASES", [language_model.Case(5, 4, 6, 50, "adagrad", 8, peers=False)])
+    output = tmp_path / "found.json"
+    assert benchmark.main(["--language_model", "--turns=2", "--seconds=0", f"--output={output}"]) == 0
+    (row,) = json.loads(output.read_text())["results"]
+    assert len(row["step"]) == 2
+    assert row["peak_bytes"] > 1 << 20
+    assert "| adagrad, 8 samples | rnnlab |" in output.with_suffix(".md").read_text()
+>>>>>>> c2b4f6f23d0ba180195076f33e919e7f701305fc

@@ -3,6 +3,7 @@
     python -m rnnlab.benchmark
     python -m rnnlab.benchmark --cells=lstm,gru --shapes=0,2 --output=benchmark.json
     python -m rnnlab.benchmark --diagnostics --output=diagnostics_cost.json
+    python -m rnnlab.benchmark --language_model --output=language_model.json
 
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
 rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
@@ -11,6 +12,10 @@ torch.nn takes part where torch is installed (extra `benchmark`).
 
 --diagnostics measures instead what watching a run costs: every diagnostic alone, all of them, and writing down what
 they find, in training steps, for the adding problem (IRNN, LSTM, GRU) and pixel-by-pixel MNIST, where that is at hand.
+
+--language_model measures a whole step of a word-level language model instead: words per second and peak memory, with
+the vocabulary of WikiText-2 beside torch.nn, and with that of 1 Billion Word. --shapes then counts these:
+`rnnlab.benchmark.language_model.CASES`.
 """
 
 import importlib.util
@@ -19,7 +24,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +35,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rnnlab import entry
-from rnnlab.benchmark import diagnostics
+from rnnlab.benchmark import diagnostics, language_model
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
+from rnnlab.benchmark.worker import Worker
 from rnnlab.build import ConfigError, unknown
 from rnnlab.workdir import git_commit, versions, write_file
 
@@ -41,39 +46,6 @@ KINDS = ("rnnlab", "jax", "torch")
 RATE_SECONDS = 0.3
 AGREE = 1e-3
 """Largest relative difference between two contestants' losses and gradient norms, in float32 over up to 784 steps."""
-
-
-class Worker:
-    """A process with some of the contestants."""
-
-    def __init__(self, kind: str):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rnnlab.benchmark.worker", kind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.names: list[str] = self.ask(do="describe")
-
-    def ask(self, **request: Any) -> Any:
-        """The answer to a request; {"error": …} where the contestant failed."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        return json.loads(line) if line else {"error": "its process died"}
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=30)
 
 
 def measure(case: Case, workers: list[Worker], turns: int, seconds: float) -> list[dict[str, Any]]:
@@ -215,6 +187,22 @@ def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None,
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 
+def measure_language_models(
+    cases: Sequence[language_model.Case], turns: int, seconds: float, torch: bool, output: Path | None, console: Console
+) -> int:
+    """--language_model; returns the exit status."""
+    results: list[dict[str, Any]] = []
+    for case in cases:
+        console.print(f"measuring {case.shape()}: {case.described()}", highlight=False)
+        results += language_model.measure(case, turns, seconds, torch)
+        if output is not None:
+            save(output, results, turns, language_model.markdown(results))
+    console.print(language_model.markdown(results), markup=False, soft_wrap=True)
+    for row in (row for row in results if "error" in row):
+        console.print(f"{row['shape']} {row['contestant']}: {row['error']}", markup=False)
+    return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
+
+
 def save(path: Path, results: list[dict[str, Any]], turns: int, table: str) -> None:
     """Writes the JSON file, and the table beside it."""
     record = {
@@ -237,25 +225,29 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("turns", 5, "how often each contestant is timed", lower_bound=1, flag_values=values)
     flags.DEFINE_float("seconds", 0.5, "how long, at least, each time", lower_bound=0.0, flag_values=values)
     flags.DEFINE_bool("diagnostics", False, "what watching a run costs, and nothing else", flag_values=values)
+    flags.DEFINE_bool("language_model", False, "steps of language models, and nothing else", flag_values=values)
     flags.DEFINE_string(
         "output",
         None,
-        "JSON file; a table and (not with --diagnostics) the figure are put beside it as .md and .png",
+        "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png",
         flag_values=values,
     )
     entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
-    shapes = [SHAPES[int(i)] for i in parse_list(given["shapes"], [str(i) for i in range(len(SHAPES))], "shapes")]
+    known = language_model.CASES if given["language_model"] else SHAPES
+    shapes: list[Any] = [known[int(i)] for i in parse_list(given["shapes"], [*map(str, range(len(known)))], "shapes")]
 
     # Whole numbers in a file or a pipe too.
     console = Console() if sys.stdout.isatty() else Console(width=150)
+    output = Path(given["output"]) if given["output"] else None
     if given["diagnostics"]:
-        output = Path(given["output"]) if given["output"] else None
         return watch(given["turns"], given["seconds"], given["data_dir"], output, console)
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
+    if given["language_model"]:
+        return measure_language_models(shapes, given["turns"], given["seconds"], has_torch, output, console)
     workers = [Worker(kind) for kind in KINDS if kind != "torch" or has_torch]
     from rnnlab.plots import benchmark_ratios  # After the check of the words: it takes a second to import.
 
@@ -270,17 +262,14 @@ def main(argv: Sequence[str]) -> int:
         for case in cases:
             progress.update(task, description=f"{case.cell} {case.shape()}")
             results += summarize(case, measure(case, workers, given["turns"], given["seconds"]))
-            if given["output"]:
-                save(
-                    Path(given["output"]), results, given["turns"], markdown(results)
-                )  # After every case: a run takes a while.
+            if output is not None:  # After every case: a run takes a while.
+                save(output, results, given["turns"], markdown(results))
             progress.advance(task)
     for worker in workers:
         worker.close()
     show(results, console)
-    if given["output"]:
-        path = Path(given["output"])
-        console.print(f"{path}, {path.with_suffix('.md')}, {benchmark_ratios(path)}")
+    if output is not None:
+        console.print(f"{output}, {output.with_suffix('.md')}, {benchmark_ratios(output)}")
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 

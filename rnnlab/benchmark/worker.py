@@ -5,12 +5,47 @@ itself, so that nobody's allocator or thread pool is in another's way. All but t
 """
 
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rnnlab.benchmark.cases import Case, make_problem
+
+
+class Worker:
+    """A process with some of the contestants, as its parent sees it."""
+
+    def __init__(self, kind: str, module: str = "rnnlab.benchmark.worker"):
+        """module: what runs in it, with `kind` as its argument."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.names: list[str] = self.ask(do="describe")
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to a request; {"error": …} where the contestant failed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        return json.loads(line) if line else {"error": "its process died"}
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(timeout=30)
 
 
 def contestants(kind: str) -> dict[str, Any]:
@@ -60,7 +95,7 @@ def matrix_product_rate(seconds: float) -> float:
 
 
 def main(kind: str) -> None:
-    """Answers requests on standard input until it ends."""
+    """The process of the contestants of a kind."""
     if kind == "rnnlab":
         import os
 
@@ -68,36 +103,42 @@ def main(kind: str) -> None:
 
         devices.tune_host(os.cpu_count() or 1)
     known, ready = contestants(kind), {}
+
+    def answer(request: Mapping[str, Any]) -> Any:
+        if request["do"] == "describe":
+            return list(known)
+        if request["do"] == "rate":
+            return matrix_product_rate(request["seconds"])
+        if request["do"] == "forget":
+            return ready.clear()
+        if request["do"] == "prepare":
+            case = Case(*request["case"])
+            made = ready[request["name"]] = known[request["name"]](case, make_problem(case))
+            made.step(1)
+            made.forward()
+            return {
+                "loss": made.loss,
+                "gradient": made.gradient,
+                "temporary_bytes": made.temporary_bytes,
+                "compile_seconds": made.compile_seconds,
+            }
+        made, seconds = ready[request["name"]], request["seconds"]
+        forward = request["what"] == "forward"
+        return time_calls(made.forward, seconds) if forward else time_steps(made.step, seconds)
+
+    answer_requests(answer)
+
+
+def answer_requests(answer: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Answers requests on standard input until it ends."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # Whatever a library prints is not an answer.
     for line in sys.stdin:
-        request = json.loads(line)
         try:
-            if request["do"] == "describe":
-                answer: Any = list(known)
-            elif request["do"] == "rate":
-                answer = matrix_product_rate(request["seconds"])
-            elif request["do"] == "prepare":
-                case = Case(*request["case"])
-                made = ready[request["name"]] = known[request["name"]](case, make_problem(case))
-                made.step(1)
-                made.forward()
-                answer = {
-                    "loss": made.loss,
-                    "gradient": made.gradient,
-                    "temporary_bytes": made.temporary_bytes,
-                    "compile_seconds": made.compile_seconds,
-                }
-            elif request["do"] == "forget":
-                ready.clear()
-                answer = None
-            else:
-                made, seconds = ready[request["name"]], request["seconds"]
-                forward = request["what"] == "forward"
-                answer = time_calls(made.forward, seconds) if forward else time_steps(made.step, seconds)
+            found = answer(json.loads(line))
         except Exception as error:  # The parent shows it in the table; the other contestants go on.
-            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        print(json.dumps(answer), file=answers, flush=True)
+            found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(json.dumps(found), file=answers, flush=True)
 
 
 if __name__ == "__main__":
