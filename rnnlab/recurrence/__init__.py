@@ -122,7 +122,7 @@ def unroll(
             compute=cell.compute,
         )
         result: Any = fused(
-            plan, params, kernel, cell.recurrent_offset(), initial_carry, x, mask, noise, state_mask, cotangent, taps
+            plan, params, kernel, cell.recurrent_offset(), initial_carry, x, lengths, noise, state_mask, cotangent, taps
         )
         h, last = result
     if mask is not None:

@@ -4,6 +4,8 @@ XLA's CPU code decides the form of what follows: a value that several gates cut 
 vector instructions (LSTM, pointwise part, B=8 H=100: 9.1 µs a step against 3.2), so every gate's part is an array of
 its own; and what a scan slices from its inputs and stacks to its outputs is copied once more per level of loops, so
 the loops read and write the arrays of the whole sequence in place.
+
+Where rows have lengths, chunks past the longest row are not run, forward or backward.
 """
 
 import functools
@@ -41,14 +43,30 @@ class Plan(NamedTuple):
     def gates(self, params: PyTree, carry: Carry, z: Parts, u: Parts) -> Carry:
         return self.cell(params).gates(carry, z, u)
 
-    def segments(self, steps: int) -> list[tuple[int, jax.Array]]:
-        """(chunk length, first steps of its chunks) in order of processing; the remainder stands at the end of time."""
+    def segments(self, steps: int, longest: jax.Array | None) -> list["_Segment"]:
+        """In order of processing; the remainder stands at the end of time. `longest` is the last step's number plus 1,
+        None for all."""
         count, rest = divmod(steps, self.chunk)
-        whole = (self.chunk, jnp.arange(count) * self.chunk)
+        needed = None if longest is None else -(-longest // self.chunk)
+        whole = _Segment(
+            self.chunk, jnp.arange(count) * self.chunk, None if needed is None else jnp.minimum(needed, count)
+        )
         if not rest:
             return [whole]
-        remainder = (rest, jnp.full(1, count * self.chunk))
+        remainder = _Segment(
+            rest, jnp.full(1, count * self.chunk), None if needed is None else jnp.clip(needed - count, 0, 1)
+        )
         return [remainder, whole] if self.reverse else [whole, remainder]
+
+
+class _Segment(NamedTuple):
+    """Chunks of one length, side by side in time."""
+
+    length: int
+    firsts: jax.Array
+    """First step of each chunk."""
+    needed: jax.Array | None
+    """How many of them, from the first on, have a step within a row's length; None: all."""
 
 
 class _Stacks(NamedTuple):
@@ -60,9 +78,12 @@ class _Stacks(NamedTuple):
     u: jax.Array | None
 
 
-def _empty_stacks(plan: Plan, steps: int, carry: Carry, z: jax.ShapeDtypeStruct, everything: bool) -> _Stacks:
-    """For this many steps of a run that begins with this carry; of the carries h alone unless `everything`."""
-    first = steps if plan.reverse else 0
+def _empty_stacks(
+    plan: Plan, steps: int, carry: Carry, z: jax.ShapeDtypeStruct, everything: bool, end: jax.Array | int
+) -> _Stacks:
+    """For this many steps, of which those before `end` are run, beginning with this carry; of the carries h alone unless
+    `everything`."""
+    first = end if plan.reverse else 0
     kept = carry if everything else carry[:1]
     carries = tuple(jnp.zeros((steps + 1, *c.shape), c.dtype).at[first].set(c) for c in kept)
     products = jnp.zeros((steps, *z.shape), z.dtype)
@@ -76,6 +97,42 @@ def _put(stack: jax.Array, value: jax.Array, at: jax.Array) -> jax.Array:
 def _cut(tree: PyTree, start: jax.Array | int, length: int) -> PyTree:
     """[T, ...] -> [length, ...]."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, length), tree)
+
+
+def _within(lengths: jax.Array | None, first: jax.Array, length: int) -> jax.Array | None:
+    """Which rows are within their lengths at the steps of a chunk [C, B]; None for all."""
+    return None if lengths is None else (first + jnp.arange(length))[:, None] < lengths
+
+
+@jax.custom_batching.custom_vmap
+def _longest(lengths: jax.Array) -> jax.Array:
+    """The largest of the rows' lengths []; under `vmap` that of all, else XLA would copy all stacks for every chunk."""
+    return lengths.max()
+
+
+@_longest.def_vmap
+def _(size: int, batched: list[bool], lengths: jax.Array) -> tuple[jax.Array, bool]:
+    return _longest(lengths.reshape(-1)), False
+
+
+def _scan(body: Callable[..., Any], state: Any, xs: Any, needed: jax.Array | None, reverse: bool) -> tuple[Any, Any]:
+    """`lax.scan` over the first `needed` entries of xs, all if None; what is stacked is zero behind them."""
+    if needed is None:
+        return lax.scan(body, state, xs, reverse=reverse)
+
+    def entry(i: jax.Array | int) -> Any:
+        return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), xs)
+
+    def step(i: jax.Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, ys = loop
+        i = needed - 1 - i if reverse else i
+        state, y = body(state, entry(i))
+        return state, jax.tree.map(lambda stack, a: _put(stack, a, i), ys, y)
+
+    count = jax.tree.leaves(xs)[0].shape[0]
+    y = jax.eval_shape(lambda state: body(state, entry(0))[1], state)
+    ys = jax.tree.map(lambda a: jnp.zeros((count, *a.shape), a.dtype), y)
+    return lax.fori_loop(0, needed, step, (state, ys))
 
 
 def _run_chunk(
@@ -127,34 +184,38 @@ def fused(
     offset: jax.Array | None,
     carry: Carry,
     x: jax.Array,
-    mask: jax.Array | None,
+    lengths: jax.Array | None,
     noise: tuple[jax.Array, ...],
     state_mask: jax.Array | None,
     cotangent: Cotangent | None,
     taps: Taps | None,
 ) -> tuple[jax.Array, Carry]:
-    """h [T, B, H] and the last carry. The taps' values are not read; noise, state_mask, cotangent get no gradient."""
+    """h [T, B, H] and the last carry. The taps' values are not read; noise, state_mask, cotangent get no gradient.
+
+    h past a row's end is nothing to be read, and its gradient there must be zero.
+    """
     without = plan._replace(keep_carries=False, keep_z=False, keep_u=False)
-    return _fused_forward(without, params, kernel, offset, carry, x, mask, noise, state_mask, cotangent, taps)[0]
+    return _fused_forward(without, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps)[0]
 
 
-def _fused_forward(plan, params, kernel, offset, carry, x, mask, noise, state_mask, cotangent, taps):
+def _fused_forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps):
     steps = x.shape[0]
     z = jax.eval_shape(plan.project, params, x[0])
-    stacks = _empty_stacks(plan, steps, carry, z, plan.keep_carries)
+    longest = None if lengths is None else _longest(lengths)
+    end = steps if longest is None else jnp.minimum(-(-longest // plan.chunk) * plan.chunk, steps)
+    stacks = _empty_stacks(plan, steps, carry, z, plan.keep_carries, end)
     starts = []
     state = (carry, stacks)
-    for length, firsts in plan.segments(steps):
+    for length, firsts, needed in plan.segments(steps, longest):
 
         def body(state, first, length=length):
             carry, stacks = state
-            x_chunk, mask_chunk, noise_chunk = _cut((x, mask, noise), first, length)
-            new = _run_chunk(
-                plan, params, kernel, offset, carry, x_chunk, mask_chunk, noise_chunk, state_mask, first, stacks
-            )
+            x_chunk, noise_chunk = _cut((x, noise), first, length)
+            mask = _within(lengths, first, length)
+            new = _run_chunk(plan, params, kernel, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks)
             return new, carry
 
-        state, start = lax.scan(body, state, firsts, reverse=plan.reverse)
+        state, start = _scan(body, state, firsts, needed, plan.reverse)
         starts.append(start)
     last, stacks = state
     h = stacks.carries[0][:-1] if plan.reverse else stacks.carries[0][1:]
@@ -162,11 +223,11 @@ def _fused_forward(plan, params, kernel, offset, carry, x, mask, noise, state_ma
         starts = None
     else:
         stacks = stacks._replace(carries=())
-    return (h, last), (params, kernel, offset, x, mask, noise, state_mask, cotangent, starts, stacks, taps)
+    return (h, last), (params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, taps)
 
 
 def _fused_backward(plan, residuals, cotangents):
-    params, kernel, offset, x, mask, noise, state_mask, cotangent, starts, stacks, taps = residuals
+    params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, taps = residuals
     dh, dlast = cotangents
     features = kernel.shape[0]
     # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
@@ -187,15 +248,14 @@ def _fused_backward(plan, residuals, cotangents):
     def body(state, inputs, length):
         dcarry, dparams, dkernel, doffset, scratch = state
         first, start = inputs
-        x_chunk, mask_chunk, noise_chunk = _cut((x, mask, noise), first, length)
+        x_chunk, noise_chunk = _cut((x, noise), first, length)
+        mask = _within(lengths, first, length)
         if start is None:
             before = _cut(stacks.carries, first + later, length)
         else:
             z = jax.eval_shape(plan.project, params, x[0])
-            local = _empty_stacks(plan._replace(keep_z=False, keep_u=False), length, start, z, True)
-            _, local = _run_chunk(
-                plan, params, kernel, offset, start, x_chunk, mask_chunk, noise_chunk, state_mask, 0, local
-            )
+            local = _empty_stacks(plan._replace(keep_z=False, keep_u=False), length, start, z, True, length)
+            _, local = _run_chunk(plan, params, kernel, offset, start, x_chunk, mask, noise_chunk, state_mask, 0, local)
             before = _cut(local.carries, later, length)
         z, pull_project = jax.vjp(plan.project, params, x_chunk)
         z = _cut(stacks.z, first, length) if plan.keep_z else z
@@ -236,7 +296,7 @@ def _fused_backward(plan, residuals, cotangents):
         (dcarry, scratch), (dnew, dz) = lax.scan(
             back,
             (dcarry, scratch),
-            (jnp.arange(length), pulls, mask_chunk),
+            (jnp.arange(length), pulls, mask),
             reverse=not plan.reverse,
             unroll=plan.unroll_steps,
         )
@@ -261,12 +321,12 @@ def _fused_backward(plan, residuals, cotangents):
     z = jax.eval_shape(plan.project, params, x[0])
     scratch = jnp.zeros((plan.chunk, *z.shape), jnp.result_type(z.dtype, dh.dtype))
     state = (dlast, *jax.tree.map(wide, (params, kernel, offset)), scratch)
-    segments = plan.segments(x.shape[0])
+    segments = plan.segments(x.shape[0], None if lengths is None else _longest(lengths))
     pieces = []
-    for (length, firsts), start in zip(reversed(segments), reversed(starts or [None] * len(segments)), strict=True):
-        state, piece = lax.scan(
-            functools.partial(body, length=length), state, (firsts, start), reverse=not plan.reverse
-        )
+    for segment, start in zip(reversed(segments), reversed(starts or [None] * len(segments)), strict=True):
+        length, firsts, needed = segment
+        one_chunk = functools.partial(body, length=length)
+        state, piece = _scan(one_chunk, state, (firsts, start), needed, not plan.reverse)
         pieces.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), piece))
     if not plan.reverse:
         pieces = pieces[::-1]
