@@ -238,7 +238,8 @@ def log_posteriors(run: Run, state: TrainState, split: Split) -> list[np.ndarray
     @jax.jit
     def outputs(params: Any, buffers: Any, data: Any, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         batch: Batch = run.task.batch(data, jnp.int32(0), split, rows)
-        return jax.nn.log_softmax(run.programs.network(params, buffers)(batch.inputs, batch.lengths)), batch.lengths
+        logits: Any = run.programs.network(params, buffers)(batch.inputs, batch.lengths)
+        return jax.nn.log_softmax(logits), batch.lengths
 
     found = []
     for start in range(0, size, width):

@@ -327,9 +327,9 @@ class Programs:
                 gradients,
                 clipped(section, gradients, state.params),
                 updates,
+                DATA_AXIS,
                 values["loss"],
                 norm,
-                DATA_AXIS,
             )
         after = dataclasses.replace(
             state,

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from rnnlab.benchmark import __main__ as benchmark
-<<<<<<< HEAD
-from rnnlab.benchmark import contestants, diagnostics
-=======
-from rnnlab.benchmark import contestants, language_model
->>>>>>> c2b4f6f23d0ba180195076f33e919e7f701305fc
+from rnnlab.benchmark import contestants, diagnostics, language_model
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
@@ -117,7 +113,6 @@ def test_command_writes_a_table_a_file_and_a_figure(tmp_path, monkeypatch, capsy
     assert "rnnlab fused" in capsys.readouterr().out
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("run", "file"),
     [
@@ -154,7 +149,8 @@ def test_watching_is_measured_and_written_down(tmp_path, monkeypatch, capsys):
     assert row["share"] > 0
     assert "small" in output.with_suffix(".md").read_text()
     assert "small" in capsys.readouterr().out
-=======
+
+
 # --- language models -------------------------------------------------------------------------------------------------
 
 
@@ -201,4 +197,3 @@ def test_command_measures_language_models(tmp_path, monkeypatch):
     assert len(row["step"]) == 2
     assert row["peak_bytes"] > 1 << 20
     assert "| adagrad, 8 samples | rnnlab |" in output.with_suffix(".md").read_text()
->>>>>>> c2b4f6f23d0ba180195076f33e919e7f701305fc

@@ -167,7 +167,7 @@ def _values(subject: Subject) -> dict[str, Any]:
     for run in _need_some(subject):
         units: dict[str, Any] = {}
         try:
-            measured = saturation(Probe([run], [], {}, {}, {}, {}, jnp.zeros(()), jnp.zeros(())))
+            measured = saturation(Probe([run], [], {}, {}, {}, {}))
         except ConfigError:  # No unit of this cell saturates or dies; it has a carry all the same.
             measured = {}
         for path, value in measured.items():

@@ -33,12 +33,12 @@ class Probe(NamedTuple):
     """The same after clipping."""
     updates: PyTree
     """What is added to params."""
-    loss: Float[Array, ""]
-    """The batch's mean loss, penalties left out."""
-    grad_norm: Float[Array, ""]
-    """The global norm of `gradients`."""
     axis: str | None = None
     """The mesh axis that rows are split over, None for one device."""
+    loss: Float[Array, ""] | None = None
+    """The batch's mean loss, penalties left out; None where no training step is looked at."""
+    grad_norm: Float[Array, ""] | None = None
+    """The global norm of `gradients`, likewise."""
 
     def gather(self, tree: PyTree) -> PyTree:
         """Every array with a new first axis, that of the devices, after one exchange between them.

@@ -1,12 +1,8 @@
 """Every figure, drawn from files in a workdir, and the page that holds them."""
 
 from rnnlab.plots.diagnosis import diagnosis
-<<<<<<< HEAD
-from rnnlab.plots.observed import compare_training, observed
-=======
 from rnnlab.plots.language_models import validation_curves
-from rnnlab.plots.observed import observed
->>>>>>> c2b4f6f23d0ba180195076f33e919e7f701305fc
+from rnnlab.plots.observed import compare_training, observed
 from rnnlab.plots.page import page
 from rnnlab.plots.runs import (
     benchmark_ratios,
@@ -30,10 +26,7 @@ __all__ = [
     "mitigations",
     "observed",
     "page",
-<<<<<<< HEAD
     "speech_comparison",
     "utterance",
-=======
     "validation_curves",
->>>>>>> c2b4f6f23d0ba180195076f33e919e7f701305fc
 ]

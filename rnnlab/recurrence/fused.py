@@ -81,8 +81,8 @@ class _Stacks(NamedTuple):
 def _empty_stacks(
     plan: Plan, steps: int, carry: Carry, z: jax.ShapeDtypeStruct, everything: bool, end: jax.Array | int
 ) -> _Stacks:
-    """For this many steps, of which those before `end` are run, beginning with this carry; of the carries h alone unless
-    `everything`."""
+    """For this many steps, of which those before `end` are run, beginning with this carry; of the carries h alone
+    unless `everything`."""
     first = end if plan.reverse else 0
     kept = carry if everything else carry[:1]
     carries = tuple(jnp.zeros((steps + 1, *c.shape), c.dtype).at[first].set(c) for c in kept)
