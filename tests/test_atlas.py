@@ -105,6 +105,7 @@ def test_norms_neither_underflow_nor_overflow() -> None:
         np.testing.assert_allclose(norms(jnp.asarray([3e-250, 4e-250])), 5e-250, rtol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["linear", "tanh, inputs × 0.01", "relu"])
 def test_small_normal_vanishes_and_large_normal_explodes(network: str) -> None:
     sizes = {"features": 32, "length": 30, "batch": 4, "draws": 2, "scales": [0.5, 1.0, 2.0]}
@@ -113,6 +114,7 @@ def test_small_normal_vanishes_and_large_normal_explodes(network: str) -> None:
     assert min(factors(network, "large_normal", **sizes)) > (1.2 if "tanh" in network else 0.5 * 4 * 0.8)
 
 
+@pytest.mark.slow
 def test_glorot_keeps_the_gradient_of_a_linear_network_and_he_that_of_relu() -> None:
     sizes = {"features": 128, "length": 25, "batch": 4, "draws": 3}
     # The log of the norm moves by about √(T / 2 H) within T steps, more with one kernel for all of them: ± 5 % a step.
@@ -122,6 +124,7 @@ def test_glorot_keeps_the_gradient_of_a_linear_network_and_he_that_of_relu() -> 
     assert factors("relu", "glorot_uniform", **sizes)[0] == pytest.approx(math.sqrt(0.5), abs=0.08)
 
 
+@pytest.mark.slow
 def test_a_forget_bias_is_the_lstms_factor_where_the_recurrent_kernel_is_nearly_zero() -> None:
     (factor,) = factors("lstm, forget bias 1", "small_normal", features=32, length=40, batch=4, draws=2)
     assert factor == pytest.approx(1 / (1 + math.exp(-1)), abs=0.06)  # σ(1), less the spread of its inputs.

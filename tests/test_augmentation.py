@@ -301,6 +301,7 @@ def trained(run: Run, *until: int) -> Any:
     return jax.tree.map(np.asarray, state.params)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_on_two_devices_and_in_pieces() -> None:
     one, two = Run(config()), Run(config(devices=2))
     whole = trained(one, 20)

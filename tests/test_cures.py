@@ -293,6 +293,7 @@ def test_a_resumed_run_with_a_cure_is_the_same_bit_for_bit(name, tmp_path: Path)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS)
 def test_backends_and_devices_agree_in_double_precision(name) -> None:
     sections = [part for cure in GROUPS[name] for part in (BESIDE.get(cure, {}), CURES[cure])]

@@ -48,6 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_gets_every_measure_and_its_figure(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diagnose.main([f"--workdir={trained}"]) == 0
     found = json.loads((trained / "diagnosis.json").read_text())

@@ -145,6 +145,7 @@ def test_embedding_dropout_removes_whole_words():
     assert_close(found[~gone], 2 * net.embed(words)[~gone], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "lengths", "layers", "bidirectional"),
     [("lstm", [5, 2, 0, 4], 1, True), ("gru", None, 2, False), ("irnn", [5, 2, 0, 4], 2, True)],

@@ -230,6 +230,7 @@ def test_a_cell_with_products_in_bfloat16_has_the_jacobians_of_its_reverse_mode(
     np.testing.assert_allclose(10 ** jacobian_products(trajectory, [1])[0, 0], singular, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_in_training_with_dropout_and_normalisation_has_jacobians() -> None:
     fields = {"dropout": {"state": 0.5, "candidate": 0.5, "zoneout": 0.1, "recurrent_kernel": 0.2}}
     cell = {"name": "lstm", "features": H}

@@ -101,6 +101,7 @@ NORMALIZED: dict[str, Any] = {"layers": 2, "connections": "residual", "normaliza
 HELD: dict[str, Any] = {"bidirectional": True, "learned_carry": True, "dropout": {"zoneout": 0.2, "zoneout_cell": 0.3}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "lengths", "readout"),
     [

@@ -130,6 +130,7 @@ ALL_CURES = dict(
 )
 
 
+@pytest.mark.slow
 def test_run_made_longer_equals_the_long_run_with_every_option_of_the_optimizer(tmp_path):
     config = small(optimizer=ALL_CURES)
     train_and_evaluate(small(optimizer=ALL_CURES, steps=30), tmp_path / "run")

@@ -37,7 +37,7 @@ def small(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_flow_of_a_step_is_the_flow_of_its_batch(devices: int) -> None:
-    run = Run(small(devices=devices, model=dict(cell=dict(name="lstm", features=4), bidirectional=True, layers=2)))
+    run = Run(small(devices=devices, model=dict(cell=dict(name="lstm", features=4), bidirectional=True)))
     state = run.programs.start(0)
     found = run.programs.observe(state, run.data, run.rows)["gradient_flow"]
     batch = run.task.batch(run.task.data, state.seed, "train", run.rows)
@@ -71,6 +71,7 @@ def test_watching_leaves_every_number_of_a_run_as_it_is(tmp_path: Path) -> None:
         assert (watched / "plots" / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_run_made_longer_has_the_lines_of_one_that_was_long_at_once(tmp_path: Path) -> None:
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     train_and_evaluate(small(), whole)

@@ -278,6 +278,7 @@ def test_fused_needs_a_fraction_of_the_memory_of_reference():
     assert reference > 9 * temporaries(backend="fused", chunk=50, store="ends") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lstm", "gru", "irnn"])
 @pytest.mark.parametrize(("of_params", "of_x"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x):
@@ -298,6 +299,7 @@ def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x
         assert jnp.abs(a - b).max() <= 2**-6 * jnp.abs(b).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lstm", "gru", "irnn"])
 def test_bfloat16_products_change_gradients_by_their_rounding_and_no_more(variant):
     # The error is what the recurrence makes of that of the operands, 2^-9 each; the IRNN, which forgets nothing, makes

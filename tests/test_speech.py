@@ -278,7 +278,7 @@ def test_every_row_of_the_papers_table_is_a_config(preset):
 @pytest.mark.parametrize(
     "preset",
     [
-        pytest.param(preset, marks=() if preset == "irnn-2x500-bidirectional" else pytest.mark.slow)
+        pytest.param(preset, marks=() if preset == "irnn-2x500-bidirectional" else pytest.mark.exhaustive)
         for preset in [*PAPER, "gru-2x250", "gru-5x250", "gru-2x250-bidirectional", "gru-5x250-bidirectional"]
     ],
 )

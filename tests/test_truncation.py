@@ -73,6 +73,7 @@ def test_windows_of_the_whole_sequence_have_no_bias(fields: dict[str, Any]) -> N
         assert bias.cosine[0] < 1 - 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [None, [8, 3, 1]])
 @pytest.mark.parametrize("name", ["lstm", "gru_reset_before"])
 def test_every_window_equals_the_networks_own_intervention(name: str, lengths: list[int] | None) -> None:
