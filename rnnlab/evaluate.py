@@ -16,7 +16,7 @@ from absl import flags
 from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.metrics import plain
-from rnnlab.workdir import read_config, write_file
+from rnnlab.workdir import check_words, read_config, write_file
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     from rnnlab.run import Run
 
     run = Run(config, given["data_dir"])
+    check_words(workdir, run.task.words)
     state = run.programs.start(config["seed"])
     restored = restore_chosen(workdir, which, state)
     if run.config["curriculum"] is not None:
