@@ -153,9 +153,10 @@ def main(argv: Sequence[str]) -> int:
     from rnnlab.run import Run
 
     run = Run(config, given["data_dir"])
-    check_words(workdir, run.task.words)
-    vocabulary: Vocabulary = run.task.corpus.vocabulary
-    single = isinstance(run.task, Sentences)
+    task: Any = run.task
+    check_words(workdir, task.words)
+    vocabulary: Vocabulary = task.corpus.vocabulary
+    single = isinstance(task, Sentences)
     prompt = _prompt(given["prompt"], vocabulary, single)
     restored = restore_chosen(workdir, given["checkpoint"], run.programs.start(run.config["seed"]))
     # On one device; the state is the same on all.
@@ -212,7 +213,8 @@ def _prompt(text: str, vocabulary: Vocabulary, single: bool) -> list[int]:
     unknown = list(dict.fromkeys(word for word in words if word not in vocabulary))
     what = {"word": "words", "character": "characters"}[vocabulary.level]
     if words and all(token == vocabulary.unknown for token in tokens):
-        raise ConfigError(f"--prompt: none of its {what} ({_listed(unknown)}) is in the run's vocabulary")
+        listed = _listed(list(dict.fromkeys(words)))
+        raise ConfigError(f"--prompt: none of its {what} ({listed}) is in the run's vocabulary")
     if unknown:
         print(f"{what} of the prompt that the vocabulary lacks, read as <unk>: {_listed(unknown)}", file=sys.stderr)
     return tokens

@@ -1,6 +1,7 @@
 """Generating text: what is drawn, what the network sees, what is printed; and what is refused."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from flax import nnx
 
 from rnnlab import generate
 from rnnlab.build import ConfigError
-from rnnlab.checkpoints import Checkpoints
+from rnnlab.checkpoints import Checkpoints, restore_chosen
 from rnnlab.datasets.tokens import load_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.evaluate import main as evaluate
@@ -89,7 +90,7 @@ def test_token_by_token_is_one_long_pass_and_the_most_likely_token_follows(model
         follow, tokens = generator.follow(place, jax.random.key(0), 0.0), [3, 1, 4]
         for _ in range(6):
             outputs: Any = network(jnp.array(tokens)[:, None])
-            logits = np.asarray(outputs.logits() if "softmax" in model else outputs)[-1, 0]
+            logits = np.array(outputs.logits() if "softmax" in model else outputs)[-1, 0]
             if len(tokens) == 3:
                 assert_close(place.logits, logits, 1e-12)
             logits[2] = -np.inf
@@ -122,7 +123,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text").mkdir()
     rng = np.random.default_rng(0)
     for split, lines in {"train": 40, "valid": 9, "test": 7}.items():
-        text = "".join(f"{' '.join(rng.choice(list('abcdefghijk'), rng.integers(1, 9)))}\n" for _ in range(lines))
+        text = "".join(f"{' '.join(rng.choice(list('aaaabbbbcdefghijk'), rng.integers(1, 9)))}\n" for _ in range(lines))
         (folder / "text" / f"{split}.txt").write_text(text)
     return folder
 
@@ -151,6 +152,33 @@ def workdirs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         checkpoints.save(0, run.programs.start(0), {"curriculum": {"stage": 0}})
         checkpoints.close()
     return {task: folder / task for task in TASKS}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a config is made into, and what a checkpoint holds, is made and read once: that is most of a call's time."""
+
+    def run(config: dict[str, Any], data_dir: str) -> Run:
+        key = json.dumps([config, data_dir])
+        if key not in made:
+            made[key] = Run(config, data_dir)
+            start = functools.cache(made[key].programs.start)
+            made[key].programs.start = start
+        return made[key]
+
+    def restored(workdir: Path, which: str, like: Any) -> Any:
+        key = f"{workdir} {which}"
+        if key not in made:
+            made[key] = restore_chosen(workdir, which, like)
+        return made[key]
+
+    monkeypatch.setattr("rnnlab.run.Run", run)
+    monkeypatch.setattr("rnnlab.checkpoints.restore_chosen", restored)
 
 
 @pytest.fixture
@@ -219,7 +247,7 @@ def test_a_sentence_ends_where_the_network_ends_it(say) -> None:
 
 def test_unknown_words_are_named_and_enter_as_unknown(say) -> None:
     text, errors = say("words", "--prompt=a zebra b zebra lion", "--length=3")
-    assert text.startswith("a <unk> b <unk> <unk> ")
+    assert text.startswith("a <unk> b <unk> <unk>")
     assert errors == "words of the prompt that the vocabulary lacks, read as <unk>: 'zebra', 'lion'\n"
     text, errors = say("characters", "--prompt=aZb", "--length=3")
     assert text.startswith("a<unk>b")
@@ -252,6 +280,7 @@ def test_text_appears_token_by_token(data, workdirs, monkeypatch) -> None:
     assert shown.count("token") == 5
 
 
+@pytest.mark.slow
 def test_who_reads_the_text_may_stop(data, workdirs) -> None:
     command = [sys.executable, "-m", "rnnlab.generate", f"--workdir={workdirs['words']}", f"--data_dir={data}"]
     process = subprocess.Popen([*command, "--length=1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -271,7 +300,7 @@ def test_who_reads_the_text_may_stop(data, workdirs) -> None:
     ("task", "words", "message"),
     [
         ("words", ["--prompt=zebra lion"], r"--prompt: none of its words ('zebra', 'lion') is in the run's vocabulary"),
-        ("words", ["--prompt=<unk>"], "--prompt: none of its words (<unk>) is in the run's vocabulary"),
+        ("words", ["--prompt=<unk>"], "--prompt: none of its words ('<unk>') is in the run's vocabulary"),
         ("characters", ["--prompt=ZZ"], "--prompt: none of its characters ('Z') is in the run's vocabulary"),
         ("words", ["--prompt=a \udcff"], "--prompt: not UTF-8"),
         ("sentences", ["--prompt=a\nb"], "--prompt: this run knows single sentences, and the prompt has the end of"),
@@ -335,8 +364,9 @@ def test_a_network_that_is_not_finite_is_named(data, workdirs, tmp_path, capsys)
         generate.main([f"--workdir={tmp_path / 'run'}", f"--data_dir={data}"])
 
 
-def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tmp_path) -> None:
+def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tmp_path, monkeypatch) -> None:
     """Of the same size, so that no shape gives it away."""
+    monkeypatch.setattr("rnnlab.run.Run", Run)
     shutil.copytree(data / "text", tmp_path / "text")
     config = config_of(tmp_path, "words", steps=2)
     train_and_evaluate(config, tmp_path / "run", str(tmp_path))

@@ -44,6 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SMALL: dict[str, Any] = {"language_model": {"window": 5}, "sentences": {"longest": 5}}
+
+
 def section(folder: Path, name: str = "language_model", **fields: Any) -> dict[str, Any]:
     return {"name": name, "dataset": "text", "source": str(folder / "text"), **fields}
 
@@ -56,7 +59,7 @@ def programs(task: Task, rows: int, devices: int = 1, rate: float = 1.0, **model
     """Plain SGD, so that an update is the gradient; compiled quickly."""
     model = {"cell": {"name": "lstm", "features": 3}, "learned_carry": True, "embedding": 4} | model
     optimizer = {"name": "sgd", "learning_rate": rate}
-    run = Programs(model, optimizer, task, make_mesh(rows, devices), batch_size=rows, run_steps=99, log_every=7)
+    run: Any = Programs(model, optimizer, task, make_mesh(rows, devices), batch_size=rows, run_steps=99, log_every=7)
     run.initialize = quick_jit(run.initialize.__wrapped__)
     run.train = quick_jit(run.train.__wrapped__)
     run.evaluate = quick_jit(run.evaluate.__wrapped__, static_argnums=(0, 1))
@@ -318,12 +321,12 @@ def test_the_baseline_is_the_loss_of_always_answering_how_frequent_words_are(fol
     lines = (folder / "text" / "train.txt").read_text().replace("\n", " <eos>\n").split()
     counts = np.array(list(Counter(lines).values()))
     expected = -(counts * np.log(counts / len(lines))).sum() / len(lines)
-    np.testing.assert_allclose(make(folder, name, **({} if name == "sentences" else {"window": 5})).baseline, expected)
+    np.testing.assert_allclose(make(folder, name, **SMALL[name]).baseline, expected)
 
 
 @pytest.mark.parametrize("name", ["language_model", "sentences"])
 def test_a_softmax_in_chunks_trains_as_the_full_one(folder, name):
-    task = make(folder, name, **({} if name == "sentences" else {"window": 5}))
+    task = make(folder, name, **SMALL[name])
     with float64():
         full, chunked = programs(task, 2), programs(task, 2, softmax={"chunk": 4})
         first = begun(full)
@@ -391,7 +394,8 @@ def test_what_stands_behind_a_sentence_is_not_looked_at(folder):
 
         @quick_jit
         def losses(params: Any, filling: Any) -> jax.Array:
-            batch = task.batch(jax.tree.map(jnp.asarray, task.data), jnp.int32(0), "validation", jnp.arange(9))
+            data = jax.tree.map(jnp.asarray, task.data)
+            batch: Any = task.batch(data, jnp.int32(0), "validation", jnp.arange(9))
             inside = jnp.arange(task.steps["validation"])[:, None] < batch.lengths
             batch = batch._replace(inputs=jnp.where(inside, batch.inputs, filling))
             batch = batch._replace(targets=jnp.where(inside, batch.targets, filling))
