@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -224,7 +225,9 @@ def last_state(config: dict[str, Any], workdir: Path, folder: Path) -> Any:
     return restored.step, jax.tree.map(np.asarray, (restored.state.params, restored.state.carry))
 
 
-def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would_have(folder, tmp_path):
+def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would_have(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("rnnlab.loop.plots", mock.MagicMock())
+    monkeypatch.setattr(Run, "gradient_flow", lambda *_: {"trained": {}})
     config = {
         "steps": 9,
         "batch_size": 2,
@@ -239,6 +242,7 @@ def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would
     }
     assert make(folder, window=7).windows["train"] > 9  # One epoch has all of it.
     train_and_evaluate(config, tmp_path / "whole", str(folder))
+    assert (tmp_path / "whole" / "vocabulary.json").exists()
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")  # After step 9, before its checkpoint.
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "9")
     train_and_evaluate(config, tmp_path / "killed", str(folder))
