@@ -32,7 +32,7 @@ from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
-from rnnlab.workdir import read_config, write_file
+from rnnlab.workdir import check_words, read_config, write_file
 
 
 def main(argv: Sequence[str]) -> int:
@@ -127,6 +127,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     run = Run(config | {"diagnostics": ()}, given["data_dir"])
     state, step = run.programs.start(config["seed"]), 0
     if workdir is not None:
+        check_words(workdir, run.task.words)
         restored = restore_chosen(workdir, given["checkpoint"], state)
         state, step = restored.state, restored.step
         if config["curriculum"] is not None:

@@ -22,7 +22,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.metrics import plain
 from rnnlab.tasks import Split
-from rnnlab.workdir import read_config, write_file
+from rnnlab.workdir import check_words, read_config, write_file
 
 if TYPE_CHECKING:
     from rnnlab.run import Run
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     from rnnlab.run import Run
 
     run = Run(config, given["data_dir"])
+    check_words(workdir, run.task.words)
     state = run.programs.start(config["seed"])
     restored = restore_chosen(workdir, which, state)
     if run.config["curriculum"] is not None:

@@ -255,7 +255,8 @@ class RecurrentLayer(nnx.Module):
         found = []
         for direction, cell in enumerate(self.cells):
             learned = self.initial_carry(direction, batch)
-            found.append(cell.initial_carry(batch, jnp.float32) if learned is None else learned)
+            own = cell.initial_carry(batch, cell.input_kernel[...].dtype)
+            found.append(own if learned is None else learned)
         return found
 
     def _cotangent(self) -> Cotangent | None:

@@ -54,7 +54,7 @@ def train_and_evaluate(
     config, workdir = run.config, Path(workdir)
     memory = _Memory(run)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
-    open_workdir(workdir, config)
+    open_workdir(workdir, config, run.task.words)
     steps = config["steps"]
     run.enter(0)
     state = jax.block_until_ready(run.programs.start(config["seed"]))

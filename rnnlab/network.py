@@ -209,7 +209,7 @@ class Network(nnx.Module):
         """What the first recurrent layer sees, before normalisation."""
         if self.vocabulary is not None:
             if self.embedding is None:
-                x = jax.nn.one_hot(x, self.vocabulary)
+                x = jax.nn.one_hot(x, self.vocabulary, dtype=jnp.float32)  # As the parameters, also where x64 is on.
             else:
                 table = self.embedding[...]
                 if training is not None and "embedding" in self.rates:

@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.averaging import averaged
-from rnnlab.build import merge_numbers, split_numbers
+from rnnlab.build import ConfigError, merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.probe import Probe
@@ -129,6 +129,8 @@ class Programs:
         self.embedding, self.stops_at_spikes = embedding, stops_at_spikes
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
         self.run_steps, self.log_every = run_steps, log_every
+        if model.get("bidirectional") and (task.stateful or task.causal):
+            raise ConfigError("model.bidirectional: this task needs False; a second direction reads what is to come")
         self.structure, self.numbers = split_numbers(
             {"model": model, "optimizer": optimizer, "averaging": averaging, "penalties": penalties}
         )
@@ -272,10 +274,15 @@ class Programs:
         training = Training(key, rows, DATA_AXIS)
         network = self.network(state.params, state.buffers)
         taps = network.make_taps(batch.inputs) if observed else None
-        first = self._first_carries(network, "train", positions, state.carry)
+
+        def loss(params: PyTree, taps: list[list[Taps]] | None) -> Any:
+            # In here, so that what a stream begins with is trained where it is learned.
+            first = self._first_carries(self.network(params, state.buffers), "train", positions, state.carry)
+            return self._loss(params, taps, state.buffers, state.numbers, batch, training, first)
+
         (_, (values, weights, buffers, last, seen)), (gradients, flows) = jax.value_and_grad(
-            self._loss, (0, 1), has_aux=True
-        )(state.params, taps, state.buffers, state.numbers, batch, training, first)
+            loss, (0, 1), has_aux=True
+        )(state.params, taps)
         gradients, values, weight = sum_over_devices((gradients, values, weights.sum()))
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
@@ -316,6 +323,7 @@ class Programs:
             average = keep(averaged(average, params, state.step, self._section("averaging", state.numbers)), average)
         probe = None
         if observed:
+            first = self._first_carries(network, "train", positions, state.carry)
             runs = [
                 LayerRun(layer, x, None if first is None else first[index], h)
                 for index, (layer, (x, h)) in enumerate(zip(network.layers, seen, strict=True))

@@ -1,9 +1,10 @@
 """What a run leaves behind, and who may write there: config.json, summary.json and the folder itself."""
 
+import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from rnnlab.config import differences, to_json
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Makes the folder and writes config.json, or checks that the one there says the same.
+def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] | None = None) -> None:
+    """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
+    ones there say the same.
 
     Only `steps` may differ: a run may be made longer.
 
     Raises:
-        ConfigError: the folder holds a run of another config, or cannot be written.
+        ConfigError: the folder holds a run of another config or vocabulary, or cannot be written.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -31,7 +33,39 @@ def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
                 f"{workdir} holds a run of another config ({'; '.join(changed)}); "
                 "take another --workdir, or remove this one"
             )
+        check_words(workdir, words)
     write_file(path, to_json(config))
+    if words is not None:
+        write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")
+
+
+def check_words(workdir: Path, words: Sequence[str] | None) -> None:
+    """Checks that the words of a task are those that the run in a workdir was trained with.
+
+    A token means nothing else: with another vocabulary of the same size a network would read and answer nonsense.
+
+    Raises:
+        ConfigError: they are others, or vocabulary.json is damaged.
+    """
+    path = workdir / "vocabulary.json"
+    if words is None or not path.exists():
+        return
+    now = _fingerprint(words)
+    try:
+        then = json.loads(path.read_text())
+        same, size = then["hash"] == now["hash"], then["size"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error!r}") from None
+    if not same:
+        raise ConfigError(
+            f"{workdir} was trained with another vocabulary, of {size} words; the data give one of {now['size']}: its "
+            "text, or the vocabulary file, has changed since"
+        )
+
+
+def _fingerprint(words: Sequence[str]) -> dict[str, Any]:
+    """What vocabulary.json holds: the number of words, and a hash of them in their order."""
+    return {"size": len(words), "hash": hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()}
 
 
 def write_file(path: Path, text: str) -> None:

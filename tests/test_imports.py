@@ -33,7 +33,7 @@ LAYERS = [
     ["replay"],
     ["loop"],
     ["entry"],
-    ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose", "prepare"],
+    ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)

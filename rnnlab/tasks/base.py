@@ -53,6 +53,8 @@ class Task(abc.ABC):
     stateful: ClassVar[bool] = False
     """Whether row r of a batch goes on where row r of the batch before it ended, so that the network's carry is kept.
     Then `begins` says where it does not, and `streams` how many rows a batch has."""
+    causal: ClassVar[bool] = False
+    """Whether later inputs give an answer away, so that no layer may read backwards."""
     readout: ClassVar[Literal["last", "every"]] = "last"
     larger_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which more is better; of a loss or an error less is."""

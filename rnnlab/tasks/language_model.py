@@ -22,6 +22,7 @@ from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 class _Text(Task):
     """What both have: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
 
+    causal: ClassVar = True
     readout: ClassVar = "every"
 
     def __init__(self, corpus: TokenSet):
@@ -54,8 +55,9 @@ class LanguageModel(_Text):
 
     The training text is cut into as many contiguous streams as a batch has rows; row r of every batch goes on where the
     one before it ended, with the network's carry, and begins again, with the network's own, when the stream is over.
-    What is left of a stream after its last whole window is not trained on. Validation and test are cut into
-    eval_batch_size streams and scored to the last token; with one stream every token has all before it as its context.
+    What is left of a stream after its last whole window, and of the text after the last stream, is not trained on.
+    Validation and test are cut into eval_batch_size streams and scored to the last token; with one stream every token
+    has all before it as its context.
 
     Loss: nats per token; metric: `perplexity`, or `bits_per_character`.
     """
@@ -92,13 +94,16 @@ class LanguageModel(_Text):
             whole = self.length[split] // window
             self.windows[split] = whole if split == "train" else -(-self.length[split] // window)
             if targets < rows or self.windows[split] == 0:
+                of, per = (
+                    ("eval_batch_size", 1) if split != "train" else (f"batch_size, a window of {window} each", window)
+                )
                 raise ConfigError(
                     f"task: the {split} split of {dataset} has {len(tokens)} tokens, too few for {rows} streams "
-                    f"({'eval_' if split != 'train' else ''}batch_size)"
-                    + (f" of a window of {window}" if split == "train" else "")
+                    f"({of}); at most {max(targets // per, 0)}"
                 )
-            # A window past the end of a stream must not be moved back: `dynamic_slice` would.
-            self.data[split] = np.pad(tokens, (0, self.windows[split] * window))
+            _offset_type(tokens)
+            # A window past the end of the text must not be moved back, as `dynamic_slice` would, where it has targets.
+            self.data[split] = np.pad(tokens, (0, 0 if split == "train" else window))
 
     def size(self, split: Split) -> int:
         return self.rows[split] * self.windows[split]

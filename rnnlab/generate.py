@@ -1,0 +1,241 @@
+"""Generates text with a trained language model.
+
+    python -m rnnlab.generate --workdir=runs/shakespeare --prompt="ROMEO:"
+    python -m rnnlab.generate --workdir=runs/shakespeare --prompt="ROMEO:" --temperature=0.7 --top_k=20 --samples=3
+
+The prompt and what follows appear on stdout, token by token; words of the prompt that the vocabulary lacks are named on
+stderr and enter as <unk>. Without a prompt the text begins a line. A sample ends after --length tokens, with the task
+`sentences` also at the end of the sentence. Sample i of a seed is the same however many there are.
+Exit status: 0, or 2 for a mistake in the command or the workdir, or where the network's numbers are not finite.
+"""
+
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from flax import nnx
+from jax import lax
+
+from rnnlab import entry
+from rnnlab.build import ConfigError
+from rnnlab.datasets.vocabulary import END, Vocabulary
+from rnnlab.network import Carries, Hidden, Network
+from rnnlab.random import stream
+from rnnlab.softmax import Distribution
+from rnnlab.tasks import TASKS, LanguageModel, Sentences
+from rnnlab.typing import Array, Float, Int, PRNGKeyArray
+from rnnlab.workdir import check_words, read_config
+
+
+class Place(NamedTuple):
+    """Where a network is in a text."""
+
+    carries: Carries
+    logits: Float[Array, " V"]
+    """Of the next token."""
+
+
+class Generator:
+    """Continues texts with a network: a compiled call for the prompt, and one for each token after it.
+
+    Args:
+        network: one direction, an answer at every step.
+        vocabulary: V.
+        without: tokens that are never generated.
+        top_k, top_p: see `draw`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        vocabulary: int,
+        without: Sequence[int] = (),
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ):
+        self._graphdef, self._state = nnx.split(network)
+        self._vocabulary, self._without = vocabulary, jnp.array(without, jnp.int32)
+        self._top_k, self._top_p = top_k, top_p
+        self._reads, self._steps = jax.jit(self._read), jax.jit(self._step)
+
+    def read(self, tokens: Sequence[int]) -> Place:
+        """After these tokens, of which there is at least one, from the network's own first carry."""
+        return self._reads(self._state, jnp.array(tokens, jnp.int32), None)
+
+    def follow(self, place: Place, key: PRNGKeyArray, temperature: float = 1.0) -> Iterator[int]:
+        """Tokens without end; token i is drawn with fold_in(key, i).
+
+        Raises:
+            FloatingPointError: the network's logits are not finite.
+        """
+        for number in itertools.count():
+            token, finite, place = self._steps(self._state, place, jax.random.fold_in(key, number), temperature)
+            if not finite:
+                raise FloatingPointError(f"the network's logits are not finite after {number} generated tokens")
+            yield int(token)
+
+    def _read(self, state: nnx.State, tokens: Int[Array, " T"], carries: Carries | None) -> Place:
+        network: Network = nnx.merge(self._graphdef, state)
+        last: Carries = []
+        hidden = network.hidden(tokens[:, None], first=carries, last=last)
+        outputs: Any = network.read(Hidden(hidden.h[-1:], hidden.state))  # [1, 1, V]: of the last step alone.
+        outputs = outputs.logits() if isinstance(outputs, Distribution) else outputs
+        return Place(last, outputs[0, 0, : self._vocabulary])
+
+    def _step(
+        self, state: nnx.State, place: Place, key: PRNGKeyArray, temperature: Float[Array, ""]
+    ) -> tuple[Int[Array, ""], Array, Place]:
+        finite = jnp.isfinite(place.logits).all()
+        logits = place.logits.at[self._without].set(-jnp.inf)
+        token = draw(logits, key, temperature, self._top_k, self._top_p)
+        return token, finite, self._read(state, token[None], place.carries)
+
+
+def draw(
+    logits: Float[Array, " V"],
+    key: PRNGKeyArray,
+    temperature: Float[Array, ""] | float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int[Array, ""]:
+    """A token from softmax(logits / temperature); temperature 0 takes the most likely one.
+
+    top_k: from the k most likely tokens only. top_p: from the fewest most likely ones that together have a probability
+    of p (nucleus sampling: Holtzman et al., 2020, eq. 2), after top_k.
+    """
+    z = (logits - logits.max()) / jnp.where(temperature > 0, temperature, 1.0)
+    most_likely = jnp.argmax(logits)
+    if top_k is None and top_p is None:
+        token = jax.random.categorical(key, z)
+    else:
+        z, tokens = lax.top_k(z, min(top_k or len(z), len(z)))
+        if top_p is not None:
+            shares = jax.nn.softmax(z)
+            z = jnp.where(jnp.cumsum(shares) - shares < top_p, z, -jnp.inf)
+        token = tokens[jax.random.categorical(key, z)]
+    return jnp.where(temperature > 0, token, most_likely).astype(jnp.int32)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
+    flags.DEFINE_string("prompt", "", "what the text begins with", flag_values=values)
+    flags.DEFINE_float("temperature", 1.0, "of the softmax; 0: always the most likely token", flag_values=values)
+    flags.DEFINE_integer("top_k", None, "from the k most likely tokens only", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("top_p", None, "from the most likely tokens, up to this probability", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of what is drawn", 0, 2**31 - 1, flag_values=values)
+    flags.DEFINE_integer("samples", 1, "how many texts", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("length", 200, "tokens of a text after the prompt", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("allow_unknown", False, "whether <unk> may be generated", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
+    entry.data_dir_flag(values)
+    given = entry.parse(values, argv, __doc__).flags
+    if given["workdir"] is None:
+        raise ConfigError("--workdir is missing, as in --workdir=runs/shakespeare (--help says more)")
+    temperature, top_p = given["temperature"], given["top_p"]
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"--temperature: {temperature} is not a number from 0 up")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"--top_p: {top_p} is not a probability above 0 and up to 1")
+    workdir = Path(given["workdir"])
+    config = read_config(workdir)
+    _check_makes_text(workdir, config)
+
+    from rnnlab.checkpoints import restore_chosen
+    from rnnlab.run import Run
+
+    run = Run(config, given["data_dir"])
+    task: Any = run.task
+    check_words(workdir, task.words)
+    vocabulary: Vocabulary = task.corpus.vocabulary
+    single = isinstance(task, Sentences)
+    prompt = _prompt(given["prompt"], vocabulary, single)
+    restored = restore_chosen(workdir, given["checkpoint"], run.programs.start(run.config["seed"]))
+    # On one device; the state is the same on all.
+    params, buffers = jax.tree.map(lambda a: a.addressable_data(0), (restored.state.evaluated, restored.state.buffers))
+    without = () if given["allow_unknown"] else (vocabulary.unknown,)
+    network = run.programs.network(params, buffers)
+    generator = Generator(network, len(vocabulary), without, given["top_k"], top_p)
+    key = stream(jnp.int32(given["seed"]), "generate")
+    try:
+        place = generator.read([vocabulary.end, *prompt] if single or not prompt else prompt)
+        for number in range(given["samples"]):
+            if given["samples"] > 1:
+                print(f"--- sample {number + 1} of {given['samples']}")
+            tokens = generator.follow(place, jax.random.fold_in(key, number), temperature)
+            tokens = itertools.islice(tokens, given["length"])
+            if single:
+                tokens = itertools.takewhile(lambda token: token != vocabulary.end, tokens)
+            _show(vocabulary, itertools.chain(prompt, tokens))
+    except FloatingPointError as error:
+        print()
+        raise ConfigError(f"{workdir}: checkpoint {restored.step}: {error}") from None
+    except BrokenPipeError:  # Who reads has read enough; what Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return entry.FINISHED
+
+
+def _check_makes_text(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises a ConfigError for a run that is not of a language model, or of one that cannot go on token by token."""
+    name = config["task"]["name"]
+    makes_text = [known for known, task in TASKS.items() if task in (LanguageModel, Sentences)]
+    if name not in makes_text:
+        raise ConfigError(f"{workdir} is a run of the task {name!r}; text is generated by: {', '.join(makes_text)}")
+    if config["model"]["normalization"]["cell"] == "batch":
+        raise ConfigError(
+            f"{workdir}: model.normalization.cell='batch' has statistics for the time steps of a batch, which a text "
+            "that is made token by token does not have"
+        )
+
+
+def _prompt(text: str, vocabulary: Vocabulary, single: bool) -> list[int]:
+    """The prompt as tokens; a line on stderr names the words that are none. single: whether it is within a sentence.
+
+    Raises:
+        ConfigError: it has words and none is known, or it cannot be one of this task.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("--prompt: not UTF-8") from None
+    words = vocabulary.split(text)
+    if single and END[vocabulary.level] in words:
+        raise ConfigError("--prompt: this run knows single sentences, and the prompt has the end of one in it")
+    tokens = [int(token) for token in vocabulary.encode(words)]
+    unknown = list(dict.fromkeys(word for word in words if word not in vocabulary))
+    what = {"word": "words", "character": "characters"}[vocabulary.level]
+    if words and all(token == vocabulary.unknown for token in tokens):
+        listed = _listed(list(dict.fromkeys(words)))
+        raise ConfigError(f"--prompt: none of its {what} ({listed}) is in the run's vocabulary")
+    if unknown:
+        print(f"{what} of the prompt that the vocabulary lacks, read as <unk>: {_listed(unknown)}", file=sys.stderr)
+    return tokens
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Up to ten words."""
+    more = f" and {len(words) - 10} more" if len(words) > 10 else ""
+    return ", ".join(repr(word) for word in words[:10]) + more
+
+
+def _show(vocabulary: Vocabulary, tokens: Iterable[int]) -> None:
+    """Prints the words of tokens as they come, as `Vocabulary.join` puts them together, and ends the line."""
+    before = end = END[vocabulary.level]
+    for word in map(vocabulary.words.__getitem__, tokens):
+        between = " " if vocabulary.level == "word" and end not in (before, word) else ""
+        print(between, "\n" if word == end else word, sep="", end="", flush=True)
+        before = word
+    if before != end:
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,390 @@
+"""Generating text: what is drawn, what the network sees, what is printed; and what is refused."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rnnlab import generate
+from rnnlab.build import ConfigError
+from rnnlab.checkpoints import Checkpoints, restore_chosen
+from rnnlab.datasets.tokens import load_tokens
+from rnnlab.datasets.vocabulary import Vocabulary
+from rnnlab.evaluate import main as evaluate
+from rnnlab.generate import Generator, draw
+from rnnlab.loop import train_and_evaluate
+from rnnlab.network import Network
+from rnnlab.run import Run
+from rnnlab.workdir import open_workdir
+from tests.helpers import assert_close, float64, in_double, quick_jit, random_like
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+LOGITS = np.log([0.1, 0.4, 0.05, 0.3, 0.15])
+DRAWS = 4000
+
+
+def frequencies(**options: Any) -> np.ndarray:
+    """How often each of five tokens is drawn."""
+    logits = jnp.asarray(LOGITS, jnp.float32) + 3  # Not normalised.
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    tokens = quick_jit(jax.vmap(lambda key: draw(logits, key, **options)))(keys)
+    return np.bincount(np.asarray(tokens), minlength=5) / DRAWS
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"temperature": 0.5}, np.array([1, 16, 0.25, 9, 2.25]) / 28.5),
+        ({"temperature": 0.0}, [0, 1, 0, 0, 0]),
+        ({"temperature": 1e-30}, [0, 1, 0, 0, 0]),
+        ({"top_k": 1}, [0, 1, 0, 0, 0]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_k": 99}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"top_p": 0.01}, [0, 1, 0, 0, 0]),
+        ({"top_p": 0.69}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.71}, [0, 40 / 85, 0, 30 / 85, 15 / 85]),
+        ({"top_p": 1.0}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"top_k": 2, "top_p": 0.56}, [0, 1, 0, 0, 0]),  # 4/7 of what top_k leaves.
+        ({"top_p": 0.69, "temperature": 0.5}, [0, 16 / 25, 0, 9 / 25, 0]),
+    ],
+)
+def test_tokens_are_drawn_as_often_as_they_are_likely(options: dict[str, Any], expected: Any) -> None:
+    found, expected = frequencies(**options), np.asarray(expected)
+    assert (found[expected == 0] == 0).all()
+    np.testing.assert_allclose(found, expected, atol=4 * 0.5 / DRAWS**0.5)
+
+
+# --- what the network sees -------------------------------------------------------------------------------------------
+
+MODELS: dict[str, dict[str, Any]] = {
+    "lstm, learned carry": {"cell": {"name": "lstm", "features": 4}, "embedding": 3, "learned_carry": True},
+    "gru, skip, one-hot": {"cell": {"name": "gru", "features": 4}, "layers": 2, "connections": "skip"},
+    "softmax, tied": {"cell": {"name": "vanilla", "features": 3}, "embedding": 3, "softmax": {"tied": True}},
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_token_by_token_is_one_long_pass_and_the_most_likely_token_follows(model: dict[str, Any]) -> None:
+    with float64():
+        network = Network(7, 7, vocabulary=7, readout="every", **model, rngs=nnx.Rngs(0))
+        graphdef, state = nnx.split(network)
+        state = in_double(state)
+        network = nnx.merge(graphdef, jax.tree.map(lambda a, b: a + 0.5 * b, state, random_like(state, 1)))
+        generator = Generator(network, 7, without=[2])
+        place = generator.read([3, 1, 4])
+        follow, tokens = generator.follow(place, jax.random.key(0), 0.0), [3, 1, 4]
+        tokens += [next(follow) for _ in range(6)]
+        outputs: Any = network(jnp.array(tokens)[:, None])
+        logits = np.array(outputs.logits() if "softmax" in model else outputs)[2:, 0]
+        assert_close(place.logits, logits[0], 1e-12)
+        logits[:, 2] = -np.inf
+        assert tokens[3:] == list(logits.argmax(1)[:-1])
+        assert len(set(tokens[3:])) > 1
+        assert generator._steps._cache_size() == 1
+
+
+def test_forbidden_tokens_are_never_drawn_and_others_are() -> None:
+    network = Network(5, 5, vocabulary=5, readout="every", cell={"name": "gru", "features": 2}, rngs=nnx.Rngs(0))
+    for without in ([], [1, 3]):
+        generator = Generator(network, 5, without)
+        tokens = generator.follow(generator.read([0]), jax.random.key(1))
+        assert {next(tokens) for _ in range(60)} == set(range(5)) - set(without)
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+TASKS: dict[str, dict[str, Any]] = {
+    "words": {"name": "language_model", "window": 5, "vocabulary_size": 8},
+    "characters": {"name": "language_model", "window": 5, "level": "character"},
+    "sentences": {"name": "sentences", "vocabulary_size": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder, with text/ to train on."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text").mkdir()
+    rng = np.random.default_rng(0)
+    for split, lines in {"train": 40, "valid": 9, "test": 7}.items():
+        text = "".join(f"{' '.join(rng.choice(list('aaaabbbbcdefghijk'), rng.integers(1, 9)))}\n" for _ in range(lines))
+        (folder / "text" / f"{split}.txt").write_text(text)
+    return folder
+
+
+def config_of(data: Path, task: str, **changes: Any) -> dict[str, Any]:
+    config = {
+        "steps": 1,
+        "batch_size": 2,
+        "eval_batch_size": 2,
+        "devices": 1,
+        "task": TASKS[task] | {"dataset": "text", "source": str(data / "text")},
+        "model": {"cell": {"name": "gru", "features": 4}, "embedding": 3},
+        "optimizer": {"name": "sgd", "learning_rate": 0.1},
+    }
+    return config | changes
+
+
+def begin(config: dict[str, Any], workdir: Path, data: Path) -> None:
+    """Leaves what training leaves before its first step: a config, a vocabulary and a checkpoint."""
+    run = Run(config, str(data))
+    open_workdir(workdir, run.config, run.task.words)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(0, run.programs.start(0), {})
+    checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def workdirs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of the three kinds, untrained."""
+    folder = tmp_path_factory.mktemp("runs")
+    for task in TASKS:
+        begin(config_of(data, task), folder / task, data)
+    return {task: folder / task for task in TASKS}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a config is made into, and what a checkpoint holds, is made and read once: that is most of a call's time."""
+
+    def run(config: dict[str, Any], data_dir: str) -> Run:
+        key = json.dumps([config, data_dir])
+        if key not in made:
+            made[key] = Run(config, data_dir)
+            start = functools.cache(made[key].programs.start)
+            made[key].programs.start = start
+        return made[key]
+
+    def restored(workdir: Path, which: str, like: Any) -> Any:
+        key = f"{workdir} {which}"
+        if key not in made:
+            made[key] = restore_chosen(workdir, which, like)
+        return made[key]
+
+    monkeypatch.setattr("rnnlab.run.Run", run)
+    monkeypatch.setattr("rnnlab.checkpoints.restore_chosen", restored)
+
+
+@pytest.fixture
+def say(data: Path, workdirs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """Runs the command on one of the runs; returns what is on stdout and on stderr."""
+
+    def run(task: str, *words: str) -> tuple[str, str]:
+        capsys.readouterr()
+        assert generate.main([f"--workdir={workdirs[task]}", f"--data_dir={data}", *words]) == 0
+        return capsys.readouterr()
+
+    return run
+
+
+def vocabulary_of(data: Path, task: str) -> Vocabulary:
+    fields = {name: TASKS[task][name] for name in ("level", "vocabulary_size") if name in TASKS[task]}
+    return load_tokens("text", data, source=data / "text", **fields).vocabulary
+
+
+@pytest.mark.parametrize("task", ["words", "characters"])
+def test_the_text_is_the_prompt_and_as_many_tokens_as_asked_for_the_same_for_a_seed(task, data, say) -> None:
+    vocabulary = vocabulary_of(data, task)
+    prompt = {"words": "a b", "characters": "ab"}[task]
+    text, errors = say(task, f"--prompt={prompt}", "--length=30")
+    assert text.startswith(prompt)
+    assert errors == ""
+    words = vocabulary.split(text[: -1 if len(vocabulary.split(text)) > 32 else None])  # The line was ended at last.
+    assert len(words) == 32
+    assert set(words) <= set(vocabulary.words) - {"<unk>"}
+    assert vocabulary.join(words) == text.removesuffix("\n" if words[-1] != vocabulary.words[vocabulary.end] else "")
+    assert say(task, f"--prompt={prompt}", "--length=30")[0] == text
+    assert say(task, f"--prompt={prompt}", "--length=30", "--seed=1")[0] != text
+
+
+def test_sample_i_of_a_seed_is_the_same_however_many_there_are(say) -> None:
+    alone, _ = say("words", "--prompt=a", "--length=12")
+    three, _ = say("words", "--prompt=a", "--length=12", "--samples=3")
+    parts = re.split(r"^--- sample \d of 3\n", three, flags=re.MULTILINE)
+    assert len(parts) == 4
+    assert parts[0] == ""
+    assert parts[1] == alone
+    assert len(set(parts[1:])) == 3
+
+
+def test_greedy_text_does_not_depend_on_the_seed_and_is_what_the_network_finds_most_likely(data, workdirs, say) -> None:
+    text, _ = say("words", "--prompt=a b", "--length=8", "--temperature=0", "--allow_unknown")
+    assert say("words", "--prompt=a b", "--length=8", "--temperature=0", "--allow_unknown", "--seed=5")[0] == text
+    vocabulary = vocabulary_of(data, "words")
+    run = Run(config_of(data, "words"), str(data))
+    state = run.programs.start(0)
+    tokens = vocabulary.encode(vocabulary.split(text))[:10]
+    outputs: Any = run.programs.network(state.params, state.buffers)(jnp.asarray(tokens)[:, None])
+    np.testing.assert_array_equal(tokens[2:], outputs[1:-1, 0].argmax(-1))
+    assert len(tokens) == 10
+
+
+def test_a_sentence_ends_where_the_network_ends_it(say) -> None:
+    texts, _ = say("sentences", "--prompt=a b", "--samples=12", "--length=100", "--seed=3")
+    lines = [line for line in texts.splitlines() if not line.startswith("---")]
+    assert len(lines) == 12
+    assert all(line.startswith("a b") for line in lines)
+    assert len({len(line) for line in lines}) > 3
+    assert max(len(line.split()) for line in lines) < 102
+    assert say("sentences", "--length=1")[0].count("\n") == 1  # Without a prompt, a sentence of its own.
+
+
+def test_unknown_words_are_named_and_enter_as_unknown(say) -> None:
+    text, errors = say("words", "--prompt=a zebra b zebra lion", "--length=3")
+    assert text.startswith("a <unk> b <unk> <unk>")
+    assert errors == "words of the prompt that the vocabulary lacks, read as <unk>: 'zebra', 'lion'\n"
+    text, errors = say("characters", "--prompt=aZb", "--length=3")
+    assert text.startswith("a<unk>b")
+    assert errors == "characters of the prompt that the vocabulary lacks, read as <unk>: 'Z'\n"
+
+
+def test_unknown_is_generated_only_when_asked_for(say) -> None:
+    assert "<unk>" not in say("words", "--prompt=a", "--length=100")[0]
+    assert "<unk>" in say("words", "--prompt=a", "--length=100", "--allow_unknown")[0]
+
+
+def test_text_appears_token_by_token(data, workdirs, monkeypatch) -> None:
+    shown: list[str] = []
+    told = generate.Generator.follow
+
+    def follow(*arguments: Any) -> Any:
+        for number, token in enumerate(told(*arguments)):
+            if number:
+                assert shown[-1] == "flush"
+            shown.append("token")
+            yield token
+
+    def show(*words: str, flush: bool = False, **_: Any) -> None:
+        shown.append("flush" if flush else "held")
+
+    monkeypatch.setattr(generate.Generator, "follow", follow)
+    monkeypatch.setattr("builtins.print", show)
+    generate.main([f"--workdir={workdirs['words']}", f"--data_dir={data}", "--prompt=a", "--length=5"])
+    monkeypatch.undo()
+    assert shown.count("token") == 5
+
+
+@pytest.mark.slow
+def test_who_reads_the_text_may_stop(data, workdirs) -> None:
+    command = [sys.executable, "-m", "rnnlab.generate", f"--workdir={workdirs['words']}", f"--data_dir={data}"]
+    process = subprocess.Popen([*command, "--length=1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(5)
+    process.stdout.close()
+    with contextlib.closing(process.stderr):
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "message"),
+    [
+        ("words", ["--prompt=zebra lion"], r"--prompt: none of its words ('zebra', 'lion') is in the run's vocabulary"),
+        ("words", ["--prompt=<unk>"], "--prompt: none of its words ('<unk>') is in the run's vocabulary"),
+        ("characters", ["--prompt=ZZ"], "--prompt: none of its characters ('Z') is in the run's vocabulary"),
+        ("words", ["--prompt=a \udcff"], "--prompt: not UTF-8"),
+        ("sentences", ["--prompt=a\nb"], "--prompt: this run knows single sentences, and the prompt has the end of"),
+        ("words", ["--temperature=-1"], "--temperature: -1.0 is not a number from 0 up"),
+        ("words", ["--temperature=nan"], "--temperature: nan is not a number from 0 up"),
+        ("words", ["--top_p=0"], "--top_p: 0.0 is not a probability above 0 and up to 1"),
+        ("words", ["--top_p=nan"], "--top_p: nan is not a probability above 0 and up to 1"),
+        ("words", ["--top_k=0"], "top_k"),
+        ("words", ["--length=0"], "length"),
+        ("words", ["--samples=0"], "samples"),
+        ("words", ["--seed=-1"], "seed"),
+        ("words", ["--checkpoint=7"], "no checkpoint of step 7; there are: 0"),
+    ],
+)
+def test_mistakes_are_one_line(task, words, message, data, workdirs) -> None:
+    with pytest.raises(ConfigError) as caught:
+        generate.main([f"--workdir={workdirs[task]}", f"--data_dir={data}", *words])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_workdir_the_line_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"^--workdir is missing, as in --workdir=runs/shakespeare"):
+        generate.main([])
+
+
+def test_runs_of_other_tasks_are_refused(tmp_path) -> None:
+    config = {"task": {"name": "adding"}, "model": {"normalization": {"cell": None}}}
+    open_workdir(tmp_path / "run", config)
+    with pytest.raises(ConfigError) as caught:
+        generate.main([f"--workdir={tmp_path / 'run'}"])
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} is a run of the task 'adding'; text is generated by: language_model, sentences"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"bidirectional": True}, "model.bidirectional: this task needs False"),
+        ({"normalization": {"cell": "batch", "steps": 5}}, "model.normalization.cell='batch' has statistics"),
+    ],
+)
+def test_networks_that_cannot_go_on_token_by_token_are_refused(model, message, data, workdirs, tmp_path) -> None:
+    config = json.loads((workdirs["words"] / "config.json").read_text())
+    config["model"] |= model
+    open_workdir(tmp_path / "run", config)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        generate.main([f"--workdir={tmp_path / 'run'}", f"--data_dir={data}"])
+
+
+def test_a_network_that_is_not_finite_is_named(data, workdirs, tmp_path, capsys) -> None:
+    run = Run(config_of(data, "words"), str(data))
+    state = run.programs.start(0)
+    state.params["readout"]["bias"] = state.params["readout"]["bias"].at[1].set(jnp.nan)
+    shutil.copytree(workdirs["words"], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save(3, state, {})
+    checkpoints.close()
+    with pytest.raises(ConfigError, match=r"checkpoint 3: the network's logits are not finite after 0 generated"):
+        generate.main([f"--workdir={tmp_path / 'run'}", f"--data_dir={data}"])
+
+
+def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tmp_path, monkeypatch) -> None:
+    """Of the same size, so that no shape gives it away."""
+    monkeypatch.setattr("rnnlab.run.Run", Run)
+    shutil.copytree(data / "text", tmp_path / "text")
+    config = config_of(tmp_path, "words")
+    begin(config, tmp_path / "run", tmp_path)
+    assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["size"] == 8
+    text = tmp_path / "text" / "train.txt"
+    text.write_text(text.read_text().replace("a", "z"))
+    os.utime(text, ns=(0, 0))
+    arguments = [f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path}"]
+    resumed = lambda _: train_and_evaluate(config | {"steps": 2}, tmp_path / "run", str(tmp_path))  # noqa: E731
+    for command in (generate.main, evaluate, resumed):
+        with pytest.raises(
+            ConfigError, match=r"was trained with another vocabulary, of 8 words; the data give one of 8"
+        ):
+            command(arguments)
+    (tmp_path / "run" / "vocabulary.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"vocabulary\.json cannot be read"):
+        generate.main(arguments)
