@@ -44,7 +44,8 @@ def unroll(
         cell: a `FusableCell` or a `StepCell`.
         x: inputs [T, B, D].
         lengths: valid steps per row [B], 0 to T. Past its end a row keeps its carry, puts out zeros, and neither
-            values nor gradients (NaN included) leave its padding.
+            values nor gradients (NaN included) leave its padding. The fused backend does not run the chunks past the
+            longest row, so that a batch costs what its longest row does.
         reverse: from the last valid step of each row to the first; output t still belongs to input t.
         initial_carry: a tuple of [B, H] arrays; the cell's zeros if not given. Gradients reach it.
         backend: "reference", "fused", or "auto": fused where the cell allows it.
@@ -107,7 +108,7 @@ def unroll(
         kernel = cell.recurrent_matrix()
         width = kernel.shape[1]
         if chunk is None:
-            chunk = default_chunk(steps, batch, width)
+            chunk = default_chunk(steps, batch, width, padded=lengths is not None)
         if store == "auto":
             store = "products" if steps * batch * width <= _PRODUCTS_ELEMENTS else "carries"
         products = store == "products"
@@ -144,15 +145,18 @@ def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:
     return "reference"
 
 
-def default_chunk(steps: int, batch: int, width: int) -> int:
-    """Chunk length for T, B (of one device) and gate width M.
+def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> int:
+    """Chunk length for T, B (of one device) and gate width M, and whether rows may be shorter than T.
 
     As long as what the backward pass holds of a chunk, about four arrays [C, B, M], stays in a cache of 2 MiB, and long
     enough that its C B rows pay for adding up the weights' gradients once a chunk; of such, one that divides T.
     On 2 cores, B=8 a device: vanilla, M=100: 6.7 to 7.0 ms a step for chunks of 28 to 112, 9.6 for 196; LSTM, M=400:
     24.4 to 25.6 ms for 14 to 112; LSTM, B=32 M=2048: 337 ms unchunked, 360 to 440 for 5 to 50.
+    Of padded rows whole chunks are left out, so there are at least four, as long as half of those rows are in each.
     """
     longest = min(steps, max(_CACHED_ELEMENTS // (batch * width), math.ceil(_ROWS / batch), 8))
+    if padded:
+        longest = min(longest, max(math.ceil(steps / 4), math.ceil(_ROWS / (2 * batch)), 8))
     for chunk in range(longest, longest // 2, -1):  # A remainder is compiled as a second pair of loops.
         if steps % chunk == 0:
             return chunk

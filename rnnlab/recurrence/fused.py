@@ -43,19 +43,21 @@ class Plan(NamedTuple):
     def gates(self, params: PyTree, carry: Carry, z: Parts, u: Parts) -> Carry:
         return self.cell(params).gates(carry, z, u)
 
-    def segments(self, steps: int, longest: jax.Array | None) -> list["_Segment"]:
-        """In order of processing; the remainder stands at the end of time. `longest` is the last step's number plus 1,
-        None for all."""
+    def needed(self, steps: int, lengths: jax.Array | None) -> jax.Array | None:
+        """How many chunks, from the first on, have a step within a row's length; None: all, as far as is known."""
+        if lengths is None or steps == self.chunk:  # XLA makes straight code of a loop that runs once for certain.
+            return None
+        longest = jnp.clip(_longest(lengths.astype(jnp.int32)), 0, steps)
+        return (longest + self.chunk - 1) // self.chunk
+
+    def segments(self, steps: int, needed: jax.Array | None) -> list["_Segment"]:
+        """In order of processing; the remainder stands at the end of time."""
         count, rest = divmod(steps, self.chunk)
-        needed = None if longest is None else -(-longest // self.chunk)
-        whole = _Segment(
-            self.chunk, jnp.arange(count) * self.chunk, None if needed is None else jnp.minimum(needed, count)
-        )
+        of_whole, of_rest = (None, None) if needed is None else (jnp.minimum(needed, count), needed - count)
+        whole = _Segment(self.chunk, jnp.arange(count) * self.chunk, of_whole)
         if not rest:
             return [whole]
-        remainder = _Segment(
-            rest, jnp.full(1, count * self.chunk), None if needed is None else jnp.clip(needed - count, 0, 1)
-        )
+        remainder = _Segment(rest, jnp.full(1, count * self.chunk), of_rest)
         return [remainder, whole] if self.reverse else [whole, remainder]
 
 
@@ -66,7 +68,7 @@ class _Segment(NamedTuple):
     firsts: jax.Array
     """First step of each chunk."""
     needed: jax.Array | None
-    """How many of them, from the first on, have a step within a row's length; None: all."""
+    """How many of them are run, from the first on; none where negative, all where None."""
 
 
 class _Stacks(NamedTuple):
@@ -81,8 +83,8 @@ class _Stacks(NamedTuple):
 def _empty_stacks(
     plan: Plan, steps: int, carry: Carry, z: jax.ShapeDtypeStruct, everything: bool, end: jax.Array | int
 ) -> _Stacks:
-    """For this many steps, of which those before `end` are run, beginning with this carry; of the carries h alone
-    unless `everything`."""
+    """For this many steps, of which those before `end` are run, from this carry on; of the carries h alone unless
+    `everything`."""
     first = end if plan.reverse else 0
     kept = carry if everything else carry[:1]
     carries = tuple(jnp.zeros((steps + 1, *c.shape), c.dtype).at[first].set(c) for c in kept)
@@ -115,9 +117,9 @@ def _(size: int, batched: list[bool], lengths: jax.Array) -> tuple[jax.Array, bo
     return _longest(lengths.reshape(-1)), False
 
 
-def _scan(body: Callable[..., Any], state: Any, xs: Any, needed: jax.Array | None, reverse: bool) -> tuple[Any, Any]:
-    """`lax.scan` over the first `needed` entries of xs, all if None; what is stacked is zero behind them."""
-    if needed is None:
+def _scan(body: Callable[..., Any], state: Any, xs: Any, count: jax.Array | None, reverse: bool) -> tuple[Any, Any]:
+    """`lax.scan` over the first `count` entries of xs, all if None; what is stacked is zero behind them."""
+    if count is None:
         return lax.scan(body, state, xs, reverse=reverse)
 
     def entry(i: jax.Array | int) -> Any:
@@ -125,20 +127,20 @@ def _scan(body: Callable[..., Any], state: Any, xs: Any, needed: jax.Array | Non
 
     def step(i: jax.Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
         state, ys = loop
-        i = needed - 1 - i if reverse else i
+        i = count - 1 - i if reverse else i
         state, y = body(state, entry(i))
         return state, jax.tree.map(lambda stack, a: _put(stack, a, i), ys, y)
 
-    count = jax.tree.leaves(xs)[0].shape[0]
+    entries = jax.tree.leaves(xs)[0].shape[0]
     y = jax.eval_shape(lambda state: body(state, entry(0))[1], state)
-    ys = jax.tree.map(lambda a: jnp.zeros((count, *a.shape), a.dtype), y)
-    return lax.fori_loop(0, needed, step, (state, ys))
+    ys = jax.tree.map(lambda a: jnp.zeros((entries, *a.shape), a.dtype), y)
+    return lax.fori_loop(0, count, step, (state, ys))
 
 
 def _run_chunk(
     plan: Plan,
     params: PyTree,
-    kernel: jax.Array,
+    blocks: list[jax.Array],
     offset: jax.Array | None,
     carry: Carry,
     x: jax.Array,
@@ -150,7 +152,6 @@ def _run_chunk(
 ) -> tuple[Carry, _Stacks]:
     """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on."""
     cell = plan.cell(params)
-    blocks = _column_blocks(rounded(kernel, plan.compute))
     z = cell.project(x)
     if stacks.z is not None:
         stacks = stacks._replace(z=lax.dynamic_update_slice_in_dim(stacks.z, z, start, 0))
@@ -201,21 +202,22 @@ def fused(
 def _fused_forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps):
     steps = x.shape[0]
     z = jax.eval_shape(plan.project, params, x[0])
-    longest = None if lengths is None else _longest(lengths)
-    end = steps if longest is None else jnp.minimum(-(-longest // plan.chunk) * plan.chunk, steps)
+    needed = plan.needed(steps, lengths)
+    end = steps if needed is None else jnp.minimum(needed * plan.chunk, steps)
     stacks = _empty_stacks(plan, steps, carry, z, plan.keep_carries, end)
+    blocks = _column_blocks(rounded(kernel, plan.compute))  # XLA leaves it in a loop that may not run at all.
     starts = []
     state = (carry, stacks)
-    for length, firsts, needed in plan.segments(steps, longest):
+    for length, firsts, count in plan.segments(steps, needed):
 
         def body(state, first, length=length):
             carry, stacks = state
             x_chunk, noise_chunk = _cut((x, noise), first, length)
             mask = _within(lengths, first, length)
-            new = _run_chunk(plan, params, kernel, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks)
+            new = _run_chunk(plan, params, blocks, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks)
             return new, carry
 
-        state, start = _scan(body, state, firsts, needed, plan.reverse)
+        state, start = _scan(body, state, firsts, count, plan.reverse)
         starts.append(start)
     last, stacks = state
     h = stacks.carries[0][:-1] if plan.reverse else stacks.carries[0][1:]
@@ -233,7 +235,8 @@ def _fused_backward(plan, residuals, cotangents):
     # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
     # rest of 64 matters less, the columns stay as they are.
     rest = -features % _COLUMNS if features < 256 else 0
-    blocks = _column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
+    blocks_back = _column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
+    blocks = None if starts is None else _column_blocks(rounded(kernel, plan.compute))
     cell = plan.cell(params)
 
     def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
@@ -255,7 +258,7 @@ def _fused_backward(plan, residuals, cotangents):
         else:
             z = jax.eval_shape(plan.project, params, x[0])
             local = _empty_stacks(plan._replace(keep_z=False, keep_u=False), length, start, z, True, length)
-            _, local = _run_chunk(plan, params, kernel, offset, start, x_chunk, mask, noise_chunk, state_mask, 0, local)
+            _, local = _run_chunk(plan, params, blocks, offset, start, x_chunk, mask, noise_chunk, state_mask, 0, local)
             before = _cut(local.carries, later, length)
         z, pull_project = jax.vjp(plan.project, params, x_chunk)
         z = _cut(stacks.z, first, length) if plan.keep_z else z
@@ -284,7 +287,7 @@ def _fused_backward(plan, residuals, cotangents):
                 scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, column))
                 column += part.shape[-1]
             du_t = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
-            back_h = _product(du_t, blocks, plan.compute)[:, :features]
+            back_h = _product(du_t, blocks_back, plan.compute)[:, :features]
             back_h = back_h if state_mask is None else back_h * state_mask
             dbefore = (dbefore[0] + back_h, *dbefore[1:])
             if cotangent is not None:
@@ -321,12 +324,12 @@ def _fused_backward(plan, residuals, cotangents):
     z = jax.eval_shape(plan.project, params, x[0])
     scratch = jnp.zeros((plan.chunk, *z.shape), jnp.result_type(z.dtype, dh.dtype))
     state = (dlast, *jax.tree.map(wide, (params, kernel, offset)), scratch)
-    segments = plan.segments(x.shape[0], None if lengths is None else _longest(lengths))
+    segments = plan.segments(x.shape[0], plan.needed(x.shape[0], lengths))
     pieces = []
     for segment, start in zip(reversed(segments), reversed(starts or [None] * len(segments)), strict=True):
-        length, firsts, needed = segment
+        length, firsts, count = segment
         one_chunk = functools.partial(body, length=length)
-        state, piece = _scan(one_chunk, state, (firsts, start), needed, not plan.reverse)
+        state, piece = _scan(one_chunk, state, (firsts, start), count, not plan.reverse)
         pieces.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), piece))
     if not plan.reverse:
         pieces = pieces[::-1]
