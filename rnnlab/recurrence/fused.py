@@ -236,7 +236,7 @@ def _fused_backward(plan, residuals, cotangents):
     # rest of 64 matters less, the columns stay as they are.
     rest = -features % _COLUMNS if features < 256 else 0
     blocks_back = _column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
-    blocks = None if starts is None else _column_blocks(rounded(kernel, plan.compute))
+    blocks = [] if starts is None else _column_blocks(rounded(kernel, plan.compute))
     cell = plan.cell(params)
 
     def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
