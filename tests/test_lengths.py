@@ -67,8 +67,8 @@ def point(graphdef: nnx.GraphDef, state: nnx.State, batch: int = B) -> tuple[Any
 
 
 # Either store in either direction; for every cell both directions.
-RUNS = [(variant, *run) for variant in FUSABLE for run in [(False, "products"), (True, "ends")]]
-RUNS += [("lstm", True, "products"), ("lstm", False, "ends")]
+RUNS = [(variant, *run) for variant in FUSABLE for run in [(False, "ends"), (True, "products")]]
+RUNS += [("lstm", True, "ends"), ("lstm", False, "products")]
 
 
 @pytest.mark.parametrize(("variant", "reverse", "store"), RUNS)
@@ -166,7 +166,9 @@ def test_batches_of_a_vmap_share_the_number_of_chunks_and_have_the_gradients_of_
         together = jax.vmap(run)
         each = [quick_jit(run)(rows) for rows in lengths]
         assert_close(quick_jit(together)(lengths), jax.tree.map(lambda *a: jnp.stack(a), *each), 1e-12)
-        assert "reduce_or" not in primitives(together, lengths)
+        assert "stablehlo.or" not in jax.jit(together).lower(lengths).as_text(), (
+            "a loop goes on while any batch needs it"
+        )
 
 
 def test_lengths_of_a_type_that_cannot_hold_the_number_of_steps_mean_the_same():
