@@ -1,12 +1,14 @@
 """Two CPU devices for every test, the real data where it is at hand, and shapes checked at run time."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Programs are compiled once per machine, not once per test and process: the tests start the same few runs many times.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Compiled code runs for milliseconds here: what it costs to optimise it is never earned back.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
@@ -25,6 +27,14 @@ assert len(jax.devices()) == 2  # Made now: a run in this process would choose t
 hook = install_import_hook(["rnnlab.recurrence", "rnnlab.network", "rnnlab.cells"], "tests.typechecker.checked")
 with hook:
     import rnnlab  # noqa: F401
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """What a file has compiled goes with it: else a whole run holds five gigabytes of programs."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_a_scaled_orthogonal_kernel_changes_a_linear_gradient_by_its_scale(scale
     assert found["flat"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("initialization", ["orthogonal", "identity"])
 def test_the_atlas_scales_what_the_initialiser_drew(initialization: str) -> None:
     found = factors("linear", initialization, scales=SCALES, **TINY)
@@ -141,6 +142,7 @@ def tiny() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_setting_is_measured_and_survives_json(tiny: dict[str, Any]) -> None:
     settings = [(row["network"], row["initializer"], row["scale"]) for row in tiny["results"]]
     assert settings == [(n, i, s) for n in tiny["networks"] for i in INITIALIZATIONS for s in SCALES]

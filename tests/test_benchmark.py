@@ -154,6 +154,7 @@ def test_watching_is_measured_and_written_down(tmp_path, monkeypatch, capsys):
 # --- language models -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_language_models_train_alike_on_a_corpus_with_every_word(tmp_path):
     case = language_model.Case(5, 4, 6, 50)

@@ -14,6 +14,8 @@ from rnnlab.run import Run
 from rnnlab.step import means
 from scripts import compare_lm1b
 
+pytestmark = pytest.mark.slow
+
 WORDS = [f"w{n}" for n in range(30)]
 
 

@@ -63,6 +63,7 @@ def test_a_run_gets_every_measure_and_its_figure(trained: Path, capsys: pytest.C
     assert "of 5" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_not_defined_for_a_cell_is_left_out_and_the_rest_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_commands_of_extending_train(extended, tmp_path):
         assert "finished at step 4" in run(extended, *words, *small)
 
 
+@pytest.mark.slow
 def test_library_code_of_the_readme_runs():
     (code,) = [
         text for language, _, text in blocks(ROOT / "README.md") if language == "python" and "nnx.Module" in text

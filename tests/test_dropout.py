@@ -83,6 +83,7 @@ def test_rate_zero_drops_nothing(name):
     assert_close(net(x, training=training()), plain(x), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "index"), [("zoneout", 0), ("zoneout_cell", 1)])
 def test_zoneout_keeps_the_old_value_or_takes_the_new_and_at_evaluation_its_expectation(name, index):
     # One step from a state of ones.

@@ -211,6 +211,7 @@ def glove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(tmp_path, FORMATS["glove"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_run_starts_from_the_file_and_changes_the_table_only_if_it_is_trained(glove: Path, trained: bool) -> None:
     ready = run(glove, embedding_trained=trained)

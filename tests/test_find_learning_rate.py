@@ -87,6 +87,7 @@ def test_smoothed_loss_is_the_bias_corrected_running_mean(adding: dict[str, Any]
         assert adding["smoothed"][k] == pytest.approx(np.average(losses[: k + 1], weights=weights), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_steps_take_the_rates_that_are_reported() -> None:
     """Of gradient descent on batches that never change: the losses are those of that descent, done by hand."""
     import jax

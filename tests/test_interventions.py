@@ -164,6 +164,7 @@ def test_cotangents_are_those_of_backpropagation_by_hand(variant, name, reverse)
         assert_close(found[1][2], d, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reverse"),
     [("clip_norm", True), ("clip_value", False), ("scale", True), ("cut", False), ("cut", True), ("all", False)],

@@ -225,6 +225,7 @@ def last_state(config: dict[str, Any], workdir: Path, folder: Path) -> Any:
     return restored.step, jax.tree.map(np.asarray, (restored.state.params, restored.state.carry))
 
 
+@pytest.mark.slow
 def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would_have(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("rnnlab.loop.plots", mock.MagicMock())
     monkeypatch.setattr(Run, "gradient_flow", lambda *_: {"trained": {}})
@@ -328,6 +329,7 @@ def test_the_baseline_is_the_loss_of_always_answering_how_frequent_words_are(fol
     np.testing.assert_allclose(make(folder, name, **SMALL[name]).baseline, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["language_model", "sentences"])
 def test_a_softmax_in_chunks_trains_as_the_full_one(folder, name):
     task = make(folder, name, **SMALL[name])

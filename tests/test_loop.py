@@ -140,6 +140,7 @@ def test_run_made_longer_equals_the_long_run_with_every_option_of_the_optimizer(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_schedule_longer_than_the_run_is_said_once(tmp_path, capsys):
     config = small(steps=4, optimizer=dict(schedule=dict(name="linear", steps=5)))
     assert train_and_evaluate(config, tmp_path)["status"] == "finished"
@@ -183,12 +184,14 @@ def test_one_device_equals_two(finished, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_cell_that_the_fused_backend_cannot_run_says_which_one_it_uses(tmp_path, capsys):
     cell = dict(name="gru_reset_before", features=4)
     assert train_and_evaluate(small(steps=4, model=dict(cell=cell)), tmp_path)["status"] == "finished"
     assert "reference backend" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Of Orbax's readers, which gave up.
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, capsys, damage):
@@ -250,6 +253,7 @@ def test_early_stopping_stops_after_patience_and_stays_stopped(tmp_path):
     assert train_and_evaluate(config, tmp_path)["steps"] == 60
 
 
+@pytest.mark.slow
 def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
     config = small(eval_every=10, task=dict(validation_size=500), early_stopping=dict(metric="within_0.04"))
     summary = train_and_evaluate(config, tmp_path)
@@ -261,6 +265,7 @@ def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
 NAN, INF = float("nan"), float("inf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "values", "best"),
     [

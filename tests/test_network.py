@@ -155,6 +155,7 @@ def test_learned_carry_is_every_rows_first_carry() -> None:
 # --- backends and taps -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "bidirectional", "lengths", "learned_carry"),
     list(itertools.product([1, 2], [False, True], [None, LENGTHS], [False, True])),

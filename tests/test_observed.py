@@ -35,7 +35,7 @@ def small(**changes: Any) -> dict[str, Any]:
     return resolve_config(config | changes)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_flow_of_a_step_is_the_flow_of_its_batch(devices: int) -> None:
     run = Run(small(devices=devices, model=dict(cell=dict(name="lstm", features=4), bidirectional=True)))
     state = run.programs.start(0)
@@ -59,6 +59,7 @@ def test_a_program_that_is_watched_is_the_program_that_is_not() -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.slow
 def test_watching_leaves_every_number_of_a_run_as_it_is(tmp_path: Path) -> None:
     watched, alone = tmp_path / "watched", tmp_path / "alone"
     train_and_evaluate(small(), watched)

@@ -67,6 +67,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0.0, "inf", "nan"])
 def test_every_figure_of_a_run_is_drawn_whatever_the_numbers_are(
     number: Any, tmp_path: Path, drawn: dict[str, Any]

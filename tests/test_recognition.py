@@ -185,6 +185,7 @@ def test_without_jiwer_it_is_named(monkeypatch):
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_decodes_a_run_and_draws_what_it_found(corpus, tmp_path: Path, capsys):
     config = {
         "steps": 2,

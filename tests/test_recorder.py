@@ -79,6 +79,7 @@ def test_recorder_leaves_every_number_of_a_run_as_it_is(diverged: Path, tmp_path
     assert not (tmp_path / "recordings").exists()
 
 
+@pytest.mark.slow
 def test_carries_are_those_of_the_whole_batch_of_the_update(diverged: Path) -> None:
     run = Run(exploding(devices=1, flight_recorder=None))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(23), run.rows)
@@ -88,6 +89,7 @@ def test_carries_are_those_of_the_whole_batch_of_the_update(diverged: Path) -> N
         np.testing.assert_allclose(carries["layer 1/h"], expected.carries[0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_recordings_are_as_many_as_asked_for_and_the_last(tmp_path: Path) -> None:
     train_and_evaluate(exploding(flight_recorder=dict(steps=1, at_most=1)), tmp_path)
     assert [path.name for path in recordings(tmp_path / "recordings")] == ["00000025"]
