@@ -48,6 +48,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def diagnosed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("diagnosed") / "run"
+    shutil.copytree(trained, folder)
+    assert diagnose.main([f"--workdir={folder}"]) == 0
+    return folder
+
+
 @pytest.mark.slow
 def test_a_run_gets_every_measure_and_its_figure(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diagnose.main([f"--workdir={trained}"]) == 0
@@ -116,13 +124,14 @@ def poisoned(trained: Path, folder: Path, part: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_finite_is_measured_where_parameters_are_not(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    diagnosed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = poisoned(trained, tmp_path / "run", "readout")
+    folder = poisoned(diagnosed, tmp_path / "run", "readout")
     assert diagnose.main([f"--workdir={folder}", "--checkpoint=last"]) == 0
     found = json.loads((folder / "diagnosis.json").read_text())
-    whole = json.loads((trained / "diagnosis.json").read_text())
+    whole = json.loads((diagnosed / "diagnosis.json").read_text())
     for name in ("jacobians", "lyapunov", "values"):
         assert found[name] == whole[name]
         assert (folder / "plots" / f"{name}.png").exists()
@@ -148,9 +157,10 @@ def test_a_network_of_nan_is_exit_status_2_with_every_reason(
     assert capsys.readouterr().err == "error: nothing could be measured\n"
 
 
-def test_a_second_diagnosis_keeps_what_the_first_one_measured(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_second_diagnosis_keeps_what_the_first_one_measured(diagnosed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
+    shutil.copytree(diagnosed, folder)
     before = json.loads((folder / "diagnosis.json").read_text())
     assert diagnose.main([f"--workdir={folder}", "--measure=values"]) == 0
     after = json.loads((folder / "diagnosis.json").read_text())
@@ -161,8 +171,9 @@ def test_a_second_diagnosis_keeps_what_the_first_one_measured(trained: Path, tmp
     assert diagnose._measured_before(folder, known | {"rows": 7}, ["values"]) == {}
 
 
-def test_figures_go_to_the_run_s_events(trained: Path) -> None:
-    folder = trained / "tensorboard"
+@pytest.mark.slow
+def test_figures_go_to_the_run_s_events(diagnosed: Path) -> None:
+    folder = diagnosed / "tensorboard"
     tags = {
         value.tag
         for path in folder.iterdir()
@@ -212,8 +223,9 @@ def test_no_half_life_where_every_step_is_read(
     assert f"no half-life: {EVERY_STEP}" in text
 
 
-def test_histograms_of_the_state_count_every_value_once(trained: Path) -> None:
-    units = json.loads((trained / "diagnosis.json").read_text())["values"]["layer 1"]
+@pytest.mark.slow
+def test_histograms_of_the_state_count_every_value_once(diagnosed: Path) -> None:
+    units = json.loads((diagnosed / "diagnosis.json").read_text())["values"]["layer 1"]
     assert set(units) == {"i", "f", "g", "o", "output", "state h", "state c"}
     for unit in units.values():
         assert len(unit["edges"]) == len(unit["shares"]) + 1
