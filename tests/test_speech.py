@@ -275,23 +275,21 @@ def test_every_row_of_the_papers_table_is_a_config(preset):
         assert model["cell"]["recurrent_init"] == {"name": "scaled_identity", "scale": 0.01}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset",
     [
-        pytest.param(preset, marks=() if preset == "irnn-2x500-bidirectional" else pytest.mark.exhaustive)
+        pytest.param(preset, marks=pytest.mark.slow if preset == "irnn-2x500-bidirectional" else pytest.mark.exhaustive)
         for preset in [*PAPER, "gru-2x250", "gru-5x250", "gru-2x250-bidirectional", "gru-5x250-bidirectional"]
     ],
 )
 def test_every_config_takes_a_step_and_is_evaluated(preset, corpus):
     run = Run(tiny(preset, corpus))
     before = run.programs.start(0)
-    weights = [np.asarray(leaf) for leaf in jax.tree.leaves(before.params)]
+    readout = np.asarray(before.params["readout"]["kernel"])  # Five tiny layers of 0.01·I let less through than that.
     after = run.programs.train(before, run.data, jnp.int32(1), run.rows)
     assert bool(after.finite)
     assert int(after.step) == 1
-    moved = [not np.array_equal(a, b) for a, b in zip(weights, jax.tree.leaves(after.params), strict=True)]
-    assert all(moved)
+    assert not np.array_equal(readout, after.params["readout"]["kernel"])
     found = run.evaluate(after, "test")
     assert 0 < found["frame_error"] <= 1
     assert found["loss"] == pytest.approx(np.log(183), abs=1)
