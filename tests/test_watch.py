@@ -37,7 +37,7 @@ PLATEAU: dict[str, Any] = dict(name="plateau", factor=0.5, patience=2, min_chang
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a second a run, and test_loop.py looks at them."""
-    monkeypatch.setattr(Run, "gradient_flow", lambda run, states: dict.fromkeys(states, {}))
+    monkeypatch.setattr(Run, "gradient_flow", lambda run, states: {when: {} for when in states})
     monkeypatch.setattr(plots, "gradient_flow", lambda workdir: None)
     monkeypatch.setattr(plots, "learning_curve", lambda *words: None)
 
