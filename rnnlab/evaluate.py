@@ -26,7 +26,7 @@ from rnnlab.workdir import check_words, read_config, write_file
 
 if TYPE_CHECKING:
     from rnnlab.run import Run
-    from rnnlab.step import TrainState
+    from rnnlab.state import TrainState
 
 
 def main(argv: Sequence[str]) -> int:

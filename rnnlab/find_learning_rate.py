@@ -93,7 +93,7 @@ def range_test(
     import jax.numpy as jnp  # After the checks: these take seconds to import.
 
     from rnnlab.run import Run
-    from rnnlab.step import means
+    from rnnlab.state import means
 
     rising = {"learning_rate": lowest, "schedule": _rise(lowest, highest, steps), "warmup_steps": 0}
     run = Run(

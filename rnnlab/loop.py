@@ -25,7 +25,7 @@ from rnnlab.optimizers import waits_for_plateau
 from rnnlab.recorder import FlightRecorder
 from rnnlab.run import Run
 from rnnlab.schedules import check_schedule
-from rnnlab.step import TrainState, means
+from rnnlab.state import TrainState, means
 from rnnlab.watch import Convergence, Curriculum, EarlyStopping, Plateau
 from rnnlab.workdir import git_commit, open_workdir, versions, write_file
 

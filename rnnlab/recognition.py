@@ -14,7 +14,7 @@ from rnnlab.build import ConfigError
 from rnnlab.datasets.phones import PHONES, folding
 from rnnlab.datasets.timit import STATES
 from rnnlab.run import Run
-from rnnlab.step import TrainState
+from rnnlab.state import TrainState
 from rnnlab.tasks import Speech, Split
 from rnnlab.tasks.base import Batch
 

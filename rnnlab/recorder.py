@@ -20,7 +20,7 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.diagnostics.diagnosis import plain_arrays
 from rnnlab.diagnostics.flight import flight
 from rnnlab.run import Run
-from rnnlab.step import TrainState
+from rnnlab.state import TrainState
 from rnnlab.workdir import write_file
 
 

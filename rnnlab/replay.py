@@ -19,7 +19,8 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.diagnostics.flight import flight
 from rnnlab.recorder import Recording, advance, line_of
 from rnnlab.run import Run
-from rnnlab.step import SPIKE, TrainState
+from rnnlab.state import TrainState
+from rnnlab.step import SPIKE
 from rnnlab.typing import PyTree
 
 OFF = float(np.finfo(np.float32).max)

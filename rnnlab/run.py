@@ -17,8 +17,9 @@ from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
 from rnnlab.diagnostics.diagnosis import EVERY_STEP
-from rnnlab.step import Programs, TrainState
-from rnnlab.tasks import Split, Task, make_task
+from rnnlab.state import TrainState
+from rnnlab.step import Programs
+from rnnlab.tasks import Split, StreamTask, Task, make_task
 from rnnlab.typing import PyTree
 
 
@@ -127,7 +128,9 @@ class Run:
         size = self.task.size(split)
         if size is None:
             raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
-        wanted = self.task.streams(split) if self.task.stateful else min(self.config["eval_batch_size"], size)
+        wanted = (
+            self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
+        )
         rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
         return self.described(self.label | {name: float(value) for name, value in values.items()})

@@ -27,65 +27,10 @@ from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimize
 from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import Taps
-from rnnlab.tasks import Batch, Split, Task
+from rnnlab.state import TrainState
+from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.trajectory import of_runs
 from rnnlab.typing import Array, Float, Int, PyTree
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "step",
-        "seed",
-        "finite",
-        "params",
-        "buffers",
-        "average",
-        "optimizer",
-        "numbers",
-        "sums",
-        "totals",
-        "usual_norm",
-        "rate_scale",
-        "carry",
-    ],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that a run carries from step to step; a checkpoint holds exactly this."""
-
-    step: Int[Array, ""]
-    """Updates made so far."""
-    seed: Int[Array, ""]
-    finite: Array
-    """False once a loss or a gradient was not finite; the update that would have followed was not made."""
-    params: PyTree
-    """What the optimiser changes: nested dicts of arrays."""
-    buffers: PyTree
-    """What else the network holds, untrained: its rates, and running statistics."""
-    average: PyTree
-    """The running mean of params, None where it is not asked for."""
-    optimizer: PyTree
-    numbers: dict[str, Float[Array, ""]]
-    """Every float of the sections that the programs are made from, by its path."""
-    sums: dict[str, Float[Array, ""]]
-    """Since the last log step: per-step sums, their count, and the largest gradient norm."""
-    totals: dict[str, Int[Array, ""]]
-    """Of the run: how many steps had their gradient clipped, and how many were spikes."""
-    usual_norm: Float[Array, ""]
-    """A running mean of the gradient's norm before clipping, which a spike is measured against."""
-    rate_scale: Float[Array, ""] | None = None
-    """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
-    carry: Carries | None = None
-    """What each row of the batch ended with, which the next step goes on from; None unless the task is stateful. Rows
-    are split over the devices; all else is the same on all of them."""
-
-    @property
-    def evaluated(self) -> PyTree:
-        """The parameters that evaluation uses."""
-        return self.params if self.average is None else self.average
-
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
 SPIKE = 10.0
@@ -129,7 +74,7 @@ class Programs:
         self.embedding, self.stops_at_spikes = embedding, stops_at_spikes
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
         self.run_steps, self.log_every = run_steps, log_every
-        if model.get("bidirectional") and (task.stateful or task.causal):
+        if model.get("bidirectional") and task.causal:
             raise ConfigError("model.bidirectional: this task needs False; a second direction reads what is to come")
         self.structure, self.numbers = split_numbers(
             {"model": model, "optimizer": optimizer, "averaging": averaging, "penalties": penalties}
@@ -203,7 +148,7 @@ class Programs:
         self, network: Network, split: Split, positions: Int[Array, " B"], carry: Carries | None
     ) -> Carries | None:
         """What the rows at these positions begin with: where they ended before, or what the network begins with."""
-        if carry is None:
+        if not isinstance(self.task, StreamTask) or carry is None:
             return None
         begins = self.task.begins(split, positions)[:, None]
         return jax.tree.map(
@@ -235,7 +180,7 @@ class Programs:
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
         names = jax.eval_shape(self._metrics, params, buffers, self.task.data, seed)
-        carry = network.first_carries(batch or self.batch_size) if self.task.stateful else None
+        carry = network.first_carries(batch or self.batch_size) if isinstance(self.task, StreamTask) else None
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
@@ -377,7 +322,7 @@ class Programs:
             return (None if carry is None else last), sums
 
         starts = jnp.arange(0, size, width, dtype=jnp.int32)
-        carry = network.first_carries(rows.shape[0]) if self.task.stateful else None
+        carry = network.first_carries(rows.shape[0]) if isinstance(self.task, StreamTask) else None
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, carry, starts[0])[1])
 
         def add(state: tuple[Carries | None, PyTree], start: jax.Array) -> tuple[tuple[Carries | None, PyTree], None]:
@@ -413,14 +358,6 @@ def _of_rows(tap: Taps, weights: Float[Array, " B"]) -> Taps:
     """Gradients of each row's own mean loss, from those of the sum of all losses."""
     each = 1 / jnp.maximum(weights, 1)
     return jax.tree.map(lambda a: a * each[:, None].astype(a.dtype), tap)
-
-
-def means(state: TrainState) -> dict[str, float]:
-    """On the host: the means since the last log step, and the largest gradient norm before clipping."""
-    sums = {name: float(value) for name, value in state.sums.items()}
-    count = max(sums.pop("count"), 1.0)
-    largest = sums.pop("largest_grad_norm")
-    return {name: value / count for name, value in sums.items()} | {"largest_grad_norm": largest}
 
 
 def sum_over_devices(tree: PyTree) -> PyTree:

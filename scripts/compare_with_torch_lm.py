@@ -26,7 +26,7 @@ from rnnlab import entry
 from rnnlab.optimizers import common_options
 from rnnlab.run import Run
 from rnnlab.schedules import make_schedule
-from rnnlab.tasks import Split
+from rnnlab.tasks import Split, StreamTask
 from rnnlab.workdir import git_commit, versions, write_file
 
 # As in PyTorch's own example of a word-level language model, whose rate and clipping these are; the rate goes to 0.
@@ -101,28 +101,29 @@ class Batches:
     """The task's batches as tensors."""
 
     def __init__(self, run: Run):
-        self.run, self.seed = run, jnp.int32(run.config["seed"])
+        assert isinstance(run.task, StreamTask)
+        self.run, self.task, self.seed = run, run.task, jnp.int32(run.config["seed"])
         self._take = jax.jit(self._batch, static_argnums=(1, 3))
 
     def _batch(self, data: Any, split: Split, start: jax.Array, rows: int) -> tuple[Any, ...]:
         positions = start.astype(jnp.uint32) + jnp.arange(rows, dtype=jnp.uint32)
-        batch = self.run.task.batch(data, self.seed, split, positions)
+        batch = self.task.batch(data, self.seed, split, positions)
         whole = jnp.full(rows, batch.targets.shape[0], jnp.int32)
         lengths = whole if batch.lengths is None else batch.lengths
-        return batch.inputs, batch.targets, lengths, self.run.task.begins(split, positions).all()
+        return batch.inputs, batch.targets, lengths, self.task.begins(split, positions).all()
 
     def at(self, split: Split, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """Inputs, targets [T, B], lengths [B] of batch `number` of a split, and whether it begins at the beginning."""
-        rows = self.run.task.streams(split)
+        rows = self.task.streams(split)
         inputs, targets, lengths, begins = self._take(self.run.data, split, jnp.int32(number * rows), rows)
         x, y, n = (torch.tensor(np.asarray(a), dtype=torch.long, device=DEVICE) for a in (inputs, targets, lengths))
         return x, y, n, bool(begins)
 
     def whole(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
         """All of a split."""
-        size = self.run.task.size(split)
+        size = self.task.size(split)
         assert size is not None
-        for number in range(size // self.run.task.streams(split)):
+        for number in range(size // self.task.streams(split)):
             yield self.at(split, number)
 
 

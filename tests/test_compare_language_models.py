@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnlab.run import Run
-from rnnlab.step import means
+from rnnlab.state import means
 from scripts import compare_lm1b
 
 pytestmark = pytest.mark.slow

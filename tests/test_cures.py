@@ -24,7 +24,7 @@ from rnnlab.optimizers import common_options
 from rnnlab.penalties import penalty_options
 from rnnlab.run import Run
 from rnnlab.schedules import SCHEDULES
-from rnnlab.step import TrainState
+from rnnlab.state import TrainState
 from rnnlab.tasks.augmentation import augmentation_options
 from tests.helpers import _quick_options, assert_close, float64
 

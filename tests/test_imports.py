@@ -24,6 +24,7 @@ LAYERS = [
     ["optimizers"],
     ["devices"],
     ["objective"],
+    ["state"],
     ["step"],
     ["config"],
     ["workdir", "metrics", "checkpoints"],

@@ -23,7 +23,8 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.devices import make_mesh, replicate
 from rnnlab.loop import train_and_evaluate
 from rnnlab.run import Run
-from rnnlab.step import Programs, TrainState
+from rnnlab.state import TrainState
+from rnnlab.step import Programs
 from rnnlab.tasks import LanguageModel, Sentences, Task, make_task
 from tests.helpers import assert_close, float64, quick_jit, random_like
 

@@ -16,7 +16,8 @@ import optax
 import pytest
 
 from rnnlab.devices import make_mesh, replicate
-from rnnlab.step import Programs, TrainState, means
+from rnnlab.state import TrainState, means
+from rnnlab.step import Programs
 from rnnlab.tasks import Batch, Example, Split, Task
 from rnnlab.tasks.base import stream
 from tests.helpers import quick_jit

@@ -21,7 +21,8 @@ from rnnlab.devices import replicate
 from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import ProgressLine, read_metrics
 from rnnlab.run import Run
-from rnnlab.step import Programs, TrainState, means
+from rnnlab.state import TrainState, means
+from rnnlab.step import Programs
 from rnnlab.tasks import TASKS, Adding, Example, Split
 from rnnlab.watch import Curriculum, EarlyStopping, Plateau
 from rnnlab.workdir import open_workdir, read_config

@@ -106,7 +106,7 @@ def rnnlab(case: Case, folder: Path) -> Contestant:
     import jax.numpy as jnp
 
     from rnnlab.run import Run
-    from rnnlab.step import means
+    from rnnlab.state import means
 
     run = Run(config_of(case, str(folder)), str(folder))
     state = run.programs.start(0)

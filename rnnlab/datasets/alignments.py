@@ -1,7 +1,6 @@
 """From labels in time to one class a frame: TIMIT's .PHN files, and frame alignments in Kaldi's text archives."""
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 
 from rnnlab.build import ConfigError
 from rnnlab.datasets.audio import SAMPLE_RATE
-from rnnlab.datasets.files import data_root
 from rnnlab.datasets.phones import PHONES
 
 NEAR = SAMPLE_RATE // 100
@@ -90,20 +88,6 @@ def frame_states(segments: Segments, centres: np.ndarray) -> np.ndarray:
 
 def _segment(segments: Segments, centres: np.ndarray) -> np.ndarray:
     return np.maximum(np.searchsorted(segments.begins, centres, side="right") - 1, 0)
-
-
-def find_alignments(name: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The file or folder of that name: a path as it stands, else one below the data folder (see `files.data_root`).
-
-    Raises:
-        ConfigError: it is in neither place.
-    """
-    places = [Path(name).expanduser(), data_root(data_dir) / name]
-    for place in places:
-        if place.exists():
-            return place
-    looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
-    raise ConfigError(f"alignments {str(name)!r} not found; looked for {looked}")
 
 
 def read_alignments(path: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnlab.build import ConfigError
-from rnnlab.datasets.files import data_root
+from rnnlab.datasets.files import find_given
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -39,17 +39,8 @@ class Embeddings(NamedTuple):
 
 
 def find_embeddings(name: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The file of that name: a path as it stands, else one below the data folder (see `files.data_root`).
-
-    Raises:
-        ConfigError: it is in neither place.
-    """
-    places = [Path(name).expanduser(), data_root(data_dir) / name]
-    for place in places:
-        if place.is_file():
-            return place
-    looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
-    raise ConfigError(f"embedding file {str(name)!r} not found; looked for {looked}")
+    """The file of that name, as in `files.find_given`."""
+    return find_given("embedding file", name, data_dir, Path.is_file)
 
 
 def read_embeddings(

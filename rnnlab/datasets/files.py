@@ -1,6 +1,7 @@
 """Where data files are found: the folder that the user names, else RNNLAB_DATA, else the user's cache, else the net."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pooch
@@ -45,3 +46,24 @@ def find_file(name: str, url: str, sha256: str, data_dir: str | os.PathLike[str]
             f"put the file there by hand, or name its folder with --data_dir or RNNLAB_DATA"
         ) from None
     return path
+
+
+def find_given(
+    what: str,
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    accepts: Callable[[Path], bool] = Path.exists,
+) -> Path:
+    """What the user named: a path as it stands, else one below the data folder (see `data_root`).
+
+    what: for the message, such as "alignments".
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    places = [Path(name).expanduser(), data_root(data_dir) / name]
+    for place in places:
+        if accepts(place):
+            return place
+    looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise ConfigError(f"{what} {str(name)!r} not found; looked for {looked}")

@@ -16,7 +16,7 @@ import numpy as np
 from rnnlab.build import ConfigError
 from rnnlab.datasets import alignments, audio, features
 from rnnlab.datasets.alignments import FAR, NEAR, Segments
-from rnnlab.datasets.files import data_root
+from rnnlab.datasets.files import data_root, find_given
 from rnnlab.datasets.phones import PHONES, folding
 from rnnlab.datasets.timit_splits import Recording, find_recordings
 
@@ -167,7 +167,7 @@ def load(
 
 def _alignments(targets: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
     try:
-        path = alignments.find_alignments(targets, data_dir)
+        path = find_given("alignments", targets, data_dir)
     except ConfigError as error:
         known = ", ".join([*PHONE_TARGETS, "states"])
         raise ConfigError(f"targets is {str(targets)!r}; allowed: {known}, or Kaldi's text archives; {error}") from None

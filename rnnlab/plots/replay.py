@@ -2,11 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from rnnlab.plots.style import COLOURS, log_scale, make_axes, save
+from rnnlab.plots.style import COLOURS, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
 from rnnlab.step import SPIKE
 
 
@@ -20,7 +17,7 @@ def replay(workdir: Path) -> Path:
         style = {"color": "black", "linewidth": 2.2} if number == 0 else {"color": COLOURS[(number - 1) % len(COLOURS)]}
         name = label + ("" if number == 0 else ": held" if each["held"] else ": not held")
         for axis, quantity in ((norms, "grad_norm"), (losses, "loss")):
-            axis.plot(updates, _numbers(line[quantity] for line in each["updates"]), label=name, **style)
+            axis.plot(updates, numbers(line[quantity] for line in each["updates"]), label=name, **style)
     norms.axhline(SPIKE * found["calm_norm"], color="#6b6b6b", linestyle="--", linewidth=1)
     norms.set_title(f"gradient norm before clipping (dashed: {SPIKE:g} × what was calm)")
     losses.set_title("loss")
@@ -32,26 +29,11 @@ def replay(workdir: Path) -> Path:
         log_scale(axis)
     layer = found["blame"][0]["layer"]
     lines = [line for line in found["interventions"]["as it was"]["updates"] if line["update"] <= found["update"]]
-    grid = np.array([_numbers(line["gradient"][layer]) for line in lines])
-    shown = grid > 0
-    logs = np.where(shown, np.log10(np.where(shown, grid, 1)), np.nan)
-    finite = logs[np.isfinite(logs)]
-    high = finite.max() if finite.size else 1.0
-    first = lines[0]["update"] - 0.5
-    extent = (first, first + len(lines), -0.5, grid.shape[1] - 0.5)
-    image = flow.imshow(
-        logs.T, origin="lower", aspect="auto", extent=extent, vmin=max(finite.min(initial=high), high - 12), vmax=high
-    )
-    flow.set_facecolor("#dddddd")
-    flow.grid(False)
+    flow.set_title(f"{layer}, as it was")
     flow.set_xlabel("update")
     flow.set_ylabel("time step t")
     flow.xaxis.get_major_locator().set_params(integer=True)
-    flow.set_title(f"log₁₀ ‖∂L/∂h_t‖, {layer}, as it was (grey: 0 or not finite)")
-    figure.colorbar(image, ax=flow)
+    grid = [numbers(line["gradient"][layer]) for line in lines]
+    label = rf"$\log_{{10}}$ {gradient_symbol('h')}"
+    heat_map(figure, flow, [line["update"] for line in lines], grid, 0, label)
     return save(figure, workdir / "plots" / "replay.png")
-
-
-def _numbers(values: Any) -> np.ndarray:
-    """Numbers of JSON, in which strings stand for what is not finite."""
-    return np.array([float(v) for v in values])

@@ -50,9 +50,6 @@ class Task(abc.ABC):
     in_features: int
     out_features: int
     vocabulary: int | None = None
-    stateful: ClassVar[bool] = False
-    """Whether row r of a batch goes on where row r of the batch before it ended, so that the network's carry is kept.
-    Then `begins` says where it does not, and `streams` how many rows a batch has."""
     causal: ClassVar[bool] = False
     """Whether later inputs give an answer away, so that no layer may read backwards."""
     readout: ClassVar[Literal["last", "every"]] = "last"
@@ -89,14 +86,6 @@ class Task(abc.ABC):
 
         outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.softmax.Distribution`.
         """
-
-    def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:
-        """Of a stateful task: which of these positions of the split's stream begin a sequence."""
-        raise NotImplementedError
-
-    def streams(self, split: Split) -> int:
-        """Of a stateful task: how many rows go on side by side."""
-        raise NotImplementedError
 
     def derived(self, values: dict[str, float]) -> dict[str, float]:
         """Metrics that follow from the means of the others."""
@@ -161,6 +150,20 @@ class Task(abc.ABC):
             reading_order=self.reading_order,
         )
         self.data = Augmented(self.data, self.augmentation.numbers)
+
+
+class StreamTask(Task):
+    """A task in which row r of a batch goes on where row r of the batch before ended: the network's carry is kept."""
+
+    causal: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def streams(self, split: Split) -> int:
+        """How many rows go on side by side: those of every batch."""
+
+    @abc.abstractmethod
+    def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:
+        """Which of these positions of the split's stream begin a sequence."""
 
 
 def shuffled(key: PRNGKeyArray, positions: Int[Array, " B"], size: int) -> Int[Array, " B"]:

@@ -15,7 +15,7 @@ from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.datasets.tokens import TokenSet, load_tokens
 from rnnlab.datasets.vocabulary import Level
 from rnnlab.softmax import Distribution
-from rnnlab.tasks.base import Batch, Example, Split, Task
+from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 
@@ -50,7 +50,7 @@ class _Text(Task):
         return {"perplexity": math.exp(min(values["loss"], 700.0))}
 
 
-class LanguageModel(_Text):
+class LanguageModel(_Text, StreamTask):
     """The next token at every step of windows that follow each other: truncated backpropagation through time.
 
     The training text is cut into as many contiguous streams as a batch has rows; row r of every batch goes on where the
@@ -61,8 +61,6 @@ class LanguageModel(_Text):
 
     Loss: nats per token; metric: `perplexity`, or `bits_per_character`.
     """
-
-    stateful: ClassVar = True
 
     def __init__(
         self,
