@@ -109,7 +109,7 @@ def _run_fields(
 ) -> None:
     """The fields of a run.
 
-    diagnostics: what is measured inside the training step, of the first in every diagnostics_every. steps: updates of
+    diagnostics: what is measured of a training step, every diagnostics_every steps. steps: updates of
     the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every, diagnostics_every: in
     steps. devices: how many to split the batch over; None takes the most that divide it.
     """

@@ -20,6 +20,8 @@ from rnnlab.build import ConfigError
 from rnnlab.typing import PyTree
 
 DATA_AXIS = "data"
+BATCHES = PartitionSpec(None, DATA_AXIS)
+"""How arrays [step, row of the batch, ...] lie on the devices."""
 
 
 def tune_host(batch_size: int, devices: int | None = None) -> None:

@@ -90,9 +90,7 @@ def range_test(
         made; `stopped`, the learning rate at which it was too high, or None; `steepest` and `tenth_of_minimum` as
         `suggestions` gives them; `config`.
     """
-    import jax.numpy as jnp  # After the checks: these take seconds to import.
-
-    from rnnlab.run import Run
+    from rnnlab.run import Run  # After the checks: these take seconds to import.
     from rnnlab.state import means
 
     rising = {"learning_rate": lowest, "schedule": _rise(lowest, highest, steps), "warmup_steps": 0}
@@ -106,7 +104,7 @@ def range_test(
     stopped, mean = None, 0.0
     for step in range(steps):
         rate = lowest * (highest / lowest) ** (step / (steps - 1))
-        state = run.programs.train(state, run.data, jnp.int32(step + 1), run.rows)
+        state = run.train(state, step + 1)
         loss = means(state)["loss"] if bool(state.finite) else math.inf
         if not math.isfinite(loss):
             stopped = rate

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rnnlab import devices, plots
@@ -120,17 +119,17 @@ def train_and_evaluate(
                     if plateau is not None:
                         plateau.restart()
                     memory.validation = {}
-                    state = run.with_empty_sums(state)
+                    state = run.at_stage(state)
                     recorder.forget()
                     progress.say(f"step {step}  {run.described_stage()}")
                     budget, compiled = 1, False
                 if config["diagnostics"] and step % config["diagnostics_every"] == 0:
-                    found = jax.block_until_ready(run.programs.observe(state, run.data, run.rows))
+                    found = jax.block_until_ready(run.observe(state))
                     writer.observe(step, found, seconds())
                 recorder.keep(step, state)
                 mark = time.monotonic()
                 target = min(step + budget, steps, curriculum.ends, *(_next(step, config[k]) for k in every))
-                state = jax.block_until_ready(run.programs.train(state, run.data, jnp.int32(target), run.rows))
+                state = jax.block_until_ready(run.train(state, target))
                 if step == first:
                     progress.say(f"first step after {time.monotonic() - began:.1f} s")
                 if compiled:

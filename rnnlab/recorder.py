@@ -76,7 +76,7 @@ class FlightRecorder:
         if self.run.stage not in self._observers:
             self._observers[self.run.stage] = self.run.programs.observer({"flight": flight})
         for step in range(wanted, event + 1):
-            found = self._observers[self.run.stage](state, self.run.data, self.run.rows)["flight"]
+            found = self._observers[self.run.stage](state, self.run.data_at(step), self.run.rows)["flight"]
             lines.append(line_of(state, found))
             if step < event:
                 state = advance(self.run, state, step + 1)
@@ -137,7 +137,7 @@ def read_recording(workdir: Path, update: int | None) -> Recording:
 def advance(run: Run, state: TrainState, until: int) -> TrainState:
     """The state at this step, past spikes; sooner where one is not finite. The given one's arrays are used up."""
     while bool(state.finite) and int(state.step) < until:
-        state = jax.block_until_ready(run.programs.train(state, run.data, jnp.int32(until), run.rows))
+        state = jax.block_until_ready(run.train(state, until))
     return state
 
 

@@ -254,7 +254,7 @@ def _play(run: Run, state: TrainState, last: int, intervention: Intervention) ->
         if intervention.always is not None:
             params = devices.replicate(run.mesh, intervention.always(state.params))
             state = dataclasses.replace(state, params=params)
-        lines.append(line_of(state, observe(state, run.data, run.rows)["flight"]))
+        lines.append(line_of(state, observe(state, run.data_at(int(state.step)), run.rows)["flight"]))
         state = advance(run, state, int(state.step) + 1)
     return lines
 

@@ -17,6 +17,7 @@ from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
 from rnnlab.diagnostics.diagnosis import EVERY_STEP
+from rnnlab.feeding import Feed
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Split, StreamTask, Task, make_task
@@ -37,6 +38,7 @@ class Run:
         devices.tune_host(config["batch_size"], config["devices"])
         self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
         self.stages = self._stages(data_dir)
+        self.feed: Feed | None = None
         self.stage = -1
         self.enter(len(self.stages) - 1)
         self.rows = jnp.arange(config["batch_size"], dtype=jnp.uint32)
@@ -87,6 +89,11 @@ class Run:
         self.stage, self.programs = stage, self.stages[stage]
         self.task = self.programs.task
         self.data = devices.replicate(self.mesh, self.task.data)
+        if self.feed is not None:
+            self.feed.close()
+        reads = self.task.reader is not None
+        config = self.config
+        self.feed = Feed(self.task, self.mesh, config["batch_size"], config["seed"]) if reads else None
         curriculum = self.config["curriculum"]
         self.label: dict[str, Any] = {}
         """The stage's value under its field's name; empty without a curriculum."""
@@ -109,9 +116,38 @@ class Run:
             raise ConfigError(f"{path}: unknown metric {metric!r}; this task has: {known}")
         return 1.0 if metric in self.task.larger_is_better else -1.0
 
+    def data_at(self, step: int) -> PyTree:
+        """What a training program is given as the data of the batch of this step."""
+        if self.feed is None:
+            return self.data
+        return self.task.with_block(self.data, self.feed.at(step))
+
+    def train(self, state: TrainState, until: int) -> TrainState:
+        """The state after the updates up to step `until`, or after fewer: `Programs.train`, block by block where the
+        host feeds it. The given one's arrays are used up."""
+        if self.feed is None:
+            return self.programs.train(state, self.data, jnp.int32(until), self.rows)
+        step = int(state.step)
+        while step < until:
+            target = min(until, self.feed.end(step))
+            state = jax.block_until_ready(self.programs.train(state, self.data_at(step), jnp.int32(target), self.rows))
+            step = int(state.step)
+            if step < target:
+                break
+        return state
+
+    def observe(self, state: TrainState) -> dict[str, Any]:
+        """What the config's diagnostics find in the step after this state: `Programs.observe`."""
+        return self.programs.observe(state, self.data_at(int(state.step)), self.rows)
+
     def with_rate_scale(self, state: TrainState, scale: float) -> TrainState:
         """The state with another factor of the learning rate."""
         return dataclasses.replace(state, rate_scale=devices.replicate(self.mesh, jnp.float32(scale)))
+
+    def at_stage(self, state: TrainState) -> TrainState:
+        """The state as it enters a stage: its means are of the stage alone, and so is what a stream goes on from."""
+        carry = None if state.carry is None else self.programs.start(self.config["seed"]).carry
+        return dataclasses.replace(self.with_empty_sums(state), carry=carry)
 
     def with_empty_sums(self, state: TrainState) -> TrainState:
         """The state as right after a log step."""

@@ -21,6 +21,7 @@ from rnnlab.build import ConfigError, merge_numbers, split_numbers
 from rnnlab.devices import DATA_AXIS, check_compute
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.probe import Probe
+from rnnlab.feeding import data_shapes, data_specs
 from rnnlab.network import Carries, LayerRun, Network
 from rnnlab.objective import batch_loss, charges_weights
 from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimizer, waits_for_plateau, was_clipped
@@ -73,6 +74,7 @@ class Programs:
     ):
         self.embedding, self.stops_at_spikes = embedding, stops_at_spikes
         self.task, self.mesh, self.batch_size = task, mesh, batch_size
+        self.data_shapes = data_shapes(task, batch_size)
         self.run_steps, self.log_every = run_steps, log_every
         if model.get("bidirectional") and task.causal:
             raise ConfigError("model.bidirectional: this task needs False; a second direction reads what is to come")
@@ -87,18 +89,17 @@ class Programs:
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
-        replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
+        replicated, rows, data = PartitionSpec(), PartitionSpec(DATA_AXIS), data_specs(self.data_shapes)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
         whole = TrainState(*[replicated] * (len(dataclasses.fields(TrainState)) - 1), carry=rows)  # pyright: ignore
-        self._spread_step = functools.partial(spread, in_specs=(whole, replicated, rows))
+        self._spread_step = functools.partial(spread, in_specs=(whole, data, rows))
         first = functools.partial(self._initialize, batch=batch_size // mesh.devices.size)
         self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=whole))
-        in_specs = (whole, replicated, replicated, rows)
+        in_specs = (whole, data, replicated, rows)
         self.train = jax.jit(spread(self._train, in_specs=in_specs, out_specs=whole), donate_argnums=0)
         self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
-            data = jax.eval_shape(lambda: self.task.data)
-            jax.eval_shape(self.observe, state, data, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
+            jax.eval_shape(self.observe, state, self.data_shapes, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
                 functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
@@ -156,8 +157,8 @@ class Programs:
         )
 
     def _metrics(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> dict[str, jax.Array]:
-        """What a training step sums up, on one row: for the names."""
-        rows = jnp.zeros(1, jnp.uint32)
+        """What a training step sums up: for the names."""
+        rows = jnp.zeros(self.batch_size, jnp.uint32)
         batch = self.task.batch(data, seed, "train", rows)
         training = Training(jax.random.key(seed), rows)
         sums = self._loss(params, None, buffers, self.numbers, batch, training)[1][0]
@@ -179,7 +180,7 @@ class Programs:
         _, params, buffers = nnx.split(network, nnx.Param, ...)
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
-        names = jax.eval_shape(self._metrics, params, buffers, self.task.data, seed)
+        names = jax.eval_shape(self._metrics, params, buffers, self.data_shapes, seed)
         carry = network.first_carries(batch or self.batch_size) if isinstance(self.task, StreamTask) else None
         return TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -383,8 +383,8 @@ def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: i
             run.enter(len(run.stages) - 1)
             count = 60 if turn else 1
             began = time.perf_counter()
-            target = jax.numpy.int32(int(states[index].step) + count)
-            states[index] = jax.block_until_ready(run.programs.train(states[index], run.data, target, run.rows))
+            target = int(states[index].step) + count
+            states[index] = jax.block_until_ready(run.train(states[index], target))
             times.append(time.perf_counter() - began)
             if not bool(states[index].finite):
                 return None

@@ -23,6 +23,7 @@ LAYERS = [
     ["schedules", "averaging"],
     ["optimizers"],
     ["devices"],
+    ["feeding"],
     ["objective"],
     ["state"],
     ["step"],

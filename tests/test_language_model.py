@@ -218,6 +218,32 @@ def test_two_devices_are_one(folder):
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_stage_with_another_window_begins_with_the_first_carry(folder):
+    curriculum = {"field": "window", "values": (3,), "steps": (2,)}
+    config = {
+        "task": section(folder, window=5),
+        "model": {"cell": {"name": "gru", "features": 3}, "embedding": 4},
+        "curriculum": curriculum,
+    }
+    run = Run(
+        {
+            "optimizer": {"name": "sgd", "learning_rate": 0.1},
+            "seed": 0,
+            "steps": 4,
+            "batch_size": 2,
+            "eval_batch_size": 2,
+            "devices": 1,
+        }
+        | config,
+        str(folder),
+    )
+    run.enter(0)
+    state = run.train(run.programs.start(0), 2)
+    assert jax.tree.leaves(state.carry)[0].any()
+    run.enter(1)
+    assert not jax.tree.leaves(run.at_stage(state).carry)[0].any()
+
+
 def last_state(config: dict[str, Any], workdir: Path, folder: Path) -> Any:
     """Parameters and carry in the last checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints")

@@ -47,7 +47,6 @@ def measure(config: Mapping[str, Any], turns: int, seconds: float, data_dir: str
         ConfigError: a mistake in the config, or a diagnostic that is not defined for it.
     """
     import jax
-    import jax.numpy as jnp
 
     from rnnlab.benchmark.worker import time_calls, time_steps
     from rnnlab.diagnostics import DIAGNOSTICS
@@ -60,11 +59,10 @@ def measure(config: Mapping[str, Any], turns: int, seconds: float, data_dir: str
     held = {"state": run.programs.start(0)}
 
     def train(count: int) -> None:
-        until = jnp.int32(int(held["state"].step) + count)
-        held["state"] = jax.block_until_ready(run.programs.train(held["state"], run.data, until, run.rows))
+        held["state"] = jax.block_until_ready(run.train(held["state"], int(held["state"].step) + count))
 
     def observe(name: str) -> Any:
-        return jax.block_until_ready(runs[name].programs.observe(held["state"], run.data, run.rows))
+        return jax.block_until_ready(runs[name].observe(held["state"]))
 
     train(EVERY)
     with _writer() as folder:

@@ -103,7 +103,6 @@ class Contestant(NamedTuple):
 def rnnlab(case: Case, folder: Path) -> Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights and its streams in the folder for the others."""
     import jax
-    import jax.numpy as jnp
 
     from rnnlab.run import Run
     from rnnlab.state import means
@@ -122,8 +121,7 @@ def rnnlab(case: Case, folder: Path) -> Contestant:
     del state
 
     def train(count: int) -> None:
-        until = jnp.int32(int(held["state"].step) + count)
-        held["state"] = jax.block_until_ready(run.programs.train(held["state"], run.data, until, run.rows))
+        held["state"] = jax.block_until_ready(run.train(held["state"], int(held["state"].step) + count))
 
     for _ in range(STEPS):
         held["state"] = run.with_empty_sums(held["state"])

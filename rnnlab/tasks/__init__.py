@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from rnnlab.build import build, find, takes
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationSpec
-from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task
+from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
 from rnnlab.tasks.speech import Speech
@@ -51,6 +51,7 @@ __all__ = [
     "Adding",
     "AugmentationSpec",
     "Batch",
+    "Block",
     "Example",
     "LanguageModel",
     "Pixels",

@@ -5,7 +5,9 @@ longer run see the same data.
 """
 
 import abc
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -19,6 +21,10 @@ from rnnlab.typing import Array, Bool, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+BLOCK = "block"
+"""Where the `data` of a task with a `reader` has its `Block`."""
 
 
 class Example(NamedTuple):
@@ -37,6 +43,23 @@ class Batch(NamedTuple):
     targets: Any
     """[B, ...] for a readout at the last step, [T, B, ...] for one at every step."""
     lengths: Int[Array, " B"] | None
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["first", "examples"], meta_fields=["batch_size"])
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The training examples of some consecutive steps, read on the host: see `rnnlab.feeding`."""
+
+    first: Int[Array, ""]
+    """The position of the first in the endless stream of examples."""
+    examples: Example
+    """Arrays [steps, rows of the batch, ...]; a device has its own rows."""
+    batch_size: int
+
+    def at(self, positions: Int[Array, " B"]) -> Example:
+        """The rows of the step that these positions, one for each row, are of."""
+        number = (positions[0].astype(jnp.uint32) - self.first) // self.batch_size
+        return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, number, keepdims=False), self.examples)
 
 
 class Task(abc.ABC):
@@ -71,6 +94,9 @@ class Task(abc.ABC):
     reading_order: np.ndarray | None = None
     """Of such a task: which pixel, counted row by row from the top, each of the T · D inputs is."""
     augmentation: Augmentation | None = None
+    reader: Callable[[np.ndarray], Example] | None = None
+    """Where the training set stays on the host: what reads examples at these indices, arrays [*indices.shape, ...].
+    Then `data`, a dict, has none of the training set but the `Block` that `with_block` puts there."""
 
     @abc.abstractmethod
     def size(self, split: Split) -> int | None:
@@ -101,14 +127,10 @@ class Task(abc.ABC):
         numbers: dict[str, Any] = {}
         if self.augmentation is not None:
             data, numbers = data
-        n = self.size(split)
-        fixed = jnp.int32(self.data_seed)
-        source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
-        index = positions.astype(jnp.uint32)
-        if split == "train" and n is not None:
-            index = self.order(data, seed, index)
-        keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
-        rows = jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
+        if split == "train" and self.reader is not None:
+            rows: Example = data[BLOCK].at(positions)
+        else:
+            rows = self._examples(data, seed, split, positions)
         if self.augmentation is not None and split == "train":
             change = self.augmentation
 
@@ -124,11 +146,27 @@ class Task(abc.ABC):
             targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
         return Batch(time_first, targets, rows.length)
 
+    def _examples(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Example:
+        n = self.size(split)
+        fixed = jnp.int32(self.data_seed)
+        source = stream(fixed if split != "train" or n is not None else seed, f"examples/{split}")
+        index = positions.astype(jnp.uint32)
+        if split == "train" and n is not None:
+            index = self.order(data, seed, index)
+        keys = jax.vmap(lambda i: jax.random.fold_in(source, i))(index)
+        return jax.vmap(lambda k, i: self.example(data, k, split, i))(keys, index)
+
     def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
         """Which examples stand at these positions of a fixed training set's endless stream."""
         size = self.size("train")
         assert size is not None
         return shuffled(stream(seed, "order"), positions, size)
+
+    def with_block(self, data: PyTree, block: Block) -> PyTree:
+        """Of a task with a `reader`: its data with the batches of a block."""
+        if isinstance(data, Augmented):
+            return data._replace(data={**data.data, BLOCK: block})
+        return {**data, BLOCK: block}
 
     def augment(self, section: Mapping[str, Any]) -> None:
         """Turns on what an `augmentation` section asks for; `data` then holds its numbers, too.
@@ -140,7 +178,11 @@ class Task(abc.ABC):
         if all(value is None for value in section.values()):
             return
         key = jax.random.key(0)
-        example = jax.eval_shape(lambda data: self.example(data, key, "train", jnp.uint32(0)), self.data)
+        if self.reader is not None:
+            read = self.reader(np.zeros((), np.int64))
+            example: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), read)
+        else:
+            example = jax.eval_shape(lambda data: self.example(data, key, "train", jnp.uint32(0)), self.data)
         self.augmentation = Augmentation(
             section,
             inputs=example.inputs,

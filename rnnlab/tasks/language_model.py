@@ -18,6 +18,9 @@ from rnnlab.softmax import Distribution
 from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+ON_DEVICE = 1 << 30
+"""Bytes of a training text that lies on the device without being asked for."""
+
 
 class _Text(Task):
     """What both have: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
@@ -71,11 +74,13 @@ class LanguageModel(_Text, StreamTask):
         min_count: PositiveInt | None = None,
         vocabulary_file: str | None = None,
         source: str | None = None,
+        on_device: bool | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         streams: tuple[int, int] = (1, 1),
     ):
-        """window: T, steps of a batch. The others say which text as which tokens: see
-        `rnnlab.datasets.tokens.load_tokens`; source: the folder of dataset "text".
+        """window: T, steps of a batch. on_device: whether the training text lies on every device, or the host reads
+        each batch's part while the devices train; None: on the device up to 1 GiB. The others say which text as which
+        tokens: see `rnnlab.datasets.tokens.load_tokens`; source: the folder of dataset "text".
 
         Raises:
             ConfigError: the corpus is missing or damaged, or too short for a window in every stream.
@@ -99,7 +104,9 @@ class LanguageModel(_Text, StreamTask):
                     f"task: the {split} split of {dataset} has {len(tokens)} tokens, too few for {rows} streams "
                     f"({of}); at most {max(targets // per, 0)}"
                 )
-            _offset_type(tokens)
+            if not _fits(tokens, on_device if split == "train" else True):
+                self.reader = self._read
+                continue
             # A window past the end of the text must not be moved back, as `dynamic_slice` would, where it has targets.
             self.data[split] = np.pad(tokens, (0, 0 if split == "train" else window))
 
@@ -117,15 +124,25 @@ class LanguageModel(_Text, StreamTask):
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
         index = index.astype(jnp.int32)
-        row, number = index % self.rows[split], index // self.rows[split]
-        passed = number * self.window
-        start = row * self.length[split] + passed
+        row, passed, start = self._place(split, index)
         tokens = jax.lax.dynamic_slice_in_dim(data[split], start, self.window + 1).astype(jnp.int32)
         length = None
         if split != "train":
             left = jnp.minimum(self.length[split], len(self.corpus.splits[split].tokens) - 1 - row * self.length[split])
             length = jnp.clip(left - passed, 0, self.window)
         return Example(tokens[:-1], tokens[1:], length)
+
+    def _place(self, split: Split, index: Any) -> tuple[Any, Any, Any]:
+        """The stream of windows, how many of its tokens come before, and where in the text they begin."""
+        row, number = index % self.rows[split], index // self.rows[split]
+        passed = number * self.window
+        return row, passed, row * self.length[split] + passed
+
+    def _read(self, index: np.ndarray) -> Example:
+        _, _, start = self._place("train", index)
+        text: Any = self.corpus.splits["train"].tokens
+        tokens = text[start[..., None] + np.arange(self.window + 1)].astype(np.int32)
+        return Example(tokens[..., :-1], tokens[..., 1:])
 
 
 class Sentences(_Text):
@@ -144,6 +161,7 @@ class Sentences(_Text):
         min_count: PositiveInt | None = None,
         vocabulary_file: str | None = None,
         source: str | None = None,
+        on_device: bool | None = None,
         data_dir: str | os.PathLike[str] | None = None,
     ):
         """longest: T of a training batch. The others are those of `LanguageModel`.
@@ -156,7 +174,10 @@ class Sentences(_Text):
         for split, (tokens, offsets) in self.corpus.splits.items():
             lengths = np.diff(offsets)
             self.steps[split] = min(longest, int(lengths.max())) if split == "train" else int(lengths.max())
-            self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, _offset_type(tokens)))
+            if not _fits(tokens, on_device if split == "train" else True):
+                self.reader = self._read
+                continue
+            self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32))
         self.longest_dependency = self.steps["train"] - 1
 
     def size(self, split: Split) -> int:
@@ -168,6 +189,17 @@ class Sentences(_Text):
         targets = jax.lax.dynamic_slice_in_dim(tokens, start, self.steps[split]).astype(jnp.int32)
         inputs = jnp.concatenate([jnp.full(1, self.corpus.vocabulary.end, jnp.int32), targets[:-1]])
         return Example(inputs, targets, jnp.minimum(end - start, self.steps[split]).astype(jnp.int32))
+
+    def _read(self, index: np.ndarray) -> Example:
+        tokens: Any = self.corpus.splits["train"].tokens
+        offsets: Any = self.corpus.splits["train"].offsets
+        start, lengths = offsets[index], np.minimum(offsets[index + 1] - offsets[index], self.steps["train"])
+        place = np.arange(self.steps["train"])
+        inside = place < lengths[..., None]
+        targets = np.where(inside, tokens[np.where(inside, start[..., None] + place, 0)], 0).astype(np.int32)
+        end = np.full((*index.shape, 1), self.corpus.vocabulary.end, np.int32)
+        inputs: Any = np.concatenate([end, targets[..., :-1]], -1)
+        return Example(inputs, targets, lengths.astype(np.int32))
 
 
 def _tokens(
@@ -190,8 +222,10 @@ def _tokens(
     )
 
 
-def _offset_type(tokens: np.ndarray) -> Any:
-    """Offsets are 32 bits wide on the device."""
-    if len(tokens) >= 1 << 31:
-        raise ConfigError(f"task: {len(tokens)} tokens are more than one device can count (2³¹)")
-    return np.int32
+def _fits(tokens: np.ndarray, on_device: bool | None) -> bool:
+    """Whether the text is to lie on the device, which counts in 32 bits."""
+    if on_device is None:
+        return tokens.nbytes <= ON_DEVICE
+    if on_device and len(tokens) >= 1 << 31:
+        raise ConfigError(f"task.on_device: {len(tokens)} tokens are more than a device can count (2³¹)")
+    return on_device
