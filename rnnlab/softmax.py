@@ -21,7 +21,7 @@ from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.layers import Linear
 from rnnlab.linear import ComputeType, matmul, rounded
 from rnnlab.random import Training, named
-from rnnlab.typing import Array, Float, Int, PRNGKeyArray
+from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 
 def softmax_options(
@@ -106,8 +106,11 @@ class Distribution:
     axis_name: str | None = None
     """The axis of devices that the words are split over, in equal parts in the order of the axis."""
 
-    def cross_entropy(self, targets: Int[Array, "*TB"]) -> Float[Array, "*TB"]:
-        """-ln p(target), in nats; with candidates an estimate, which converges to it as they become more.
+    def cross_entropy(
+        self, targets: Int[Array, "*TB"], inside: Bool[Array, "*TB"] | None = None
+    ) -> Float[Array, "*TB"]:
+        """-ln p(target), in nats; with candidates an estimate, which converges to it as they become more. Where
+        `inside` is False it is 0, and costs next to nothing.
 
         Gradients, in reverse mode, are those of the very values. Where words are split over `axis_name`, this is to be
         called, and differentiated, inside `jax.shard_map(..., check_vma=False)`: every device of the axis has the
@@ -115,11 +118,20 @@ class Distribution:
         """
         how = _How(self.chunk, self.compute, self.axis_name)
         h, words = _copied(self.axis_name, self.h.reshape(-1, self.h.shape[-1])), targets.reshape(-1)
+        count, back = None, None
+        if inside is not None:
+            count = inside.sum()
+            order = jnp.argsort(~inside.reshape(-1), stable=True)
+            back = jnp.argsort(order)
+            h, words = _reordered(h, order, back), words[order]
         if self.candidates is None:
-            nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words)
+            nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words, count)
         else:
-            nats = self._sampled(how, h, words)
-        return nats.reshape(targets.shape)
+            nats = self._sampled(how, h, words, count)
+        if back is not None:
+            nats = nats[back]
+        nats = nats.reshape(targets.shape)
+        return nats if inside is None else jnp.where(inside, nats, 0)
 
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
@@ -133,7 +145,9 @@ class Distribution:
             return self.bias
         return jnp.where(_words(how, self.bias.shape[0]) < self.vocabulary, self.bias, -jnp.inf)
 
-    def _sampled(self, how: "_How", h: Any, targets: Int[Array, " R"]) -> Float[Array, " R"]:
+    def _sampled(
+        self, how: "_How", h: Any, targets: Int[Array, " R"], count: Int[Array, ""] | None
+    ) -> Float[Array, " R"]:
         """The target's word is there for certain and is not corrected; where it is a candidate too, that one is left
         out. Then Σ exp(z - ln count) has the mean of the exact normaliser (importance sampling: Jean et al., 2015)."""
         assert self.candidates is not None
@@ -142,7 +156,7 @@ class Distribution:
         kernel, bias = self.kernel[rows], self.bias[rows]  # One gather: its gradient is one array [V, P].
         split = words.shape[0]
         offset = jnp.where(held[:split], bias[:split] - log_counts, -jnp.inf)
-        others: Any = _log_sum_exp(how, h, kernel[:split], offset, words, targets)
+        others: Any = _log_sum_exp(how, h, kernel[:split], offset, words, targets, count)
         return jax.nn.softplus(others - _of_words(how, h, kernel[split:], bias[split:], held[split:]))
 
 
@@ -213,25 +227,32 @@ class _How(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _exact(
-    how: _How, h: Float[Array, "R P"], kernel: Float[Array, "K P"], bias: Float[Array, " K"], targets: Int[Array, " R"]
+    how: _How,
+    h: Float[Array, "R P"],
+    kernel: Float[Array, "K P"],
+    bias: Float[Array, " K"],
+    targets: Int[Array, " R"],
+    count: Int[Array, ""] | None,
 ) -> Float[Array, " R"]:
-    """-ln p(target), where this device has these words."""
-    return _exact_forward(how, h, kernel, bias, targets)[0]
+    """-ln p(target), where this device has these words; of the first `count` rows, if given."""
+    return _exact_forward(how, h, kernel, bias, targets, count)[0]
 
 
-def _exact_forward(how: _How, h: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array) -> tuple:
+def _exact_forward(
+    how: _How, h: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array, count: jax.Array | None
+) -> tuple:
     place, held = _held(how, targets, kernel.shape[0])
-    others = _sum_of_others(how, h, kernel, bias, _words(how, kernel.shape[0]), targets)
+    others = _sum_of_others(how, h, kernel, bias, _words(how, kernel.shape[0]), targets, count)
     target = _of_words(how, h, kernel[place], bias[place], held)
-    return jax.nn.softplus(others - target), (h, kernel, bias, targets, others, target)
+    return jax.nn.softplus(others - target), (h, kernel, bias, targets, count, others, target)
 
 
 def _exact_backward(how: _How, saved: tuple, d: jax.Array) -> tuple:
-    h, kernel, bias, targets, others, target = saved
+    h, kernel, bias, targets, count, others, target = saved
     at_target = -d * jax.nn.sigmoid(others - target)  # p - 1, to all digits where p is near 1.
     words = _words(how, kernel.shape[0])
-    of = _gradients(how, h, kernel, bias, words, targets, jnp.logaddexp(others, target), d, at_target)
-    return *of, None
+    of = _gradients(how, h, kernel, bias, words, targets, count, jnp.logaddexp(others, target), d, at_target)
+    return *of, None, None
 
 
 _exact.defvjp(_exact_forward, _exact_backward)
@@ -245,42 +266,57 @@ def _log_sum_exp(
     bias: Float[Array, " K"],
     words: Int[Array, " K"],
     targets: Int[Array, " R"],
+    count: Int[Array, ""] | None,
 ) -> Float[Array, " R"]:
-    """ln Σ exp(h kᵀ + b) over those of `words` that are not the row's target, on all devices."""
-    return _sum_of_others(how, h, kernel, bias, words, targets)
+    """ln Σ exp(h kᵀ + b) over those of `words` that are not the row's target, on all devices; of the first `count`
+    rows, if given."""
+    return _sum_of_others(how, h, kernel, bias, words, targets, count)
 
 
-def _log_sum_exp_forward(how: _How, *operands: jax.Array) -> tuple:
+def _log_sum_exp_forward(how: _How, *operands: Any) -> tuple:
     others = _sum_of_others(how, *operands)
     return others, (*operands, others)
 
 
 def _log_sum_exp_backward(how: _How, saved: tuple, d: jax.Array) -> tuple:
-    h, kernel, bias, words, targets, others = saved
-    return *_gradients(how, h, kernel, bias, words, targets, others, d, jnp.zeros_like(d)), None, None
+    h, kernel, bias, words, targets, count, others = saved
+    of = _gradients(how, h, kernel, bias, words, targets, count, others, d, jnp.zeros_like(d))
+    return *of, None, None, None
 
 
 _log_sum_exp.defvjp(_log_sum_exp_forward, _log_sum_exp_backward)
 
 
 def _sum_of_others(
-    how: _How, h: jax.Array, kernel: jax.Array, bias: jax.Array, words: jax.Array, targets: jax.Array
+    how: _How,
+    h: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    words: jax.Array,
+    targets: jax.Array,
+    count: jax.Array | None,
 ) -> Float[Array, " R"]:
     """`_log_sum_exp`, chunk by chunk.
 
     A chunk's logits lie [words, rows], so that sums over words run along the vector units (T·B = 700, P = 200,
     V = 33 278 on 2 cores, all words in one chunk: forward 95 ms, [rows, words] 126; with the gradient 229 and 391).
     """
-    width, ht = _width(how, h.shape[0], kernel.shape[0]), rounded(h, how.compute).T
+    rows = _Rows.of(h.shape[0], count)
+    width, ht = _width(how, rows.width, kernel.shape[0]), rounded(h, how.compute).T
 
     def body(start: Any, first: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        largest, total = carry
         part, offset, own = _chunk((kernel, bias, words), start, width)
-        z = matmul(part, ht, how.compute) + offset[:, None]
-        out = (start + jnp.arange(width) < first)[:, None] | (own[:, None] == targets)
-        z = jnp.where(out, -jnp.inf, z)
-        new = jnp.maximum(largest, z.max(0))
-        return new, total * jnp.exp(largest - new) + jnp.exp(z - new).sum(0)
+
+        def of_rows(at: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            largest, total = (rows.take(a, at) for a in carry)
+            z = matmul(part, rows.take(ht, at, axis=1), how.compute) + offset[:, None]
+            out = (start + jnp.arange(width) < first)[:, None] | (own[:, None] == rows.take(targets, at))
+            z = jnp.where(out, -jnp.inf, z)
+            new = jnp.maximum(largest, z.max(0))
+            total = total * jnp.exp(largest - new) + jnp.exp(z - new).sum(0)
+            return rows.put(carry[0], new, at), rows.put(carry[1], total, at)
+
+        return rows.over(of_rows, carry)
 
     dtype = jnp.result_type(h, kernel, bias)
     lowest = jnp.full(h.shape[0], jnp.finfo(dtype).min, dtype)  # Not -inf: what is subtracted from itself.
@@ -299,30 +335,77 @@ def _gradients(
     bias: jax.Array,
     words: jax.Array,
     targets: jax.Array,
+    count: jax.Array | None,
     normaliser: Float[Array, " R"],
     d: Float[Array, " R"],
     at_target: Float[Array, " R"],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of h, kernel and bias, where that of a logit is d exp(z - normaliser), and `at_target` at the row's target."""
-    width, rows = _width(how, h.shape[0], kernel.shape[0]), rounded(h, how.compute)
+    rows, ours = _Rows.of(h.shape[0], count), rounded(h, how.compute)
+    width = _width(how, rows.width, kernel.shape[0])
 
     def body(start: Any, first: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         dh, dkernel, dbias = carry
         part, offset, own = _chunk((kernel, bias, words), start, width)
         part = rounded(part, how.compute)
-        z = matmul(part, rows.T, how.compute) + offset[:, None]
-        dz = jnp.where(own[:, None] == targets, at_target, d * jnp.exp(z - normaliser))
-        dpart = matmul(dz, rows, how.compute).astype(kernel.dtype)
         # Words that the chunk before has had get the same gradient again; h must not.
         new = jnp.where((start + jnp.arange(width) < first)[:, None], 0, part)
-        dh += matmul(dz.T, new, how.compute)
+
+        def of_rows(at: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            dh, dpart, doffset = carry
+            own_h, own_d = rows.take(ours, at), rows.take(d, at)
+            z = matmul(part, own_h.T, how.compute) + offset[:, None]
+            slope = own_d * jnp.exp(z - rows.take(normaliser, at))
+            dz = jnp.where(own[:, None] == rows.take(targets, at), rows.take(at_target, at), slope)
+            dpart = rows.plus(dpart, matmul(dz, own_h, how.compute).astype(kernel.dtype))
+            dh = rows.put(dh, rows.take(dh, at) + matmul(dz.T, new, how.compute), at)
+            return dh, dpart, rows.plus(doffset, dz.sum(1).astype(bias.dtype))
+
+        nothing = jnp.zeros(part.shape, kernel.dtype), jnp.zeros(width, bias.dtype)
+        dh, dpart, doffset = rows.over(of_rows, (dh, *nothing))
         dkernel = lax.dynamic_update_slice_in_dim(dkernel, dpart, start, 0)
-        dbias = lax.dynamic_update_slice_in_dim(dbias, dz.sum(1).astype(bias.dtype), start, 0)
+        dbias = lax.dynamic_update_slice_in_dim(dbias, doffset, start, 0)
         return dh, dkernel, dbias
 
     sums = jnp.zeros(h.shape, jnp.result_type(h, kernel, bias)), jnp.zeros_like(kernel), jnp.zeros_like(bias)
     dh, dkernel, dbias = _over_chunks(kernel.shape[0], width, body, sums)
     return dh.astype(h.dtype), dkernel, dbias
+
+
+BLOCK_ROWS = {"cpu": 512}
+"""How many rows, where only the first so many count, are taken at a time; on other platforms 4096."""
+
+
+class _Rows(NamedTuple):
+    """Rows all at once, or, where only the first so many count, in blocks up to the last of those."""
+
+    width: int
+    """Of a block."""
+    valid: jax.Array | None
+    """How many count; None: all."""
+
+    @classmethod
+    def of(cls, rows: int, count: jax.Array | None) -> "_Rows":
+        """The largest blocks of up to `BLOCK_ROWS` that rows are a multiple of."""
+        if count is None:
+            return cls(rows, None)
+        most = min(rows, BLOCK_ROWS.get(jax.default_backend(), 4096))
+        return cls(max(width for width in range(1, most + 1) if rows % width == 0), count)
+
+    def over(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """body(first row, carry) for every block."""
+        if self.valid is None:
+            return body(0, carry)
+        return lax.fori_loop(0, -(-self.valid // self.width), lambda i, carry: body(i * self.width, carry), carry)
+
+    def take(self, a: jax.Array, at: Any, axis: int = 0) -> jax.Array:
+        return a if self.valid is None else lax.dynamic_slice_in_dim(a, at, self.width, axis)
+
+    def put(self, a: jax.Array, block: jax.Array, at: Any) -> jax.Array:
+        return block if self.valid is None else lax.dynamic_update_slice_in_dim(a, block, at, 0)
+
+    def plus(self, a: jax.Array, more: jax.Array) -> jax.Array:
+        return more if self.valid is None else a + more
 
 
 def _width(how: _How, rows: int, words: int) -> int:
@@ -344,6 +427,15 @@ def _over_chunks(words: int, width: int, body: Callable[[Any, Any, Any], Any], c
 
 def _chunk(arrays: tuple[jax.Array, ...], start: Any, width: int) -> tuple[jax.Array, ...]:
     return tuple(lax.dynamic_slice_in_dim(a, start, width) for a in arrays)
+
+
+@jax.custom_vjp
+def _reordered(h: Float[Array, "R P"], order: Int[Array, " R"], back: Int[Array, " R"]) -> Float[Array, "R P"]:
+    """h[order]; its gradient is put back by `back`, the inverse, instead of scattered."""
+    return h[order]
+
+
+_reordered.defvjp(lambda h, order, back: (h[order], back), lambda back, d: (d[back], None, None))
 
 
 # --- words split over devices ----------------------------------------------------------------------------------------

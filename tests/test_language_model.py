@@ -381,7 +381,7 @@ def test_a_softmax_in_chunks_trains_as_the_full_one(folder, name):
 def test_an_epoch_has_every_sentence_once_cut_after_the_longest(folder):
     task: Sentences = make(folder, "sentences", longest=4)
     tokens, offsets = (np.asarray(a) for a in task.corpus.splits["train"])
-    data = {"train": (jnp.asarray(places(tokens, 4)), jnp.asarray(offsets, jnp.int32))}
+    data = {"train": (jnp.asarray(places(tokens, 4)), jnp.asarray(offsets, jnp.int32), None)}
     batch = quick_jit(lambda at: task.batch(data, jnp.int32(0), "train", at))
     inputs, targets, lengths = batch(jnp.arange(len(offsets) - 1))
     order = np.argsort(targets[0])
@@ -394,7 +394,8 @@ def test_an_epoch_has_every_sentence_once_cut_after_the_longest(folder):
 
 def test_sentences_never_leak_into_each_other(folder):
     task: Sentences = make(folder, "sentences")
-    tokens, offsets = task.data["validation"]
+    tokens, offsets, order = task.data["validation"]
+    assert list(np.diff(offsets)[order]) == sorted(np.diff(offsets))
     rows = jnp.arange(len(offsets) - 1)
     changed = int(np.argmax(np.diff(offsets)[1:])) + 1  # Its neighbour before has it for padding.
     assert np.diff(offsets)[changed - 1] < task.steps["validation"]
@@ -407,15 +408,16 @@ def test_sentences_never_leak_into_each_other(folder):
         state = begun(run)
 
         def losses(params: Any, tokens: Any) -> jax.Array:
-            batch = task.batch({"validation": (tokens, jnp.asarray(offsets))}, jnp.int32(0), "validation", rows)
+            data = {"validation": (tokens, jnp.asarray(offsets), jnp.asarray(order))}
+            batch = task.batch(data, jnp.int32(0), "validation", rows)
             network = run.network(params, state.buffers)
             return task.score(network(batch.inputs, batch.lengths), batch)[0]["loss"]
 
         before, after = (np.asarray(quick_jit(losses)(state.params, t)) for t in (tokens, other))
-        assert list(np.flatnonzero(before != after)) == [changed]
+        assert list(np.flatnonzero(before != after)) == [list(order).index(changed)]
         jacobian = quick_jit(jax.jacrev(losses))(state.params, other)
         of_hapax = np.abs(np.asarray(jacobian["embedding"][:, hapax])).max(1)
-        assert list(np.flatnonzero(of_hapax)) == [changed]
+        assert list(np.flatnonzero(of_hapax)) == [list(order).index(changed)]
 
 
 def test_what_stands_behind_a_sentence_is_not_looked_at(folder):

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from rnnlab import softmax
 from rnnlab.build import ConfigError
 from rnnlab.network import Network
 from rnnlab.random import Training
@@ -72,6 +73,23 @@ def test_each_nat_equals_full() -> None:
         args, targets = operands()
         ours = quick_jit(lambda *a: Distribution(*a, chunk=7).cross_entropy(targets))(*args)
         assert_close(ours, full(*args, targets), 1e-13)
+
+
+@pytest.mark.parametrize("samples", [None, 12])
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_what_is_not_inside_costs_nothing_and_changes_nothing(share, chunk, samples, monkeypatch) -> None:
+    """In blocks of two rows, of which the last is only partly inside."""
+    monkeypatch.setitem(softmax.BLOCK_ROWS, "cpu", 2)
+    with float64():
+        args, targets = operands((3, 4))
+        inside = jnp.asarray(np.random.default_rng(2).permutation(12).reshape(3, 4) < round(12 * share))
+        candidates = None if samples is None else draw_candidates(jax.random.key(0), samples, V)
+        distribution = functools.partial(Distribution, candidates=candidates, chunk=chunk)
+        of_inside = lambda *a: distribution(*a).cross_entropy(targets, inside)  # noqa: E731
+        of_all = lambda *a: jnp.where(inside, distribution(*a).cross_entropy(targets), 0)  # noqa: E731
+        assert_close(quick_jit(of_inside)(*args), quick_jit(of_all)(*args), 1e-13)
+        assert_close(value_and_gradients(of_inside, args), value_and_gradients(of_all, args), 1e-13)
 
 
 def test_value_and_gradients_equal_torch() -> None:

@@ -37,15 +37,15 @@ class _Text(Task):
         self.baseline = float(-(shares * np.log(shares)).sum())
 
     def score(self, outputs: Distribution | Float[Array, "T B V"], batch: Batch) -> tuple[dict[str, Any], jax.Array]:
+        steps, rows = batch.targets.shape
+        inside = None if batch.lengths is None else jnp.arange(steps)[:, None] < batch.lengths
         if isinstance(outputs, Distribution):
-            nats = outputs.cross_entropy(batch.targets)
+            nats = outputs.cross_entropy(batch.targets, inside)
         else:
             nats = -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch.targets[:, :, None], axis=-1)[:, :, 0]
-        steps, rows = batch.targets.shape
-        if batch.lengths is None:
-            return {"loss": nats.sum(0)}, jnp.full(rows, float(steps), nats.dtype)
-        inside = jnp.arange(steps)[:, None] < batch.lengths
-        return {"loss": jnp.where(inside, nats, 0).sum(0)}, batch.lengths.astype(nats.dtype)
+            nats = nats if inside is None else jnp.where(inside, nats, 0)
+        weights = jnp.full(rows, steps) if batch.lengths is None else batch.lengths
+        return {"loss": nats.sum(0)}, weights.astype(nats.dtype)
 
     def derived(self, values: dict[str, float]) -> dict[str, float]:
         if self.corpus.vocabulary.level == "character":
@@ -177,14 +177,17 @@ class Sentences(_Text):
             if not _fits(tokens, on_device if split == "train" else True):
                 self.reader = self._read
                 continue
-            self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32))
+            # Scored by length, so that a batch ends where its longest sentence does.
+            order = None if split == "train" else np.argsort(lengths, kind="stable").astype(np.int32)
+            self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32), order)
         self.longest_dependency = self.steps["train"] - 1
 
     def size(self, split: Split) -> int:
         return len(self.corpus.splits[split].offsets) - 1
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
-        tokens, offsets = data[split]
+        tokens, offsets, order = data[split]
+        index = index if order is None else order[index]
         start, end = offsets[index], offsets[index + 1]
         targets = jax.lax.dynamic_slice_in_dim(tokens, start, self.steps[split]).astype(jnp.int32)
         inputs = jnp.concatenate([jnp.full(1, self.corpus.vocabulary.end, jnp.int32), targets[:-1]])
