@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from rnnlab.benchmark import __main__ as benchmark
-from rnnlab.benchmark import contestants, diagnostics, language_model
+from rnnlab.benchmark import contestants, diagnostics, language_model, race, speech
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
 from rnnlab.recurrence import default_chunk
+from rnnlab.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 
@@ -167,7 +168,7 @@ def test_language_models_train_alike_on_a_corpus_with_every_word(tmp_path):
     for contestant in (ours, theirs):
         contestant.step(2)
         assert contestant.device_bytes() is None or contestant.device_bytes() > 0
-    assert language_model.peak_bytes() > 1 << 20
+    assert race.peak_bytes() > 1 << 20
 
 
 def test_language_model_with_other_losses_is_void_and_ratios_are_turn_by_turn():
@@ -177,7 +178,7 @@ def test_language_model_with_other_losses_is_void_and_ratios_are_turn_by_turn():
         {"contestant": "torch.nn", "step": [3.0, 6.0, 4.0], "losses": [3.0, 2.001], "peak_bytes": 3 << 29},
         {"contestant": "wrong", "step": [1.0, 1.0, 1.0], "losses": [3.0, 2.1], "peak_bytes": 1 << 30},
     ]
-    ours, peer, wrong = language_model.summarize(case, rows)
+    ours, peer, wrong = (language_model.described(case, row) for row in race.summarize(rows))
     assert (ours["step_ratio"], peer["step_ratio"]) == (1.0, 3.0)
     assert ours["words_per_second"] == 10.0
     assert "void: its losses" in wrong["error"]
@@ -198,3 +199,33 @@ def test_command_measures_language_models(tmp_path, monkeypatch):
     assert len(row["step"]) == 2
     assert row["peak_bytes"] > 1 << 20
     assert "| adagrad, 8 samples | rnnlab |" in output.with_suffix(".md").read_text()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_utterances_are_trained_on_alike_packed_and_padded(tmp_path, monkeypatch):
+    """Deep, in both directions, of lengths that differ; three updates of Adam."""
+    monkeypatch.setitem(TASKS, "invented_utterances", None)  # So that it is gone afterwards.
+    case = speech.Case(steps=9, shortest=3, batch=4, features=5, layers=2)
+    speech.write_utterances(case, tmp_path)
+    with np.load(tmp_path / "utterances.npz") as found:
+        assert len(set(found["lengths"])) > 1
+    ours = speech.rnnlab(case, tmp_path)
+    np.testing.assert_allclose(ours.losses, speech.torch_nn(case, tmp_path).losses, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_command_measures_utterances(tmp_path, monkeypatch):
+    monkeypatch.setattr(speech, "CASES", [speech.Case(9, 9, 4, 5, 2)])
+    output = tmp_path / "found.json"
+    assert benchmark.main(["--speech", "--turns=2", "--seconds=0", f"--output={output}"]) == 0
+    ours = json.loads(output.read_text())["results"][0]
+    assert len(ours["step"]) == 2
+    assert ours["step_ratio"] == 1.0
+    assert (
+        "| 4 utterances of 9 frames, 2 × 5 LSTM in each direction | rnnlab |" in output.with_suffix(".md").read_text()
+    )
+
+
+def test_language_models_and_utterances_are_not_measured_at_once(capsys):
+    with pytest.raises(ConfigError, match="one at a time"):
+        benchmark.main(["--language_model", "--speech"])

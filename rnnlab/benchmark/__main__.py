@@ -4,6 +4,7 @@
     python -m rnnlab.benchmark --cells=lstm,gru --shapes=0,2 --output=benchmark.json
     python -m rnnlab.benchmark --diagnostics --output=diagnostics_cost.json
     python -m rnnlab.benchmark --language_model --output=language_model.json
+    python -m rnnlab.benchmark --speech --output=speech_steps.json
 
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
 rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
@@ -15,7 +16,8 @@ they find, in training steps, for the adding problem (IRNN, LSTM, GRU) and pixel
 
 --language_model measures a whole step of a word-level language model instead: words per second and peak memory, with
 the vocabulary of WikiText-2 beside torch.nn, and with that of 1 Billion Word. --shapes then counts these:
-`rnnlab.benchmark.language_model.CASES`.
+`rnnlab.benchmark.language_model.CASES`. --speech likewise measures a whole step of a deep bidirectional LSTM over
+utterances of different lengths beside torch.nn with packed sequences: `rnnlab.benchmark.speech.CASES`.
 """
 
 import importlib.util
@@ -35,7 +37,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rnnlab import entry
-from rnnlab.benchmark import diagnostics, language_model
+from rnnlab.benchmark import diagnostics, language_model, speech
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
 from rnnlab.build import ConfigError, unknown
@@ -187,17 +189,17 @@ def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None,
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 
-def measure_language_models(
-    cases: Sequence[language_model.Case], turns: int, seconds: float, torch: bool, output: Path | None, console: Console
+def measure_training(
+    kind: Any, cases: Sequence[Any], turns: int, seconds: float, torch: bool, output: Path | None, console: Console
 ) -> int:
-    """--language_model; returns the exit status."""
+    """--language_model or --speech, whose module is `kind`; returns the exit status."""
     results: list[dict[str, Any]] = []
     for case in cases:
-        console.print(f"measuring {case.shape()}: {case.described()}", highlight=False)
-        results += language_model.measure(case, turns, seconds, torch)
+        console.print(f"measuring {case.shape()}", highlight=False)
+        results += kind.measure(case, turns, seconds, torch)
         if output is not None:
-            save(output, results, turns, language_model.markdown(results))
-    console.print(language_model.markdown(results), markup=False, soft_wrap=True)
+            save(output, results, turns, kind.markdown(results))
+    console.print(kind.markdown(results), markup=False, soft_wrap=True)
     for row in (row for row in results if "error" in row):
         console.print(f"{row['shape']} {row['contestant']}: {row['error']}", markup=False)
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
@@ -226,6 +228,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("seconds", 0.5, "how long, at least, each time", lower_bound=0.0, flag_values=values)
     flags.DEFINE_bool("diagnostics", False, "what watching a run costs, and nothing else", flag_values=values)
     flags.DEFINE_bool("language_model", False, "steps of language models, and nothing else", flag_values=values)
+    flags.DEFINE_bool("speech", False, "steps of deep networks over utterances, and nothing else", flag_values=values)
     flags.DEFINE_string(
         "output",
         None,
@@ -235,7 +238,10 @@ def main(argv: Sequence[str]) -> int:
     entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
-    known = language_model.CASES if given["language_model"] else SHAPES
+    chosen = [kind for kind in (language_model, speech) if given[kind.__name__.rpartition(".")[2]]]
+    if len(chosen) > 1:
+        raise ConfigError("--language_model and --speech: one at a time")
+    known = chosen[0].CASES if chosen else SHAPES
     shapes: list[Any] = [known[int(i)] for i in parse_list(given["shapes"], [*map(str, range(len(known)))], "shapes")]
 
     # Whole numbers in a file or a pipe too.
@@ -246,8 +252,8 @@ def main(argv: Sequence[str]) -> int:
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
-    if given["language_model"]:
-        return measure_language_models(shapes, given["turns"], given["seconds"], has_torch, output, console)
+    if chosen:
+        return measure_training(chosen[0], shapes, given["turns"], given["seconds"], has_torch, output, console)
     workers = [Worker(kind) for kind in KINDS if kind != "torch" or has_torch]
     from rnnlab.plots import benchmark_ratios  # After the check of the words: it takes a second to import.
 

@@ -4,21 +4,15 @@ Unlike a layer, it is measured as one trains it: a prepared corpus of invented w
 clipping, the optimiser. Every contestant of every case has a process of its own, whose peak memory is its own, too.
 """
 
-import resource
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.benchmark.worker import Worker, answer_requests, time_steps
-
-CONTESTANTS = ("rnnlab", "torch.nn")
-STEPS = 3
-"""How many updates' losses are compared."""
+from rnnlab.benchmark import race
 
 
 class Case(NamedTuple):
@@ -90,23 +84,11 @@ def config_of(case: Case, source: str) -> dict[str, Any]:
     }
 
 
-class Contestant(NamedTuple):
-    """One case made ready."""
-
-    step: Callable[[int], None]
-    losses: list[float]
-    """Of the first updates."""
-    device_bytes: Callable[[], int | None]
-    """Peak memory on an accelerator; None on a CPU, where it is the process's."""
-
-
-def rnnlab(case: Case, folder: Path) -> Contestant:
+def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights and its streams in the folder for the others."""
-    import jax
-
     from rnnlab.run import Run
-    from rnnlab.state import means
 
+    case = Case(*values)
     run = Run(config_of(case, str(folder)), str(folder))
     state = run.programs.start(0)
     if case.peers:
@@ -117,29 +99,14 @@ def rnnlab(case: Case, folder: Path) -> Contestant:
         np.savez(folder / "weights.npz", **weights)
         tokens = run.task.corpus.splits["train"].tokens  # pyright: ignore[reportAttributeAccessIssue]
         np.save(folder / "tokens.npy", tokens)
-    held, losses = {"state": state}, []
-    del state
-
-    def train(count: int) -> None:
-        held["state"] = jax.block_until_ready(run.train(held["state"], int(held["state"].step) + count))
-
-    for _ in range(STEPS):
-        held["state"] = run.with_empty_sums(held["state"])
-        train(1)
-        losses.append(means(held["state"])["loss"])
-
-    def peak() -> int | None:
-        if jax.default_backend() == "cpu":
-            return None
-        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]  # pyright: ignore
-
-    return Contestant(train, losses, peak)
+    return race.as_rnnlab_trains(run, state)
 
 
-def torch_nn(case: Case, folder: Path) -> Contestant:
+def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
     """nn.Embedding, nn.LSTM, nn.Linear, cross_entropy, clip_grad_norm_ and SGD, as PyTorch's example has them."""
     import torch
 
+    case = Case(*values)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = {name: torch.tensor(value) for name, value in np.load(folder / "weights.npz").items()}
     embedding = torch.nn.Embedding(case.vocabulary, case.features)
@@ -177,58 +144,22 @@ def torch_nn(case: Case, folder: Path) -> Contestant:
         held["hidden"], held["step"] = tuple(part.detach() for part in hidden), held["step"] + 1
         return loss.detach()
 
-    def train(count: int) -> None:
-        for _ in range(count):
-            step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    losses = [float(step()) for _ in range(STEPS)]
-    return Contestant(train, losses, lambda: torch.cuda.max_memory_allocated() if device == "cuda" else None)
+    return race.as_torch_trains(step)
 
 
 def measure(case: Case, turns: int, seconds: float, with_torch: bool) -> list[dict[str, Any]]:
-    """One row a contestant: turn by turn its seconds a step, the losses of its first updates, its peak memory."""
-    rows: list[dict[str, Any]] = []
-    names = CONTESTANTS if case.peers and with_torch else CONTESTANTS[:1]
+    """One row a contestant, with words per second; see `race.measure`."""
+    names = race.CONTESTANTS if case.peers and with_torch else race.CONTESTANTS[:1]
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder), case.vocabulary)
-        workers = [Worker(name, module=__name__) for name in names]
-        for worker, name in zip(workers, names, strict=True):
-            made = worker.ask(do="prepare", case=list(case), folder=folder)
-            rows.append({"contestant": name, "step": []} | made)
-        for _ in range(turns):
-            for worker, row in zip(workers, rows, strict=True):
-                if "error" not in row:
-                    answer = worker.ask(do="time", seconds=seconds)
-                    row["step"].append(answer) if isinstance(answer, float) else row.update(answer)
-        for worker, row in zip(workers, rows, strict=True):
-            row["peak_bytes"] = None if "error" in row else worker.ask(do="peak")
-            worker.close()
-    return summarize(case, rows)
+        rows = race.measure(__name__, names, case, folder, turns, seconds)
+    return [described(case, row) for row in rows]
 
 
-AGREE = 1e-3
-"""Largest relative difference between two contestants' losses of the first updates."""
-
-
-def summarize(case: Case, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds medians, words per second, and the ratio of step times turn by turn (above 1: rnnlab is faster); a peer with
-    other losses than rnnlab is void."""
-    ours = rows[0]
-    for row in rows:
-        row |= {"shape": case.shape(), "kind": case.described()}
-        if "error" in row or "error" in ours:
-            continue
-        if not np.allclose(row["losses"], ours["losses"], rtol=AGREE, atol=0):
-            row["error"] = f"void: its losses are {row['losses']}, rnnlab's {ours['losses']}"
-            continue
-        row["step_median"] = statistics.median(row["step"])
-        row["words_per_second"] = case.steps * case.batch / row["step_median"]
-        row["step_ratio"] = statistics.median(
-            theirs / mine for theirs, mine in zip(row["step"], ours["step"], strict=True)
-        )
-    return rows
+def described(case: Case, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with what was measured, and words per second."""
+    rate = {"words_per_second": case.steps * case.batch / row["step_median"]} if "step_median" in row else {}
+    return row | {"shape": case.shape(), "kind": case.described()} | rate
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
@@ -249,29 +180,5 @@ def markdown(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def peak_bytes() -> int:
-    """The largest memory that this process has had, libraries and all."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def main(name: str) -> None:
-    """One process: answers requests on standard input until it ends."""
-    held: dict[str, Contestant] = {}
-
-    def answer(request: Mapping[str, Any]) -> Any:
-        if request["do"] == "describe":
-            return [name]
-        if request["do"] == "prepare":
-            make = rnnlab if name == "rnnlab" else torch_nn
-            held["made"] = make(Case(*request["case"]), Path(request["folder"]))
-            return {"losses": held["made"].losses}
-        if request["do"] == "time":
-            return time_steps(held["made"].step, request["seconds"])
-        return held["made"].device_bytes() or peak_bytes()
-
-    answer_requests(answer)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    race.serve(sys.argv[1], {"rnnlab": rnnlab, "torch.nn": torch_nn})

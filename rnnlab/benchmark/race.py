@@ -1,0 +1,139 @@
+"""Whole training steps, as one trains, by rnnlab and by torch.nn, each in a process of its own and in turns.
+
+What is trained is in `language_model.py` and `speech.py`; layers alone are `cases.py` and `contestants.py`.
+"""
+
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab.benchmark.worker import Worker, answer_requests, time_steps
+
+CONTESTANTS = ("rnnlab", "torch.nn")
+STEPS = 3
+"""How many updates' losses are compared."""
+AGREE = 1e-3
+"""Largest relative difference between two contestants' losses of the first updates."""
+
+
+class Contestant(NamedTuple):
+    """One case made ready."""
+
+    step: Callable[[int], None]
+    """Makes so many updates."""
+    losses: list[float]
+    """Of the first updates."""
+    device_bytes: Callable[[], int | None]
+    """Peak memory on an accelerator; None on a CPU, where it is the process's."""
+
+
+def measure(
+    module: str, names: Sequence[str], case: Sequence[Any], folder: str, turns: int, seconds: float
+) -> list[dict[str, Any]]:
+    """One row a contestant: turn by turn its seconds a step, the losses of its first updates, its peak memory; and the
+    median, and the ratio of step times turn by turn (above 1: the first is faster). One with other losses than the
+    first is void.
+
+    Args:
+        module: whose `python -m` process calls `serve`.
+        case: what `serve`'s functions make a case of; goes through JSON.
+        folder: where the first leaves for the others what all begin with.
+    """
+    rows: list[dict[str, Any]] = []
+    workers = [Worker(name, module=module) for name in names]
+    for worker, name in zip(workers, names, strict=True):
+        made = worker.ask(do="prepare", case=list(case), folder=folder)
+        rows.append({"contestant": name, "step": []} | made)
+    for _ in range(turns):
+        for worker, row in zip(workers, rows, strict=True):
+            if "error" not in row:
+                answer = worker.ask(do="time", seconds=seconds)
+                row["step"].append(answer) if isinstance(answer, float) else row.update(answer)
+    for worker, row in zip(workers, rows, strict=True):
+        row["peak_bytes"] = None if "error" in row else worker.ask(do="peak")
+        worker.close()
+    return summarize(rows)
+
+
+def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with medians and ratios; see `measure`."""
+    ours = rows[0]
+    for row in rows:
+        if "error" in row or "error" in ours:
+            continue
+        if not np.allclose(row["losses"], ours["losses"], rtol=AGREE, atol=0):
+            row["error"] = f"void: its losses are {row['losses']}, rnnlab's {ours['losses']}"
+            continue
+        row["step_median"] = statistics.median(row["step"])
+        row["step_ratio"] = statistics.median(
+            theirs / mine for theirs, mine in zip(row["step"], ours["step"], strict=True)
+        )
+    return rows
+
+
+def peak_bytes() -> int:
+    """The largest memory that this process has had, libraries and all."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def as_rnnlab_trains(run: Any, state: Any) -> Contestant:
+    """A run from this state, as `rnnlab.train` makes its updates."""
+    import jax
+
+    from rnnlab.state import means
+
+    held, losses = {"state": state}, []
+
+    def train(count: int) -> None:
+        held["state"] = jax.block_until_ready(run.train(held["state"], int(held["state"].step) + count))
+
+    for _ in range(STEPS):
+        held["state"] = run.with_empty_sums(held["state"])
+        train(1)
+        losses.append(means(held["state"])["loss"])
+
+    def peak() -> int | None:
+        if jax.default_backend() == "cpu":
+            return None
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]  # pyright: ignore
+
+    return Contestant(train, losses, peak)
+
+
+def as_torch_trains(step: Callable[[], Any]) -> Contestant:
+    """step: makes one update, returns its loss."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+
+    def train(count: int) -> None:
+        for _ in range(count):
+            step()
+        if gpu:
+            torch.cuda.synchronize()
+
+    losses = [float(step()) for _ in range(STEPS)]
+    return Contestant(train, losses, lambda: torch.cuda.max_memory_allocated() if gpu else None)
+
+
+def serve(name: str, made: Mapping[str, Callable[[Sequence[Any], Path], Contestant]]) -> None:
+    """The process of one contestant: answers requests on standard input until it ends."""
+    held: dict[str, Contestant] = {}
+
+    def answer(request: Mapping[str, Any]) -> Any:
+        if request["do"] == "describe":
+            return [name]
+        if request["do"] == "prepare":
+            held["made"] = made[name](request["case"], Path(request["folder"]))
+            return {"losses": held["made"].losses}
+        if request["do"] == "time":
+            return time_steps(held["made"].step, request["seconds"])
+        return held["made"].device_bytes() or peak_bytes()
+
+    answer_requests(answer)
