@@ -159,8 +159,7 @@ def main(argv: Sequence[str]) -> int:
     single = isinstance(task, Sentences)
     prompt = _prompt(given["prompt"], vocabulary, single)
     restored = restore_chosen(workdir, given["checkpoint"], run.programs.start(run.config["seed"]))
-    # On one device; the state is the same on all.
-    params, buffers = jax.tree.map(lambda a: a.addressable_data(0), (restored.state.evaluated, restored.state.buffers))
+    params, buffers = jax.device_put((restored.state.evaluated, restored.state.buffers), jax.devices()[0])
     without = () if given["allow_unknown"] else (vocabulary.unknown,)
     network = run.programs.network(params, buffers)
     generator = Generator(network, len(vocabulary), without, given["top_k"], top_p)
