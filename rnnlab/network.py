@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.cells import CellSpec
@@ -139,11 +138,11 @@ class Network(nnx.Module):
             field = "embedding_trained=False" if embedding_file is None else "embedding_file"
             raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
         in_features = vocabulary or in_features
-        table = None
+        self.parts, table = _parts_of_embedding(softmax, embedding_trained), None
         if vocabulary is not None and embedding is not None:
             kind = nnx.Param if embedding_trained else FixedEmbedding
             drawn = as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32)
-            table = kind(filled(drawn, _parts_of_embedding(softmax, embedding_trained)))
+            table = kind(filled(drawn, self.parts))
             in_features = embedding
         self.embedding = table
         self.axis_name: str | None = None
@@ -231,8 +230,8 @@ class Network(nnx.Module):
                 table = self.embedding[...]
                 if training is not None and "embedding" in self.rates:
                     mask = training.shared_mask("embedding", self.rates["embedding"], (self.vocabulary, 1))
-                    if self.axis_name is not None:
-                        mask = own_rows(filled(mask, lax.axis_size(self.axis_name)), self.axis_name)
+                    mask = filled(mask, self.parts)
+                    mask = mask if self.axis_name is None else own_rows(mask, self.axis_name)
                     table = table * mask
                 x = embed(table, x, self.axis_name)
         return x if self.input_projection is None else self.input_projection(x)

@@ -90,7 +90,8 @@ UNSPLIT = SplitLeaves()
 
 def filled(leaf: jax.Array, parts: int) -> jax.Array:
     """With rows of zeros up to a multiple of `parts`."""
-    return jnp.pad(leaf, ((0, -leaf.shape[0] % parts), *[(0, 0)] * (leaf.ndim - 1)))
+    more = -leaf.shape[0] % parts
+    return jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
 
 
 def own_rows(leaf: jax.Array, axis_name: str) -> jax.Array:

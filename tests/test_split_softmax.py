@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rnnlab.build import ConfigError
+from rnnlab.config import resolve_config
 from rnnlab.devices import make_mesh
 from rnnlab.split import MODEL_AXIS
 from rnnlab.state import TrainState
@@ -45,3 +46,113 @@ class Words(Task):
         inside = jnp.arange(T)[:, None] < batch.lengths
         nats = outputs.cross_entropy(batch.targets)
         return {"loss": jnp.where(inside, nats, 0).sum(0)}, batch.lengths.astype(nats.dtype)
+
+
+MODEL: dict[str, Any] = {"cell": {"name": "vanilla", "features": H}, "embedding": 4}
+EVERY_CLIPPING = {"clip_value": 0.2, "clip_layer_norm": 0.3, "clip_adaptive": 0.1, "clip_norm": 0.4}
+PENALTIES: dict[str, Any] = {
+    "l1": {"readout": 0.01, "bias": 0.02, "embedding": 0.03},
+    "l2": {"readout": 0.04, "bias": 0.05, "embedding": 0.06},
+    "orthogonality": 0.07,
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": {"name": "sgd", "learning_rate": 0.3}},
+    "momentum, clip_norm, weight decay, averages": {
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "clip_norm": 0.3,
+            "weight_decay": 0.1,
+        },
+        "averaging": {"decay": 0.9},
+    },
+    "adam, every clipping, projection, chunks": {
+        "optimizer": {"name": "adam", "learning_rate": 0.05, **EVERY_CLIPPING},
+        "softmax": {"projection": 3, "chunk": 2},
+    },
+    "adamw, noise, max_norm": {
+        "optimizer": {"name": "adamw", "learning_rate": 0.05, "gradient_noise": 0.1, "max_norm": 0.8},
+    },
+    "adagrad, clip_norm, tied, samples, dropout": {
+        "optimizer": {"name": "adagrad", "learning_rate": 0.1, "clip_norm": 0.3},
+        "softmax": {"tied": True, "projection": 4, "samples": 5},
+        "dropout": {"embedding": 0.3, "output": 0.2},
+    },
+    "rmsprop, every clipping, noise, penalties, tied": {
+        "optimizer": {
+            "name": "rmsprop",
+            "learning_rate": 0.02,
+            "momentum": 0.5,
+            "gradient_noise": 0.1,
+            **EVERY_CLIPPING,
+        },
+        "softmax": {"tied": True, "projection": 4},
+        "penalties": PENALTIES,
+    },
+}
+
+
+def programs(split: int, devices: int, name: str) -> Programs:
+    """A run of RUNS; compiled quickly."""
+    fields = RUNS[name]
+    config = resolve_config(
+        {
+            "task": "adding",  # Only for its defaults: the programs get another.
+            "model": MODEL
+            | {"softmax": fields.get("softmax", {}) | {"split": split}, "dropout": fields.get("dropout", {})},
+            "steps": STEPS,
+            **{key: fields[key] for key in ("optimizer", "averaging", "penalties") if key in fields},
+        }
+    )
+    mesh = make_mesh(B, devices, split)
+    sections = {key: config[key] for key in ("averaging", "penalties")}
+    run: Any = Programs(
+        config["model"], config["optimizer"], Words(), mesh, batch_size=B, run_steps=STEPS, log_every=STEPS, **sections
+    )
+    run.initialize = quick_jit(run.initialize.__wrapped__)
+    run.train = quick_jit(run.train.__wrapped__)
+    run.evaluate = quick_jit(run.evaluate.__wrapped__, static_argnums=(0, 1))
+    return run
+
+
+def begun(run: Programs) -> TrainState:
+    """The state before the first step in double precision, its words' biases, zero at first, at random."""
+    state = jax.tree.map(lambda a: a.astype(float) if a.dtype == jnp.float32 else a, run.start(0))
+    bias = state.params["readout"]["bias"]
+    drawn = jnp.asarray(np.random.default_rng(1).standard_normal(V))
+    state.params["readout"]["bias"] = jax.device_put(jnp.pad(drawn, (0, bias.size - V)), bias.sharding)
+    return state
+
+
+def train(run: Programs, state: TrainState, until: int = STEPS) -> TrainState:
+    return run.train(state, None, jnp.int32(until), jnp.arange(B, dtype=jnp.uint32))
+
+
+def evaluate(run: Programs, state: TrainState) -> dict[str, jax.Array]:
+    return run.evaluate("validation", 6, state.evaluated, state.buffers, None, jnp.arange(B, dtype=jnp.int32))
+
+
+def unfilled(run: Programs, tree: Any) -> Any:
+    """On the host, without the rows that are no words, which must be as they were."""
+
+    def cut(path: tuple, leaf: jax.Array) -> np.ndarray:
+        found = np.asarray(leaf)
+        return found[:V] if path in run.split else found
+
+    return jax.tree_util.tree_map_with_path(cut, tree)
+
+
+def outcome(split: int, devices: int, name: str) -> Any:
+    """What a run comes to."""
+    run = programs(split, devices, name)
+    state = train(run, begun(run))
+    states = (state.params, state.average, state.optimizer)
+    return unfilled(run, states), state.sums, state.totals, state.usual_norm, evaluate(run, state)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_split_run_is_the_run_on_one_device(name: str) -> None:
+    with float64():
+        assert_close(outcome(2, 2, name), outcome(1, 1, name), 1e-12)
