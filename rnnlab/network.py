@@ -209,17 +209,19 @@ class Network(nnx.Module):
             if hasattr(module, "compute"):
                 module.compute = compute  # pyright: ignore[reportAttributeAccessIssue]
 
-    def split(self) -> SplitLeaves:
-        """Makes this the network of one device along `MODEL_AXIS`, if its words are split; which parameters then are
-        that device's part."""
-        if not isinstance(self.readout, Softmax) or self.readout.split == 1:
+    def word_leaves(self) -> SplitLeaves:
+        """The parameters that a softmax over split words has parts of."""
+        if not isinstance(self.readout, Softmax):
             return UNSPLIT
-        self.readout.axis_name = MODEL_AXIS
-        if self.readout.word_kernel is not None:
-            vectors = ("readout", "word_kernel")
-        else:
-            self.axis_name, vectors = MODEL_AXIS, ("embedding",)
+        vectors = ("embedding",) if self.readout.word_kernel is None else ("readout", "word_kernel")
         return SplitLeaves(frozenset({vectors, ("readout", "bias")}), self.readout.vocabulary)
+
+    def take_part(self) -> None:
+        """Makes this the network of one device along `MODEL_AXIS`, which has its part of the words alone."""
+        assert isinstance(self.readout, Softmax)
+        self.readout.axis_name = MODEL_AXIS
+        if self.readout.word_kernel is None:
+            self.axis_name = MODEL_AXIS
 
     def embed(self, x: Num[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
         """What the first recurrent layer sees, before normalisation."""

@@ -126,7 +126,8 @@ class Distribution:
             nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words)
         else:
             nats = self._sampled(how, h, words)
-        return _of_own_rows(self.axis_name, nats).reshape(targets.shape)
+        own: Any = _of_own_rows(self.axis_name, nats)
+        return own.reshape(targets.shape)
 
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""

@@ -27,6 +27,7 @@ from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimize
 from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import Taps
+from rnnlab.softmax import softmax_options
 from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS, UNSPLIT, SplitLeaves
 from rnnlab.state import TrainState
 from rnnlab.tasks import Batch, Split, StreamTask, Task
@@ -82,10 +83,14 @@ class Programs:
         )
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
-        self.split = network.split()
+        self.word_leaves, self.split = network.word_leaves(), UNSPLIT
+        ways = softmax_options(**(model.get("softmax") or {}))["split"]
+        if mesh.shape[MODEL_AXIS] != ways:
+            raise ValueError(f"a mesh of {dict(mesh.shape)} devices is not one for model.softmax.split={ways}")
+        if ways > 1:
+            self.split = self.word_leaves
+            network.take_part()
         self._own_graphdef = nnx.graphdef(network)
-        if self.split and mesh.shape[MODEL_AXIS] != model["softmax"]["split"]:
-            raise ValueError(f"{mesh.shape} is no mesh for model.softmax.split={model['softmax']['split']}")
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
         self.backend = network.layers[0].backend

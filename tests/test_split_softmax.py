@@ -3,8 +3,8 @@
 What a split distribution computes by itself is tested in test_softmax.py.
 """
 
-import dataclasses
-import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rnnlab.build import ConfigError
+from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
 from rnnlab.devices import make_mesh
-from rnnlab.split import MODEL_AXIS
+from rnnlab.diagnostics import DIAGNOSTICS
+from rnnlab.network import Network
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Batch, Example, Split, Task
-from rnnlab.tasks.base import stream
-from tests.helpers import assert_close, float64, quick_jit, random_like
+from tests.helpers import assert_close, float64, quick_jit
 
 T, B, V, H = 3, 4, 11, 5
 STEPS = 20
+ROOT = Path(__file__).parent.parent
 
 
 class Words(Task):
@@ -156,3 +159,95 @@ def outcome(split: int, devices: int, name: str) -> Any:
 def test_a_split_run_is_the_run_on_one_device(name: str) -> None:
     with float64():
         assert_close(outcome(2, 2, name), outcome(1, 1, name), 1e-12)
+
+
+def test_runs_split_over_pairs_of_four_devices_are_the_run_on_one() -> None:
+    """In a process of its own, since here are two devices."""
+    name = "adam, every clipping, projection, chunks"
+    code = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 4); jax.config.update('jax_enable_x64', True)\n"
+        "from tests.test_split_softmax import assert_close, outcome\n"
+        f"assert_close(outcome(2, 4, {name!r}), outcome(1, 1, {name!r}), 1e-12)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["adam, every clipping, projection, chunks", "adagrad, clip_norm, tied, samples, dropout"]
+)
+def test_each_device_holds_its_part_of_words_and_of_their_optimiser_state_alone(name: str) -> None:
+    run = programs(2, 2, name)
+    state = run.start(0)
+    split = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.optimizer)):
+        parts = {shard.data.nbytes for shard in leaf.addressable_shards}
+        assert parts == {leaf.nbytes // 2 if path in run.split else leaf.nbytes}, path
+        split += path in run.split
+    moments = 2 if name.startswith("adam") else 1
+    assert split == 2 + 2 * moments  # Vectors and biases.
+
+
+def test_a_split_run_begins_with_the_parameters_of_the_run_on_one_device() -> None:
+    for name in ("sgd", "adagrad, clip_norm, tied, samples, dropout"):
+        split, one = programs(2, 2, name), programs(1, 1, name)
+        found, expected = unfilled(split, split.start(0).params), unfilled(one, one.start(0).params)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("splits", [(2, 2), (2, 1), (1, 2)])
+def test_a_checkpoint_restores_bit_for_bit_into_any_split(tmp_path: Path, splits: tuple[int, int]) -> None:
+    name = "adagrad, clip_norm, tied, samples, dropout"
+    writer, reader = (programs(split, 2, name) for split in splits)
+    state = train(writer, writer.start(0), 3)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state, {})
+    checkpoints.wait()
+    like = reader.start(0)
+    found = checkpoints.restore(3, like, reader.word_leaves).state
+    if splits[0] != splits[1]:
+        with pytest.raises(ConfigError, match=r"checkpoint 3 is of another network: .*embedding is \(1[12], 4\), not"):
+            checkpoints.restore(3, like)
+    checkpoints.close()
+    assert [leaf.sharding for leaf in jax.tree.leaves(found)] == [leaf.sharding for leaf in jax.tree.leaves(like)]
+    jax.tree.map(np.testing.assert_array_equal, unfilled(reader, found), unfilled(writer, state))
+    resumed, gone_on = train(reader, found, 6), train(writer, state, 6)
+    if splits[0] == splits[1]:
+        jax.tree.map(np.testing.assert_array_equal, resumed, gone_on)
+    else:
+        assert_close(unfilled(reader, resumed.params), unfilled(writer, gone_on.params), 1e-5)
+
+
+def test_watching_a_split_run_finds_what_watching_the_run_on_one_device_finds() -> None:
+    def found(split: int, devices: int) -> Any:
+        run = programs(split, devices, "sgd")
+        rows = jnp.arange(B, dtype=jnp.uint32)
+        return quick_jit(run.observer({"norms": DIAGNOSTICS["norms"]}).__wrapped__)(begun(run), None, rows)
+
+    with float64():
+        assert_close(found(2, 2), found(1, 1), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((4, None, 3), r"model\.softmax\.split: 3 devices asked for, 2 at hand \(cpu\)"),
+        ((4, 1, 2), r"model\.softmax\.split: 2 devices asked for, devices=1"),
+        ((3, None, 2), r"batch_size 3 is not divisible by the 2 devices of model\.softmax\.split"),
+    ],
+)
+def test_devices_that_cannot_be_split_are_one_clear_line(arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_mesh(*arguments)
+
+
+def test_adafactor_and_fixed_tied_vectors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUNS, "adafactor", {"optimizer": {"name": "adafactor", "learning_rate": 0.1}})
+    with pytest.raises(
+        ConfigError, match=r"optimizer: adafactor .* model\.softmax\.split .*: adagrad, adam, adamw, rmsprop"
+    ):
+        programs(2, 2, "adafactor")
+    softmax = {"tied": True, "projection": 4, "split": 2}
+    fields: dict[str, Any] = MODEL | {"softmax": softmax, "embedding_trained": False}
+    with pytest.raises(ConfigError, match=r"model\.softmax\.split: a tied embedding that is not trained"):
+        Network(V, V, vocabulary=V, readout="every", **fields, rngs=nnx.Rngs(0))
