@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from rnnlab.build import ConfigError
+from rnnlab.split import UNSPLIT, SplitLeaves
 from rnnlab.typing import PyTree
 
 _training: Any = ocp.training  # Its types are narrower than what it takes.
@@ -97,8 +98,8 @@ class Checkpoints:
         scored = [(_rank(c.metrics), -c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return -max(scored)[1] if scored else None
 
-    def restore_latest(self, like: PyTree) -> Restored | None:
-        """The last checkpoint that can be read; None if there is none.
+    def restore_latest(self, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored | None:
+        """The last checkpoint that can be read; None if there is none. like, words: as in `restore`.
 
         One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken.
 
@@ -108,7 +109,7 @@ class Checkpoints:
         broken = []
         for step in reversed(self.steps()):
             try:
-                restored = self.restore(step, like)
+                restored = self.restore(step, like, words)
             except ConfigError as error:
                 broken.append(step)
                 self.say(f"{error}; falling back to the checkpoint before it")
@@ -123,8 +124,9 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, like: PyTree) -> Restored:
-        """The checkpoint of a step, placed as the arrays of `like` are.
+    def restore(self, step: int, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
+        """The checkpoint of a step, placed as the arrays of `like` are. words: leaves whose rows past their number of
+        words may be more or fewer, since another `model.softmax.split` fills them up otherwise.
 
         Raises:
             ConfigError: it is not there, cannot be read, or holds another tree.
@@ -140,7 +142,16 @@ class Checkpoints:
             if missing or extra:
                 lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
                 raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
-            flat = self._checkpointer.load(step, wanted)
+            shapes = {name: tuple(found[name].shape) for name in wanted}
+            others = [name for name in wanted if shapes[name] != wanted[name].shape]
+            refilled = {name for name, path in _paths(like).items() if path in words}
+            for name in others:
+                old, new = shapes[name], wanted[name].shape
+                if name not in refilled or old[1:] != new[1:] or min(old[0], new[0]) < words.words:
+                    raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
+            options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
+            with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
+                flat = self._checkpointer.load(step, wanted)
             host = metadata.custom_metadata
         except ConfigError:
             raise
@@ -156,7 +167,7 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def restore_chosen(workdir: Path, which: str, like: PyTree) -> Restored:
+def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
     """The checkpoint of a run that a user names: "best" (the last where none has a score), "last", or a step.
 
     Raises:
@@ -178,7 +189,7 @@ def restore_chosen(workdir: Path, which: str, like: PyTree) -> Restored:
             step = int(which)
         else:
             raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
-        return checkpoints.restore(step, like)
+        return checkpoints.restore(step, like, words)
     finally:
         checkpoints.close()
 
@@ -190,8 +201,12 @@ def _rank(metrics: Mapping[str, Any]) -> Any:
 
 def _flat(tree: PyTree) -> dict[str, Any]:
     """{"params/layers/0/cells/0/bias": leaf}; empty nodes vanish."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(_part(p) for p in path): leaf for path, leaf in leaves}
+    return dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def _paths(tree: PyTree) -> dict[str, tuple]:
+    """The names of its leaves as `_flat` has them, and their paths."""
+    return {"/".join(map(_part, path)): path for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _part(key: Any) -> str:

@@ -17,10 +17,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from rnnlab.build import ConfigError
+from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS
 from rnnlab.typing import PyTree
 
-DATA_AXIS = "data"
-BATCHES = PartitionSpec(None, DATA_AXIS)
+BATCHES = PartitionSpec(None, ALL_AXES)
 """How arrays [step, row of the batch, ...] lie on the devices."""
 
 
@@ -54,21 +54,30 @@ def largest_divisor(n: int, limit: int) -> int:
     return max(d for d in range(1, min(n, max(1, limit)) + 1) if n % d == 0)
 
 
-def make_mesh(batch_size: int, devices: int | None = None) -> Mesh:
-    """A mesh with one axis over which the batch is split.
+def make_mesh(batch_size: int, devices: int | None = None, split: int = 1) -> Mesh:
+    """A mesh with the axes `DATA_AXIS` and `MODEL_AXIS`. The batch is split over both.
 
     Args:
         batch_size: of the whole run.
-        devices: how many to use; None for the largest number at hand that divides the batch.
+        devices: how many to use; None for the largest number at hand that divides the batch, and that `split` divides.
+        split: how many of them share the words of a softmax: the length of `MODEL_AXIS`.
 
     Raises:
-        ConfigError: more devices than there are, or a number that does not divide the batch.
+        ConfigError: more devices than there are, or a number that does not divide the batch, or that `split` does not
+            divide.
     """
     available = jax.devices()
+    if split > (devices or len(available)):
+        what = f"{len(available)} at hand ({available[0].platform})" if devices is None else f"devices={devices}"
+        raise ConfigError(f"model.softmax.split: {split} devices asked for, {what}")
     if devices is None:
-        devices = largest_divisor(batch_size, len(available))
+        if batch_size % split:
+            raise ConfigError(f"batch_size {batch_size} is not divisible by the {split} devices of model.softmax.split")
+        devices = split * largest_divisor(batch_size // split, len(available) // split)
     if devices > len(available):
         raise ConfigError(f"devices: {devices} asked for, {len(available)} at hand ({available[0].platform})")
+    if devices % split:
+        raise ConfigError(f"devices: {devices} is not divisible by model.softmax.split={split}")
     if batch_size % devices:
         below = batch_size // devices * devices
         sizes = ", ".join(str(s) for s in (below, below + devices) if s)
@@ -77,7 +86,8 @@ def make_mesh(batch_size: int, devices: int | None = None) -> Mesh:
             f"batch_size {batch_size} is not divisible by {devices} devices; "
             f"sizes that are: {sizes}; device counts that divide it: {counts}"
         )
-    return Mesh(np.asarray(available[:devices]), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    grid = np.asarray(available[:devices]).reshape(-1, split)
+    return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def check_compute(mesh: Mesh, dtype: str) -> None:
@@ -99,7 +109,7 @@ def check_compute(mesh: Mesh, dtype: str) -> None:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The tree on every device of the mesh."""
+    """The tree on every device of the mesh, whole."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 

@@ -128,7 +128,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     state, step = run.programs.start(config["seed"]), 0
     if workdir is not None:
         check_words(workdir, run.task.words)
-        restored = restore_chosen(workdir, given["checkpoint"], state)
+        restored = restore_chosen(workdir, given["checkpoint"], state, run.programs.word_leaves)
         state, step = restored.state, restored.step
         if config["curriculum"] is not None:
             run.enter(restored.host["curriculum"]["stage"])

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     run = Run(config, given["data_dir"])
     check_words(workdir, run.task.words)
     state = run.programs.start(config["seed"])
-    restored = restore_chosen(workdir, which, state)
+    restored = restore_chosen(workdir, which, state, run.programs.word_leaves)
     if run.config["curriculum"] is not None:
         run.enter(restored.host["curriculum"]["stage"])
     results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}

@@ -158,9 +158,9 @@ def main(argv: Sequence[str]) -> int:
     vocabulary: Vocabulary = task.corpus.vocabulary
     single = isinstance(task, Sentences)
     prompt = _prompt(given["prompt"], vocabulary, single)
-    restored = restore_chosen(workdir, given["checkpoint"], run.programs.start(run.config["seed"]))
-    # On one device; the state is the same on all.
-    params, buffers = jax.tree.map(lambda a: a.addressable_data(0), (restored.state.evaluated, restored.state.buffers))
+    start = run.programs.start(run.config["seed"])
+    restored = restore_chosen(workdir, given["checkpoint"], start, run.programs.word_leaves)
+    params, buffers = jax.device_put((restored.state.evaluated, restored.state.buffers), jax.devices()[0])
     without = () if given["allow_unknown"] else (vocabulary.unknown,)
     network = run.programs.network(params, buffers)
     generator = Generator(network, len(vocabulary), without, given["top_k"], top_p)

@@ -71,7 +71,7 @@ def train_and_evaluate(
             """Whether early stopping ends the run here; a stage that begins here begins with all patience."""
             return stopping.exhausted and not curriculum.due(step)
 
-        restored = checkpoints.restore_latest(state)
+        restored = checkpoints.restore_latest(state, run.programs.word_leaves)
         if restored is None:
             progress.say(f"a new run in {workdir}")
         else:
@@ -197,7 +197,7 @@ def train_and_evaluate(
         if status in ("finished", "stopped_early"):
             best = state
             if stopping.best_step is not None and stopping.best_step != step:
-                best = checkpoints.restore(stopping.best_step, state).state
+                best = checkpoints.restore(stopping.best_step, state, run.programs.word_leaves).state
             tested = run.evaluate(best, "test")
             summary["best"]["test"] = tested
             writer.write(stopping.best_step or step, "test", tested, seconds())

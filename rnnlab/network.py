@@ -28,7 +28,8 @@ from rnnlab.linear import ComputeType
 from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
 from rnnlab.recurrence import Taps, make_taps
-from rnnlab.softmax import Distribution, Softmax, SoftmaxSpec, softmax_options
+from rnnlab.softmax import Distribution, Softmax, SoftmaxSpec, embed, softmax_options
+from rnnlab.split import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, own_rows
 from rnnlab.typing import Array, Carry, Float, Int, Num
 
 Readout = Literal["last", "every"]
@@ -137,12 +138,15 @@ class Network(nnx.Module):
             field = "embedding_trained=False" if embedding_file is None else "embedding_file"
             raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
         in_features = vocabulary or in_features
-        table = None
+        self.parts, table = _parts_of_embedding(softmax, embedding_trained), None
         if vocabulary is not None and embedding is not None:
             kind = nnx.Param if embedding_trained else FixedEmbedding
-            table = kind(as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32))
+            drawn = as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32)
+            table = kind(filled(drawn, self.parts))
             in_features = embedding
         self.embedding = table
+        self.axis_name: str | None = None
+        """Set where this device has a part of the embedding."""
         projection = None
         if input_projection is not None:
             projection = Linear(in_features, input_projection, kernel_init=input_projection_init, rngs=rngs)
@@ -205,6 +209,20 @@ class Network(nnx.Module):
             if hasattr(module, "compute"):
                 module.compute = compute  # pyright: ignore[reportAttributeAccessIssue]
 
+    def word_leaves(self) -> SplitLeaves:
+        """The parameters that a softmax over split words has parts of."""
+        if not isinstance(self.readout, Softmax):
+            return UNSPLIT
+        vectors = ("embedding",) if self.readout.word_kernel is None else ("readout", "word_kernel")
+        return SplitLeaves(frozenset({vectors, ("readout", "bias")}), self.readout.vocabulary)
+
+    def take_part(self) -> None:
+        """Makes this the network of one device along `MODEL_AXIS`, which has its part of the words alone."""
+        assert isinstance(self.readout, Softmax)
+        self.readout.axis_name = MODEL_AXIS
+        if self.readout.word_kernel is None:
+            self.axis_name = MODEL_AXIS
+
     def embed(self, x: Num[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
         """What the first recurrent layer sees, before normalisation."""
         if self.vocabulary is not None:
@@ -213,9 +231,11 @@ class Network(nnx.Module):
             else:
                 table = self.embedding[...]
                 if training is not None and "embedding" in self.rates:
-                    mask = training.shared_mask("embedding", self.rates["embedding"], (table.shape[0], 1))
+                    mask = training.shared_mask("embedding", self.rates["embedding"], (self.vocabulary, 1))
+                    mask = filled(mask, self.parts)
+                    mask = mask if self.axis_name is None else own_rows(mask, self.axis_name)
                     table = table * mask
-                x = table[x]
+                x = embed(table, x, self.axis_name)
         return x if self.input_projection is None else self.input_projection(x)
 
     def hidden(
@@ -353,6 +373,16 @@ def _check_softmax(
             f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
             f"{options['projection'] or width}; make them equal, or set model.softmax.projection to {embedding}"
         )
+
+
+def _parts_of_embedding(softmax: Mapping[str, Any] | None, trained: bool) -> int:
+    """How many devices share the embedding: those that share the words of a tied softmax."""
+    options = softmax_options(**(softmax or {}))
+    if not options["tied"] or options["split"] == 1:
+        return 1
+    if not trained:
+        raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
+    return options["split"]
 
 
 def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 
 from rnnlab.random import Training, number
-from rnnlab.typing import Array, Float, Int
+from rnnlab.typing import Array, Axes, Float, Int
 
 EPSILON = 1e-5
 """Added to every variance."""
@@ -61,7 +61,7 @@ class BatchNormalization(nnx.Module):
         return (x - mean) * lax.rsqrt(variance + EPSILON) * self.gain[...] + self.bias[...]
 
 
-def _moments(x: jax.Array, lengths: jax.Array | None, axis: str | None) -> tuple[jax.Array, jax.Array]:
+def _moments(x: jax.Array, lengths: jax.Array | None, axis: Axes | None) -> tuple[jax.Array, jax.Array]:
     """Mean and variance [D] over the valid steps of x [T, B, D] on all devices of the axis."""
 
     def total(value: jax.Array) -> jax.Array:

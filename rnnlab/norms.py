@@ -7,23 +7,31 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnlab.split import UNSPLIT, SplitLeaves
 from rnnlab.typing import Array, Float, PyTree
 
 
-def global_norm(tree: PyTree) -> jax.Array:
-    """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow."""
-    leaves = [widened(leaf) for leaf in jax.tree.leaves(tree)]
-    scale = scale_for(_largest(leaves))
-    return scale * jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
+def global_norm(tree: PyTree, split: SplitLeaves = UNSPLIT) -> jax.Array:
+    """√Σ x² over all leaves, accumulated in float32 at least, finite where the squares would overflow. split: which of
+    the leaves are this device's part."""
+    whole, parts = ([widened(leaf) for leaf in jax.tree.leaves(each)] for each in split.parted(tree))
+    largest = _largest(whole + parts)
+    scale = scale_for(split.largest(largest) if parts else largest)
+    squares = [jnp.sum((leaf / scale) ** 2) for leaf in whole]
+    if parts:
+        squares.append(split.total(sum(jnp.sum((leaf / scale) ** 2) for leaf in parts)))  # pyright: ignore
+    return scale * jnp.sqrt(sum(squares))
 
 
-def unit_norms(leaf: jax.Array) -> jax.Array:
+def unit_norms(leaf: jax.Array, split: SplitLeaves = UNSPLIT) -> jax.Array:
     """√Σ x² over the incoming weights of each unit, accumulated as in `global_norm`: [..., O] -> [..., O] with ones for
-    all axes but the last. A vector, a bias or a carry, is one unit: [O] -> [1]."""
+    all axes but the last. A vector, a bias or a carry, is one unit: [O] -> [1]. split: given where the leaf is this
+    device's part of the rows."""
     leaf = widened(leaf)
     axes = tuple(range(max(leaf.ndim - 1, min(leaf.ndim, 1))))
-    scale = scale_for(jnp.max(jnp.abs(leaf), axis=axes, keepdims=True, initial=0))
-    return scale * jnp.sqrt(jnp.sum((leaf / scale) ** 2, axis=axes, keepdims=True))
+    scale = scale_for(split.largest(jnp.max(jnp.abs(leaf), axis=axes, keepdims=True, initial=0)))
+    squares = jnp.sum((leaf / scale) ** 2, axis=axes, keepdims=True)
+    return scale * jnp.sqrt(split.total(squares) if split else squares)
 
 
 def row_norms(a: Float[Array, "... H"]) -> Float[Array, "..."]:

@@ -5,6 +5,7 @@ once. The order is fixed: clip by value, by layer, by unit (adaptive), by global
 decoupled weight decay; learning rate; max-norm of the weights that result. Schedules are in `schedules.py`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import optax
 from rnnlab.build import ConfigError, Decay, NonNegative, NonNegativeInt, Positive, build, fields_of, find
 from rnnlab.norms import global_norm, unit_norms
 from rnnlab.schedules import ScheduleSpec, make_schedule
+from rnnlab.split import UNSPLIT, SplitLeaves
 from rnnlab.typing import PRNGKeyArray, PyTree
 
 # --- optimisers ------------------------------------------------------------------------------------------------------
@@ -116,7 +118,9 @@ def common_options(
 OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
 
 
-def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT
+) -> optax.GradientTransformationExtraArgs:
     """The chain of a resolved section whose numbers may be traced.
 
     `update(gradients, state, params, key=key, rate_scale=scale)`: key is the step's own, for gradient noise, rate_scale
@@ -125,14 +129,23 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
     Args:
         section: name, the fields of `common_options`, and the optimiser's own.
         run_steps: length of the run, for schedules that span it.
+        split: which parameters are this device's part.
+
+    Raises:
+        ConfigError: parameters are split, and the optimiser needs them whole.
     """
+    if split and section["name"] == "adafactor":
+        raise ConfigError(
+            "optimizer: adafactor has means over all words, which model.softmax.split leaves on no device; known with "
+            f"it: {', '.join(name for name in sorted(OPTIMIZERS) if name != 'adafactor')}"
+        )
     own = dict(section)
     factory, _ = find(OPTIMIZERS, section, "optimizer")
     common = fields_of(common_options).keys() - fields_of(factory).keys()
     options = common_options(**{key: own.pop(key) for key in list(own) if key in common})
-    chain: list[Any] = [*make_clipping(options)]
+    chain: list[Any] = [*make_clipping(options, split)]
     if options["gradient_noise"] is not None:
-        chain.append(add_noise(options["gradient_noise"], options["gradient_noise_decay"]))
+        chain.append(add_noise(options["gradient_noise"], options["gradient_noise_decay"], split))
     chain.append(build(OPTIMIZERS, own, "optimizer"))
     if options["weight_decay"] is not None:
         chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
@@ -145,34 +158,37 @@ def make_optimizer(section: Mapping[str, Any], run_steps: int) -> optax.Gradient
     return optax.chain(*chain)
 
 
-def make_clipping(section: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+def make_clipping(section: Mapping[str, Any], split: SplitLeaves = UNSPLIT) -> list[optax.GradientTransformation]:
     """What a section clips by, in the order of the chain; none of them keeps a state."""
     options = {name: section.get(name) for name in ("clip_value", "clip_layer_norm", "clip_adaptive", "clip_norm")}
     table = {
         "clip_value": optax.clip,
-        "clip_layer_norm": clip_by_layer_norm,
-        "clip_adaptive": clip_by_unit_ratio,
-        "clip_norm": clip_by_global_norm,
+        "clip_layer_norm": functools.partial(clip_by_layer_norm, split=split),
+        "clip_adaptive": functools.partial(clip_by_unit_ratio, split=split),
+        "clip_norm": functools.partial(clip_by_global_norm, split=split),
     }
     return [table[name](bound) for name, bound in options.items() if bound is not None]
 
 
-def clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree) -> PyTree:
+def clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
     """The gradients after all that a section clips by."""
-    for clip in make_clipping(section):
+    for clip in make_clipping(section, split):
         gradients, _ = clip.update(gradients, optax.EmptyState(), params)
     return gradients
 
 
-def was_clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree, norm: jax.Array) -> jax.Array | None:
+def was_clipped(
+    section: Mapping[str, Any], gradients: PyTree, params: PyTree, norm: jax.Array, split: SplitLeaves = UNSPLIT
+) -> jax.Array | None:
     """Whether that changes them; None where a section clips nothing. norm: their global norm."""
     clippings = len(make_clipping(section))
     if not clippings:
         return None
     if clippings == 1 and section.get("clip_norm") is not None:
         return norm > section["clip_norm"]  # `clip_by_global_norm`'s own rule: the gradients need not be read again.
-    pairs = zip(*map(jax.tree.leaves, (gradients, clipped(section, gradients, params))), strict=True)
-    return jnp.any(jnp.stack([jnp.any(before != after) for before, after in pairs]))
+    pairs = zip(*map(jax.tree.leaves, (gradients, clipped(section, gradients, params, split))), strict=True)
+    changed = jnp.any(jnp.stack([jnp.any(before != after) for before, after in pairs]))
+    return split.largest(changed.astype(jnp.int32)) > 0 if split else changed
 
 
 def waits_for_plateau(section: Mapping[str, Any]) -> bool:
@@ -198,34 +214,33 @@ def decayed(params: PyTree) -> PyTree:
 # --- what stands in the chain beside the optimiser -------------------------------------------------------------------
 
 
-def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
+def clip_by_global_norm(max_norm: float | jax.Array, split: SplitLeaves = UNSPLIT) -> optax.GradientTransformation:
     """Scales the whole gradient to norm max_norm where its norm is larger (Pascanu et al., 2013, algorithm 1)."""
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        norm = global_norm(updates)
+        norm = global_norm(updates, split)
         scale = jnp.where(norm > max_norm, max_norm / norm, 1.0)
         return jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def clip_by_layer_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
+def clip_by_layer_norm(max_norm: float | jax.Array, split: SplitLeaves = UNSPLIT) -> optax.GradientTransformation:
     """`clip_by_global_norm` for each layer by itself: an explosion in one leaves the gradient of the others as it is.
 
     A layer is all that stands below one module of the network: `layers.0` (both directions and learned carries),
     `readout`, `embedding`.
     """
-    clip = clip_by_global_norm(max_norm)
+    clip = clip_by_global_norm(max_norm, split)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-        layers: dict[tuple, dict[int, jax.Array]] = {}
-        for position, (path, leaf) in enumerate(paths):
-            layers.setdefault(layer_of(path), {})[position] = leaf
-        clipped: dict[int, Any] = {}
-        for leaves in layers.values():
-            clipped.update(clip.update(leaves, optax.EmptyState())[0])  # pyright: ignore
-        return structure.unflatten([clipped[position] for position in range(len(paths))]), state
+        clipped = updates
+        for layer in dict.fromkeys(layer_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)):
+            inside = lambda path, layer=layer: layer_of(path) == layer  # noqa: E731
+            own = jax.tree_util.tree_map_with_path(lambda path, g, i=inside: g if i(path) else None, updates)
+            own, _ = clip.update(own, optax.EmptyState())
+            clipped = jax.tree.map(lambda all, own: all if own is None else own, clipped, own)
+        return clipped, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -236,7 +251,9 @@ def layer_of(path: tuple) -> tuple:
     return keys[:2] if len(keys) > 2 and isinstance(keys[1], int) else keys[:1]
 
 
-def clip_by_unit_ratio(ratio: float | jax.Array, eps: float = 1e-3) -> optax.GradientTransformation:
+def clip_by_unit_ratio(
+    ratio: float | jax.Array, eps: float = 1e-3, split: SplitLeaves = UNSPLIT
+) -> optax.GradientTransformation:
     """Scales each unit's gradient to ratio times the norm of its weights, at least eps, where it is larger (adaptive
     gradient clipping: Brock et al., 2021, eq. 3).
 
@@ -247,7 +264,8 @@ def clip_by_unit_ratio(ratio: float | jax.Array, eps: float = 1e-3) -> optax.Gra
     """
 
     def clip(path: tuple, g: jax.Array, p: jax.Array) -> jax.Array:
-        norm, bound = _norms_of_units(path, g), ratio * jnp.maximum(_norms_of_units(path, p), eps)
+        norm, of_weights = (_norms_of_units(path, a, split) for a in (g, p))
+        bound = ratio * jnp.maximum(of_weights, eps)
         return (g * jnp.where(norm > bound, bound / norm, 1.0)).astype(g.dtype)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
@@ -256,7 +274,9 @@ def clip_by_unit_ratio(ratio: float | jax.Array, eps: float = 1e-3) -> optax.Gra
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def add_noise(eta: float | jax.Array, decay: float | jax.Array) -> optax.GradientTransformationExtraArgs:
+def add_noise(
+    eta: float | jax.Array, decay: float | jax.Array, split: SplitLeaves = UNSPLIT
+) -> optax.GradientTransformationExtraArgs:
     """g + N(0, eta / (1 + t)^decay) at step t, from 0 (Neelakantan et al., 2015, eq. 1).
 
     Drawn from the `key` that `update` is given; `optax.add_noise` has a key of its own, fixed when it is made.
@@ -269,7 +289,8 @@ def add_noise(eta: float | jax.Array, decay: float | jax.Array) -> optax.Gradien
         updates: PyTree, state: PyTree, params: PyTree = None, *, key: PRNGKeyArray, **others: Any
     ) -> tuple[PyTree, PyTree]:
         deviation = jnp.sqrt(eta / (1.0 + state.count) ** decay)
-        noise = optax.tree.random_like(key, updates, sampler=jax.random.normal)
+        noise = optax.tree.random_like(key, split.unfilled(updates), sampler=jax.random.normal)
+        noise = split.own(split.filled(noise))
         noisy = jax.tree.map(lambda g, n: (g + deviation * n).astype(g.dtype), updates, noise)
         return noisy, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
@@ -295,7 +316,7 @@ def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformatio
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _norms_of_units(path: tuple, leaf: jax.Array) -> jax.Array:
+def _norms_of_units(path: tuple, leaf: jax.Array, split: SplitLeaves = UNSPLIT) -> jax.Array:
     """`unit_norms`; of the softmax, whose `word_kernel` has a unit's weights in a row, of rows."""
     by_row = bool(path) and getattr(path[-1], "key", None) == "word_kernel"
-    return unit_norms(leaf.T).T if by_row else unit_norms(leaf)
+    return unit_norms(leaf.T).T if by_row else unit_norms(leaf, split if path in split else UNSPLIT)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.typing import Array, Float, Int, PRNGKeyArray
+from rnnlab.typing import Array, Axes, Float, Int, PRNGKeyArray
 
 
 def named(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
@@ -30,8 +30,8 @@ class Training(NamedTuple):
     """Of this step; the same on all devices."""
     rows: Int[Array, " B"]
     """The rows' numbers in the whole batch: what is drawn for a row is the same on any number of devices."""
-    axis: str | None = None
-    """The axis of devices that the batch is split over."""
+    axis: Axes | None = None
+    """The axes of devices that the batch is split over."""
 
     def mask(self, name: str, rate: Float[Array, ""], *shape: int) -> Float[Array, "*shape B _"]:
         """Dropout masks: 0 with probability `rate`, else 1 / (1 - rate); shape: the axes before B, and the last one."""

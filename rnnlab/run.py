@@ -36,7 +36,9 @@ class Run:
     def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None):
         self.config = config = resolve_config(config)
         devices.tune_host(config["batch_size"], config["devices"])
-        self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
+        softmax = config["model"]["softmax"]
+        split = 1 if softmax is None else softmax["split"]
+        self.mesh = devices.make_mesh(config["batch_size"], config["devices"], split)
         self.stages = self._stages(data_dir)
         self.feed: Feed | None = None
         self.stage = -1

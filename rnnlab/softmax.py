@@ -21,6 +21,7 @@ from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.layers import Linear
 from rnnlab.linear import ComputeType, matmul, rounded
 from rnnlab.random import Training, named
+from rnnlab.split import filled, own_rows
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 
@@ -30,15 +31,17 @@ def softmax_options(
     samples: PositiveInt | None = None,
     tied: bool = False,
     projection: PositiveInt | None = None,
+    split: PositiveInt = 1,
 ) -> dict[str, Any]:
     """The readout as a distribution over the task's vocabulary.
 
     chunk: how many words' logits are held at a time; None: as many as are fast. samples: in training the normaliser is
     estimated from that many words (`Candidates`); evaluation is exact always. tied: the words' vectors are those of the
     embedding (Press and Wolf, 2017). projection: a linear layer of that width before the product with them (Sak et al.,
-    2014).
+    2014). split: how many devices share the words: each holds the vectors, biases and optimiser state of its part
+    alone, and computes the logits of its words for the rows of all of them.
     """
-    return {"chunk": chunk, "samples": samples, "tied": tied, "projection": projection}
+    return {"chunk": chunk, "samples": samples, "tied": tied, "projection": projection, "split": split}
 
 
 SoftmaxSpec = Annotated[Mapping[str, Any], softmax_options]
@@ -91,7 +94,8 @@ def _certain(samples: int, vocabulary: int) -> int:
 )
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """softmax(h Kᵀ + b) over a vocabulary, not worked out."""
+    """softmax(h Kᵀ + b) over a vocabulary, not worked out. Where words are split over devices, each has rows h of its
+    own, all of them as many."""
 
     h: Float[Array, "*TB P"]
     kernel: Float[Array, "V P"]
@@ -114,24 +118,27 @@ class Distribution:
 
         Gradients, in reverse mode, are those of the very values. Where words are split over `axis_name`, this is to be
         called, and differentiated, inside `jax.shard_map(..., check_vma=False)`: every device of the axis has the
-        whole value, the whole gradient of h, and the gradient of its own words.
+        values of its own rows, their gradients of h, and of its own words the gradient of all rows.
         """
         how = _How(self.chunk, self.compute, self.axis_name)
-        h, words = _copied(self.axis_name, self.h.reshape(-1, self.h.shape[-1])), targets.reshape(-1)
+        h: Any = self.h.reshape(-1, self.h.shape[-1])
+        words: Any = targets.reshape(-1)
+        valid: Any = None if inside is None else inside.reshape(-1)
+        if self.axis_name is not None:
+            h, words, valid = jax.tree.map(lambda a: lax.all_gather(a, self.axis_name, tiled=True), (h, words, valid))
         count, back = None, None
-        if inside is not None:
-            count = inside.sum()
-            order = jnp.argsort(~inside.reshape(-1), stable=True)
+        if valid is not None:
+            count = valid.sum()
+            order = jnp.argsort(~valid, stable=True)
             back = jnp.argsort(order)
             h, words = _reordered(h, order, back), words[order]
         if self.candidates is None:
             nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words, count)
         else:
             nats = self._sampled(how, h, words, count)
-        if back is not None:
-            nats = nats[back]
-        nats = nats.reshape(targets.shape)
-        return nats if inside is None else jnp.where(inside, nats, 0)
+        own: Any = _of_own_rows(self.axis_name, nats if back is None else nats[back])
+        own = own.reshape(targets.shape)
+        return own if inside is None else jnp.where(inside, own, 0)
 
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
@@ -172,32 +179,31 @@ class Softmax(nnx.Module):
         samples: int | None = None,
         tied: bool = False,
         projection: int | None = None,
-        multiple_of: int = 1,
+        split: int = 1,
         kernel_init: InitializerSpec = "glorot_uniform",
         bias_init: InitializerSpec = "zeros",
         rngs: nnx.Rngs,
     ):
-        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. multiple_of: rows that
-        are no words fill up the vectors to a multiple of it, so that they can be split over that many devices."""
+        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. Rows of zeros that are
+        no words fill up the vectors to a multiple of `split`."""
         project = None
         if projection is not None:
             project = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
             in_features = projection
         self.projection = project
         self.features, self.vocabulary = in_features, vocabulary
-        self.chunk, self.samples = chunk, samples
-        more = -vocabulary % multiple_of
+        self.chunk, self.samples, self.split = chunk, samples, split
         # A word's vector is a row, so that gathering some of them reads memory in order.
         table = None
         if not tied:
             drawn = as_initializer(kernel_init)(rngs.params(), (in_features, vocabulary), jnp.float32)
-            table = nnx.Param(jnp.pad(drawn.T, ((0, more), (0, 0))))
+            table = nnx.Param(filled(drawn.T, split))
         self.word_kernel = table
         bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
-        self.bias = nnx.Param(jnp.pad(bias, (0, more)))
+        self.bias = nnx.Param(filled(bias, split))
         self.compute: ComputeType = "float32"
         self.axis_name: str | None = None
-        """Set by what splits the words over devices."""
+        """Set where this device has a part of the words."""
 
     def __call__(
         self, h: Float[Array, "*TB O"], embedding: Float[Array, "V P"] | None = None, training: Training | None = None
@@ -464,7 +470,8 @@ def _of_words(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed(axis_name: str | None, a: jax.Array) -> jax.Array:
-    """The sum over devices, all of which go on to compute the same: each one's part has the gradient of the sum."""
+    """The sum over devices, all of which go on to compute the same: each one's part has the gradient of the sum (as
+    Shoeybi et al., 2019, split a layer)."""
     return a if axis_name is None else lax.psum(a, axis_name)
 
 
@@ -472,12 +479,22 @@ _summed.defvjp(lambda axis_name, a: (_summed(axis_name, a), None), lambda axis_n
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _copied(axis_name: str | None, a: jax.Array) -> jax.Array:
-    """What all devices have and each uses for its part: its gradient is the sum of theirs. With `_summed` this is how
-    Shoeybi et al. (2019) split a layer."""
-    return a
+def _of_own_rows(axis_name: str | None, a: Float[Array, " R"]) -> Float[Array, " R"]:
+    """This device's rows of what all have computed of the rows of all: each then needs the gradients of all of them."""
+    return a if axis_name is None else own_rows(a, axis_name)
 
 
-_copied.defvjp(
-    lambda axis_name, a: (a, None), lambda axis_name, _, d: (d if axis_name is None else lax.psum(d, axis_name),)
+_of_own_rows.defvjp(
+    lambda axis_name, a: (_of_own_rows(axis_name, a), None),
+    lambda axis_name, _, d: (d if axis_name is None else lax.all_gather(d, axis_name, tiled=True),),
 )
+
+
+def embed(table: Float[Array, "V E"], words: Int[Array, "*TB"], axis_name: str | None = None) -> Float[Array, "*TB E"]:
+    """The words' vectors. Where the table is split over `axis_name`, each device has words of its own, all of them as
+    many, and the gradient of its part of the table is that of the words of all."""
+    if axis_name is None:
+        return table[words]
+    how = _How(None, "float32", axis_name)
+    place, held = _held(how, lax.all_gather(words, axis_name), table.shape[0])
+    return lax.psum_scatter(jnp.where(held[..., None], table[place], 0), axis_name)

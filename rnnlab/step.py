@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.averaging import averaged
 from rnnlab.build import ConfigError, merge_numbers, split_numbers
-from rnnlab.devices import DATA_AXIS, check_compute
+from rnnlab.devices import check_compute
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.feeding import data_shapes, data_specs
@@ -28,10 +28,12 @@ from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimize
 from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import Taps
+from rnnlab.softmax import softmax_options
+from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS, UNSPLIT, SplitLeaves
 from rnnlab.state import TrainState
 from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.trajectory import of_runs
-from rnnlab.typing import Array, Float, Int, PyTree
+from rnnlab.typing import Array, Axes, Float, Int, PyTree
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
 SPIKE = 10.0
@@ -46,7 +48,7 @@ class Programs:
     Args:
         model, optimizer: resolved config sections.
         task: where batches and the loss come from.
-        mesh: the devices that the batch is split over.
+        mesh: the devices that the batch is split over, those along `MODEL_AXIS` as many as share the softmax's words.
         batch_size: of all devices together.
         run_steps: length of the run, for schedules.
         log_every: how many steps `sums` run over.
@@ -83,26 +85,40 @@ class Programs:
         )
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
+        self.word_leaves, self.split = network.word_leaves(), UNSPLIT
+        ways = softmax_options(**(model.get("softmax") or {}))["split"]
+        if mesh.shape[MODEL_AXIS] != ways:
+            raise ValueError(f"a mesh of {dict(mesh.shape)} devices is not one for model.softmax.split={ways}")
+        if ways > 1:
+            self.split = self.word_leaves
+            network.take_part()
+        self._own_graphdef = nnx.graphdef(network)
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
         self.backend = network.layers[0].backend
         state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
-        replicated, rows, data = PartitionSpec(), PartitionSpec(DATA_AXIS), data_specs(self.data_shapes)
+        replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
-        whole = TrainState(*[replicated] * (len(dataclasses.fields(TrainState)) - 1), carry=rows)  # pyright: ignore
-        self._spread_step = functools.partial(spread, in_specs=(whole, data, rows))
-        first = functools.partial(self._initialize, batch=batch_size // mesh.devices.size)
-        self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=whole))
-        in_specs = (whole, data, replicated, rows)
-        self.train = jax.jit(spread(self._train, in_specs=in_specs, out_specs=whole), donate_argnums=0)
+        params = self.split.specs(state.params)
+        places = dataclasses.replace(
+            TrainState(*[replicated] * (len(dataclasses.fields(TrainState)) - 1), carry=rows),  # pyright: ignore
+            params=params,
+            average=self.split.specs(state.average),
+            optimizer=self.split.specs(state.optimizer),
+        )
+        self._spread_step = functools.partial(spread, in_specs=(places, data, rows))
+        first = functools.partial(self._initialize, batch=batch_size // mesh.devices.size, own=self.split.own)
+        self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=places))
+        in_specs = (places, data, replicated, rows)
+        self.train = jax.jit(spread(self._train, in_specs=in_specs, out_specs=places), donate_argnums=0)
         self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             jax.eval_shape(self.observe, state, self.data_shapes, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
-                functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
+                functools.partial(self._evaluate, split, size), in_specs=(params, replicated, replicated, rows)
             )(*args),
             static_argnums=(0, 1),
         )
@@ -120,12 +136,16 @@ class Programs:
         )
 
     def network(self, params: PyTree, buffers: PyTree) -> Network:
-        """The network with these parameters."""
+        """The network with these parameters, all of them whole."""
         return nnx.merge(self.graphdef, params, buffers)
+
+    def _own_network(self, params: PyTree, buffers: PyTree) -> Network:
+        """The network of one device, with its part of what is split."""
+        return nnx.merge(self._own_graphdef, params, buffers)
 
     def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """The optax chain with these numbers."""
-        return make_optimizer(self._section("optimizer", numbers), self.run_steps)
+        return make_optimizer(self._section("optimizer", numbers), self.run_steps, self.split)
 
     def _section(self, name: str, numbers: dict[str, Any]) -> Any:
         """A resolved section with these numbers."""
@@ -140,10 +160,11 @@ class Programs:
         batch: Batch,
         training: Training,
         first: Carries | None = None,
+        graphdef: Any = None,
     ) -> Any:
-        return batch_loss(
-            self.graphdef, self.task, self._section("penalties", numbers), params, buffers, batch, training, taps, first
-        )
+        penalties = self._section("penalties", numbers)
+        graphdef = graphdef or self._own_graphdef
+        return batch_loss(graphdef, self.task, penalties, params, buffers, batch, training, taps, first)
 
     def _first_carries(
         self, network: Network, split: Split, positions: Int[Array, " B"], carry: Carries | None
@@ -161,7 +182,7 @@ class Programs:
         rows = jnp.zeros(self.batch_size, jnp.uint32)
         batch = self.task.batch(data, seed, "train", rows)
         training = Training(jax.random.key(seed), rows)
-        sums = self._loss(params, None, buffers, self.numbers, batch, training)[1][0]
+        sums = self._loss(params, None, buffers, self.numbers, batch, training, graphdef=self.graphdef)[1][0]
         if charges_weights(self.structure["penalties"]):
             sums["penalty"] = sums["loss"]
         if make_clipping(self.structure["optimizer"]):
@@ -171,17 +192,25 @@ class Programs:
     # --- programs ----------------------------------------------------------------------------------------------------
 
     def _initialize(
-        self, numbers: dict[str, Any], seed: jax.Array, embedding: Array | None, batch: int | None = None
+        self,
+        numbers: dict[str, Any],
+        seed: jax.Array,
+        embedding: Array | None,
+        batch: int | None = None,
+        own: Callable[[PyTree], PyTree] = lambda params: params,
     ) -> TrainState:
-        """The state before the first step. batch: the rows of a carry; all of the batch if not given."""
+        """The state before the first step. batch: the rows of a carry; all of the batch if not given. own: what takes
+        a device's part of the parameters."""
         network = self._network(numbers, seed)
         if embedding is not None and network.embedding is not None:
-            network.embedding[...] = embedding
+            more = network.embedding[...].shape[0] - embedding.shape[0]
+            network.embedding[...] = jnp.pad(embedding, ((0, more), (0, 0))) if more else embedding
         _, params, buffers = nnx.split(network, nnx.Param, ...)
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
         names = jax.eval_shape(self._metrics, params, buffers, self.data_shapes, seed)
         carry = network.first_carries(batch or self.batch_size) if isinstance(self.task, StreamTask) else None
+        params = own(params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
@@ -217,34 +246,37 @@ class Programs:
         positions = state.step.astype(jnp.uint32) * self.batch_size + rows
         batch = self.task.batch(data, state.seed, "train", positions)
         key = jax.random.fold_in(stream(state.seed, "network"), state.step)
-        training = Training(key, rows, DATA_AXIS)
-        network = self.network(state.params, state.buffers)
+        training = Training(key, rows, ALL_AXES)
+        network = self._own_network(state.params, state.buffers)
         taps = network.make_taps(batch.inputs) if observed else None
 
         def loss(params: PyTree, taps: list[list[Taps]] | None) -> Any:
             # In here, so that what a stream begins with is trained where it is learned.
-            first = self._first_carries(self.network(params, state.buffers), "train", positions, state.carry)
+            first = self._first_carries(self._own_network(params, state.buffers), "train", positions, state.carry)
             return self._loss(params, taps, state.buffers, state.numbers, batch, training, first)
 
         (_, (values, weights, buffers, last, seen)), (gradients, flows) = jax.value_and_grad(
             loss, (0, 1), has_aux=True
         )(state.params, taps)
-        gradients, values, weight = sum_over_devices((gradients, values, weights.sum()))
+        gradients, values, weight = sum_over_devices((gradients, values, weights.sum()), self.split)
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
         penalties = self._section("penalties", state.numbers)
         if charges_weights(penalties):
             charge, slopes = jax.value_and_grad(weight_penalty)(state.params, penalties)
+            if self.split:
+                whole, parts = (weight_penalty(each, penalties) for each in self.split.parted(state.params))
+                charge = whole + self.split.total(parts)
             gradients = jax.tree.map(jnp.add, gradients, slopes)
             values["penalty"] = values.get("penalty", 0.0) + charge
-        norm = global_norm(gradients)
+        norm = global_norm(gradients, self.split)
         noise_key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
         updates, optimizer = self.optimizer(state.numbers).update(
             gradients, state.optimizer, state.params, key=noise_key, rate_scale=state.rate_scale
         )
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
         section = self._section("optimizer", state.numbers)
-        clips = was_clipped(section, gradients, state.params, norm)
+        clips = was_clipped(section, gradients, state.params, norm, self.split)
         if clips is not None:
             values["clipped"] = clips.astype(jnp.float32)
         usual = jnp.where(state.step == 0, norm, state.usual_norm)
@@ -277,11 +309,11 @@ class Programs:
             probe = Probe(
                 of_runs(runs, batch.lengths, training),
                 [_of_rows(tap, weights) for layer in flows for tap in layer],
-                state.params,
-                gradients,
-                clipped(section, gradients, state.params),
-                updates,
-                DATA_AXIS,
+                self.split.whole(state.params),
+                self.split.whole(gradients),
+                self.split.whole(clipped(section, gradients, state.params, self.split)),
+                self.split.whole(updates),
+                ALL_AXES,
                 values["loss"],
                 norm,
             )
@@ -309,7 +341,7 @@ class Programs:
         """
         width = rows.shape[0] * self.mesh.devices.size
 
-        network = self.network(params, buffers)
+        network = self._own_network(params, buffers)
 
         def total(carry: Carries | None, start: jax.Array) -> tuple[Carries | None, PyTree]:
             positions = start + rows
@@ -361,15 +393,28 @@ def _of_rows(tap: Taps, weights: Float[Array, " B"]) -> Taps:
     return jax.tree.map(lambda a: a * each[:, None].astype(a.dtype), tap)
 
 
-def sum_over_devices(tree: PyTree) -> PyTree:
-    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again.
+def sum_over_devices(tree: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
+    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again. What is split
+    is summed over the devices that have the same part, in another one.
 
     A table of words is a reduction of its own: one more copy of it, beside the others, would take gigabytes.
     """
+    whole, parts = split.parted(tree)
+    whole = _summed_over(ALL_AXES, whole)
+    if not split:
+        return whole
+    if lax.axis_size(DATA_AXIS) > 1:
+        parts = _summed_over(DATA_AXIS, parts)
+    return jax.tree.map(lambda a, b: b if a is None else a, whole, parts, is_leaf=lambda a: a is None)
+
+
+def _summed_over(axes: Axes, tree: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
-    pieces = {place: lax.psum(leaf, DATA_AXIS) for place, leaf in enumerate(leaves) if leaf.size > _LARGE}
+    pieces = {place: lax.psum(leaf, axes) for place, leaf in enumerate(leaves) if leaf.size > _LARGE}
     small = [leaf for leaf in leaves if leaf.size <= _LARGE]
-    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in small]), DATA_AXIS)
+    if not small:
+        return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
+    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in small]), axes)
     start = 0
     for place, leaf in enumerate(leaves):
         if place not in pieces:

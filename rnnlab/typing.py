@@ -23,11 +23,15 @@ Parts = list[jax.Array]
 Initializer = Callable[..., jax.Array]
 """(key, shape, dtype) -> array."""
 
+Axes = str | tuple[str, ...]
+"""One axis of devices, or several as one."""
+
 Activation = Callable[[jax.Array], jax.Array]
 
 __all__ = [
     "Activation",
     "Array",
+    "Axes",
     "Bool",
     "Carry",
     "Float",

@@ -19,7 +19,7 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] 
     """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
     ones there say the same.
 
-    Only `steps` may differ: a run may be made longer.
+    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax.
 
     Raises:
         ConfigError: the folder holds a run of another config or vocabulary, or cannot be written.
@@ -27,7 +27,7 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] 
     path = workdir / "config.json"
     if path.exists():
         old = read_config(workdir)
-        changed = [line for line in differences(old, config) if not line.startswith("steps:")]
+        changed = [line for line in differences(old, config) if line.split(":")[0] not in _MAY_DIFFER]
         if changed:
             raise ConfigError(
                 f"{workdir} holds a run of another config ({'; '.join(changed)}); "
@@ -37,6 +37,9 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] 
     write_file(path, to_json(config))
     if words is not None:
         write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")
+
+
+_MAY_DIFFER = ("steps", "model.softmax.split")
 
 
 def check_words(workdir: Path, words: Sequence[str] | None) -> None:

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
     ["typing"],
-    ["build", "random", "norms"],
+    ["build", "random", "split"],
+    ["norms"],
     ["initializers", "activations", "linear", "normalization"],
     ["recurrence"],
     ["cells"],

@@ -330,30 +330,35 @@ def test_sampled_loss_of_all_words_is_the_exact_one() -> None:
 @pytest.mark.parametrize("samples", [None, 12])
 @pytest.mark.parametrize("chunk", [None, 8])
 def test_words_split_over_devices_give_the_value_and_gradients_of_one(chunk: int | None, samples: int | None) -> None:
-    assert jax.device_count() >= 2
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("model",), axis_types=(AxisType.Auto,))
     with float64():
-        (h, kernel, bias), targets = operands()
+        (h, kernel, bias), targets = operands((T, 4))
         args = (h, jnp.pad(kernel, ((0, 1), (0, 0))), jnp.pad(bias, (0, 1)))
         candidates = None if samples is None else draw_candidates(jax.random.key(0), samples, V)
         distribution = functools.partial(Distribution, candidates=candidates, vocabulary=V, chunk=chunk)
 
-        def step(h: jax.Array, kernel: jax.Array, bias: jax.Array) -> Any:
-            nats = lambda *a: distribution(*a, axis_name="model").cross_entropy(targets)  # noqa: E731
-            before = lambda w, *a: weighted(nats)(jnp.tanh(w), *a)  # noqa: E731  (What all devices hold alike.)
-            value, (dh, *split) = jax.value_and_grad(before, (0, 1, 2))(h, kernel, bias)
-            return value[None], dh[None], split  # Stacked, to see that every device has them.
+        def total(axis_name: str | None, weights: jax.Array, targets: jax.Array, *args: jax.Array) -> jax.Array:
+            nats = distribution(*args, axis_name=axis_name).cross_entropy(targets)
+            return (weights * nats).sum()
 
-        rows, whole = PartitionSpec("model"), PartitionSpec()
+        def step(weights: jax.Array, targets: jax.Array, *args: jax.Array) -> Any:
+            loss = functools.partial(total, "model", weights, targets)
+            value, gradients = jax.value_and_grad(loss, (0, 1, 2))(*args)
+            return value[None], gradients
+
+        words, rows = PartitionSpec("model"), PartitionSpec(None, "model")
         on_two = jax.shard_map(
-            step, mesh=mesh, in_specs=(whole, rows, rows), out_specs=(rows, rows, rows), check_vma=False
+            step,
+            mesh=mesh,
+            in_specs=(rows, rows, rows, words, words),
+            out_specs=(words, (rows, words, words)),
+            check_vma=False,
         )
-        values, dhs, (dkernel, dbias) = quick_jit(on_two)(*args)
-        one = lambda h, *a: distribution(jnp.tanh(h), *a).cross_entropy(targets)  # noqa: E731
-        value, (dh, *of_words) = value_and_gradients(one, args)
-        for device in range(2):
-            assert_close((values[device], dhs[device]), (value, dh), 1e-13)
-        assert_close([dkernel, dbias], of_words, 1e-13)
+        weights = random_array(9, T, 4)
+        values, gradients = quick_jit(on_two)(weights, targets, *args)
+        one = functools.partial(total, None, weights, targets)
+        value, expected = quick_jit(jax.value_and_grad(one, (0, 1, 2)))(*args)
+        assert_close((values.sum(), gradients), (value, expected), 1e-13)
 
 
 def test_logits_of_split_words_side_by_side_are_all() -> None:
@@ -456,7 +461,7 @@ def test_projection_stands_between_output_and_vectors() -> None:
 
 
 def test_vectors_fill_up_to_a_multiple_without_new_words() -> None:
-    ours = Softmax(P, V, multiple_of=4, rngs=nnx.Rngs(0))
+    ours = Softmax(P, V, split=4, rngs=nnx.Rngs(0))
     plain = Softmax(P, V, rngs=nnx.Rngs(0))
     h, cross_entropy = random_array(0, T, B, P), quick_jit(Distribution.cross_entropy)
     assert ours(h).kernel.shape == (44, P)

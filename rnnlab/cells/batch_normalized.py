@@ -15,7 +15,7 @@ from rnnlab.cells.modified import Around
 from rnnlab.linear import matmul
 from rnnlab.normalization import EPSILON, Statistic
 from rnnlab.random import number
-from rnnlab.typing import Array, Carry, Float, Parts
+from rnnlab.typing import Array, Axes, Carry, Float, Parts
 
 
 class StepStatistics(nnx.Module):
@@ -123,7 +123,7 @@ class BatchNormalizedCell(Around):
         norm: RecurrentBatchNorm,
         *,
         weights: jax.Array | None,
-        axis: str | None = None,
+        axis: Axes | None = None,
         state_mask: jax.Array | None = None,
         kernel_mask: jax.Array | None = None,
         candidate: bool = False,
@@ -184,7 +184,7 @@ class BatchNormalizedCell(Around):
 
 
 def row_weights(
-    steps: int, batch: int, lengths: jax.Array | None, axis: str | None, dtype: jnp.dtype
+    steps: int, batch: int, lengths: jax.Array | None, axis: Axes | None, dtype: jnp.dtype
 ) -> Float[Array, "T B 1"]:
     """1/n for each of the n rows, on all devices of the axis, that are valid at a step; 0 for the others."""
     valid = jnp.ones((steps, batch), dtype)
@@ -195,12 +195,12 @@ def row_weights(
 
 
 def moments(
-    a: Float[Array, "... B M"], weights: Float[Array, "... B 1"], axis: str | None
+    a: Float[Array, "... B M"], weights: Float[Array, "... B 1"], axis: Axes | None
 ) -> tuple[Float[Array, "... 1 M"], Float[Array, "... 1 M"]]:
     """Mean and variance over the rows of all devices, with weights that sum to 1, or are all 0."""
     mean = _total((weights * a).sum(-2, keepdims=True), axis)
     return mean, _total((weights * (a - mean) ** 2).sum(-2, keepdims=True), axis)
 
 
-def _total(value: jax.Array, axis: str | None) -> jax.Array:
+def _total(value: jax.Array, axis: Axes | None) -> jax.Array:
     return value if axis is None else lax.psum(value, axis)

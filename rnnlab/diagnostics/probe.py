@@ -10,7 +10,7 @@ from jax import lax
 
 from rnnlab.recurrence import Taps
 from rnnlab.trajectory import Trajectory
-from rnnlab.typing import Array, Float, PyTree
+from rnnlab.typing import Array, Axes, Float, PyTree
 
 
 class Probe(NamedTuple):
@@ -33,8 +33,8 @@ class Probe(NamedTuple):
     """The same after clipping."""
     updates: PyTree
     """What is added to params."""
-    axis: str | None = None
-    """The mesh axis that rows are split over, None for one device."""
+    axis: Axes | None = None
+    """The mesh axes that rows are split over, None for one device."""
     loss: Float[Array, ""] | None = None
     """The batch's mean loss, penalties left out; None where no training step is looked at."""
     grad_norm: Float[Array, ""] | None = None

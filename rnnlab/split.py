@@ -1,0 +1,100 @@
+"""The axes of the mesh, and the parameters whose rows are split over one of them: which they are, and sums over them.
+
+The mesh itself is made in `devices.py`; what a softmax over split words computes is in `softmax.py`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from rnnlab.typing import PyTree
+
+DATA_AXIS = "data"
+MODEL_AXIS = "model"
+"""The devices along it have a part of the words each."""
+ALL_AXES = (DATA_AXIS, MODEL_AXIS)
+"""All devices, each of which has rows of the batch of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitLeaves:
+    """Leaves of which each device along `MODEL_AXIS` has an equal part of the rows, in the order of the axis; of all
+    other leaves every device has the whole.
+
+    The methods but `specs` are for what runs on each device, within `jax.shard_map`.
+    """
+
+    ends: frozenset[tuple[str, ...]] = frozenset()
+    """What the paths of these leaves end in, in parameters and in all that has their structure."""
+    words: int = 0
+    """How many rows they have on all devices; rows that fill them up to equal parts are zero."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ends)
+
+    def __contains__(self, path: tuple) -> bool:
+        """path: as `jax.tree_util` has it."""
+        keys = tuple(getattr(step, "key", None) for step in path)
+        return any(keys[-len(end) :] == end for end in self.ends)
+
+    def specs(self, tree: PyTree) -> PyTree:
+        """Where each leaf lies."""
+        split, whole = PartitionSpec(MODEL_AXIS), PartitionSpec()
+        return jax.tree_util.tree_map_with_path(lambda path, _: split if path in self else whole, tree)
+
+    def own(self, tree: PyTree) -> PyTree:
+        """This device's part of a tree whose leaves are whole."""
+        return self._changed(lambda leaf: own_rows(leaf, MODEL_AXIS), tree)
+
+    def whole(self, tree: PyTree) -> PyTree:
+        """All devices' parts side by side."""
+        return self._changed(lambda leaf: lax.all_gather(leaf, MODEL_AXIS, tiled=True), tree)
+
+    def unfilled(self, tree: PyTree) -> PyTree:
+        """The shapes of the whole leaves without the rows that fill them up."""
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        return self._changed(lambda leaf: jax.ShapeDtypeStruct((self.words, *leaf.shape[1:]), leaf.dtype), shapes)
+
+    def filled(self, tree: PyTree) -> PyTree:
+        """With rows of zeros, to equal parts."""
+        return self._changed(lambda leaf: filled(leaf, lax.axis_size(MODEL_AXIS)), tree)
+
+    def _changed(self, function, tree: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: function(leaf) if path in self else leaf, tree)
+
+    def parted(self, tree: PyTree) -> tuple[PyTree, PyTree]:
+        """The leaves that are whole, and those that are split, with None for the others."""
+        pick = lambda split: jax.tree_util.tree_map_with_path(  # noqa: E731
+            lambda path, leaf: leaf if (path in self) == split else None, tree
+        )
+        return pick(False), pick(True)
+
+    def total(self, part: jax.Array) -> jax.Array:
+        """The sum of what the parts of split leaves give.
+
+        Over all devices, of which those with the same words give theirs once: what follows from it has to be the same
+        on all to the last bit, and sums of several groups need not be.
+        """
+        return lax.psum(jnp.where(lax.axis_index(DATA_AXIS) == 0, part, 0), ALL_AXES)
+
+    def largest(self, part: jax.Array) -> jax.Array:
+        """The largest of what they give."""
+        return lax.pmax(part, MODEL_AXIS) if self else part
+
+
+UNSPLIT = SplitLeaves()
+
+
+def filled(leaf: jax.Array, parts: int) -> jax.Array:
+    """With rows of zeros up to a multiple of `parts`."""
+    more = -leaf.shape[0] % parts
+    return jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
+
+
+def own_rows(leaf: jax.Array, axis_name: str) -> jax.Array:
+    """This device's part of the rows of what all devices along an axis have."""
+    count = leaf.shape[0] // lax.axis_size(axis_name)
+    return lax.dynamic_slice_in_dim(leaf, count * lax.axis_index(axis_name), count)
