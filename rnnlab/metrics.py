@@ -214,7 +214,7 @@ class ProgressLine:
         if self._live is None and time.monotonic() - self._said > 10:
             self._said = time.monotonic()
             rate = self.rate()
-            left = f"  {_duration((self.steps - step) / rate)} left" if rate else ""
+            left = f"  {duration((self.steps - step) / rate)} left" if rate else ""
             self.say(f"step {step}/{self.steps}  {_values(values)}  {rate:.0f} steps/s{left}")
 
     def say(self, text: str) -> None:
@@ -229,7 +229,7 @@ def _values(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
