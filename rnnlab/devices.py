@@ -44,7 +44,7 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
 
 
 def cores() -> int:
-    """The cores of the host that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
 
 

@@ -16,7 +16,7 @@ from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.space import described, expand
 from rnnlab.sweeps.table import DONE, is_done, write_table
 
-TABLE_EVERY = 20.0
+TABLE_EVERY = 100.0
 """The table is written again after so many times the seconds that it takes, and at the end."""
 
 
