@@ -1,0 +1,1 @@
+"""Many runs that differ in a number, a seed or a choice."""
