@@ -97,10 +97,11 @@ class Checkpoints:
         scored = [(_rank(c.metrics), -c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return -max(scored)[1] if scored else None
 
-    def restore_latest(self, like: PyTree) -> Restored | None:
+    def restore_latest(self, like: PyTree | Callable[[dict[str, Any]], PyTree]) -> Restored | None:
         """The last checkpoint that can be read; None if there is none.
 
-        One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken.
+        One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken. like: as of
+        `restore`.
 
         Raises:
             ConfigError: there are checkpoints, and none can be read.
@@ -123,8 +124,9 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, like: PyTree) -> Restored:
-        """The checkpoint of a step, placed as the arrays of `like` are.
+    def restore(self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree]) -> Restored:
+        """The checkpoint of a step, placed as the arrays of `like` are; that, or a function of what the host remembered
+        that returns it.
 
         Raises:
             ConfigError: it is not there, cannot be read, or holds another tree.
@@ -132,23 +134,23 @@ class Checkpoints:
         if step not in self.steps():
             known = ", ".join(map(str, self.steps())) or "none"
             raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {known}")
-        wanted = _flat(like)
         try:
             metadata = self._checkpointer.metadata(step)
-            found = metadata.metadata
+            found, host = metadata.metadata, dict(metadata.custom_metadata or {})
+            like = like(host) if callable(like) else like
+            wanted = _flat(like)
             missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
             if missing or extra:
                 lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
                 raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
             flat = self._checkpointer.load(step, wanted)
-            host = metadata.custom_metadata
         except ConfigError:
             raise
         except Exception as error:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
             raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})") from error
         # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
         leaves = [jnp.copy(flat[name]) for name in wanted]
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), dict(host or {}))
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
 
     def close(self) -> None:
         """Waits, and frees what Orbax holds."""

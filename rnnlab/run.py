@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rnnlab import devices
@@ -20,7 +22,7 @@ from rnnlab.diagnostics.diagnosis import EVERY_STEP
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Split, StreamTask, Task, make_task
-from rnnlab.typing import PyTree
+from rnnlab.typing import Array, Float, PyTree
 
 
 class Run:
@@ -28,14 +30,21 @@ class Run:
 
     `task`, `programs` and `data` are those of the stage that was entered last.
 
+    Args:
+        config: see `config.resolve_config`.
+        data_dir: the data folder.
+        mesh: the devices, one axis of them `devices.DATA_AXIS`; if not given, those that the config asks for.
+
     Raises:
         ConfigError: a mistake in the config or the data.
     """
 
-    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None):
+    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None, mesh: Mesh | None = None):
         self.config = config = resolve_config(config)
-        devices.tune_host(config["batch_size"], config["devices"])
-        self.mesh = devices.make_mesh(config["batch_size"], config["devices"])
+        if mesh is None:
+            devices.tune_host(config["batch_size"], config["devices"])
+            mesh = devices.make_mesh(config["batch_size"], config["devices"])
+        self.mesh = mesh
         self.stages = self._stages(data_dir)
         self.stage = -1
         self.enter(len(self.stages) - 1)
@@ -120,11 +129,21 @@ class Run:
 
     def _whole_width(self, rows: int) -> int:
         """So many rows, or fewer, that every device has as many."""
-        count = self.mesh.devices.size
+        count = self.mesh.shape[devices.DATA_AXIS]
         return max(1, rows // count) * count
 
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
         """Means over a whole split of the stage's task, with the stage's label."""
+        size, rows = self.evaluated_rows(split)
+        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
+        return self.described(self.label | {name: float(value) for name, value in values.items()})
+
+    def evaluated_rows(self, split: Split) -> tuple[int, jax.Array]:
+        """(Examples of a split, the rows of one batch of its evaluation).
+
+        Raises:
+            ConfigError: the split has no end.
+        """
         size = self.task.size(split)
         if size is None:
             raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
@@ -132,27 +151,26 @@ class Run:
             self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
         )
         rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
-        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
-        return self.described(self.label | {name: float(value) for name, value in values.items()})
+        return size, rows
 
     def described(self, values: dict[str, Any]) -> dict[str, Any]:
         """The means of a split with the metrics that follow from them."""
         return values | self.task.derived(values)
 
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
-        """‖∂L/∂h_t‖ over time for each state, on the first rows of the validation split."""
-        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
-
-        @jax.jit
-        def measure(params: PyTree, buffers: PyTree, data: PyTree) -> dict[str, jax.Array]:
-            batch = self.task.batch(data, jnp.int32(0), "validation", rows)
-            return gradient_flow(self.programs.network(params, buffers), self.task, batch)
-
-        found = {when: measure(state.evaluated, state.buffers, self.data) for when, state in states.items()}
+        """`flow_norms` of each state, as lists."""
+        measure = jax.jit(self.flow_norms)
+        found = {when: measure(state, self.data) for when, state in states.items()}
         return {
-            when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
+            when: {layer: np.asarray(norms).tolist() for layer, norms in layers.items()}
             for when, layers in found.items()
         }
+
+    def flow_norms(self, state: TrainState, data: PyTree) -> dict[str, Float[Array, " T"]]:
+        """‖∂L/∂h_t‖ over time of every layer, on the first rows of the validation split."""
+        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
+        batch = self.task.batch(data, jnp.int32(0), "validation", rows)
+        return gradient_flow(self.programs.network(state.evaluated, state.buffers), self.task, batch)
 
     def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:
         """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its

@@ -84,24 +84,24 @@ class Programs:
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
         self.backend = network.layers[0].backend
-        state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
+        state = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
         replicated, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
         whole = TrainState(*[replicated] * (len(dataclasses.fields(TrainState)) - 1), carry=rows)  # pyright: ignore
         self._spread_step = functools.partial(spread, in_specs=(whole, replicated, rows))
-        first = functools.partial(self._initialize, batch=batch_size // mesh.devices.size)
+        first = functools.partial(self.initialize_shard, batch=batch_size // mesh.shape[DATA_AXIS])
         self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=whole))
         in_specs = (whole, replicated, replicated, rows)
-        self.train = jax.jit(spread(self._train, in_specs=in_specs, out_specs=whole), donate_argnums=0)
+        self.train = jax.jit(spread(self.train_shard, in_specs=in_specs, out_specs=whole), donate_argnums=0)
         self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             data = jax.eval_shape(lambda: self.task.data)
             jax.eval_shape(self.observe, state, data, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
-                functools.partial(self._evaluate, split, size), in_specs=(replicated, replicated, replicated, rows)
+                functools.partial(self.evaluate_shard, split, size), in_specs=(replicated, replicated, replicated, rows)
             )(*args),
             static_argnums=(0, 1),
         )
@@ -167,12 +167,12 @@ class Programs:
             sums["clipped"] = sums["loss"]
         return sums
 
-    # --- programs ----------------------------------------------------------------------------------------------------
+    # --- programs, each device's share: `DATA_AXIS` is mapped ---------------------------------------------------------
 
-    def _initialize(
+    def initialize_shard(
         self, numbers: dict[str, Any], seed: jax.Array, embedding: Array | None, batch: int | None = None
     ) -> TrainState:
-        """The state before the first step. batch: the rows of a carry; all of the batch if not given."""
+        """The state before the first step. batch: this device's rows of a carry; all of the batch if not given."""
         network = self._network(numbers, seed)
         if embedding is not None and network.embedding is not None:
             network.embedding[...] = embedding
@@ -197,7 +197,7 @@ class Programs:
             carry=carry,
         )
 
-    def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
+    def train_shard(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
         """Steps until state.step is `until`, or a loss or gradient is not finite; see also `stops_at_spikes`.
 
         rows: this device's rows of the batch [B / devices].
@@ -299,14 +299,14 @@ class Programs:
         )
         return after, probe
 
-    def _evaluate(
+    def evaluate_shard(
         self, split: Split, size: int, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array
     ) -> dict[str, jax.Array]:
         """Means over the first `size` examples of a split.
 
         rows: this device's rows of an evaluation batch.
         """
-        width = rows.shape[0] * self.mesh.devices.size
+        width = rows.shape[0] * self.mesh.shape[DATA_AXIS]
 
         network = self.network(params, buffers)
 
