@@ -13,9 +13,10 @@ import pytest
 from rnnlab import loop, sweep
 from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import claimed
-from rnnlab.sweeps import runner
+from rnnlab.sweeps import group_run, runner
 from rnnlab.sweeps.manifest import read_sweep
-from rnnlab.sweeps.table import make_rows
+from rnnlab.sweeps.space import Setting
+from rnnlab.sweeps.table import is_done, make_rows
 from rnnlab.workdir import open_workdir
 
 BASE: dict[str, Any] = dict(
@@ -52,11 +53,29 @@ class Trainer:
         (workdir / "summary.json").write_text(json.dumps(summary))
         return summary
 
+    def group(
+        self,
+        settings: Sequence[Setting],
+        workdir: Path,
+        folder: Path,
+        data_dir: str | None,
+        say: Callable[[str], None],
+        progress: Callable[..., None],
+    ) -> None:
+        """Stands in for `group_run.run_group`."""
+        assert folder.parent == workdir / "groups"
+        for setting in settings:
+            if not is_done(workdir / "runs" / setting.name):
+                if self(setting.config, workdir / "runs" / setting.name)["status"] == "interrupted":
+                    return
+                progress(step=1, steps=2, running=1, ended=1)
+
 
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     stand_in = Trainer()
     monkeypatch.setattr(loop, "train_and_evaluate", stand_in)
+    monkeypatch.setattr(group_run, "run_group", stand_in.group)
     monkeypatch.setattr(runner, "_use_all_cores", lambda: None)
     return stand_in
 

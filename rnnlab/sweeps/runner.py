@@ -92,8 +92,20 @@ def _train(
     group: Group, workdir: Path, folder: Path, data_dir: str | None, progress: SweepProgress, table: "_Table"
 ) -> None:
     """Trains the runs of a group that are not over yet; returns early, after saving, where it is interrupted."""
-    from rnnlab.loop import train_and_evaluate  # Here: it takes seconds to import, and a dry run needs none of it.
+    from rnnlab.loop import train_and_evaluate  # Here: they take seconds to import, and a dry run needs none of it.
+    from rnnlab.sweeps.group_run import run_group
 
+    if group.alone is None:
+        others = table.done - (len(group.settings) - len(_left(workdir, group)))
+
+        def shown(*, step: int, steps: int, running: int, ended: int) -> None:
+            progress.advance(others + ended + running * step / steps, f"{running} replicas at step {step}")
+            table.refresh()
+
+        progress.report(f"next: {len(group.settings)} replicas, {described(_shared(group))}")
+        with progress.running():
+            run_group(group.settings, workdir, folder, data_dir, progress.say, shown)
+        return
     for setting in _left(workdir, group):
         progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
         summary = train_and_evaluate(setting.config, workdir / "runs" / setting.name, data_dir)
@@ -153,14 +165,19 @@ class _Table:
 def _say_plan(plan: Plan, workdir: Path) -> None:
     """A line for every group, and what they are together."""
     for name, group in plan.groups.items():
-        first, *others = (setting.overrides for setting in group.settings)
-        same = {path: value for path, value in first.items() if all(o.get(path, o) == value for o in others)}
-        over = ", ".join(path for path in first if path not in same)
+        same = _shared(group)
+        over = ", ".join(path for path in group.settings[0].overrides if path not in same)
         kind = f"{len(group.settings)} replicas over {over}" if group.alone is None else f"1 run alone ({group.alone})"
         done = len(group.settings) - len(_left(workdir, group))
         print(f"group {name}  {kind}  {described(same)}{f'  ({done} done)' if done else ''}")
     done = sum(is_done(workdir / "runs" / setting.name) for setting in plan.settings)
     print(f"{_counted(plan)}; {done} runs are done")
+
+
+def _shared(group: Group) -> dict[str, Any]:
+    """What the axes set alike in all runs of a group."""
+    first, *others = (setting.overrides for setting in group.settings)
+    return {path: value for path, value in first.items() if all(o.get(path, o) == value for o in others)}
 
 
 def _counted(plan: Plan) -> str:
