@@ -62,9 +62,9 @@ class SweepProgress:
         self.say("  ".join(part for part in (f"{self.done:.0f} of {self.runs} runs", note, self.left()) if part))
 
     def left(self) -> str:
-        """ "0:12:30 left", by the runs of this process; nothing before the first is over."""
+        """ "0:12:30 left", by what this process has done; nothing before that is a run."""
         made, seconds = self.done - self.first, time.monotonic() - self._began
-        return f"{duration(seconds * (self.runs - self.done) / made)} left" if made > 0 else ""
+        return f"{duration(seconds * (self.runs - self.done) / made)} left" if made >= 1 else ""
 
     def say(self, text: str) -> None:
         """A line that stays."""
