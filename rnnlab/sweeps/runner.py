@@ -76,6 +76,8 @@ def run_sweep(
             table.refresh()
             progress.advance(table.done)
             if _left(workdir, group):
+                table.write()
+                progress.say(f"interrupted after {table.done} of {len(settings)} runs; the same command resumes")
                 return "interrupted"
     finally:
         table.write()
