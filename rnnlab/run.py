@@ -17,12 +17,12 @@ from rnnlab import devices
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
-from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
+from rnnlab.diagnostics import Decay, decay_per_step, gradient_flow, memory_horizon
 from rnnlab.diagnostics.diagnosis import EVERY_STEP
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Split, StreamTask, Task, make_task
-from rnnlab.typing import Array, Float, PyTree
+from rnnlab.typing import Array, Float, Int, PyTree
 
 
 class Run:
@@ -179,14 +179,19 @@ class Run:
         if self.task.readout == "every":
             return found | {"note": EVERY_STEP}
         for layer, norms in flow.items():
-            forward = jnp.array(norms[::-1] if layer.endswith(" reverse") else norms)
-            decay = decay_per_step(forward)
+            forward = np.array(norms[::-1] if layer.endswith(" reverse") else norms)
+            decay, horizon = _decay_and_horizon(forward)
             found[layer] = {
                 "factor": float(decay.factor),
                 "half_life": float(decay.half_life),
-                "horizon": int(memory_horizon(forward)),
+                "horizon": int(horizon),
             }
         return found
+
+
+@jax.jit
+def _decay_and_horizon(norms: Float[Array, " T"]) -> tuple[Decay, Int[Array, ""]]:
+    return decay_per_step(norms), memory_horizon(norms)
 
 
 def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:

@@ -18,7 +18,7 @@ from rnnlab.devices import DATA_AXIS
 from rnnlab.run import Run
 from rnnlab.state import TrainState
 from rnnlab.tasks import Split
-from rnnlab.typing import Array, Bool, Float, Int, PyTree
+from rnnlab.typing import Bool, Float, Int, PyTree
 
 REPLICA_AXIS = "replica"
 _SHARE_OF_MEMORY = 0.8
@@ -62,7 +62,7 @@ class ReplicaPrograms:
         self._train = jax.jit(self._replicated(train, each=2), donate_argnums=0)
         self._initialize = jax.jit(self._replicated(programs.initialize_shard, each=2), out_shardings=self.split)
         self._evaluate = jax.jit(self._evaluated, static_argnums=0)
-        self._flows = jax.jit(self._replicated(self._where(self._both_flows), each=2))
+        self._flows = jax.jit(self._replicated(self._where(run.flow_norms), each=2))
         self._keep = jax.jit(_keep, donate_argnums=2, out_shardings=self.split)
         self._take = jax.jit(_take, out_shardings=self.split)
 
@@ -103,10 +103,6 @@ class ReplicaPrograms:
 
         return self._replicated(self._where(one), each=2)(wanted, state, *args)
 
-    def _both_flows(self, state: TrainState, data: PyTree, embedding: Array | None) -> PyTree:
-        untrained = self.run.programs.initialize_shard(state.numbers, state.seed, embedding)
-        return {"untrained": self.run.flow_norms(untrained, data), "trained": self.run.flow_norms(state, data)}
-
     def _everywhere(self, tree: PyTree) -> PyTree:
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
@@ -140,8 +136,12 @@ class ReplicaPrograms:
 
     def flows(self, state: TrainState, wanted: Bool[np.ndarray, " N"]) -> list[dict[str, dict[str, list[float]]]]:
         """`Run.gradient_flow` of the wanted replicas, untrained and trained; see `evaluate`."""
-        embedding = self._everywhere(self.run.programs.embedding)
-        found = jax.device_get(self._flows(self._placed(wanted, bool), state, self.run.data, embedding))
+        untrained = self._initialize(state.numbers, state.seed, self._everywhere(self.run.programs.embedding))
+        chosen = self._placed(wanted, bool)
+        each = {
+            when: self._flows(chosen, s, self.run.data) for when, s in (("untrained", untrained), ("trained", state))
+        }
+        found = jax.device_get(each)
         return [jax.tree.map(lambda a: a[n].tolist(), found) for n in range(len(wanted))]  # noqa: B023
 
     def keep(self, better: Bool[np.ndarray, " N"], state: TrainState, best: TrainState) -> TrainState:
