@@ -98,6 +98,7 @@ def _train(
     from rnnlab.sweeps.group_run import run_group
 
     if group.alone is None:
+        table.write()
         others = table.done - (len(group.settings) - len(_left(workdir, group)))
 
         def shown(*, step: int, steps: int, running: int, ended: int) -> None:
