@@ -98,10 +98,13 @@ class Checkpoints:
         scored = [(_rank(c.metrics), -c.step) for c in self._checkpointer.checkpoints if c.metrics]
         return -max(scored)[1] if scored else None
 
-    def restore_latest(self, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored | None:
-        """The last checkpoint that can be read; None if there is none. like, words: as in `restore`.
+    def restore_latest(
+        self, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
+    ) -> Restored | None:
+        """The last checkpoint that can be read; None if there is none.
 
-        One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken.
+        One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken. like: as of
+        `restore`.
 
         Raises:
             ConfigError: there are checkpoints, and none can be read.
@@ -124,9 +127,12 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
-        """The checkpoint of a step, placed as the arrays of `like` are. words: leaves whose rows past their number of
-        words may be more or fewer, since another `model.softmax.split` fills them up otherwise.
+    def restore(
+        self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
+    ) -> Restored:
+        """The checkpoint of a step, placed as the arrays of `like` are; that, or a function of what the host remembered
+        that returns it. words: leaves whose rows past their number of words may be more or fewer, since another
+        `model.softmax.split` fills them up otherwise.
 
         Raises:
             ConfigError: it is not there, cannot be read, or holds another tree.
@@ -134,10 +140,11 @@ class Checkpoints:
         if step not in self.steps():
             known = ", ".join(map(str, self.steps())) or "none"
             raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {known}")
-        wanted = _flat(like)
         try:
             metadata = self._checkpointer.metadata(step)
-            found = metadata.metadata
+            found, host = metadata.metadata, dict(metadata.custom_metadata or {})
+            like = like(host) if callable(like) else like
+            wanted = _flat(like)
             missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
             if missing or extra:
                 lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
@@ -159,7 +166,7 @@ class Checkpoints:
             raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})") from error
         # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
         leaves = [jnp.copy(flat[name]) for name in wanted]
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), dict(host or {}))
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
 
     def close(self) -> None:
         """Waits, and frees what Orbax holds."""

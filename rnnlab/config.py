@@ -124,6 +124,17 @@ def load_file(reference: str) -> ConfigDict:
     Raises:
         ConfigError: no such file, no such preset, or an error while it runs.
     """
+    plain = read_file(reference)
+    if "base" in plain and "task" not in plain:
+        raise ConfigError(f"{reference}: the file of a sweep, for python -m rnnlab.sweep; this takes a run's")
+    try:
+        return ConfigDict(plain)
+    except Exception as error:
+        raise ConfigError(f"{reference}: {type(error).__name__}: {error}") from None
+
+
+def read_file(reference: str) -> dict[str, Any]:
+    """The same as plain dicts, whose keys may be paths such as "model.cell.features", as in a sweep's file."""
     path, _, preset = reference.partition(":")
     file = Path(path)
     if not file.is_file():
@@ -142,15 +153,21 @@ def load_file(reference: str) -> ConfigDict:
         config = module.get_config(preset) if takes_preset else module.get_config()
         if not isinstance(config, ConfigDict | dict):
             raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
-        return ConfigDict(to_dict(config))
+        return to_dict(config)
     except ConfigError:
         raise
     except Exception as error:  # Whatever a user's file raises: one line that names the file.
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
 
 
-def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[str, Any]:
-    """The config as a plain dict with `{"task.length": "400"}` set; values are Python literals, else strings.
+def apply_overrides(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The config as a plain dict with `{"task.length": "400"}` set as `set_fields` does; values are Python literals,
+    else strings."""
+    return set_fields(config, {path: literal(text) for path, text in overrides.items()})
+
+
+def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as a plain dict with `{"task.length": 400}` set.
 
     A name given to a section (`model.cell.name=lstm`, or `model.cell=lstm`) that had another one starts that section
     anew, since its fields belong to the old name.
@@ -161,7 +178,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[st
     plain = to_dict(config)
     # A section's name comes before its fields, whatever their order on the command line.
     order = sorted(overrides, key=lambda path: path.removesuffix(".name").count("."))
-    for path, text in ((path, overrides[path]) for path in order):
+    for path, value in ((path, overrides[path]) for path in order):
         *parents, last = path.split(".")
         node: dict[str, Any] = plain
         for depth, part in enumerate(parents):
@@ -174,14 +191,13 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> dict[st
                 raise ConfigError(f"{'.'.join(parents[: depth + 1])}: {child!r} is not a section; cannot set {path}")
             node[part] = child
             node = child
-        value = _literal(text)
         if isinstance(value, str) and isinstance(node.get(last), dict):
             parents, node, last = [*parents, last], node[last], "name"
         if last == "name" and node.get("name") != value:
             kept = {k: v for k, v in node.items() if k in _KEPT_BY_NAME.get(".".join(parents), ())}
             node.clear()
             node.update(kept)
-        node[last] = value
+        node[last] = to_dict(value) if isinstance(value, Mapping) else value
     return plain
 
 
@@ -192,7 +208,8 @@ _KEPT_BY_NAME = {
 """Fields that mean the same under every name of a section, so a new name keeps them."""
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """What a text on the command line stands for."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

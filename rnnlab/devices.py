@@ -34,7 +34,7 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
     step against 6.9). The library behind `jnp.linalg` on a CPU, OpenBLAS, gets one thread: its own wait for each other
     in a loop, beside one device per core (singular values of four [100, 100] kernels: 1.5 ms against 11).
     """
-    count = devices or largest_divisor(batch_size, len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1)
+    count = devices or largest_divisor(batch_size, cores())
     with contextlib.suppress(RuntimeError):  # The devices are made already: a notebook, or a second run in one process.
         jax.config.update("jax_num_cpu_devices", count)
     if platform.libc_ver()[0] == "glibc":
@@ -43,6 +43,11 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     importlib.import_module("scipy.linalg.cython_lapack")  # JAX loads it when it is needed; its threads are set now.
     threadpool_limits(1, user_api="blas")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
 
 
 _LINUX = hasattr(os, "sched_getaffinity")

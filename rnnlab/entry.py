@@ -50,7 +50,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept
         SystemExit: with status 0, after the help.
     """
     flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
-    reference, overrides, words = _take_config(argv) if accept_config else (None, {}, list(argv))
+    reference, overrides, words = take_config(argv) if accept_config else (None, {}, list(argv))
     try:
         stray = values(["rnnlab", *words])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -70,7 +70,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept
     return Words(given, reference, config)
 
 
-def _take_config(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
+def take_config(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
     """The value of --config, {"path.to.field": text} of every --config.path.to.field, and the other words."""
     reference, overrides, rest = None, {}, []
     words = list(argv)

@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from rnnlab import devices, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.metrics import MetricsWriter, ProgressLine, plain
-from rnnlab.optimizers import waits_for_plateau
 from rnnlab.recorder import FlightRecorder
 from rnnlab.run import Run
 from rnnlab.schedules import check_schedule
 from rnnlab.state import TrainState, means
-from rnnlab.watch import Convergence, Curriculum, EarlyStopping, Plateau
+from rnnlab.watch import Memory
 from rnnlab.workdir import git_commit, open_workdir, versions, write_file
 
 SECONDS_PER_DISPATCH = 0.5
@@ -51,14 +50,14 @@ def train_and_evaluate(
     began = time.monotonic()
     run = Run(config, data_dir)
     config, workdir = run.config, Path(workdir)
-    memory = _Memory(run)
+    memory = Memory(config, run.task.solved, run.sign)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
     open_workdir(workdir, config, run.task.words)
     steps = config["steps"]
     run.enter(0)
     state = jax.block_until_ready(run.programs.start(config["seed"]))
 
-    with _disk_errors(workdir), contextlib.ExitStack() as stack:
+    with disk_errors(workdir), contextlib.ExitStack() as stack:
         progress = ProgressLine(steps, 0)
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
         stack.callback(checkpoints.close)
@@ -109,7 +108,7 @@ def train_and_evaluate(
         recorder = FlightRecorder(run, workdir)
         every = [*_EVERY, *(["diagnostics_every"] if config["diagnostics"] else [])]
 
-        interrupted = stack.enter_context(_interruptions(progress))
+        interrupted = stack.enter_context(interruptions(progress.say))
         with progress.running():
             while step < steps and not exhausted():
                 if curriculum.due(step):
@@ -128,7 +127,7 @@ def train_and_evaluate(
                     writer.observe(step, found, seconds())
                 recorder.keep(step, state)
                 mark = time.monotonic()
-                target = min(step + budget, steps, curriculum.ends, *(_next(step, config[k]) for k in every))
+                target = min(step + budget, steps, curriculum.ends, *(following(step, config[k]) for k in every))
                 state = jax.block_until_ready(run.train(state, target))
                 if step == first:
                     progress.say(f"first step after {time.monotonic() - began:.1f} s")
@@ -142,24 +141,20 @@ def train_and_evaluate(
                     status = "diverged"
                     break
                 progress.advance(step, memory.train.get("loss"))
-                if step % config["log_every"] == 0 or step in (steps, curriculum.ends):
+                if memory.logs(step):
                     memory.train = run.described(run.label | means(state))
                     writer.write(step, "train", memory.train, seconds())
                     progress.log(step, memory.train)
                 improved = False
-                if step % config["eval_every"] == 0 or step == steps:
-                    memory.validation = run.evaluate(state, "validation")
-                    writer.write(step, "validation", memory.validation, seconds())
-                    progress.evaluated(step, "validation", memory.validation)
-                    improved = stopping.see(step, memory.validation)
-                    if run.stage + 1 == len(run.stages):
-                        memory.convergence.see(step, memory.validation, seconds())
-                    if step % config["eval_every"] == 0:  # A run made longer goes on as if it had not ended here.
-                        curriculum.see(memory.validation)
-                        if plateau is not None and plateau.see(memory.validation):
-                            state = run.with_rate_scale(state, plateau.scale)
-                            recorder.forget()
-                            progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
+                if memory.evaluates(step):
+                    found = run.evaluate(state, "validation")
+                    writer.write(step, "validation", found, seconds())
+                    progress.evaluated(step, "validation", found)
+                    improved, lowered = memory.see(step, found, seconds())
+                    if plateau is not None and lowered:
+                        state = run.with_rate_scale(state, plateau.scale)
+                        recorder.forget()
+                        progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
                     if exhausted():
                         status = "stopped_early"
                 stop = bool(interrupted) or exhausted() or step == steps
@@ -174,26 +169,7 @@ def train_and_evaluate(
         if status == "diverged" and saved != step:
             checkpoints.save(step, state, memory.dump(seconds()), stage=curriculum.stage)
         checkpoints.wait()
-        summary: dict[str, Any] = {
-            "status": status,
-            "steps": step,
-            "final": {"train": memory.train, "validation": memory.validation},
-            "best": {"step": stopping.best_step, "validation": stopping.best_values},
-            "stability": {
-                "finite": status != "diverged",
-                "clipped": None if "clipped" not in state.sums else int(state.totals["clipped"]) / max(1, step),
-                "spikes": int(state.totals["spikes"]),
-            },
-            "convergence": memory.convergence.summary(),
-            "seconds": round(seconds(), 3),
-            "steps_per_second": round(progress.overall_rate(), 3),
-            "seed": config["seed"],
-            "device": devices.describe(run.mesh),
-            "versions": versions(),
-            "git_commit": git_commit(),
-        }
-        if run.label:
-            summary["stage"] = {"number": run.stage + 1, "of": len(run.stages), **run.label}
+        summary = summarize(run, memory, state, status, seconds(), progress.overall_rate())
         if status in ("finished", "stopped_early"):
             best = state
             if stopping.best_step is not None and stopping.best_step != step:
@@ -219,59 +195,45 @@ def train_and_evaluate(
 _EVERY = ("log_every", "eval_every", "checkpoint_every")
 
 
-def _next(step: int, every: int) -> int:
+def following(step: int, every: int) -> int:
     """The first multiple of `every` after step."""
     return (step // every + 1) * every
 
 
-class _Memory:
-    """What the host remembers of a run beside the state; a checkpoint holds it as JSON.
+def summarize(run: Run, memory: Memory, state: TrainState, status: str, seconds: float, rate: float) -> dict[str, Any]:
+    """What summary.json says of a run before anything is measured after its end.
 
-    Raises:
-        ConfigError: a metric that the task does not have.
+    Args:
+        state: its last.
+        seconds: since the run began.
+        rate: updates per second.
     """
-
-    def __init__(self, run: Run):
-        watched, curriculum = run.config["early_stopping"], run.config["curriculum"]
-        schedule, metric = run.config["optimizer"]["schedule"], watched["metric"]
-        sign = run.sign(metric, "early_stopping.metric")
-        self.stopping = EarlyStopping(metric, sign, watched["patience"], watched["min_change"])
-        named = (curriculum or {}).get("metric")
-        self.curriculum = Curriculum(curriculum, 1.0 if named is None else run.sign(named, "curriculum.metric"))
-        self.plateau = Plateau(schedule, metric, sign) if waits_for_plateau(run.config["optimizer"]) else None
-        solved = run.task.solved
-        self.convergence = Convergence(solved, 1.0 if solved is None else run.sign(solved[0], "task"))
-        self.train: dict[str, float] = {}
-        """The last means that were logged."""
-        self.validation: dict[str, float] = {}
-        """The last evaluation of this stage."""
-        self.seconds_before = 0.0
-
-    def dump(self, seconds: float) -> dict[str, Any]:
-        """As JSON; seconds: since the run began."""
-        return {
-            "stopping": self.stopping.dump(),
-            "curriculum": self.curriculum.dump(),
-            "plateau": None if self.plateau is None else self.plateau.dump(),
-            "convergence": self.convergence.dump(),
-            "train": self.train,
-            "validation": self.validation,
-            "seconds": seconds,
-        }
-
-    def load(self, host: Mapping[str, Any]) -> None:
-        """Undoes `dump`."""
-        self.stopping.load(host["stopping"])
-        self.curriculum.load(host["curriculum"])
-        if self.plateau is not None:
-            self.plateau.load(host["plateau"])
-        self.convergence.load(host["convergence"])
-        self.train, self.validation = dict(host["train"]), dict(host["validation"])
-        self.seconds_before = host["seconds"]
+    step, stopping = int(state.step), memory.stopping
+    summary: dict[str, Any] = {
+        "status": status,
+        "steps": step,
+        "final": {"train": memory.train, "validation": memory.validation},
+        "best": {"step": stopping.best_step, "validation": stopping.best_values},
+        "stability": {
+            "finite": status != "diverged",
+            "clipped": None if "clipped" not in state.sums else int(state.totals["clipped"]) / max(1, step),
+            "spikes": int(state.totals["spikes"]),
+        },
+        "convergence": memory.convergence.summary(),
+        "seconds": round(seconds, 3),
+        "steps_per_second": round(rate, 3),
+        "seed": int(state.seed),
+        "device": devices.describe(run.mesh),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    if run.label:
+        summary["stage"] = {"number": run.stage + 1, "of": len(run.stages), **run.label}
+    return summary
 
 
 @contextlib.contextmanager
-def _interruptions(progress: ProgressLine) -> Iterator[list[str]]:
+def interruptions(say: Callable[[str], None]) -> Iterator[list[str]]:
     """A list that a first SIGINT or SIGTERM appends to; a second one acts as it always does."""
     seen: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -283,7 +245,7 @@ def _interruptions(progress: ProgressLine) -> Iterator[list[str]]:
         seen.append(signal.Signals(number).name)
         for each, handler in before.items():
             signal.signal(each, handler)
-        progress.say(f"{seen[0]}: saving after this step; once more stops at once")
+        say(f"{seen[0]}: saving after this step; once more stops at once")
 
     for number in before:
         signal.signal(number, note)
@@ -295,7 +257,7 @@ def _interruptions(progress: ProgressLine) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _disk_errors(workdir: Path) -> Iterator[None]:
+def disk_errors(workdir: Path) -> Iterator[None]:
     """A disk that is full or gone is the user's to mend: one line, whichever of the writers met it first."""
     hook = before = threading.excepthook
 

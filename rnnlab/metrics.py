@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class MetricsWriter:
-    """Appends to WORKDIR/metrics.jsonl and diagnostics.jsonl, one object a line, and to TensorBoard events in
-    WORKDIR/tensorboard.
+class MetricsFile:
+    """Appends to WORKDIR/metrics.jsonl, one object a line.
 
     Args:
         workdir: an existing folder.
@@ -27,11 +26,24 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / "metrics.jsonl"
-        self.diagnostics_path = workdir / "diagnostics.jsonl"
         lines = (
             [line for line in read_metrics(workdir) if line["step"] <= step and line["split"] != "test"] if step else []
         )
         _rewrite(self.path, lines)
+
+    def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
+        """One line: step, split, the values, and the seconds since the run began."""
+        record = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
+        with self.path.open("a") as file:
+            file.write(json.dumps(plain(record)) + "\n")
+
+
+class MetricsWriter(MetricsFile):
+    """Appends to WORKDIR/diagnostics.jsonl, too, and to TensorBoard events in WORKDIR/tensorboard."""
+
+    def __init__(self, workdir: Path, step: int):
+        super().__init__(workdir, step)
+        self.diagnostics_path = workdir / "diagnostics.jsonl"
         if self.diagnostics_path.exists():  # A line belongs to the update after its step.
             observed = read_diagnostics(workdir) if step else []
             _rewrite(self.diagnostics_path, [line for line in observed if line["step"] < step])
@@ -40,10 +52,7 @@ class MetricsWriter:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
-        """One line: step, split, the values, and the seconds since the run began."""
-        record = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(plain(record)) + "\n")
+        super().write(step, split, values, seconds)
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 
@@ -214,7 +223,7 @@ class ProgressLine:
         if self._live is None and time.monotonic() - self._said > 10:
             self._said = time.monotonic()
             rate = self.rate()
-            left = f"  {_duration((self.steps - step) / rate)} left" if rate else ""
+            left = f"  {duration((self.steps - step) / rate)} left" if rate else ""
             self.say(f"step {step}/{self.steps}  {_values(values)}  {rate:.0f} steps/s{left}")
 
     def say(self, text: str) -> None:
@@ -229,7 +238,7 @@ def _values(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -9,19 +9,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rnnlab import devices
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
-from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
+from rnnlab.diagnostics import Decay, decay_per_step, gradient_flow, memory_horizon
 from rnnlab.diagnostics.diagnosis import EVERY_STEP
 from rnnlab.feeding import Feed
+from rnnlab.split import row_parts
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Split, StreamTask, Task, make_task
-from rnnlab.typing import PyTree
+from rnnlab.typing import Array, Float, Int, PyTree
 
 
 class Run:
@@ -29,16 +32,24 @@ class Run:
 
     `task`, `programs` and `data` are those of the stage that was entered last.
 
+    Args:
+        config: see `config.resolve_config`.
+        data_dir: the data folder.
+        mesh: the devices, two axes of them those of `split.ALL_AXES`; if not given, those that the config asks for.
+
     Raises:
         ConfigError: a mistake in the config or the data.
     """
 
-    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None):
+    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None, mesh: Mesh | None = None):
         self.config = config = resolve_config(config)
-        devices.tune_host(config["batch_size"], config["devices"])
-        softmax = config["model"]["softmax"]
-        split = 1 if softmax is None else softmax["split"]
-        self.mesh = devices.make_mesh(config["batch_size"], config["devices"], split)
+        if mesh is None:
+            softmax = config["model"]["softmax"]
+            devices.tune_host(config["batch_size"], config["devices"])
+            mesh = devices.make_mesh(
+                config["batch_size"], config["devices"], 1 if softmax is None else softmax["split"]
+            )
+        self.mesh = mesh
         self.stages = self._stages(data_dir)
         self.feed: Feed | None = None
         self.stage = -1
@@ -158,11 +169,21 @@ class Run:
 
     def _whole_width(self, rows: int) -> int:
         """So many rows, or fewer, that every device has as many."""
-        count = self.mesh.devices.size
+        count = row_parts(self.mesh)
         return max(1, rows // count) * count
 
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
         """Means over a whole split of the stage's task, with the stage's label."""
+        size, rows = self.evaluated_rows(split)
+        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
+        return self.described(self.label | {name: float(value) for name, value in values.items()})
+
+    def evaluated_rows(self, split: Split) -> tuple[int, jax.Array]:
+        """(Examples of a split, the rows of one batch of its evaluation).
+
+        Raises:
+            ConfigError: the split has no end.
+        """
         size = self.task.size(split)
         if size is None:
             raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
@@ -170,27 +191,26 @@ class Run:
             self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
         )
         rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
-        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
-        return self.described(self.label | {name: float(value) for name, value in values.items()})
+        return size, rows
 
     def described(self, values: dict[str, Any]) -> dict[str, Any]:
         """The means of a split with the metrics that follow from them."""
         return values | self.task.derived(values)
 
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
-        """‖∂L/∂h_t‖ over time for each state, on the first rows of the validation split."""
-        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
-
-        @jax.jit
-        def measure(params: PyTree, buffers: PyTree, data: PyTree) -> dict[str, jax.Array]:
-            batch = self.task.batch(data, jnp.int32(0), "validation", rows)
-            return gradient_flow(self.programs.network(params, buffers), self.task, batch)
-
-        found = {when: measure(state.evaluated, state.buffers, self.data) for when, state in states.items()}
+        """`flow_norms` of each state, as lists."""
+        measure = jax.jit(self.flow_norms)
+        found = {when: measure(state, self.data) for when, state in states.items()}
         return {
-            when: {layer: [float(v) for v in norms] for layer, norms in layers.items()}
+            when: {layer: np.asarray(norms).tolist() for layer, norms in layers.items()}
             for when, layers in found.items()
         }
+
+    def flow_norms(self, state: TrainState, data: PyTree) -> dict[str, Float[Array, " T"]]:
+        """‖∂L/∂h_t‖ over time of every layer, on the first rows of the validation split."""
+        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
+        batch = self.task.batch(data, jnp.int32(0), "validation", rows)
+        return gradient_flow(self.programs.network(state.evaluated, state.buffers), self.task, batch)
 
     def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:
         """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its
@@ -199,14 +219,19 @@ class Run:
         if self.task.readout == "every":
             return found | {"note": EVERY_STEP}
         for layer, norms in flow.items():
-            forward = jnp.array(norms[::-1] if layer.endswith(" reverse") else norms)
-            decay = decay_per_step(forward)
+            forward = np.array(norms[::-1] if layer.endswith(" reverse") else norms)
+            decay, horizon = _decay_and_horizon(forward)
             found[layer] = {
                 "factor": float(decay.factor),
                 "half_life": float(decay.half_life),
-                "horizon": int(memory_horizon(forward)),
+                "horizon": int(horizon),
             }
         return found
+
+
+@jax.jit
+def _decay_and_horizon(norms: Float[Array, " T"]) -> tuple[Decay, Int[Array, ""]]:
+    return decay_per_step(norms), memory_horizon(norms)
 
 
 def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.typing import PyTree
 
@@ -17,6 +17,11 @@ MODEL_AXIS = "model"
 """The devices along it have a part of the words each."""
 ALL_AXES = (DATA_AXIS, MODEL_AXIS)
 """All devices, each of which has rows of the batch of its own."""
+
+
+def row_parts(mesh: Mesh) -> int:
+    """How many parts the rows of a batch are split into."""
+    return mesh.shape[DATA_AXIS] * mesh.shape[MODEL_AXIS]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import Taps
 from rnnlab.softmax import softmax_options
-from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS, UNSPLIT, SplitLeaves
+from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS, UNSPLIT, SplitLeaves, row_parts
 from rnnlab.state import TrainState
 from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.trajectory import of_runs
@@ -96,7 +96,7 @@ class Programs:
         if model.get("compute", "float32") != "float32":
             check_compute(mesh, model["compute"])
         self.backend = network.layers[0].backend
-        state = jax.eval_shape(self._initialize, self.numbers, jnp.int32(0), embedding)
+        state = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
         replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)
@@ -109,16 +109,16 @@ class Programs:
             optimizer=self.split.specs(state.optimizer),
         )
         self._spread_step = functools.partial(spread, in_specs=(places, data, rows))
-        first = functools.partial(self._initialize, batch=batch_size // mesh.devices.size, own=self.split.own)
+        first = functools.partial(self.initialize_shard, batch=batch_size // row_parts(mesh), own=self.split.own)
         self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=places))
         in_specs = (places, data, replicated, rows)
-        self.train = jax.jit(spread(self._train, in_specs=in_specs, out_specs=places), donate_argnums=0)
+        self.train = jax.jit(spread(self.train_shard, in_specs=in_specs, out_specs=places), donate_argnums=0)
         self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             jax.eval_shape(self.observe, state, self.data_shapes, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         self.evaluate = jax.jit(
             lambda split, size, *args: spread(
-                functools.partial(self._evaluate, split, size), in_specs=(params, replicated, replicated, rows)
+                functools.partial(self.evaluate_shard, split, size), in_specs=(params, replicated, replicated, rows)
             )(*args),
             static_argnums=(0, 1),
         )
@@ -189,9 +189,9 @@ class Programs:
             sums["clipped"] = sums["loss"]
         return sums
 
-    # --- programs ----------------------------------------------------------------------------------------------------
+    # --- programs, each device's share: `ALL_AXES` are mapped ---------------------------------------------------------
 
-    def _initialize(
+    def initialize_shard(
         self,
         numbers: dict[str, Any],
         seed: jax.Array,
@@ -199,8 +199,8 @@ class Programs:
         batch: int | None = None,
         own: Callable[[PyTree], PyTree] = lambda params: params,
     ) -> TrainState:
-        """The state before the first step. batch: the rows of a carry; all of the batch if not given. own: what takes
-        a device's part of the parameters."""
+        """The state before the first step. batch: this device's rows of a carry; all of the batch if not given. own:
+        what takes a device's part of the parameters."""
         network = self._network(numbers, seed)
         if embedding is not None and network.embedding is not None:
             more = network.embedding[...].shape[0] - embedding.shape[0]
@@ -227,7 +227,7 @@ class Programs:
             carry=carry,
         )
 
-    def _train(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
+    def train_shard(self, state: TrainState, data: PyTree, until: jax.Array, rows: jax.Array) -> TrainState:
         """Steps until state.step is `until`, or a loss or gradient is not finite; see also `stops_at_spikes`.
 
         rows: this device's rows of the batch [B / devices].
@@ -332,14 +332,14 @@ class Programs:
         )
         return after, probe
 
-    def _evaluate(
+    def evaluate_shard(
         self, split: Split, size: int, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array
     ) -> dict[str, jax.Array]:
         """Means over the first `size` examples of a split.
 
         rows: this device's rows of an evaluation batch.
         """
-        width = rows.shape[0] * self.mesh.devices.size
+        width = rows.shape[0] * row_parts(self.mesh)
 
         network = self._own_network(params, buffers)
 

@@ -5,10 +5,11 @@ Nothing here touches arrays or files. What each remembers is plain JSON, which `
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from rnnlab.build import LARGEST_INT
+from rnnlab.optimizers import waits_for_plateau
 
 _LARGEST = sys.float_info.max
 
@@ -197,3 +198,76 @@ class Plateau(_Remembers):
         before, self.without = self.scale, 0
         self.scale = min(before, max(self.schedule["minimum"], before * self.schedule["factor"]))
         return self.scale < before
+
+
+class Memory:
+    """What the host remembers of a run beside the state; a checkpoint holds it as JSON.
+
+    Args:
+        config: resolved.
+        solved: of the task; see `Convergence`.
+        sign: (metric, path of the field that names it) -> 1 for a metric of which more is better, else -1.
+
+    Raises:
+        ConfigError: a metric that the task does not have.
+    """
+
+    def __init__(self, config: Mapping[str, Any], solved: tuple[str, float] | None, sign: Callable[[str, str], float]):
+        self.config = config
+        watched, curriculum = config["early_stopping"], config["curriculum"]
+        schedule, metric = config["optimizer"]["schedule"], watched["metric"]
+        better = sign(metric, "early_stopping.metric")
+        self.stopping = EarlyStopping(metric, better, watched["patience"], watched["min_change"])
+        named = (curriculum or {}).get("metric")
+        self.curriculum = Curriculum(curriculum, 1.0 if named is None else sign(named, "curriculum.metric"))
+        self.plateau = Plateau(schedule, metric, better) if waits_for_plateau(config["optimizer"]) else None
+        self.convergence = Convergence(solved, 1.0 if solved is None else sign(solved[0], "task"))
+        self.train: dict[str, float] = {}
+        """The last means that were logged."""
+        self.validation: dict[str, float] = {}
+        """The last evaluation of this stage."""
+        self.seconds_before = 0.0
+
+    def logs(self, step: int) -> bool:
+        """Whether the means of training are written at this step."""
+        return step % self.config["log_every"] == 0 or step in (self.config["steps"], self.curriculum.ends)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the run is evaluated at this step."""
+        return step % self.config["eval_every"] == 0 or step == self.config["steps"]
+
+    def see(self, step: int, values: dict[str, float], seconds: float) -> tuple[bool, bool]:
+        """Takes in an evaluation: (it is the best so far, the plateau's scale has dropped).
+
+        seconds: since the run began.
+        """
+        self.validation = values
+        improved, lowered = self.stopping.see(step, values), False
+        if self.curriculum.stage + 1 == self.curriculum.stages:
+            self.convergence.see(step, values, seconds)
+        if step % self.config["eval_every"] == 0:  # A run made longer goes on as if it had not ended here.
+            self.curriculum.see(values)
+            lowered = self.plateau is not None and self.plateau.see(values)
+        return improved, lowered
+
+    def dump(self, seconds: float) -> dict[str, Any]:
+        """As JSON; seconds: since the run began."""
+        return {
+            "stopping": self.stopping.dump(),
+            "curriculum": self.curriculum.dump(),
+            "plateau": None if self.plateau is None else self.plateau.dump(),
+            "convergence": self.convergence.dump(),
+            "train": self.train,
+            "validation": self.validation,
+            "seconds": seconds,
+        }
+
+    def load(self, host: Mapping[str, Any]) -> None:
+        """Undoes `dump`."""
+        self.stopping.load(host["stopping"])
+        self.curriculum.load(host["curriculum"])
+        if self.plateau is not None:
+            self.plateau.load(host["plateau"])
+        self.convergence.load(host["convergence"])
+        self.train, self.validation = dict(host["train"]), dict(host["validation"])
+        self.seconds_before = host["seconds"]

@@ -1,5 +1,6 @@
 """What a run leaves behind, and who may write there: config.json, summary.json and the folder itself."""
 
+import functools
 import hashlib
 import json
 import os
@@ -107,11 +108,13 @@ def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
 
 
+@functools.cache
 def git_commit() -> str | None:
     """The commit of the source tree that runs, with "+" behind it if files differ from it; None outside of git."""
     here = Path(__file__).resolve().parent

@@ -189,7 +189,7 @@ class Trained:
         """The state before the first step, in double precision where that is on; numbers replace the config's."""
         given = {path: jnp.float32(value) for path, value in (self.programs.numbers | numbers).items()}
         # Not compiled: op by op, what one run has compiled serves the next.
-        state = self.programs._initialize(given, jnp.int32(3), None)
+        state = self.programs.initialize_shard(given, jnp.int32(3), None)
         return replicate(self.run.mesh, jax.tree.map(as_wide, state))
 
     def train(self, state: TrainState, until: int, **augmentation: float) -> TrainState:

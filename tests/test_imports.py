@@ -35,8 +35,9 @@ LAYERS = [
     ["recorder", "recognition"],
     ["replay"],
     ["loop"],
+    ["sweeps"],
     ["entry"],
-    ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
+    ["train", "evaluate", "sweep", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)

@@ -53,3 +53,28 @@ def alone(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # Some network file systems have no locks.
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this process holds the lock file from here to the end of the block; it waits for nobody, and a process
+    that dies lets go of it.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+    with file:
+        held = True
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held = False
+            except OSError:
+                pass  # As above.
+        yield held

@@ -1,0 +1,65 @@
+"""Trains many runs that differ in numbers, seeds or choices, and makes one table of them.
+
+    python -m rnnlab.sweep --config=configs/sweeps/init_by_activation.py --workdir=runs/init
+    python -m rnnlab.sweep --config=configs/sweeps/init_by_activation.py --dry_run
+
+--config names a sweep's file, a base config and axes. Runs that differ in nothing but seeds and numbers are replicas in
+one compiled program. --config.path.to.field=VALUE sets a field of the base for every run, as in
+--config.steps=500; `python -m rnnlab.train --config=BASE --help` lists them.
+Without --workdir the sweep goes to runs/FILE or runs/FILE-PRESET. The same command on the same workdir resumes: what is
+over is not run again. A changed file keeps every run that it still has; the others stay in the table. Several
+processes may share a workdir.
+Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 130 interrupted after saving.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from rnnlab import entry
+from rnnlab.build import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "file of the sweep, or FILE:PRESET", flag_values=values)
+    told = "folder of the sweep, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
+    flags.DEFINE_string("workdir", None, told, flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "print groups, runs and programs; train and write nothing", flag_values=values)
+    told = "i/n, i from 0: work on the groups i, i + n, …; not needed where files can be locked"
+    flags.DEFINE_string("shard", "0/1", told, flag_values=values)
+    told = "at most so many replicas in a group, so that more processes have one; else all that fit together"
+    flags.DEFINE_integer("replicas", None, told, lower_bound=1, flag_values=values)
+    entry.data_dir_flag(values)
+    reference, overrides, words = entry.take_config(argv)
+    given = entry.parse(values, words, __doc__).flags
+    if reference is None:
+        raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")
+    shard = parse_shard(given["shard"])
+    from rnnlab.sweeps.runner import run_sweep
+    from rnnlab.sweeps.space import load_sweep
+
+    status = run_sweep(
+        load_sweep(reference, overrides),
+        Path(given["workdir"] or entry.default_workdir(reference)),
+        given["data_dir"],
+        dry_run=given["dry_run"],
+        shard=shard,
+        at_most=given["replicas"],
+    )
+    return entry.EXIT_STATUS[status]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(1, 4) for "1/4"."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--shard: {text!r} is no shard; it is i/n with i from 0 to n - 1, as in 0/4")
+    return int(found[1]), int(found[2])
+
+
+if __name__ == "__main__":
+    entry.run(main)

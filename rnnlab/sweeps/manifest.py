@@ -1,0 +1,156 @@
+"""sweep.json: which runs a sweep has, under which names, in which groups. It outlasts changes of the sweep's file.
+
+A run is known by its resolved config: it keeps its name and its folder wherever it stands in the file. Runs that the
+file no longer has stay, marked `"in_sweep": false`, and so does a group all of whose runs the sweep still has.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rnnlab.build import ConfigError
+from rnnlab.datasets.writing import alone
+from rnnlab.sweeps.groups import Group, split_groups
+from rnnlab.sweeps.space import Setting, axis_paths, axis_value, command
+from rnnlab.sweeps.table import is_done
+from rnnlab.workdir import git_commit, versions, write_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a sweep has come to: its runs under the names that they keep."""
+
+    settings: list[Setting]
+    groups: dict[str, Group]
+    """By the name of their folder below groups/."""
+    added: int
+    """Runs that the workdir did not know; all of them where the sweep is new."""
+    gone: int
+    """Runs that the file has no longer, whose folders and rows stay."""
+    new: bool
+    """Whether there was no sweep in the workdir."""
+
+
+def make_plan(workdir: Path, settings: Sequence[Setting], at_most: int | None = None) -> Plan:
+    """Matches settings with what sweep.json knows; writes nothing.
+
+    Args:
+        at_most: replicas in a group that is made now.
+
+    Raises:
+        ConfigError: sweep.json cannot be read, or is gone while runs are there.
+    """
+    known = _read(workdir)
+    names = {run["key"]: run["name"] for run in known["runs"]}
+    free = _free(names.values())
+    named = [dataclasses.replace(s, name=names.get(s.key) or f"{next(free):04}") for s in settings]
+    by_name = {setting.name: setting for setting in named}
+
+    groups, placed = {}, set()
+    for name, group in known["groups"].items():
+        if all(member in by_name for member in group["runs"]):
+            groups[name] = Group(tuple(by_name[member] for member in group["runs"]), group["alone"])
+            placed.update(group["runs"])
+    rest = [s for s in named if s.name not in placed and not is_done(workdir / "runs" / s.name)]
+    free = _free(known["groups"])
+    for group in split_groups(rest, at_most):
+        groups[f"{next(free):03}"] = group
+    keys = {setting.key for setting in named}
+    return Plan(
+        settings=named,
+        groups=groups,
+        added=sum(key not in names for key in keys),
+        gone=sum(run["key"] not in keys for run in known["runs"]),
+        new=not known["runs"],
+    )
+
+
+def open_sweep(
+    workdir: Path, sweep: Mapping[str, Any], settings: Sequence[Setting], at_most: int | None = None
+) -> Plan:
+    """`make_plan`, and sweep.json written accordingly; one process at a time, so that all agree on the names.
+
+    A base that is no file becomes one, base.py, for the commands of the runs.
+
+    Raises:
+        ConfigError: as `make_plan`; or the folder cannot be written to.
+    """
+    with alone(workdir / "sweep.lock"):
+        plan = make_plan(workdir, settings, at_most)
+        base = sweep["base"]
+        if not isinstance(base, str):
+            base = str(workdir / "base.py")
+            write_file(workdir / "base.py", _BASE.format(sweep["base"]))
+        here = {s.name for s in plan.settings}
+        runs = [run | {"in_sweep": False} for run in _read(workdir)["runs"] if run["name"] not in here]
+        paths = axis_paths(plan.settings)
+        for s in plan.settings:
+            runs.append(
+                {
+                    "name": s.name,
+                    "in_sweep": True,
+                    "key": s.key,
+                    "overrides": s.overrides,
+                    "axes": {path: axis_value(s, path) for path in paths},
+                    "command": command(base, {**sweep["overrides"], **s.overrides}, workdir / "runs" / s.name),
+                }
+            )
+        written = {
+            "sweep": dict(sweep),
+            "axes": paths,
+            "runs": sorted(runs, key=lambda run: int(run["name"])),
+            "groups": {
+                name: {"runs": [s.name for s in group.settings], "alone": group.alone}
+                for name, group in plan.groups.items()
+            },
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        write_file(workdir / "sweep.json", json.dumps(written, indent=1) + "\n")
+    return plan
+
+
+def read_sweep(workdir: Path) -> dict[str, Any]:
+    """What `open_sweep` wrote.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    path = workdir / "sweep.json"
+    try:
+        found = json.loads(path.read_text())
+        found["runs"], found["groups"] = list(found["runs"]), dict(found["groups"])
+    except FileNotFoundError:
+        raise ConfigError(f"{workdir} is not the workdir of a sweep: it has no sweep.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error!r}") from None
+    return found
+
+
+def _read(workdir: Path) -> dict[str, Any]:
+    """sweep.json, or what stands for it before the first time."""
+    if (workdir / "sweep.json").exists():
+        return read_sweep(workdir)
+    if (workdir / "config.json").exists():
+        raise ConfigError(f"{workdir} holds a run of rnnlab.train; take another --workdir for the sweep")
+    if (workdir / "runs").is_dir() and any((workdir / "runs").iterdir()):
+        raise ConfigError(f"{workdir}/runs has runs, but no sweep.json says which; take another --workdir")
+    return {"runs": [], "groups": {}}
+
+
+_BASE = '''"""The base of this folder's sweep."""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict({!r})
+'''
+
+
+def _free(names: Iterable[str]) -> Iterator[int]:
+    """Numbers above those that are names already."""
+    return itertools.count(max((int(name) for name in names), default=-1) + 1)

@@ -1,0 +1,71 @@
+"""The console line of a sweep: how many of its runs are over, and the time left."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rnnlab.metrics import duration
+
+
+class SweepProgress:
+    """Runs that are over of all, and the time left: a live line on a terminal, plain lines elsewhere.
+
+    Args:
+        runs: of the whole sweep.
+        done: those that were over when this process began.
+    """
+
+    def __init__(self, runs: int, done: int):
+        self.runs, self.first, self.done = runs, done, float(done)
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self._began = self._said = time.monotonic()
+        self._live: Progress | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Shows the live line while the block runs; a run by itself has a live line of its own."""
+        if not sys.stdout.isatty():
+            yield
+            return
+        self._live = Progress(
+            TextColumn("runs {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._live.add_task("", total=self.runs, note="")
+        self._live.update(self._task, completed=self.done)
+        try:
+            with self._live:
+                yield
+        finally:
+            self._live = None
+
+    def advance(self, done: float, note: str = "") -> None:
+        """So many runs of the sweep are over; one that is half way counts half."""
+        self.done = done
+        if self._live is not None:
+            self._live.update(self._task, completed=done, note=note)
+        elif time.monotonic() - self._said > 10:
+            self.report(note)
+
+    def report(self, note: str = "") -> None:
+        """A line that stays: how far the sweep is."""
+        self._said = time.monotonic()
+        self.say("  ".join(part for part in (f"{self.done:.0f} of {self.runs} runs", note, self.left()) if part))
+
+    def left(self) -> str:
+        """ "0:12:30 left", by what this process has done; nothing before that is a run."""
+        made, seconds = self.done - self.first, time.monotonic() - self._began
+        return f"{duration(seconds * (self.runs - self.done) / made)} left" if made >= 1 else ""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
