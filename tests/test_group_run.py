@@ -1,5 +1,6 @@
 """A group of runs as replicas: each leaves what it would have left alone, through ends, kills and splits."""
 
+import functools
 import json
 import os
 import shutil
@@ -96,10 +97,14 @@ def without_times(summary: dict) -> dict:
     return left | {"convergence": {k: v for k, v in summary["convergence"].items() if k != "seconds"}}
 
 
+@functools.cache
+def like() -> TrainState:
+    return Run(CONFIGS[0]).programs.start(0)
+
+
 def state(folder: Path, which: str) -> tuple[int, TrainState]:
     """A run's checkpoint."""
-    like = Run(CONFIGS[0]).programs.start(0)
-    restored = restore_chosen(folder, which, like)
+    restored = restore_chosen(folder, which, like())
     return restored.step, restored.state
 
 
@@ -197,8 +202,8 @@ def test_more_replicas_than_memory_are_split(whole, tmp_path, monkeypatch):
 
 def test_settings_of_two_structures_are_refused(tmp_path):
     wider = config(model=dict(cell=dict(name="irnn", features=9)))
+    settings = [SETTINGS[0], Setting("0001", {}, wider)]
     with pytest.raises(ConfigError, match=r"0000 and 0001 are not one program: .*model\.cell\.features: 8 -> 9"):
-        settings = [SETTINGS[0], Setting("0001", {}, wider)]
         run_group(settings, tmp_path, tmp_path / "groups" / "000", None, print, print)
     assert not (tmp_path / "runs").exists()
 

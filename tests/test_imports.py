@@ -33,6 +33,7 @@ LAYERS = [
     ["recorder", "recognition"],
     ["replay"],
     ["loop"],
+    ["sweeps"],
     ["entry"],
     ["train", "evaluate", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
 ]
