@@ -184,7 +184,7 @@ def test_signal_saves_and_leaves_a_resumable_group(whole, tmp_path):
     assert not run(tmp_path, progress=stop)
     said: list[str] = []
     assert run(tmp_path, said.append)
-    assert said[0] == "resuming 3 runs at step 30"
+    assert said[0] == "resuming 3 runs at step 25"
     assert_same(tmp_path, whole)
 
 
