@@ -1,5 +1,6 @@
 """A group of runs as replicas: each leaves what it would have left alone, through ends, kills and splits."""
 
+import functools
 import json
 import os
 import shutil
@@ -96,10 +97,14 @@ def without_times(summary: dict) -> dict:
     return left | {"convergence": {k: v for k, v in summary["convergence"].items() if k != "seconds"}}
 
 
+@functools.cache
+def like() -> TrainState:
+    return Run(CONFIGS[0]).programs.start(0)
+
+
 def state(folder: Path, which: str) -> tuple[int, TrainState]:
     """A run's checkpoint."""
-    like = Run(CONFIGS[0]).programs.start(0)
-    restored = restore_chosen(folder, which, like)
+    restored = restore_chosen(folder, which, like())
     return restored.step, restored.state
 
 
@@ -179,7 +184,7 @@ def test_signal_saves_and_leaves_a_resumable_group(whole, tmp_path):
     assert not run(tmp_path, progress=stop)
     said: list[str] = []
     assert run(tmp_path, said.append)
-    assert said[0] == "resuming 3 runs at step 30"
+    assert said[0] == "resuming 3 runs at step 25"
     assert_same(tmp_path, whole)
 
 

@@ -83,13 +83,12 @@ def run_group(
                     lambda host: {"state": programs.like(len(host["slots"])), "best": programs.like(len(host["slots"]))}
                 )
                 chosen = [] if restored is None else [s for s in left if s.name in restored.host["slots"]]
-                if restored is not None and chosen:
-                    group.resume(begun(chosen), restored)
-                else:
-                    if room is None:
-                        room = _room(programs, len(left), say)
+                if restored is None:
+                    room = room or _room(programs, len(left), say)
                     group.begin(begun(left[:room]))
-                if not group.train(interrupted):
+                elif chosen:
+                    group.resume(begun(chosen), restored)
+                if (restored is None or chosen) and not group.train(interrupted):
                     return False
             finally:
                 checkpoints.close()
