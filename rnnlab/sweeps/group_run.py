@@ -24,11 +24,10 @@ from rnnlab.run import Run
 from rnnlab.state import TrainState, means
 from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.space import Setting
+from rnnlab.sweeps.table import is_done
 from rnnlab.watch import Memory
 from rnnlab.workdir import open_workdir, write_file
 
-ENDED = ("finished", "stopped_early", "diverged")
-"""The status of a run that is never run again."""
 _SECTIONS = ("model", "optimizer", "averaging", "penalties")
 """Those of which `step.Programs` takes the numbers as arrays."""
 
@@ -65,13 +64,15 @@ def run_group(
     numbers = _numbers(settings)
     devices.tune_host(devices.cores())
     run = Run(settings[0].config, data_dir, make_replica_mesh(len(settings)))
+    if run.feed is not None:
+        raise ConfigError("task.on_device: what the host reads is read run by run; say so: task.on_device=False")
     programs = ReplicaPrograms(run)
 
     def begun(chosen: Sequence[Setting]) -> list["_Member"]:
         return [_Member(s, numbers[s.name], workdir / "runs" / s.name, run) for s in chosen]
 
     def waiting() -> list[Setting]:
-        return [s for s in settings if not has_ended(workdir / "runs" / s.name)]
+        return [s for s in settings if not is_done(workdir / "runs" / s.name)]
 
     room = None
     with disk_errors(workdir), interruptions(say) as interrupted:
@@ -94,14 +95,6 @@ def run_group(
                 checkpoints.close()
             shutil.rmtree(folder / "checkpoints")
     return True
-
-
-def has_ended(workdir: Path) -> bool:
-    """Whether a run's summary.json says that it is done."""
-    try:
-        return json.loads((workdir / "summary.json").read_text())["status"] in ENDED
-    except (OSError, ValueError, KeyError, TypeError):  # None yet, or cut short.
-        return False
 
 
 def _numbers(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:
