@@ -25,10 +25,10 @@ from jax import lax
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
+from rnnlab.cross_entropy import Distribution
 from rnnlab.datasets.vocabulary import END, Vocabulary
 from rnnlab.network import Carries, Hidden, Network
 from rnnlab.random import stream
-from rnnlab.softmax import Distribution
 from rnnlab.tasks import TASKS, LanguageModel, Sentences
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray
 from rnnlab.workdir import check_words, read_config

@@ -12,6 +12,7 @@ from flax import nnx
 
 from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.cells import CellSpec
+from rnnlab.cross_entropy import Distribution
 from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.layers import (
     Attention,
@@ -28,7 +29,7 @@ from rnnlab.linear import ComputeType
 from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
 from rnnlab.recurrence import Taps, make_taps
-from rnnlab.softmax import Distribution, Softmax, SoftmaxSpec, embed, softmax_options
+from rnnlab.softmax import Softmax, SoftmaxSpec, embed, softmax_options
 from rnnlab.split import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, own_rows
 from rnnlab.typing import Array, Carry, Float, Int, Num
 

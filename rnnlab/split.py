@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from rnnlab.typing import PyTree
+from rnnlab.typing import Array, Bool, Int, PyTree
 
 DATA_AXIS = "data"
 MODEL_AXIS = "model"
@@ -103,3 +103,9 @@ def own_rows(leaf: jax.Array, axis_name: str) -> jax.Array:
     """This device's part of the rows of what all devices along an axis have."""
     count = leaf.shape[0] // lax.axis_size(axis_name)
     return lax.dynamic_slice_in_dim(leaf, count * lax.axis_index(axis_name), count)
+
+
+def held_rows(rows: Int[Array, " R"], count: int, axis_name: str | None) -> tuple[Int[Array, " R"], Bool[Array, " R"]]:
+    """Where rows of a table lie among this device's `count`, and whether they do; where not, the place is any."""
+    place = rows if axis_name is None else rows - count * lax.axis_index(axis_name)
+    return jnp.clip(place, 0, count - 1), (place >= 0) & (place < count)

@@ -14,6 +14,7 @@ LAYERS = [
     ["recurrence"],
     ["cells"],
     ["layers"],
+    ["cross_entropy"],
     ["softmax"],
     ["network"],
     ["trajectory"],

@@ -12,11 +12,12 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from rnnlab import softmax
+from rnnlab import cross_entropy
 from rnnlab.build import ConfigError
+from rnnlab.cross_entropy import Candidates, Distribution
 from rnnlab.network import Network
 from rnnlab.random import Training
-from rnnlab.softmax import Candidates, Distribution, Softmax, draw_candidates
+from rnnlab.softmax import Softmax, draw_candidates
 from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_like
 
 T, B, P, V = 5, 3, 7, 41
@@ -80,7 +81,7 @@ def test_each_nat_equals_full() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_what_is_not_inside_costs_nothing_and_changes_nothing(share, chunk, samples, monkeypatch) -> None:
     """In blocks of two rows, of which the last is only partly inside."""
-    monkeypatch.setitem(softmax.BLOCK_ROWS, "cpu", 2)
+    monkeypatch.setitem(cross_entropy.BLOCK_ROWS, "cpu", 2)
     with float64():
         args, targets = operands((3, 4))
         inside = jnp.asarray(np.random.default_rng(2).permutation(12).reshape(3, 4) < round(12 * share))

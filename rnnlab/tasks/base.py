@@ -110,7 +110,7 @@ class Task(abc.ABC):
     def score(self, outputs: Any, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by.
 
-        outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.softmax.Distribution`.
+        outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.cross_entropy.Distribution`.
         """
 
     def derived(self, values: dict[str, float]) -> dict[str, float]:
