@@ -75,7 +75,7 @@ def _markdown(block: Block, directory: Path) -> str:
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Picture(path, caption):
             where = Path(os.path.relpath(path, directory)).as_posix()
-            return f"![{_marked(caption)}](<{where}>)\n\n{_marked(caption)}"
+            return f"![{_marked(path.stem.replace('_', ' '))}](<{where}>)\n\n{_marked(caption)}"
         case Lines(summary, lines):
             shell = "\n".join(lines)
             return f"<details><summary>{_marked(summary)}</summary>\n\n```sh\n{shell}\n```\n\n</details>"

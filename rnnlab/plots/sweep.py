@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from rnnlab.plots.style import COLOURS, GREY, NOTHING, log_scale, make_axes, make_grid, save
+from rnnlab.plots.style import COLOURS, GREY, NOTHING, make_axes, make_grid, save
 
 LINES = len(COLOURS)
 """How many curves a panel can hold, a colour each."""
@@ -53,18 +54,23 @@ def dots(settings: Sequence[Dots], metric: str, path: Path) -> Path:
     """A row for every setting: its seeds, their mean and its interval; crosses are seeds that count as the worst."""
     figure, ((axis,),) = make_grid(1, 1, 8.0, 1.3 + 0.27 * len(settings))
     logarithmic = spread([value for each in settings for value in each.values])
+    colours = [COLOURS[1] if each.baseline else COLOURS[0] for each in settings]
     for place, each in enumerate(settings):
-        colour = COLOURS[1] if each.baseline else COLOURS[0]
-        values, lost = np.array(each.values, float), np.array(each.lost, bool)
-        axis.scatter(values[~lost], np.full((~lost).sum(), place), s=16, color=colour, alpha=0.35, linewidth=0)
-        axis.scatter(values[lost], np.full(lost.sum(), place), s=26, color=GREY, marker="x", linewidth=1.2)
-        axis.scatter([each.mean], [place], s=34, color=colour, zorder=3)
         if np.isfinite([each.low, each.high]).all():
-            low = max(each.low, min(values.min(), each.mean) / 3) if logarithmic else each.low
-            axis.plot([low, each.high], [place, place], color=colour, linewidth=1.8, solid_capstyle="butt")
+            low = max(each.low, min(each.values) / 3) if logarithmic else each.low  # Below 0 there is no logarithm.
+            axis.plot(
+                [low, each.high], [place] * 2, color=colours[place], alpha=0.4, linewidth=5, solid_capstyle="butt"
+            )
+    seeds = [(x, y, lost) for y, each in enumerate(settings) for x, lost in zip(each.values, each.lost, strict=True)]
+    places, means = range(len(settings)), [each.mean for each in settings]
+    axis.scatter(means, places, s=60, color="white", edgecolor=colours, linewidth=1.8, zorder=2.5)
+    if kept := [(x, y) for x, y, lost in seeds if not lost]:
+        axis.scatter(*zip(*kept, strict=True), s=14, color=[colours[y] for _, y in kept], zorder=3, linewidth=0)
+    if crossed := [(x, y) for x, y, lost in seeds if lost]:
+        axis.scatter(*zip(*crossed, strict=True), s=26, color="black", marker="x", linewidth=1, zorder=4)
     if logarithmic:
         axis.set_xscale("log")
-    axis.set_yticks(range(len(settings)), [each.label for each in settings], fontsize=8)
+    axis.set_yticks(places, [each.label for each in settings], fontsize=8)
     for tick, each in zip(axis.get_yticklabels(), settings, strict=True):
         tick.set_color(COLOURS[1] if each.baseline else "black")
     axis.set_ylim(len(settings) - 0.4, -0.6)
@@ -173,20 +179,19 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
     size = (6.4, 4.2) if columns == 1 else (4.6, 3.3)
     figure, axes = make_grid(-(-len(panels) // columns), columns, *size)
     flat = [axis for row in axes for axis in row]
-    drawn = [v[np.isfinite(v)] for _, curves in panels for curve in curves for v in (curve.mean, curve.low, curve.high)]
-    everything = np.concatenate([*drawn, np.zeros(0)])
+    means = np.concatenate([np.zeros(0), *(curve.mean[np.isfinite(curve.mean)] for _, own in panels for curve in own)])
     for axis, (title, curves) in zip(flat, panels, strict=False):
         for curve in curves:
             colour = COLOURS[curve.colour]
             single = {"marker": "o", "markersize": 3} if len(curve.steps) < 4 else {}
             axis.plot(curve.steps, curve.mean, color=colour, linewidth=1.6, label=curve.label, **single)
             axis.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-            heights = np.full(len(curve.ends), 0.985 - 0.03 * curve.colour)
+            heights = np.full(len(curve.ends), 0.985 - 0.022 * curve.colour)
             axis.plot(curve.ends, heights, "x", color=colour, markersize=5, transform=axis.get_xaxis_transform())
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("training step")
-        if everything.size:
-            _limits(axis, everything, logarithmic)
+        if means.size:
+            _limits(axis, means, logarithmic)
         axis.legend(frameon=False, fontsize=7, loc="best")
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
@@ -195,17 +200,15 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
     return save(figure, path)
 
 
-def _limits(axis: Axes, values: np.ndarray, logarithmic: bool) -> None:
-    """The same for all panels, so that they can be compared; one exploded curve does not press the others flat."""
+def _limits(axis: Axes, means: np.ndarray, logarithmic: bool) -> None:
+    """The same for all panels, so that they can be compared, and by the means: the interval of two seeds that are left,
+    or one exploded curve, does not press the others flat."""
+    low, high = float(np.quantile(means, 0.002)), float(np.quantile(means, 0.998))
     if logarithmic:
         axis.set_yscale("log")
-        low, high = float(values[values > 0].min()), float(np.quantile(values, 0.995))
-        axis.set_ylim(low / 1.3, high * 1.5)
-        if high < 30 * low:
-            log_scale(axis)
+        axis.set_ylim(low / 3, high * 3)
         return
-    low, high = float(np.quantile(values, 0.002)), float(np.quantile(values, 0.995))
-    margin = 0.06 * (high - low or 1.0)
+    margin = 0.25 * (high - low or 1.0)
     axis.set_ylim(low - margin, high + margin)
 
 
@@ -239,16 +242,11 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
     order = np.argsort(better * metric.values, kind="stable")
     places = np.stack([_placed(each, order) for each in (*axes, metric)], 1)
     alpha = float(np.clip(40 / max(1, len(order)), 0.25, 0.9))
-    for rank, line in enumerate(order):
-        best = rank == len(order) - 1
-        axis.plot(
-            range(places.shape[1]),
-            places[line],
-            color=colours(float(norm(metric.values[line]))),
-            alpha=1.0 if best else alpha,
-            linewidth=2.8 if best else 1.2,
-            path_effects=[patheffects.withStroke(linewidth=4.6, foreground="black")] if best else None,
-        )
+    lines = [np.stack([np.arange(places.shape[1]), places[line]], 1) for line in order]
+    inks = colours(norm(metric.values[order]))
+    axis.add_collection(LineCollection(lines[:-1], colors=inks[:-1], alpha=alpha, linewidths=1.2))
+    outline = [patheffects.withStroke(linewidth=4.6, foreground="black")]
+    axis.plot(*lines[-1].T, color=inks[-1], linewidth=2.8, path_effects=outline)
     for place, each in enumerate((*axes, metric)):
         axis.axvline(place, color=GREY, linewidth=1, zorder=3)
         for height, text in _ticks(each):
@@ -265,7 +263,8 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
 
 def _scale(each: Coordinate) -> tuple[np.ndarray, float, float, bool]:
     """(values as they are placed, the lowest, the highest, whether they are logarithms)"""
-    logarithmic = each.names is None and spread(each.values)
+    # Uniform draws from 0 up may span decades, too, but few of them lie far below the others.
+    logarithmic = each.names is None and spread(each.values) and max(each.values) > 5 * np.median(each.values)
     values = np.log10(each.values) if logarithmic else np.asarray(each.values, float)
     low, high = (float(values.min()), float(values.max())) if each.names is None else (0.0, len(each.names) - 1.0)
     return values, low, high, logarithmic

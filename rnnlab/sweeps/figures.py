@@ -90,7 +90,9 @@ def draw_dots(view: View, folder: Path) -> list[Picture]:
                 any(result is each for each in view.baselines),
             )
         )
-    words = "Mean and 95 % interval over seeds, and every seed; a cross is a run that diverged, at the worst value."
+    words = (
+        "Every setting's seeds, their mean and its 95 % interval; a cross is a run that diverged, at the worst value."
+    )
     words += " Red: the baseline." if any(row.baseline for row in rows) else ""
     words += _left_out(len(view.settings) - len(rows), "settings", "the best and the baseline")
     return [Picture(plots.dots(rows, view.metric, folder / "settings.png"), words)]
@@ -122,6 +124,8 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
     found = []
     for y, x in pairs[:GRIDS]:
         columns, rows = view.values(x), view.values(y)
+        if not all(_is_number(v) for v in rows):
+            rows.reverse()  # Names are read from the top, numbers grow upwards.
         values, notes = np.full((len(rows), len(columns)), np.nan), [[""] * len(columns) for _ in rows]
         for result, _ in best_by(view.settings, [y, x], view.sign):
             i, j = rows.index(result.axes[y]), columns.index(result.axes[x])
@@ -186,13 +190,13 @@ def draw_curves(view: View, folder: Path) -> list[Picture]:
             curves.append(plots.Curve(told, colour, steps, mean, low, high, ends))
         drawn.append((title, curves))
     label = f"{'training' if split == 'train' else split} {name.replace('_', ' ')}"
-    words = f"{label.capitalize()} over training: mean and 95 % interval over seeds"
+    words = f"{label[:1].upper()}{label[1:]} over training: mean and 95 % interval over seeds"
     words += " (of the logarithm)" if logarithmic else ""
     words += ". A run that stopped early keeps its last value; one that diverged (a cross at its step) has none after."
-    shown = sum(len(curves) for _, curves in drawn)
-    words += _left_out(
-        len(view.settings) - shown, "settings", f"of every panel the best {plots.LINES} and the baseline"
-    )
+    chosen, shown = sum(len(own) for _, own in panels), sum(len(curves) for _, curves in drawn)
+    best = f"the best {plots.LINES}{' of every panel' if len(panels) > 1 else ''}"
+    words += _left_out(len(view.settings) - chosen, "settings", f"{best}, the baseline among them")
+    words += f" {chosen - shown} settings ended before there was anything to draw." if chosen > shown else ""
     return [Picture(plots.ribbons(drawn, label, logarithmic, folder / "learning_curves.png"), words)]
 
 

@@ -144,11 +144,12 @@ def _baseline(
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path -> the shortest end of it, in whole fields, that is no other path's: "model.cell.features" -> "features"."""
+    """Path -> the shortest end of it, in whole fields, that is no other path's: "model.cell.features" -> "features",
+    "optimizer.name" -> itself."""
     found = {}
     for path in paths:
         fields = path.split(".")
-        ends = [".".join(fields[-n:]) for n in range(1, len(fields) + 1)]
+        ends = [".".join(fields[-n:]) for n in range(1 + (fields[-1] == "name"), len(fields) + 1)]
         others = [other for other in paths if other != path]
         found[path] = next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), path)
     return found
@@ -236,9 +237,9 @@ def _comparison(
     if comparisons:
         words = (
             "Every setting beside the one with the baseline's values and otherwise the same, run by run of the same "
-            f"seed. p: two-sided paired t test, corrected by Holm for {tested} comparisons, so that calling any corrected "
-            f"p below {ALPHA} a difference errs anywhere in the table with probability at most {ALPHA}. "
-            "Wilcoxon's signed ranks would assume less, but their smallest p for 5 pairs is 0.06."
+            f"seed. p: two-sided paired t test, corrected by Holm for {tested} comparisons: to call any corrected p "
+            f"below {ALPHA} a difference errs anywhere in the table with probability at most {ALPHA}. Wilcoxon's "
+            "signed ranks would assume less, but their smallest p for 5 pairs is 0.06."
         )
         head = [view.labels[path] for path in view.axes]
         head += ["mean", "baseline", "difference", "95 % interval", "pairs", "p", "p, Holm", ""]
@@ -282,9 +283,9 @@ def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     if goals:
         told = " or ".join(f"{metric} {threshold:g}" for metric, threshold in sorted(goals))
         blocks[-1] = Paragraph(
-            f"Mean and 95 % interval (Student's t) over seeds. Reached: runs that came to a validation {told}; steps and "
-            "seconds until then are medians over all runs, – where not more than half came to it. The clock of runs that "
-            "were trained as replicas is that of their group."
+            f"Mean and 95 % interval (Student's t) over seeds. Reached: runs that came to a validation {told}; steps "
+            "and seconds until then are medians over all runs, – where not more than half came to it. The clock of "
+            "runs that were trained as replicas is that of their group."
         )
     return [*blocks, Table(head, table)]
 
