@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from rnnlab.plots.style import COLOURS, GREY, NOTHING, make_axes, make_grid, save
@@ -115,7 +116,7 @@ def heat_map(grid: Grid, metric: str, path: Path) -> Path:
     if not shown.mask.all():
         best = np.unravel_index(np.ma.argmax(grid.better * shown), shown.shape)
         corner = float(best[1]) - 0.5, float(best[0]) - 0.5
-        axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2.4, clip_on=False))
+        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2.4, clip_on=False))
     axis.set_xticks(range(width), list(grid.columns), rotation=30 if _long(grid.columns, width) else 0)
     if _long(grid.columns, width):
         plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")

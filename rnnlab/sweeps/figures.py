@@ -77,7 +77,7 @@ def draw_dots(view: View, folder: Path) -> list[Picture]:
         return []
     rows = []
     for result in shown:
-        lost = {row["seed"] for row in result.rows if row["name"] in result.lost}
+        lost = {row["axes"]["seed"] for row in result.rows if row["name"] in result.lost}
         mean, seeds = result.mean, list(result.values)
         rows.append(
             plots.Dots(
@@ -120,6 +120,7 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         pairs = [(view.group[0], view.group[1])]
     else:
         sides = [path for path in view.axes if 2 <= len(view.values(path)) <= GRID_SIDE]
+        sides = [path for path in sides if not any(_goes_with(view, path, other) for other in sides)]
         pairs = [pair for pair in itertools.combinations(sides, 2) if _filled(view, pair)]
     found = []
     for y, x in pairs[:GRIDS]:
@@ -152,6 +153,14 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         last = found[-1]
         found[-1] = Picture(last.path, f"{last.caption} Left out: {told}; --group=axis,axis draws one of them.")
     return found
+
+
+def _goes_with(view: View, path: str, other: str) -> bool:
+    """Whether another axis decides this one, as the cell does a learning rate that is zipped with it; of two that
+    decide each other the later one goes with the earlier."""
+    both = len({result.key([path, other]) for result in view.settings})
+    decides, decided = (both == len({result.key([each]) for result in view.settings}) for each in (other, path))
+    return path != other and decides and (not decided or view.axes.index(other) < view.axes.index(path))
 
 
 def _filled(view: View, pair: tuple[str, str]) -> bool:

@@ -66,7 +66,7 @@ def write_report(
             written.
     """
     sweep = read_sweep(workdir)
-    every = make_rows(workdir, sweep)
+    every = [row | {"axes": run["axes"]} for row, run in zip(make_rows(workdir, sweep), sweep["runs"], strict=True)]
     rows = [row for row in every if row["in_sweep"]]
     if not any(row["status"] in DONE for row in rows):
         raise ConfigError(f"{workdir}: none of the {len(rows)} runs of the sweep is over; there is nothing to report")
@@ -135,7 +135,7 @@ def _baseline(
             raise ConfigError(f"--baseline: {part!r} is no axis=value, as in model.cell=lstm")
         if path not in axes:
             raise ConfigError(f"--baseline: {unknown('axis', path, axes)}")
-        values = list({repr(row[path]): row[path] for row in rows}.values())
+        values = list({repr(row["axes"].get(path)): row["axes"].get(path) for row in rows}.values())
         matching = [v for v in values if same(v, literal(text)) or same(v, text)]
         if not matching:
             raise ConfigError(f"--baseline: {unknown('value', text, map(str, values), f'{path}=')}")

@@ -120,7 +120,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: st
     mean without them would praise the settings that lose their bad seeds, an infinite one could not be compared.
 
     Args:
-        rows: of `table.make_rows`.
+        rows: of `table.make_rows`, each with `axes` as sweep.json has them: an axis may be called like a column.
         axes: paths without the seed.
         metric: a column of the rows.
         sign: 1 for a metric of which more is better, else -1.
@@ -140,12 +140,12 @@ def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: st
         if value is None and not diverged:
             without.append(row["name"])
             continue
-        one = Result({axis: row[axis] for axis in axes})
+        one = Result({axis: row["axes"].get(axis) for axis in axes})
         result = found.setdefault(one.key(axes), one)
         lost = diverged or value is None or not math.isfinite(value)
         result.rows.append(row)
         result.lost.extend([row["name"]] if lost else [])
-        result.values[row["seed"]] = worst if lost or value is None else value
+        result.values[row["axes"]["seed"]] = worst if lost or value is None else value
     return Results(list(found.values()), worst, without)
 
 
