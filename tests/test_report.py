@@ -351,6 +351,14 @@ def test_a_ribbon_is_mean_and_interval_over_seeds(tmp_path, drawn):
     assert curve.label.endswith("(1 of 3 diverged)")
 
 
+def test_curves_follow_the_metric(tmp_path, drawn):
+    sweep = Sweep(tmp_path)
+    sweep.report(metric="best.validation.within_0.04")  # Which metrics.jsonl has not.
+    assert "ribbons" not in drawn
+    for metric in ("final.train.loss", "best.test.loss", "seconds"):
+        assert f"{'Training' if 'train' in metric else 'Validation'} loss over training" in sweep.report(metric=metric)
+
+
 def test_a_heat_map_has_the_mean_of_every_pair_and_says_what_diverged(tmp_path, drawn):
     sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"], RATE: [0.1, 0.01]}, seeds=2)
     for name in ("0000", "0002", "0003"):
@@ -444,3 +452,10 @@ def test_a_folder_that_is_no_sweep_and_a_sweep_without_a_run_are_one_line(tmp_pa
     with pytest.raises(ConfigError, match="--workdir is missing"):
         report.main([])
     assert not (tmp_path / "report.md").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    Sweep(tmp_path / "w", seeds=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write figures to .*file"):
+        report.main([f"--workdir={tmp_path / 'w'}", f"--output={tmp_path / 'file'}"])

@@ -124,7 +124,7 @@ def heat_map(grid: Grid, metric: str, path: Path) -> Path:
     axis.tick_params(length=0, labelsize=9)
     axis.set_xlabel(grid.x)
     axis.set_ylabel(grid.y)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=f"{metric} (brighter is better)")
+    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=f"{metric}\nbrighter is better")
     return save(figure, path)
 
 
@@ -225,6 +225,8 @@ class Coordinate:
     """[lines]"""
     names: Sequence[str] | None = None
     """What stands at 0, 1, …; None for numbers."""
+    logarithmic: bool = False
+    """Of numbers."""
 
 
 def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better: float, path: Path) -> Path:
@@ -258,22 +260,20 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
     axis.yaxis.set_major_formatter(NullFormatter())
     axis.set_xlim(-0.15, len(axes) + 0.35)
     axis.set_ylim(-0.06, 1.06)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=f"{metric.label} (brighter is better)", pad=0.02)
+    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=f"{metric.label}\nbrighter is better", pad=0.02)
     return save(figure, path)
 
 
-def _scale(each: Coordinate) -> tuple[np.ndarray, float, float, bool]:
-    """(values as they are placed, the lowest, the highest, whether they are logarithms)"""
-    # Uniform draws from 0 up may span decades, too, but few of them lie far below the others.
-    logarithmic = each.names is None and spread(each.values) and max(each.values) > 5 * np.median(each.values)
-    values = np.log10(each.values) if logarithmic else np.asarray(each.values, float)
+def _scale(each: Coordinate) -> tuple[np.ndarray, float, float]:
+    """(values as they are placed, the lowest, the highest)"""
+    values = np.log10(each.values) if each.logarithmic else np.asarray(each.values, float)
     low, high = (float(values.min()), float(values.max())) if each.names is None else (0.0, len(each.names) - 1.0)
-    return values, low, high, logarithmic
+    return values, low, high
 
 
 def _placed(each: Coordinate, order: np.ndarray) -> np.ndarray:
     """[lines] heights in [0, 1]; lines that share a name lie side by side, by the order given."""
-    values, low, high, _ = _scale(each)
+    values, low, high = _scale(each)
     heights = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
     if each.names is None:
         return heights
@@ -283,11 +283,11 @@ def _placed(each: Coordinate, order: np.ndarray) -> np.ndarray:
 
 
 def _ticks(each: Coordinate) -> list[tuple[float, str]]:
-    values, low, high, logarithmic = _scale(each)
+    values, low, high = _scale(each)
     if each.names is not None:
         places = [(float(i), name) for i, name in enumerate(each.names)]
     else:
         own = np.unique(values)
         at = own if len(own) <= 9 else np.linspace(low, high, 5)
-        places = [(float(v), f"{10**v if logarithmic else v:.3g}") for v in at]
+        places = [(float(v), f"{10**v if each.logarithmic else v:.3g}") for v in at]
     return [((v - low) / (high - low) if high > low else 0.5, text) for v, text in places]

@@ -182,7 +182,7 @@ def draw_curves(view: View, folder: Path) -> list[Picture]:
 
     panels = _panels(view)
     raw = [(title, [(r, label, c, *_read(view.workdir, r, split, name)) for r, label, c in p]) for title, p in panels]
-    raw = [(title, [line for line in lines if line[3].size]) for title, lines in raw]
+    raw = [(title, [line for line in lines if np.isfinite(line[4]).any()]) for title, lines in raw]
     raw = [(title, lines) for title, lines in raw if lines]
     if not raw:
         return []
@@ -268,11 +268,15 @@ def draw_coordinates(view: View, folder: Path) -> list[Picture]:
     for path in view.axes[:COORDINATES]:
         values = view.values(path)
         if all(_is_number(v) for v in values):
-            axes.append(plots.Coordinate(view.labels[path], np.array([float(r.axes[path]) for r in shown])))
+            found = np.array([float(r.axes[path]) for r in shown])
+            # Uniform draws from 0 up may span decades, too, but few of them lie far below the others.
+            logarithmic = plots.spread(found) and float(found.max()) > 5 * float(np.median(found))
+            axes.append(plots.Coordinate(view.labels[path], found, logarithmic=logarithmic))
         else:
             places = np.array([float(values.index(r.axes[path])) for r in shown])
             axes.append(plots.Coordinate(view.labels[path], places, [value_text(v) for v in values]))
-    metric = plots.Coordinate(view.metric, np.array([result.mean.value for result in shown]))
+    means = np.array([result.mean.value for result in shown])
+    metric = plots.Coordinate(view.metric, means, logarithmic=plots.spread(means))
     words = "Every setting is a line through its values, coloured by its mean over seeds; the best is outlined."
     words += _left_out(len(order) - len(shown), "settings", "evenly many of every rank")
     if len(view.axes) > COORDINATES:
