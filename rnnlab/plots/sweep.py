@@ -289,5 +289,5 @@ def _ticks(each: Coordinate) -> list[tuple[float, str]]:
     else:
         own = np.unique(values)
         at = own if len(own) <= 9 else np.linspace(low, high, 5)
-        places = [(float(v), f"{10**v if each.logarithmic else v:.3g}") for v in at]
+        places = [(float(v), f"{10**v if each.logarithmic else v:.4g}") for v in at]
     return [((v - low) / (high - low) if high > low else 0.5, text) for v, text in places]
