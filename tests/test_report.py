@@ -17,7 +17,8 @@ from rnnlab.build import ConfigError
 from rnnlab.config import apply_overrides, load_file, resolve_config
 from rnnlab.sweeps import figures
 from rnnlab.sweeps.manifest import open_sweep
-from rnnlab.sweeps.report import short_names, write_report
+from rnnlab.sweeps.question import short_names
+from rnnlab.sweeps.report import write_report
 from rnnlab.sweeps.space import expand, sweep_options
 from rnnlab.sweeps.statistics import mean_interval
 
@@ -396,8 +397,8 @@ def test_figures_say_what_they_leave_out_and_keep_the_baseline(tmp_path, drawn):
     rates = np.logspace(-4, -1, 45).tolist()
     sweep = Sweep(tmp_path, product={RATE: rates}, baseline={RATE: rates[0]})
     text = sweep.report()
-    assert "Left out: 5 settings; shown are the best and the baseline." in text
-    assert "Left out: 39 settings; shown are the best 6, the baseline among them." in text
+    assert "Settings left out: 5; shown are the best and the baseline." in text
+    assert "Settings left out: 39; shown are the best 6, the baseline among them." in text
     assert sum(dot.baseline for dot in drawn["dots"][0]) == 1
     (((_, curves),),) = drawn["ribbons"]
     assert len(curves) == 6
@@ -414,7 +415,7 @@ def test_no_metrics_file_is_read_twice(tmp_path, drawn, monkeypatch):
 def test_a_run_without_a_metrics_file_has_no_curve_and_the_report_is_made(tmp_path, drawn):
     sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]})
     (tmp_path / "runs" / "0000" / "metrics.jsonl").unlink()
-    assert "1 settings ended before there was anything to draw." in sweep.report()
+    assert "Settings that ended before there was anything to draw: 1." in sweep.report()
     (((_, curves),),) = drawn["ribbons"]
     assert [curve.label for curve in curves] == ["gru"]
 

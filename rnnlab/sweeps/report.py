@@ -4,19 +4,17 @@ The numbers come from `statistics.py`, the figures from `figures.py`; here is wh
 """
 
 import itertools
-import json
 import math
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError, unknown
-from rnnlab.config import literal
 from rnnlab.plots.document import Block, Heading, Lines, Paragraph, Picture, Table, write_document
 from rnnlab.sweeps.figures import View, draw_coordinates, draw_curves, draw_dots, draw_heat_maps, value_text
 from rnnlab.sweeps.manifest import read_sweep
+from rnnlab.sweeps.question import check_metric, larger_is_better, read_baseline, short_names
 from rnnlab.sweeps.statistics import (
     Comparison,
     Mean,
@@ -28,10 +26,8 @@ from rnnlab.sweeps.statistics import (
     median_reached,
     number,
     ranked,
-    same,
 )
 from rnnlab.sweeps.table import DONE, make_rows
-from rnnlab.tasks import TASKS
 
 ALPHA = 0.05
 """A corrected p below it is called a difference."""
@@ -74,12 +70,12 @@ def write_report(
     for path in group:
         if path not in axes:
             raise ConfigError(f"--group: {unknown('axis', path, axes)}")
-    _check_metric(metric, rows)
-    sign = 1.0 if metric.split(".", 2)[-1] in _larger_is_better() else -1.0
+    check_metric(metric, rows)
+    sign = 1.0 if metric.split(".", 2)[-1] in larger_is_better() else -1.0
     results = aggregate(rows, axes, metric, sign)
     if not results.settings:
         raise ConfigError(f"{workdir}: no run that is over has {metric}")
-    chosen = _baseline(sweep, baseline, axes, rows)
+    chosen = read_baseline(sweep, baseline, axes, rows)
     comparisons, alone = compare(results.settings, chosen) if chosen else ([], [])
     partners = list({id(each.baseline): each.baseline for each in comparisons}.values())
     varying = [path for path in axes if len({repr(r.axes[path]) for r in results.settings}) > 1]
@@ -102,60 +98,6 @@ def write_report(
     markdown, page = write_document(output, f"{workdir.resolve().name}: a sweep of {len(rows)} runs", blocks)
     best = ranked(results.settings, sign)[0]
     return [f"best: {view.said(best)}: {metric} {_mean(best.mean)}", f"report: {markdown}, {page}"]
-
-
-# --- what was asked --------------------------------------------------------------------------------------------------
-
-
-def _check_metric(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    sections = ("final.", "best.validation.", "best.test.", "stability.")
-    known = [
-        column
-        for column in rows[0]
-        if (column.startswith(sections) or column in ("steps", "seconds", "steps_per_second"))
-        and any(number(row[column]) is not None for row in rows)
-    ]
-    if metric not in known:
-        raise ConfigError(f"--metric: {unknown('metric', metric, known)}")
-
-
-def _larger_is_better() -> set[str]:
-    """The metrics of any task of which more is better."""
-    return {"steps_per_second"}.union(*(getattr(task, "larger_is_better", ()) for task in TASKS.values()))
-
-
-def _baseline(
-    sweep: Mapping[str, Any], given: str | None, axes: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """{axis: value} that the user or the sweep's file names; empty for none."""
-    if given is None:
-        named = (sweep.get("sweep") or {}).get("baseline") or {}
-        return {k: json.dumps(v) if isinstance(v, Mapping | list) else v for k, v in named.items() if k in axes}
-    found = {}
-    for part in re.split(r",(?=[\w.]+=)", given):
-        path, equals, text = part.partition("=")
-        if not equals:
-            raise ConfigError(f"--baseline: {part!r} is no axis=value, as in model.cell=lstm")
-        if path not in axes:
-            raise ConfigError(f"--baseline: {unknown('axis', path, axes)}")
-        values = list({repr(row["axes"].get(path)): row["axes"].get(path) for row in rows}.values())
-        matching = [v for v in values if same(v, literal(text)) or same(v, text)]
-        if not matching:
-            raise ConfigError(f"--baseline: {unknown('value', text, map(str, values), f'{path}=')}")
-        found[path] = matching[0]
-    return found
-
-
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path -> the shortest end of it, in whole fields, that is no other path's: "model.cell.features" -> "features",
-    "optimizer.name" -> itself."""
-    found = {}
-    for path in paths:
-        fields = path.split(".")
-        ends = [".".join(fields[-n:]) for n in range(1 + (fields[-1] == "name"), len(fields) + 1)]
-        others = [other for other in paths if other != path]
-        found[path] = next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), path)
-    return found
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
@@ -318,7 +260,9 @@ def _tested(view: View, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ..
 
 def _numbers(result: Result, beside: Mapping[tuple[str, ...], Result]) -> list[str]:
     mean = result.mean
-    cells = [str(mean.count), _number(mean.value), _interval(mean)]
+    # The worst value has no spread of its own.
+    interval = "–" if len(result.lost) == len(result.rows) else _interval(mean)
+    cells = [str(mean.count), _number(mean.value), interval]
     if beside:
         test = beside.get(result.key(list(result.axes)))
         cells.append("–" if test is None else _number(test.mean.value))
