@@ -38,7 +38,7 @@ LAYERS = [
     ["loop"],
     ["sweeps"],
     ["entry"],
-    ["train", "evaluate", "sweep", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
+    ["train", "evaluate", "sweep", "report", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)

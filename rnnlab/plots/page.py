@@ -1,4 +1,5 @@
-"""A run as one HTML page that opens without a network and without scripts, from the files in its workdir.
+"""A run as one HTML page that opens without a network and without scripts, from the files in its workdir; what such
+pages are made of.
 
 What is measured and drawn is not decided here: the page holds the figures that lie in plots/.
 """
@@ -47,25 +48,39 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
     """
     summary, diagnosis = _json(directory / "summary.json"), _json(directory / "diagnosis.json")
     title = f"{directory.name}: {config['task']['name']}, {config['model']['cell']['name']}"
-    parts = [f"<h1>{_text(title)}</h1>"]
+    parts = [f"<h1>{escaped(title)}</h1>"]
     if summary:
-        parts += ["<h2>Summary</h2>", _table([], summary_rows(summary, reads_every_step(config)))]
+        parts += ["<h2>Summary</h2>", table([], summary_rows(summary, reads_every_step(config)))]
     if diagnosis:
         where = f"step {diagnosis['step']}, {diagnosis['rows']} rows of the validation split, in double precision"
         columns, rows = table_rows(diagnosis)
-        parts += ["<h2>Diagnosis</h2>", f"<p>{_text(where)}</p>", _table(["", *columns], rows)]
+        parts += ["<h2>Diagnosis</h2>", f"<p>{escaped(where)}</p>", table(["", *columns], rows)]
         notes = [*([diagnosis["horizon"]["note"]] if "note" in diagnosis.get("horizon", {}) else [])]
         notes += [f"left out: {problem}" for problem in diagnosis["problems"]]
-        parts += [f"<p class=note>{_text(note)}</p>" for note in notes]
+        parts += [f"<p class=note>{escaped(note)}</p>" for note in notes]
     figures = _figures(directory / "plots")
-    parts += ["<h2>Figures</h2>", *map(_figure, figures)] if figures else []
+    parts += ["<h2>Figures</h2>"] if figures else []
+    parts += [figure(path, CAPTIONS.get(path.stem, _words(path.stem))) for path in figures]
     lines = "\n".join(_commands(directory, summary, diagnosis, commands))
-    parts += ["<h2>Commands</h2>", f"<pre>{_text(lines)}</pre>"] if lines else []
+    parts += ["<h2>Commands</h2>", f"<pre>{escaped(lines)}</pre>"] if lines else []
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    parts += ["<h2>Config</h2>", f"<details open><summary>every field</summary><pre>{_text(text)}</pre></details>"]
-    path = directory / "report.html"
+    parts += ["<h2>Config</h2>", f"<details open><summary>every field</summary><pre>{escaped(text)}</pre></details>"]
+    return write_page(directory / "report.html", title, parts)
+
+
+def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
+    """An HTML file that stands alone.
+
+    Args:
+        path: of the file.
+        title: as text.
+        parts: of the body, as HTML.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     head, end = _PAGE.split("{body}")
-    write_file(path, head.replace("{title}", _text(title)) + "\n".join(parts) + end)
+    write_file(path, head.replace("{title}", escaped(title)) + "\n".join(parts) + end)
     return path
 
 
@@ -131,21 +146,22 @@ def _figures(folder: Path) -> list[Path]:
     return [found[name] for name in dict.fromkeys([*CAPTIONS, *found]) if name in found]
 
 
-def _figure(path: Path) -> str:
+def figure(path: Path, caption: str) -> str:
+    """A PNG file inside the page, and what stands under it."""
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = _text(CAPTIONS.get(path.stem, _words(path.stem)))
+    caption = escaped(caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f'<figure id="{_text(path.stem)}">{image}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure id="{escaped(path.stem)}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
-def _table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
     """Rows of a name and its cells, below a head if there is one."""
     lines = []
     if head:
-        lines.append(f"<thead><tr>{''.join(f'<th>{_text(cell)}</th>' for cell in head)}</tr></thead>")
+        lines.append(f"<thead><tr>{''.join(f'<th>{escaped(cell)}</th>' for cell in head)}</tr></thead>")
     for name, cells in rows:
-        cells_text = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-        lines.append(f"<tr><th scope=row>{_text(name)}</th>{cells_text}</tr>")
+        cells_text = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
+        lines.append(f"<tr><th scope=row>{escaped(name)}</th>{cells_text}</tr>")
     return f"<div class=wide><table>{''.join(lines)}</table></div>"
 
 
@@ -153,7 +169,8 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _text(value: Any) -> str:
+def escaped(value: Any) -> str:
+    """Text as HTML."""
     return html.escape(str(value), quote=True)
 
 
