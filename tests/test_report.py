@@ -269,6 +269,13 @@ class TestWords:
             ("gru", "0.1", "2"),
         ]
 
+    def test_a_setting_that_only_diverged_has_the_worst_mean_and_no_interval(self, tmp_path):
+        sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]}, seeds=2)
+        for name, loss, status in (("0000", 0.25, "finished"), ("0002", 0.1, "diverged"), ("0003", 0.1, "diverged")):
+            sweep.write(name, loss, status)
+        gru = table(sweep.report(), "## All settings")[1]
+        assert (gru["cell"], gru["mean"], gru["95 % interval"], gru["diverged"]) == ("gru", "0.25", "–", "2 of 2")
+
     def test_where_all_diverge_that_is_the_report(self, tmp_path):
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]}, seeds=2)
         for setting in sweep.settings:

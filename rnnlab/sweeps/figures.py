@@ -94,7 +94,7 @@ def draw_dots(view: View, folder: Path) -> list[Picture]:
         "Every setting's seeds, their mean and its 95 % interval; a cross is a run that diverged, at the worst value."
     )
     words += " Red: the baseline." if any(row.baseline for row in rows) else ""
-    words += _left_out(len(view.settings) - len(rows), "Settings", "the best and the baseline")
+    words += _left_out(len(view.settings) - len(rows), "the best and the baseline")
     return [Picture(plots.dots(rows, view.metric, folder / "settings.png"), words)]
 
 
@@ -107,8 +107,8 @@ def _best_and_baselines(order: Sequence[Result], baselines: Sequence[Result], co
     return [result for result in order if id(result) in chosen]
 
 
-def _left_out(count: int, what: str, shown: str) -> str:
-    return f" {what} left out: {count}; shown are {shown}." if count > 0 else ""
+def _left_out(count: int, shown: str) -> str:
+    return f" Settings left out: {count}; shown are {shown}." if count > 0 else ""
 
 
 # --- heat maps -------------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def draw_curves(view: View, folder: Path) -> list[Picture]:
     words += ". A run that stopped early keeps its last value; one that diverged (a cross at its step) has none after."
     chosen, shown = sum(len(own) for _, own in panels), sum(len(curves) for _, curves in drawn)
     best = f"the best {plots.LINES}{' of every panel' if len(panels) > 1 else ''}"
-    words += _left_out(len(view.settings) - chosen, "Settings", f"{best}, the baseline among them")
+    words += _left_out(len(view.settings) - chosen, f"{best}, the baseline among them")
     words += f" Settings that ended before there was anything to draw: {chosen - shown}." if chosen > shown else ""
     return [Picture(plots.ribbons(drawn, label, logarithmic, folder / "learning_curves.png"), words)]
 
@@ -278,7 +278,7 @@ def draw_coordinates(view: View, folder: Path) -> list[Picture]:
     means = np.array([result.mean.value for result in shown])
     metric = plots.Coordinate(view.metric, means, logarithmic=plots.spread(means))
     words = "Every setting is a line through its values, coloured by its mean over seeds; the best is outlined."
-    words += _left_out(len(order) - len(shown), "Settings", "evenly many of every rank")
+    words += _left_out(len(order) - len(shown), "evenly many of every rank")
     if len(view.axes) > COORDINATES:
         words += f" Left out, too: the axes {', '.join(view.labels[path] for path in view.axes[COORDINATES:])}."
     path = folder / "parallel_coordinates.png"
