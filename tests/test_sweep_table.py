@@ -79,6 +79,12 @@ def test_a_row_has_axes_numbers_of_the_summary_and_the_command(tmp_path):
     assert list(row)[-1] == "command"
 
 
+def test_an_axis_called_like_what_was_measured_has_a_column_of_its_own(tmp_path):
+    write_summary(tmp_path, "0000", steps=30)
+    row = make_rows(tmp_path, sweep_of({"0000": {"steps": 60, "seed": 0}}))[0]
+    assert (row["config.steps"], row["steps"]) == (60, 30)
+
+
 def test_both_files_say_the_same(tmp_path):
     write_summary(tmp_path, "0000")
     write_summary(tmp_path, "0001", best={"step": 20, "validation": {"loss": 1e-17}, "test": {"loss": "nan"}})

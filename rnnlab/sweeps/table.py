@@ -15,6 +15,7 @@ from rnnlab.datasets.writing import alone, whole_file
 
 DONE = ("finished", "stopped_early", "diverged")
 """The statuses of a run that is not started again."""
+MEASURED = ("steps", "seconds", "steps_per_second")
 SECTIONS = ("final", "best", "stability", "convergence", "stage")
 """Those of summary.json whose values become columns."""
 
@@ -48,14 +49,19 @@ def make_rows(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
         summary = read_summary(folder)
         row = {"name": run["name"], "in_sweep": run["in_sweep"]}
         row["status"] = summary["status"] if summary else "started" if folder.is_dir() else "waiting"
-        row |= {path: run["axes"].get(path) for path in [*paths, "seed"]}
-        for key in ("steps", "seconds", "steps_per_second"):
+        row |= {axis_column(path): run["axes"].get(path) for path in [*paths, "seed"]}
+        for key in MEASURED:
             row[key] = (summary or {}).get(key)
         for key in SECTIONS:
             row |= _flat((summary or {}).get(key) or {}, key)
         rows.append(row | {"command": run["command"]})
     columns = dict.fromkeys(key for row in rows for key in row if key != "command")
     return [{column: row.get(column) for column in [*columns, "command"]} for row in rows]
+
+
+def axis_column(path: str) -> str:
+    """The name of an axis's column; what a run did has columns called like fields of the config."""
+    return f"config.{path}" if path in MEASURED else path
 
 
 def write_table(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
