@@ -9,7 +9,7 @@ the benchmark's vocabulary of 793 471; the paper's is --config.task.min_count=No
 (for both commands). The full corpus has not been trained on here.
 
 A stand-in that trains in minutes: with the benchmark's held-out shards alone in the data folder (3.3 MB, 14 002 words)
-the same commands split them 90/5/5; scripts/compare_lm1b.py trains all five on them.
+the same commands split them 90/5/5; scripts/compare_lm1b.py trains all five on them, as docs/language_models.md has it.
 """
 
 from ml_collections import ConfigDict
