@@ -108,6 +108,7 @@ def state(folder: Path, which: str) -> tuple[int, TrainState]:
     return restored.step, restored.state
 
 
+@pytest.mark.slow
 def test_runs_end_as_alone(whole, alone):
     for (ours, theirs), status in zip(folders(whole, alone), STATUS, strict=True):
         assert summary(ours)["status"] == status
@@ -117,11 +118,13 @@ def test_runs_end_as_alone(whole, alone):
         assert (ours / "config.json").read_text() == (theirs / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_runs_alone(whole, alone):
     for ours, theirs in folders(whole, alone):
         assert_near(numbers(ours), numbers(theirs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_checkpoints_are_those_of_the_runs_alone(whole, alone, which):
     for ours, theirs in folders(whole, alone):
@@ -158,6 +161,7 @@ class Killed(Exception):
     """As a kill between two dispatches."""
 
 
+@pytest.mark.slow
 def test_killed_group_goes_on_as_if_it_had_not_been(whole, tmp_path):
     def kill(step: int, **_: Any) -> None:
         if step == 50:

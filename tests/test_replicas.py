@@ -92,6 +92,7 @@ def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
         compare(cell, 1e-10)
 
 
+@pytest.mark.slow
 def test_replicas_side_by_side_equal_those_one_after_another():
     configs = [config("irnn", *each) for each in NUMBERS]
     until, wanted = np.array([10, 0, 7, 3], np.int32), np.array([True, False, True, False])

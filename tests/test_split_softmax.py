@@ -155,12 +155,18 @@ def outcome(split: int, devices: int, name: str) -> Any:
     return unfilled(run, states), state.sums, state.totals, state.usual_norm, evaluate(run, state)
 
 
-@pytest.mark.parametrize("name", RUNS)
+QUICK = "adagrad, clip_norm, tied, samples, dropout"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_a_split_run_is_the_run_on_one_device(name: str) -> None:
     with float64():
         assert_close(outcome(2, 2, name), outcome(1, 1, name), 1e-12)
 
 
+@pytest.mark.slow
 def test_runs_split_over_pairs_of_four_devices_are_the_run_on_one() -> None:
     """In a process of its own, since here are two devices."""
     name = "adam, every clipping, projection, chunks"
