@@ -175,10 +175,10 @@ def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
             made[key].programs.start = start
         return made[key]
 
-    def restored(workdir: Path, which: str, like: Any) -> Any:
+    def restored(workdir: Path, which: str, like: Any, words: Any) -> Any:
         key = f"{workdir} {which}"
         if key not in made:
-            made[key] = restore_chosen(workdir, which, like)
+            made[key] = restore_chosen(workdir, which, like, words)
         return made[key]
 
     monkeypatch.setattr("rnnlab.run.Run", run)
