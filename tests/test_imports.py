@@ -23,6 +23,7 @@ LAYERS = [
     ["diagnostics"],
     ["schedules", "averaging"],
     ["optimizers"],
+    ["distributed"],
     ["devices"],
     ["feeding"],
     ["objective"],
