@@ -203,7 +203,7 @@ def train_and_evaluate(
 
 
 def closing_together(checkpoints: Checkpoints) -> Callable[..., None]:
-    """An exit for an ExitStack: what closes them waits for the other processes, which a process that failed must not."""
+    """An exit for an ExitStack: closing waits for the other processes, which one that failed must not."""
 
     def leave(kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None or distributed.processes() == 1:

@@ -16,11 +16,14 @@ from rnnlab.config import differences, to_json
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] | None = None, first: bool = True) -> None:
+def open_workdir(
+    workdir: Path, config: Mapping[str, Any], words: Sequence[str] | None = None, first: bool = True
+) -> None:
     """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
     ones there say the same.
 
-    Of several processes the first one writes, and the others check after it. Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax.
+    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax. Of several
+    processes the first one writes, and the others check after it.
 
     Raises:
         ConfigError: the folder holds a run of another config or vocabulary, or cannot be written.

@@ -70,7 +70,8 @@ class Pair:
     def wait_for_checkpoint(self, after: int = 0) -> None:
         ends = time.monotonic() + 200
         while max(self.steps(), default=-1) <= after:
-            assert time.monotonic() < ends and all(p.poll() is None for p in self.processes), self.said(0)
+            assert time.monotonic() < ends
+            assert [p.poll() for p in self.processes] == [None, None], self.said(0) + self.said(1)
             time.sleep(0.1)
 
 
@@ -109,6 +110,7 @@ def test_killing_one_ends_the_other_and_a_restart_goes_on(pair: Pair, victim: in
     pair.wait_for_checkpoint()
     processes[victim].kill()
     began = time.monotonic()
+    processes[victim].wait()
     other = processes[1 - victim]
     other.wait(60)
     assert time.monotonic() - began < 60
