@@ -6,6 +6,8 @@ Each process calls the same functions in the same order. Which devices a process
 import contextlib
 import os
 import re
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +23,8 @@ HEARTBEAT_SECONDS = 30
 """A process that has not been heard of for so long is lost, and all others end. Where a collective notices that a
 connection is closed, as over gloo, they end at once."""
 
+LINGER_SECONDS = 3
+"""How much longer than its failure the first process lives."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _here = 1  # How many processes of the run are on this machine, as far as is known.
@@ -122,6 +126,15 @@ def on_host(tree: PyTree) -> PyTree:
     """Arrays that every process has whole, as NumPy's where there are several processes: what only one of them computes
     with must not be an array of all."""
     return tree if processes() == 1 else jax.device_get(tree)
+
+
+def leave(status: int) -> None:
+    """Ends this process, which has failed, without waiting for the others as what runs at exit would."""
+    sys.stderr.flush()
+    if is_first():
+        # JAX aborts the others, with a trace, as soon as the first one is gone: they get the time to say it themselves.
+        time.sleep(LINGER_SECONDS)
+    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -145,6 +144,5 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
         status = CRASHED
     sys.stdout.flush()
     if status in (MISTAKE, CRASHED, LOST) and distributed.processes() > 1:
-        sys.stderr.flush()
-        os._exit(status)
+        distributed.leave(status)
     sys.exit(status)
