@@ -20,6 +20,7 @@ from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_diagnostics, read_metrics
 from tests.conftest import CACHE
 from tests.test_loop import final_params, small
+from tests.test_step import COLLECTIVE
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "TPU_", "JAX_")
@@ -32,15 +33,15 @@ class Pair:
         self.folder, self.workdir, self.slurm = folder, folder / "run", slurm
         (folder / "small.py").write_text(f"def get_config():\n    return {config!r}\n")
 
-    def start(self, *words: str) -> list[subprocess.Popen]:
+    def start(self, *words: str, command: Sequence[str] | None = None) -> list[subprocess.Popen]:
+        """words: more flags; command: instead of a training, what Python runs before the flags of the processes."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
         clean |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
         clean |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "rnnlab.train", f"--config={self.folder / 'small.py'}"]
-        command += [f"--workdir={self.workdir}", *words]
+        training = ["-m", "rnnlab.train", f"--config={self.folder / 'small.py'}", f"--workdir={self.workdir}", *words]
         self.processes = []
         for process in (0, 1):
             told, variables = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"], {}
@@ -51,7 +52,13 @@ class Pair:
                 variables |= {"JAX_COORDINATOR_PORT": str(port)}
             with (self.folder / f"said{process}").open("w") as file:
                 self.processes.append(
-                    subprocess.Popen(command + told, env=clean | variables, stdout=file, stderr=file, cwd=self.folder)
+                    subprocess.Popen(
+                        [sys.executable, *(command or training), *told],
+                        env=clean | variables,
+                        stdout=file,
+                        stderr=file,
+                        cwd=self.folder,
+                    )
                 )
         return self.processes
 
@@ -140,6 +147,25 @@ def test_a_signal_to_either_stops_both_at_the_same_step(pair: Pair) -> None:
     last = checkpoints.steps()[-1]
     checkpoints.close()
     assert f"interrupted at step {last}; the same command resumes" in pair.said(0)
+
+
+@pytest.mark.slow
+def test_two_processes_meet_once_a_step(pair: Pair) -> None:
+    program = f"""
+import sys
+from rnnlab import distributed
+distributed.start(sys.argv[1].split("=")[1], 2, int(sys.argv[3].split("=")[1]))
+import jax.numpy as jnp
+from rnnlab.run import Run
+run = Run({small(devices=2)!r})
+given = run.programs.start(0), run.data, jnp.int32(3), run.rows
+print("devices", run.mesh.size, "text", run.programs.train.lower(*given).compile().as_text())
+"""
+    pair.start(command=["-c", program])
+    assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
+    for process in (0, 1):
+        assert "devices 2 text" in pair.said(process)
+        assert re.findall(COLLECTIVE, pair.said(process)) == [("all-reduce", "")]
 
 
 @pytest.mark.slow
