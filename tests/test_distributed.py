@@ -111,6 +111,28 @@ def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_streams_that_the_host_feeds_go_on_over_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNLAB_DATA", str(tmp_path))
+    folder = tmp_path / "text"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, words in {"train": 160, "valid": 40, "test": 30}.items():
+        (folder / f"{split}.txt").write_text(" ".join(rng.choice(list("abcdefg"), words)) + "\n")
+    config = small(devices=2, steps=20, checkpoint_every=10, eval_batch_size=2) | {
+        "task": dict(name="language_model", window=4, dataset="text", source=str(folder), on_device=False),
+        "model": {"cell": {"name": "gru", "features": 3}, "embedding": 4},
+    }
+    pair = Pair(tmp_path, config)
+    for steps in (10, 20):  # Each process has its rows of what the streams go on from, in the checkpoint too.
+        pair.start(f"--config.steps={steps}")
+        assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
+    assert "at step 10" in pair.said(0)
+    train_and_evaluate(config, tmp_path / "one")
+    for a, b in zip(final_params(config, pair.workdir), final_params(config, tmp_path / "one"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_killing_one_ends_the_other_and_a_restart_goes_on(pair: Pair, victim: int) -> None:
     processes = pair.start("--config.steps=1000000")
