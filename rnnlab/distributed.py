@@ -4,6 +4,7 @@ Each process calls the same functions in the same order. Which devices a process
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import sys
@@ -67,8 +68,16 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         except ValueError as error:
             if "should be defined" not in str(error) and "must be defined" not in str(error):
                 raise
-            if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:  # JAX knows Open MPI 4 itself, 5 through mpi4py.
+            if (started := int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))) > 1:
+                # JAX knows Open MPI 4 itself, 5 through mpi4py. Each would train alone, and write over the others.
+                if importlib.util.find_spec("mpi4py") is None:
+                    raise ConfigError(
+                        f"mpirun started {started} processes, which find each other through mpi4py (pip install it), "
+                        "or by --coordinator, --processes and --process"
+                    ) from None
                 _initialize(None, None, None, "mpi4py")
+    except ConfigError:
+        raise
     except Exception as error:
         if "before any JAX calls" in " ".join(str(error).split()) and missing:
             return  # A notebook, or a second run in one process: not what a launcher starts.

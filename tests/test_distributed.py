@@ -234,6 +234,22 @@ def test_a_launcher_of_one_process_is_none(variables: dict, alone: bool, monkeyp
     assert distributed._is_alone() == alone
 
 
+def test_processes_of_mpirun_that_cannot_be_found_do_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialize(*_: object, **__: object) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    for name in list(os.environ):
+        if name.startswith(LAUNCHERS):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    distributed.start()
+    assert distributed.processes() == 1
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="mpirun started 2 processes"):
+        distributed.start()
+
+
 def test_one_process_agrees_with_itself() -> None:
     distributed.barrier("alone")
     assert distributed.agree(True, 3) == (True, 3)
