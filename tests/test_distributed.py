@@ -164,7 +164,7 @@ def test_a_signal_to_either_stops_both_at_the_same_step(pair: Pair) -> None:
     processes = pair.start("--config.steps=1000000")
     pair.wait_for_checkpoint()
     processes[1].send_signal(signal.SIGTERM)
-    assert pair.wait(60) == [entry.INTERRUPTED] * 2, pair.said(0) + pair.said(1)
+    assert pair.wait(120) == [entry.INTERRUPTED] * 2, pair.said(0) + pair.said(1)
     checkpoints = Checkpoints(pair.workdir / "checkpoints")
     last = checkpoints.steps()[-1]
     checkpoints.close()
