@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from rnnlab import distributed
 from rnnlab.build import ConfigError
 from rnnlab.split import UNSPLIT, SplitLeaves
 from rnnlab.typing import PyTree
@@ -88,6 +89,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # Orbax wraps what the disk said in errors of its own and of tensorstore's.
                 raise OSError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}") from error
+            distributed.barrier("checkpoint")  # Process 0 gives it its name: none may look before.
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints on disk, ascending."""
@@ -169,7 +171,7 @@ class Checkpoints:
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
 
     def close(self) -> None:
-        """Waits, and frees what Orbax holds."""
+        """Waits, and frees what Orbax holds; of several processes all have to call it."""
         self.wait()
         self._checkpointer.close()
 

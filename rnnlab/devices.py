@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
+from rnnlab import distributed
 from rnnlab.build import ConfigError
 from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS
 from rnnlab.typing import PyTree
@@ -27,14 +28,16 @@ BATCHES = PartitionSpec(None, ALL_AXES)
 def tune_host(batch_size: int, devices: int | None = None) -> None:
     """Sets up the host for one run; must come before the first use of JAX's devices, and does nothing after it.
 
-    Makes as many CPU devices as divide the batch, at most one per core (or `devices`), and keeps freed buffers in the
+    Makes as many CPU devices as divide the batch, at most one per core (or `devices`), each of several processes its
+    share of both, and keeps freed buffers in the
     process: with glibc's defaults every step returns them to the operating system, and the page faults cost up to half
     of a large step (a plain-scan LSTM step, T=784 B=128 H=128: 937 ms against 399). The number of malloc's arenas stays
     as it is: with one for all, devices wait for each other at every small product (vanilla, T=784 B=16 H=100: 9.7 ms a
     step against 6.9). The library behind `jnp.linalg` on a CPU, OpenBLAS, gets one thread: its own wait for each other
     in a loop, beside one device per core (singular values of four [100, 100] kernels: 1.5 ms against 11).
     """
-    count = devices or largest_divisor(batch_size, cores())
+    sharing = distributed.processes()
+    count = max(1, devices // sharing) if devices else largest_divisor(max(1, batch_size // sharing), own_cores())
     with contextlib.suppress(RuntimeError):  # The devices are made already: a notebook, or a second run in one process.
         jax.config.update("jax_num_cpu_devices", count)
     if platform.libc_ver()[0] == "glibc":
@@ -52,6 +55,11 @@ def cores() -> int:
 
 _LINUX = hasattr(os, "sched_getaffinity")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def own_cores() -> int:
+    """How many of them are left to it where the others of the run are on the same machine."""
+    return max(1, cores() // distributed.processes_here())
 
 
 def largest_divisor(n: int, limit: int) -> int:
@@ -72,17 +80,21 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int = 1) -> Me
             divide.
     """
     available = jax.devices()
+    sharing = distributed.processes()
     if split > (devices or len(available)):
         what = f"{len(available)} at hand ({available[0].platform})" if devices is None else f"devices={devices}"
         raise ConfigError(f"model.softmax.split: {split} devices asked for, {what}")
     if devices is None:
         if batch_size % split:
             raise ConfigError(f"batch_size {batch_size} is not divisible by the {split} devices of model.softmax.split")
-        devices = split * largest_divisor(batch_size // split, len(available) // split)
+        counts = range(split, len(available) + 1, split)
+        devices = max((d for d in counts if batch_size % d == 0 and d % sharing == 0), default=split * sharing)
     if devices > len(available):
         raise ConfigError(f"devices: {devices} asked for, {len(available)} at hand ({available[0].platform})")
     if devices % split:
         raise ConfigError(f"devices: {devices} is not divisible by model.softmax.split={split}")
+    if devices % sharing:
+        raise ConfigError(f"devices: {devices} asked for, not as many in each of {sharing} processes")
     if batch_size % devices:
         below = batch_size // devices * devices
         sizes = ", ".join(str(s) for s in (below, below + devices) if s)
@@ -91,6 +103,12 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int = 1) -> Me
             f"batch_size {batch_size} is not divisible by {devices} devices; "
             f"sizes that are: {sizes}; device counts that divide it: {counts}"
         )
+    if sharing > 1:
+        each = devices // sharing
+        owned = [[d for d in available if d.process_index == process][:each] for process in range(sharing)]
+        if short := [process for process, found in enumerate(owned) if len(found) < each]:
+            raise ConfigError(f"devices: {each} in each process asked for, process {short[0]} has fewer")
+        available = [device for found in owned for device in found]
     grid = np.asarray(available[:devices]).reshape(-1, split)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -101,7 +119,7 @@ def check_compute(mesh: Mesh, dtype: str) -> None:
     Raises:
         ConfigError: the devices cannot.
     """
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     try:
         with jax.default_device(device):
             ones = jnp.ones((8, 8), dtype)
@@ -114,12 +132,16 @@ def check_compute(mesh: Mesh, dtype: str) -> None:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The tree on every device of the mesh, whole."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The tree on every device of the mesh, whole; each of several processes has the whole of it."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if distributed.processes() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
 def describe(mesh: Mesh) -> str:
-    """For people: "2 × cpu"."""
+    """For people: "2 × cpu", "8 × NVIDIA H100 in 2 processes"."""
     first = mesh.devices.flat[0]
     kind = first.device_kind
-    return f"{mesh.devices.size} × {kind}"
+    shared = f" in {distributed.processes()} processes" if distributed.processes() > 1 else ""
+    return f"{mesh.devices.size} × {kind}{shared}"

@@ -1,22 +1,37 @@
 """What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
+from rnnlab import distributed
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, load_file, render, resolve_config
 
-FINISHED, MISTAKE, DIVERGED, INTERRUPTED = 0, 2, 3, 130
+FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 
 
 def data_dir_flag(values: flags.FlagValues) -> None:
     """--data_dir, the same wherever data is read."""
     flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the user's cache", flag_values=values)
+
+
+def process_flags(values: flags.FlagValues) -> None:
+    """--coordinator, --processes and --process, wherever one run may have several processes."""
+    told = "host:port where process 0 listens; SLURM, Open MPI, TPU pods and Kubernetes are found without it"
+    flags.DEFINE_string("coordinator", None, told, flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many the run has", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process", None, "which one this is, from 0", lower_bound=0, flag_values=values)
+
+
+def start_processes(given: dict[str, Any]) -> None:
+    """Joins the other processes of the run, if there are any; given: the values of `process_flags`."""
+    distributed.start(given["coordinator"], given["processes"], given["process"])
 
 
 def default_workdir(reference: str) -> Path:
@@ -106,7 +121,10 @@ def _show_help(doc: str, values: flags.FlagValues) -> None:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Calls main with the arguments and exits with its status; a ConfigError is one line on stderr and status 2."""
+    """Calls main with the arguments and exits with its status; a ConfigError is one line on stderr and status 2.
+
+    One of several processes that fails ends at once: what runs at exit would wait for the others, which wait for it.
+    """
     try:
         status = main(sys.argv[1:])
     except ConfigError as error:
@@ -116,5 +134,15 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
+    except distributed.LostProcess as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = LOST
+    except Exception:
+        if distributed.processes() == 1:
+            raise
+        traceback.print_exc()
+        status = CRASHED
     sys.stdout.flush()
+    if status in (MISTAKE, CRASHED, LOST) and distributed.processes() > 1:
+        distributed.leave(status)
     sys.exit(status)

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rnnlab import devices, plots
+from rnnlab import devices, distributed, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
-from rnnlab.metrics import MetricsWriter, ProgressLine, plain
+from rnnlab.metrics import MetricsWriter, NoMetrics, ProgressLine, plain
 from rnnlab.recorder import FlightRecorder
 from rnnlab.run import Run
 from rnnlab.schedules import check_schedule
@@ -31,6 +31,7 @@ SECONDS_PER_DISPATCH = 0.5
 """How long the compiled loop runs before the host looks at signals and the progress line."""
 
 
+@distributed.partners()
 def train_and_evaluate(
     config: ConfigDict | Mapping[str, Any], workdir: str | Path, data_dir: str | None = None
 ) -> dict[str, Any]:
@@ -46,21 +47,26 @@ def train_and_evaluate(
 
     Raises:
         ConfigError: a mistake in the config, the data or the workdir, or a disk that cannot be written.
+        LostProcess: another process of the run has ended.
     """
     began = time.monotonic()
     run = Run(config, data_dir)
     config, workdir = run.config, Path(workdir)
     memory = Memory(config, run.task.solved, run.sign)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
-    open_workdir(workdir, config, run.task.words)
+    speaks = distributed.is_first()
+    for turn in (True, False):
+        if turn == speaks:
+            open_workdir(workdir, config, run.task.words, speaks)
+        distributed.barrier(f"workdir {turn}")
     steps = config["steps"]
     run.enter(0)
     state = jax.block_until_ready(run.programs.start(config["seed"]))
 
-    with disk_errors(workdir), contextlib.ExitStack() as stack:
-        progress = ProgressLine(steps, 0)
+    with disk_errors(workdir), contextlib.ExitStack() as stack, distributed.partners():
+        progress = ProgressLine(steps, 0, quiet=not speaks)
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
-        stack.callback(checkpoints.close)
+        stack.push(closing_together(checkpoints))
 
         def seconds() -> float:
             """Since the run began, those before it was resumed included."""
@@ -79,7 +85,7 @@ def train_and_evaluate(
             run.enter(curriculum.stage)
             progress.say(f"resuming {workdir} at step {restored.step}")
         step = int(state.step)
-        progress = ProgressLine(steps, step)
+        progress = ProgressLine(steps, step, quiet=not speaks)
         progress.say(
             f"{config['task']['name']}, {config['model']['cell']['name']}, "
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {run.programs.backend} backend, "
@@ -100,7 +106,7 @@ def train_and_evaluate(
         if never := curriculum.never(steps):
             listed = ", ".join(map(str, never))
             progress.say(f"curriculum.steps: no stage begins at step {listed}: the run ends at step {steps}")
-        writer = MetricsWriter(workdir, step)
+        writer = MetricsWriter(workdir, step) if speaks else NoMetrics()
         stack.callback(writer.close)
         status = "stopped_early" if exhausted() else "finished"
         saved = step if restored is not None else None
@@ -157,12 +163,14 @@ def train_and_evaluate(
                         progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
                     if exhausted():
                         status = "stopped_early"
-                stop = bool(interrupted) or exhausted() or step == steps
+                # The next dispatch is as long in all processes, and they stop at the same step.
+                told, budget = distributed.agree(bool(interrupted), budget)
+                stop = told or exhausted() or step == steps
                 if improved or stop or step % config["checkpoint_every"] == 0:
                     score = stopping.score(memory.validation) if improved else None
                     checkpoints.save(step, state, memory.dump(seconds()), score, curriculum.stage)
                     saved = step
-                if interrupted and step < steps and not exhausted():
+                if told and step < steps and not exhausted():
                     status = "interrupted"
                     break
 
@@ -180,16 +188,28 @@ def train_and_evaluate(
             progress.evaluated(stopping.best_step or step, "test", tested)
         if status != "interrupted":
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
-            write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
-            plots.gradient_flow(workdir)
             summary["memory_horizon"] = run.memory_horizon(flow["trained"])
-        write_file(workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
-        if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
-            plots.learning_curve(workdir, run.task.baseline)
-        plots.observed(workdir)
-        writer.figures(step, sorted((workdir / "plots").glob("*.png")))
+            if speaks:
+                write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
+                plots.gradient_flow(workdir)
+        if isinstance(writer, MetricsWriter):
+            write_file(workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
+            if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
+                plots.learning_curve(workdir, run.task.baseline)
+            plots.observed(workdir)
+            writer.figures(step, sorted((workdir / "plots").glob("*.png")))
         progress.say(_last_words(summary, state, config, workdir))
     return summary
+
+
+def closing_together(checkpoints: Checkpoints) -> Callable[..., None]:
+    """An exit for an ExitStack: closing waits for the other processes, which one that failed must not."""
+
+    def leave(kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or distributed.processes() == 1:
+            checkpoints.close()
+
+    return leave
 
 
 _EVERY = ("log_every", "eval_every", "checkpoint_every")
@@ -269,7 +289,7 @@ def disk_errors(workdir: Path) -> Iterator[None]:
     threading.excepthook = quiet
     try:
         yield
-    except ConfigError:
+    except (ConfigError, distributed.LostProcess):
         raise
     except Exception as error:
         found: BaseException | None = error

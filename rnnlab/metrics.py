@@ -86,6 +86,19 @@ class MetricsWriter(MetricsFile):
         self._events.close()
 
 
+class NoMetrics:
+    """Stands for a `MetricsWriter` where another process writes."""
+
+    def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
+        """Nothing."""
+
+    def observe(self, step: int, found: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
     """PNG files to the TensorBoard events of a run that has ended; nothing where it has none."""
     if (workdir / "tensorboard").is_dir():
@@ -171,16 +184,17 @@ class ProgressLine:
     Args:
         steps: of the whole run.
         start: where it begins.
+        quiet: whether nothing is shown: another process speaks.
     """
 
-    def __init__(self, steps: int, start: int):
+    def __init__(self, steps: int, start: int, quiet: bool = False):
         self.steps, self.step = steps, start
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True, quiet=quiet)
         self._marks: list[tuple[float, int]] = [(time.monotonic(), start)]
         self._second: tuple[float, int] | None = None
         self._said = time.monotonic()
         self._live: Progress | None = None
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not quiet:
             self._live = Progress(
                 TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 BarColumn(),

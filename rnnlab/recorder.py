@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import devices
+from rnnlab import devices, distributed
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.diagnostics.diagnosis import plain_arrays
@@ -30,6 +30,9 @@ class FlightRecorder:
     Args:
         run: whose config says what is recorded.
         workdir: of the run.
+
+    Raises:
+        ConfigError: it is on, and the run has several processes.
     """
 
     def __init__(self, run: Run, workdir: Path):
@@ -37,6 +40,8 @@ class FlightRecorder:
         self.section = run.config["flight_recorder"]
         self._kept: collections.deque[tuple[int, TrainState]] = collections.deque()
         self._observers: dict[int, Any] = {}
+        if self.section is not None and distributed.processes() > 1:
+            raise ConfigError("flight_recorder: is for a run in one process; take the default, off")
 
     def keep(self, step: int, state: TrainState) -> None:
         """The state that a dispatch begins with."""

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from rnnlab import devices
+from rnnlab import devices, distributed
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
@@ -54,7 +54,7 @@ class Run:
         self.feed: Feed | None = None
         self.stage = -1
         self.enter(len(self.stages) - 1)
-        self.rows = jnp.arange(config["batch_size"], dtype=jnp.uint32)
+        self.rows = self._placed(jnp.arange(config["batch_size"], dtype=jnp.uint32))
 
     def _stages(self, data_dir: str | None) -> list[Programs]:
         """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
@@ -151,7 +151,7 @@ class Run:
 
     def observe(self, state: TrainState) -> dict[str, Any]:
         """What the config's diagnostics find in the step after this state: `Programs.observe`."""
-        return self.programs.observe(state, self.data_at(int(state.step)), self.rows)
+        return distributed.on_host(self.programs.observe(state, self.data_at(int(state.step)), self.rows))
 
     def with_rate_scale(self, state: TrainState, scale: float) -> TrainState:
         """The state with another factor of the learning rate."""
@@ -191,7 +191,11 @@ class Run:
             self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
         )
         rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
-        return size, rows
+        return size, self._placed(rows)
+
+    def _placed(self, rows: jax.Array) -> jax.Array:
+        """Rows as the devices of several processes need them; those of one take them as they are."""
+        return rows if distributed.processes() == 1 else devices.replicate(self.mesh, rows)
 
     def described(self, values: dict[str, Any]) -> dict[str, Any]:
         """The means of a split with the metrics that follow from them."""
@@ -199,7 +203,7 @@ class Run:
 
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
         """`flow_norms` of each state, as lists."""
-        measure = jax.jit(self.flow_norms)
+        measure = jax.jit(self.flow_norms, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
         found = {when: measure(state, self.data) for when, state in states.items()}
         return {
             when: {layer: np.asarray(norms).tolist() for layer, norms in layers.items()}

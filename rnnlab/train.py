@@ -7,7 +7,10 @@
 --config.optimizer.learning_rate=3e-4; with --config, --help lists them all with their values.
 Without --workdir the run goes to runs/FILE or runs/FILE-PRESET, as in runs/adding-lstm, below the current folder.
 The same command on the same workdir resumes.
-Exit status: 0 finished, 2 a mistake in the command, config or data, 3 diverged, 130 interrupted after saving.
+Several processes are one run: SLURM, Open MPI, TPU pods and Kubernetes are found, elsewhere --coordinator, --processes
+and --process say it. All need the same --workdir, a folder that they share; the first one writes and speaks.
+Exit status: 0 finished, 2 a mistake in the command, config or data, 3 diverged, 4 another process of
+the run was lost, 130 interrupted after saving.
 """
 
 from collections.abc import Sequence
@@ -24,10 +27,12 @@ def main(argv: Sequence[str]) -> int:
     told = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
     flags.DEFINE_string("workdir", None, told, flag_values=values)
     entry.data_dir_flag(values)
+    entry.process_flags(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
     workdir = entry.default_workdir(reference) if given["workdir"] is None else given["workdir"]
+    entry.start_processes(given)
     from rnnlab.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
     summary = train_and_evaluate(config, workdir, given["data_dir"])

@@ -16,11 +16,14 @@ from rnnlab.config import differences, to_json
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] | None = None) -> None:
+def open_workdir(
+    workdir: Path, config: Mapping[str, Any], words: Sequence[str] | None = None, first: bool = True
+) -> None:
     """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
     ones there say the same.
 
-    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax.
+    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax. Of several
+    processes the first one writes, and the others check after it.
 
     Raises:
         ConfigError: the folder holds a run of another config or vocabulary, or cannot be written.
@@ -35,6 +38,10 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], words: Sequence[str] 
                 "take another --workdir, or remove this one"
             )
         check_words(workdir, words)
+    elif not first:
+        raise ConfigError(f"--workdir: {workdir} has to be a folder that all processes share: not each has {path.name}")
+    if not first:
+        return
     write_file(path, to_json(config))
     if words is not None:
         write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")

@@ -24,6 +24,7 @@ LAYERS = [
     ["diagnostics"],
     ["schedules", "averaging"],
     ["optimizers"],
+    ["distributed"],
     ["devices"],
     ["feeding"],
     ["objective"],
