@@ -151,12 +151,14 @@ def test_every_setting_is_measured_and_survives_json(tiny: dict[str, Any]) -> No
     assert "nan" not in text
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_atlas_and_another_one_another() -> None:
     first, again, other = (measure_atlas(cells=["tanh"], seed=seed, **TINY) for seed in (3, 3, 4))
     assert first == again
     assert first["results"] != other["results"]
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_what_else_is_measured(tiny: dict[str, Any]) -> None:
     alone = measure_atlas(cells=["gru"], initializations=["orthogonal"], scales=[1.1], **TINY)["results"]
     assert alone == [

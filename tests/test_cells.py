@@ -329,6 +329,7 @@ def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(varian
         assert_close(hessian, quick_jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [name for name in CELLS if name in FUSABLE])
 def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
     with float64():

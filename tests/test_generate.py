@@ -78,6 +78,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_token_by_token_is_one_long_pass_and_the_most_likely_token_follows(model: dict[str, Any]) -> None:
     with float64():

@@ -243,6 +243,7 @@ def test_a_network_in_training_with_dropout_and_normalisation_has_jacobians() ->
         np.testing.assert_array_equal(found[:, 2], np.broadcast_to(np.eye(2 * H), (T, 2 * H, 2 * H)))
 
 
+@pytest.mark.slow
 def test_batch_normalised_cells_have_jacobians_in_evaluation_alone() -> None:
     cell = {"name": "vanilla", "features": H}
     network = Network(2, 1, cell=cell, normalization={"cell": "batch", "steps": T}, rngs=nnx.Rngs(0))

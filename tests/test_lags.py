@@ -121,6 +121,7 @@ def test_parts_sum_to_the_gradient_in_every_network(
         check(*split_of(network, *problem(readout, lengths), T), T)
 
 
+@pytest.mark.slow
 def test_attention_and_dense_connections_enter_too() -> None:
     with float64():
         cell = {"name": "gru", "features": H}
@@ -128,6 +129,7 @@ def test_attention_and_dense_connections_enter_too() -> None:
         check(*split_of(network, *problem("last", None), 2), 2)
 
 
+@pytest.mark.slow
 def test_interventions_in_the_backward_pass_are_left_out() -> None:
     with float64():
         task, batch = problem("last", LENGTHS)
@@ -138,6 +140,7 @@ def test_interventions_in_the_backward_pass_are_left_out() -> None:
         check(splits, gradients, T)
 
 
+@pytest.mark.slow
 def test_nothing_enters_past_a_rows_end() -> None:
     task, batch = problem("last", LENGTHS)
     found = entries(random_network({"name": "vanilla", "features": H}, **BOTH_WAYS), task, batch)

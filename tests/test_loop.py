@@ -112,6 +112,7 @@ def test_lines_of_steps_after_the_checkpoint_are_written_once(finished, tmp_path
     assert numbers(tmp_path / "run") == numbers(workdir)
 
 
+@pytest.mark.slow
 def test_run_made_longer_equals_the_long_run(finished, tmp_path):
     config, workdir, _ = finished
     short = small(steps=30)  # 30 is between two evaluations and checkpoints.
@@ -527,6 +528,7 @@ def test_unwritable_workdir_is_one_clear_line(tmp_path):
         train_and_evaluate(small(), blocked / "run")
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_clear_line_and_the_checkpoint_before_stays(tmp_path, monkeypatch):
     train_and_evaluate(small(steps=20), tmp_path)
 

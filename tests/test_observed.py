@@ -82,6 +82,7 @@ def test_a_run_made_longer_has_the_lines_of_one_that_was_long_at_once(tmp_path: 
     assert first == second
 
 
+@pytest.mark.slow
 def test_clipped_steps_and_spikes_are_counted(tmp_path: Path) -> None:
     # A gradient of 1000 times the usual size at once: the learning rate throws the weights far away.
     config = small(diagnostics=(), steps=20, optimizer=dict(name="sgd", learning_rate=0.3, clip_norm=0.2), batch_size=2)
@@ -99,6 +100,7 @@ def test_clipped_steps_and_spikes_are_counted(tmp_path: Path) -> None:
     assert 0 < summary["stability"]["clipped"] < 1
 
 
+@pytest.mark.slow
 def test_a_spike_is_ten_times_the_running_mean() -> None:
     run = Run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6)))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(2), run.rows)

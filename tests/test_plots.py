@@ -86,6 +86,7 @@ def test_a_run_of_one_line_is_drawn(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 0 for path in (tmp_path / "plots").iterdir())
 
 
+@pytest.mark.slow
 def test_clipping_is_seen_beside_the_gradient_and_gates_are_not(tmp_path: Path, drawn: dict[str, Any]) -> None:
     line = observed_line(0, 1.0)
     line["norms"] |= {"layer 1/recurrent_kernel/gradient": 40.0, "layer 1/recurrent_kernel/f/gradient": 7.0}
@@ -96,6 +97,7 @@ def test_clipping_is_seen_beside_the_gradient_and_gates_are_not(tmp_path: Path, 
     assert "clipping" in first.get_title()
 
 
+@pytest.mark.slow
 def test_a_heat_map_has_the_longest_length_of_a_curriculum(tmp_path: Path, drawn: dict[str, Any]) -> None:
     short, whole = observed_line(0, 1.0), observed_line(10, 1.0)
     short["gradient_flow"] = {

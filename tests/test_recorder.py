@@ -95,6 +95,7 @@ def test_recordings_are_as_many_as_asked_for_and_the_last(tmp_path: Path) -> Non
     assert [path.name for path in recordings(tmp_path / "recordings")] == ["00000025"]
 
 
+@pytest.mark.slow
 def test_recording_does_not_reach_back_into_another_stage(tmp_path: Path) -> None:
     curriculum = dict(field="length", values=(7,), steps=(1,))
     config = exploding(curriculum=curriculum, flight_recorder=dict(steps=8))
@@ -106,6 +107,7 @@ def test_recording_does_not_reach_back_into_another_stage(tmp_path: Path) -> Non
     assert {len(line["state"]["layer 1"]) for line in found["updates"]} == {8}
 
 
+@pytest.mark.slow
 def test_replay_makes_the_recorded_updates_again_to_the_bit(replayed: dict[str, Any]) -> None:
     assert replayed["deviation"] == 0
     assert replayed["interventions"]["as it was"]["finite"] is False
@@ -174,6 +176,7 @@ def test_spectral_bound_acts_on_every_gate_by_itself_and_only_above_one() -> Non
     np.testing.assert_array_equal(changed["bias"], np.ones(4))
 
 
+@pytest.mark.slow
 def test_run_without_a_recording_or_with_another_is_one_clear_line(diverged: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recording of update 7; there are: 24, 25"):
         diagnose.main([f"--workdir={diverged}", "--replay", "--recording=7"])
