@@ -191,6 +191,7 @@ def test_replaced_tokens_are_the_share_asked_for_and_uniform_over_the_vocabulary
 # --- the stream ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_training_inputs_change_and_nothing_else_does(case: str) -> None:
     augmented, plain = task_of(case), plain_task_of(case)

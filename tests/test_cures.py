@@ -242,6 +242,7 @@ def test_every_technique_but_schedules_is_in_a_group() -> None:
     assert {name for group in GROUPS.values() for name in group} >= set(CURES) - SCHEDULED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_a_cure_changes_what_is_learnt_and_its_numbers_are_no_constants(name) -> None:
     run = cured(name)

@@ -70,7 +70,7 @@ def assert_same(one: Any, other: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["sentences", pytest.param("language_model", marks=pytest.mark.slow)])
 def test_a_text_that_the_host_reads_is_trained_on_as_one_on_the_device(text, name):
     """Over more than an epoch, on two devices, words replaced at random, too."""
     sections = {"augmentation": {"token_replacement": 0.2}}
@@ -98,7 +98,8 @@ def test_blocks_are_the_same_in_whatever_order_they_are_asked_for(text):
     assert not np.array_equal(forwards[0].examples.targets, forwards[3].examples.targets)
 
 
-@pytest.mark.parametrize("name", ["sentences", pytest.param("language_model", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
 def test_a_run_resumed_within_a_block_ends_bit_for_bit_where_it_would_have(text, name, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_and_evaluate(config(text, name, on_device=False), whole, str(text))

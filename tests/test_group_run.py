@@ -148,6 +148,7 @@ def test_group_that_has_ended_is_not_run_again(whole):
     assert not (whole / "groups" / "000" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_run_of_a_group_made_longer_goes_on_alone(whole, tmp_path):
     ((folder,), *_) = folders(whole)
     copy = tmp_path / "run"

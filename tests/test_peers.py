@@ -186,6 +186,7 @@ def run_flax(make_peer: Any, point: Tree, lengths: list[int] | None) -> Any:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", FLAX_PEERS)
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "padded"])
 def test_outputs_and_gradients_equal_flax(peer, lengths):

@@ -472,6 +472,7 @@ def test_omega_of_a_linear_cell_with_a_scaled_orthogonal_kernel(scale: float, st
         np.testing.assert_allclose(found, (lengths > 0) * (scale - 1) ** 2, rtol=1e-14, atol=1e-29)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", DIRECTIONS, ids=["forward", "reverse"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradient_of_omega_equals_finite_differences_with_carries_and_their_gradients_held(

@@ -194,6 +194,7 @@ def test_each_device_holds_its_part_of_words_and_of_their_optimiser_state_alone(
     assert split == 2 + 2 * moments  # Vectors and biases.
 
 
+@pytest.mark.slow
 def test_a_split_run_begins_with_the_parameters_of_the_run_on_one_device() -> None:
     for name in ("sgd", "adagrad, clip_norm, tied, samples, dropout"):
         split, one = programs(2, 2, name), programs(1, 1, name)
