@@ -178,6 +178,19 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def live_line(what: str, console: Console) -> Progress:
+    """A bar of how many of what are done, a note, and the time passed and left; on a terminal."""
+    return Progress(
+        TextColumn(f"{what} {{task.completed:.0f}}/{{task.total:.0f}}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
 class ProgressLine:
     """Steps, steps per second, the last loss and the time left: a live line on a terminal, plain lines elsewhere.
 
@@ -195,15 +208,7 @@ class ProgressLine:
         self._said = time.monotonic()
         self._live: Progress | None = None
         if sys.stdout.isatty() and not quiet:
-            self._live = Progress(
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
+            self._live = live_line("step", self.console)
             self._task = self._live.add_task("", total=steps, completed=start, note="")
 
     @contextlib.contextmanager

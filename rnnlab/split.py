@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from rnnlab.typing import Array, Bool, Int, PyTree
+from rnnlab.typing import Array, Axes, Bool, Int, PyTree
 
 DATA_AXIS = "data"
 MODEL_AXIS = "model"
@@ -91,6 +91,40 @@ class SplitLeaves:
 
 
 UNSPLIT = SplitLeaves()
+
+
+def sum_over_devices(tree: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
+    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again. What is split
+    is summed over the devices that have the same part, in another one.
+
+    A table of words is a reduction of its own: one more copy of it, beside the others, would take gigabytes.
+    """
+    whole, parts = split.parted(tree)
+    whole = _summed_over(ALL_AXES, whole)
+    if not split:
+        return whole
+    if lax.axis_size(DATA_AXIS) > 1:
+        parts = _summed_over(DATA_AXIS, parts)
+    return jax.tree.map(lambda a, b: b if a is None else a, whole, parts, is_leaf=lambda a: a is None)
+
+
+def _summed_over(axes: Axes, tree: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(tree)
+    pieces = {place: lax.psum(leaf, axes) for place, leaf in enumerate(leaves) if leaf.size > LARGE}
+    small = [leaf for leaf in leaves if leaf.size <= LARGE]
+    if not small:
+        return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
+    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in small]), axes)
+    start = 0
+    for place, leaf in enumerate(leaves):
+        if place not in pieces:
+            pieces[place] = flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+            start += leaf.size
+    return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
+
+
+LARGE = 1 << 22
+"""Elements of a leaf that is reduced by itself."""
 
 
 def filled(leaf: jax.Array, parts: int) -> jax.Array:

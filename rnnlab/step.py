@@ -29,11 +29,11 @@ from rnnlab.penalties import weight_penalty
 from rnnlab.random import Training, stream
 from rnnlab.recurrence import Taps
 from rnnlab.softmax import softmax_options
-from rnnlab.split import ALL_AXES, DATA_AXIS, MODEL_AXIS, UNSPLIT, SplitLeaves, row_parts
+from rnnlab.split import ALL_AXES, MODEL_AXIS, UNSPLIT, row_parts, sum_over_devices
 from rnnlab.state import TrainState
 from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.trajectory import of_runs
-from rnnlab.typing import Array, Axes, Float, Int, PyTree
+from rnnlab.typing import Array, Float, Int, PyTree
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
 SPIKE = 10.0
@@ -391,37 +391,3 @@ def _of_rows(tap: Taps, weights: Float[Array, " B"]) -> Taps:
     """Gradients of each row's own mean loss, from those of the sum of all losses."""
     each = 1 / jnp.maximum(weights, 1)
     return jax.tree.map(lambda a: a * each[:, None].astype(a.dtype), tap)
-
-
-def sum_over_devices(tree: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
-    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again. What is split
-    is summed over the devices that have the same part, in another one.
-
-    A table of words is a reduction of its own: one more copy of it, beside the others, would take gigabytes.
-    """
-    whole, parts = split.parted(tree)
-    whole = _summed_over(ALL_AXES, whole)
-    if not split:
-        return whole
-    if lax.axis_size(DATA_AXIS) > 1:
-        parts = _summed_over(DATA_AXIS, parts)
-    return jax.tree.map(lambda a, b: b if a is None else a, whole, parts, is_leaf=lambda a: a is None)
-
-
-def _summed_over(axes: Axes, tree: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(tree)
-    pieces = {place: lax.psum(leaf, axes) for place, leaf in enumerate(leaves) if leaf.size > _LARGE}
-    small = [leaf for leaf in leaves if leaf.size <= _LARGE]
-    if not small:
-        return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
-    flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in small]), axes)
-    start = 0
-    for place, leaf in enumerate(leaves):
-        if place not in pieces:
-            pieces[place] = flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
-            start += leaf.size
-    return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
-
-
-_LARGE = 1 << 22
-"""Elements of a leaf that is reduced by itself."""

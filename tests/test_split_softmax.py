@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
+from rnnlab import split
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
@@ -261,3 +263,22 @@ def test_adafactor_and_fixed_tied_vectors_are_refused(monkeypatch: pytest.Monkey
     fields: dict[str, Any] = MODEL | {"softmax": softmax, "embedding_trained": False}
     with pytest.raises(ConfigError, match=r"model\.softmax\.split: a tied embedding that is not trained"):
         Network(V, V, vocabulary=V, readout="every", **fields, rngs=nnx.Rngs(0))
+
+
+def test_sums_are_those_of_every_leaf_whether_it_is_reduced_by_itself_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves of three shapes and two types, one of them large; in as many reductions as are said."""
+    monkeypatch.setattr(split, "LARGE", 5)
+    each = {"a": jnp.arange(4.0), "table": jnp.arange(6.0).reshape(2, 3), "b": jnp.float32(2.5)}
+    halves = jax.tree.map(lambda leaf: jnp.stack([leaf, 10 * leaf + 1]), each)
+    mesh, rows = make_mesh(2, 2), PartitionSpec(split.ALL_AXES)
+    summed = jax.jit(
+        jax.shard_map(
+            lambda tree: split.sum_over_devices(jax.tree.map(lambda leaf: leaf[0], tree)),
+            mesh=mesh,
+            in_specs=rows,
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+    )
+    jax.tree.map(np.testing.assert_array_equal, summed(halves), jax.tree.map(lambda leaf: leaf.sum(0), halves))
+    assert str(jax.make_jaxpr(summed)(halves)).count(" psum") == 2

@@ -37,7 +37,7 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
 
     from rnnlab import devices
     from rnnlab.network import RecurrentLayer
-    from rnnlab.step import sum_over_devices
+    from rnnlab.split import sum_over_devices
 
     names = {"vanilla": {"name": "vanilla"}, "irnn": {"name": "vanilla", "activation": "relu"}}
     section = names.get(case.cell, {"name": case.cell}) | {"features": case.features}

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from rnnlab.build import ConfigError
 
@@ -43,12 +43,7 @@ def alone(path: Path) -> Iterator[None]:
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
-    with file:
+    with _opened(path) as file:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # Some network file systems have no locks.
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -63,12 +58,7 @@ def claimed(path: Path) -> Iterator[bool]:
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
-    with file:
+    with _opened(path) as file:
         held = True
         if fcntl is not None:
             try:
@@ -78,3 +68,12 @@ def claimed(path: Path) -> Iterator[bool]:
             except OSError:
                 pass  # As above.
         yield held
+
+
+def _opened(path: Path) -> IO[str]:
+    """A lock file, made where it is not there; what it holds does not matter and stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None

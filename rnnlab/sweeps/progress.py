@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from rnnlab.metrics import duration
+from rnnlab.metrics import duration, live_line
 
 
 class SweepProgress:
@@ -31,15 +31,7 @@ class SweepProgress:
         if not sys.stdout.isatty():
             yield
             return
-        self._live = Progress(
-            TextColumn("runs {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
+        self._live = live_line("runs", self.console)
         self._task = self._live.add_task("", total=self.runs, note="")
         self._live.update(self._task, completed=self.done)
         try:
