@@ -67,13 +67,14 @@ def largest_divisor(n: int, limit: int) -> int:
     return max(d for d in range(1, min(n, max(1, limit)) + 1) if n % d == 0)
 
 
-def make_mesh(batch_size: int, devices: int | None = None, split: int = 1) -> Mesh:
+def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1) -> Mesh:
     """A mesh with the axes `DATA_AXIS` and `MODEL_AXIS`. The batch is split over both.
 
     Args:
         batch_size: of the whole run.
         devices: how many to use; None for the largest number at hand that divides the batch, and that `split` divides.
-        split: how many of them share the words of a softmax: the length of `MODEL_AXIS`.
+        split: how many of them share the words of a softmax: the length of `MODEL_AXIS`; None: all CPUs of one process
+            (a step of T·B = 700, P = 200, V = 33 278 took 312 ms on two, and 374 where each had all words), else one.
 
     Raises:
         ConfigError: more devices than there are, or a number that does not divide the batch, or that `split` does not
@@ -81,6 +82,10 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int = 1) -> Me
     """
     available = jax.devices()
     sharing = distributed.processes()
+    if split is None and available[0].platform == "cpu" and sharing == 1:
+        mesh = make_mesh(batch_size, devices)
+        return Mesh(mesh.devices.reshape(1, -1), mesh.axis_names, axis_types=mesh.axis_types)
+    split = split or 1
     if split > (devices or len(available)):
         what = f"{len(available)} at hand ({available[0].platform})" if devices is None else f"devices={devices}"
         raise ConfigError(f"model.softmax.split: {split} devices asked for, {what}")

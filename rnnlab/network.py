@@ -214,14 +214,15 @@ class Network(nnx.Module):
         """The parameters that a softmax over split words has parts of."""
         if not isinstance(self.readout, Softmax):
             return UNSPLIT
-        vectors = ("embedding",) if self.readout.word_kernel is None else ("readout", "word_kernel")
-        return SplitLeaves(frozenset({vectors, ("readout", "bias")}), self.readout.vocabulary)
+        of_embedding = [("embedding",)] if isinstance(self.embedding, nnx.Param) else []
+        ends = frozenset([("readout", "word_kernel"), ("readout", "bias"), *of_embedding])
+        return SplitLeaves(ends, self.readout.vocabulary)
 
     def take_part(self) -> None:
         """Makes this the network of one device along `MODEL_AXIS`, which has its part of the words alone."""
         assert isinstance(self.readout, Softmax)
         self.readout.axis_name = MODEL_AXIS
-        if self.readout.word_kernel is None:
+        if isinstance(self.embedding, nnx.Param):
             self.axis_name = MODEL_AXIS
 
     def embed(self, x: Num[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
@@ -377,13 +378,14 @@ def _check_softmax(
 
 
 def _parts_of_embedding(softmax: Mapping[str, Any] | None, trained: bool) -> int:
-    """How many devices share the embedding: those that share the words of a tied softmax."""
+    """How many devices share the embedding: those that share the words of the softmax, if it is trained."""
     options = softmax_options(**(softmax or {}))
-    if not options["tied"] or options["split"] == 1:
-        return 1
-    if not trained:
+    parts = options["split"] or 1
+    if trained or parts == 1:
+        return parts
+    if options["tied"]:
         raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
-    return options["split"]
+    return 1
 
 
 def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:

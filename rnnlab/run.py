@@ -44,11 +44,8 @@ class Run:
     def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None, mesh: Mesh | None = None):
         self.config = config = resolve_config(config)
         if mesh is None:
-            softmax = config["model"]["softmax"]
             devices.tune_host(config["batch_size"], config["devices"])
-            mesh = devices.make_mesh(
-                config["batch_size"], config["devices"], 1 if softmax is None else softmax["split"]
-            )
+            mesh = devices.make_mesh(config["batch_size"], config["devices"], _words_split(config))
         self.mesh = mesh
         self.stages = self._stages(data_dir)
         self.feed: Feed | None = None
@@ -236,6 +233,15 @@ class Run:
 @jax.jit
 def _decay_and_horizon(norms: Float[Array, " T"]) -> tuple[Decay, Int[Array, ""]]:
     return decay_per_step(norms), memory_horizon(norms)
+
+
+def _words_split(config: Mapping[str, Any]) -> int | None:
+    """How many devices are to share the words of the softmax; None: as many as is fast."""
+    model, softmax = config["model"], config["model"]["softmax"]
+    if softmax is None:
+        return 1
+    needs_all = config["optimizer"]["name"] == "adafactor" or (softmax["tied"] and not model["embedding_trained"])
+    return 1 if needs_all and softmax["split"] is None else softmax["split"]
 
 
 def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:

@@ -29,7 +29,7 @@ def softmax_options(
     samples: PositiveInt | None = None,
     tied: bool = False,
     projection: PositiveInt | None = None,
-    split: PositiveInt = 1,
+    split: PositiveInt | None = None,
 ) -> dict[str, Any]:
     """The readout as a distribution over the task's vocabulary.
 
@@ -37,7 +37,8 @@ def softmax_options(
     estimated from that many words (`Candidates`); evaluation is exact always. tied: the words' vectors are those of the
     embedding (Press and Wolf, 2017). projection: a linear layer of that width before the product with them (Sak et al.,
     2014). split: how many devices share the words: each holds the vectors, biases and optimiser state of its part
-    alone, and computes the logits of its words for the rows of all of them.
+    alone (of the embedding too, if it is trained), and computes the logits of its words for the rows of all of them;
+    None: all CPUs of a process, since large gradients need then not be summed over them, and one of other devices.
     """
     return {"chunk": chunk, "samples": samples, "tied": tied, "projection": projection, "split": split}
 
@@ -89,28 +90,28 @@ class Softmax(nnx.Module):
         samples: int | None = None,
         tied: bool = False,
         projection: int | None = None,
-        split: int = 1,
+        split: int | None = None,
         kernel_init: InitializerSpec = "glorot_uniform",
         bias_init: InitializerSpec = "zeros",
         rngs: nnx.Rngs,
     ):
         """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. Rows of zeros that are
-        no words fill up the vectors to a multiple of `split`."""
+        no words fill up the vectors to a multiple of `split`, of None to none."""
         project = None
         if projection is not None:
             project = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
             in_features = projection
         self.projection = project
         self.features, self.vocabulary = in_features, vocabulary
-        self.chunk, self.samples, self.split = chunk, samples, split
+        self.chunk, self.samples = chunk, samples
         # A word's vector is a row, so that gathering some of them reads memory in order.
         table = None
         if not tied:
             drawn = as_initializer(kernel_init)(rngs.params(), (in_features, vocabulary), jnp.float32)
-            table = nnx.Param(filled(drawn.T, split))
+            table = nnx.Param(filled(drawn.T, split or 1))
         self.word_kernel = table
         bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
-        self.bias = nnx.Param(filled(bias, split))
+        self.bias = nnx.Param(filled(bias, split or 1))
         self.compute: ComputeType = "float32"
         self.axis_name: str | None = None
         """Set where this device has a part of the words."""

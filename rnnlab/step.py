@@ -80,16 +80,14 @@ class Programs:
         self.run_steps, self.log_every = run_steps, log_every
         if model.get("bidirectional") and task.causal:
             raise ConfigError("model.bidirectional: this task needs False; a second direction reads what is to come")
+        model = _with_words_split(model, mesh.shape[MODEL_AXIS])
         self.structure, self.numbers = split_numbers(
             {"model": model, "optimizer": optimizer, "averaging": averaging, "penalties": penalties}
         )
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
         self.word_leaves, self.split = network.word_leaves(), UNSPLIT
-        ways = softmax_options(**(model.get("softmax") or {}))["split"]
-        if mesh.shape[MODEL_AXIS] != ways:
-            raise ValueError(f"a mesh of {dict(mesh.shape)} devices is not one for model.softmax.split={ways}")
-        if ways > 1:
+        if mesh.shape[MODEL_AXIS] > 1:
             self.split = self.word_leaves
             network.take_part()
         self._own_graphdef = nnx.graphdef(network)
@@ -385,6 +383,15 @@ class Programs:
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""
         return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed), self.embedding)
+
+
+def _with_words_split(model: dict[str, Any], devices: int) -> dict[str, Any]:
+    """The section for a softmax whose words so many devices share."""
+    softmax = model.get("softmax")
+    asked = None if softmax is None else softmax_options(**softmax)["split"]
+    if devices != (asked or (1 if softmax is None else devices)):
+        raise ValueError(f"a mesh with {devices} devices along {MODEL_AXIS} is not one for model.softmax={softmax}")
+    return model if softmax is None else model | {"softmax": {**softmax, "split": devices}}
 
 
 def _of_rows(tap: Taps, weights: Float[Array, " B"]) -> Taps:

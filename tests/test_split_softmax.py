@@ -15,13 +15,14 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from rnnlab import split
+from rnnlab import split as splitting
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
 from rnnlab.devices import make_mesh
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.network import Network
+from rnnlab.run import Run
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Batch, Example, Split, Task
@@ -76,6 +77,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "adam, every clipping, projection, chunks": {
         "optimizer": {"name": "adam", "learning_rate": 0.05, **EVERY_CLIPPING},
         "softmax": {"projection": 3, "chunk": 2},
+        "dropout": {"embedding": 0.3},
     },
     "adamw, noise, max_norm": {
         "optimizer": {"name": "adamw", "learning_rate": 0.05, "gradient_noise": 0.1, "max_norm": 0.8},
@@ -187,13 +189,13 @@ def test_runs_split_over_pairs_of_four_devices_are_the_run_on_one() -> None:
 def test_each_device_holds_its_part_of_words_and_of_their_optimiser_state_alone(name: str) -> None:
     run = programs(2, 2, name)
     state = run.start(0)
-    split = 0
+    found = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.optimizer)):
         parts = {shard.data.nbytes for shard in leaf.addressable_shards}
         assert parts == {leaf.nbytes // 2 if path in run.split else leaf.nbytes}, path
-        split += path in run.split
-    moments = 2 if name.startswith("adam") else 1
-    assert split == 2 + 2 * moments  # Vectors and biases.
+        found += path in run.split
+    tables, moments = (3, 2) if name.startswith("adam") else (2, 1)  # Biases, vectors, and the embedding if not tied.
+    assert found == tables * (1 + moments)
 
 
 @pytest.mark.slow
@@ -253,6 +255,28 @@ def test_devices_that_cannot_be_split_are_one_clear_line(arguments: Any, message
         make_mesh(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("softmax", "others", "parts"),
+    [
+        ({}, {}, 2),
+        ({"split": 1}, {}, 1),
+        ({}, {"optimizer": {"name": "adafactor", "learning_rate": 0.1}}, 1),
+        (None, {}, 1),
+    ],
+)
+def test_the_cpus_of_a_process_share_the_words_unless_the_config_says_otherwise_or_they_cannot(
+    tmp_path: Path, softmax: Any, others: dict[str, Any], parts: int
+) -> None:
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("a b c d\n" * 9)
+    task = {"name": "language_model", "dataset": "text", "source": str(tmp_path), "window": 3}
+    config = {"task": task, "model": MODEL | {"softmax": softmax}, "batch_size": 2, "eval_batch_size": 2, "steps": 1}
+    config |= {"optimizer": {"name": "sgd", "learning_rate": 0.1}} | others
+    run = Run(config, str(tmp_path))
+    assert dict(run.mesh.shape) == {splitting.DATA_AXIS: 2 // parts, splitting.MODEL_AXIS: parts}
+    assert bool(run.programs.split) == (parts > 1)
+
+
 def test_adafactor_and_fixed_tied_vectors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RUNS, "adafactor", {"optimizer": {"name": "adafactor", "learning_rate": 0.1}})
     with pytest.raises(
@@ -267,13 +291,13 @@ def test_adafactor_and_fixed_tied_vectors_are_refused(monkeypatch: pytest.Monkey
 
 def test_sums_are_those_of_every_leaf_whether_it_is_reduced_by_itself_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of three shapes and two types, one of them large; in as many reductions as are said."""
-    monkeypatch.setattr(split, "LARGE", 5)
+    monkeypatch.setattr(splitting, "LARGE", 5)
     each = {"a": jnp.arange(4.0), "table": jnp.arange(6.0).reshape(2, 3), "b": jnp.float32(2.5)}
     halves = jax.tree.map(lambda leaf: jnp.stack([leaf, 10 * leaf + 1]), each)
-    mesh, rows = make_mesh(2, 2), PartitionSpec(split.ALL_AXES)
+    mesh, rows = make_mesh(2, 2), PartitionSpec(splitting.ALL_AXES)
     summed = jax.jit(
         jax.shard_map(
-            lambda tree: split.sum_over_devices(jax.tree.map(lambda leaf: leaf[0], tree)),
+            lambda tree: splitting.sum_over_devices(jax.tree.map(lambda leaf: leaf[0], tree)),
             mesh=mesh,
             in_specs=rows,
             out_specs=PartitionSpec(),

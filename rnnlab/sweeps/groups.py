@@ -65,7 +65,7 @@ def not_replicable(config: Mapping[str, Any]) -> str | None:
         return "diagnostics: measured run by run"
     if config["model"]["embedding_file"] is not None:
         return "model.embedding_file: words that it lacks are drawn for each run on the host"
-    if (config["model"]["softmax"] or {}).get("split", 1) > 1:
+    if ((config["model"]["softmax"] or {}).get("split") or 1) > 1:
         return "model.softmax.split: all devices share one network"
     if config["task"].get("on_device") is False:
         return "task.on_device: the host reads each run's batches"
