@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnlab.benchmark import __main__ as benchmark
-from rnnlab.benchmark import contestants, diagnostics, language_model, race, speech
+from rnnlab.benchmark import contestants, diagnostics, language_model, race, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
@@ -229,3 +229,28 @@ def test_command_measures_utterances(tmp_path, monkeypatch):
 def test_language_models_and_utterances_are_not_measured_at_once(capsys):
     with pytest.raises(ConfigError, match="one at a time"):
         benchmark.main(["--language_model", "--speech"])
+
+
+@pytest.mark.slow
+def test_a_sweep_is_timed_beside_the_same_runs_alone():
+    case = sweeps.Case("irnn", steps=100, length=6, features=4, rates=2, seeds=2)
+    [row] = sweeps.measure(case, alone=2)
+    assert "error" not in row
+    assert row["timed_alone"] == len(row["alone_seconds"]) == 2
+    assert row["alone_all_seconds"] == pytest.approx(2 * sum(row["alone_seconds"]))
+    assert row["share"] == pytest.approx(row["sweep_seconds"] / row["alone_all_seconds"])
+    assert f"| 2 of 4 | {row['sweep_seconds']:.0f} | {row['share']:.2f} |" in sweeps.markdown([row])
+
+
+def test_a_sweep_that_trains_other_runs_is_void(monkeypatch):
+    monkeypatch.setattr(sweeps, "_seconds", lambda *_: 1.0)
+    losses = iter([0.5, 0.5, 0.5, 0.6])
+    monkeypatch.setattr(sweeps, "_first_loss", lambda _: next(losses))
+    [row] = sweeps.measure(sweeps.Case("gru", rates=2, seeds=1), alone=2)
+    assert "void: mean losses of the first 100 steps" in row["error"]
+    assert sweeps.markdown([row]).endswith("| void |\n")
+
+
+def test_a_timed_command_that_fails_says_what_it_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"-m rnnlab\.train --config=.*none\.py .* failed: .*none\.py"):
+        sweeps._seconds("train", tmp_path / "none.py", tmp_path / "run")

@@ -5,6 +5,7 @@
     python -m rnnlab.benchmark --diagnostics --output=diagnostics_cost.json
     python -m rnnlab.benchmark --language_model --output=language_model.json
     python -m rnnlab.benchmark --speech --output=speech_steps.json
+    python -m rnnlab.benchmark --sweeps --alone=8 --output=sweeps.json
 
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
 rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
@@ -18,6 +19,9 @@ they find, in training steps, for the adding problem (IRNN, LSTM, GRU) and pixel
 the vocabulary of WikiText-2 beside torch.nn, and with that of 1 Billion Word. --shapes then counts these:
 `rnnlab.benchmark.language_model.CASES`. --speech likewise measures a whole step of a deep bidirectional LSTM over
 utterances of different lengths beside torch.nn with packed sequences: `rnnlab.benchmark.speech.CASES`.
+
+--sweeps measures 64 runs of the adding problem by one `rnnlab.sweep` and by 64 times `rnnlab.train`, whole commands:
+`rnnlab.benchmark.sweeps.CASES`. That takes an hour or so on 2 cores; --alone=8 times so many of the 64 alone.
 """
 
 import importlib.util
@@ -37,7 +41,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rnnlab import entry
-from rnnlab.benchmark import diagnostics, language_model, speech
+from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
 from rnnlab.build import ConfigError, unknown
@@ -189,19 +193,19 @@ def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None,
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 
-def measure_training(
-    kind: Any, cases: Sequence[Any], turns: int, seconds: float, torch: bool, output: Path | None, console: Console
+def measure_whole(
+    kind: Any, cases: Sequence[Any], arguments: Sequence[Any], turns: int, output: Path | None, console: Console
 ) -> int:
-    """--language_model or --speech, whose module is `kind`; returns the exit status."""
+    """--language_model, --speech or --sweeps, whose module is `kind`; returns the exit status."""
     results: list[dict[str, Any]] = []
     for case in cases:
         console.print(f"measuring {case.shape()}", highlight=False)
-        results += kind.measure(case, turns, seconds, torch)
+        results += kind.measure(case, *arguments)
         if output is not None:
             save(output, results, turns, kind.markdown(results))
     console.print(kind.markdown(results), markup=False, soft_wrap=True)
     for row in (row for row in results if "error" in row):
-        console.print(f"{row['shape']} {row['contestant']}: {row['error']}", markup=False)
+        console.print(f"{row['shape']} {row.get('contestant', '')}: {row['error']}", markup=False)
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 
@@ -229,6 +233,9 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("diagnostics", False, "what watching a run costs, and nothing else", flag_values=values)
     flags.DEFINE_bool("language_model", False, "steps of language models, and nothing else", flag_values=values)
     flags.DEFINE_bool("speech", False, "steps of deep networks over utterances, and nothing else", flag_values=values)
+    flags.DEFINE_bool("sweeps", False, "a sweep beside the same runs alone, and nothing else", flag_values=values)
+    told = "with --sweeps: how many of a sweep's runs are timed alone"
+    flags.DEFINE_integer("alone", 64, told, lower_bound=1, flag_values=values)
     flags.DEFINE_string(
         "output",
         None,
@@ -238,9 +245,9 @@ def main(argv: Sequence[str]) -> int:
     entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
-    chosen = [kind for kind in (language_model, speech) if given[kind.__name__.rpartition(".")[2]]]
+    chosen = [kind for kind in (language_model, speech, sweeps) if given[kind.__name__.rpartition(".")[2]]]
     if len(chosen) > 1:
-        raise ConfigError("--language_model and --speech: one at a time")
+        raise ConfigError("--language_model, --speech and --sweeps: one at a time")
     known = chosen[0].CASES if chosen else SHAPES
     shapes: list[Any] = [known[int(i)] for i in parse_list(given["shapes"], [*map(str, range(len(known)))], "shapes")]
 
@@ -249,11 +256,14 @@ def main(argv: Sequence[str]) -> int:
     output = Path(given["output"]) if given["output"] else None
     if given["diagnostics"]:
         return watch(given["turns"], given["seconds"], given["data_dir"], output, console)
+    if sweeps in chosen:
+        return measure_whole(sweeps, shapes, [given["alone"]], 1, output, console)
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
     if chosen:
-        return measure_training(chosen[0], shapes, given["turns"], given["seconds"], has_torch, output, console)
+        arguments = given["turns"], given["seconds"], has_torch
+        return measure_whole(chosen[0], shapes, arguments, given["turns"], output, console)
     workers = [Worker(kind) for kind in KINDS if kind != "torch" or has_torch]
     from rnnlab.plots import benchmark_ratios  # After the check of the words: it takes a second to import.
 

@@ -1,0 +1,137 @@
+"""64 runs of the adding problem as a sweep, beside the same runs by `rnnlab.train` one after another.
+
+Whole commands are timed, with the start of their processes, their evaluations, checkpoints and figures.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab.build import ConfigError
+
+AGREE = 1e-2
+"""Largest relative difference of the first 100 steps' mean loss between a run in the sweep and the same alone."""
+
+
+class Case(NamedTuple):
+    """One row: a cell's runs over learning rates and seeds."""
+
+    cell: str
+    steps: int = 3000
+    length: int = 150
+    features: int = 100
+    rates: int = 8
+    """Learning rates, as many as these, from 1e-4 to 1e-2 in equal ratios."""
+    seeds: int = 8
+
+    def shape(self) -> str:
+        return f"{self.cell}, T = {self.length}, {self.steps} steps, {self.rates} rates × {self.seeds} seeds"
+
+    def runs(self) -> list[dict[str, Any]]:
+        """What each run sets, in the order of the sweep."""
+        rates = np.geomspace(1e-4, 1e-2, self.rates).tolist()
+        return [{"optimizer.learning_rate": rate, "seed": seed} for rate in rates for seed in range(self.seeds)]
+
+
+CASES = [Case("irnn"), Case("gru")]
+
+
+def config_of(case: Case) -> dict[str, Any]:
+    """As in configs/adding.py."""
+    return {
+        "steps": case.steps,
+        "batch_size": 16,
+        "log_every": 100,
+        "eval_every": 500,
+        "checkpoint_every": 500,
+        "task": {"name": "adding", "length": case.length},
+        "model": {"cell": {"name": case.cell, "features": case.features, "input_init": "glorot_uniform"}},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip_norm": 1.0, "schedule": {"name": "cosine"}},
+    }
+
+
+def measure(case: Case, alone: int) -> list[dict[str, Any]]:
+    """One row: the wall time of the sweep, and of every run that was timed alone, half of them before it, half after.
+
+    Args:
+        alone: how many runs are timed alone, spread evenly over all; the time of all is reckoned from their mean.
+
+    Raises:
+        ConfigError: a command that fails.
+    """
+    runs = case.runs()
+    chosen = sorted({len(runs) * i // alone for i in range(min(alone, len(runs)))})
+    half = len(chosen) // 2
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        config = config_of(case)
+        (root / "base.py").write_text(f"def get_config():\n    return {config!r}\n")
+        sweep = {"base": str(root / "base.py"), "runs": runs}
+        (root / "sweep.py").write_text(f"def get_config():\n    return {sweep!r}\n")
+
+        def by_itself(number: int) -> float:
+            fields = [f"--config.{path}={value}" for path, value in runs[number].items()]
+            return _seconds("train", root / "base.py", root / "alone" / f"{number:04}", *fields)
+
+        before = [by_itself(number) for number in chosen[:half]]
+        together = _seconds("sweep", root / "sweep.py", root / "together")
+        times = before + [by_itself(number) for number in chosen[half:]]
+        pairs = [
+            (_first_loss(root / "alone" / f"{number:04}"), _first_loss(root / "together" / "runs" / f"{number:04}"))
+            for number in chosen
+        ]
+    row = {
+        "shape": case.shape(),
+        "runs": len(runs),
+        "timed_alone": len(chosen),
+        "alone_seconds": times,
+        "alone_all_seconds": statistics.mean(times) * len(runs),
+        "sweep_seconds": together,
+        "first_losses": pairs,
+    }
+    if not np.allclose(*zip(*pairs, strict=True), rtol=AGREE, atol=0):
+        return [row | {"error": f"void: mean losses of the first 100 steps alone and in the sweep are {pairs}"}]
+    return [row | {"share": together / row["alone_all_seconds"]}]
+
+
+def _seconds(entry: str, config: Path, workdir: Path, *words: str) -> float:
+    """How long `python -m rnnlab.ENTRY` takes."""
+    command = [sys.executable, "-m", f"rnnlab.{entry}", f"--config={config}", f"--workdir={workdir}", *words]
+    began = time.monotonic()
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        said = (found.stderr or found.stdout).strip().splitlines()
+        raise ConfigError(f"{' '.join(command[1:])} failed: {said[-1] if said else found.returncode}")
+    return time.monotonic() - began
+
+
+def _first_loss(workdir: Path) -> float:
+    """The mean loss of the first steps that were logged."""
+
+    def losses() -> Iterator[float]:
+        for line in (workdir / "metrics.jsonl").read_text().splitlines():
+            values = json.loads(line)
+            if values["split"] == "train":
+                yield values["loss"]
+
+    return next(losses(), float("nan"))
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """A line per case."""
+    lines = ["| runs | one after another, s | timed of them | as a sweep, s | share |", "|" + "---|" * 5]
+    for row in results:
+        share = "void" if "error" in row else f"{row['share']:.2f}"
+        lines.append(
+            f"| {row['shape']} | {row['alone_all_seconds']:.0f} | {row['timed_alone']} of {row['runs']} | "
+            f"{row['sweep_seconds']:.0f} | {share} |"
+        )
+    return "\n".join(lines) + "\n"
