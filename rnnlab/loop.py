@@ -33,7 +33,12 @@ SECONDS_PER_DISPATCH = 0.5
 
 @distributed.partners()
 def train_and_evaluate(
-    config: ConfigDict | Mapping[str, Any], workdir: str | Path, data_dir: str | None = None
+    config: ConfigDict | Mapping[str, Any],
+    workdir: str | Path,
+    data_dir: str | None = None,
+    *,
+    stop_at: int | None = None,
+    prune: bool = False,
 ) -> dict[str, Any]:
     """Trains from the last checkpoint in workdir, or from the beginning, and evaluates.
 
@@ -41,9 +46,11 @@ def train_and_evaluate(
         config: what `get_config` of a file in configs/ returns, or a resolved one.
         workdir: the run's folder; see README for what it holds.
         data_dir: the data folder.
+        stop_at: a step at which the run is saved and left, `paused`; a later call goes on from there. None: none.
+        prune: the run ends at `stop_at`, `pruned`, and leaves what one leaves that stops early.
 
     Returns:
-        What is written to summary.json: `status` is finished, stopped_early, diverged or interrupted.
+        What is written to summary.json: `status` is finished, stopped_early, diverged, interrupted, paused or pruned.
 
     Raises:
         ConfigError: a mistake in the config, the data or the workdir, or a disk that cannot be written.
@@ -60,6 +67,7 @@ def train_and_evaluate(
             open_workdir(workdir, config, run.task.words, speaks)
         distributed.barrier(f"workdir {turn}")
     steps = config["steps"]
+    last = steps if stop_at is None else min(steps, stop_at)
     run.enter(0)
     state = jax.block_until_ready(run.programs.start(config["seed"]))
 
@@ -75,6 +83,12 @@ def train_and_evaluate(
         def exhausted() -> bool:
             """Whether early stopping ends the run here; a stage that begins here begins with all patience."""
             return stopping.exhausted and not curriculum.due(step)
+
+        def ended() -> str:
+            """The status of a run that stops here; `paused` where it has not ended."""
+            if exhausted():
+                return "stopped_early"
+            return "finished" if step >= steps else "pruned" if prune and step >= last else "paused"
 
         restored = checkpoints.restore_latest(state, run.programs.word_leaves)
         if restored is None:
@@ -108,7 +122,7 @@ def train_and_evaluate(
             progress.say(f"curriculum.steps: no stage begins at step {listed}: the run ends at step {steps}")
         writer = MetricsWriter(workdir, step) if speaks else NoMetrics()
         stack.callback(writer.close)
-        status = "stopped_early" if exhausted() else "finished"
+        status = ended()
         saved = step if restored is not None else None
         budget, first, compiled = 1, step, False
         recorder = FlightRecorder(run, workdir)
@@ -116,7 +130,7 @@ def train_and_evaluate(
 
         interrupted = stack.enter_context(interruptions(progress.say))
         with progress.running():
-            while step < steps and not exhausted():
+            while step < last and not exhausted():
                 if curriculum.due(step):
                     curriculum.advance(step)
                     run.enter(curriculum.stage)
@@ -133,7 +147,7 @@ def train_and_evaluate(
                     writer.observe(step, found, seconds())
                 recorder.keep(step, state)
                 mark = time.monotonic()
-                target = min(step + budget, steps, curriculum.ends, *(following(step, config[k]) for k in every))
+                target = min(step + budget, last, curriculum.ends, *(following(step, config[k]) for k in every))
                 state = jax.block_until_ready(run.train(state, target))
                 if step == first:
                     progress.say(f"first step after {time.monotonic() - began:.1f} s")
@@ -161,16 +175,15 @@ def train_and_evaluate(
                         state = run.with_rate_scale(state, plateau.scale)
                         recorder.forget()
                         progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
-                    if exhausted():
-                        status = "stopped_early"
                 # The next dispatch is as long in all processes, and they stop at the same step.
                 told, budget = distributed.agree(bool(interrupted), budget)
-                stop = told or exhausted() or step == steps
+                stop = told or exhausted() or step == last
                 if improved or stop or step % config["checkpoint_every"] == 0:
                     score = stopping.score(memory.validation) if improved else None
                     checkpoints.save(step, state, memory.dump(seconds()), score, curriculum.stage)
                     saved = step
-                if told and step < steps and not exhausted():
+                status = ended()
+                if told and status == "paused":
                     status = "interrupted"
                     break
 
@@ -178,7 +191,7 @@ def train_and_evaluate(
             checkpoints.save(step, state, memory.dump(seconds()), stage=curriculum.stage)
         checkpoints.wait()
         summary = summarize(run, memory, state, status, seconds(), progress.overall_rate())
-        if status in ("finished", "stopped_early"):
+        if status in ("finished", "stopped_early", "pruned"):
             best = state
             if stopping.best_step is not None and stopping.best_step != step:
                 best = checkpoints.restore(stopping.best_step, state, run.programs.word_leaves).state
@@ -186,7 +199,7 @@ def train_and_evaluate(
             summary["best"]["test"] = tested
             writer.write(stopping.best_step or step, "test", tested, seconds())
             progress.evaluated(stopping.best_step or step, "test", tested)
-        if status != "interrupted":
+        if status not in ("interrupted", "paused"):
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             summary["memory_horizon"] = run.memory_horizon(flow["trained"])
             if speaks:
@@ -322,7 +335,9 @@ def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[s
         )
     if status == "interrupted":
         return f"interrupted at step {step}; the same command resumes"
-    done = "stopped early" if status == "stopped_early" else "finished"
+    if status == "paused":
+        return f"paused at step {step}"
+    done = status.replace("_", " ")
     stage = summary.get("stage")
     if stage is not None and stage["number"] < stage["of"]:
         done += f" in stage {stage['number']} of {stage['of']}, which best and test are of,"

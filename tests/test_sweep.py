@@ -42,7 +42,7 @@ class Trainer:
         """The run that a signal comes in."""
         self.fails_at: set[str] = set()
 
-    def __call__(self, config: dict[str, Any], workdir: Path, data_dir: str | None = None) -> dict[str, Any]:
+    def __call__(self, config: dict[str, Any], workdir: Path, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
         self.trained.append(workdir.name)
         if workdir.name in self.fails_at:
             raise ConfigError("the data are not there")
@@ -61,14 +61,16 @@ class Trainer:
         data_dir: str | None,
         say: Callable[[str], None],
         progress: Callable[..., None],
-    ) -> None:
+        **_: Any,
+    ) -> bool:
         """Stands in for `group_run.run_group`."""
         assert folder.parent == workdir / "groups"
         for setting in settings:
             if not is_done(workdir / "runs" / setting.name):
                 if self(setting.config, workdir / "runs" / setting.name)["status"] == "interrupted":
-                    return
+                    return False
                 progress(step=1, steps=2, running=1, ended=1)
+        return True
 
 
 @pytest.fixture

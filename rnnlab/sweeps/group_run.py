@@ -1,32 +1,23 @@
 """run_group: trains runs that are one compiled program as replicas of it; each leaves what it would have left alone.
 
-The programs are in `replicas.py`; what a run remembers and decides in `watch.Memory`, as for a run alone.
+What happens step by step is in `replica_group.py`, the programs are in `replicas.py`.
 """
 
-import json
+import itertools
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import jax
-import numpy as np
 
 from rnnlab import devices
 from rnnlab.build import ConfigError, split_numbers
-from rnnlab.checkpoints import Checkpoints, Restored
+from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import differences
-from rnnlab.loop import SECONDS_PER_DISPATCH, disk_errors, following, interruptions, summarize
-from rnnlab.metrics import MetricsFile, plain
+from rnnlab.loop import disk_errors, interruptions
 from rnnlab.run import Run
-from rnnlab.state import TrainState, means
+from rnnlab.sweeps.replica_group import Member, ReplicaGroup
 from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.space import Setting
 from rnnlab.sweeps.table import is_done
-from rnnlab.watch import Memory
-from rnnlab.workdir import open_workdir, write_file
 
 _SECTIONS = ("model", "optimizer", "averaging", "penalties")
 """Those of which `step.Programs` takes the numbers as arrays."""
@@ -39,6 +30,9 @@ def run_group(
     data_dir: str | None,
     say: Callable[[str], None],
     progress: Callable[..., None],
+    *,
+    stop_at: int | None = None,
+    pruned: Mapping[str, int] = {},
 ) -> bool:
     """Trains those of the settings that have not ended, from the group's last checkpoint or from the beginning.
 
@@ -53,9 +47,12 @@ def run_group(
         data_dir: the data folder.
         say: where a line for the user goes.
         progress: called as progress(step=, steps=, running=, ended=) after every dispatch; the last two count runs.
+        stop_at: the step at which those that still run are saved and left; a later call goes on from there. None: none.
+        pruned: {name: step} of runs that end at a step, or where they are past it, with the status "pruned" and all
+            that a run leaves which stops early.
 
     Returns:
-        Whether all have ended; False after a SIGINT or SIGTERM, when the same call resumes.
+        Whether all have ended or come to `stop_at`; False after a SIGINT or SIGTERM, when the same call resumes.
 
     Raises:
         ConfigError: settings of more than one structure, a mistake in a config, the data or a workdir, or a disk that
@@ -68,32 +65,39 @@ def run_group(
         raise ConfigError("task.on_device: what the host reads is read run by run; say so: task.on_device=False")
     programs = ReplicaPrograms(run)
 
-    def begun(chosen: Sequence[Setting]) -> list["_Member"]:
-        return [_Member(s, numbers[s.name], workdir / "runs" / s.name, run) for s in chosen]
+    def begun(chosen: Sequence[Setting]) -> list[Member]:
+        return [Member(s, numbers[s.name], workdir / "runs" / s.name, run) for s in chosen]
 
     def waiting() -> list[Setting]:
-        return [s for s in settings if not is_done(workdir / "runs" / s.name)]
+        return [s for s in settings if s.name not in stopped and not is_done(workdir / "runs" / s.name)]
 
-    room = None
+    room, stopped = None, set()
+    # One folder; of a group that is split for memory and stops half way, one a part.
+    parts = sorted(folder.glob("checkpoints*"))
+    names = itertools.chain(["checkpoints"], (f"checkpoints-{n}" for n in itertools.count(1)))
+    fresh = (folder / name for name in names if not (folder / name).exists())
     with disk_errors(workdir), interruptions(say) as interrupted:
         while left := waiting():
-            checkpoints = Checkpoints(folder / "checkpoints", say)
+            part = parts.pop(0) if parts else next(fresh)
+            checkpoints = Checkpoints(part, say)
             try:
-                group = _Group(programs, checkpoints, say, progress, len(settings) - len(left))
+                group = ReplicaGroup(programs, checkpoints, say, progress, len(settings) - len(left) - len(stopped))
                 restored = checkpoints.restore_latest(
                     lambda host: {"state": programs.like(len(host["slots"])), "best": programs.like(len(host["slots"]))}
                 )
                 chosen = [] if restored is None else [s for s in left if s.name in restored.host["slots"]]
-                if restored is None:
+                if chosen and restored is not None:
+                    group.resume(begun(chosen), restored)
+                elif restored is None and not parts:
                     room = room or _room(programs, len(left), say)
                     group.begin(begun(left[:room]))
-                elif chosen:
-                    group.resume(begun(chosen), restored)
-                if (restored is None or chosen) and not group.train(interrupted):
+                if not group.train(interrupted, stop_at, pruned):
                     return False
             finally:
                 checkpoints.close()
-            shutil.rmtree(folder / "checkpoints")
+            stopped.update(group.names)
+            if not group.names:
+                shutil.rmtree(part)
     return True
 
 
@@ -123,229 +127,3 @@ def _room(programs: ReplicaPrograms, replicas: int, say: Callable[[str], None]) 
         needed, free = (n / 2**30 for n in (programs.needed(programs.slots(replicas)), programs.available()))
         say(f"{replicas} runs need {needed:.3g} GiB, {free:.3g} are free: split into {parts} groups of at most {size}")
     return size
-
-
-class _Member:
-    """One run of a group, on the host."""
-
-    def __init__(self, setting: Setting, numbers: dict[str, float], workdir: Path, run: Run):
-        self.setting, self.numbers, self.workdir = setting, numbers, workdir
-        self.memory = Memory(setting.config, run.task.solved, run.sign)
-        self.best: dict[str, Any] | None = None
-        """What the memory was at the best evaluation, for its checkpoint."""
-        self.status = "running"
-        open_workdir(workdir, setting.config, run.task.words)
-
-    @property
-    def runs(self) -> bool:
-        return self.status == "running"
-
-
-class _Group:
-    """The members of a group, the slots that their states lie in, and the order of events.
-
-    All members that run are at the same step: their configs agree on when something is due.
-    """
-
-    def __init__(
-        self,
-        programs: ReplicaPrograms,
-        checkpoints: Checkpoints,
-        say: Callable[[str], None],
-        progress: Callable[..., None],
-        ended: int,
-    ):
-        self.programs, self.run, self.checkpoints = programs, programs.run, checkpoints
-        self.say, self.progress, self.ended = say, progress, ended
-        self.replicas = 0
-        self.began, self.before = time.monotonic(), 0.0
-        self.step, self.config = 0, programs.run.config
-
-    def begin(self, members: Sequence[_Member]) -> None:
-        """All from the start."""
-        self.replicas = len(members)
-        filler = self.programs.slots(len(members)) - len(members)
-        self.slots: list[_Member | None] = [*members, *[None] * filler]
-        of_slots = [*members, *[members[0]] * filler]
-        self.state = self.programs.start([m.setting.config["seed"] for m in of_slots], [m.numbers for m in of_slots])
-        self.best = self.programs.take(self.state, np.arange(len(self.slots)))
-        self._open()
-        self.say(f"{len(members)} runs as replicas on {devices.describe(self.run.mesh)}")
-
-    def resume(self, members: Sequence[_Member], restored: Restored) -> None:
-        """The members from a checkpoint, which may hold others that have ended since."""
-        host, by_name = restored.host, {m.setting.name: m for m in members}
-        for name, member in by_name.items():
-            member.memory.load(host["memories"][name])
-            member.best = host["best"][name]
-        self.slots = [by_name.get(name) for name in host["slots"]]
-        self.state, self.best = restored.state["state"], restored.state["best"]
-        self.step, self.before = restored.step, host["seconds"]
-        self._place(self.programs.slots(len(members)))
-        self.replicas = host["replicas"]
-        self._open()
-        self.say(f"resuming {len(members)} runs at step {self.step}")
-
-    def _open(self) -> None:
-        self.writers = {m.setting.name: MetricsFile(m.workdir, self.step) for _, m in self._running()}
-
-    def _running(self) -> list[tuple[int, _Member]]:
-        """(slot, member) of those that train."""
-        return [(slot, m) for slot, m in enumerate(self.slots) if m is not None and m.runs]
-
-    def _of(self, slots: Sequence[int]) -> np.ndarray:
-        """[N] True for these slots."""
-        chosen = np.zeros(len(self.slots), bool)
-        chosen[list(slots)] = True
-        return chosen
-
-    def _seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
-
-    # --- the order of events -----------------------------------------------------------------------------------------
-
-    def train(self, interrupted: Sequence[str]) -> bool:
-        """Until all have ended, or a signal has come: whether they have."""
-        config, steps = self.config, self.config["steps"]
-        budget, mark = 1, None
-        while running := self._running():
-            started = time.monotonic()
-            due = [following(self.step, config[k]) for k in ("log_every", "eval_every", "checkpoint_every")]
-            target = min(self.step + budget, steps, *due)
-            until = np.where(self._of([slot for slot, _ in running]), target, 0)
-            self.state = jax.block_until_ready(self.programs.train(self.state, until))
-            taken = target - self.step
-            if mark is None:  # The first dispatch compiled.
-                mark = time.monotonic(), target
-            else:
-                per_step = (time.monotonic() - started) / taken
-                budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
-            self.step = target
-            finite = jax.device_get(self.state.finite)
-            for slot, member in running:
-                if not finite[slot]:
-                    member.status = "diverged"
-            self._events()
-            for _, member in self._running():
-                if member.memory.stopping.exhausted:
-                    member.status = "stopped_early"
-                elif target == steps:
-                    member.status = "finished"
-            passed = time.monotonic() - mark[0]
-            self._finish(0.0 if target == mark[1] else (target - mark[1]) / passed)
-            self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
-            if self._running() and (interrupted or target % config["checkpoint_every"] == 0):
-                self._save()
-            if self._running() and interrupted:
-                self.checkpoints.wait()
-                return False
-        return True
-
-    def _events(self) -> None:
-        """Logs and evaluates those that run, where either is due."""
-        running, step = self._running(), self.step
-        if not running:
-            return
-        memory = running[0][1].memory
-        if memory.logs(step):
-            sums = jax.device_get(self.state.sums)
-            for slot, member in running:
-                own = replace(self.state, sums={name: values[slot] for name, values in sums.items()})
-                member.memory.train = self.run.described(means(own))
-                self._write(member, step, "train", member.memory.train)
-        if not memory.evaluates(step):
-            return
-        found = self.programs.evaluate(self.state, "validation", self._of([slot for slot, _ in running]))
-        better, lowered = [], False
-        for slot, member in running:
-            self._write(member, step, "validation", found[slot])
-            improved, lower = member.memory.see(step, found[slot], self._seconds())
-            lowered |= lower
-            if improved:
-                better.append(slot)
-                member.best = member.memory.dump(self._seconds())
-        if lowered:
-            plateaus = [None if m is None else m.memory.plateau for m in self.slots]
-            scales = np.array([1.0 if each is None else each.scale for each in plateaus])
-            self.state = self.programs.with_rate_scales(self.state, scales)
-        self.best = self.programs.keep(self._of(better), self.state, self.best)
-
-    def _write(self, member: _Member, step: int, split: str, values: Mapping[str, float]) -> None:
-        self.writers[member.setting.name].write(step, split, values, self._seconds())
-
-    # --- ends --------------------------------------------------------------------------------------------------------
-
-    def _finish(self, rate: float) -> None:
-        """Writes all that those leave that have just ended, and frees their slots; rate: updates per second."""
-        over = [(slot, m) for slot, m in enumerate(self.slots) if m is not None and not m.runs]
-        if not over:
-            return
-        tested = [slot for slot, m in over if m.status != "diverged"]
-        values = self.programs.evaluate(self.best, "test", self._of(tested)) if tested else []
-        flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
-        last, best = jax.device_get((self.state, self.best))
-        for slot, member in over:
-            own, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
-            self._save_run(member, own, bests)
-            summary = summarize(self.run, member.memory, own, member.status, self._seconds(), rate)
-            if slot in tested:
-                summary["best"]["test"] = values[slot]
-                self._write(member, member.memory.stopping.best_step or int(own.step), "test", values[slot])
-            write_file(member.workdir / "gradient_flow.json", json.dumps(flows[slot]) + "\n")
-            summary["memory_horizon"] = self.run.memory_horizon(flows[slot]["trained"])
-            summary["replicas"] = self.replicas
-            # Last: a run with a summary is done.
-            write_file(member.workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
-            if member.status != "finished":
-                self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(own.step)}")
-            self.slots[slot] = None
-        self.ended += len(over)
-        self._rearrange()
-
-    def _save_run(self, member: _Member, last: TrainState, best: TrainState) -> None:
-        """The run's own checkpoints: its best state and its last."""
-        step, memory, stopping = int(last.step), member.memory, member.memory.stopping
-        score = None if stopping.best_step is None else stopping.score(stopping.best_values)
-        checkpoints = Checkpoints(member.workdir / "checkpoints", self.say)
-        try:
-            if stopping.best_step is not None and stopping.best_step != step:
-                checkpoints.save(stopping.best_step, best, member.best or {}, score)
-            checkpoints.save(step, last, memory.dump(self._seconds()), score if stopping.best_step == step else None)
-        finally:
-            checkpoints.close()
-
-    def _rearrange(self) -> None:
-        """Moves states where devices have unequally many that run, or where half of the slots are idle and cost."""
-        running, count = [slot for slot, _ in self._running()], self.programs.count
-        if not running:
-            return
-        each = len(self.slots) // count
-        fullest = max(sum(slot // each == device for slot in running) for device in range(count))
-        fewest = self.programs.slots(len(running))
-        if self.programs.side_by_side and 2 * fewest <= len(self.slots):
-            self._place(fewest)
-        elif fullest > -(-len(running) // count):
-            self._place(len(self.slots))
-
-    def _place(self, length: int) -> None:
-        """Spreads the members that run over so many slots, evenly over the devices."""
-        running, count = [slot for slot, _ in self._running()], self.programs.count
-        source: list[int | None] = []
-        for device in range(count):
-            own = running[device::count]
-            source += [*own, *[None] * (length // count - len(own))]
-        order = np.array([running[0] if slot is None else slot for slot in source])
-        self.state, self.best = self.programs.take((self.state, self.best), order)
-        self.slots = [None if slot is None else self.slots[slot] for slot in source]
-
-    def _save(self) -> None:
-        """The group's own checkpoint."""
-        running = [m for _, m in self._running()]
-        host = {
-            "slots": [None if m is None else m.setting.name for m in self.slots],
-            "memories": {m.setting.name: m.memory.dump(self._seconds()) for m in running},
-            "best": {m.setting.name: m.best for m in running},
-            "replicas": self.replicas,
-            "seconds": self._seconds(),
-        }
-        self.checkpoints.save(self.step, {"state": self.state, "best": self.best}, host)

@@ -17,10 +17,11 @@ class SweepProgress:
     Args:
         runs: of the whole sweep.
         done: those that were over when this process began.
+        even: whether one run takes about as long as another; else no time left is said.
     """
 
-    def __init__(self, runs: int, done: int):
-        self.runs, self.first, self.done = runs, done, float(done)
+    def __init__(self, runs: int, done: int, even: bool = True):
+        self.runs, self.first, self.done, self.even = runs, done, float(done), even
         self.console = Console(stderr=False, highlight=False, soft_wrap=True)
         self._began = self._said = time.monotonic()
         self._live: Progress | None = None
@@ -32,6 +33,8 @@ class SweepProgress:
             yield
             return
         self._live = live_line("runs", self.console)
+        if not self.even:
+            self._live.columns = self._live.columns[:-2]
         self._task = self._live.add_task("", total=self.runs, note="")
         self._live.update(self._task, completed=self.done)
         try:
@@ -56,7 +59,7 @@ class SweepProgress:
     def left(self) -> str:
         """ "0:12:30 left", by what this process has done; nothing before that is a run."""
         made, seconds = self.done - self.first, time.monotonic() - self._began
-        return f"{duration(seconds * (self.runs - self.done) / made)} left" if made >= 1 else ""
+        return f"{duration(seconds * (self.runs - self.done) / made)} left" if self.even and made >= 1 else ""
 
     def say(self, text: str) -> None:
         """A line that stays."""

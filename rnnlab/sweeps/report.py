@@ -141,6 +141,15 @@ def _summary(
                 "interval, ranking and test below, whatever it reached before; none is left out."
             )
         blocks.append(Paragraph(words))
+    pruned = [row for row in rows if row["status"] == "pruned"]
+    if pruned:
+        steps = sorted({row["steps"] for row in pruned})
+        words = (
+            f"Halving ended {len(pruned)} of {len(rows)} runs ({100 * len(pruned) / len(rows):.0f} %) at step "
+            f"{', '.join(map(str, steps))}. They count with what they had come to by then: what differs from "
+            "them was trained for longer, too."
+        )
+        blocks.append(Paragraph(words))
     missing = [row for row in rows if row["status"] not in DONE]
     if missing:
         kinds = {row["status"]: [r["name"] for r in missing if r["status"] == row["status"]] for row in missing}
@@ -215,10 +224,15 @@ def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     beside = _tested(view, rows)
     goals = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
     head = [*(view.labels[path] for path in view.axes), "seeds", "mean", "95 % interval"]
-    head += [*(["test"] if beside else []), "diverged", *(["reached", "steps", "seconds"] if goals else []), "runs"]
+    pruned = any(row["status"] == "pruned" for row in rows)
+    head += [*(["test"] if beside else []), "diverged", *(["pruned at"] if pruned else [])]
+    head += [*(["reached", "steps", "seconds"] if goals else []), "runs"]
     table = []
     for result in ranked(view.settings, view.sign):
         cells = [*(value_text(result.axes[path]) for path in view.axes), *_numbers(result, beside)]
+        if pruned:
+            steps = {f"step {row['steps']}": None for row in result.rows if row["status"] == "pruned"}
+            cells.append(", ".join(steps) or "–")
         if goals:
             reached, steps = median_reached(result.rows, "convergence.steps")
             seconds = median_reached(result.rows, "convergence.seconds")[1]

@@ -11,6 +11,7 @@ from typing import Any
 from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import claimed
 from rnnlab.sweeps.groups import Group
+from rnnlab.sweeps.halving import Halving, left_before, mark_reached
 from rnnlab.sweeps.manifest import Plan, make_plan, open_sweep, read_sweep
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.space import described, expand
@@ -18,6 +19,8 @@ from rnnlab.sweeps.table import DONE, is_done, write_table
 
 TABLE_EVERY = 100.0
 """The table is written again after so many times the seconds that it takes, and at the end."""
+WAIT = 5.0
+"""Seconds after which a process that waits for others at a rung looks at them again."""
 
 
 def run_sweep(
@@ -45,82 +48,166 @@ def run_sweep(
         ConfigError: a mistake in the sweep; or in single runs, after all others have been trained.
     """
     settings = expand(sweep)
+    plan = make_plan(workdir, settings, at_most)
+    halving = None if sweep["halving"] is None else Halving(sweep["halving"], plan.settings, workdir)
     if dry_run:
-        _say_plan(make_plan(workdir, settings, at_most), workdir)
+        _say_plan(plan, workdir)
+        if halving is not None:
+            print(halving.described())
         return "finished"
     plan = open_sweep(workdir, sweep, settings, at_most)
     table = _Table(workdir)
-    progress = SweepProgress(len(settings), table.done)
+    progress = SweepProgress(len(settings), table.done, even=halving is None)
     progress.say(_first_words(plan, workdir, table.done))
     _use_all_cores()
-
-    failures: list[str] = []
-    elsewhere = 0
+    worker = _Worker(plan, workdir, data_dir, shard, progress, table)
     try:
-        for number, (name, group) in enumerate(plan.groups.items()):
-            if number % shard[1] != shard[0] or not _left(workdir, group):
-                continue
-            folder = workdir / "groups" / name
-            with claimed(folder / "group.lock") as mine:
-                if not mine:
-                    elsewhere += 1
-                    continue
-                if not _left(workdir, group):  # Another process has just finished it.
-                    continue
-                try:
-                    _train(group, workdir, folder, data_dir, progress, table)
-                except ConfigError as error:
-                    failures.append(f"group {name} ({described(group.settings[0].overrides)}): {error}")
-                    progress.say(f"error: {failures[-1]}")
-                    continue
-            table.refresh()
-            progress.advance(table.done)
-            if _left(workdir, group):
-                table.write()
-                progress.say(f"interrupted after {table.done} of {len(settings)} runs; the same command resumes")
-                return "interrupted"
+        if halving is None:
+            over = worker.train()
+        else:
+            progress.say(halving.described())
+            over = _train_by_rungs(worker, halving)
     finally:
         table.write()
-    if failures:
-        more = f"; {len(failures) - 1} more groups failed" if len(failures) > 1 else ""
-        raise ConfigError(f"{failures[0]}{more}; all others are kept, the same command goes on")
-    if elsewhere:
-        progress.say(f"{elsewhere} groups are in the hands of other processes")
+    if not over:
+        progress.say(f"interrupted after {table.done} of {len(settings)} runs; the same command resumes")
+        return "interrupted"
+    worker.complain()
+    if worker.elsewhere:
+        progress.say(f"{worker.elsewhere} groups are in the hands of other processes")
     progress.say(_last_words(table.rows, workdir))
     return "finished"
 
 
-def _train(
-    group: Group, workdir: Path, folder: Path, data_dir: str | None, progress: SweepProgress, table: "_Table"
-) -> None:
-    """Trains the runs of a group that are not over yet; returns early, after saving, where it is interrupted."""
-    from rnnlab.loop import train_and_evaluate  # Here: they take seconds to import, and a dry run needs none of it.
-    from rnnlab.sweeps.group_run import run_group
+def _train_by_rungs(worker: "_Worker", halving: Halving) -> bool:
+    """Every group to the first rung, those that go on to the next, and so on; as `_Worker.train`."""
+    for index, step in enumerate(halving.rungs):
+        if not worker.train(step, halving.pruned(), waits=True):
+            return False
+        decided = halving.decide(index, worker.plan.groups)
+        if decided is None:  # They failed, or belong to a shard that has not come so far.
+            worker.progress.say(f"not all runs have come to step {step}; when they have, the same command goes on")
+            return True
+        worker.progress.say(decided)
+    return worker.train(None, halving.pruned())
 
-    if group.alone is None:
-        table.write()
-        others = table.done - (len(group.settings) - len(_left(workdir, group)))
 
-        def shown(*, step: int, steps: int, running: int, ended: int) -> None:
-            progress.advance(others + ended + running * step / steps, f"{running} replicas at step {step}")
+class _Worker:
+    """What one process does in a sweep.
+
+    Args:
+        shard, data_dir: as of `run_sweep`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        workdir: Path,
+        data_dir: str | None,
+        shard: tuple[int, int],
+        progress: SweepProgress,
+        table: "_Table",
+    ):
+        self.plan, self.workdir, self.data_dir, self.shard = plan, workdir, data_dir, shard
+        self.progress, self.table = progress, table
+        self.elsewhere = 0
+        """Groups that were in the hands of other processes when this one was done."""
+        self._failures: dict[str, str] = {}
+
+    def train(self, stop_at: int | None = None, pruned: Mapping[str, int] = {}, *, waits: bool = False) -> bool:
+        """Trains what is left of the groups that no other process holds; False after an interruption.
+
+        Args:
+            stop_at: to this step; None: to the end.
+            pruned: {name: step} of runs that end before.
+            waits: until the others have done theirs; where they die, theirs are this process's.
+        """
+        while True:
+            self.elsewhere = 0
+            if not all(self._take(name, stop_at, pruned) for name in self._mine()):
+                return False
+            if not (waits and self.elsewhere):
+                return True
+            self.progress.advance(self.table.done, f"waiting for {self.elsewhere} groups of other processes")
+            time.sleep(WAIT)
+            self.table.refresh()
+
+    def complain(self) -> None:
+        """Raises what went wrong in single groups."""
+        if self._failures:
+            first, *others = self._failures.values()
+            more = f"; {len(others)} more groups failed" if others else ""
+            raise ConfigError(f"{first}{more}; all others are kept, the same command goes on")
+
+    def _mine(self) -> list[str]:
+        """The groups of this process's shard that have not failed in it."""
+        index, count = self.shard
+        return [name for name in list(self.plan.groups)[index::count] if name not in self._failures]
+
+    def _take(self, name: str, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
+        """Trains a group if something is left and nobody holds it; False after an interruption."""
+        group, folder = self.plan.groups[name], self.workdir / "groups" / name
+        if not left_before(self.workdir, name, group, stop_at):
+            return True
+        with claimed(folder / "group.lock") as mine:
+            if not mine:
+                self.elsewhere += 1
+                return True
+            if not left_before(self.workdir, name, group, stop_at):  # Another process has just finished it.
+                return True
+            try:
+                over = self._train(group, folder, stop_at, pruned)
+            except ConfigError as error:
+                self._failures[name] = f"group {name} ({described(group.settings[0].overrides)}): {error}"
+                self.progress.say(f"error: {self._failures[name]}")
+                return True
+            if over and stop_at is not None:
+                mark_reached(self.workdir, name, group, stop_at)
+        self.table.refresh()
+        self.progress.advance(self.table.done)
+        return over
+
+    def _train(self, group: Group, folder: Path, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
+        """Trains the runs of a group that are not over yet; False, after saving, where it is interrupted."""
+        from rnnlab.loop import train_and_evaluate  # Here: they take seconds to import, and a dry run needs none of it.
+        from rnnlab.sweeps.group_run import run_group
+
+        workdir, progress, table = self.workdir, self.progress, self.table
+        if group.alone is None:
+            table.write()
+            others = table.done - (len(group.settings) - len(left_before(workdir, folder.name, group, None)))
+
+            def shown(*, step: int, steps: int, running: int, ended: int) -> None:
+                progress.advance(others + ended + running * step / steps, f"{running} replicas at step {step}")
+                table.refresh()
+
+            progress.report(f"next: {len(group.settings)} replicas, {described(_shared(group))}")
+            with progress.running():
+                return run_group(
+                    group.settings,
+                    workdir,
+                    folder,
+                    self.data_dir,
+                    progress.say,
+                    shown,
+                    stop_at=stop_at,
+                    pruned=pruned,
+                )
+        for setting in left_before(workdir, folder.name, group, None):
+            progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
+            ends = pruned.get(setting.name)
+            summary = train_and_evaluate(
+                setting.config,
+                workdir / "runs" / setting.name,
+                self.data_dir,
+                stop_at=stop_at if ends is None else ends,
+                prune=ends is not None,
+            )
+            if summary["status"] == "interrupted":
+                return False
             table.refresh()
-
-        progress.report(f"next: {len(group.settings)} replicas, {described(_shared(group))}")
-        with progress.running():
-            run_group(group.settings, workdir, folder, data_dir, progress.say, shown)
-        return
-    for setting in _left(workdir, group):
-        progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
-        summary = train_and_evaluate(setting.config, workdir / "runs" / setting.name, data_dir)
-        if summary["status"] == "interrupted":
-            return
-        table.refresh()
-        progress.advance(table.done)
-
-
-def _left(workdir: Path, group: Group) -> list[Any]:
-    """The settings of a group whose runs are not over."""
-    return [setting for setting in group.settings if not is_done(workdir / "runs" / setting.name)]
+            progress.advance(table.done)
+        return True
 
 
 def _use_all_cores() -> None:
@@ -171,7 +258,7 @@ def _say_plan(plan: Plan, workdir: Path) -> None:
         same = _shared(group)
         over = ", ".join(path for path in group.settings[0].overrides if path not in same)
         kind = f"{len(group.settings)} replicas over {over}" if group.alone is None else f"1 run alone ({group.alone})"
-        done = len(group.settings) - len(_left(workdir, group))
+        done = len(group.settings) - len(left_before(workdir, name, group, None))
         print(f"group {name}  {kind}  {described(same)}{f'  ({done} done)' if done else ''}")
     done = sum(is_done(workdir / "runs" / setting.name) for setting in plan.settings)
     print(f"{_counted(plan)}; {done} runs are done")

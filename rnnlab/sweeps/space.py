@@ -1,6 +1,6 @@
 """What a sweep's file says -> the settings of its runs, each with its resolved config.
 
-The fields of the file are the parameters of `sweep_options`. Names that last over a resume are in `manifest.py`.
+Which fields the file has is in `sections.py`. Names that last over a resume are in `manifest.py`.
 """
 
 import dataclasses
@@ -13,12 +13,13 @@ import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
-from rnnlab.build import ConfigError, NonNegativeInt, PositiveInt, resolve, unknown
+from rnnlab.build import ConfigError, resolve, unknown
 from rnnlab.config import literal, read_file, resolve_config, set_fields
+from rnnlab.sweeps.sections import check_range, sweep_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,53 +38,6 @@ class Setting:
         """The same for the same resolved config, and for no other."""
         text = json.dumps(self.config, sort_keys=True, default=_no_json)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def draw_options(*, count: PositiveInt, seed: NonNegativeInt = 0, of: Mapping) -> dict[str, Any]:
-    """Random search: `count` points, drawn from the seed. More of them begin with the same ones.
-
-    of: for each path a list, one of whose values is drawn, or a section of `range_options`.
-    """
-    return {"count": count, "seed": seed, "of": of}
-
-
-def range_options(*, low: float, high: float, log: bool = False, integer: bool = False) -> dict[str, Any]:
-    """U[low, high], or with log U in the logarithm, to four digits; integer: a whole number, both ends included."""
-    return {"low": low, "high": high, "log": log, "integer": integer}
-
-
-DrawSpec = Annotated[Mapping[str, Any], draw_options]
-
-
-def sweep_options(
-    *,
-    base: str | Mapping,
-    overrides: Mapping = {},
-    product: Mapping = {},
-    zip: tuple[Mapping, ...] = (),
-    draws: DrawSpec | None = None,
-    seeds: PositiveInt | tuple[NonNegativeInt, ...] | None = None,
-    runs: tuple[Mapping, ...] = (),
-    baseline: Mapping | None = None,
-) -> dict[str, Any]:
-    """What `get_config` of a file in configs/sweeps/ returns.
-
-    base: a config's file, as "configs/adding.py:lstm", or a whole config. overrides: {path: value} for every run.
-    product: {path: values}, every value with every other. zip: such sections whose values go together; each is one
-    factor of the product, and so are the draws. runs: further points, each {path: value}; without product, zip and
-    draws they are all. seeds: so many from 0, or a list, for each of these points but those that name a seed.
-    baseline: {path: value} of the runs that a report compares with.
-    """
-    return {
-        "base": base,
-        "overrides": overrides,
-        "product": product,
-        "zip": zip,
-        "draws": draws,
-        "seeds": seeds,
-        "runs": runs,
-        "baseline": baseline,
-    }
 
 
 def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -198,23 +152,11 @@ def _drawn(count: int, seed: int, of: Mapping[str, Any]) -> list[dict[str, Any]]
         u = np.random.default_rng([seed, zlib.crc32(path.encode())]).random(count)
         where = f"draws.of.{path}"
         if isinstance(spec, Mapping):
-            columns[path] = [_from_range(x, **_range(where, spec)) for x in u.tolist()]
+            columns[path] = [_from_range(x, **check_range(where, spec)) for x in u.tolist()]
         else:
             values = _values(where, spec)
             columns[path] = [values[int(x * len(values))] for x in u.tolist()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _range(where: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    found = resolve(range_options, spec, where)
-    low, high = found["low"], found["high"]
-    if not low < high:
-        raise ConfigError(f"{where}.high: {high:g} is not above low={low:g}")
-    if found["log"] and low <= 0:
-        raise ConfigError(f"{where}.low: {low:g} has no logarithm; it must be above 0")
-    if found["integer"] and not (low.is_integer() and high.is_integer()):
-        raise ConfigError(f"{where}: {low:g} to {high:g} are no whole numbers; integer=True needs such")
-    return found
 
 
 def _from_range(u: float, low: float, high: float, log: bool, integer: bool) -> float | int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rnnlab.datasets.writing import alone, whole_file
 
-DONE = ("finished", "stopped_early", "diverged")
+DONE = ("finished", "stopped_early", "diverged", "pruned")
 """The statuses of a run that is not started again."""
 MEASURED = ("steps", "seconds", "steps_per_second")
 SECTIONS = ("final", "best", "stability", "convergence", "stage")
