@@ -99,6 +99,7 @@ class Trainer:
         *,
         stop_at: int | None = None,
         pruned: Mapping[str, int] = {},
+        kept: Any = None,
     ) -> bool:
         """Stands in for `group_run.run_group`."""
         for setting in settings:
@@ -412,16 +413,31 @@ def test_a_survivor_is_exactly_the_run_without_halving(tmp_path, run, fields):
 
 @pytest.mark.slow
 def test_a_group_that_is_split_for_memory_stops_at_rungs_part_by_part(tmp_path, run, monkeypatch):
-    fields = dict(product={RATE: [1e-30, 1e-2, 1e-3, 3e-3]})
-    assert run(**fields, halving=dict(first=15, eta=2)) == 0
-    (tmp_path / "w").rename(tmp_path / "together")
-    needed = ReplicaPrograms.needed
-    monkeypatch.setattr(ReplicaPrograms, "available", lambda programs: needed(programs, 2) * 1.3)
-    assert run(**fields, halving=dict(first=15, eta=2)) == 0
+    monkeypatch.setattr(ReplicaPrograms, "fitting", lambda programs, replicas: 2)
+    monkeypatch.setattr(ReplicaPrograms, "needed", lambda programs, slots: 1)
+    assert run(product={RATE: [1e-30, 1e-2, 1e-3, 3e-3]}, halving=dict(first=15, eta=2)) == 0
     assert [row["replicas"] for row in summaries(tmp_path / "w")] == [2, 2, 2, 2]
-    for name in ("0000", "0001", "0002", "0003"):
-        assert numbers(tmp_path / "w" / "runs" / name) == numbers(tmp_path / "together" / "runs" / name)
+    found = rows(tmp_path / "w")
+    ends = sorted((row["status"], row["steps"]) for row in found)
+    assert ends == [("finished", 90), ("pruned", 15), ("pruned", 15), ("pruned", 30)]
+    for row in found:  # Nothing twice, and nothing left out.
+        steps = [line["step"] for line in numbers(tmp_path / "w" / "runs" / row["name"]) if line["split"] == "train"]
+        assert steps == list(range(10, row["steps"] + 1, 10))
     assert list((tmp_path / "w" / "groups").glob("*/checkpoints*")) == []
+
+
+@pytest.mark.slow
+def test_the_rungs_of_a_group_share_one_compilation(run, monkeypatch):
+    compiled, program = [], ReplicaPrograms._program
+
+    def counted(programs: ReplicaPrograms, slots: int) -> Any:
+        if slots not in programs._compiled:
+            compiled.append(slots)
+        return program(programs, slots)
+
+    monkeypatch.setattr(ReplicaPrograms, "_program", counted)
+    assert run(product={RATE: [1e-30, 1e-2, 1e-3, 3e-3]}, halving=dict(first=15, eta=2)) == 0
+    assert compiled == [4]
 
 
 def summaries(workdir: Path) -> list[dict[str, Any]]:

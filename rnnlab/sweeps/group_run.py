@@ -7,6 +7,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rnnlab import devices
 from rnnlab.build import ConfigError, split_numbers
@@ -14,6 +15,7 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import differences
 from rnnlab.loop import disk_errors, interruptions
 from rnnlab.run import Run
+from rnnlab.sweeps.groups import structure
 from rnnlab.sweeps.replica_group import Member, ReplicaGroup
 from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.space import Setting
@@ -33,6 +35,7 @@ def run_group(
     *,
     stop_at: int | None = None,
     pruned: Mapping[str, int] = {},
+    kept: "KeptPrograms | None" = None,
 ) -> bool:
     """Trains those of the settings that have not ended, from the group's last checkpoint or from the beginning.
 
@@ -50,6 +53,7 @@ def run_group(
         stop_at: the step at which those that still run are saved and left; a later call goes on from there. None: none.
         pruned: {name: step} of runs that end at a step, or where they are past it, with the status "pruned" and all
             that a run leaves which stops early.
+        kept: where the programs are looked for and left.
 
     Returns:
         Whether all have ended or come to `stop_at`; False after a SIGINT or SIGTERM, when the same call resumes.
@@ -60,10 +64,8 @@ def run_group(
     """
     numbers = _numbers(settings)
     devices.tune_host(devices.cores())
-    run = Run(settings[0].config, data_dir, make_replica_mesh(len(settings)))
-    if run.feed is not None:
-        raise ConfigError("task.on_device: what the host reads is read run by run; say so: task.on_device=False")
-    programs = ReplicaPrograms(run)
+    programs = (kept or KeptPrograms()).of(settings, data_dir)
+    run = programs.run
 
     def begun(chosen: Sequence[Setting]) -> list[Member]:
         return [Member(s, numbers[s.name], workdir / "runs" / s.name, run) for s in chosen]
@@ -99,6 +101,31 @@ def run_group(
             if not group.names:
                 shutil.rmtree(part)
     return True
+
+
+class KeptPrograms:
+    """The compiled programs of the last group: they also serve its next rung, and runs that differ in numbers."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, ReplicaPrograms] | None = None
+
+    def of(self, settings: Sequence[Setting], data_dir: str | None) -> ReplicaPrograms:
+        """The programs of settings of one structure.
+
+        Raises:
+            ConfigError: a mistake in their config or the data.
+        """
+        mesh = make_replica_mesh(len(settings))
+        key = structure(settings[0].config), mesh, data_dir
+        if self._last is None or self._last[0] != key:
+            self._last = None  # The new ones need the memory.
+            run = Run(settings[0].config, data_dir, mesh)
+            if run.feed is not None:
+                raise ConfigError(
+                    "task.on_device: what the host reads is read run by run; say so: task.on_device=False"
+                )
+            self._last = key, ReplicaPrograms(run)
+        return self._last[1]
 
 
 def _numbers(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:

@@ -83,7 +83,8 @@ class ReplicaGroup:
         self.slots = [by_name.get(name) for name in host["slots"]]
         self.state, self.best = restored.state["state"], restored.state["best"]
         self.step, self.before = restored.step, host["seconds"]
-        self._place(self.programs.slots(len(members)))
+        length = len(self.slots)
+        self._place(length if self.programs.ready(length) else self.programs.slots(len(members)))
         self.replicas = host["replicas"]
         self._open()
         self.say(f"resuming {len(members)} runs at step {self.step}")

@@ -114,6 +114,10 @@ class ReplicaPrograms:
         """How long the axis is for so many replicas: every device has as many slots."""
         return -(-replicas // self.count) * self.count
 
+    def ready(self, slots: int) -> bool:
+        """Whether `train` is compiled for so many slots, and empty ones cost nothing."""
+        return slots in self._compiled and not self.side_by_side
+
     # --- programs; N slots each --------------------------------------------------------------------------------------
 
     def start(self, seeds: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> TrainState:

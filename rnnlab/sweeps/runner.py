@@ -113,6 +113,7 @@ class _Worker:
         self.elsewhere = 0
         """Groups that were in the hands of other processes when this one was done."""
         self._failures: dict[str, str] = {}
+        self._kept: Any = None
 
     def train(self, stop_at: int | None = None, pruned: Mapping[str, int] = {}, *, waits: bool = False) -> bool:
         """Trains what is left of the groups that no other process holds; False after an interruption.
@@ -170,7 +171,7 @@ class _Worker:
     def _train(self, group: Group, folder: Path, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
         """Trains the runs of a group that are not over yet; False, after saving, where it is interrupted."""
         from rnnlab.loop import train_and_evaluate  # Here: they take seconds to import, and a dry run needs none of it.
-        from rnnlab.sweeps.group_run import run_group
+        from rnnlab.sweeps.group_run import KeptPrograms, run_group
 
         workdir, progress, table = self.workdir, self.progress, self.table
         if group.alone is None:
@@ -182,6 +183,7 @@ class _Worker:
                 table.refresh()
 
             progress.report(f"next: {len(group.settings)} replicas, {described(_shared(group))}")
+            self._kept = self._kept or KeptPrograms()
             with progress.running():
                 return run_group(
                     group.settings,
@@ -192,6 +194,7 @@ class _Worker:
                     shown,
                     stop_at=stop_at,
                     pruned=pruned,
+                    kept=self._kept,
                 )
         for setting in left_before(workdir, folder.name, group, None):
             progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
