@@ -19,7 +19,7 @@ from rnnlab.checkpoints import restore_chosen
 from rnnlab.datasets.writing import claimed
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
-from rnnlab.sweeps import group_run, runner
+from rnnlab.sweeps import group_run, runner, worker
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
@@ -272,7 +272,7 @@ def test_a_process_waits_at_a_rung_for_groups_that_another_holds(tmp_path, run, 
         if len(waits) == 2:
             held.__exit__(None, None, None)
 
-    monkeypatch.setattr(runner.time, "sleep", sleep)
+    monkeypatch.setattr(worker.time, "sleep", sleep)
     assert held.__enter__()
     assert run(product={CELL: ["irnn", "gru"], RATE: [0.3, 0.2]}, halving=dict(first=10, eta=4)) == 0
     assert waits == [[("0000", 0, 10), ("0001", 0, 10)]] * 2

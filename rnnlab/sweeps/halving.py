@@ -13,7 +13,7 @@ from rnnlab.build import ConfigError, unknown
 from rnnlab.datasets.writing import alone, whole_file
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps.groups import Group
-from rnnlab.sweeps.question import larger_is_better
+from rnnlab.sweeps.question import larger_is_better, watched_metric
 from rnnlab.sweeps.space import Setting, axis_paths, axis_value
 from rnnlab.sweeps.statistics import aggregate, number, ranked
 from rnnlab.sweeps.table import is_done, read_summary
@@ -44,7 +44,7 @@ class Halving:
         paths = axis_paths(settings)
         self.axes = {s.name: {path: axis_value(s, path) for path in paths} for s in settings}
         self.paths = paths[:-1]
-        self.metric = metric or _watched(settings)
+        self.metric = metric or watched_metric(settings, "halving.metric: name one")
         self.sign = 1.0 if self.metric in larger_is_better() else -1.0
         _check(self.first, settings)
         self.counts = [len({repr([axes[path] for path in self.paths]) for axes in self.axes.values()})]
@@ -182,18 +182,6 @@ def mark_reached(workdir: Path, name: str, group: Group, step: int) -> None:
     """Notes that all runs of a group that are not over have come to a step, and their checkpoints are on the disk."""
     reached = {"step": step, "runs": [setting.name for setting in group.settings]}
     write_file(workdir / "groups" / name / "reached.json", json.dumps(reached) + "\n")
-
-
-def _watched(settings: Sequence[Setting]) -> str:
-    """The metric that early stopping watches in all runs."""
-    first = settings[0]
-    for setting in settings:
-        if setting.config["early_stopping"]["metric"] != first.config["early_stopping"]["metric"]:
-            found = [s.config["early_stopping"]["metric"] for s in (first, setting)]
-            raise ConfigError(
-                f"halving.metric: name one; runs {first.name} and {setting.name} watch {found[0]} and {found[1]}"
-            )
-    return first.config["early_stopping"]["metric"]
 
 
 def _check(first: int, settings: Sequence[Setting]) -> None:

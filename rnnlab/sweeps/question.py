@@ -1,4 +1,4 @@
-"""What a report is asked for, checked: the metric and its direction, the baseline, the names of axes."""
+"""What a report or a search asks for, checked: the metric and its direction, the baseline, the names of axes."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from typing import Any
 
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import literal
+from rnnlab.sweeps.space import Setting
 from rnnlab.sweeps.statistics import number, same
 from rnnlab.tasks import TASKS
 
@@ -26,6 +27,22 @@ def check_metric(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
     ]
     if metric not in known:
         raise ConfigError(f"--metric: {unknown('metric', metric, known)}")
+
+
+def watched_metric(settings: Sequence[Setting], where: str) -> str:
+    """The metric that early stopping watches in all runs.
+
+    Raises:
+        ConfigError: it is not one; where: what says so.
+    """
+    first = settings[0]
+    for setting in settings:
+        found = [each.config["early_stopping"]["metric"] for each in (first, setting)]
+        if found[0] != found[1]:
+            raise ConfigError(
+                f"{where}: early_stopping.metric of runs {first.name} and {setting.name} is {found[0]} and {found[1]}"
+            )
+    return first.config["early_stopping"]["metric"]
 
 
 def larger_is_better() -> set[str]:

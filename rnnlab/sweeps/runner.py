@@ -3,24 +3,17 @@
 Several processes may work in one folder: each takes groups that no other holds.
 """
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnlab.build import ConfigError
-from rnnlab.datasets.writing import claimed
-from rnnlab.sweeps.groups import Group
-from rnnlab.sweeps.halving import Halving, left_before, mark_reached
-from rnnlab.sweeps.manifest import Plan, make_plan, open_sweep, read_sweep
+from rnnlab.sweeps.halving import Halving, left_before
+from rnnlab.sweeps.manifest import Plan, make_plan, open_sweep
 from rnnlab.sweeps.progress import SweepProgress
-from rnnlab.sweeps.space import described, expand
-from rnnlab.sweeps.table import DONE, is_done, write_table
-
-TABLE_EVERY = 100.0
-"""The table is written again after so many times the seconds that it takes, and at the end."""
-WAIT = 5.0
-"""Seconds after which a process that waits for others at a rung looks at them again."""
+from rnnlab.sweeps.search import Search
+from rnnlab.sweeps.space import Setting, described, expand
+from rnnlab.sweeps.table import is_done
+from rnnlab.sweeps.worker import TableFile, Worker, shared_axes
 
 
 def run_sweep(
@@ -47,30 +40,38 @@ def run_sweep(
     Raises:
         ConfigError: a mistake in the sweep; or in single runs, after all others have been trained.
     """
-    settings = expand(sweep)
-    plan = make_plan(workdir, settings, at_most)
+    search = None if sweep["optuna"] is None else Search(sweep, workdir)
+    if search is not None and not dry_run and not search.left():
+        search.ask(print)
+
+    def settings() -> list[Setting]:
+        return expand(sweep) if search is None else search.settings()
+
+    plan = make_plan(workdir, settings(), at_most)
     halving = None if sweep["halving"] is None else Halving(sweep["halving"], plan.settings, workdir)
     if dry_run:
         _say_plan(plan, workdir)
-        if halving is not None:
-            print(halving.described())
+        for driver in filter(None, (halving, search)):
+            print(driver.described())
         return "finished"
-    plan = open_sweep(workdir, sweep, settings, at_most)
-    table = _Table(workdir)
-    progress = SweepProgress(len(settings), table.done, even=halving is None)
+    plan = open_sweep(workdir, sweep, settings(), at_most)
+    table = TableFile(workdir)
+    runs = len(plan.settings) if search is None else search.runs
+    progress = SweepProgress(runs, table.done, even=halving is None)
     progress.say(_first_words(plan, workdir, table.done))
     _use_all_cores()
-    worker = _Worker(plan, workdir, data_dir, shard, progress, table)
+    worker = Worker(plan, workdir, data_dir, shard, progress, table)
     try:
-        if halving is None:
-            over = worker.train()
-        else:
-            progress.say(halving.described())
+        if halving is not None:
             over = _train_by_rungs(worker, halving)
+        elif search is not None:
+            over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
+        else:
+            over = worker.train()
     finally:
         table.write()
     if not over:
-        progress.say(f"interrupted after {table.done} of {len(settings)} runs; the same command resumes")
+        progress.say(f"interrupted after {table.done} of {runs} runs; the same command resumes")
         return "interrupted"
     worker.complain()
     if worker.elsewhere:
@@ -79,8 +80,9 @@ def run_sweep(
     return "finished"
 
 
-def _train_by_rungs(worker: "_Worker", halving: Halving) -> bool:
-    """Every group to the first rung, those that go on to the next, and so on; as `_Worker.train`."""
+def _train_by_rungs(worker: Worker, halving: Halving) -> bool:
+    """Every group to the first rung, those that go on to the next, and so on; as `Worker.train`."""
+    worker.progress.say(halving.described())
     for index, step in enumerate(halving.rungs):
         if not worker.train(step, halving.pruned(), waits=True):
             return False
@@ -92,125 +94,19 @@ def _train_by_rungs(worker: "_Worker", halving: Halving) -> bool:
     return worker.train(None, halving.pruned())
 
 
-class _Worker:
-    """What one process does in a sweep.
-
-    Args:
-        shard, data_dir: as of `run_sweep`.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        workdir: Path,
-        data_dir: str | None,
-        shard: tuple[int, int],
-        progress: SweepProgress,
-        table: "_Table",
-    ):
-        self.plan, self.workdir, self.data_dir, self.shard = plan, workdir, data_dir, shard
-        self.progress, self.table = progress, table
-        self.elsewhere = 0
-        """Groups that were in the hands of other processes when this one was done."""
-        self._failures: dict[str, str] = {}
-        self._kept: Any = None
-
-    def train(self, stop_at: int | None = None, pruned: Mapping[str, int] = {}, *, waits: bool = False) -> bool:
-        """Trains what is left of the groups that no other process holds; False after an interruption.
-
-        Args:
-            stop_at: to this step; None: to the end.
-            pruned: {name: step} of runs that end before.
-            waits: until the others have done theirs; where they die, theirs are this process's.
-        """
-        while True:
-            self.elsewhere = 0
-            if not all(self._take(name, stop_at, pruned) for name in self._mine()):
-                return False
-            if not (waits and self.elsewhere):
-                return True
-            self.progress.advance(self.table.done, f"waiting for {self.elsewhere} groups of other processes")
-            time.sleep(WAIT)
-            self.table.refresh()
-
-    def complain(self) -> None:
-        """Raises what went wrong in single groups."""
-        if self._failures:
-            first, *others = self._failures.values()
-            more = f"; {len(others)} more groups failed" if others else ""
-            raise ConfigError(f"{first}{more}; all others are kept, the same command goes on")
-
-    def _mine(self) -> list[str]:
-        """The groups of this process's shard that have not failed in it."""
-        index, count = self.shard
-        return [name for name in list(self.plan.groups)[index::count] if name not in self._failures]
-
-    def _take(self, name: str, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
-        """Trains a group if something is left and nobody holds it; False after an interruption."""
-        group, folder = self.plan.groups[name], self.workdir / "groups" / name
-        if not left_before(self.workdir, name, group, stop_at):
-            return True
-        with claimed(folder / "group.lock") as mine:
-            if not mine:
-                self.elsewhere += 1
-                return True
-            if not left_before(self.workdir, name, group, stop_at):  # Another process has just finished it.
-                return True
-            try:
-                over = self._train(group, folder, stop_at, pruned)
-            except ConfigError as error:
-                self._failures[name] = f"group {name} ({described(group.settings[0].overrides)}): {error}"
-                self.progress.say(f"error: {self._failures[name]}")
-                return True
-            if over and stop_at is not None:
-                mark_reached(self.workdir, name, group, stop_at)
-        self.table.refresh()
-        self.progress.advance(self.table.done)
-        return over
-
-    def _train(self, group: Group, folder: Path, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
-        """Trains the runs of a group that are not over yet; False, after saving, where it is interrupted."""
-        from rnnlab.loop import train_and_evaluate  # Here: they take seconds to import, and a dry run needs none of it.
-        from rnnlab.sweeps.group_run import KeptPrograms, run_group
-
-        workdir, progress, table = self.workdir, self.progress, self.table
-        if group.alone is None:
-            table.write()
-            others = table.done - (len(group.settings) - len(left_before(workdir, folder.name, group, None)))
-
-            def shown(*, step: int, steps: int, running: int, ended: int) -> None:
-                progress.advance(others + ended + running * step / steps, f"{running} replicas at step {step}")
-                table.refresh()
-
-            progress.report(f"next: {len(group.settings)} replicas, {described(_shared(group))}")
-            self._kept = self._kept or KeptPrograms()
-            with progress.running():
-                return run_group(
-                    group.settings,
-                    workdir,
-                    folder,
-                    self.data_dir,
-                    progress.say,
-                    shown,
-                    stop_at=stop_at,
-                    pruned=pruned,
-                    kept=self._kept,
-                )
-        for setting in left_before(workdir, folder.name, group, None):
-            progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
-            ends = pruned.get(setting.name)
-            summary = train_and_evaluate(
-                setting.config,
-                workdir / "runs" / setting.name,
-                self.data_dir,
-                stop_at=stop_at if ends is None else ends,
-                prune=ends is not None,
-            )
-            if summary["status"] == "interrupted":
-                return False
-            table.refresh()
-            progress.advance(table.done)
-        return True
+def _train_by_batches(worker: Worker, search: Search, reopen: Callable[[], Plan]) -> bool:
+    """The runs of a batch, and of the next that is asked for after them, to the last trial; as `Worker.train`."""
+    worker.progress.say(search.described())
+    while search.left() or search.ask(worker.progress.say):
+        worker.plan = reopen()
+        worker.table.write()
+        if not worker.train(waits=True):
+            return False
+        worker.complain()
+        if search.left():  # They belong to another shard.
+            worker.progress.say("not all runs of the batch are over; when they are, the same command goes on")
+            break
+    return True
 
 
 def _use_all_cores() -> None:
@@ -224,53 +120,19 @@ def _use_all_cores() -> None:
     jax.devices()
 
 
-class _Table:
-    """runs.csv and runs.parquet, kept up to date at a small share of the time.
-
-    Args:
-        workdir: the sweep's folder, with its sweep.json.
-    """
-
-    def __init__(self, workdir: Path):
-        self.workdir = workdir
-        self.write()
-
-    def write(self) -> None:
-        began = time.monotonic()
-        self.rows = write_table(self.workdir, read_sweep(self.workdir))
-        self.written = time.monotonic()
-        self.seconds = self.written - began
-
-    def refresh(self) -> None:
-        """Writes the table unless it is a new one."""
-        if time.monotonic() - self.written > TABLE_EVERY * self.seconds:
-            self.write()
-
-    @property
-    def done(self) -> int:
-        """How many runs of the sweep were over when the table was written."""
-        return sum(row["status"] in DONE for row in self.rows if row["in_sweep"])
-
-
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
 def _say_plan(plan: Plan, workdir: Path) -> None:
     """A line for every group, and what they are together."""
     for name, group in plan.groups.items():
-        same = _shared(group)
+        same = shared_axes(group)
         over = ", ".join(path for path in group.settings[0].overrides if path not in same)
         kind = f"{len(group.settings)} replicas over {over}" if group.alone is None else f"1 run alone ({group.alone})"
         done = len(group.settings) - len(left_before(workdir, name, group, None))
         print(f"group {name}  {kind}  {described(same)}{f'  ({done} done)' if done else ''}")
     done = sum(is_done(workdir / "runs" / setting.name) for setting in plan.settings)
     print(f"{_counted(plan)}; {done} runs are done")
-
-
-def _shared(group: Group) -> dict[str, Any]:
-    """What the axes set alike in all runs of a group."""
-    first, *others = (setting.overrides for setting in group.settings)
-    return {path: value for path, value in first.items() if all(o.get(path, o) == value for o in others)}
 
 
 def _counted(plan: Plan) -> str:
