@@ -37,13 +37,13 @@ RATES = {RATE: dict(low=1e-4, high=1.0, log=True)}
 
 
 class Trainer:
-    """Stands in for training: the loss is (log10(rate) + 2)² + seed / 100, best at 0.01; a rate above 0.3 diverges."""
+    """Stands in for training: the loss is (log10(rate) - best)² + seed / 100; a rate above `bound` diverges."""
 
     def __init__(self) -> None:
         self.trained: list[str] = []
         self.stops_at: int | None = None
         """After so many runs a signal comes."""
-        self.bound = 0.3
+        self.bound, self.best = 0.3, -2.0
 
     def __call__(self, config: Mapping[str, Any], workdir: Path, data_dir: str | None = None, **_: Any) -> dict:
         if len(self.trained) == self.stops_at:
@@ -51,7 +51,7 @@ class Trainer:
         self.trained.append(workdir.name)
         open_workdir(workdir, config)
         rate = config["optimizer"]["learning_rate"]
-        loss = (math.log10(rate) + 2) ** 2 + config["seed"] / 100
+        loss = (math.log10(rate) - self.best) ** 2 + config["seed"] / 100
         status = "diverged" if rate > self.bound else "finished"
         summary = {"status": status, "steps": config["steps"], "best": {"validation": {"loss": loss}}}
         (workdir / "summary.json").write_text(json.dumps(summary))
@@ -141,12 +141,19 @@ def test_optuna_is_told_the_mean_over_the_seeds(tmp_path, search, trainer):
     assert trials[1].user_attrs == {"runs": ["0002", "0003"], "diverged": 0}
 
 
-def test_what_it_is_told_guides_tpe(tmp_path, search, trainer):
-    """Mean distance from the best rate, in decades; blind points, log-uniform over 4 with the best in the middle, would
-    be 1 away, and those of the other direction more."""
-    search(trials=30, batch=6)
-    distances = [abs(math.log10(point[RATE]) + 2) for point in points(tmp_path / "w")[12:]]
-    assert sum(distances) / len(distances) < 0.7
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_what_it_is_told_changes_what_tpe_asks_for_next(tmp_path, search, trainer, sampler):
+    asked = []
+    for best in (-1.0, -3.0):
+        trainer.best = best
+        search(trials=24, batch=12, sampler=sampler, into=str(best))
+        asked.append([math.log10(point[RATE]) for point in points(tmp_path / str(best))])
+        assert study(tmp_path / str(best)).direction.name == "MINIMIZE"
+    assert asked[0][:12] == asked[1][:12]
+    if sampler == "random":
+        assert asked[0] == asked[1]
+    else:
+        assert sum(asked[0][12:]) > sum(asked[1][12:])
 
 
 def test_a_diverged_run_counts_as_the_worst_of_all(tmp_path, search, trainer):
