@@ -85,24 +85,25 @@ def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept
     return Words(given, reference, config)
 
 
-def take_config(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
-    """The value of --config, {"path.to.field": text} of every --config.path.to.field, and the other words."""
+def take_config(argv: Sequence[str], section: str = "config") -> tuple[str | None, dict[str, str], list[str]]:
+    """The value of --config, {"path.to.field": text} of every --config.path.to.field, and the other words; or of
+    another section than config."""
     reference, overrides, rest = None, {}, []
     words = list(argv)
     while words:
         word = words.pop(0)
         name, equals, value = word.lstrip("-").partition("=")
-        if not (word.startswith("--") and (name == "config" or name.startswith("config."))):
+        if not (word.startswith("--") and (name == section or name.startswith(f"{section}."))):
             rest.append(word)
             continue
         if not equals:
             if not words or words[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: --{name}=…")
             value = words.pop(0)
-        if name == "config":
+        if name == section:
             reference = value
         else:
-            overrides[name.removeprefix("config.")] = value
+            overrides[name.removeprefix(f"{section}.")] = value
     return reference, overrides, rest
 
 

@@ -70,6 +70,22 @@ def claimed(path: Path) -> Iterator[bool]:
         yield held
 
 
+def can_lock(path: Path) -> bool:
+    """Whether a lock file there, which is made, keeps two processes apart. A file system that keeps locks within one
+    machine says yes as well.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    with _opened(path) as file:
+        try:
+            return fcntl is not None and fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB) is None
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+
 def _opened(path: Path) -> IO[str]:
     """A lock file, made where it is not there; what it holds does not matter and stays."""
     try:
