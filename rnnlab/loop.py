@@ -265,9 +265,20 @@ def summarize(run: Run, memory: Memory, state: TrainState, status: str, seconds:
     return summary
 
 
+_seen: list[str] | None = None
+"""Of the `interruptions` that this process is in."""
+
+
 @contextlib.contextmanager
 def interruptions(say: Callable[[str], None]) -> Iterator[list[str]]:
-    """A list that a first SIGINT or SIGTERM appends to; a second one acts as it always does."""
+    """A list that a first SIGINT or SIGTERM appends to; a second one acts as it always does.
+
+    Within another such context it is that one's: a signal that comes as a run of a sweep ends is not lost to the next.
+    """
+    global _seen
+    if _seen is not None:
+        yield _seen
+        return
     seen: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen
@@ -282,9 +293,11 @@ def interruptions(say: Callable[[str], None]) -> Iterator[list[str]]:
 
     for number in before:
         signal.signal(number, note)
+    _seen = seen
     try:
         yield seen
     finally:
+        _seen = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 import signal
 import sys
@@ -21,7 +20,7 @@ from rnnlab.sweeps.table import is_done
 from tests.slurm import cluster, said, wait_for
 from tests.test_sweep import BASE, CELL
 
-pytest.importorskip("submitit")
+submitit = pytest.importorskip("submitit")
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,8 +29,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch) -> Callable[..., None]:
-    """Runs rnnlab.sweep on a sweep of two groups with these flags; sbatch only says that it has submitted job 7."""
+def call(tmp_path, monkeypatch) -> Callable[..., list[submit.SweepJob]]:
+    """Runs rnnlab.sweep on a sweep of two groups with these flags and returns what the jobs are to do; sbatch only says
+    that it has submitted job 7."""
     for name in ("sbatch", "srun", "scontrol", "squeue"):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")
@@ -41,51 +41,63 @@ def call(tmp_path, monkeypatch) -> Callable[..., None]:
         f"def get_config():\n    return {dict(base=BASE, product={CELL: ['irnn', 'gru']})}\n"
     )
 
-    def run(*words: str) -> None:
+    jobs, submit_array = [], submitit.SlurmExecutor.submit_array
+
+    def recorded(self: submitit.SlurmExecutor, tasks: list[submit.SweepJob]) -> list[submitit.SlurmJob]:
+        jobs.extend(tasks)
+        return submit_array(self, tasks)
+
+    monkeypatch.setattr(submitit.SlurmExecutor, "submit_array", recorded)
+
+    def run(*words: str) -> list[submit.SweepJob]:
         assert sweep.main([f"--config={tmp_path / 'two.py'}", f"--workdir={tmp_path / 'w'}", *words]) == 0
+        return jobs
 
     return run
 
 
-def submitted(tmp_path: Path, jobs: int) -> tuple[list[list[str]], str]:
-    """The flags of every job, and the script."""
-    folder = tmp_path / "w" / "slurm"
-    names = [f"7_{i}" for i in range(jobs)] if jobs > 1 else ["7"]
-    flags = [pickle.loads((folder / f"{name}_submitted.pkl").read_bytes()).function.words for name in names]
-    return flags, (folder / "7_submission.sh").read_text()
+def script(tmp_path: Path) -> str:
+    return (tmp_path / "w" / "slurm" / "7_submission.sh").read_text()
 
 
 def test_each_job_runs_the_command_without_what_submits_it(tmp_path, call, capsys):
-    call(
-        "--submit=slurm", "--jobs", "2", "--replicas=3", "--config.steps=70", "--slurm.partition=gpu", "--slurm.time=60"
-    )
-    flags, script = submitted(tmp_path, 2)
-    told = [f"--workdir={tmp_path / 'w'}", "--replicas=3", f"--config={tmp_path / 'two.py'}", "--config.steps=70"]
-    assert [sorted(words) for words in flags] == [sorted(told)] * 2
+    own = ["--replicas=3", "--config.steps=70"]
+    jobs = call("--submit=slurm", "--jobs", "2", *own, "--slurm.partition=gpu", "--slurm.time=60")
+    told = [f"--workdir={tmp_path / 'w'}", f"--config={tmp_path / 'two.py'}", *own]
+    assert [sorted(job.words) for job in jobs] == [sorted(told)] * 2
     for line in ("partition=gpu", "time=60", "array=0-1%2", "requeue", "signal=USR2@90", "open-mode=append"):
-        assert f"#SBATCH --{line}\n" in script
-    assert "srun --unbuffered" in script
+        assert f"#SBATCH --{line}\n" in script(tmp_path)
+    assert "srun --unbuffered" in script(tmp_path)
     out = capsys.readouterr().out
     assert f"submitted as job 7, an array of 2; logs in {tmp_path / 'w' / 'slurm'}" in out
     assert "scancel 7;" in out
 
 
+def test_a_job_imports_rnnlab_in_its_command_only(tmp_path, call):
+    call("--submit=slurm", "--jobs=1")
+    load = "import pickle, sys; task = pickle.load(open(sys.argv[1], 'rb')); "
+    load += "print(task.function.words, 'jax' in sys.modules)"
+    out = said(sys.executable, "-c", load, str(tmp_path / "w" / "slurm" / "7_submitted.pkl"))
+    assert out.startswith("['--workdir=")
+    assert out.endswith(" False\n")
+
+
 def test_srun_gets_the_cores_that_sbatch_gets(tmp_path, call):
     call("--submit=slurm", "--jobs=1", "--slurm.cpus_per_task=8", "--slurm.srun_args=--mpi=none")
-    assert re.search("^srun .*--cpus-per-task=8 --mpi=none", submitted(tmp_path, 1)[1], re.MULTILINE)
+    assert re.search("^srun .*--cpus-per-task=8 --mpi=none", script(tmp_path), re.MULTILINE)
 
 
 def test_jobs_have_shards_of_their_own_where_files_cannot_be_locked(tmp_path, call, capsys, monkeypatch):
     monkeypatch.setattr(submit, "can_lock", lambda path: False)
-    call("--submit=slurm", "--jobs=2")
-    assert [words[-1] for words in submitted(tmp_path, 2)[0]] == ["--shard=0/2", "--shard=1/2"]
+    jobs = call("--submit=slurm", "--jobs=2")
+    assert [job.words[-1] for job in jobs] == ["--shard=0/2", "--shard=1/2"]
     assert "on a file system without locks" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("given", "found"), [("each", ["0/2", "1/2"]), ("1/4", ["1/4", "1/4"])])
 def test_shards_can_be_asked_for(tmp_path, call, given, found):
-    call("--submit=slurm", "--jobs=2", f"--shard={given}")
-    assert [words[-1] for words in submitted(tmp_path, 2)[0]] == [f"--shard={shard}" for shard in found]
+    jobs = call("--submit=slurm", "--jobs=2", f"--shard={given}")
+    assert [job.words[-1] for job in jobs] == [f"--shard={shard}" for shard in found]
 
 
 def test_more_jobs_than_groups_are_said(call, capsys):
@@ -274,17 +286,17 @@ def test_a_job_is_ours_while_slurm_says_running(tmp_path, monkeypatch, script, o
 
 # --- a real SLURM ----------------------------------------------------------------------------------------------------
 
-SHORT, LONG = 1500, 5000
-"""Steps of the runs of the two groups: the first is over while the second is in its middle."""
+STEPS = 2000
 
 
 class Sweep:
-    """Two groups of two runs each, as an array of two jobs, in a folder of its own."""
+    """Three groups of two runs each, as an array of two jobs, in a folder of its own. When the first group is over,
+    the last has hardly begun."""
 
     def __init__(self, folder: Path):
         self.folder, self.workdir = folder, folder / "w"
-        base = BASE | dict(log_every=100, eval_every=500, checkpoint_every=1000)
-        section = dict(base=base, runs=[{CELL: "irnn", "steps": SHORT}, {CELL: "gru", "steps": LONG}], seeds=2)
+        base = BASE | dict(steps=STEPS, log_every=100, eval_every=500, checkpoint_every=1000)
+        section = dict(base=base, product={CELL: ["irnn", "gru", "lstm"]}, seeds=2)
         (folder / "sweep.py").write_text(f"def get_config():\n    return {section!r}\n")
 
     def submit(self) -> str:
@@ -347,9 +359,10 @@ def whole(slurm, tmp_path_factory) -> Sweep:
 def test_an_array_runs_a_sweep_to_its_end(whole):
     assert whole.ended == ["COMPLETED", "COMPLETED"], whole.logs(whole.number)
     table = [row.split(",") for row in (whole.workdir / "runs.csv").read_text().splitlines()]
-    assert [row[2] for row in table] == ["status", "finished", "finished", "finished", "finished"]
-    assert list(whole.steps().values()) == [SHORT, SHORT, LONG, LONG]
-    assert whole.logs(whole.number).count("2 runs as replicas") == 2  # Each job had a group.
+    assert [row[2] for row in table] == ["status", *["finished"] * 6]
+    assert list(whole.steps().values()) == [STEPS] * 6
+    assert whole.logs(whole.number).count("2 runs as replicas") == 3  # No group had two jobs.
+    assert all("2 runs as replicas" in whole.logs(f"{whole.number}_{job}") for job in (0, 1))
 
 
 @pytest.mark.slow
@@ -365,16 +378,15 @@ def test_what_is_requeued_or_cancelled_loses_nothing(whole, tmp_path):
     for job in (0, 1):  # Else what is requeued begins after two minutes.
         said("scontrol", "update", f"job={number}_{job}", "starttime=now")
 
-    wait_for(lambda: len(broken.done()) == 2 and len(broken.steps()) == 4, 60)
+    wait_for(lambda: len(broken.done()) >= 2, 60)
     said("scancel", number)
     assert ended(number) == ["CANCELLED", "CANCELLED"]
     done, second = broken.done(), broken.steps()
-    assert len(done) == 2
+    assert 2 <= len(done) < 6
     assert all(step >= first.get(name, 0) for name, step in second.items())
 
     again = broken.submit()
     assert ended(again) == ["COMPLETED", "COMPLETED"], broken.logs(again)
     assert broken.done().items() > done.items()  # What was over has not been run again.
     assert broken.metrics() == whole.metrics()
-    for log in (broken.logs(number), broken.logs(again)):
-        assert "resuming 2 runs at step" in log
+    assert "resuming 2 runs at step" in broken.logs(number)

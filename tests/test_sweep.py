@@ -4,6 +4,8 @@ One slow test trains for real.
 """
 
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ class Trainer:
         self.trained: list[str] = []
         self.stops_at: str | None = None
         """The run that a signal comes in."""
+        self.signal_at: str | None = None
+        """The run that a signal comes in too late to stop it."""
         self.fails_at: set[str] = set()
 
     def __call__(self, config: dict[str, Any], workdir: Path, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
@@ -51,6 +55,8 @@ class Trainer:
         status = "interrupted" if workdir.name == self.stops_at else "diverged" if rate > 1 else "finished"
         summary = {"status": status, "steps": config["steps"], "best": {"validation": {"loss": rate}}}
         (workdir / "summary.json").write_text(json.dumps(summary))
+        if workdir.name == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         return summary
 
     def group(
@@ -133,6 +139,16 @@ def test_a_signal_ends_the_sweep_with_130_and_the_same_command_goes_on(tmp_path,
     trainer.stops_at = None
     assert run(seeds=4) == 0
     assert trainer.trained == ["0000", "0001", "0001", "0002", "0003"]
+
+
+def test_a_signal_that_comes_as_a_group_ends_keeps_the_next_from_beginning(run, trainer):
+    trainer.signal_at = "0001"
+    fields = dict(product={CELL: ["irnn", "gru"]}, seeds=2)
+    assert run(**fields) == 130
+    assert trainer.trained == ["0000", "0001"]
+    trainer.signal_at = "0003"
+    assert run(**fields) == 0
+    assert trainer.trained == ["0000", "0001", "0002", "0003"]
 
 
 def test_half_a_summary_is_a_run_that_is_not_over(tmp_path, run, trainer):

@@ -60,14 +60,17 @@ def run_sweep(
     progress = SweepProgress(runs, table.done, even=halving is None)
     progress.say(_first_words(plan, workdir, table.done))
     _use_all_cores()
-    worker = Worker(plan, workdir, data_dir, shard, progress, table)
+    from rnnlab.loop import interruptions  # Here: it takes seconds to import, and a dry run needs none of it.
+
     try:
-        if halving is not None:
-            over = _train_by_rungs(worker, halving)
-        elif search is not None:
-            over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
-        else:
-            over = worker.train()
+        with interruptions(progress.say) as interrupted:
+            worker = Worker(plan, workdir, data_dir, shard, progress, table, interrupted)
+            if halving is not None:
+                over = _train_by_rungs(worker, halving)
+            elif search is not None:
+                over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
+            else:
+                over = worker.train()
     finally:
         table.write()
     if not over:

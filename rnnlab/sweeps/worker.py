@@ -4,7 +4,7 @@ Several processes may work in one folder: each takes groups that no other holds.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Worker:
         data_dir, shard: as of `runner.run_sweep`.
         progress: what the user sees.
         table: written now and then.
+        interrupted: the signals that have come (`loop.interruptions`).
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Worker:
         shard: tuple[int, int],
         progress: SweepProgress,
         table: "TableFile",
+        interrupted: Sequence[str],
     ):
         self.plan, self.workdir, self.data_dir, self.shard = plan, workdir, data_dir, shard
-        self.progress, self.table = progress, table
+        self.progress, self.table, self.interrupted = progress, table, interrupted
         self.elsewhere = 0
         """Groups that were in the hands of other processes when this one was done."""
         self._failures: dict[str, str] = {}
@@ -59,12 +61,15 @@ class Worker:
         """
         while True:
             self.elsewhere = 0
-            if not all(self._take(name, stop_at, pruned) for name in self._mine()):
-                return False
+            for name in self._mine():
+                if self.interrupted or not self._take(name, stop_at, pruned):
+                    return False
             if not (waits and self.elsewhere):
                 return True
             self.progress.advance(self.table.done, f"waiting for {self.elsewhere} groups of other processes")
             time.sleep(WAIT)
+            if self.interrupted:
+                return False
             self.table.refresh()
 
     def complain(self) -> None:
@@ -104,7 +109,7 @@ class Worker:
 
     def _train(self, group: Group, folder: Path, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
         """Trains the runs of a group that are not over yet; False, after saving, where it is interrupted."""
-        from rnnlab.loop import train_and_evaluate  # Here: they take seconds to import, and a dry run needs none of it.
+        from rnnlab.loop import train_and_evaluate
         from rnnlab.sweeps.group_run import KeptPrograms, run_group
 
         workdir, progress, table = self.workdir, self.progress, self.table
