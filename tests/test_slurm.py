@@ -286,7 +286,7 @@ def test_a_job_is_ours_while_slurm_says_running(tmp_path, monkeypatch, script, o
 
 # --- a real SLURM ----------------------------------------------------------------------------------------------------
 
-STEPS = 2000
+STEPS = 1500
 
 
 class Sweep:
@@ -335,7 +335,7 @@ def states(number: str) -> list[str]:
 
 def ended(number: str) -> list[str]:
     """How the jobs of an array have ended, when they all have."""
-    wait_for(lambda: not {"PENDING", "RUNNING", "COMPLETING"} & set(states(number)), 120)
+    wait_for(lambda: not {"PENDING", "RUNNING", "COMPLETING"} & set(states(number)), 300)
     return states(number)
 
 
@@ -369,16 +369,16 @@ def test_an_array_runs_a_sweep_to_its_end(whole):
 def test_what_is_requeued_or_cancelled_loses_nothing(whole, tmp_path):
     broken = Sweep(tmp_path)
     number = broken.submit()
-    wait_for(broken.steps, 60)
+    wait_for(broken.steps, 180)
     said("scontrol", "requeue", f"{number}_0")
     said("scancel", "--signal=USR2", f"{number}_1")  # As SLURM does before a job's time is over.
-    wait_for(lambda: states(number) == ["PENDING", "PENDING"], 60)
+    wait_for(lambda: states(number) == ["PENDING", "PENDING"], 180)
     first = broken.steps()
     assert not broken.done()
     for job in (0, 1):  # Else what is requeued begins after two minutes.
         said("scontrol", "update", f"job={number}_{job}", "starttime=now")
 
-    wait_for(lambda: len(broken.done()) >= 2, 60)
+    wait_for(lambda: len(broken.done()) >= 2, 180)
     said("scancel", number)
     assert ended(number) == ["CANCELLED", "CANCELLED"]
     done, second = broken.done(), broken.steps()
