@@ -375,8 +375,8 @@ def test_what_is_requeued_or_cancelled_loses_nothing(whole, tmp_path):
     wait_for(lambda: states(number) == ["PENDING", "PENDING"], 180)
     first = broken.steps()
     assert not broken.done()
-    for job in (0, 1):  # Else what is requeued begins after two minutes.
-        said("scontrol", "update", f"job={number}_{job}", "starttime=now")
+    for job in (0, 1):  # Else after two minutes; in the second in which it was requeued SLURM would not let it begin.
+        said("scontrol", "update", f"job={number}_{job}", "starttime=now+2")
 
     wait_for(lambda: len(broken.done()) >= 2, 180)
     said("scancel", number)
