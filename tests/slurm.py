@@ -66,25 +66,25 @@ def cluster(folder: Path) -> Iterator[None]:
             with (folder / f"{name}.out").open("w") as file:
                 daemons.append(subprocess.Popen([name, "-D"], stdout=file, stderr=file))
         try:
-            wait_for(lambda: "idle" in said("sinfo", "--noheader", "--format=%T", check=False), 20)
+            wait_for(lambda: "idle" in said("sinfo", "--noheader", "--format=%T", check=False), 60)
         except TimeoutError:
             last = [path.read_text().splitlines()[-1:] for path in (*folder.glob("*.log"), *folder.glob("*.out"))]
             pytest.skip(f"SLURM does not start here: {last}")
         yield
         said("scancel", f"--user={getpass.getuser()}", check=False)
         with contextlib.suppress(TimeoutError):
-            wait_for(lambda: not said("squeue", "--noheader", check=False), 20)
+            wait_for(lambda: not said("squeue", "--noheader", check=False), 60)
     finally:
         del os.environ["SLURM_CONF"]
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
-            daemon.wait(20)
+            daemon.wait(60)
 
 
 def said(*command: str, check: bool = True) -> str:
     """What a command writes."""
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert not check or found.returncode == 0, f"{command}: {found.stderr}"
     return found.stdout
 
