@@ -9,8 +9,8 @@ one compiled program. --config.path.to.field=VALUE sets a field of the base for 
 Without --workdir the sweep goes to runs/FILE or runs/FILE-PRESET. The same command on the same workdir resumes: what is
 over is not run again. A changed file keeps every run that it still has; the others stay in the table. Several
 processes may share a workdir; --submit=slurm --jobs=8 makes them a job array of SLURM, which the parameters
---slurm.partition=gpu --slurm.time=240 (minutes) --slurm.cpus_per_task=8 … are for, by submitit's names. The file may let
-the worse settings end early (halving), or Optuna ask for them (optuna).
+--slurm.partition=gpu --slurm.time=240 (minutes) --slurm.cpus_per_task=8 … are for, by submitit's names. The file may
+let the worse settings end early (halving), or Optuna ask for them (optuna).
 Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 130 interrupted after saving.
 """
 

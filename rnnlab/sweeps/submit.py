@@ -71,13 +71,14 @@ def submit(
     parameters = _parameters(slurm, submitit.SlurmExecutor._valid_parameters())
     if missing := [name for name in ("sbatch", "srun", "scontrol", "squeue") if shutil.which(name) is None]:
         raise ConfigError(f"--submit=slurm: {', '.join(missing)} not on PATH; submit where SLURM's commands are")
-    plan = make_plan(workdir, expand(sweep), at_most)
-    done = [all(is_done(workdir / "runs" / s.name) for s in group.settings) for group in plan.groups.values()]
-    if all(done):
-        return [f"nothing to submit: all {len(plan.settings)} runs are done; table in {workdir / 'runs.csv'}"]
     folder, said = workdir.absolute() / "slurm", []
-    if (left := done.count(False)) < jobs:
-        said.append(f"{left} groups for {jobs} jobs: some will find nothing to do; --replicas=N makes smaller groups")
+    if sweep["optuna"] is None:  # What a search is going to ask for is not known.
+        plan = make_plan(workdir, expand(sweep), at_most)
+        done = [all(is_done(workdir / "runs" / s.name) for s in group.settings) for group in plan.groups.values()]
+        if all(done):
+            return [f"nothing to submit: all {len(plan.settings)} runs are done; table in {workdir / 'runs.csv'}"]
+        if (left := done.count(False)) < jobs:
+            said.append(f"{left} groups for {jobs} jobs: some have nothing to do; --replicas=N makes smaller groups")
     if shard is None and not can_lock(folder / "lock"):
         shard = EACH
         said.append(f"{workdir} is on a file system without locks: each job works on the groups of its own shard only")

@@ -61,9 +61,8 @@ class Worker:
         """
         while True:
             self.elsewhere = 0
-            for name in self._mine():
-                if self.interrupted or not self._take(name, stop_at, pruned):
-                    return False
+            if not all(self._take(name, stop_at, pruned) for name in self._mine()):
+                return False
             if not (waits and self.elsewhere):
                 return True
             self.progress.advance(self.table.done, f"waiting for {self.elsewhere} groups of other processes")
@@ -89,6 +88,8 @@ class Worker:
         group, folder = self.plan.groups[name], self.workdir / "groups" / name
         if not left_before(self.workdir, name, group, stop_at):
             return True
+        if self.interrupted:  # As the last group ended.
+            return False
         with claimed(folder / "group.lock") as mine:
             if not mine:
                 self.elsewhere += 1
