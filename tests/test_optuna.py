@@ -17,7 +17,8 @@ from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import claimed
 from rnnlab.sweeps import group_run, runner, worker
 from rnnlab.sweeps.manifest import read_sweep
-from rnnlab.sweeps.space import Setting
+from rnnlab.sweeps.search import Search
+from rnnlab.sweeps.space import Setting, load_sweep
 from rnnlab.sweeps.table import is_done, make_rows
 from rnnlab.workdir import open_workdir
 
@@ -242,6 +243,17 @@ def test_a_process_waits_for_the_runs_of_a_batch_that_another_holds(tmp_path, se
     assert search() == 0
     assert waits == [[]]
     assert trainer.trained == names(0, 8)
+
+
+def test_of_two_processes_at_the_end_of_a_batch_one_asks(tmp_path, search, trainer):
+    search(trials=4)
+    found = load_sweep(str(tmp_path / "mine.py"), {})
+    found["optuna"]["trials"] = 8
+    first, second = Search(found, tmp_path / "w"), Search(found, tmp_path / "w")
+    assert first.ask(print)
+    assert second.ask(pytest.fail)
+    assert first.points == second.points
+    assert len(second.points) == 8
 
 
 def test_a_shard_ends_where_others_have_runs_of_the_batch(search, trainer, capsys):
