@@ -105,6 +105,15 @@ def test_more_jobs_than_groups_are_said(call, capsys):
     assert "2 groups for 3 jobs" in capsys.readouterr().out
 
 
+def test_a_search_is_submitted_whose_points_are_not_known_yet(tmp_path, call, capsys):
+    rate = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    (tmp_path / "two.py").write_text(
+        f"def get_config():\n    return {dict(base=BASE, optuna=dict(trials=4, of=rate))}\n"
+    )
+    assert len(call("--submit=slurm", "--jobs=2")) == 2
+    assert "groups for" not in capsys.readouterr().out
+
+
 def test_a_sweep_that_is_over_is_not_submitted(tmp_path, call, capsys):
     call("--submit=slurm", "--jobs=1")
     for name in ("0000", "0001"):
