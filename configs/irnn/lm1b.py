@@ -16,8 +16,8 @@ OURS = Path(__file__).resolve().parents[1] / "lm1b.py"
 NETWORKS = ("lstm", "irnn4", "irnn1024", "tanh4", "tanh1024")
 PRESETS = {f"{network}-{variant}": f"{network}, {variant}" for variant in ("paper", "modern") for network in NETWORKS}
 
-# Stated: the networks, 1 000 000 words, SGD at a fixed rate, clipping, batches of 16. Our choices: which rate and clip of
-# its grid, the embedding (as wide as what the softmax sees) and 8192 sampled words in training; evaluation is exact.
+# Stated: the networks, 1 000 000 words, SGD at a fixed rate, clipping, batches of 16. Our choices: which rate and clip
+# of its grid, the embedding (as wide as what the softmax sees) and 8192 sampled words in training; evaluation is exact.
 PAPER = {
     "batch_size": 16,
     "task.min_count": None,

@@ -1,7 +1,7 @@
 """Pixel-by-pixel MNIST of the IRNN paper (Le, Jaitly and Hinton, 2015, section 4.2): by its protocol and by ours.
 
     python -m rnnlab.train --config=configs/irnn/pixels.py:irnn-modern             # NETWORK-VARIANT
-    python -m rnnlab.train --config=configs/irnn/pixels.py:irnn-modern-permuted    # the pixels in one fixed random order
+    python -m rnnlab.train --config=configs/irnn/pixels.py:irnn-modern-permuted    # the pixels in one random order
     python scripts/reproduce_irnn.py --experiment=permuted --variant=modern        # all networks, three seeds
 
 `paper`: the protocol and the best setting of the paper's grid to the letter; what it does not state is marked as our
@@ -24,8 +24,8 @@ SETTINGS: dict[str, dict[str, tuple[float, float]]] = {
 # Not stated: whether a gradient is clipped by its norm or by its values. Our choice here is by value: at 1e-8 a norm of
 # 1 moves all weights together by 3.5e-5 in the 3500 steps after which the paper's IRNN names 34 % of the digits.
 CLIP = "clip_value"
-# Not stated: the pixels' scale. Our choice is 0 to 255, which such rates call for. Nor how anything but an IRNN is drawn:
-# see configs/irnn/adding.py.
+# Not stated: the pixels' scale. Our choice is 0 to 255, which such rates call for. Nor how anything but an IRNN is
+# drawn: see configs/irnn/adding.py.
 WHITE = 255.0
 GAUSSIAN = dict(name="normal", stddev=0.1)
 PAPER_CELLS: dict[str, dict[str, Any]] = {

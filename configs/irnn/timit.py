@@ -23,8 +23,8 @@ ROWS = tuple(
 )
 PRESETS = {f"{row}-{variant}": f"{row}, {variant}" for variant in ("paper", "modern") for row in ROWS}
 
-# Stated: the networks, 120 inputs, R = 0.01·I, SGD at a fixed rate, clipping, batches of 16. Our choices: which rate and
-# clip of its grid, how RNN and LSTM are drawn, and 8000 steps, 35 epochs.
+# Stated: the networks, 120 inputs, R = 0.01·I, SGD at a fixed rate, clipping, batches of 16. Our choices: which rate
+# and clip of its grid, how RNN and LSTM are drawn, and 8000 steps, 35 epochs.
 PAPER = {
     "batch_size": 16,
     "task.bucket": 16,
