@@ -1,8 +1,11 @@
 """Checkpoints of a run, through Orbax: written in the background, the last two and the best kept.
 
 The only importer of orbax. A checkpoint is a step directory in `WORKDIR/checkpoints` that appears whole or not at all.
+A workdir to hand on has `parameters.npz` in its place: what evaluation needs of the best one.
 """
 
+import dataclasses
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rnnlab import distributed
 from rnnlab.build import ConfigError
 from rnnlab.split import UNSPLIT, SplitLeaves
+from rnnlab.state import TrainState
 from rnnlab.typing import PyTree
 
 _training: Any = ocp.training  # Its types are narrower than what it takes.
@@ -177,11 +182,14 @@ class Checkpoints:
 
 
 def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
-    """The checkpoint of a run that a user names: "best" (the last where none has a score), "last", or a step.
+    """The checkpoint of a run that a user names: "best" (the last where none has a score), "last", or a step; that of
+    `export_parameters` where it is all that a workdir has.
 
     Raises:
         ConfigError: there is none, or it cannot be read.
     """
+    if (workdir / PARAMETERS).exists() and not (workdir / "checkpoints").is_dir():
+        return _import_parameters(workdir / PARAMETERS, which, like)
     if not (workdir / "checkpoints").is_dir():
         raise ConfigError(f"{workdir} has no checkpoint yet")
     checkpoints = Checkpoints(workdir / "checkpoints")
@@ -201,6 +209,45 @@ def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves =
         return checkpoints.restore(step, like, words)
     finally:
         checkpoints.close()
+
+
+PARAMETERS = "parameters.npz"
+
+
+def export_parameters(restored: Restored, path: Path) -> None:
+    """Writes what evaluation needs of a checkpoint to one NumPy archive, as float32 a few bytes more than they are: the
+    parameters that it uses under their paths ("params/layers/0/cells/0/bias"), the buffers, the step, and as JSON what
+    the host remembered."""
+    state: TrainState = restored.state
+    arrays = {name: np.asarray(leaf) for name, leaf in _flat(_exported(state)).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, step=restored.step, host=json.dumps(restored.host), **arrays)  # pyright: ignore
+
+
+def _exported(state: TrainState) -> dict[str, PyTree]:
+    return {"params": state.evaluated, "buffers": state.buffers}
+
+
+def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
+    """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
+    try:
+        with np.load(path) as archive:
+            found = dict(archive)
+        step, host = int(found.pop("step")), json.loads(str(found.pop("host")))
+    except Exception as error:  # NumPy, zipfile and JSON have a type each for a file that is not what it was.
+        raise ConfigError(f"{path} cannot be read ({_first_line(error)})") from error
+    if which not in ("best", "last", str(step)):
+        raise ConfigError(f"--checkpoint: {path} holds that of step {step} alone, not {which}")
+    tree = _exported(like)
+    wanted = _flat(tree)
+    others = sorted({*wanted} ^ {*found}) or [n for n, leaf in wanted.items() if found[n].shape != leaf.shape]
+    if others:
+        raise ConfigError(f"{path} is of another network: {', '.join(others)}")
+    leaves = [jax.device_put(found[name].astype(leaf.dtype), leaf.sharding) for name, leaf in wanted.items()]
+    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    average = None if like.average is None else tree["params"]
+    return Restored(step, dataclasses.replace(like, **tree, average=average), host)
 
 
 def _rank(metrics: Mapping[str, Any]) -> Any:

@@ -39,6 +39,7 @@ def train_and_evaluate(
     *,
     stop_at: int | None = None,
     prune: bool = False,
+    stop: Callable[[int], bool] | None = None,
 ) -> dict[str, Any]:
     """Trains from the last checkpoint in workdir, or from the beginning, and evaluates.
 
@@ -48,6 +49,8 @@ def train_and_evaluate(
         data_dir: the data folder.
         stop_at: a step at which the run is saved and left, `paused`; a later call goes on from there. None: none.
         prune: the run ends at `stop_at`, `pruned`, and leaves what one leaves that stops early.
+        stop: asked with the step after every dispatch (half a second or so); where it says True the run is interrupted,
+            and measured as if it ended there.
 
     Returns:
         What is written to summary.json: `status` is finished, stopped_early, diverged, interrupted, paused or pruned.
@@ -128,7 +131,7 @@ def train_and_evaluate(
         recorder = FlightRecorder(run, workdir)
         every = [*_EVERY, *(["diagnostics_every"] if config["diagnostics"] else [])]
 
-        interrupted = stack.enter_context(interruptions(progress.say))
+        interrupted, measured = stack.enter_context(interruptions(progress.say)), False
         with progress.running():
             while step < last and not exhausted():
                 if curriculum.due(step):
@@ -176,9 +179,11 @@ def train_and_evaluate(
                         recorder.forget()
                         progress.say(f"step {step}  learning rate times {plateau.scale:g}: {plateau.reason}")
                 # The next dispatch is as long in all processes, and they stop at the same step.
-                told, budget = distributed.agree(bool(interrupted), budget)
-                stop = told or exhausted() or step == last
-                if improved or stop or step % config["checkpoint_every"] == 0:
+                asked = stop is not None and stop(step)
+                told, budget = distributed.agree(bool(interrupted) or asked, budget)
+                measured = told and distributed.agree(asked, 0)[0]
+                ends = told or exhausted() or step == last
+                if improved or ends or step % config["checkpoint_every"] == 0:
                     score = stopping.score(memory.validation) if improved else None
                     checkpoints.save(step, state, memory.dump(seconds()), score, curriculum.stage)
                     saved = step
@@ -191,7 +196,8 @@ def train_and_evaluate(
             checkpoints.save(step, state, memory.dump(seconds()), stage=curriculum.stage)
         checkpoints.wait()
         summary = summarize(run, memory, state, status, seconds(), progress.overall_rate())
-        if status in ("finished", "stopped_early", "pruned"):
+        over = status not in ("interrupted", "paused") or (status == "interrupted" and measured)
+        if over and status != "diverged":
             best = state
             if stopping.best_step is not None and stopping.best_step != step:
                 best = checkpoints.restore(stopping.best_step, state, run.programs.word_leaves).state
@@ -199,7 +205,7 @@ def train_and_evaluate(
             summary["best"]["test"] = tested
             writer.write(stopping.best_step or step, "test", tested, seconds())
             progress.evaluated(stopping.best_step or step, "test", tested)
-        if status not in ("interrupted", "paused"):
+        if over:
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             summary["memory_horizon"] = run.memory_horizon(flow["trained"])
             if speaks:

@@ -38,6 +38,7 @@ LAYERS = [
     ["replay"],
     ["loop"],
     ["sweeps"],
+    ["reproduction"],
     ["entry"],
     ["train", "evaluate", "sweep", "report", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
 ]

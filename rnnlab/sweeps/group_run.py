@@ -36,6 +36,7 @@ def run_group(
     stop_at: int | None = None,
     pruned: Mapping[str, int] = {},
     kept: "KeptPrograms | None" = None,
+    stop: Callable[[int], bool] | None = None,
 ) -> bool:
     """Trains those of the settings that have not ended, from the group's last checkpoint or from the beginning.
 
@@ -54,9 +55,12 @@ def run_group(
         pruned: {name: step} of runs that end at a step, or where they are past it, with the status "pruned" and all
             that a run leaves which stops early.
         kept: where the programs are looked for and left.
+        stop: asked with the step after every dispatch; where it says True all are interrupted, and leave what they
+            would if they ended there.
 
     Returns:
-        Whether all have ended or come to `stop_at`; False after a SIGINT or SIGTERM, when the same call resumes.
+        Whether all have ended or come to `stop_at`; False after a SIGINT, a SIGTERM or a stop, when the same call
+        resumes.
 
     Raises:
         ConfigError: settings of more than one structure, a mistake in a config, the data or a workdir, or a disk that
@@ -93,7 +97,7 @@ def run_group(
                 elif restored is None and not parts:
                     room = room or _room(programs, len(left), say)
                     group.begin(begun(left[:room]))
-                if not group.train(interrupted, stop_at, pruned):
+                if not group.train(interrupted, stop_at, pruned, stop):
                     return False
             finally:
                 checkpoints.close()

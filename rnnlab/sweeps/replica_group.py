@@ -4,6 +4,7 @@ Which members there are, and what becomes of the group's own checkpoints, is `gr
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -112,8 +113,15 @@ class ReplicaGroup:
 
     # --- the order of events -----------------------------------------------------------------------------------------
 
-    def train(self, interrupted: Sequence[str], stop_at: int | None, pruned: Mapping[str, int]) -> bool:
-        """Until all have ended or come to `stop_at`, or a signal has come: whether they have; see `run_group`."""
+    def train(
+        self,
+        interrupted: Sequence[str],
+        stop_at: int | None,
+        pruned: Mapping[str, int],
+        stop: Callable[[int], bool] | None = None,
+    ) -> bool:
+        """Until all have ended or come to `stop_at`, or a signal or a stop has come: whether they have; see
+        `run_group`."""
         config, steps = self.config, self.config["steps"]
         last = steps if stop_at is None else min(stop_at, steps)
         budget, mark = 1, None
@@ -147,10 +155,16 @@ class ReplicaGroup:
             passed = time.monotonic() - mark[0]
             self._finish(0.0 if target == mark[1] else (target - mark[1]) / passed)
             self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
-            if self._running() and (interrupted or target == last or target % config["checkpoint_every"] == 0):
+            stopped = bool(self._running()) and stop is not None and stop(target)
+            told = interrupted or stopped
+            if self._running() and (told or target == last or target % config["checkpoint_every"] == 0):
                 self._save()
-            if self._running() and interrupted:
+            if self._running() and told:
                 self.checkpoints.wait()
+                if stopped:
+                    for _, member in self._running():
+                        member.status = "interrupted"
+                    self._finish(target / self._seconds())
                 return False
         return True
 
@@ -225,6 +239,8 @@ class ReplicaGroup:
         """The run's own checkpoints: its best state and its last."""
         step, memory, stopping = int(last.step), member.memory, member.memory.stopping
         score = None if stopping.best_step is None else stopping.score(stopping.best_values)
+        # Those of an earlier stop: no step may be saved before one that is there.
+        shutil.rmtree(member.workdir / "checkpoints", ignore_errors=True)
         checkpoints = Checkpoints(member.workdir / "checkpoints", self.say)
         try:
             if stopping.best_step is not None and stopping.best_step != step:

@@ -24,6 +24,7 @@ def run_sweep(
     dry_run: bool = False,
     shard: tuple[int, int] = (0, 1),
     at_most: int | None = None,
+    stop: Callable[[int], bool] | None = None,
 ) -> str:
     """Trains what is not over yet of a sweep.
 
@@ -33,6 +34,8 @@ def run_sweep(
         dry_run: only says what would be done.
         shard: (i, n): of every n groups the one numbered i, from 0.
         at_most: replicas in a group.
+        stop: asked with the step after every dispatch; where it says True the sweep is interrupted, and the runs under
+            way are measured as if they ended there.
 
     Returns:
         "finished", or "interrupted" after saving. Diverged runs are results.
@@ -64,7 +67,7 @@ def run_sweep(
 
     try:
         with interruptions(progress.say) as interrupted:
-            worker = Worker(plan, workdir, data_dir, shard, progress, table, interrupted)
+            worker = Worker(plan, workdir, data_dir, shard, progress, table, interrupted, stop)
             if halving is not None:
                 over = _train_by_rungs(worker, halving)
             elif search is not None:

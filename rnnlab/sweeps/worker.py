@@ -4,7 +4,7 @@ Several processes may work in one folder: each takes groups that no other holds.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Worker:
         progress: what the user sees.
         table: written now and then.
         interrupted: the signals that have come (`loop.interruptions`).
+        stop: as of `runner.run_sweep`.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Worker:
         progress: SweepProgress,
         table: "TableFile",
         interrupted: Sequence[str],
+        stop: Callable[[int], bool] | None = None,
     ):
         self.plan, self.workdir, self.data_dir, self.shard = plan, workdir, data_dir, shard
-        self.progress, self.table, self.interrupted = progress, table, interrupted
+        self.progress, self.table = progress, table
+        self.interrupted, self.stop = interrupted, stop
         self.elsewhere = 0
         """Groups that were in the hands of other processes when this one was done."""
         self._failures: dict[str, str] = {}
@@ -135,6 +138,7 @@ class Worker:
                     stop_at=stop_at,
                     pruned=pruned,
                     kept=self._kept,
+                    stop=self.stop,
                 )
         for setting in left_before(workdir, folder.name, group, None):
             progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
@@ -145,6 +149,7 @@ class Worker:
                 self.data_dir,
                 stop_at=stop_at if ends is None else ends,
                 prune=ends is not None,
+                stop=self.stop,
             )
             if summary["status"] == "interrupted":
                 return False

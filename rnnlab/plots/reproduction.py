@@ -1,0 +1,114 @@
+"""Figures of a reproduction, from plain data: our learning curves before the published ones, gradients over time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from rnnlab.plots.style import COLOURS, GREY, gradient_symbol, log_scale, make_axes, make_grid, numbers, save, shown
+
+Points = Sequence[tuple[int, Any]]
+"""[(training step, value)]"""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes in `published_and_ours`."""
+
+    title: str
+    metric: str
+    published: Mapping[str, Points]
+    """By network."""
+    ours: Mapping[str, Sequence[Points]]
+    """By network, one curve a seed."""
+    colours: Mapping[str, int]
+    """Of every network, the same in all panels."""
+    names: Mapping[str, str]
+    """What a network is called."""
+    equal_steps: bool
+    """Whether the published curves end where ours do; else steps are shown on a logarithmic scale."""
+    logarithmic: bool
+    """Of the metric."""
+    baseline: float | None = None
+    """What an answer that ignores the input has."""
+
+
+def published_and_ours(panels: Sequence[Panel], path: Path) -> Path:
+    """Published curves broad and pale, ours thin and strong in the same colours, a line for every seed."""
+    columns = min(len(panels), 2)
+    figure, axes = make_grid(-(-len(panels) // columns), columns, 6.4, 4.2)
+    flat = [axis for row in axes for axis in row]
+    for axis, panel in zip(flat, panels, strict=False):
+        _draw(axis, panel)
+    for axis in flat[len(panels) :]:
+        axis.set_visible(False)
+    return save(figure, path)
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    last = max((points[-1][0] for seeds in panel.ours.values() for points in seeds if points), default=1)
+    first = min((points[0][0] for seeds in panel.ours.values() for points in seeds if points), default=1)
+    for network, points in panel.published.items():
+        steps, values = _split(points, panel.logarithmic)
+        if panel.equal_steps:  # The line between the last point in reach and the next one is in the picture as well.
+            kept = np.searchsorted(steps, last) + 1
+            steps, values = steps[:kept], values[:kept]
+        axis.plot(steps, values, color=_colour(panel, network), alpha=0.3, linewidth=4, solid_capstyle="round")
+    for network, seeds in panel.ours.items():
+        for points in seeds:
+            axis.plot(*_split(points, panel.logarithmic), color=_colour(panel, network), linewidth=1.3)
+    if panel.baseline is not None:
+        axis.axhline(panel.baseline, color=GREY, linestyle="--", linewidth=1)
+    if panel.logarithmic:
+        log_scale(axis)
+        _, high = axis.get_ylim()
+        axis.set_ylim(top=min(high, 1.0))  # An exploded loss would press all others onto the axis.
+    if panel.equal_steps:
+        axis.set_xlim(0, last * 1.02)
+    else:
+        axis.set_xscale("log")
+        axis.set_xlim(left=first / 1.1)
+    axis.set_title(panel.title)
+    axis.set_xlabel("training step")
+    axis.set_ylabel(panel.metric)
+    named = dict.fromkeys([*panel.ours, *panel.published])
+    handles = [Line2D([], [], color=_colour(panel, n), linewidth=1.6, label=panel.names.get(n, n)) for n in named]
+    if panel.published:
+        handles.append(Line2D([], [], color=GREY, alpha=0.3, linewidth=4, label="the paper's"))
+    axis.legend(handles=handles, frameon=False, fontsize=8)
+
+
+def _colour(panel: Panel, network: str) -> str:
+    return COLOURS[panel.colours[network] % len(COLOURS)]
+
+
+def _split(points: Points, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+    steps = np.array([step for step, _ in points], float)
+    return steps, shown(numbers(value for _, value in points), positive)
+
+
+def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """One panel untrained, one trained: ‖∂L/∂h_t‖ of each network over its time steps.
+
+    Args:
+        flows: label -> "t", and norms "untrained" and "trained", as many each.
+    """
+    moments = ("untrained", "trained")
+    figure, axes = make_axes(len(moments))
+    for axis, when in zip(axes, moments, strict=True):
+        for number, (label, flow) in enumerate(flows.items()):
+            values = shown(numbers(flow[when]), positive=True)
+            axis.plot(flow["t"], values, color=COLOURS[number % len(COLOURS)], label=label, linewidth=1.6)
+        log_scale(axis)
+        low, high = axis.get_ylim()
+        if axis.get_yscale() == "log" and high / low > 1e16:
+            axis.set_ylim(bottom=high / 1e16)  # Below, nothing reaches a weight.
+        axis.set_title(when)
+        axis.set_xlabel("time step t")
+        axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
+    axes[0].legend(frameon=False, fontsize=8)
+    return save(figure, path)

@@ -1,0 +1,267 @@
+"""What is shown of the results: tables, figures, and docs/REPRODUCTION.md from all of them."""
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rnnlab.build import ConfigError, unknown
+from rnnlab.plots.reproduction import Panel, gradients_over_time, published_and_ours
+from rnnlab.reproduction.experiments import EXPERIMENTS, NAMES, Case, all_cases, paper_curve
+from rnnlab.reproduction.results import Row, duration, rows
+from rnnlab.workdir import write_file
+
+COLUMNS = (
+    "network",
+    "paper",
+    "ours",
+    "difference",
+    "wanted",
+    "seeds, 95 % interval",
+    "steps",
+    "solved at step",
+    "wall time",
+    "hardware",
+    "commit",
+)
+OVERVIEW = "irnn_overview.png"
+NOTES = "irnn_notes.toml"
+"""Beside the results, written by hand: [EXPERIMENT] explains = "…", [CASE] tried = "…"."""
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(found: Sequence[Row]) -> str:
+    """A case's rows in Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in found]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    ours = "diverged" if math.isnan(row.ours.value) else _number(row.ours.value)
+    seeds = str(row.seeds) + (f", {row.diverged} diverged" if row.diverged else "")
+    if not math.isnan(row.ours.low):
+        seeds += f"; {_number(row.ours.low)} to {_number(row.ours.high)}"
+    wanted = "–" if row.target is None else f"{_number(row.target)}: {'reached' if row.reached else 'short of it'}"
+    few, most = row.steps
+    steps = f"{few:,}" + (f" to {most:,}" if most != few else "") + (f" of {row.whole:,}" if few < row.whole else "")
+    solved = [step for step in row.solved_at if step is not None]
+    solved_at = f"{min(solved):,}" + (f" to {max(solved):,}" if max(solved) > min(solved) else "") if solved else "–"
+    if solved and len(solved) < row.seeds:
+        solved_at += f" ({len(solved)} of {row.seeds})"
+    return [
+        NAMES.get(row.network, row.network),
+        _number(row.paper),
+        ours,
+        _number(row.difference, sign="+"),
+        wanted,
+        seeds,
+        steps.replace(",", " "),
+        solved_at.replace(",", " "),
+        duration(row.seconds),
+        ", ".join(row.hardware),
+        ", ".join(commit[:8] + ("+" if commit.endswith("+") else "") for commit in row.commits),
+    ]
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:{sign}.4g}" if abs(value) < 1 else f"{value:{sign}.1f}"
+
+
+def commands(case: Case, results: Mapping[str, Any], found: Sequence[Row]) -> list[str]:
+    """The lines for a shell that make the rows: one, unless they have unequally many seeds or steps."""
+    overrides = [f"--config.{path}={value}" for path, value in results["overrides"].items()]
+    made: dict[tuple[str, ...], list[str]] = {}
+    for row in found:
+        steps = [f"--steps={row.steps[0]}"] if row.steps[0] < row.whole and not row.diverged else []
+        made.setdefault((f"--seeds={row.seeds}", *steps), []).append(row.network)
+    lines = []
+    for flags, networks in made.items():
+        chosen = [] if len(networks) == len(case.networks) else [f"--networks={','.join(networks)}"]
+        lines.append(" ".join(["python scripts/reproduce_irnn.py", *case.flags, *chosen, *flags, *overrides]))
+    return lines
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def panel(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> Panel:
+    """A case's curves, the paper's and ours, in the paper's unit."""
+    scale = case.experiment.scale
+    ours = {
+        name: [[(step, scale * float(value)) for step, value in run["curve"]] for run in found["runs"] if run["curve"]]
+        for name, found in results["networks"].items()
+    }
+    published = {name: points for name in case.networks if (points := paper_curve(case, name, paper))}
+    return Panel(
+        f"{case.title}: {'our recipe' if case.variant == 'modern' else 'the protocol of the paper'}",
+        f"{case.experiment.unit.removeprefix('test ')}: ours of validation",
+        published,
+        ours,
+        {name: place for place, name in enumerate(EXPERIMENTS[case.experiment.name].networks["modern"])},
+        NAMES,
+        equal_steps=case.variant == "paper",
+        logarithmic=case.experiment.better < 0,
+        baseline=case.experiment.baseline,
+    )
+
+
+def draw(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The figures of a case: learning curves, and gradients before and after training."""
+    figures = [published_and_ours([panel(case, results, paper)], folder / f"irnn_{case.key}.png")]
+    flows = {n: flow for n, found in results["networks"].items() if (flow := found["gradient_flow"])}
+    if flows:
+        flows = {NAMES.get(name, name): flow for name, flow in flows.items()}
+        figures.append(gradients_over_time(flows, folder / f"irnn_{case.key}_gradients.png"))
+    return figures
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+INTRODUCTION = """\
+# The IRNN paper, reproduced
+
+Le, Jaitly and Hinton, *A Simple Way to Initialize Recurrent Networks of Rectified Linear Units* (arXiv 1504.00941v2,
+2015), experiment by experiment: by the paper's protocol (`paper`) and with our recipe (`modern`). The configs are in
+configs/irnn; what the paper does not state is marked there as our choice.
+
+This page is written by `python scripts/reproduce_irnn.py --all --budget_minutes=0`; without the budget the command
+trains what is missing first. Numbers are in docs/results/irnn\\_\\*.json, text in docs/results/irnn\\_notes.toml.
+
+- *paper*: the best value of its curve; beside `paper` of as many steps as ours, on the line between two of its points.
+- *ours*: on the test set, the mean over seeds, each at its best checkpoint by validation. A run that diverged has none.
+- *wanted*: beside `modern` what we set out for, beside `paper` the paper's own. *Reached*: by every seed.
+- *solved at step*: the first evaluation with an error of 0.01 (adding) or an accuracy of 90 % (pixels).
+- *wall time*: of all seeds of the row together; those of one network run side by side in one program.
+"""
+
+
+def read_notes(folder: Path) -> dict[str, dict[str, str]]:
+    """The text that was written by hand, by experiment and case.
+
+    Raises:
+        ConfigError: the file is no TOML, or has a section or a field of another name.
+    """
+    path = folder / NOTES
+    try:
+        notes = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    known = dict.fromkeys(EXPERIMENTS, "explains") | {case.key: "tried" for case in all_cases()}
+    for section, fields in notes.items():
+        if section not in known:
+            raise ConfigError(f"{path}: {unknown('section', section, known)}")
+        for name in fields:
+            if name != known[section]:
+                raise ConfigError(f"{path}: {unknown(f'field of [{section}]', name, [known[section]])}")
+    return notes
+
+
+def write_page(
+    path: Path, folder: Path, found: Mapping[str, Any], problems: Mapping[str, str], paper: Mapping[str, Any]
+) -> None:
+    """docs/REPRODUCTION.md.
+
+    Args:
+        folder: of the results; figures are drawn there.
+        found: a case's key -> what its file holds.
+        problems: a case's key -> why it is left out, or not trained on.
+        paper: the paper's numbers.
+    """
+    notes = read_notes(folder)
+    where = Path(os.path.relpath(folder, path.parent)).as_posix()
+    parts = [INTRODUCTION]
+    cases = [case for case in all_cases() if case.key in found]
+    if shown := [case for case in cases if case.variant == "modern" and paper_curve(case, "irnn", paper)]:
+        published_and_ours([panel(case, found[case.key], paper) for case in shown], folder / OVERVIEW)
+        parts.append(f"![our recipe beside the paper's curves]({where}/{OVERVIEW})\n")
+    for experiment in EXPERIMENTS.values():
+        parts.append(f"## {experiment.title}\n")
+        if text := notes.get(experiment.name, {}).get("explains"):
+            parts.append(text.strip() + "\n")
+        own = [case for case in all_cases() if case.experiment is experiment]
+        for case in own:
+            if case.key in found:
+                parts += _section(case, found[case.key], notes, paper, folder, where)
+        told: dict[str, list[Case]] = {}
+        for case in own:
+            if case.key in problems:
+                told.setdefault(problems[case.key], []).append(case)
+            elif case.key not in found:
+                told.setdefault("not trained yet", []).append(case)
+        for problem, of in told.items():
+            lines = "\n".join(" ".join(["python scripts/reproduce_irnn.py", *case.flags]) for case in of)
+            parts.append(f"Missing: {problem}.\n\n```sh\n{lines}\n```\n")
+        if experiment.name in STAND_INS and not any(case.key in found for case in own):
+            parts += STAND_INS[experiment.name](folder, where, paper)
+    write_file(path, "\n".join(parts))
+
+
+def _section(
+    case: Case, results: Mapping[str, Any], notes: Mapping[str, Any], paper: Mapping[str, Any], folder: Path, where: str
+) -> list[str]:
+    own = rows(case, results, paper)
+    parts = [f"### {case.title}: `{case.variant}`\n", table(own)]
+    short = [NAMES.get(row.network, row.network) for row in own if row.reached is False]
+    tried = notes.get(case.key, {}).get("tried")
+    if tried:
+        parts.append(f"What was tried: {tried.strip()}\n")
+    elif short:
+        parts.append(f"Short of what was wanted: {', '.join(short)}.\n")
+    parts.append("```sh\n" + "\n".join(commands(case, results, own)) + "\n```\n")
+    captions = ("learning curves", "gradients before and after training")
+    parts += [
+        f"![{words}]({where}/{figure.name})\n"
+        for words, figure in zip(captions, draw(case, results, paper, folder), strict=False)
+    ]
+    return parts
+
+
+def _lm1b_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
+    """What scripts/compare_lm1b.py left."""
+    path = folder / "lm1b_standin.md"
+    if not path.exists():
+        return []
+    return [
+        "### The order of the networks on a stand-in\n",
+        path.read_text(),
+        f"![validation perplexity]({where}/lm1b_standin.png)\n",
+        "```sh\npython scripts/compare_lm1b.py --output=docs/results/lm1b_standin.json\n```\n",
+    ]
+
+
+def _timit_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
+    """What scripts/compare_speech.py left, beside the paper's rows of two layers."""
+    path = folder / "speech.json"
+    if not path.exists():
+        return []
+    lines = ["| network | test frame error, % | seeds |", "|---|---|---|"]
+    for name, row in json.loads(path.read_text())["networks"].items():
+        if row["runs"]:
+            wide = "" if row["interval"] is None else f" ± {100 * row['interval']:.1f}"
+            lines.append(f"| {name} | {100 * row['mean']:.1f}{wide} | {len(row['runs'])} |")
+    theirs = "; ".join(
+        f"{direction}: " + ", ".join(f"{name} {paper['timit'][f'{key}{suffix}'][1]}" for name, key in _TWO_LAYERS)
+        for direction, suffix in (("forwards", ""), ("both directions", "-bidirectional"))
+    )
+    return [
+        "### The order of the networks on NLTK's sample\n",
+        "Not the paper's experiment: 4 % of the corpus, 61 phones, two layers of 100 units; see speech.md. The paper's "
+        f"two layers on the whole corpus, test, {theirs}.\n",
+        "\n".join(lines) + "\n",
+        "```sh\npython scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md\n```\n",
+    ]
+
+
+_TWO_LAYERS = (("RNN", "rnn-2x500"), ("LSTM", "lstm-2x250"), ("IRNN", "irnn-2x500"))
+STAND_INS = {"lm1b": _lm1b_stand_in, "timit": _timit_stand_in}
+"""What is shown of an experiment whose corpus is not at hand."""

@@ -1,0 +1,265 @@
+"""docs/results/irnn_*.json: what the runs of a case have come to, read from their workdirs, kept, checked, summed up.
+
+A file holds of every network its config and its runs. Runs of another config, or a file of another schema, are refused.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnlab.build import ConfigError
+from rnnlab.config import differences, resolve_config
+from rnnlab.metrics import plain, read_metrics
+from rnnlab.reproduction.experiments import Case, paper_number
+from rnnlab.reproduction.training import HARDWARE
+from rnnlab.sweeps.manifest import read_sweep
+from rnnlab.sweeps.statistics import Mean, mean_interval, number
+from rnnlab.sweeps.table import DONE, read_summary
+from rnnlab.workdir import read_config, write_file
+
+SCHEMA = 1
+POINTS = 400
+"""At most, of a curve or of a gradient over time."""
+
+
+def results_path(folder: Path, case: Case) -> Path:
+    """Of a case's file."""
+    return folder / f"irnn_{case.key}.json"
+
+
+# --- from workdirs ---------------------------------------------------------------------------------------------------
+
+
+def collect(case: Case, folder: Path) -> dict[str, Any]:
+    """What a network's sweep has come to: its config, and of every run that is over, or was stopped, the numbers.
+
+    Args:
+        folder: the sweep's.
+    """
+    metric, found = case.experiment.metric, []
+    config: dict[str, Any] = {}
+    flow = None
+    for run in read_sweep(folder)["runs"]:
+        workdir = folder / "runs" / run["name"]
+        summary = read_summary(workdir)
+        if not run["in_sweep"] or summary is None:
+            continue
+        if summary["status"] not in DONE and "test" not in summary["best"]:
+            continue  # A signal came: the numbers follow when it goes on.
+        config = {k: v for k, v in read_config(workdir).items() if k != "seed"}
+        lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and metric in line]
+        found.append(
+            {
+                "seed": summary["seed"],
+                "status": summary["status"],
+                "steps": summary["steps"],
+                "test": plain(number(summary["best"].get("test", {}).get(metric))),
+                "best_step": summary["best"]["step"],
+                "validation": plain(number((summary["best"]["validation"] or {}).get(metric))),
+                "solved_at": (summary["convergence"] or {}).get("steps"),
+                "seconds": summary["seconds"],
+                "replicas": summary.get("replicas", 1),
+                "device": summary["device"],
+                "hardware": (folder / HARDWARE).read_text().strip(),
+                "git_commit": summary["git_commit"],
+                "versions": summary["versions"],
+                "curve": [[line["step"], _short(line[metric])] for line in _thinned(lines)],
+            }
+        )
+        if flow is None and (workdir / "gradient_flow.json").exists():
+            flow = _flow(json.loads((workdir / "gradient_flow.json").read_text()), summary["seed"])
+    return {"config": config, "gradient_flow": flow, "runs": found}
+
+
+def _thinned(values: Sequence[Any]) -> list[Any]:
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(POINTS, len(values))).round().astype(int))
+    return [values[i] for i in chosen]
+
+
+def _short(value: Any) -> Any:
+    """To five digits."""
+    return plain(float(f"{float(value):.5g}"))
+
+
+def _flow(measured: Mapping[str, Mapping[str, Sequence[Any]]], seed: int) -> dict[str, Any]:
+    """‖∂L/∂h_t‖ of the last layer, untrained and trained, with its time steps t."""
+    norms = {when: list(layers.values())[-1] for when, layers in measured.items()}
+    steps = _thinned(range(1, len(norms["untrained"]) + 1))
+    return {"seed": seed, "t": steps} | {when: [_short(each[t - 1]) for t in steps] for when, each in norms.items()}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None where there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or has another schema.
+    """
+    try:
+        found = json.loads(path.read_text())
+        schema = found["schema"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error!r}; move it away to measure anew") from None
+    if schema != SCHEMA:
+        raise ConfigError(
+            f"{path} is of another version (schema {schema}, not {SCHEMA}): not mixed in; move it away to measure anew"
+        )
+    return found
+
+
+def check_protocol(path: Path, results: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that a file's networks were trained by the configs there are now.
+
+    Args:
+        configs: network -> its resolved config.
+
+    Raises:
+        ConfigError: one was not; the line names the first difference.
+    """
+    for network, found in results["networks"].items():
+        if network not in configs:
+            raise ConfigError(f"{path} holds the network {network!r}, which the experiment does not have; move it away")
+        try:
+            old = resolve_config(found["config"] | {"seed": 0})  # With fields that have been added since.
+            changed = differences(_as_json(old), _as_json({**configs[network], "seed": 0}))
+        except ConfigError as error:
+            changed = [str(error)]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise ConfigError(
+                f"{path} holds {network} of another protocol ({changed[0]}{more}): not mixed in; move it away to "
+                "measure anew"
+            )
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config))
+
+
+def merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's runs of before and now, by seed; the longer one of two counts, the new one of two alike."""
+    runs = {run["seed"]: run for run in (old["runs"] if old else ())}
+    for run in new["runs"]:
+        if run["seed"] not in runs or run["steps"] >= runs[run["seed"]]["steps"]:
+            runs[run["seed"]] = run
+    flow = new["gradient_flow"] or (old or {}).get("gradient_flow")
+    return {"config": new["config"], "gradient_flow": flow, "runs": [runs[seed] for seed in sorted(runs)]}
+
+
+def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks: Mapping[str, Any]) -> None:
+    """Writes a case's file, its networks in the order of the experiment."""
+    results = {
+        "schema": SCHEMA,
+        "experiment": case.experiment.name,
+        "length": case.length,
+        "variant": case.variant,
+        "metric": case.experiment.metric,
+        "overrides": dict(overrides),
+        "networks": {name: networks[name] for name in case.networks if name in networks},
+    }
+    text = json.dumps(results, indent=1)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)  # A list of numbers is one line,
+    text = re.sub(r"\],\s+\[", "], [", text)  # and so is one of pairs.
+    write_file(path, text + "\n")
+
+
+def is_complete(network: Mapping[str, Any], seeds: int, steps: int | None) -> bool:
+    """Whether a file's network has all seeds, each over or at this step."""
+    runs = {run["seed"]: run for run in network["runs"]}
+    return all(
+        seed in runs and (runs[seed]["status"] in DONE or runs[seed]["steps"] >= (steps or math.inf))
+        for seed in range(seeds)
+    )
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a case beside the paper's, in the paper's unit."""
+
+    network: str
+    paper: float | None
+    """The best of the paper's curve; with the paper's protocol, of as many steps as ours."""
+    ours: Mean
+    """Test, over seeds, each at its best checkpoint by validation; NaN where all diverged."""
+    target: float | None
+    reached: bool | None
+    """Whether every seed is at the target or better; None where there is none."""
+    seeds: int
+    diverged: int
+    steps: tuple[int, int]
+    """Fewest and most, of the seeds."""
+    whole: int
+    """The steps of the config."""
+    solved_at: list[int | None]
+    seconds: float
+    """Of all seeds together."""
+    hardware: list[str]
+    commits: list[str]
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's."""
+        return None if self.paper is None else self.ours.value - self.paper
+
+
+def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> list[Row]:
+    """A row of every network that has a run, in the order of the experiment."""
+    found = []
+    for network in case.networks:
+        runs = results["networks"].get(network, {"runs": []})["runs"]
+        if not runs:
+            continue
+        experiment, steps = case.experiment, [run["steps"] for run in runs]
+        values = [experiment.scale * number(run["test"], math.nan) for run in runs if run["status"] != "diverged"]
+        equal = min(steps) if case.variant == "paper" else None
+        theirs = paper_number(case, network, paper, equal)
+        target = theirs if case.variant == "paper" else experiment.targets.get(network)
+        diverged = len(runs) - len(values)
+        sound = not diverged and all(
+            math.isfinite(v) and experiment.better * v >= experiment.better * (target or 0) for v in values
+        )
+        found.append(
+            Row(
+                network=network,
+                paper=theirs,
+                ours=mean_interval(values),
+                target=target,
+                reached=None if target is None else sound,
+                seeds=len(runs),
+                diverged=diverged,
+                steps=(min(steps), max(steps)),
+                whole=results["networks"][network]["config"]["steps"],
+                solved_at=[run["solved_at"] for run in runs],
+                seconds=sum(run["seconds"] / run["replicas"] for run in runs),
+                hardware=list(dict.fromkeys(run["hardware"] for run in runs)),
+                commits=list(dict.fromkeys(run["git_commit"] or "?" for run in runs)),
+            )
+        )
+    return found
+
+
+def best_seed(case: Case, network: Mapping[str, Any]) -> int | None:
+    """The seed of the run that is best on validation; None where none is sound."""
+    runs = [run for run in network["runs"] if run["status"] != "diverged" and run["validation"] is not None]
+    sound = [run for run in runs if math.isfinite(float(run["validation"]))]
+    return max(sound, key=lambda run: case.experiment.better * run["validation"])["seed"] if sound else None
+
+
+def duration(seconds: float) -> str:
+    """ "48 s", "12 min", "3.4 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

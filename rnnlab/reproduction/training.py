@@ -1,0 +1,94 @@
+"""Trains a network of an experiment over seeds, as a sweep of its own, until it is done, far enough or out of time."""
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rnnlab.build import resolve
+from rnnlab.reproduction.experiments import Case
+from rnnlab.sweeps.runner import run_sweep
+from rnnlab.sweeps.space import Setting, expand, sweep_options
+from rnnlab.sweeps.table import DONE, read_summary
+from rnnlab.workdir import write_file
+
+HARDWARE = "hardware.txt"
+"""Beside a sweep's runs: what they were trained on, for people."""
+
+
+class Stop:
+    """Asked after every dispatch whether to stop there.
+
+    Args:
+        deadline: on time.monotonic's clock; None: as long as it takes.
+        steps: each run stops after so many; None: as its config says.
+    """
+
+    def __init__(self, deadline: float | None = None, steps: int | None = None):
+        self.deadline, self.steps = deadline, steps
+        self.asked = False
+        """Whether it has stopped anything."""
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def __call__(self, step: int) -> bool:
+        self.asked = self.late or (self.steps is not None and step >= self.steps)
+        return self.asked
+
+
+def sweep_of(case: Case, network: str, seeds: int, configs: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The sweep of one network over its seeds."""
+    fields = {"base": case.reference(network, configs), "overrides": overrides, "seeds": seeds}
+    return resolve(sweep_options, fields, "")
+
+
+def config_of(case: Case, network: str, configs: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved config of a network, of seed 0."""
+    return expand(sweep_of(case, network, 1, configs, overrides))[0].config
+
+
+def train(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: Stop) -> bool:
+    """Trains what is left of a sweep; returns whether it has come as far as it should.
+
+    Args:
+        folder: the sweep's.
+
+    Raises:
+        KeyboardInterrupt: a signal came; all is saved.
+    """
+    if far_enough(expand(sweep), folder, stop.steps):
+        return True
+    write_file(folder / HARDWARE, hardware() + "\n")
+    stop.asked = False
+    if run_sweep(sweep, folder, data_dir, stop=stop) == "interrupted" and not stop.asked:
+        raise KeyboardInterrupt
+    return far_enough(expand(sweep), folder, stop.steps)
+
+
+def far_enough(settings: list[Setting], folder: Path, steps: int | None) -> bool:
+    """Whether all runs of a sweep are over, or at this step."""
+    from rnnlab.sweeps.manifest import make_plan
+
+    summaries = [read_summary(folder / "runs" / s.name) for s in make_plan(folder, settings).settings]
+    return all(s is not None and (s["status"] in DONE or s["steps"] >= (steps or s["steps"] + 1)) for s in summaries)
+
+
+def hardware() -> str:
+    """What computes here, for people: "2 cores, Intel Xeon …", or the accelerators."""
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} × {devices[0].device_kind}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{cores} cores, {name}"

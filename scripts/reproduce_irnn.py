@@ -1,0 +1,245 @@
+"""Trains the networks of the IRNN paper (Le, Jaitly and Hinton, 2015) and sets them beside its curves and tables.
+
+    python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=modern
+    python scripts/reproduce_irnn.py --experiment=pixels --variant=paper --networks=irnn --seeds=1 --budget_minutes=60
+    python scripts/reproduce_irnn.py --all --budget_minutes=0     # docs/REPRODUCTION.md from what is there
+
+--experiment is adding, pixels, permuted, lm1b or timit; the configs are those of configs/irnn. Each network is a sweep
+over its seeds in RUNS/CASE/NETWORK. The same command goes on where it was interrupted, or where its budget or --steps
+ended it. It leaves docs/results/irnn_CASE.json with figures beside it and, of networks that do what they should, the
+best run's parameters in docs/results/checkpoints/. A file of another version or protocol is refused. --all trains
+whatever no results' file has yet, experiment by experiment, and writes the page.
+Exit status: 0 (also where the budget has ended it), 2 a mistake in the command or the data, 130 interrupted after
+saving.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from rnnlab import entry
+from rnnlab.build import ConfigError, unknown
+from rnnlab.config import literal
+from rnnlab.reproduction.experiments import NAMES, Case, all_cases, make_case
+from rnnlab.reproduction.results import (
+    check_protocol,
+    collect,
+    is_complete,
+    merged,
+    read_results,
+    results_path,
+    rows,
+    write_results,
+)
+from rnnlab.reproduction.training import Stop, config_of, sweep_of, train
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Command(NamedTuple):
+    """What the flags say of every case."""
+
+    networks: list[str]
+    """Empty: all."""
+    seeds: int
+    steps: int | None
+    deadline: float | None
+    runs: Path
+    results: Path
+    data_dir: str | None
+    overrides: dict[str, Any]
+    paper: dict[str, Any]
+
+    @property
+    def configs(self) -> Path:
+        """As it is written in commands: from the current folder."""
+        return Path(os.path.relpath(ROOT / "configs" / "irnn"))
+
+    def steps_of(self, case: Case) -> int | None:
+        """Where each run of a case stops; None: at its end."""
+        return self.steps or (case.experiment.paper_steps if case.variant == "paper" else None)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("experiment", None, "adding, pixels, permuted, lm1b or timit", flag_values=values)
+    flags.DEFINE_integer("length", None, "of the adding problem; 150 if not given", flag_values=values)
+    flags.DEFINE_string("variant", "modern", "modern, our recipe, or paper, its protocol", flag_values=values)
+    flags.DEFINE_list("networks", [], "some of the experiment's; all if empty", flag_values=values)
+    flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
+    told = "where each run stops, to go on with more; else paper: 200000 (adding), 300000 (pixels); modern: the end"
+    flags.DEFINE_integer("steps", None, told, lower_bound=1, flag_values=values)
+    flags.DEFINE_float("budget_minutes", None, "stops after so long", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_bool("all", False, "all experiments, and the page", flag_values=values)
+    flags.DEFINE_string("runs", "runs/irnn", "folder of the runs", flag_values=values)
+    flags.DEFINE_string("results", "docs/results", "folder of the results", flag_values=values)
+    flags.DEFINE_string("page", "docs/REPRODUCTION.md", "what --all writes", flag_values=values)
+    entry.data_dir_flag(values)
+    reference, overrides, words = entry.take_config(argv)
+    given = entry.parse(values, words, __doc__).flags
+    if reference is not None:
+        raise ConfigError("--config: the configs are those of configs/irnn; --config.path.to.field=VALUE changes them")
+    budget = given["budget_minutes"]
+    command = Command(
+        networks=given["networks"],
+        seeds=given["seeds"],
+        steps=given["steps"],
+        deadline=None if budget is None else time.monotonic() + 60 * budget,
+        runs=Path(given["runs"]),
+        results=Path(given["results"]),
+        data_dir=given["data_dir"],
+        overrides={path: literal(text) for path, text in overrides.items()},
+        paper=json.loads((ROOT / "docs" / "results" / "irnn_paper.json").read_text()),
+    )
+    try:
+        if given["all"]:
+            if given["experiment"] or command.networks or command.steps or overrides:
+                raise ConfigError("--all is all experiments as they are; leave out --experiment, --networks, --steps …")
+            return reproduce_all(command, Path(given["page"]))
+        if given["experiment"] is None:
+            raise ConfigError("--experiment is missing, as in --experiment=adding; or --all (--help says more)")
+        return reproduce(make_case(given["experiment"], given["variant"], given["length"]), command)
+    except KeyboardInterrupt:
+        print("interrupted after saving; the same command goes on")
+        return entry.INTERRUPTED
+
+
+# --- one case --------------------------------------------------------------------------------------------------------
+
+
+def reproduce(case: Case, command: Command) -> int:
+    """Trains a case's networks, one after the other, and shows what they have come to."""
+    for network in command.networks:
+        if network not in case.networks:
+            raise ConfigError(unknown("value of --networks", network, case.networks))
+    read_checked(case, command)
+    if problem := case.experiment.held_back(command.data_dir):
+        raise ConfigError(f"{case.experiment.name} is held back: {problem}")
+    left = train_all(case, command.networks or case.networks, command)
+    show(case, command)
+    if left:
+        print(f"the budget is spent; the same command goes on with {', '.join(NAMES.get(n, n) for n in left)}")
+    return entry.FINISHED
+
+
+def train_all(case: Case, networks: Sequence[str], command: Command) -> list[str]:
+    """Trains networks for as long as there is time, and keeps what they come to; returns those that are not done."""
+    stop = Stop(command.deadline, command.steps_of(case))
+    left = []
+    for network in networks:
+        if stop.late:
+            left.append(network)
+            continue
+        folder = command.runs / case.key / network
+        sweep = sweep_of(case, network, command.seeds, command.configs, command.overrides)
+        print(f"{case.title}, {case.variant}: {NAMES.get(network, network)}", flush=True)
+        if not train(sweep, folder, command.data_dir, stop):
+            left.append(network)
+        keep(case, network, folder, command)
+    return left
+
+
+def keep(case: Case, network: str, folder: Path, command: Command) -> None:
+    """Adds what a network's runs have come to to the results, and exports its best parameters if it does well."""
+    from rnnlab.reproduction.winners import export_best, wins
+
+    found = collect(case, folder)
+    if not found["runs"]:
+        return
+    known = (read_checked(case, command) or {"networks": {}})["networks"]
+    known = {**known, network: merged(known.get(network), found)}
+    path = results_path(command.results, case)
+    write_results(path, case, command.overrides, known)
+    (row,) = rows(case, {"networks": {network: known[network]}}, command.paper)
+    if wins(case, row) and row.steps[0] == row.whole:
+        target = command.results / "checkpoints" / f"{case.subject}-{network}"
+        export_best(case, known[network], folder, target, command.data_dir)
+
+
+def read_checked(case: Case, command: Command) -> dict[str, Any] | None:
+    """A case's results, if there are any and all are of the configs there are now."""
+    path = results_path(command.results, case)
+    results = read_results(path)
+    if results is not None:
+        known = [name for name in results["networks"] if name in case.networks]
+        configs = {name: config_of(case, name, command.configs, command.overrides) for name in known}
+        check_protocol(path, results, configs)
+    return results
+
+
+def show(case: Case, command: Command) -> None:
+    """Prints the table and draws the figures."""
+    from rnnlab.reproduction.page import draw, table
+
+    results = read_checked(case, command)
+    if results is None:
+        print("nothing has been trained yet")
+        return
+    print(f"{case.title}, {case.variant}: {case.experiment.unit}\n")
+    print(table(rows(case, results, command.paper)))
+    print(results_path(command.results, case), *draw(case, results, command.paper, command.results))
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+def reproduce_all(command: Command, page: Path) -> int:
+    """Trains what no file has, goes on where an experiment is held back, and writes the page."""
+    from rnnlab.reproduction.page import write_page
+
+    found: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    held_back: dict[str, str | None] = {}
+    for case in all_cases():
+        try:
+            results = read_checked(case, command)
+        except ConfigError as error:
+            problems[case.key] = told(error, page)
+            print(f"{case.key} is left out: {error}", flush=True)
+            continue
+        missing = missing_of(case, results, command)
+        name = case.experiment.name
+        if missing and name not in held_back:
+            held_back[name] = case.experiment.held_back(command.data_dir)
+            if held_back[name]:
+                print(f"{name} is held back: {held_back[name]}", flush=True)
+        if missing and held_back[name]:
+            problems[case.key] = told(f"held back: {held_back[name]}", page)
+        elif missing and not Stop(command.deadline).late:
+            try:
+                train_all(case, missing, command)
+            except ConfigError as error:
+                problems[case.key] = told(error, page)
+                print(f"{case.key} is left out: {error}", flush=True)
+            results = read_checked(case, command)
+        if results is not None:
+            found[case.key] = results
+    write_page(page, command.results, found, problems, command.paper)
+    print(page)
+    return entry.FINISHED
+
+
+def missing_of(case: Case, results: Mapping[str, Any] | None, command: Command) -> list[str]:
+    """The networks of a case of which the results lack a seed or steps."""
+    networks = {} if results is None else results["networks"]
+    steps = command.steps_of(case)
+    return [n for n in case.networks if n not in networks or not is_complete(networks[n], command.seeds, steps)]
+
+
+def told(problem: ConfigError | str, page: Path) -> str:
+    """A line for the page, without the folders of this machine."""
+    here = f"{Path.home()}{os.sep}", f"{page.parent.absolute().parent}{os.sep}", f"{Path.cwd()}{os.sep}"
+    text = str(problem)
+    for folder in sorted(here, key=len, reverse=True):
+        text = text.replace(folder, "")
+    return text
+
+
+if __name__ == "__main__":
+    entry.run(main)

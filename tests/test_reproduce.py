@@ -1,0 +1,429 @@
+"""The reproduction of the IRNN paper: presets, what the files and the page say, budgets, refusals, exported winners.
+
+Training is a stand-in but for the slow tests, which train for real.
+"""
+
+import dataclasses
+import json
+import math
+import runpy
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rnnlab.build import ConfigError
+from rnnlab.config import load_file, resolve_config
+from rnnlab.reproduction import training
+from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, at, make_case, paper_number
+from rnnlab.reproduction.page import read_notes
+from rnnlab.reproduction.results import merged, read_results, rows
+from rnnlab.reproduction.winners import wins
+from rnnlab.sweeps.manifest import make_plan, open_sweep
+from rnnlab.sweeps.space import expand
+from rnnlab.workdir import open_workdir
+from scripts import reproduce_irnn
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs" / "irnn"
+PAPER = json.loads((ROOT / "docs" / "results" / "irnn_paper.json").read_text())
+REFERENCES = [
+    f"{file}:{preset}" for file in sorted(CONFIGS.glob("*.py")) for preset in runpy.run_path(str(file))["PRESETS"]
+]
+CASE = make_case("adding", "modern", 150)
+
+
+# --- configs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
+def test_every_preset_resolves_and_every_case_has_one(file: Path) -> None:
+    own = [reference for reference in REFERENCES if reference.startswith(str(file))]
+    for reference in own:
+        config = resolve_config(load_file(reference))
+        if "-paper" in reference:
+            assert config["optimizer"]["name"] == "sgd"
+            assert config["optimizer"]["schedule"]["name"] == "constant"
+            assert (config["optimizer"]["clip_norm"] is None) != (config["optimizer"]["clip_value"] is None)
+            assert config["batch_size"] == 16
+    wanted = {case.reference(network, CONFIGS) for case in all_cases() for network in case.networks}
+    assert {reference for reference in wanted if reference.startswith(str(file))} == set(own)
+
+
+def test_paper_configs_have_the_best_settings_of_its_grid() -> None:
+    irnn = resolve_config(load_file(f"{CONFIGS / 'adding.py'}:irnn-paper-300"))
+    lstm = resolve_config(load_file(f"{CONFIGS / 'adding.py'}:lstm-paper-400"))
+    pixels = resolve_config(load_file(f"{CONFIGS / 'pixels.py'}:irnn-paper-permuted"))
+    assert irnn["model"]["cell"]["recurrent_init"] == {"name": "identity", "scale": 1.0}
+    assert irnn["model"]["readout_init"] == irnn["model"]["cell"]["input_init"]
+    assert (irnn["optimizer"]["learning_rate"], irnn["optimizer"]["clip_norm"]) == (0.01, 10.0)
+    assert (lstm["model"]["cell"]["forget_bias"], lstm["optimizer"]["clip_norm"]) == (10.0, 100.0)
+    assert (pixels["task"]["order"], pixels["optimizer"]["learning_rate"]) == ("permuted", 1e-9)
+
+
+# --- the paper's numbers ---------------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_a_line_between_its_points_and_level_beyond_them() -> None:
+    curve = [(0, 1.0), (10, 0.5), (30, 0.1)]
+    assert [at(curve, step) for step in (0, 5, 10, 20, 99)] == pytest.approx([1.0, 0.75, 0.5, 0.3, 0.1], rel=1e-12)
+
+
+def test_papers_number_at_equal_steps_is_its_best_so_far() -> None:
+    case = make_case("adding", "paper", 150)
+    curve = {"curves": {"adding150": {"irnn": [[0, 0.4], [100, 0.1], [200, 0.3], [300, 0.05]]}}}
+    assert paper_number(case, "irnn", curve, 250) == 0.1
+    assert paper_number(case, "irnn", curve, 50) == pytest.approx(0.25, rel=1e-12)
+    assert paper_number(case, "irnn", curve) == 0.05
+    assert paper_number(case, "gru", curve) is None
+    assert paper_number(make_case("pixels", "modern", None), "irnn", PAPER) == pytest.approx(97.2, abs=0.1)
+    assert paper_number(make_case("timit", "modern", None), "lstm-5x250-bidirectional", PAPER) == 29.1
+    assert paper_number(make_case("lm1b", "modern", None), "irnn4", PAPER) == 69.4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("adding", "paper", 600), "--length: 600: adding, paper has 150, 200, 300, 400"),
+        (("pixels", "paper", 150), "--length: pixels has one length"),
+        (("addding", "paper", None), "did you mean adding"),
+        (("adding", "papers", None), "did you mean paper"),
+    ],
+)
+def test_a_case_that_is_not_there_is_one_line(flags: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_case(*flags)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def run_of(seed: int, test: float | None, steps: int = 100, **fields: Any) -> dict[str, Any]:
+    """A run as a results' file has it."""
+    status = "diverged" if test is None else "finished"
+    found = {"seed": seed, "status": status, "steps": steps, "test": test, "validation": test, "best_step": steps}
+    found |= {"solved_at": None, "seconds": 30.0, "replicas": 3, "device": "2 × cpu", "hardware": "2 cores"}
+    found |= {"git_commit": "0123456789abcdef", "versions": {"jax": "0.10.2"}, "curve": [[10, 0.2], [steps, 0.1]]}
+    return found | fields
+
+
+def results_of(*runs: dict[str, Any], network: str = "irnn") -> dict[str, Any]:
+    return {"networks": {network: {"config": {"steps": 100}, "gradient_flow": None, "runs": list(runs)}}}
+
+
+def test_a_row_sums_up_seeds_in_the_papers_unit() -> None:
+    case = make_case("pixels", "modern", None)
+    (row,) = rows(case, results_of(run_of(0, 0.97), run_of(1, 0.98), run_of(2, 0.99)), PAPER)
+    assert row.ours.value == pytest.approx(98.0, rel=1e-12)
+    half = 4.302652729911275 * 1.0 / math.sqrt(3)  # Student's t with 2 degrees of freedom.
+    assert (row.ours.low, row.ours.high) == (pytest.approx(98.0 - half, rel=1e-9), pytest.approx(98 + half, rel=1e-9))
+    assert (row.seeds, row.seconds, row.steps) == (3, 30.0, (100, 100))
+    assert row.reached is False, "0.97 is below 97.2 %"
+
+
+def test_a_target_is_reached_by_every_seed_or_not_at_all() -> None:
+    assert rows(CASE, results_of(run_of(0, 0.001), run_of(1, 0.009)), PAPER)[0].reached is True
+    assert rows(CASE, results_of(run_of(0, 0.001), run_of(1, 0.011)), PAPER)[0].reached is False
+    (row,) = rows(CASE, results_of(run_of(0, 0.001), run_of(1, None)), PAPER)
+    assert (row.reached, row.diverged, row.ours.value) == (False, 1, 0.001)
+    assert rows(CASE, results_of(run_of(0, 0.2), network="tanh"), PAPER)[0].reached is None
+
+
+def test_winners_reach_their_target_or_beat_the_paper() -> None:
+    assert wins(CASE, rows(CASE, results_of(run_of(0, 0.001)), PAPER)[0])
+    assert not wins(CASE, rows(CASE, results_of(run_of(0, 0.05)), PAPER)[0])
+    assert wins(CASE, rows(CASE, results_of(run_of(0, 0.001), network="tanh"), PAPER)[0])
+    paper = make_case("adding", "paper", 150)
+    assert not wins(paper, rows(paper, results_of(run_of(0, 0.001)), PAPER)[0])
+
+
+def test_merged_runs_are_the_longer_ones_by_seed() -> None:
+    old, new = (
+        results_of(*runs)["networks"]["irnn"] for runs in ([run_of(0, 0.3, 50), run_of(2, 0.1)], [run_of(0, 0.2)])
+    )
+    assert [(run["seed"], run["test"]) for run in merged(old, new)["runs"]] == [(0, 0.2), (2, 0.1)]
+    shorter = results_of(run_of(2, 0.5, 60))["networks"]["irnn"]
+    assert merged(old, shorter)["runs"][1]["test"] == 0.1
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Stands in for `run_sweep`: each run takes 10 steps a dispatch, and comes to 0.1 / (seed + 1) after 40."""
+
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+        self.late_in: str | None = None
+        """The network during which the time ends."""
+
+    def __call__(self, sweep: Mapping[str, Any], workdir: Path, data_dir: str | None, *, stop: training.Stop) -> str:
+        self.trained.append(workdir.name)
+        settings = expand(sweep)
+        open_sweep(workdir, sweep, settings)
+        if self.late_in == workdir.name:
+            stop.deadline = 0.0
+        status = "finished"
+        for setting in make_plan(workdir, settings).settings:
+            run, steps = workdir / "runs" / setting.name, setting.config["steps"]
+            open_workdir(run, setting.config)
+            step = 0
+            while step < steps and status == "finished":
+                step += 10
+                status = "interrupted" if step < steps and stop(step) else "finished"
+            values = {"loss": 0.1 / (setting.config["seed"] + 1)}
+            lines = [json.dumps({"step": n, "split": "validation", **values}) for n in range(10, step + 1, 10)]
+            (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+            norms = {when: {"layer 1": [1e-3] * 150} for when in ("untrained", "trained")}
+            (run / "gradient_flow.json").write_text(json.dumps(norms))
+            summary = run_of(setting.config["seed"], None, step) | {"status": status, "convergence": None}
+            summary["best"] = {"step": step, "validation": values, "test": values}
+            (run / "summary.json").write_text(json.dumps(summary))
+        return status
+
+
+@pytest.fixture
+def trainer(monkeypatch) -> Trainer:
+    stand_in = Trainer()
+    monkeypatch.setattr(training, "run_sweep", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def reproduce(tmp_path) -> Callable[..., int]:
+    """Runs the command on the adding problem, in tmp_path."""
+
+    def call(*words: str) -> int:
+        where = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--data_dir={tmp_path}"]
+        return reproduce_irnn.main([*where, f"--page={tmp_path / 'REPRODUCTION.md'}", *words])
+
+    return call
+
+
+ADDING = ("--experiment=adding", "--config.steps=40")
+
+
+def test_the_file_holds_numbers_with_seeds_and_where_they_are_from(tmp_path, reproduce, trainer, capsys) -> None:
+    assert reproduce(*ADDING, "--networks=irnn,lstm", "--seeds=2") == 0
+    results = read_results(tmp_path / "results" / "irnn_adding150_modern.json")
+    assert results is not None
+    assert (results["experiment"], results["length"], results["variant"]) == ("adding", 150, "modern")
+    assert list(results["networks"]) == ["irnn", "lstm"]
+    found = results["networks"]["irnn"]
+    assert found["config"]["task"]["length"] == 150
+    assert [(run["seed"], run["test"], run["steps"]) for run in found["runs"]] == [(0, 0.1, 40), (1, 0.05, 40)]
+    assert found["runs"][0]["curve"] == [[10, 0.1], [20, 0.1], [30, 0.1], [40, 0.1]]
+    assert {"seconds", "hardware", "git_commit", "versions"} <= set(found["runs"][0])
+    assert len(found["gradient_flow"]["trained"]) == len(found["gradient_flow"]["t"]) == 150
+    for figure in ("irnn_adding150_modern.png", "irnn_adding150_modern_gradients.png"):
+        assert (tmp_path / "results" / figure).stat().st_size > 0
+    said = capsys.readouterr().out
+    assert "| IRNN | 0.005" in said
+    assert "0.01: short of it" in said
+
+
+def test_a_budget_ends_it_after_saving_and_the_same_command_goes_on(tmp_path, reproduce, trainer, capsys) -> None:
+    trainer.late_in = "lstm"
+    words = (*ADDING, "--networks=irnn,lstm,gru", "--seeds=1", "--budget_minutes=60")
+    assert reproduce(*words) == 0
+    assert trainer.trained == ["irnn", "lstm"]
+    assert "the budget is spent; the same command goes on with LSTM, GRU" in capsys.readouterr().out
+    path = tmp_path / "results" / "irnn_adding150_modern.json"
+    networks = (read_results(path) or {})["networks"]
+    assert [(run["status"], run["steps"]) for run in networks["lstm"]["runs"]] == [("interrupted", 10)]
+    trainer.trained.clear()
+    trainer.late_in = None
+    assert reproduce(*words) == 0
+    assert trainer.trained == ["lstm", "gru"], "what is done is not trained again"
+    networks = (read_results(path) or {})["networks"]
+    assert [run["steps"] for run in networks["lstm"]["runs"]] == [40]
+
+
+def test_steps_end_every_network_alike_and_more_go_on(reproduce, trainer, tmp_path) -> None:
+    for steps in (20, 20, 30):
+        assert reproduce(*ADDING, "--networks=irnn", "--seeds=2", f"--steps={steps}") == 0
+    assert trainer.trained == ["irnn", "irnn"], "at the same step there is nothing to do"
+    results = read_results(tmp_path / "results" / "irnn_adding150_modern.json")
+    assert results is not None
+    assert [run["steps"] for run in results["networks"]["irnn"]["runs"]] == [30, 30]
+
+
+def test_a_file_of_another_schema_or_protocol_is_refused(tmp_path, reproduce, trainer) -> None:
+    assert reproduce(*ADDING, "--networks=irnn", "--seeds=1") == 0
+    trainer.trained.clear()
+    with pytest.raises(
+        ConfigError, match=r"irnn_adding150_modern.json holds irnn of another protocol \(steps: 40 -> 50"
+    ):
+        reproduce("--experiment=adding", "--config.steps=50", "--networks=lstm")
+    path = tmp_path / "results" / "irnn_adding150_modern.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    with pytest.raises(ConfigError, match=r"is of another version \(schema 0, not 1\)"):
+        reproduce(*ADDING, "--networks=irnn")
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        reproduce(*ADDING)
+    assert trainer.trained == []
+
+
+def test_a_missing_corpus_names_what_it_holds_back(reproduce, trainer, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"lm1b is held back: 99 of the 99 .*rnnlab\.datasets\.prepare"):
+        reproduce("--experiment=lm1b")
+    with pytest.raises(ConfigError, match=r"timit is held back: .*LDC93S1"):
+        reproduce("--experiment=timit")
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"no")
+    with pytest.raises(ConfigError, match=r"pixels is held back: .*corrupt"):
+        reproduce("--experiment=pixels")
+    assert trainer.trained == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--experiment is missing"),
+        (("--experiment=adding", "--networks=irn"), "did you mean irnn"),
+        (("--all", "--experiment=adding"), "--all is all experiments"),
+        (("--experiment=adding", "--config=configs/adding.py"), "the configs are those of configs/irnn"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(reproduce, trainer, words, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reproduce(*words)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(monkeypatch) -> None:
+    """Experiments with few cases, so that a page has two that are trained and three that are held back."""
+    lengths = {"modern": (150,), "paper": (150,)}
+    monkeypatch.setitem(
+        EXPERIMENTS, "adding", dataclasses.replace(EXPERIMENTS["adding"], lengths=lengths, paper_steps=20)
+    )
+    for name in ("pixels", "permuted"):
+        monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], held_back=lambda _: "no digits"))
+
+
+def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, trainer, short, capsys) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "irnn_notes.toml").write_text(
+        '[adding]\nexplains = "The gradient arrives."\n[adding150_modern]\ntried = "Twice the rate."\n'
+    )
+    (tmp_path / "results" / "lm1b_standin.md").write_text("| stand-in |\n")
+    assert reproduce("--all", "--seeds=2") == 0
+    assert trainer.trained == ["irnn", "lstm", "gru", "tanh", "relu", "irnn", "lstm", "tanh", "relu"]
+    page = (tmp_path / "REPRODUCTION.md").read_text()
+    assert "| IRNN | 0.005" in page
+    assert "The gradient arrives." in page
+    assert "What was tried: Twice the rate." in page
+    assert "Missing: held back: no digits." in page
+    assert "python scripts/reproduce_irnn.py --experiment=pixels --variant=modern\n" in page
+    assert "| stand-in |" in page
+    assert (
+        "python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=paper --seeds=2 --steps=20\n"
+        in page
+    )
+    assert "(results/irnn_adding150_modern_gradients.png)" in page
+    assert str(tmp_path) not in page
+    trainer.trained.clear()
+    assert reproduce("--all", "--seeds=2") == 0
+    assert trainer.trained == []
+    assert "pixels is held back: no digits" in capsys.readouterr().out
+
+
+def test_all_without_time_trains_nothing_and_says_what_is_missing(tmp_path, reproduce, trainer, short) -> None:
+    assert reproduce("--all", "--budget_minutes=0") == 0
+    assert trainer.trained == []
+    assert "Missing: not trained yet." in (tmp_path / "REPRODUCTION.md").read_text()
+
+
+def test_all_leaves_out_a_file_of_another_version_and_goes_on(tmp_path, reproduce, trainer, short, capsys) -> None:
+    reproduce("--all", "--seeds=1")
+    path = tmp_path / "results" / "irnn_adding150_modern.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    assert reproduce("--all", "--seeds=1") == 0
+    page = (tmp_path / "REPRODUCTION.md").read_text()
+    assert "adding150_modern is left out: " in capsys.readouterr().out
+    assert "is of another version (schema 0, not 1)" in page
+    assert "### Adding problem, T = 150: `modern`" not in page
+    assert "### Adding problem, T = 150: `paper`" in page
+
+
+def test_notes_of_an_unknown_section_or_field_are_refused(tmp_path) -> None:
+    path = tmp_path / "irnn_notes.toml"
+    path.write_text('[adding150_modrn]\ntried = "x"\n')
+    with pytest.raises(ConfigError, match="did you mean adding150_modern"):
+        read_notes(tmp_path)
+    path.write_text('[adding]\ntried = "x"\n')
+    with pytest.raises(ConfigError, match=r"unknown field of \[adding\] 'tried'; known: explains"):
+        read_notes(tmp_path)
+
+
+# --- for real --------------------------------------------------------------------------------------------------------
+
+SMALL = (
+    "--experiment=adding",
+    "--config.task.length=10",
+    "--config.steps=600",
+    "--config.eval_every=100",
+    "--config.log_every=100",
+    "--config.checkpoint_every=100",
+    "--config.task.validation_size=200",
+    "--config.task.test_size=200",
+    "--config.model.cell.features=16",
+    "--config.optimizer.learning_rate=0.01",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2], ids=["alone", "replicas"])
+def test_an_exported_winner_evaluates_to_the_published_number(tmp_path, reproduce, seeds) -> None:
+    from rnnlab import evaluate
+
+    words = (*SMALL, "--networks=gru", f"--seeds={seeds}")
+    assert reproduce(*words, "--steps=200") == 0
+    path = tmp_path / "results" / "irnn_adding150_modern.json"
+    runs = (read_results(path) or {})["networks"]["gru"]["runs"]
+    assert all(run["status"] == "interrupted" and 200 <= run["steps"] < 600 for run in runs)
+    assert all(run["test"] > 0 for run in runs)
+    assert not (tmp_path / "results" / "checkpoints").exists(), "it is not at its end"
+    assert reproduce(*words) == 0
+    runs = (read_results(path) or {})["networks"]["gru"]["runs"]
+    assert [run["steps"] for run in runs] == [600] * seeds
+    best = min(runs, key=lambda run: run["validation"])
+    assert best["test"] < 0.01
+    (workdir,) = (tmp_path / "results" / "checkpoints").iterdir()
+    assert workdir.name == "adding150-gru"
+    assert (workdir / "parameters.npz").stat().st_size < 10_000
+    shutil.rmtree(tmp_path / "runs")
+    assert evaluate.main([f"--workdir={workdir}"]) == 0
+    evaluated = json.loads((workdir / "evaluation.json").read_text())
+    assert (evaluated["loss"], evaluated["step"]) == (pytest.approx(best["test"], rel=1e-6), best["best_step"])
+
+
+def test_parameters_of_another_network_or_a_damaged_file_are_one_line(tmp_path) -> None:
+    from rnnlab.checkpoints import Restored, export_parameters, restore_chosen
+    from rnnlab.run import Run
+
+    def state(features: int) -> Any:
+        fields = dict(task=dict(name="adding", length=4), steps=1, batch_size=2)
+        model = dict(cell=dict(name="irnn", features=features))
+        return Run({**fields, "model": model, "optimizer": dict(name="sgd", learning_rate=0.1)}).programs.start(0)
+
+    small = state(2)
+    path = tmp_path / "parameters.npz"
+    export_parameters(Restored(7, small, {"x": 1}), path)
+    found = restore_chosen(tmp_path, "best", small)
+    assert (found.step, found.host) == (7, {"x": 1})
+    np.testing.assert_array_equal(found.state.params["readout"]["kernel"], small.params["readout"]["kernel"])
+    with pytest.raises(ConfigError, match="is of another network: params/"):
+        restore_chosen(tmp_path, "best", state(3))
+    with pytest.raises(ConfigError, match="holds that of step 7 alone, not 8"):
+        restore_chosen(tmp_path, "8", small)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        restore_chosen(tmp_path, "best", small)
