@@ -232,7 +232,7 @@ def _exported(state: TrainState) -> dict[str, PyTree]:
 def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
     """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
     try:
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             found = dict(archive)
         step, host = int(found.pop("step")), json.loads(str(found.pop("host")))
     except Exception as error:  # NumPy, zipfile and JSON have a type each for a file that is not what it was.

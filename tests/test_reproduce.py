@@ -17,9 +17,10 @@ import pytest
 
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
-from rnnlab.reproduction import training
+from rnnlab.plots.reproduction import gradients_over_time, published_and_ours
+from rnnlab.reproduction import page, training
 from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, at, make_case, paper_number
-from rnnlab.reproduction.page import read_notes
+from rnnlab.reproduction.page import panel, read_notes
 from rnnlab.reproduction.results import merged, read_results, rows
 from rnnlab.reproduction.winners import wins
 from rnnlab.sweeps.manifest import make_plan, open_sweep
@@ -166,14 +167,15 @@ class Trainer:
         open_sweep(workdir, sweep, settings)
         if self.late_in == workdir.name:
             stop.deadline = 0.0
-        status = "finished"
+        statuses = []
         for setting in make_plan(workdir, settings).settings:
             run, steps = workdir / "runs" / setting.name, setting.config["steps"]
             open_workdir(run, setting.config)
-            step = 0
-            while step < steps and status == "finished":
+            step, status = 0, "running"
+            while status == "running":
                 step += 10
-                status = "interrupted" if step < steps and stop(step) else "finished"
+                status = "finished" if step >= steps else "interrupted" if stop(step) else "running"
+            statuses.append(status)
             values = {"loss": 0.1 / (setting.config["seed"] + 1)}
             lines = [json.dumps({"step": n, "split": "validation", **values}) for n in range(10, step + 1, 10)]
             (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -182,7 +184,7 @@ class Trainer:
             summary = run_of(setting.config["seed"], None, step) | {"status": status, "convergence": None}
             summary["best"] = {"step": step, "validation": values, "test": values}
             (run / "summary.json").write_text(json.dumps(summary))
-        return status
+        return "interrupted" if "interrupted" in statuses else "finished"
 
 
 @pytest.fixture
@@ -193,8 +195,16 @@ def trainer(monkeypatch) -> Trainer:
 
 
 @pytest.fixture
-def reproduce(tmp_path) -> Callable[..., int]:
-    """Runs the command on the adding problem, in tmp_path."""
+def reproduce(tmp_path, monkeypatch) -> Callable[..., int]:
+    """Runs the command in tmp_path; figures are empty files."""
+
+    def drawn(data: Any, path: Path) -> Path:
+        assert data
+        path.touch()
+        return path
+
+    monkeypatch.setattr(page, "published_and_ours", drawn)
+    monkeypatch.setattr(page, "gradients_over_time", drawn)
 
     def call(*words: str) -> int:
         where = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--data_dir={tmp_path}"]
@@ -219,7 +229,7 @@ def test_the_file_holds_numbers_with_seeds_and_where_they_are_from(tmp_path, rep
     assert {"seconds", "hardware", "git_commit", "versions"} <= set(found["runs"][0])
     assert len(found["gradient_flow"]["trained"]) == len(found["gradient_flow"]["t"]) == 150
     for figure in ("irnn_adding150_modern.png", "irnn_adding150_modern_gradients.png"):
-        assert (tmp_path / "results" / figure).stat().st_size > 0
+        assert (tmp_path / "results" / figure).exists()
     said = capsys.readouterr().out
     assert "| IRNN | 0.005" in said
     assert "0.01: short of it" in said
@@ -316,19 +326,19 @@ def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, tra
     (tmp_path / "results" / "lm1b_standin.md").write_text("| stand-in |\n")
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == ["irnn", "lstm", "gru", "tanh", "relu", "irnn", "lstm", "tanh", "relu"]
-    page = (tmp_path / "REPRODUCTION.md").read_text()
-    assert "| IRNN | 0.005" in page
-    assert "The gradient arrives." in page
-    assert "What was tried: Twice the rate." in page
-    assert "Missing: held back: no digits." in page
-    assert "python scripts/reproduce_irnn.py --experiment=pixels --variant=modern\n" in page
-    assert "| stand-in |" in page
+    text = (tmp_path / "REPRODUCTION.md").read_text()
+    assert "| IRNN | 0.005" in text
+    assert "The gradient arrives." in text
+    assert "What was tried: Twice the rate." in text
+    assert "Missing: held back: no digits." in text
+    assert "python scripts/reproduce_irnn.py --experiment=pixels --variant=modern\n" in text
+    assert "| stand-in |" in text
     assert (
         "python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=paper --seeds=2 --steps=20\n"
-        in page
+        in text
     )
-    assert "(results/irnn_adding150_modern_gradients.png)" in page
-    assert str(tmp_path) not in page
+    assert "(results/irnn_adding150_modern_gradients.png)" in text
+    assert str(tmp_path) not in text
     trainer.trained.clear()
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == []
@@ -346,11 +356,11 @@ def test_all_leaves_out_a_file_of_another_version_and_goes_on(tmp_path, reproduc
     path = tmp_path / "results" / "irnn_adding150_modern.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
     assert reproduce("--all", "--seeds=1") == 0
-    page = (tmp_path / "REPRODUCTION.md").read_text()
+    text = (tmp_path / "REPRODUCTION.md").read_text()
     assert "adding150_modern is left out: " in capsys.readouterr().out
-    assert "is of another version (schema 0, not 1)" in page
-    assert "### Adding problem, T = 150: `modern`" not in page
-    assert "### Adding problem, T = 150: `paper`" in page
+    assert "is of another version (schema 0, not 1)" in text
+    assert "### Adding problem, T = 150: `modern`" not in text
+    assert "### Adding problem, T = 150: `paper`" in text
 
 
 def test_notes_of_an_unknown_section_or_field_are_refused(tmp_path) -> None:
@@ -361,6 +371,18 @@ def test_notes_of_an_unknown_section_or_field_are_refused(tmp_path) -> None:
     path.write_text('[adding]\ntried = "x"\n')
     with pytest.raises(ConfigError, match=r"unknown field of \[adding\] 'tried'; known: explains"):
         read_notes(tmp_path)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_drawn_from_results_with_infinite_losses_and_without_a_papers_curve(tmp_path) -> None:
+    exploded = run_of(0, 0.2, curve=[[10, "inf"], [20, "nan"], [100, 0.2]])
+    for case in (CASE, make_case("adding", "paper", 150), make_case("adding", "modern", 5000)):
+        panels = [panel(case, results_of(exploded, run_of(1, 0.1)), PAPER)]
+        assert published_and_ours(panels, tmp_path / "curves.png").stat().st_size > 10_000
+    flow = {"t": [1, 2, 3], "untrained": [0.0, 1e-30, 1.0], "trained": ["nan", 0.5, 1.0]}
+    assert gradients_over_time({"IRNN": flow}, tmp_path / "flow.png").stat().st_size > 10_000
 
 
 # --- for real --------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
         for points in seeds:
             axis.plot(*_split(points, panel.logarithmic), color=_colour(panel, network), linewidth=1.3)
     if panel.baseline is not None:
-        axis.axhline(panel.baseline, color=GREY, linestyle="--", linewidth=1)
+        axis.axhline(panel.baseline, color=GREY, linestyle="--", linewidth=1, zorder=0)
     if panel.logarithmic:
         log_scale(axis)
         _, high = axis.get_ylim()
@@ -103,12 +103,14 @@ def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], path: Path) -> P
         for number, (label, flow) in enumerate(flows.items()):
             values = shown(numbers(flow[when]), positive=True)
             axis.plot(flow["t"], values, color=COLOURS[number % len(COLOURS)], label=label, linewidth=1.6)
-        log_scale(axis)
-        low, high = axis.get_ylim()
-        if axis.get_yscale() == "log" and high / low > 1e16:
-            axis.set_ylim(bottom=high / 1e16)  # Below, nothing reaches a weight.
         axis.set_title(when)
         axis.set_xlabel("time step t")
         axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
+    axes[1].sharey(axes[0])
+    for axis in axes:
+        log_scale(axis)
+    low, high = axes[0].get_ylim()
+    if axes[0].get_yscale() == "log" and high / low > 1e16:
+        axes[0].set_ylim(bottom=high / 1e16)  # Below, nothing reaches a weight.
     axes[0].legend(frameon=False, fontsize=8)
     return save(figure, path)

@@ -43,6 +43,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
         folder: the sweep's.
     """
     metric, found = case.experiment.metric, []
+    machine = (folder / HARDWARE).read_text().strip()
     config: dict[str, Any] = {}
     flow = None
     for run in read_sweep(folder)["runs"]:
@@ -66,7 +67,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
                 "seconds": summary["seconds"],
                 "replicas": summary.get("replicas", 1),
                 "device": summary["device"],
-                "hardware": (folder / HARDWARE).read_text().strip(),
+                "hardware": machine,
                 "git_commit": summary["git_commit"],
                 "versions": summary["versions"],
                 "curve": [[line["step"], _short(line[metric])] for line in _thinned(lines)],

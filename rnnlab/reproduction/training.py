@@ -63,9 +63,10 @@ def train(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: St
     """
     if far_enough(expand(sweep), folder, stop.steps):
         return True
-    write_file(folder / HARDWARE, hardware() + "\n")
     stop.asked = False
-    if run_sweep(sweep, folder, data_dir, stop=stop) == "interrupted" and not stop.asked:
+    status = run_sweep(sweep, folder, data_dir, stop=stop)
+    write_file(folder / HARDWARE, hardware() + "\n")  # Not before: a look at the devices settles how many there are.
+    if status == "interrupted" and not stop.asked:
         raise KeyboardInterrupt
     return far_enough(expand(sweep), folder, stop.steps)
 
