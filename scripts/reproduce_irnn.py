@@ -25,6 +25,7 @@ from absl import flags
 from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import literal
+from rnnlab.datasets.files import data_root
 from rnnlab.reproduction.experiments import NAMES, Case, all_cases, make_case
 from rnnlab.reproduction.results import (
     check_protocol,
@@ -73,8 +74,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("variant", "modern", "modern, our recipe, or paper, its protocol", flag_values=values)
     flags.DEFINE_list("networks", [], "some of the experiment's; all if empty", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
-    told = "where each run stops, to go on with more; else paper: 200000 (adding), 300000 (pixels); modern: the end"
-    flags.DEFINE_integer("steps", None, told, lower_bound=1, flag_values=values)
+    where = "where each run stops, to go on with more; else paper: 200000 (adding), 300000 (pixels); modern: the end"
+    flags.DEFINE_integer("steps", None, where, lower_bound=1, flag_values=values)
     flags.DEFINE_float("budget_minutes", None, "stops after so long", lower_bound=0.0, flag_values=values)
     flags.DEFINE_bool("all", False, "all experiments, and the page", flag_values=values)
     flags.DEFINE_string("runs", "runs/irnn", "folder of the runs", flag_values=values)
@@ -200,7 +201,7 @@ def reproduce_all(command: Command, page: Path) -> int:
         try:
             results = read_checked(case, command)
         except ConfigError as error:
-            problems[case.key] = told(error, page)
+            problems[case.key] = told(error, command)
             print(f"{case.key} is left out: {error}", flush=True)
             continue
         missing = missing_of(case, results, command)
@@ -210,12 +211,12 @@ def reproduce_all(command: Command, page: Path) -> int:
             if held_back[name]:
                 print(f"{name} is held back: {held_back[name]}", flush=True)
         if missing and held_back[name]:
-            problems[case.key] = told(f"held back: {held_back[name]}", page)
+            problems[case.key] = told(f"held back: {held_back[name]}", command)
         elif missing and not Stop(command.deadline).late:
             try:
                 train_all(case, missing, command)
             except ConfigError as error:
-                problems[case.key] = told(error, page)
+                problems[case.key] = told(error, command)
                 print(f"{case.key} is left out: {error}", flush=True)
             results = read_checked(case, command)
         if results is not None:
@@ -232,12 +233,12 @@ def missing_of(case: Case, results: Mapping[str, Any] | None, command: Command) 
     return [n for n in case.networks if n not in networks or not is_complete(networks[n], command.seeds, steps)]
 
 
-def told(problem: ConfigError | str, page: Path) -> str:
+def told(problem: ConfigError | str, command: Command) -> str:
     """A line for the page, without the folders of this machine."""
-    here = f"{Path.home()}{os.sep}", f"{page.parent.absolute().parent}{os.sep}", f"{Path.cwd()}{os.sep}"
+    folders = {str(data_root(command.data_dir)): "DATA", f"{Path.cwd()}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
     text = str(problem)
-    for folder in sorted(here, key=len, reverse=True):
-        text = text.replace(folder, "")
+    for folder, name in folders.items():
+        text = text.replace(folder, name)
     return text
 
 

@@ -324,6 +324,7 @@ def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, tra
         '[adding]\nexplains = "The gradient arrives."\n[adding150_modern]\ntried = "Twice the rate."\n'
     )
     (tmp_path / "results" / "lm1b_standin.md").write_text("| stand-in |\n")
+    (tmp_path / "results" / "lm1b_standin.json").write_text('{"config": {"steps": 7}}')
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == ["irnn", "lstm", "gru", "tanh", "relu", "irnn", "lstm", "tanh", "relu"]
     text = (tmp_path / "REPRODUCTION.md").read_text()
@@ -333,6 +334,7 @@ def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, tra
     assert "Missing: held back: no digits." in text
     assert "python scripts/reproduce_irnn.py --experiment=pixels --variant=modern\n" in text
     assert "| stand-in |" in text
+    assert "python scripts/compare_lm1b.py --steps=7 " in text
     assert (
         "python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=paper --seeds=2 --steps=20\n"
         in text

@@ -22,7 +22,8 @@ SETTINGS: dict[str, dict[str, tuple[float, float]]] = {
     "permuted": {"irnn": (1e-9, 1.0), "lstm": (0.01, 1.0), "tanh": (1e-8, 1.0), "relu": (1e-6, 10.0)},
 }
 # Not stated: whether a gradient is clipped by its norm or by its values. Our choice here is by value: at 1e-8 a norm of
-# 1 moves all weights together by 3.5e-5 in the 3500 steps after which the paper's IRNN names 34 % of the digits.
+# 1 moves all weights together by 3.5e-5 in the 3500 steps after which the paper's IRNN names 34 % of the digits. By
+# value it goes slowly, too: after 2500 steps the loss is 2.31, and 11 % are right.
 CLIP = "clip_value"
 # Not stated: the pixels' scale. Our choice is 0 to 255, which such rates call for. Nor how anything but an IRNN is
 # drawn: see configs/irnn/adding.py.

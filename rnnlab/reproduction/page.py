@@ -133,7 +133,7 @@ Le, Jaitly and Hinton, *A Simple Way to Initialize Recurrent Networks of Rectifi
 configs/irnn; what the paper does not state is marked there as our choice.
 
 This page is written by `python scripts/reproduce_irnn.py --all --budget_minutes=0`; without the budget the command
-trains what is missing first. Numbers are in docs/results/irnn\\_\\*.json, text in docs/results/irnn\\_notes.toml.
+trains what is missing first. Numbers are in `docs/results/irnn_*.json`, text in `docs/results/irnn_notes.toml`.
 
 - *paper*: the best value of its curve; beside `paper` of as many steps as ours, on the line between two of its points.
 - *ours*: on the test set, the mean over seeds, each at its best checkpoint by validation. A run that diverged has none.
@@ -212,11 +212,13 @@ def _section(
     own = rows(case, results, paper)
     parts = [f"### {case.title}: `{case.variant}`\n", table(own)]
     short = [NAMES.get(row.network, row.network) for row in own if row.reached is False]
-    tried = notes.get(case.key, {}).get("tried")
-    if tried:
+    if tried := notes.get(case.key, {}).get("tried"):
         parts.append(f"What was tried: {tried.strip()}\n")
     elif short:
         parts.append(f"Short of what was wanted: {', '.join(short)}.\n")
+    there = {row.network for row in own}
+    if missing := [NAMES.get(name, name) for name in case.networks if name not in there]:
+        parts.append(f"Not trained yet: {', '.join(missing)}.\n")
     parts.append("```sh\n" + "\n".join(commands(case, results, own)) + "\n```\n")
     captions = ("learning curves", "gradients before and after training")
     parts += [
@@ -231,11 +233,12 @@ def _lm1b_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[s
     path = folder / "lm1b_standin.md"
     if not path.exists():
         return []
+    steps = json.loads(path.with_suffix(".json").read_text())["config"]["steps"]
     return [
         "### The order of the networks on a stand-in\n",
         path.read_text(),
         f"![validation perplexity]({where}/lm1b_standin.png)\n",
-        "```sh\npython scripts/compare_lm1b.py --output=docs/results/lm1b_standin.json\n```\n",
+        f"```sh\npython scripts/compare_lm1b.py --steps={steps} --output=docs/results/lm1b_standin.json\n```\n",
     ]
 
 

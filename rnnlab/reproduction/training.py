@@ -61,14 +61,14 @@ def train(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: St
     Raises:
         KeyboardInterrupt: a signal came; all is saved.
     """
-    if far_enough(expand(sweep), folder, stop.steps):
-        return True
-    stop.asked = False
-    status = run_sweep(sweep, folder, data_dir, stop=stop)
-    write_file(folder / HARDWARE, hardware() + "\n")  # Not before: a look at the devices settles how many there are.
+    stop.asked, status = False, "finished"
+    if not (done := far_enough(expand(sweep), folder, stop.steps)):
+        status = run_sweep(sweep, folder, data_dir, stop=stop)
+    if not done or not (folder / HARDWARE).exists():  # After it: a look at the devices settles how many there are.
+        write_file(folder / HARDWARE, hardware() + "\n")
     if status == "interrupted" and not stop.asked:
         raise KeyboardInterrupt
-    return far_enough(expand(sweep), folder, stop.steps)
+    return done or far_enough(expand(sweep), folder, stop.steps)
 
 
 def far_enough(settings: list[Setting], folder: Path, steps: int | None) -> bool:
