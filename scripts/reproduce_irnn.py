@@ -26,7 +26,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import literal
 from rnnlab.datasets.files import data_root
-from rnnlab.reproduction.experiments import NAMES, Case, all_cases, make_case
+from rnnlab.reproduction.experiments import Case, all_cases, called, make_case
 from rnnlab.reproduction.results import (
     check_protocol,
     collect,
@@ -125,7 +125,7 @@ def reproduce(case: Case, command: Command) -> int:
     left = train_all(case, command.networks or case.networks, command)
     show(case, command)
     if left:
-        print(f"the budget is spent; the same command goes on with {', '.join(NAMES.get(n, n) for n in left)}")
+        print(f"the budget is spent; the same command goes on with {', '.join(called(n) for n in left)}")
     return entry.FINISHED
 
 
@@ -139,7 +139,7 @@ def train_all(case: Case, networks: Sequence[str], command: Command) -> list[str
             continue
         folder = command.runs / case.key / network
         sweep = sweep_of(case, network, command.seeds, command.configs, command.overrides)
-        print(f"{case.title}, {case.variant}: {NAMES.get(network, network)}", flush=True)
+        print(f"{case.title}, {case.variant}: {called(network)}", flush=True)
         if not train(sweep, folder, command.data_dir, stop):
             left.append(network)
         keep(case, network, folder, command)

@@ -24,7 +24,12 @@ NAMES = {
     "tanh4": "tanh RNN, 4 layers",
     "tanh1024": "tanh RNN, 1024 units",
 }
-"""What a network is called in tables and figures; its own name where it is not here."""
+"""What a network is called in tables and figures; see `called`."""
+
+
+def called(network: str) -> str:
+    """A network's name for people: its own where `NAMES` has none."""
+    return NAMES.get(network, network)
 
 
 @dataclass(frozen=True)

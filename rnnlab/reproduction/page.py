@@ -10,7 +10,7 @@ from typing import Any
 
 from rnnlab.build import ConfigError, unknown
 from rnnlab.plots.reproduction import Panel, gradients_over_time, published_and_ours
-from rnnlab.reproduction.experiments import EXPERIMENTS, NAMES, Case, all_cases, paper_curve
+from rnnlab.reproduction.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
 from rnnlab.reproduction.results import Row, duration, rows
 from rnnlab.workdir import write_file
 
@@ -55,7 +55,7 @@ def _cells(row: Row) -> list[str]:
     if solved and len(solved) < row.seeds:
         solved_at += f" ({len(solved)} of {row.seeds})"
     return [
-        NAMES.get(row.network, row.network),
+        called(row.network),
         _number(row.paper),
         ours,
         _number(row.difference, sign="+"),
@@ -118,7 +118,7 @@ def draw(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any], folde
     figures = [published_and_ours([panel(case, results, paper)], folder / f"irnn_{case.key}.png")]
     flows = {n: flow for n, found in results["networks"].items() if (flow := found["gradient_flow"])}
     if flows:
-        flows = {NAMES.get(name, name): flow for name, flow in flows.items()}
+        flows = {called(name): flow for name, flow in flows.items()}
         figures.append(gradients_over_time(flows, folder / f"irnn_{case.key}_gradients.png"))
     return figures
 
@@ -211,13 +211,13 @@ def _section(
 ) -> list[str]:
     own = rows(case, results, paper)
     parts = [f"### {case.title}: `{case.variant}`\n", table(own)]
-    short = [NAMES.get(row.network, row.network) for row in own if row.reached is False]
+    short = [called(row.network) for row in own if row.reached is False]
     if tried := notes.get(case.key, {}).get("tried"):
         parts.append(f"What was tried: {tried.strip()}\n")
     elif short:
         parts.append(f"Short of what was wanted: {', '.join(short)}.\n")
     there = {row.network for row in own}
-    if missing := [NAMES.get(name, name) for name in case.networks if name not in there]:
+    if missing := [called(name) for name in case.networks if name not in there]:
         parts.append(f"Not trained yet: {', '.join(missing)}.\n")
     parts.append("```sh\n" + "\n".join(commands(case, results, own)) + "\n```\n")
     captions = ("learning curves", "gradients before and after training")
