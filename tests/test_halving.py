@@ -62,6 +62,7 @@ class Trainer:
         *,
         stop_at: int | None = None,
         prune: bool = False,
+        **_: Any,
     ) -> dict[str, Any]:
         open_workdir(workdir, config)
         lines = read_metrics(workdir)
@@ -99,7 +100,7 @@ class Trainer:
         *,
         stop_at: int | None = None,
         pruned: Mapping[str, int] = {},
-        kept: Any = None,
+        **_: Any,
     ) -> bool:
         """Stands in for `group_run.run_group`."""
         for setting in settings:
