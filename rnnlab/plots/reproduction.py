@@ -46,6 +46,15 @@ def published_and_ours(panels: Sequence[Panel], path: Path) -> Path:
         _draw(axis, panel)
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
+    named = {network: _colour(panel, network) for panel in panels for network in (*panel.ours, *panel.published)}
+    names = panels[0].names
+    handles = [Line2D([], [], color=c, linewidth=1.6, label=names.get(n, n)) for n, c in named.items()]
+    if any(panel.published for panel in panels):
+        handles.append(Line2D([], [], color=GREY, alpha=0.3, linewidth=4, label="the paper's"))
+    if any(panel.baseline is not None for panel in panels):
+        handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1, label="input ignored"))
+    # Not in the axes: finding room among thousands of points takes seconds.
+    figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside right upper")
     return save(figure, path)
 
 
@@ -60,7 +69,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.plot(steps, values, color=_colour(panel, network), alpha=0.3, linewidth=4, solid_capstyle="round")
     for network, seeds in panel.ours.items():
         for points in seeds:
-            axis.plot(*_split(points, panel.logarithmic), color=_colour(panel, network), linewidth=1.3)
+            few = {"marker": "o", "markersize": 4} if len(points) < 4 else {}
+            axis.plot(*_split(points, panel.logarithmic), color=_colour(panel, network), linewidth=1.3, **few)
     if panel.baseline is not None:
         axis.axhline(panel.baseline, color=GREY, linestyle="--", linewidth=1, zorder=0)
     if panel.logarithmic:
@@ -75,11 +85,6 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.set_title(panel.title)
     axis.set_xlabel("training step")
     axis.set_ylabel(panel.metric)
-    named = dict.fromkeys([*panel.ours, *panel.published])
-    handles = [Line2D([], [], color=_colour(panel, n), linewidth=1.6, label=panel.names.get(n, n)) for n in named]
-    if panel.published:
-        handles.append(Line2D([], [], color=GREY, alpha=0.3, linewidth=4, label="the paper's"))
-    axis.legend(handles=handles, frameon=False, fontsize=8)
 
 
 def _colour(panel: Panel, network: str) -> str:
@@ -112,5 +117,5 @@ def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], path: Path) -> P
     low, high = axes[0].get_ylim()
     if axes[0].get_yscale() == "log" and high / low > 1e16:
         axes[0].set_ylim(bottom=high / 1e16)  # Below, nothing reaches a weight.
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(handles=axes[0].lines, frameon=False, fontsize=8, loc="outside right upper")
     return save(figure, path)
