@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from rnnlab.plots.style import COLOURS, GREY, gradient_symbol, log_scale, make_axes, make_grid, numbers, save, shown
 
-Points = Sequence[tuple[int, Any]]
+Points = Sequence[tuple[int, float]]
 """[(training step, value)]"""
 
 
@@ -93,7 +93,7 @@ def _colour(panel: Panel, network: str) -> str:
 
 def _split(points: Points, positive: bool) -> tuple[np.ndarray, np.ndarray]:
     steps = np.array([step for step, _ in points], float)
-    return steps, shown(numbers(value for _, value in points), positive)
+    return steps, shown(np.array([value for _, value in points], float), positive)
 
 
 def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
