@@ -153,6 +153,7 @@ def test_ready_sweeps_have_the_runs_and_programs_that_they_say(file, monkeypatch
         "forget_bias_by_length": (120, 4),
         "gain_around_one": (135, 3),
         "init_by_activation": (240, 48),
+        "learning_rate_halving": (54, 1),
     }[file.stem]
     found = expand(load_sweep(str(file), {}))
     assert len(found) == runs
