@@ -82,9 +82,7 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
     """
     available = jax.devices()
     sharing = distributed.processes()
-    if split is None and available[0].platform == "cpu" and sharing == 1:
-        mesh = make_mesh(batch_size, devices)
-        return Mesh(mesh.devices.reshape(1, -1), mesh.axis_names, axis_types=mesh.axis_types)
+    all_share = split is None and available[0].platform == "cpu" and sharing == 1
     split = split or 1
     if split > (devices or len(available)):
         what = f"{len(available)} at hand ({available[0].platform})" if devices is None else f"devices={devices}"
@@ -114,7 +112,7 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
         if short := [process for process, found in enumerate(owned) if len(found) < each]:
             raise ConfigError(f"devices: {each} in each process asked for, process {short[0]} has fewer")
         available = [device for found in owned for device in found]
-    grid = np.asarray(available[:devices]).reshape(-1, split)
+    grid = np.asarray(available[:devices]).reshape(-1, devices if all_share else split)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

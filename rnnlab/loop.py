@@ -196,7 +196,7 @@ def train_and_evaluate(
             checkpoints.save(step, state, memory.dump(seconds()), stage=curriculum.stage)
         checkpoints.wait()
         summary = summarize(run, memory, state, status, seconds(), progress.overall_rate())
-        over = status not in ("interrupted", "paused") or (status == "interrupted" and measured)
+        over = status != "paused" and (status != "interrupted" or measured)
         if over and status != "diverged":
             best = state
             if stopping.best_step is not None and stopping.best_step != step:

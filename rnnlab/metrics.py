@@ -178,15 +178,14 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def live_line(what: str, console: Console) -> Progress:
-    """A bar of how many of what are done, a note, and the time passed and left; on a terminal."""
+def live_line(what: str, console: Console, left: bool = True) -> Progress:
+    """A bar of how many of what are done, a note, the time passed and, if wanted, that left; on a terminal."""
     return Progress(
         TextColumn(f"{what} {{task.completed:.0f}}/{{task.total:.0f}}"),
         BarColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        *([TextColumn("left"), TimeRemainingColumn()] if left else []),
         console=console,
     )
 

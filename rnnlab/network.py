@@ -29,7 +29,7 @@ from rnnlab.linear import ComputeType
 from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
 from rnnlab.recurrence import Taps, make_taps
-from rnnlab.softmax import Softmax, SoftmaxSpec, embed, softmax_options
+from rnnlab.softmax import Softmax, SoftmaxSpec, check_softmax, embed, parts_of_embedding, softmax_options
 from rnnlab.split import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, own_rows
 from rnnlab.typing import Array, Carry, Float, Int, Num
 
@@ -139,7 +139,7 @@ class Network(nnx.Module):
             field = "embedding_trained=False" if embedding_file is None else "embedding_file"
             raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
         in_features = vocabulary or in_features
-        self.parts, table = _parts_of_embedding(softmax, embedding_trained), None
+        self.parts, table = parts_of_embedding(softmax, embedding_trained), None
         if vocabulary is not None and embedding is not None:
             kind = nnx.Param if embedding_trained else FixedEmbedding
             drawn = as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32)
@@ -204,7 +204,7 @@ class Network(nnx.Module):
             self.readout = Linear(width, out_features, **inits, rngs=rngs)
         else:
             options = softmax_options(**softmax)
-            _check_softmax(options, width, out_features, vocabulary, embedding)
+            check_softmax(options, width, out_features, vocabulary, embedding)
             self.readout = Softmax(width, out_features, **options, **inits, rngs=rngs)
         for _, module in nnx.iter_modules(self):
             if hasattr(module, "compute"):
@@ -358,34 +358,6 @@ class Network(nnx.Module):
             [make_taps(cell, jnp.zeros(shape.shape, shape.dtype)) for cell in layer.cells]
             for layer, shape in zip(self.layers, shapes, strict=True)
         ]
-
-
-def _check_softmax(
-    options: Mapping[str, Any], width: int, words: int, vocabulary: int | None, embedding: int | None
-) -> None:
-    """Raises a ConfigError for a softmax over what is no vocabulary, or one that cannot be tied."""
-    if words != vocabulary:
-        raise ConfigError("model.softmax: this task's answers are not words of its vocabulary; leave it None")
-    if not options["tied"]:
-        return
-    if embedding is None:
-        raise ConfigError("model.softmax.tied: needs model.embedding, the vectors that are shared")
-    if embedding != (options["projection"] or width):
-        raise ConfigError(
-            f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
-            f"{options['projection'] or width}; make them equal, or set model.softmax.projection to {embedding}"
-        )
-
-
-def _parts_of_embedding(softmax: Mapping[str, Any] | None, trained: bool) -> int:
-    """How many devices share the embedding: those that share the words of the softmax, if it is trained."""
-    options = softmax_options(**(softmax or {}))
-    parts = options["split"] or 1
-    if trained or parts == 1:
-        return parts
-    if options["tied"]:
-        raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
-    return 1
 
 
 def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from rnnlab.build import PositiveInt
+from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.cross_entropy import Candidates, Distribution
 from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.layers import Linear
@@ -44,6 +44,42 @@ def softmax_options(
 
 
 SoftmaxSpec = Annotated[Mapping[str, Any], softmax_options]
+
+
+def check_softmax(
+    options: Mapping[str, Any], width: int, words: int, vocabulary: int | None, embedding: int | None
+) -> None:
+    """Checks the section of a network whose readout sees `width` features and puts out `words`.
+
+    Raises:
+        ConfigError: a softmax over what is no vocabulary, or one that cannot be tied.
+    """
+    if words != vocabulary:
+        raise ConfigError("model.softmax: this task's answers are not words of its vocabulary; leave it None")
+    if not options["tied"]:
+        return
+    if embedding is None:
+        raise ConfigError("model.softmax.tied: needs model.embedding, the vectors that are shared")
+    if embedding != (options["projection"] or width):
+        raise ConfigError(
+            f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
+            f"{options['projection'] or width}; make them equal, or set model.softmax.projection to {embedding}"
+        )
+
+
+def parts_of_embedding(softmax: Mapping[str, Any] | None, trained: bool) -> int:
+    """How many devices share the embedding: those that share the words of the softmax, if it is trained.
+
+    Raises:
+        ConfigError: it is not, and tied.
+    """
+    options = softmax_options(**(softmax or {}))
+    parts = options["split"] or 1
+    if trained or parts == 1:
+        return parts
+    if options["tied"]:
+        raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
+    return 1
 
 
 def draw_candidates(key: PRNGKeyArray, samples: int, vocabulary: int) -> Candidates:

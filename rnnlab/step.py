@@ -388,8 +388,8 @@ class Programs:
 def _with_words_split(model: dict[str, Any], devices: int) -> dict[str, Any]:
     """The section for a softmax whose words so many devices share."""
     softmax = model.get("softmax")
-    asked = None if softmax is None else softmax_options(**softmax)["split"]
-    if devices != (asked or (1 if softmax is None else devices)):
+    asked = 1 if softmax is None else softmax_options(**softmax)["split"] or devices
+    if asked != devices:
         raise ValueError(f"a mesh with {devices} devices along {MODEL_AXIS} is not one for model.softmax={softmax}")
     return model if softmax is None else model | {"softmax": {**softmax, "split": devices}}
 

@@ -13,31 +13,22 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab import loop, report, sweep
+from rnnlab import report
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import restore_chosen
 from rnnlab.datasets.writing import claimed
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
-from rnnlab.sweeps import group_run, runner, worker
+from rnnlab.sweeps import group_run, worker
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
-from rnnlab.sweeps.table import is_done, make_rows
+from rnnlab.sweeps.table import is_done
 from rnnlab.workdir import open_workdir, read_config
+from tests import sweeping
+from tests.sweeping import CELL, RATE, put_in_place, rows, run_file
 
-BASE: dict[str, Any] = dict(
-    steps=90,
-    batch_size=4,
-    log_every=10,
-    eval_every=10,
-    checkpoint_every=20,
-    eval_batch_size=32,
-    task=dict(name="adding", length=6, validation_size=50, test_size=40),
-    model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
-    optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
-)
-RATE, CELL = "optimizer.learning_rate", "model.cell"
+BASE = sweeping.BASE | {"steps": 90, "eval_every": 10}
 HALVING = dict(first=10, eta=3)
 RATES = [0.5, 0.2, 0.1, 0.7, 0.9, 0.3, 0.4, 0.6, 0.8]
 """The lower the better, in what stands in for training."""
@@ -114,11 +105,7 @@ class Trainer:
 
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
-    stand_in = Trainer()
-    monkeypatch.setattr(loop, "train_and_evaluate", stand_in)
-    monkeypatch.setattr(group_run, "run_group", stand_in.group)
-    monkeypatch.setattr(runner, "_use_all_cores", lambda: None)
-    return stand_in
+    return put_in_place(Trainer(), monkeypatch)
 
 
 @pytest.fixture
@@ -126,15 +113,9 @@ def run(tmp_path) -> Callable[..., int]:
     """Runs a sweep of these fields in tmp_path / "w"; words are further flags."""
 
     def call(words: Sequence[str] = (), /, **fields: Any) -> int:
-        chosen = {"base": BASE, "halving": HALVING} | fields
-        (tmp_path / "mine.py").write_text(f"def get_config():\n    return {chosen!r}\n")
-        return sweep.main([f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}", *words])
+        return run_file(tmp_path, {"base": BASE, "halving": HALVING} | fields, words)
 
     return call
-
-
-def rows(workdir: Path) -> list[dict[str, Any]]:
-    return make_rows(workdir, read_sweep(workdir))
 
 
 def ended(tmp_path: Path) -> dict[tuple[Any, int], tuple[str, int]]:

@@ -12,28 +12,18 @@ from typing import Any
 
 import pytest
 
-from rnnlab import loop, report, sweep
+from rnnlab import report, sweep
 from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import claimed
-from rnnlab.sweeps import group_run, runner, worker
+from rnnlab.sweeps import worker
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.search import Search
 from rnnlab.sweeps.space import Setting, load_sweep
-from rnnlab.sweeps.table import is_done, make_rows
+from rnnlab.sweeps.table import is_done
 from rnnlab.workdir import open_workdir
+from tests.sweeping import BASE, CELL, RATE, put_in_place, rows, run_file
 
-BASE: dict[str, Any] = dict(
-    steps=60,
-    batch_size=4,
-    log_every=10,
-    eval_every=20,
-    checkpoint_every=20,
-    eval_batch_size=32,
-    task=dict(name="adding", length=6, validation_size=50, test_size=40),
-    model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
-    optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
-)
-RATE, CELL, FEATURES = "optimizer.learning_rate", "model.cell", "model.cell.features"
+FEATURES = "model.cell.features"
 RATES = {RATE: dict(low=1e-4, high=1.0, log=True)}
 
 
@@ -66,11 +56,7 @@ class Trainer:
 
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
-    stand_in = Trainer()
-    monkeypatch.setattr(loop, "train_and_evaluate", stand_in)
-    monkeypatch.setattr(group_run, "run_group", stand_in.group)
-    monkeypatch.setattr(runner, "_use_all_cores", lambda: None)
-    return stand_in
+    return put_in_place(Trainer(), monkeypatch)
 
 
 @pytest.fixture
@@ -89,15 +75,9 @@ def search(tmp_path) -> Callable[..., int]:
         **fields: Any,
     ) -> int:
         section = dict(trials=trials, batch=batch, of=of) | fields
-        file = {"base": BASE, "optuna": section} | dict(beside or {})
-        (tmp_path / "mine.py").write_text(f"def get_config():\n    return {file!r}\n")
-        return sweep.main([f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / into}", *words])
+        return run_file(tmp_path, {"base": BASE, "optuna": section} | dict(beside or {}), words, into)
 
     return call
-
-
-def rows(workdir: Path) -> list[dict[str, Any]]:
-    return make_rows(workdir, read_sweep(workdir))
 
 
 def points(workdir: Path) -> list[dict[str, Any]]:

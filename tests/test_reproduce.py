@@ -19,7 +19,7 @@ from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
 from rnnlab.plots.reproduction import gradients_over_time, published_and_ours
 from rnnlab.reproduction import page, training
-from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, at, make_case, paper_number
+from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, make_case, paper_number
 from rnnlab.reproduction.page import panel, read_notes
 from rnnlab.reproduction.results import merged, read_results, rows
 from rnnlab.reproduction.winners import wins
@@ -68,17 +68,13 @@ def test_paper_configs_have_the_best_settings_of_its_grid() -> None:
 # --- the paper's numbers ---------------------------------------------------------------------------------------------
 
 
-def test_a_curve_is_a_line_between_its_points_and_level_beyond_them() -> None:
-    curve = [(0, 1.0), (10, 0.5), (30, 0.1)]
-    assert [at(curve, step) for step in (0, 5, 10, 20, 99)] == pytest.approx([1.0, 0.75, 0.5, 0.3, 0.1], rel=1e-12)
-
-
 def test_papers_number_at_equal_steps_is_its_best_so_far() -> None:
     case = make_case("adding", "paper", 150)
     curve = {"curves": {"adding150": {"irnn": [[0, 0.4], [100, 0.1], [200, 0.3], [300, 0.05]]}}}
     assert paper_number(case, "irnn", curve, 250) == 0.1
     assert paper_number(case, "irnn", curve, 50) == pytest.approx(0.25, rel=1e-12)
     assert paper_number(case, "irnn", curve) == 0.05
+    assert [paper_number(case, "irnn", curve, step) for step in (0, 100, 999)] == [0.4, 0.1, 0.05]
     assert paper_number(case, "gru", curve) is None
     assert paper_number(make_case("pixels", "modern", None), "irnn", PAPER) == pytest.approx(97.2, abs=0.1)
     assert paper_number(make_case("timit", "modern", None), "lstm-5x250-bidirectional", PAPER) == 29.1

@@ -18,7 +18,7 @@ from rnnlab.metrics import read_metrics
 from rnnlab.sweeps import submit
 from rnnlab.sweeps.table import is_done
 from tests.slurm import cluster, said, wait_for
-from tests.test_sweep import BASE, CELL
+from tests.sweeping import BASE, CELL
 
 submitit = pytest.importorskip("submitit")
 

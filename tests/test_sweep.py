@@ -12,27 +12,15 @@ from typing import Any
 
 import pytest
 
-from rnnlab import loop, sweep
+from rnnlab import sweep
 from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import claimed
-from rnnlab.sweeps import group_run, runner
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.space import Setting
-from rnnlab.sweeps.table import is_done, make_rows
+from rnnlab.sweeps.table import is_done
 from rnnlab.workdir import open_workdir
-
-BASE: dict[str, Any] = dict(
-    steps=60,
-    batch_size=4,
-    log_every=10,
-    eval_every=20,
-    checkpoint_every=20,
-    eval_batch_size=32,
-    task=dict(name="adding", length=6, validation_size=50, test_size=40),
-    model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
-    optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
-)
-RATE, CELL = "optimizer.learning_rate", "model.cell"
+from tests import sweeping
+from tests.sweeping import BASE, CELL, RATE, put_in_place, run_file
 
 
 class Trainer:
@@ -81,11 +69,7 @@ class Trainer:
 
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
-    stand_in = Trainer()
-    monkeypatch.setattr(loop, "train_and_evaluate", stand_in)
-    monkeypatch.setattr(group_run, "run_group", stand_in.group)
-    monkeypatch.setattr(runner, "_use_all_cores", lambda: None)
-    return stand_in
+    return put_in_place(Trainer(), monkeypatch)
 
 
 @pytest.fixture
@@ -93,15 +77,13 @@ def run(tmp_path, trainer) -> Callable[..., int]:
     """Runs a sweep of these fields in tmp_path / "w"; words are further flags."""
 
     def call(words: Sequence[str] = (), /, **fields: Any) -> int:
-        (tmp_path / "mine.py").write_text(f"def get_config():\n    return { ({'base': BASE} | fields)!r}\n")
-        return sweep.main([f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}", *words])
+        return run_file(tmp_path, {"base": BASE} | fields, words)
 
     return call
 
 
 def rows(tmp_path: Path) -> dict[str, dict[str, Any]]:
-    workdir = tmp_path / "w"
-    return {row["name"]: row for row in make_rows(workdir, read_sweep(workdir))}
+    return {row["name"]: row for row in sweeping.rows(tmp_path / "w")}
 
 
 def test_every_run_has_its_folder_its_row_and_its_config(tmp_path, run, trainer):

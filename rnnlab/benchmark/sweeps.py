@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.benchmark.diagnostics import ADDING
 from rnnlab.build import ConfigError
 
 AGREE = 1e-3
@@ -47,15 +48,13 @@ CASES = [Case("irnn"), Case("gru")]
 
 def config_of(case: Case) -> dict[str, Any]:
     """As in configs/adding.py."""
-    return {
+    return ADDING | {
         "steps": case.steps,
-        "batch_size": 16,
         "log_every": 100,
         "eval_every": 500,
         "checkpoint_every": 500,
         "task": {"name": "adding", "length": case.length},
         "model": {"cell": {"name": case.cell, "features": case.features, "input_init": "glorot_uniform"}},
-        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip_norm": 1.0, "schedule": {"name": "cosine"}},
     }
 
 

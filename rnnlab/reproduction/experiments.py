@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rnnlab.build import ConfigError, unknown
 from rnnlab.datasets import mnist
 from rnnlab.datasets.files import data_root
@@ -264,13 +266,5 @@ def paper_number(case: Case, network: str, paper: Mapping[str, Any], steps: int 
         return None
     values = [value for step, value in curve if steps is None or step <= steps]
     if steps is not None:
-        values.append(at(curve, steps))
+        values.append(float(np.interp(steps, [step for step, _ in curve], [value for _, value in curve])))
     return max(values, key=lambda value: case.experiment.better * value)
-
-
-def at(curve: Sequence[tuple[int, float]], step: int) -> float:
-    """A curve's value at a step, on the line between its neighbours; that of an end beyond it."""
-    before = max((p for p in curve if p[0] <= step), default=curve[0])
-    after = min((p for p in curve if p[0] >= step), default=curve[-1])
-    share = 0.0 if after[0] == before[0] else (step - before[0]) / (after[0] - before[0])
-    return before[1] + share * (after[1] - before[1])

@@ -1,6 +1,5 @@
 """Trains a network of an experiment over seeds, as a sweep of its own, until it is done, far enough or out of time."""
 
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -86,10 +85,11 @@ def hardware() -> str:
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} × {devices[0].device_kind}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from rnnlab.devices import cores
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{cores} cores, {name}"
+    return f"{cores()} cores, {name}"

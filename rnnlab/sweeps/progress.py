@@ -32,9 +32,7 @@ class SweepProgress:
         if not sys.stdout.isatty():
             yield
             return
-        self._live = live_line("runs", self.console)
-        if not self.even:
-            self._live.columns = self._live.columns[:-2]
+        self._live = live_line("runs", self.console, left=self.even)
         self._task = self._live.add_task("", total=self.runs, note="")
         self._live.update(self._task, completed=self.done)
         try:
