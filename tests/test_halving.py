@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from rich.progress import TimeRemainingColumn
 
 from rnnlab import report
 from rnnlab.build import ConfigError
@@ -21,6 +22,7 @@ from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
 from rnnlab.sweeps import group_run, worker
 from rnnlab.sweeps.manifest import read_sweep
+from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
 from rnnlab.sweeps.table import is_done
@@ -429,3 +431,14 @@ def summaries(workdir: Path) -> list[dict[str, Any]]:
 def numbers(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl but for the seconds."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_time_left_is_said_only_where_runs_take_about_as_long_as_each_other(even, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    progress = SweepProgress(runs=4, done=0, even=even)
+    with progress.running():
+        assert progress._live is not None
+        assert any(isinstance(column, TimeRemainingColumn) for column in progress._live.columns) == even
+    progress.done = 2.0
+    assert progress.left().endswith(" left") == even
