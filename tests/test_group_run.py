@@ -61,11 +61,15 @@ def run(workdir: Path, say: Callable[[str], None] = lambda text: None, progress:
     return run_group(SETTINGS, workdir, workdir / "groups" / "000", None, say, progress)
 
 
+PROGRESS: list[dict[str, int]] = []
+"""What `whole` says on its way."""
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The workdir of the group, trained without an interruption."""
     workdir = tmp_path_factory.mktemp("whole")
-    assert run(workdir)
+    assert run(workdir, progress=lambda **said: PROGRESS.append(said))
     return workdir
 
 
@@ -146,6 +150,11 @@ def test_group_that_has_ended_is_not_run_again(whole):
     assert run(whole, progress=pytest.fail)
     assert [(folder / "summary.json").stat().st_mtime_ns for (folder,) in folders(whole)] == before
     assert not (whole / "groups" / "000" / "checkpoints").exists()
+
+
+def test_every_run_that_is_written_is_said_at_once(whole):
+    last = [(said["ended"], said["running"]) for said in PROGRESS if said["step"] == 60]
+    assert last == [(3, 1), (4, 0), (4, 0)]  # Two end there: each as it is written, and the dispatch.
 
 
 @pytest.mark.slow

@@ -217,7 +217,7 @@ class ReplicaGroup:
         values = self.programs.evaluate(self.best, "test", self._of(tested)) if tested else []
         flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
         last, best = jax.device_get((self.state, self.best))
-        for slot, member in over:
+        for written, (slot, member) in enumerate(over, 1):
             own, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
             self._save_run(member, own, bests)
             summary = summarize(self.run, member.memory, own, member.status, self._seconds(), rate)
@@ -232,7 +232,9 @@ class ReplicaGroup:
             if member.status != "finished":
                 self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(own.step)}")
             self.slots[slot] = None
-        self.ended += len(over)
+            self.ended += 1  # Said run by run: writing a thousand takes minutes.
+            left = len(self._running()) + len(over) - written
+            self.progress(step=self.step, steps=self.config["steps"], running=left, ended=self.ended)
         self._rearrange()
 
     def _save_run(self, member: Member, last: TrainState, best: TrainState) -> None:
