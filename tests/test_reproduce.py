@@ -17,11 +17,12 @@ import pytest
 
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
+from rnnlab.metrics import read_metrics
 from rnnlab.plots.reproduction import gradients_over_time, published_and_ours
 from rnnlab.reproduction import page, training
 from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, make_case, paper_number
 from rnnlab.reproduction.page import panel, read_notes
-from rnnlab.reproduction.results import merged, read_results, rows
+from rnnlab.reproduction.results import collect, merged, read_results, rows
 from rnnlab.reproduction.winners import wins
 from rnnlab.sweeps.manifest import make_plan, open_sweep
 from rnnlab.sweeps.space import expand
@@ -256,6 +257,19 @@ def test_steps_end_every_network_alike_and_more_go_on(reproduce, trainer, tmp_pa
     results = read_results(tmp_path / "results" / "irnn_adding150_modern.json")
     assert results is not None
     assert [run["steps"] for run in results["networks"]["irnn"]["runs"]] == [30, 30]
+
+
+def test_of_a_curriculum_only_its_last_stage_counts(tmp_path, reproduce, trainer) -> None:
+    assert reproduce(*ADDING, "--networks=irnn", "--seeds=2") == 0
+    folder = tmp_path / "runs" / "adding150_modern" / "irnn"
+    for name, stage in (("0000", {"number": 2, "length": 150}), ("0001", {"number": 1, "length": 50})):
+        workdir = folder / "runs" / name
+        summary = json.loads((workdir / "summary.json").read_text())
+        (workdir / "summary.json").write_text(json.dumps(summary | {"stage": {**stage, "of": 2}}))
+        lines = [{**line, "length": 50 if line["step"] <= 20 else 150} for line in read_metrics(workdir)]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = [(run["seed"], run["curve"]) for run in collect(CASE, folder)["runs"]]
+    assert found == [(0, [[30, 0.1], [40, 0.1]])]
 
 
 def test_a_file_of_another_schema_or_protocol_is_refused(tmp_path, reproduce, trainer) -> None:

@@ -53,8 +53,12 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
             continue
         if summary["status"] not in DONE and "test" not in summary["best"]:
             continue  # A signal came: the numbers follow when it goes on.
+        stage = dict(summary.get("stage") or {"number": 1, "of": 1})
+        if stage.pop("number") < stage.pop("of"):
+            continue  # Its numbers are of a shorter task.
         config = {k: v for k, v in read_config(workdir).items() if k != "seed"}
         lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and metric in line]
+        lines = [line for line in lines if stage.items() <= line.items()]
         found.append(
             {
                 "seed": summary["seed"],
