@@ -48,9 +48,16 @@ def _tanh_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     return y, tangents[0] * ((1 - y) * (1 + y))
 
 
+@jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
     """max(x, 0), with derivative 0 at 0."""
     return jnp.where(x > 0, x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    y = relu(*primals)  # From y, so that a backward pass needs the outputs alone, not what they were made of.
+    return y, jnp.where(y > 0, tangents[0], 0)
 
 
 def linear(x: jax.Array) -> jax.Array:

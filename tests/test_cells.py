@@ -42,10 +42,10 @@ BACKENDS = [
 # With the chunk that leaves a remainder, every pair of reverse, lengths and store occurs.
 # (chunk, reverse, lengths, store, unroll_steps)
 SWITCHES = [
-    (3, False, False, "products", 1),
+    (3, False, False, "gates", 1),
     (3, False, True, "ends", 3),
     (3, True, False, "ends", 1),
-    (3, True, True, "products", 2),
+    (3, True, True, "gates", 2),
     (3, False, False, "carries", 1),
     (3, True, True, "carries", 1),
     (1, False, True, "carries", 2),
@@ -53,7 +53,7 @@ SWITCHES = [
     (T, True, True, "ends", 3),
     (None, False, False, "auto", 2),
 ]
-VARIANT_SWITCHES = [(3, True, True, "ends", 2), (3, False, False, "products", 1)]
+VARIANT_SWITCHES = [(3, True, True, "ends", 2), (3, False, False, "gates", 1)]
 
 
 def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, tuple[Any, ...], jax.Array | None]:

@@ -82,7 +82,7 @@ class Noisy(ModifiedCell):
 
 
 @pytest.mark.parametrize(
-    ("variant", "store", "reverse"), [("lstm", "products", True), ("lstm", "ends", False), ("gru", "products", False)]
+    ("variant", "store", "reverse"), [("lstm", "gates", True), ("lstm", "ends", False), ("gru", "gates", False)]
 )
 def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, store, reverse):
     with float64():
@@ -102,7 +102,7 @@ def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, 
 
 
 @pytest.mark.parametrize(
-    ("variant", "store", "reverse"), [("lstm", "products", False), ("lstm", "ends", True), ("gru", "ends", False)]
+    ("variant", "store", "reverse"), [("lstm", "gates", False), ("lstm", "ends", True), ("gru", "ends", False)]
 )
 def test_noise_reaches_the_gates_step_by_step(variant, store, reverse):
     with float64():

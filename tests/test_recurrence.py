@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.optimizers import global_norm
-from rnnlab.recurrence import _WIDE_INPUT, FusableCell, default_chunk, make_taps, resolve_backend, unroll
+from rnnlab.recurrence import FusableCell, default_chunk, make_taps, resolve_backend, unroll
 from rnnlab.recurrence.fused import Plan
 from tests.helpers import (
     assert_close,
@@ -233,7 +233,7 @@ BAD_ARGUMENTS = {
     "lengths of every step": ({"x": (T, B, D), "lengths": (T, B)}, {}, "lengths has shape"),
     "no chunk": ({"x": (T, B, D)}, {"chunk": 0}, "chunk is 0"),
     "no unrolled steps": ({"x": (T, B, D)}, {"unroll_steps": 0}, "unroll_steps is 0"),
-    "another store": ({"x": (T, B, D)}, {"store": "all"}, "known: auto, products, carries, ends"),
+    "another store": ({"x": (T, B, D)}, {"store": "all"}, "known: auto, gates, carries, ends"),
     "another backend": ({"x": (T, B, D)}, {"backend": "cudnn"}, "known: auto, fused, reference"),
 }
 
@@ -326,11 +326,11 @@ def test_bfloat16_products_change_gradients_by_their_rounding_and_no_more(varian
         assert 1e-4 < error < 2**-5
 
 
-@pytest.mark.parametrize(("store", "reverse"), [("products", False), ("products", True), ("carries", False)])
+@pytest.mark.parametrize(("store", "reverse"), [("gates", False), ("gates", True), ("carries", False)])
 def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
     with float64():
-        graphdef, state = random_cell("lstm", in_features=_WIDE_INPUT, features=2)
-        x = random_array(1, 7, 2, _WIDE_INPUT)
+        graphdef, state = random_cell("lstm", in_features=64, features=2)
+        x = random_array(1, 7, 2, 64)
 
         def gradients(**options: Any) -> Any:
             def loss(state: nnx.State, x: jax.Array) -> Any:

@@ -52,10 +52,10 @@ def unroll(
         chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
             It need not divide T.
         unroll_steps: steps per iteration of the compiled loop.
-        store: fused only: what is kept for the backward pass, the rest being recomputed chunk by chunk. "products":
-            carries, u_t and z_t of every step, the fastest; "carries": the carries of every step; "ends": those at the
-            chunks' ends, so that memory beside the outputs grows with T / chunk + chunk; "auto": products, or carries
-            where the products would take more than 256 MiB.
+        store: fused only: what is kept for the backward pass, the rest being recomputed chunk by chunk. "gates":
+            the carries and what the derivatives of the gates need of every step, so that nothing is computed again;
+            "carries": the carries of every step; "ends": those at the chunks' ends, so that memory beside the outputs
+            grows with T / chunk + chunk; "auto": gates, or carries where gates would take more than 256 MiB or so.
         noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get
             no gradient.
         state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H]; it gets no gradient. Not for a
@@ -110,16 +110,14 @@ def unroll(
         if chunk is None:
             chunk = default_chunk(steps, batch, width, padded=lengths is not None)
         if store == "auto":
-            store = "products" if steps * batch * width <= _PRODUCTS_ELEMENTS else "carries"
-        products = store == "products"
+            store = "gates" if steps * batch * width <= _GATES_ELEMENTS else "carries"
         plan = Plan(
             graphdef,
             min(chunk, steps),
             reverse,
             unroll_steps,
             keep_carries=store != "ends",
-            keep_z=products and x.shape[2] >= _WIDE_INPUT,
-            keep_u=products,
+            keep_gates=store == "gates",
             compute=cell.compute,
         )
         result: Any = fused(
@@ -165,10 +163,8 @@ def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> i
 
 _CACHED_ELEMENTS = 1 << 17
 _ROWS = 512
-_PRODUCTS_ELEMENTS = 1 << 26
+_GATES_ELEMENTS = 1 << 26
 """256 MiB in float32."""
-_WIDE_INPUT = 64
-"""Below this D, computing z again costs less than reading it."""
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from rnnlab.norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
 
 Backend = Literal["auto", "fused", "reference"]
-Store = Literal["auto", "products", "carries", "ends"]
+Store = Literal["auto", "gates", "carries", "ends"]
 """What the fused backend keeps of every step for the backward pass; see `unroll`."""
 
 

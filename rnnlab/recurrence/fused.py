@@ -9,13 +9,14 @@ Where rows have lengths, chunks past the longest row are not run, forward or bac
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.extend.core import Var
 
 from rnnlab.linear import ComputeType, matmul, rounded
 from rnnlab.recurrence.contract import Cotangent, Taps, masked, recur
@@ -30,8 +31,7 @@ class Plan(NamedTuple):
     reverse: bool
     unroll_steps: int
     keep_carries: bool
-    keep_z: bool
-    keep_u: bool
+    keep_gates: bool
     compute: ComputeType
 
     def cell(self, params: PyTree) -> Any:
@@ -42,6 +42,15 @@ class Plan(NamedTuple):
 
     def gates(self, params: PyTree, carry: Carry, z: Parts, u: Parts) -> Carry:
         return self.cell(params).gates(carry, z, u)
+
+    def linearised(self, params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Any:
+        """One step, and its pullback to (before, z, u): a pytree that holds the outputs of tanh and its like; sums and
+        products of them are computed where they are used."""
+
+        def gates(before: Carry, z: Parts, u: Parts) -> Carry:
+            return self.gates(params, before, [*z, *noise], u)
+
+        return jax.vjp(jax.checkpoint(gates, prevent_cse=False, policy=_is_expensive), before, z, u)
 
     def needed(self, steps: int, lengths: jax.Array | None) -> jax.Array | None:
         """How many chunks, from the first on, have a step within a row's length; None: all, as far as is known."""
@@ -76,20 +85,19 @@ class _Stacks(NamedTuple):
     entry t + 1, in reverse from t + 1 to t."""
 
     carries: Carry
-    z: jax.Array | None
-    u: jax.Array | None
+    gates: list[jax.Array]
+    """What the steps' pullbacks hold beside that, where it is kept."""
 
 
 def _empty_stacks(
-    plan: Plan, steps: int, carry: Carry, z: jax.ShapeDtypeStruct, everything: bool, end: jax.Array | int
+    plan: Plan, steps: int, carry: Carry, gates: list[Any], everything: bool, end: jax.Array | int
 ) -> _Stacks:
     """For this many steps, of which those before `end` are run, from this carry on; of the carries h alone unless
-    `everything`."""
+    `everything`. gates: what a step keeps, as shapes."""
     first = end if plan.reverse else 0
     kept = carry if everything else carry[:1]
     carries = tuple(jnp.zeros((steps + 1, *c.shape), c.dtype).at[first].set(c) for c in kept)
-    products = jnp.zeros((steps, *z.shape), z.dtype)
-    return _Stacks(carries, products if plan.keep_z else None, products if plan.keep_u else None)
+    return _Stacks(carries, [jnp.zeros((steps, *a.shape), a.dtype) for a in gates])
 
 
 def _put(stack: jax.Array, value: jax.Array, at: jax.Array) -> jax.Array:
@@ -104,6 +112,39 @@ def _cut(tree: PyTree, start: jax.Array | int, length: int) -> PyTree:
 def _within(lengths: jax.Array | None, first: jax.Array, length: int) -> jax.Array | None:
     """Which rows are within their lengths at the steps of a chunk [C, B]; None for all."""
     return None if lengths is None else (first + jnp.arange(length))[:, None] < lengths
+
+
+class _Held(NamedTuple):
+    """Where to find one of the arrays that a step's pullback holds."""
+
+    kind: Literal["before", "after", "noise", "constant", "kept"]
+    number: int
+    """In the carry before or after the step, in the noise, of all that it holds, or in `_Stacks.gates`."""
+
+
+def _holdings(
+    plan: Plan, params: PyTree, before: Carry, x: jax.Array, noise: tuple[jax.Array, ...]
+) -> tuple[list[_Held], list[jax.ShapeDtypeStruct]]:
+    """Where to find what the pullback of a step holds, in order; and the shapes of what has to be kept for it."""
+    parts = jax.eval_shape(lambda: plan.cell(params).split(plan.project(params, x[0])))
+    noise = jax.eval_shape(lambda: tuple(a[0] for a in noise))
+    trace = jax.make_jaxpr(functools.partial(plan.linearised, params), return_shape=True)
+    closed, (_, pull) = trace(before, parts, parts, noise)
+    jaxpr = closed.jaxpr
+    found: dict[int, _Held] = {id(var): _Held("constant", 0) for var in jaxpr.constvars}
+    found |= {id(var): _Held("after", number) for number, var in enumerate(jaxpr.outvars[: len(before)])}
+    first = len(jaxpr.invars) - len(noise)
+    found |= {id(var): _Held("noise", number) for number, var in enumerate(jaxpr.invars[first:])}
+    found |= {id(var): _Held("before", number) for number, var in enumerate(jaxpr.invars[: len(before)])}
+    holdings, kept = [], []
+    held_variables = zip(jaxpr.outvars[len(before) :], jax.tree.leaves(pull), strict=True)
+    for number, (var, shape) in enumerate(held_variables):
+        held = found.get(id(var), None if isinstance(var, Var) else _Held("constant", 0))
+        if held is None:
+            held = _Held("kept", len(kept))
+            kept.append(shape)
+        holdings.append(held._replace(number=number) if held.kind == "constant" else held)
+    return holdings, kept
 
 
 @jax.custom_batching.custom_vmap
@@ -149,32 +190,38 @@ def _run_chunk(
     state_mask: jax.Array | None,
     start: jax.Array | int,
     stacks: _Stacks,
+    holdings: Sequence["_Held"] = (),
 ) -> tuple[Carry, _Stacks]:
     """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on."""
     cell = plan.cell(params)
-    z = cell.project(x)
-    if stacks.z is not None:
-        stacks = stacks._replace(z=lax.dynamic_update_slice_in_dim(stacks.z, z, start, 0))
+    keeps = [number for number, held in enumerate(holdings) if held.kind == "kept"]
 
-    def body(state: tuple[Carry, Carry, jax.Array | None], inputs: tuple) -> tuple[Any, None]:
-        carry, carries, us = state
+    def body(state: tuple[Carry, _Stacks], inputs: tuple) -> tuple[Any, None]:
+        carry, stacks = state
         t, z_t, mask_t, noise_t = inputs
         u = _product(carry[0] if state_mask is None else carry[0] * state_mask, blocks, plan.compute)
         u = u if offset is None else u + offset
-        new = masked(mask_t, cell.gates(carry, [*z_t, *noise_t], cell.split(u)), carry)
+        gates = stacks.gates
+        if gates:
+            new, pull = plan.linearised(params, carry, z_t, cell.split(u), noise_t)
+            leaves = jax.tree.leaves(pull)
+            gates = [_put(stack, leaves[number], t) for stack, number in zip(gates, keeps, strict=True)]
+        else:
+            new = cell.gates(carry, [*z_t, *noise_t], cell.split(u))
+        new = masked(mask_t, new, carry)
         after = t if plan.reverse else t + 1
-        carries = tuple(_put(stack, c, after) for stack, c in zip(carries, new, strict=False))
-        return (new, carries, None if us is None else _put(us, u, t)), None
+        carries = tuple(_put(stack, c, after) for stack, c in zip(stacks.carries, new, strict=False))
+        return (new, _Stacks(carries, gates)), None
 
     times = jnp.arange(x.shape[0]) + start
-    (carry, carries, us), _ = lax.scan(
+    state, _ = lax.scan(
         body,
-        (carry, stacks.carries, stacks.u),
-        (times, cell.split(z), mask, noise),
+        (carry, stacks),
+        (times, cell.split(cell.project(x)), mask, noise),
         reverse=plan.reverse,
         unroll=plan.unroll_steps,
     )
-    return carry, _Stacks(carries, stacks.z, us)
+    return state
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -195,16 +242,16 @@ def fused(
 
     h past a row's end is nothing to be read, and its gradient there must be zero.
     """
-    without = plan._replace(keep_carries=False, keep_z=False, keep_u=False)
+    without = plan._replace(keep_carries=False, keep_gates=False)
     return _fused_forward(without, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps)[0]
 
 
 def _fused_forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps):
     steps = x.shape[0]
-    z = jax.eval_shape(plan.project, params, x[0])
     needed = plan.needed(steps, lengths)
     end = steps if needed is None else jnp.minimum(needed * plan.chunk, steps)
-    stacks = _empty_stacks(plan, steps, carry, z, plan.keep_carries, end)
+    holdings, kept = _holdings(plan, params, carry, x, noise) if plan.keep_gates else ([], [])
+    stacks = _empty_stacks(plan, steps, carry, kept, plan.keep_carries, end)
     blocks = _column_blocks(rounded(kernel, plan.compute))  # XLA leaves it in a loop that may not run at all.
     starts = []
     state = (carry, stacks)
@@ -214,8 +261,8 @@ def _fused_forward(plan, params, kernel, offset, carry, x, lengths, noise, state
             carry, stacks = state
             x_chunk, noise_chunk = _cut((x, noise), first, length)
             mask = _within(lengths, first, length)
-            new = _run_chunk(plan, params, blocks, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks)
-            return new, carry
+            given = plan, params, blocks, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks
+            return _run_chunk(*given, holdings), carry
 
         state, start = _scan(body, state, firsts, count, plan.reverse)
         starts.append(start)
@@ -242,10 +289,7 @@ def _fused_backward(plan, residuals, cotangents):
     def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
         return plan.gates(params, before, [*z, *noise], u)
 
-    def linearised(before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Callable[..., Any]:
-        gates = functools.partial(gates_of, params, noise=noise)
-        return jax.vjp(jax.checkpoint(gates, prevent_cse=False, policy=_is_expensive), before, z, u)[1]
-
+    holdings = _holdings(plan, params, dlast, x, noise)[0] if plan.keep_gates else []
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
 
     def body(state, inputs, length):
@@ -256,32 +300,57 @@ def _fused_backward(plan, residuals, cotangents):
         if start is None:
             before = _cut(stacks.carries, first + later, length)
         else:
-            z = jax.eval_shape(plan.project, params, x[0])
-            local = _empty_stacks(plan._replace(keep_z=False, keep_u=False), length, start, z, True, length)
+            local = _empty_stacks(plan, length, start, [], True, length)
             _, local = _run_chunk(plan, params, blocks, offset, start, x_chunk, mask, noise_chunk, state_mask, 0, local)
             before = _cut(local.carries, later, length)
         z, pull_project = jax.vjp(plan.project, params, x_chunk)
-        z = _cut(stacks.z, first, length) if plan.keep_z else z
         rows = (before[0] if state_mask is None else before[0] * state_mask).reshape(-1, features)
-        u = _cut(stacks.u, first, length) if plan.keep_u else recur(rows, kernel, offset, plan.compute).reshape(z.shape)
+        u = recur(rows, kernel, offset, plan.compute).reshape(z.shape)
         z, u = cell.split(z), cell.split(u)
-        # The gates of the whole chunk are linearised at once, so that the loop below holds one product and a few
-        # multiplications; `pulls` is the chunk's pullbacks, stacked over time: of what they need, the outputs of tanh
-        # and its like are computed here, and the sums and products of those where they are used.
-        pulls = jax.vmap(linearised)(before, z, u, noise_chunk)
         one = jax.tree.map(lambda a: a[0], (before, z, u, noise_chunk))
         same = _same_gradients(functools.partial(gates_of, params, noise=one[-1]), *one[:-1])
+        leaves, pullback = jax.tree.flatten(plan.linearised(params, *one)[1])
+
+        def held(*step: Any) -> list[jax.Array]:
+            return jax.tree.leaves(plan.linearised(params, *step)[1])
+
+        # Where nothing is kept, the gates of the whole chunk are linearised at once, so that the loop below holds one
+        # product and a few multiplications.
+        chunk_leaves = [] if plan.keep_gates else jax.vmap(held)(before, z, u, noise_chunk)
+
+        def pull_at(t: jax.Array, own: list[jax.Array]) -> Callable[[Carry], Any]:
+            """The pullback of step t of the chunk; own: what it holds, where nothing is kept."""
+
+            def entry(stack: jax.Array, at: jax.Array) -> jax.Array:
+                return lax.dynamic_index_in_dim(stack, at, keepdims=False)
+
+            if not plan.keep_gates:
+                return jax.tree.unflatten(pullback, own)
+            places = {
+                "before": (stacks.carries, first + later + t),
+                "after": (stacks.carries, first + 1 - later + t),
+                "noise": (noise, first + t),
+                "kept": (stacks.gates, first + t),
+            }
+            found = []
+            for kind, number in holdings:
+                if kind == "constant":
+                    found.append(leaves[number])
+                else:
+                    arrays, at = places[kind]
+                    found.append(entry(arrays[number], at))
+            return jax.tree.unflatten(pullback, found)
 
         def back(state, inputs):
             dcarry, scratch = state
-            t, pull, mask_t = inputs
+            t, own, mask_t = inputs
             dh_t = lax.dynamic_index_in_dim(dh, first + t, keepdims=False)
             dcarry = (dcarry[0] + dh_t, *dcarry[1:])
             zeros = jax.tree.map(jnp.zeros_like, dcarry)
             dnew = masked(mask_t, dcarry, zeros)
             if cotangent is not None:
                 dnew = cotangent.clipped(dnew)
-            dbefore, dz, du = pull(dnew)
+            dbefore, dz, du = pull_at(t, own)(dnew)
             column = 0
             for part in du:
                 scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, column))
@@ -299,7 +368,7 @@ def _fused_backward(plan, residuals, cotangents):
         (dcarry, scratch), (dnew, dz) = lax.scan(
             back,
             (dcarry, scratch),
-            (jnp.arange(length), pulls, mask),
+            (jnp.arange(length), chunk_leaves, mask),
             reverse=not plan.reverse,
             unroll=plan.unroll_steps,
         )
