@@ -20,7 +20,7 @@ from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddi
 from rnnlab.diagnostics import Decay, decay_per_step, gradient_flow, memory_horizon
 from rnnlab.diagnostics.diagnosis import EVERY_STEP
 from rnnlab.feeding import Feed
-from rnnlab.split import row_parts
+from rnnlab.split import ALL_AXES, row_parts
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import Split, StreamTask, Task, make_task
@@ -52,6 +52,8 @@ class Run:
         self.stage = -1
         self.enter(len(self.stages) - 1)
         self.rows = self._placed(jnp.arange(config["batch_size"], dtype=jnp.uint32))
+        if distributed.processes() == 1:  # Where the program wants them, else they go there anew at every dispatch.
+            self.rows = jax.device_put(self.rows, NamedSharding(self.mesh, PartitionSpec(ALL_AXES)))
 
     def _stages(self, data_dir: str | None) -> list[Programs]:
         """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
@@ -136,11 +138,11 @@ class Run:
         """The state after the updates up to step `until`, or after fewer: `Programs.train`, block by block where the
         host feeds it. The given one's arrays are used up."""
         if self.feed is None:
-            return self.programs.train(state, self.data, jnp.int32(until), self.rows)
+            return self.programs.train(state, self.data, np.int32(until), self.rows)
         step = int(state.step)
         while step < until:
             target = min(until, self.feed.end(step))
-            state = jax.block_until_ready(self.programs.train(state, self.data_at(step), jnp.int32(target), self.rows))
+            state = jax.block_until_ready(self.programs.train(state, self.data_at(step), np.int32(target), self.rows))
             step = int(state.step)
             if step < target:
                 break
