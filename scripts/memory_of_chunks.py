@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     for name, default, told in [("steps", 20_000, "T"), ("batch", 16, "B"), ("inputs", 1, "D"), ("features", 128, "H")]:
         flags.DEFINE_integer(name, default, told, lower_bound=1, flag_values=values)
     flags.DEFINE_list("chunks", ["50", "140", "500"], "chunk lengths, separated by commas", flag_values=values)
-    stores = ["products", "carries", "ends"]
+    stores = ["gates", "carries", "ends"]
     flags.DEFINE_list("stores", stores, "what is stored, separated by commas", flag_values=values)
     flags.DEFINE_bool("reference", False, "also the reference backend, which needs the most", flag_values=values)
     given = entry.parse(values, argv, __doc__).flags

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab.linear import _NARROW, affine, matmul
+from rnnlab.linear import _NARROW, _POINTWISE, affine, matmul
 from tests.helpers import assert_close, float64, random_array
 
 R, K, M = 6, 5, 4
 
 
-@pytest.mark.parametrize("shape", [(K,), (3, K), (2, 3, K), (2, 3, _NARROW + 1)])
+@pytest.mark.parametrize("shape", [(K,), (1,), (2, 3, _POINTWISE), (3, K), (2, 3, K), (2, 3, _NARROW + 1)])
 def test_affine_and_its_gradients_are_those_of_x_w_plus_b(shape):
     with float64():
         x, kernel, bias = random_array(0, *shape), random_array(1, shape[-1], M), random_array(2, M)
@@ -21,6 +21,16 @@ def test_affine_and_its_gradients_are_those_of_x_w_plus_b(shape):
             return jax.value_and_grad(lambda *point: jnp.vdot(weights, function(*point)), (0, 1, 2))(x, kernel, bias)
 
         assert_close(gradients(affine), gradients(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
+
+
+def test_second_derivatives_of_a_narrow_affine_map_are_those_of_x_w_plus_b():
+    with float64():
+        point = random_array(0, 3, 2), random_array(1, 2, M), random_array(2, M)
+
+        def second(function):
+            return jax.hessian(lambda *point: jnp.sum(jnp.sin(function(*point))), (0, 1, 2))(*point)
+
+        assert_close(second(affine), second(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
 
 
 def rounded(a: jax.Array) -> np.ndarray:

@@ -18,7 +18,7 @@ from flax import nnx
 
 from rnnlab.optimizers import global_norm
 from rnnlab.recurrence import FusableCell, default_chunk, make_taps, resolve_backend, unroll
-from rnnlab.recurrence.fused import Plan
+from rnnlab.recurrence.fused import Plan, kept_bytes
 from tests.helpers import (
     assert_close,
     dot,
@@ -276,6 +276,16 @@ def test_fused_needs_a_fraction_of_the_memory_of_reference():
     reference = temporaries(backend="reference")
     assert reference > 5 * temporaries(backend="fused", chunk=50, store="carries") > 0
     assert reference > 9 * temporaries(backend="fused", chunk=50, store="ends") > 0
+
+
+@pytest.mark.parametrize(("variant", "arrays"), [("vanilla", 0), ("irnn", 0), ("gru", 4), ("lstm", 5)])
+def test_gates_that_follow_from_the_carries_are_not_kept(variant, arrays):
+    # LSTM: the outputs of its four gates and tanh(c'); GRU: of its three, and h R_n + c_n.
+    cell = make_cell(variant, D, H)
+    graphdef, params = nnx.split(cell)
+    plan = Plan(graphdef, T, False, 1, keep_carries=True, keep_gates=True, compute="float32")
+    x = jnp.zeros((T, B, D))
+    assert kept_bytes(plan, params, cell.initial_carry(B, x.dtype), x, ()) == arrays * T * B * H * x.dtype.itemsize
 
 
 @pytest.mark.slow

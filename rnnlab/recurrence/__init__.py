@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
-from rnnlab.recurrence.fused import Plan, fused
+from rnnlab.recurrence.fused import Plan, fused, kept_bytes
 from rnnlab.recurrence.reference import reference
 from rnnlab.typing import Array, Carry, Float, Int
 
@@ -55,7 +55,7 @@ def unroll(
         store: fused only: what is kept for the backward pass, the rest being recomputed chunk by chunk. "gates":
             the carries and what the derivatives of the gates need of every step, so that nothing is computed again;
             "carries": the carries of every step; "ends": those at the chunks' ends, so that memory beside the outputs
-            grows with T / chunk + chunk; "auto": gates, or carries where gates would take more than 256 MiB or so.
+            grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
         noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get
             no gradient.
         state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H]; it gets no gradient. Not for a
@@ -109,17 +109,17 @@ def unroll(
         width = kernel.shape[1]
         if chunk is None:
             chunk = default_chunk(steps, batch, width, padded=lengths is not None)
-        if store == "auto":
-            store = "gates" if steps * batch * width <= _GATES_ELEMENTS else "carries"
         plan = Plan(
             graphdef,
             min(chunk, steps),
             reverse,
             unroll_steps,
             keep_carries=store != "ends",
-            keep_gates=store == "gates",
+            keep_gates=store in ("auto", "gates"),
             compute=cell.compute,
         )
+        if store == "auto" and kept_bytes(plan, params, initial_carry, x, noise) > _GATES_BYTES:
+            plan = plan._replace(keep_gates=False)
         result: Any = fused(
             plan, params, kernel, cell.recurrent_offset(), initial_carry, x, lengths, noise, state_mask, cotangent, taps
         )
@@ -146,10 +146,13 @@ def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:
 def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> int:
     """Chunk length for T, B (of one device) and gate width M, and whether rows may be shorter than T.
 
-    As long as what the backward pass holds of a chunk, about four arrays [C, B, M], stays in a cache of 2 MiB, and long
-    enough that its C B rows pay for adding up the weights' gradients once a chunk; of such, one that divides T.
-    On 2 cores, B=8 a device: vanilla, M=100: 6.7 to 7.0 ms a step for chunks of 28 to 112, 9.6 for 196; LSTM, M=400:
-    24.4 to 25.6 ms for 14 to 112; LSTM, B=32 M=2048: 337 ms unchunked, 360 to 440 for 5 to 50.
+    As long as what the backward pass computes again of a chunk, about four arrays [C, B, M], stays in a cache of 2 MiB,
+    and long enough that its C B rows pay for adding up the weights' gradients once a chunk; of such, one that divides
+    T.
+    On one core with the rows of one of two devices, store="gates" and "carries": LSTM, B=64 M=512: 298 to 303 ms a step
+    for chunks of 4 to 28, and 286 to 311 for 4 to 8; LSTM, B=8 M=400: 20.6 to 21.2 ms for 14 to 112. Between these no
+    rule is better than another; before gates were kept, 112 steps cost 16 % more than 8 (B=64) and 196 of a vanilla
+    network of 100 cost 40 % more than 112.
     Of padded rows whole chunks are left out, so there are at least four, as long as half of those rows are in each.
     """
     longest = min(steps, max(_CACHED_ELEMENTS // (batch * width), math.ceil(_ROWS / batch), 8))
@@ -163,8 +166,7 @@ def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> i
 
 _CACHED_ELEMENTS = 1 << 17
 _ROWS = 512
-_GATES_ELEMENTS = 1 << 26
-"""256 MiB in float32."""
+_GATES_BYTES = 1 << 28
 
 
 __all__ = [

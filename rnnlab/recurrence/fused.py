@@ -147,6 +147,11 @@ def _holdings(
     return holdings, kept
 
 
+def kept_bytes(plan: Plan, params: PyTree, carry: Carry, x: jax.Array, noise: tuple[jax.Array, ...]) -> int:
+    """What `keep_gates` keeps of all steps x [T, B, D], beside the carries."""
+    return x.shape[0] * sum(a.size * a.dtype.itemsize for a in _holdings(plan, params, carry, x, noise)[1])
+
+
 @jax.custom_batching.custom_vmap
 def _longest(lengths: jax.Array) -> jax.Array:
     """The largest of the rows' lengths []; under `vmap` that of all, else XLA would copy all stacks for every chunk."""
@@ -190,7 +195,7 @@ def _run_chunk(
     state_mask: jax.Array | None,
     start: jax.Array | int,
     stacks: _Stacks,
-    holdings: Sequence["_Held"] = (),
+    holdings: Sequence[_Held] = (),
 ) -> tuple[Carry, _Stacks]:
     """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on."""
     cell = plan.cell(params)
