@@ -18,7 +18,7 @@ from flax import nnx
 
 from rnnlab.optimizers import global_norm
 from rnnlab.recurrence import FusableCell, default_chunk, make_taps, resolve_backend, unroll
-from rnnlab.recurrence.fused import Plan, kept_bytes
+from rnnlab.recurrence.plan import Plan, kept_bytes
 from tests.helpers import (
     assert_close,
     dot,

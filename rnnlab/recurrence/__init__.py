@@ -16,7 +16,8 @@ from flax import nnx
 from jax import lax
 
 from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
-from rnnlab.recurrence.fused import Plan, fused, kept_bytes
+from rnnlab.recurrence.fused import fused
+from rnnlab.recurrence.plan import Plan, kept_bytes
 from rnnlab.recurrence.reference import reference
 from rnnlab.typing import Array, Carry, Float, Int
 

@@ -10,74 +10,17 @@ Where rows have lengths, chunks past the longest row are not run, forward or bac
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
-from jax.extend.core import Var
 
-from rnnlab.linear import ComputeType, matmul, rounded
+from rnnlab.linear import rounded
 from rnnlab.recurrence.contract import Cotangent, Taps, masked, recur
+from rnnlab.recurrence.plan import Held, Plan, find_holdings, same_gradients
+from rnnlab.recurrence.products import COLUMNS, column_blocks, product, sum_of_products
 from rnnlab.typing import Carry, Parts, PyTree
-
-
-class Plan(NamedTuple):
-    """What is static in one fused recurrence."""
-
-    graphdef: Any
-    chunk: int
-    reverse: bool
-    unroll_steps: int
-    keep_carries: bool
-    keep_gates: bool
-    compute: ComputeType
-
-    def cell(self, params: PyTree) -> Any:
-        return nnx.merge(self.graphdef, params)
-
-    def project(self, params: PyTree, x: jax.Array) -> jax.Array:
-        return self.cell(params).project(x)
-
-    def gates(self, params: PyTree, carry: Carry, z: Parts, u: Parts) -> Carry:
-        return self.cell(params).gates(carry, z, u)
-
-    def linearised(self, params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Any:
-        """One step, and its pullback to (before, z, u): a pytree that holds the outputs of tanh and its like; sums and
-        products of them are computed where they are used."""
-
-        def gates(before: Carry, z: Parts, u: Parts) -> Carry:
-            return self.gates(params, before, [*z, *noise], u)
-
-        return jax.vjp(jax.checkpoint(gates, prevent_cse=False, policy=_is_expensive), before, z, u)
-
-    def needed(self, steps: int, lengths: jax.Array | None) -> jax.Array | None:
-        """How many chunks, from the first on, have a step within a row's length; None: all, as far as is known."""
-        if lengths is None or steps == self.chunk:  # XLA makes straight code of a loop that runs once for certain.
-            return None
-        longest = jnp.clip(_longest(lengths.astype(jnp.int32)), 0, steps)
-        return (longest + self.chunk - 1) // self.chunk
-
-    def segments(self, steps: int, needed: jax.Array | None) -> list["_Segment"]:
-        """In order of processing; the remainder stands at the end of time."""
-        count, rest = divmod(steps, self.chunk)
-        of_whole, of_rest = (None, None) if needed is None else (jnp.minimum(needed, count), needed - count)
-        whole = _Segment(self.chunk, jnp.arange(count) * self.chunk, of_whole)
-        if not rest:
-            return [whole]
-        remainder = _Segment(rest, jnp.full(1, count * self.chunk), of_rest)
-        return [remainder, whole] if self.reverse else [whole, remainder]
-
-
-class _Segment(NamedTuple):
-    """Chunks of one length, side by side in time."""
-
-    length: int
-    firsts: jax.Array
-    """First step of each chunk."""
-    needed: jax.Array | None
-    """How many of them are run, from the first on; none where negative, all where None."""
 
 
 class _Stacks(NamedTuple):
@@ -114,55 +57,6 @@ def _within(lengths: jax.Array | None, first: jax.Array, length: int) -> jax.Arr
     return None if lengths is None else (first + jnp.arange(length))[:, None] < lengths
 
 
-class _Held(NamedTuple):
-    """Where to find one of the arrays that a step's pullback holds."""
-
-    kind: Literal["before", "after", "noise", "constant", "kept"]
-    number: int
-    """In the carry before or after the step, in the noise, of all that it holds, or in `_Stacks.gates`."""
-
-
-def _holdings(
-    plan: Plan, params: PyTree, before: Carry, x: jax.Array, noise: tuple[jax.Array, ...]
-) -> tuple[list[_Held], list[jax.ShapeDtypeStruct]]:
-    """Where to find what the pullback of a step holds, in order; and the shapes of what has to be kept for it."""
-    parts = jax.eval_shape(lambda: plan.cell(params).split(plan.project(params, x[0])))
-    noise = jax.eval_shape(lambda: tuple(a[0] for a in noise))
-    trace = jax.make_jaxpr(functools.partial(plan.linearised, params), return_shape=True)
-    closed, (_, pull) = trace(before, parts, parts, noise)
-    jaxpr = closed.jaxpr
-    found: dict[int, _Held] = {id(var): _Held("constant", 0) for var in jaxpr.constvars}
-    found |= {id(var): _Held("after", number) for number, var in enumerate(jaxpr.outvars[: len(before)])}
-    first = len(jaxpr.invars) - len(noise)
-    found |= {id(var): _Held("noise", number) for number, var in enumerate(jaxpr.invars[first:])}
-    found |= {id(var): _Held("before", number) for number, var in enumerate(jaxpr.invars[: len(before)])}
-    holdings, kept = [], []
-    held_variables = zip(jaxpr.outvars[len(before) :], jax.tree.leaves(pull), strict=True)
-    for number, (var, shape) in enumerate(held_variables):
-        held = found.get(id(var), None if isinstance(var, Var) else _Held("constant", 0))
-        if held is None:
-            held = _Held("kept", len(kept))
-            kept.append(shape)
-        holdings.append(held._replace(number=number) if held.kind == "constant" else held)
-    return holdings, kept
-
-
-def kept_bytes(plan: Plan, params: PyTree, carry: Carry, x: jax.Array, noise: tuple[jax.Array, ...]) -> int:
-    """What `keep_gates` keeps of all steps x [T, B, D], beside the carries."""
-    return x.shape[0] * sum(a.size * a.dtype.itemsize for a in _holdings(plan, params, carry, x, noise)[1])
-
-
-@jax.custom_batching.custom_vmap
-def _longest(lengths: jax.Array) -> jax.Array:
-    """The largest of the rows' lengths []; under `vmap` that of all, else XLA would copy all stacks for every chunk."""
-    return lengths.max()
-
-
-@_longest.def_vmap
-def _(size: int, batched: list[bool], lengths: jax.Array) -> tuple[jax.Array, bool]:
-    return _longest(lengths.reshape(-1)), False
-
-
 def _scan(body: Callable[..., Any], state: Any, xs: Any, count: jax.Array | None, reverse: bool) -> tuple[Any, Any]:
     """`lax.scan` over the first `count` entries of xs, all if None; what is stacked is zero behind them."""
     if count is None:
@@ -195,7 +89,7 @@ def _run_chunk(
     state_mask: jax.Array | None,
     start: jax.Array | int,
     stacks: _Stacks,
-    holdings: Sequence[_Held] = (),
+    holdings: Sequence[Held] = (),
 ) -> tuple[Carry, _Stacks]:
     """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on."""
     cell = plan.cell(params)
@@ -204,7 +98,7 @@ def _run_chunk(
     def body(state: tuple[Carry, _Stacks], inputs: tuple) -> tuple[Any, None]:
         carry, stacks = state
         t, z_t, mask_t, noise_t = inputs
-        u = _product(carry[0] if state_mask is None else carry[0] * state_mask, blocks, plan.compute)
+        u = product(carry[0] if state_mask is None else carry[0] * state_mask, blocks, plan.compute)
         u = u if offset is None else u + offset
         gates = stacks.gates
         if gates:
@@ -255,9 +149,9 @@ def _fused_forward(plan, params, kernel, offset, carry, x, lengths, noise, state
     steps = x.shape[0]
     needed = plan.needed(steps, lengths)
     end = steps if needed is None else jnp.minimum(needed * plan.chunk, steps)
-    holdings, kept = _holdings(plan, params, carry, x, noise) if plan.keep_gates else ([], [])
+    holdings, kept = find_holdings(plan, params, carry, x, noise) if plan.keep_gates else ([], [])
     stacks = _empty_stacks(plan, steps, carry, kept, plan.keep_carries, end)
-    blocks = _column_blocks(rounded(kernel, plan.compute))  # XLA leaves it in a loop that may not run at all.
+    blocks = column_blocks(rounded(kernel, plan.compute))  # XLA leaves it in a loop that may not run at all.
     starts = []
     state = (carry, stacks)
     for length, firsts, count in plan.segments(steps, needed):
@@ -286,15 +180,15 @@ def _fused_backward(plan, residuals, cotangents):
     features = kernel.shape[0]
     # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
     # rest of 64 matters less, the columns stay as they are.
-    rest = -features % _COLUMNS if features < 256 else 0
-    blocks_back = _column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
-    blocks = [] if starts is None else _column_blocks(rounded(kernel, plan.compute))
+    rest = -features % COLUMNS if features < 256 else 0
+    blocks_back = column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
+    blocks = [] if starts is None else column_blocks(rounded(kernel, plan.compute))
     cell = plan.cell(params)
 
     def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
         return plan.gates(params, before, [*z, *noise], u)
 
-    holdings = _holdings(plan, params, dlast, x, noise)[0] if plan.keep_gates else []
+    holdings = find_holdings(plan, params, dlast, x, noise)[0] if plan.keep_gates else []
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
 
     def body(state, inputs, length):
@@ -313,7 +207,7 @@ def _fused_backward(plan, residuals, cotangents):
         u = recur(rows, kernel, offset, plan.compute).reshape(z.shape)
         z, u = cell.split(z), cell.split(u)
         one = jax.tree.map(lambda a: a[0], (before, z, u, noise_chunk))
-        same = _same_gradients(functools.partial(gates_of, params, noise=one[-1]), *one[:-1])
+        same = same_gradients(functools.partial(gates_of, params, noise=one[-1]), *one[:-1])
         leaves, pullback = jax.tree.flatten(plan.linearised(params, *one)[1])
 
         def held(*step: Any) -> list[jax.Array]:
@@ -361,7 +255,7 @@ def _fused_backward(plan, residuals, cotangents):
                 scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, column))
                 column += part.shape[-1]
             du_t = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
-            back_h = _product(du_t, blocks_back, plan.compute)[:, :features]
+            back_h = product(du_t, blocks_back, plan.compute)[:, :features]
             back_h = back_h if state_mask is None else back_h * state_mask
             dbefore = (dbefore[0] + back_h, *dbefore[1:])
             if cotangent is not None:
@@ -384,7 +278,7 @@ def _fused_backward(plan, residuals, cotangents):
             dz = jnp.concatenate([b if a is None else a for a, b in zip(dz, cell.split(du), strict=True)], -1)
         # As matrices: with two axes to sum over, XLA transposes du first.
         columns = du.reshape(-1, kernel.shape[1])
-        dkernel = dkernel + _sum_of_products(rows, columns, dkernel.dtype, plan.compute)
+        dkernel = dkernel + sum_of_products(rows, columns, dkernel.dtype, plan.compute)
         if offset is not None:
             doffset = doffset + columns.sum(0, dtype=dkernel.dtype)
         dparams_project, dx = pull_project(dz)
@@ -411,63 +305,6 @@ def _fused_backward(plan, residuals, cotangents):
     dcarry, *sums, _ = state
     dparams, dkernel, doffset = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, kernel, offset))
     return dparams, dkernel, doffset, dcarry, dx, None, None, None, None, dtaps
-
-
-_COLUMNS = 64
-_CACHED_KERNEL = 1 << 18
-"""Elements of a kernel that stays in a core's own cache (1 MiB) from step to step."""
-
-
-def _column_blocks(kernel: jax.Array) -> list[jax.Array]:
-    """A kernel [K, N] as one array, or, where every step reads it from memory, as arrays of 64 columns.
-
-    The product goes through 64 columns at a time, a new page with every row of a wide kernel: on one core [10, 2600] by
-    [2600, 650] takes 453 µs, by blocks 379, [32, 2048] by [2048, 512] 679 and 518.
-    """
-    if kernel.size <= _CACHED_KERNEL:
-        return [kernel]
-    columns = kernel.shape[1]
-    blocks = [kernel[:, start : start + _COLUMNS] for start in range(0, columns, _COLUMNS)]
-    return list(lax.optimization_barrier(blocks))  # Else XLA cuts them out again at every step.
-
-
-def _product(h: jax.Array, blocks: list[jax.Array], compute: ComputeType) -> jax.Array:
-    """h times the kernel that was cut."""
-    products = [matmul(h, block, compute) for block in blocks]
-    return products[0] if len(products) == 1 else jnp.concatenate(products, axis=-1)
-
-
-def _sum_of_products(rows: jax.Array, columns: jax.Array, dtype: Any, compute: ComputeType) -> jax.Array:
-    """rowsᵀ columns, summed in dtype."""
-    rows, columns = rounded(rows, compute), rounded(columns, compute)
-    return jnp.matmul(rows.T, columns, preferred_element_type=dtype)
-
-
-def _same_gradients(gates: Callable[..., Carry], *primals: Any) -> list[bool]:
-    """For every part whether z and u have one and the same gradient, as in gates of z + u."""
-    same = []
-
-    def trace(*primals: Any) -> None:
-        new, pull = jax.vjp(gates, *primals)
-        _, dz, du = pull(new)
-        same.extend(a is b for a, b in zip(dz, du, strict=True))
-
-    jax.eval_shape(trace, *primals)
-    return same
-
-
-def _is_expensive(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name not in _CHEAP
-
-
-# fmt: off
-_CHEAP = frozenset({
-    "add", "sub", "mul", "neg", "sign", "max", "min", "abs", "select_n", "gt", "ge", "lt", "le", "eq", "ne", "and",
-    "or", "not", "stop_gradient", "copy", "clamp", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze",
-    "slice", "concatenate", "split",
-})
-# fmt: on
-"""Primitives that cost less to compute again than to read back."""
 
 
 def _zeros_at_least(dtype: Any, like: jax.Array) -> jax.Array:
