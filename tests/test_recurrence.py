@@ -5,7 +5,6 @@ hold for every cell is in test_cells.py.
 """
 
 import functools
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.optimizers import global_norm
-from rnnlab.recurrence import FusableCell, default_chunk, make_taps, resolve_backend, unroll
+from rnnlab.recurrence import FusableCell, default_chunk, make_taps, products, resolve_backend, unroll
 from rnnlab.recurrence.plan import Plan, kept_bytes
 from tests.helpers import (
     assert_close,
@@ -353,9 +352,8 @@ def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
 
 @pytest.mark.parametrize("variant", ["lstm", "gru"])
 def test_kernel_in_blocks_of_columns_gives_the_gradients_of_the_reference(variant, monkeypatch):
-    backend = sys.modules[Plan.__module__]
-    monkeypatch.setattr(backend, "_CACHED_KERNEL", 1)
-    monkeypatch.setattr(backend, "_COLUMNS", 4)
+    monkeypatch.setattr(products, "_CACHED_KERNEL", 1)
+    monkeypatch.setattr(products, "COLUMNS", 4)
     with float64():
         graphdef, (state, x, carry, _) = point(variant)
 
