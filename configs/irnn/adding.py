@@ -86,7 +86,7 @@ LEARNING_RATES = {"irnn": 1e-3, "lstm": 1e-2, "gru": 3e-3, "tanh": 1e-3, "relu":
 # 1600 steps with a clip of 0.1, 0.03 and 0.01: 15, 16 and 16, with largest gradients of 2e32, 7e28 and 1e26; with a
 # clip of 1 two of 48 runs at rates of 5e-4 and 1e-3 diverged.
 CLIPS = {"irnn": 0.03, "lstm": 1.0, "gru": 1.0, "tanh": 1.0, "relu": 1.0}
-STEPS = {150: 4000, 200: 5000, 300: 4000, 400: 4000, 600: 4000, 1000: 5000, 2000: 5000, 5000: 5000}
+STEPS = {150: 3000, 200: 4000, 300: 4000, 400: 4000, 600: 4000, 1000: 5000, 2000: 5000, 5000: 5000}
 # From T = 300 on, shorter sequences first, each length until the validation error is 0.01.
 STAGES = {length: [n for n in (50, 150, 500, 1500) if 2 * n <= length] for length in STEPS if length >= 300}
 
