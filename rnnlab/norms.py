@@ -55,7 +55,8 @@ def alignment(part: PyTree, whole: PyTree) -> tuple[Float[Array, ""], Float[Arra
     Where one of them is 0 there is no angle: the cosine is not a number. Nor is the ratio where `whole` is 0.
     """
     of_part, inner, of_whole, factor = _products(part, whole)
-    return inner / jnp.sqrt(of_part * of_whole), jnp.sqrt(of_part / of_whole) * factor
+    ratio = jnp.sqrt(of_part / of_whole)  # 1 of equal trees; XLA makes a / √(x x) a product with 1 / √, which rounds.
+    return inner / of_whole / ratio, ratio * factor
 
 
 def widened(leaf: jax.Array) -> jax.Array:
