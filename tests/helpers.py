@@ -28,6 +28,20 @@ CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""
 
 
+SMALL_RUN: dict[str, Any] = dict(
+    steps=60,
+    batch_size=4,
+    log_every=10,
+    eval_every=20,
+    checkpoint_every=20,
+    eval_batch_size=32,
+    task=dict(name="adding", length=6, validation_size=50, test_size=40),
+    model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
+    optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
+)
+"""A config that trains in a second."""
+
+
 def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` that spends little on optimisation: 0.3 s against 1.5 s to compile the gradient of a chunked GRU."""
     return jax.jit(function, compiler_options=_quick_options(), **options)

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a small base, the command, its table, a stand-in put in place of training."""
+"""What the tests of sweeps share: the command, its table, a stand-in put in place of training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,6 @@ from rnnlab.sweeps import group_run, runner
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.table import make_rows
 
-BASE: dict[str, Any] = dict(
-    steps=60,
-    batch_size=4,
-    log_every=10,
-    eval_every=20,
-    checkpoint_every=20,
-    eval_batch_size=32,
-    task=dict(name="adding", length=6, validation_size=50, test_size=40),
-    model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
-    optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
-)
 RATE, CELL = "optimizer.learning_rate", "model.cell"
 
 StandIn = TypeVar("StandIn")

@@ -27,10 +27,10 @@ from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
 from rnnlab.sweeps.table import is_done
 from rnnlab.workdir import open_workdir, read_config
-from tests import sweeping
+from tests.helpers import SMALL_RUN
 from tests.sweeping import CELL, RATE, put_in_place, rows, run_file
 
-BASE = sweeping.BASE | {"steps": 90, "eval_every": 10}
+BASE = SMALL_RUN | {"steps": 90, "eval_every": 10}
 HALVING = dict(first=10, eta=3)
 RATES = [0.5, 0.2, 0.1, 0.7, 0.9, 0.3, 0.4, 0.6, 0.8]
 """The lower the better, in what stands in for training."""

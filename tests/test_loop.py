@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,24 +24,14 @@ from rnnlab.config import render, resolve_config
 from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
+from tests.helpers import SMALL_RUN
 
 ROOT = Path(__file__).parent.parent
 
 
 def small(**changes) -> dict:
-    """A config that trains in a second; sections are merged field by field."""
-    config = dict(
-        steps=60,
-        batch_size=4,
-        log_every=10,
-        eval_every=20,
-        checkpoint_every=20,
-        eval_batch_size=32,
-        devices=1,
-        task=dict(name="adding", length=6, validation_size=50, test_size=40),
-        model=dict(cell=dict(name="irnn", features=8, input_init="glorot_uniform")),
-        optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
-    )
+    """SMALL_RUN on one device, changed; sections are merged field by field."""
+    config: dict[str, Any] = SMALL_RUN | {"devices": 1}
     for key, value in changes.items():
         config[key] = config[key] | value if isinstance(value, dict) and key in config else value
     return config

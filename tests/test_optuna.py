@@ -21,7 +21,8 @@ from rnnlab.sweeps.search import Search
 from rnnlab.sweeps.space import Setting, load_sweep
 from rnnlab.sweeps.table import is_done
 from rnnlab.workdir import open_workdir
-from tests.sweeping import BASE, CELL, RATE, put_in_place, rows, run_file
+from tests.helpers import SMALL_RUN
+from tests.sweeping import CELL, RATE, put_in_place, rows, run_file
 
 FEATURES = "model.cell.features"
 RATES = {RATE: dict(low=1e-4, high=1.0, log=True)}
@@ -75,7 +76,7 @@ def search(tmp_path) -> Callable[..., int]:
         **fields: Any,
     ) -> int:
         section = dict(trials=trials, batch=batch, of=of) | fields
-        return run_file(tmp_path, {"base": BASE, "optuna": section} | dict(beside or {}), words, into)
+        return run_file(tmp_path, {"base": SMALL_RUN, "optuna": section} | dict(beside or {}), words, into)
 
     return call
 
@@ -308,7 +309,7 @@ def test_damaged_points_are_named(tmp_path, search, trainer):
 
 def test_without_optuna_one_line_says_how_to_install_it(tmp_path, monkeypatch, trainer):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    file = {"base": BASE, "optuna": dict(trials=4, of=RATES)}
+    file = {"base": SMALL_RUN, "optuna": dict(trials=4, of=RATES)}
     (tmp_path / "mine.py").write_text(f"def get_config():\n    return {file!r}\n")
     with pytest.raises(ConfigError, match=r"a search needs optuna .*: pip install 'rnnlab\[optuna\]'"):
         sweep.main([f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}"])

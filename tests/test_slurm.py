@@ -17,8 +17,9 @@ from rnnlab.build import ConfigError
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps import submit
 from rnnlab.sweeps.table import is_done
+from tests.helpers import SMALL_RUN
 from tests.slurm import cluster, said, wait_for
-from tests.sweeping import BASE, CELL
+from tests.sweeping import CELL
 
 submitit = pytest.importorskip("submitit")
 
@@ -38,7 +39,7 @@ def call(tmp_path, monkeypatch) -> Callable[..., list[submit.SweepJob]]:
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "two.py").write_text(
-        f"def get_config():\n    return {dict(base=BASE, product={CELL: ['irnn', 'gru']})}\n"
+        f"def get_config():\n    return {dict(base=SMALL_RUN, product={CELL: ['irnn', 'gru']})}\n"
     )
 
     jobs, submit_array = [], submitit.SlurmExecutor.submit_array
@@ -108,7 +109,7 @@ def test_more_jobs_than_groups_are_said(call, capsys):
 def test_a_search_is_submitted_whose_points_are_not_known_yet(tmp_path, call, capsys):
     rate = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
     (tmp_path / "two.py").write_text(
-        f"def get_config():\n    return {dict(base=BASE, optuna=dict(trials=4, of=rate))}\n"
+        f"def get_config():\n    return {dict(base=SMALL_RUN, optuna=dict(trials=4, of=rate))}\n"
     )
     assert len(call("--submit=slurm", "--jobs=2")) == 2
     assert "groups for" not in capsys.readouterr().out
@@ -304,7 +305,7 @@ class Sweep:
 
     def __init__(self, folder: Path):
         self.folder, self.workdir = folder, folder / "w"
-        base = BASE | dict(steps=STEPS, log_every=100, eval_every=500, checkpoint_every=1000)
+        base = SMALL_RUN | dict(steps=STEPS, log_every=100, eval_every=500, checkpoint_every=1000)
         section = dict(base=base, product={CELL: ["irnn", "gru", "lstm"]}, seeds=2)
         (folder / "sweep.py").write_text(f"def get_config():\n    return {section!r}\n")
 

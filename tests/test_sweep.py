@@ -20,7 +20,8 @@ from rnnlab.sweeps.space import Setting
 from rnnlab.sweeps.table import is_done
 from rnnlab.workdir import open_workdir
 from tests import sweeping
-from tests.sweeping import BASE, CELL, RATE, put_in_place, run_file
+from tests.helpers import SMALL_RUN
+from tests.sweeping import CELL, RATE, put_in_place, run_file
 
 
 class Trainer:
@@ -77,7 +78,7 @@ def run(tmp_path, trainer) -> Callable[..., int]:
     """Runs a sweep of these fields in tmp_path / "w"; words are further flags."""
 
     def call(words: Sequence[str] = (), /, **fields: Any) -> int:
-        return run_file(tmp_path, {"base": BASE} | fields, words)
+        return run_file(tmp_path, {"base": SMALL_RUN} | fields, words)
 
     return call
 
@@ -331,7 +332,7 @@ def test_the_command_in_the_table_makes_the_same_run(tmp_path):
     from rnnlab import train
 
     (tmp_path / "mine.py").write_text(
-        f"def get_config():\n    return dict(base={BASE!r}, product={{'model.cell': ['irnn']}}, seeds=[3])\n"
+        f"def get_config():\n    return dict(base={SMALL_RUN!r}, product={{'model.cell': ['irnn']}}, seeds=[3])\n"
     )
     assert sweep.main([f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}"]) == 0
     (row,) = rows(tmp_path).values()
