@@ -51,9 +51,7 @@ class Run:
         self.feed: Feed | None = None
         self.stage = -1
         self.enter(len(self.stages) - 1)
-        self.rows = self._placed(jnp.arange(config["batch_size"], dtype=jnp.uint32))
-        if distributed.processes() == 1:  # Where the program wants them, else they go there anew at every dispatch.
-            self.rows = jax.device_put(self.rows, NamedSharding(self.mesh, PartitionSpec(ALL_AXES)))
+        self.rows = self._placed(np.arange(config["batch_size"], dtype=np.uint32))
 
     def _stages(self, data_dir: str | None) -> list[Programs]:
         """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
@@ -189,12 +187,12 @@ class Run:
         wanted = (
             self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
         )
-        rows = jnp.arange(self._whole_width(wanted), dtype=jnp.int32)
-        return size, self._placed(rows)
+        return size, self._placed(np.arange(self._whole_width(wanted), dtype=np.int32))
 
-    def _placed(self, rows: jax.Array) -> jax.Array:
-        """Rows as the devices of several processes need them; those of one take them as they are."""
-        return rows if distributed.processes() == 1 else devices.replicate(self.mesh, rows)
+    def _placed(self, rows: np.ndarray) -> jax.Array:
+        """Rows [B], every device's own on it: where the programs want them, else they go there at every dispatch."""
+        own = NamedSharding(self.mesh, PartitionSpec(ALL_AXES))
+        return jax.make_array_from_callback(rows.shape, own, lambda where: rows[where])
 
     def described(self, values: dict[str, Any]) -> dict[str, Any]:
         """The means of a split with the metrics that follow from them."""
