@@ -12,10 +12,14 @@ from rnnlab.workdir import read_config
 
 
 def wins(case: Case, row: Row) -> bool:
-    """Whether a network trained by our recipe is where it should be, or is better than the paper's."""
-    if case.variant != "modern" or not case.experiment.curves:
+    """Whether a network trained by our recipe is where it should be, or is better than the paper's and than an answer
+    that ignores the input."""
+    experiment = case.experiment
+    if case.variant != "modern" or not experiment.curves:
         return False
-    return bool(row.reached) or (row.difference is not None and case.experiment.better * row.difference > 0)
+    others = [value for value in (row.paper, experiment.baseline) if value is not None]
+    beaten = row.paper is not None and all(experiment.better * (row.ours.value - value) > 0 for value in others)
+    return bool(row.reached) or beaten
 
 
 def export_best(case: Case, network: dict[str, Any], folder: Path, target: Path, data_dir: str | None) -> bool:
