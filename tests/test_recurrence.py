@@ -203,6 +203,34 @@ def test_make_taps_are_zeros_of_the_steps_shapes():
     assert not any(a.any() for a in jax.tree.leaves(taps))
 
 
+def test_a_loss_of_the_last_state_alone_makes_no_gradient_of_h() -> None:
+    """XLA would put zeros [T, B, H] into the loop over chunks, a third of a training step."""
+
+    def gradient(read: int) -> str:
+        def loss(x: jax.Array) -> jax.Array:
+            return jax.tree.leaves(unroll(make_cell("vanilla", features=H), x, chunk=2)[read])[0].sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(jnp.ones((T, B, 3))))
+
+    whole = f"f32[{T},{B},{H}] = broadcast_in_dim"
+    assert gradient(0).count(whole) == gradient(1).count(whole) + 1
+
+
+@pytest.mark.parametrize("variant", ["lstm", "gru"])
+@pytest.mark.parametrize("read", [0, 1], ids=["outputs", "last"])
+def test_gradients_of_the_outputs_or_the_last_state_alone(variant: str, read: int) -> None:
+    def gradient(backend: Any) -> Any:
+        def loss(state: nnx.State, x: jax.Array, carry: Any) -> jax.Array:
+            result = unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend)[read]
+            return dot(result, random_like(result, 3))
+
+        return jax.grad(loss, (0, 1, 2))
+
+    with float64():
+        graphdef, (*primals, _) = point(variant)
+        assert_close(gradient("fused")(*primals), gradient("reference")(*primals), 1e-13)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 15, 16, 17, 37, 100, 784, 1009])
 @pytest.mark.parametrize(("batch", "width"), [(1, 1), (16, 128), (64, 512), (1024, 4096)])
 def test_default_chunk_cuts_the_sequence_into_equal_parts_that_fit(steps, batch, width):
