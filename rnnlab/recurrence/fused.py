@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from rnnlab.linear import rounded
 from rnnlab.recurrence.contract import Cotangent, Taps, masked, recur
@@ -177,8 +177,7 @@ def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask,
 
 def _fused_forward(plan: Plan, *primals: Any) -> tuple[Any, Any]:
     """With symbolic zeros, every array comes with a note whether it is differentiated."""
-    plain = jax.tree.map(lambda a: a.value, primals, is_leaf=lambda a: isinstance(a, CustomVJPPrimal))
-    return _forward(plan, *plain)
+    return _forward(plan, *custom_vjp_primal_tree_values(primals))
 
 
 def _fused_backward(plan, residuals, cotangents):
@@ -186,7 +185,7 @@ def _fused_backward(plan, residuals, cotangents):
     # Where only the last state is read, there is no dh. As zeros [T, B, H], XLA would make it anew for every chunk, a
     # third of a training step (GRU, T=784 B=64 H=100).
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
-    dlast = tuple(jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a for a in cotangents[1])
+    dlast = tuple(_plain(a) for a in cotangents[1])
     features = kernel.shape[0]
     # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
     # rest of 64 matters less, the columns stay as they are.
@@ -315,6 +314,13 @@ def _fused_backward(plan, residuals, cotangents):
     dcarry, *sums, _ = state
     dparams, dkernel, doffset = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, kernel, offset))
     return dparams, dkernel, doffset, dcarry, dx, None, None, None, None, dtaps
+
+
+def _plain(cotangent: Any) -> jax.Array:
+    """A cotangent as an array."""
+    if not isinstance(cotangent, SymbolicZero):
+        return cotangent
+    return jnp.zeros(cotangent.shape, cotangent.dtype)  # pyright: ignore[reportArgumentType]
 
 
 def _zeros_at_least(dtype: Any, like: jax.Array) -> jax.Array:
