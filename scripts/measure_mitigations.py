@@ -159,6 +159,12 @@ CURES: dict[str, Cure] = {
         "saturation, scale of weights",
         "LN(x W) + LN(h R) + b in place of x W + h R + b; Ba et al., 2016, eq. 20",
     ),
+    "cell.chrono": Cure(
+        "long",
+        {"model.cell.chrono": 200},
+        "fading: gates that forget within a few steps",
+        "GRU: b_z + log U[1, n - 1]; LSTM: b_f + log U[1, n - 1] and b_i less that; Tallec and Ollivier, 2018, eq. 16",
+    ),
     "attention=dot": Cure(
         "long",
         {"model.attention": "dot"},

@@ -185,6 +185,20 @@ def test_forget_bias_is_added_to_the_bias_of_the_second_gate():
     np.testing.assert_array_equal(cell.bias[...], np.repeat([0.25, 0.75, 0.25, 0.25], 3))
 
 
+@pytest.mark.parametrize(("name", "gate"), [("lstm", "f"), ("gru", "z"), ("gru_reset_before", "z")])
+def test_chrono_biases_keep_for_2_to_the_longest_steps(name: str, gate: str) -> None:
+    cell = make_cell(name, 2, 4000, recurrent_init="zeros", chrono=101)
+    blocks = dict(zip(cell.gate_names, gate_blocks(cell, cell.bias[...]), strict=True))
+    steps = 1 + np.exp(blocks.pop(gate))  # 1 / (1 - σ(b)), after which a gate has kept 1 / e.
+    assert 2 <= steps.min() < 2.2
+    assert 100.8 < steps.max() <= 101
+    assert abs(steps.mean() - 51.5) < 4 * 99 / math.sqrt(12 * 4000), "uniform"
+    if name == "lstm":
+        np.testing.assert_allclose(blocks.pop("i"), -np.log(steps - 1), rtol=1e-5, atol=1e-5)
+    for other in blocks.values():
+        np.testing.assert_array_equal(other, 0)
+
+
 def test_irnn_is_the_identity_with_small_inputs_and_no_bias():
     cell = make_cell("irnn", 100, 200)
     np.testing.assert_array_equal(cell.recurrent_kernel[...], np.eye(200))

@@ -9,7 +9,7 @@ from flax import nnx
 from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
-from rnnlab.initializers import InitializerSpec, as_initializer
+from rnnlab.initializers import InitializerSpec, as_initializer, chrono_bias
 from rnnlab.normalization import standardized
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -36,6 +36,7 @@ class LSTM(Cell):
         features: PositiveInt,
         *,
         forget_bias: float = 1.0,
+        chrono: PositiveInt | None = None,
         peepholes: bool = False,
         normalize_cell: bool = False,
         input_init: InitializerSpec = "glorot_uniform",
@@ -44,7 +45,11 @@ class LSTM(Cell):
         peephole_init: InitializerSpec = "small_normal",
         rngs: nnx.Rngs,
     ):
-        """forget_bias is added to what bias_init draws for the forget gate."""
+        """forget_bias is added to what bias_init draws for the forget gate.
+
+        chrono: the longest dependency in steps; b_f ~ log U[1, chrono - 1] and b_i = -b_f are then added in place of
+        forget_bias (Tallec and Ollivier, 2018, eq. 16).
+        """
         super().__init__(
             in_features,
             features,
@@ -53,7 +58,9 @@ class LSTM(Cell):
             bias_init=bias_init,
             rngs=rngs,
         )
-        self.bias[...] = self.bias[...].at[features : 2 * features].add(forget_bias)
+        keep = forget_bias if chrono is None else chrono_bias(rngs.params(), features, chrono)
+        bias = self.bias[...].at[features : 2 * features].add(keep)
+        self.bias[...] = bias if chrono is None else bias.at[:features].add(-keep)
         shape = (3, features)  # The rows are p_i, p_f, p_o.
         draw = as_initializer(peephole_init)
         self.peephole_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32)) if peepholes else None
