@@ -78,8 +78,8 @@ MODERN_CELLS: dict[str, dict[str, Any]] = {
 }
 # The numbers to tune: of each network Adam's rate and clip, steps, batch, the value of a white pixel and how often it
 # is validated; and whatever a single network in an order needs, by path. 860 steps of 64 are an epoch.
-# What made the difference for the GRU is gates that keep and a strong input, together, at a higher rate; after 500 steps:
-#   white 1, rate 1e-3: 31 %, its gradient's norm at 13, and peaks of 1400 soon after; 90.8 % on the test set after 8600;
+# What made the difference for the GRU: gates that keep and a strong input, together, at a higher rate. After 500 steps:
+#   white 1, rate 1e-3: 31 %, a gradient of 13 with peaks of 1400 soon after; 90.8 % on the test set after 8600 steps;
 #   with chrono biases 22 %, with them and 3e-3 31 %; with white 5 alone 34 %; white 5, chrono biases and 3e-3: 82 %.
 # Before, white 1: with 3e-3 less than 20 % after 400 steps; the LSTM with 16 images, 1e-3 or 3e-3, 10 % after 1500;
 # clipped to 1, a GRU whose gradient grew to 1e5 at step 200 was still at 10 % at step 500.
