@@ -96,18 +96,19 @@ def _split(points: Points, positive: bool) -> tuple[np.ndarray, np.ndarray]:
     return steps, shown(np.array([value for _, value in points], float), positive)
 
 
-def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], colours: Mapping[str, int], path: Path) -> Path:
     """One panel untrained, one trained: ‖∂L/∂h_t‖ of each network over its time steps.
 
     Args:
         flows: label -> "t", and norms "untrained" and "trained", as many each.
+        colours: label -> number, as in `Panel`.
     """
     moments = ("untrained", "trained")
     figure, axes = make_axes(len(moments))
     for axis, when in zip(axes, moments, strict=True):
-        for number, (label, flow) in enumerate(flows.items()):
+        for label, flow in flows.items():
             values = shown(numbers(flow[when]), positive=True)
-            axis.plot(flow["t"], values, color=COLOURS[number % len(COLOURS)], label=label, linewidth=1.6)
+            axis.plot(flow["t"], values, color=COLOURS[colours[label] % len(COLOURS)], label=label, linewidth=1.6)
         axis.set_title(when)
         axis.set_xlabel("time step t")
         axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")

@@ -105,7 +105,7 @@ def panel(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> P
         f"{case.experiment.unit.removeprefix('test ')}: ours of validation",
         published,
         ours,
-        {name: place for place, name in enumerate(EXPERIMENTS[case.experiment.name].networks["modern"])},
+        _colours(case),
         NAMES,
         equal_steps=case.variant == "paper",
         logarithmic=case.experiment.better < 0,
@@ -119,8 +119,14 @@ def draw(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any], folde
     flows = {n: flow for n, found in results["networks"].items() if (flow := found["gradient_flow"])}
     if flows:
         flows = {called(name): flow for name, flow in flows.items()}
-        figures.append(gradients_over_time(flows, folder / f"irnn_{case.key}_gradients.png"))
+        colours = {called(name): number for name, number in _colours(case).items()}
+        figures.append(gradients_over_time(flows, colours, folder / f"irnn_{case.key}_gradients.png"))
     return figures
+
+
+def _colours(case: Case) -> dict[str, int]:
+    """The number of each network's colour, in all figures of an experiment."""
+    return {name: number for number, name in enumerate(case.experiment.networks["modern"])}
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
