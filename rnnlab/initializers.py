@@ -98,12 +98,6 @@ def identity(scale: float = 1.0) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: scale * jnp.eye(*shape, dtype=dtype)
 
 
-def chrono_bias(key: jax.Array, features: int, longest: int) -> jax.Array:
-    """log U[1, longest - 1] [H], the bias of a gate that keeps (Tallec and Ollivier, 2018, section 2): with no other
-    input it forgets over 2 to `longest` steps, another number for every unit."""
-    return jnp.log(jax.random.uniform(key, (features,), jnp.float32, 1.0, max(longest - 1.0, 1.0)))
-
-
 INITIALIZERS: dict[str, Callable[..., Initializer]] = {
     "zeros": zeros,
     "constant": constant,

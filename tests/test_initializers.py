@@ -12,6 +12,7 @@ from flax import nnx
 
 from rnnlab.build import ConfigError
 from rnnlab.cells import CELLS, LSTM
+from rnnlab.cells.base import BaseCell
 from rnnlab.initializers import INITIALIZERS, as_initializer
 from tests.helpers import make_cell
 
@@ -189,14 +190,23 @@ def test_forget_bias_is_added_to_the_bias_of_the_second_gate():
 def test_chrono_biases_keep_for_2_to_the_longest_steps(name: str, gate: str) -> None:
     cell = make_cell(name, 2, 4000, recurrent_init="zeros", chrono=101)
     blocks = dict(zip(cell.gate_names, gate_blocks(cell, cell.bias[...]), strict=True))
-    steps = 1 + np.exp(blocks.pop(gate))  # 1 / (1 - σ(b)), after which a gate has kept 1 / e.
+    keep = blocks.pop(gate)
+    steps = 1 + np.exp(keep)  # 1 / (1 - σ(b)), after which a gate has kept 1 / e.
     assert 2 <= steps.min() < 2.2
     assert 100.8 < steps.max() <= 101
     assert abs(steps.mean() - 51.5) < 4 * 99 / math.sqrt(12 * 4000), "uniform"
     if name == "lstm":
-        np.testing.assert_allclose(blocks.pop("i"), -np.log(steps - 1), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(blocks.pop("i"), -keep)
     for other in blocks.values():
         np.testing.assert_array_equal(other, 0)
+
+
+def test_chrono_of_a_cell_that_says_nothing_of_it_is_refused() -> None:
+    class Plain(BaseCell):
+        pass
+
+    with pytest.raises(ConfigError, match="Plain has no chrono_signs; leave chrono out"):
+        Plain(2, 3, chrono=10, rngs=nnx.Rngs(0))
 
 
 def test_irnn_is_the_identity_with_small_inputs_and_no_bias():

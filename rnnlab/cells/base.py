@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.build import PositiveInt
+from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
@@ -25,6 +25,8 @@ class BaseCell(nnx.Module):
 
     gate_names: ClassVar[tuple[str, ...]] = ("h",)
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
+    chrono_signs: ClassVar[tuple[int, ...]] = ()
+    """Of every gate what `chrono` does: 1 where it keeps the state, -1 where it writes to it, else 0."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     compute: ComputeType = "float32"
@@ -38,9 +40,18 @@ class BaseCell(nnx.Module):
         input_init: InitializerSpec = "glorot_uniform",
         recurrent_init: InitializerSpec = "orthogonal",
         bias_init: InitializerSpec = "zeros",
+        chrono: PositiveInt | None = None,
         rngs: nnx.Rngs,
     ):
-        """D, H, and how each gate's block of the kernels and the bias is drawn."""
+        """D, H, and how each gate's block of the kernels and the bias is drawn.
+
+        chrono: the longest dependency in steps. To the gates' biases is then added, by `chrono_signs`,
+        ± log U[1, chrono - 1], one number a unit (Tallec and Ollivier, 2018, eq. 16): without other input they keep
+        their state for 2 to `chrono` steps.
+
+        Raises:
+            ConfigError: chrono of a cell without `chrono_signs`.
+        """
         self.in_features = in_features
         self.features = features
         self.input_kernel = nnx.Param(self._draw_gates(input_init, rngs, in_features))
@@ -48,6 +59,11 @@ class BaseCell(nnx.Module):
         draw_bias = as_initializer(bias_init)
         biases = [draw_bias(rngs.params(), (features,), jnp.float32) for _ in self.gate_names]
         self.bias = nnx.Param(jnp.concatenate(biases))
+        if chrono is not None:
+            if not self.chrono_signs:
+                raise ConfigError(f"{type(self).__name__} has no chrono_signs; leave chrono out")
+            steps = jax.random.uniform(rngs.params(), (features,), jnp.float32, 1.0, max(chrono - 1.0, 1.0))
+            self.bias[...] += jnp.kron(jnp.array(self.chrono_signs, jnp.float32), jnp.log(steps))
 
     def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int) -> jax.Array:
         """[rows, M], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of its gates."""

@@ -6,44 +6,12 @@ from flax import nnx
 from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import BaseCell, Cell
-from rnnlab.initializers import InitializerSpec, as_initializer, chrono_bias
+from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.linear import matmul
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
-class _GatedRecurrentUnit(BaseCell):
-    """What both places of the reset gate share."""
-
-    gate_names = ("r", "z", "n")
-    has_candidate = True
-
-    def __init__(
-        self,
-        in_features: int,
-        features: PositiveInt,
-        *,
-        input_init: InitializerSpec = "glorot_uniform",
-        recurrent_init: InitializerSpec = "orthogonal",
-        bias_init: InitializerSpec = "zeros",
-        chrono: PositiveInt | None = None,
-        rngs: nnx.Rngs,
-    ):
-        """chrono: the longest dependency in steps; log U[1, chrono - 1] is then added to b_z (Tallec and Ollivier,
-        2018, section 2)."""
-        super().__init__(
-            in_features,
-            features,
-            input_init=input_init,
-            recurrent_init=recurrent_init,
-            bias_init=bias_init,
-            rngs=rngs,
-        )
-        if chrono is not None:
-            keep = chrono_bias(rngs.params(), features, chrono)
-            self.bias[...] = self.bias[...].at[features : 2 * features].add(keep)
-
-
-class GRU(_GatedRecurrentUnit, Cell):
+class GRU(Cell):
     """Gates in the order r, z, n (that of PyTorch and cuDNN), the reset gate after the product; carry (h,).
 
         r = σ(x W_r + h R_r + b_r)      z = σ(x W_z + h R_z + b_z)
@@ -52,6 +20,10 @@ class GRU(_GatedRecurrentUnit, Cell):
 
     (Cho et al., 2014, in the variant that cuDNN computes.) c_n is `recurrent_bias` [H].
     """
+
+    gate_names = ("r", "z", "n")
+    chrono_signs = (0, 1, 0)
+    has_candidate = True
 
     def __init__(
         self,
@@ -87,7 +59,7 @@ class GRU(_GatedRecurrentUnit, Cell):
         return (n + update * (h - n),)
 
 
-class ResetBeforeGRU(_GatedRecurrentUnit):
+class ResetBeforeGRU(BaseCell):
     """Gates in the order r, z, n, the reset gate before the product; carry (h,); reference backend only.
 
         r = σ(x W_r + h R_r + b_r)      z = σ(x W_z + h R_z + b_z)
@@ -96,6 +68,10 @@ class ResetBeforeGRU(_GatedRecurrentUnit):
 
     (Cho et al., 2014, eqs. 5 to 8, with z and 1 - z exchanged to agree with `GRU`.)
     """
+
+    gate_names = ("r", "z", "n")
+    chrono_signs = (0, 1, 0)
+    has_candidate = True
 
     def step(self, carry: Carry, z: Parts) -> Carry:
         """h_t from h_{t-1} and the parts of z_t = x_t W + b; two products in sequence."""

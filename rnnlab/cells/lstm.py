@@ -9,7 +9,7 @@ from flax import nnx
 from rnnlab.activations import sigmoid, tanh
 from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
-from rnnlab.initializers import InitializerSpec, as_initializer, chrono_bias
+from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.normalization import standardized
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -28,6 +28,7 @@ class LSTM(Cell):
 
     gate_names = ("i", "f", "g", "o")
     carry_names = ("h", "c")
+    chrono_signs = (-1, 1, 0, 0)
     has_candidate = True
 
     def __init__(
@@ -45,22 +46,18 @@ class LSTM(Cell):
         peephole_init: InitializerSpec = "small_normal",
         rngs: nnx.Rngs,
     ):
-        """forget_bias is added to what bias_init draws for the forget gate.
-
-        chrono: the longest dependency in steps; b_f ~ log U[1, chrono - 1] and b_i = -b_f are then added in place of
-        forget_bias (Tallec and Ollivier, 2018, eq. 16).
-        """
+        """forget_bias is added to what bias_init draws for the forget gate, unless chrono says how long it keeps."""
         super().__init__(
             in_features,
             features,
             input_init=input_init,
             recurrent_init=recurrent_init,
             bias_init=bias_init,
+            chrono=chrono,
             rngs=rngs,
         )
-        keep = forget_bias if chrono is None else chrono_bias(rngs.params(), features, chrono)
-        bias = self.bias[...].at[features : 2 * features].add(keep)
-        self.bias[...] = bias if chrono is None else bias.at[:features].add(-keep)
+        if chrono is None:
+            self.bias[...] = self.bias[...].at[features : 2 * features].add(forget_bias)
         shape = (3, features)  # The rows are p_i, p_f, p_o.
         draw = as_initializer(peephole_init)
         self.peephole_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32)) if peepholes else None
