@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from rnnlab.plots.style import COLOURS, GREY, gradient_symbol, log_scale, make_axes, make_grid, numbers, save, shown
 
@@ -79,6 +80,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.set_ylim(top=min(high, 1.0))  # An exploded loss would press all others onto the axis.
     if panel.equal_steps:
         axis.set_xlim(0, last * 1.02)
+        axis.xaxis.set_major_locator(MaxNLocator(5))  # Six-digit steps touch each other where there are more.
     else:
         axis.set_xscale("log")
         axis.set_xlim(left=first / 1.1)
