@@ -92,4 +92,5 @@ def hardware() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{cores()} cores, {name}"
+    count = cores()
+    return f"{count} core{'s' if count != 1 else ''}, {name}"
