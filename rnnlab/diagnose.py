@@ -169,7 +169,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     if measured:
         console.print(_table(result))
         if "note" in result.get("horizon", {}):
-            console.print(f"no half-life: {result['horizon']['note']}", markup=False)
+            console.print(result["horizon"]["note"], markup=False)
     figures = plots.diagnosis(output)
     if figures:
         console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures)}")

@@ -17,8 +17,8 @@ from rnnlab import devices, distributed
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
-from rnnlab.diagnostics import Decay, decay_per_step, gradient_flow, memory_horizon
-from rnnlab.diagnostics.diagnosis import EVERY_STEP
+from rnnlab.diagnostics import Decay, decay_per_step, gradient_reach, memory_horizon
+from rnnlab.diagnostics.diagnosis import ONE_ANSWER
 from rnnlab.feeding import Feed
 from rnnlab.split import ALL_AXES, row_parts
 from rnnlab.state import TrainState
@@ -208,17 +208,17 @@ class Run:
         }
 
     def flow_norms(self, state: TrainState, data: PyTree) -> dict[str, Float[Array, " T"]]:
-        """‖∂L/∂h_t‖ over time of every layer, on the first rows of the validation split."""
+        """`gradient_reach` of every layer, on the first rows of the validation split."""
         rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
         batch = self.task.batch(data, jnp.int32(0), "validation", rows)
-        return gradient_flow(self.programs.network(state.evaluated, state.buffers), self.task, batch)
+        return gradient_reach(self.programs.network(state.evaluated, state.buffers), self.task, batch)
 
     def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:
         """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its
         half-life and its horizon in steps (`diagnostics.memory_horizon`), beside the task's longest dependency."""
         found: dict[str, Any] = {"longest_dependency": self.task.longest_dependency}
         if self.task.readout == "every":
-            return found | {"note": EVERY_STEP}
+            found["note"] = ONE_ANSWER
         for layer, norms in flow.items():
             forward = np.array(norms[::-1] if layer.endswith(" reverse") else norms)
             decay, horizon = _decay_and_horizon(forward)

@@ -21,6 +21,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, load_file, resolve_config
 from rnnlab.datasets.tokens import load_tokens
+from rnnlab.reproduction.results import json_text, read_flow
 from rnnlab.workdir import git_commit, versions, write_file
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lm1b.py"
@@ -72,6 +73,7 @@ def train(preset: str, config: dict[str, Any], workdir: Path, data_dir: str | No
         "test": best.get("test", {}).get("perplexity"),
         "seconds": summary["seconds"],
         "curves": {preset: curve},
+        "gradient_flow": read_flow(workdir, config["seed"]),
     }
 
 
@@ -168,7 +170,7 @@ def save(path: Path, runs: Sequence[Mapping[str, Any]], config: Mapping[str, Any
         "order": ranking(runs),
         "runs": list(runs),
     }
-    write_file(path, json.dumps(results, indent=1) + "\n")
+    write_file(path, json_text(results))
     write_file(path.with_suffix(".md"), table(runs, note))
 
 

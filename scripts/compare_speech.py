@@ -26,6 +26,7 @@ from absl import flags
 from scipy import stats
 
 from rnnlab import entry
+from rnnlab.reproduction.results import json_text, read_flow
 from rnnlab.tasks import Speech
 
 UNITS = 100
@@ -92,14 +93,16 @@ def config_of(network: str, seed: int, folder: str, steps: int) -> dict[str, Any
 
 
 def train_recurrent(network: str, seed: int, folder: str, steps: int, data_dir: str | None) -> dict[str, Any]:
-    """Validation and test of the checkpoint that is best on validation."""
+    """Validation and test of the checkpoint that is best on validation; of seed 0 the gradient's reach as well."""
     from rnnlab.loop import train_and_evaluate
 
     with tempfile.TemporaryDirectory() as workdir:
         config = config_of(network, seed, folder, steps)
         summary = train_and_evaluate(config, Path(workdir) / "run", data_dir)
+        flow = read_flow(Path(workdir) / "run", seed) if seed == 0 else None
     best = summary["best"]
-    return {"status": summary["status"], "step": best["step"], "validation": best["validation"], "test": best["test"]}
+    found = {"status": summary["status"], "step": best["step"], "validation": best["validation"], "test": best["test"]}
+    return found if flow is None else found | {"gradient_flow": flow}
 
 
 # --- networks that see no more than a few frames ---------------------------------------------------------------------
@@ -213,9 +216,10 @@ def main(argv: Sequence[str]) -> int:
             else:
                 run = train_recurrent(name, seed, folder, given["steps"], data_dir)
             row["runs"].append({"seed": seed, **run, "seconds": round(time.monotonic() - began, 1)})
+            row["runs"].sort(key=lambda run: run["seed"])
             summarize(row)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            path.write_text(json_text(results))
             print(f"{name}, seed {seed}: test frame error {run['test']['frame_error']:.4f}", flush=True)
     from rnnlab.plots import speech_comparison
 

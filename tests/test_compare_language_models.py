@@ -98,6 +98,9 @@ def test_a_model_of_the_config_is_trained_and_set_beside_the_paper(tmp_path: Pat
     assert compare_lm1b.main([*argv, f"--data_dir={tmp_path}"], **tiny) == 0
     (run,) = json.loads(output.read_text())["runs"]
     assert (run["status"], run["steps"]) == ("finished", 2)
+    flow = run["gradient_flow"]  # Of one answer: before any training it fades on its way back.
+    assert len(flow["t"]) == len(flow["untrained"]) == len(flow["trained"])
+    assert 0 < flow["untrained"][0] <= flow["untrained"][-1]
     expected = f"| IRNN, 1024 units, projection to 512 | 3 | 70.2 | 1 | {run['test']:.1f} |"
     assert expected in output.with_suffix(".md").read_text()
     assert output.with_suffix(".png").stat().st_size > 0

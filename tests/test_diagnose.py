@@ -17,7 +17,7 @@ from rnnlab import diagnose
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints, restore_chosen
 from rnnlab.diagnostics import diagnosis, jacobians
-from rnnlab.diagnostics.diagnosis import EVERY_STEP, MEASURES
+from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER
 from rnnlab.loop import train_and_evaluate
 from rnnlab.run import Run
 from rnnlab.workdir import read_config
@@ -209,18 +209,16 @@ def test_jacobians_too_large_for_memory_say_how_large_and_what_samples(
     assert "left out: lyapunov" in capsys.readouterr().out
 
 
-def test_no_half_life_where_every_step_is_read(
+def test_where_every_step_is_read_the_horizon_is_one_answers(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    flow = {"layer 1": 0.5 ** jnp.arange(6.0)[::-1]}
     monkeypatch.setattr("rnnlab.tasks.adding.Adding.readout", "every")
-    monkeypatch.setattr(diagnosis, "gradient_flow", lambda *_: {"layer 1": jnp.arange(1.0, 7.0)})
+    monkeypatch.setattr(diagnosis, "gradient_reach", lambda *_: flow)
     assert diagnose.main([f"--workdir={trained}", f"--output={tmp_path}", "--measure=horizon"]) == 0
     found = json.loads((tmp_path / "diagnosis.json").read_text())["horizon"]
-    assert found["layer 1"]["half_life"] is found["layer 1"]["factor"] is found["layer 1"]["horizon"] is None
-    assert found["layer 1"]["norms"] == [1, 2, 3, 4, 5, 6]
-    text = capsys.readouterr().out
-    assert "not defined" in text
-    assert f"no half-life: {EVERY_STEP}" in text
+    assert (found["layer 1"]["half_life"], found["layer 1"]["horizon"], found["note"]) == (1, 5, ONE_ANSWER)
+    assert ONE_ANSWER in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab.diagnostics import gradient_flow
+from rnnlab.diagnostics import gradient_flow, gradient_reach
 from rnnlab.diagnostics.gradient_flow import decay_per_step
 from rnnlab.network import Network
 from rnnlab.tasks import Adding, Batch
@@ -103,6 +103,48 @@ def test_flow_in_reverse_runs_towards_the_end(lengths: tuple[int, ...] | None) -
     assert list(found) == list(gradients)
     for name, expected in gradients.items():
         np.testing.assert_allclose(found[name], rms(expected), rtol=1e-12)
+
+
+class EveryStep:
+    """A target at every step, squared errors summed over a row's steps."""
+
+    readout = "every"
+
+    @staticmethod
+    def score(outputs: jax.Array, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+        errors = ((outputs - batch.targets) ** 2).sum(-1)
+        inside = jnp.arange(T)[:, None] < (T if batch.lengths is None else batch.lengths)
+        return {"loss": jnp.where(inside, errors, 0).sum(0)}, jnp.ones(B)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] | None) -> None:
+    with float64():
+        network = random_network(bidirectional=True, readout="every")
+        batch, x, orders = problem(lengths)
+        batch = batch._replace(targets=random_array(2, T, B, 1))
+        found = gradient_reach(network, EveryStep(), batch)  # pyright: ignore[reportArgumentType]
+        outputs, counts = np.asarray(network(batch.inputs, batch.lengths)), np.zeros((2, T))
+        sums = np.zeros((2, T))
+        for row, valid in enumerate(orders):
+            for number, order in enumerate((valid, valid[::-1])):
+                answered = order[-1]
+                error = 2 * (outputs[answered, row] - np.asarray(batch.targets)[answered, row])
+                part = (error @ np.asarray(network.readout.kernel[...]).T)[number * H : (number + 1) * H]
+                cell = network.layers[0].cells[number]
+                flow = backwards(cell, states(cell, x[:, row], order), order, {answered: part})
+                at = np.array(valid) + (0 if number else T - len(valid))  # All forward rows end with the last entry.
+                sums[number, at] += np.sum(flow[valid] ** 2, axis=1)
+                counts[number, at] += 1
+    assert list(found) == ["layer 1", "layer 1 reverse"]
+    for norms, expected in zip(found.values(), np.sqrt(sums / np.maximum(counts, 1)), strict=True):
+        np.testing.assert_allclose(norms, expected, rtol=1e-12)
+
+
+def test_reach_of_an_answer_after_the_last_step_is_the_flow() -> None:
+    network, (batch, _, _) = random_network(), problem(LENGTHS)
+    found = gradient_reach(network, Adding(length=T), batch)
+    np.testing.assert_array_equal(found["layer 1"], gradient_flow(network, Adding(length=T), batch)["layer 1"])
 
 
 def test_a_step_past_every_rows_end_has_no_flow() -> None:

@@ -116,9 +116,8 @@ def test_summary_has_stability_convergence_horizon_and_metrics() -> None:
     assert rows["longest dependency of the task, steps"] == "149"
     solved = SUMMARY | {"convergence": {"metric": "loss", "threshold": 0.01, "steps": 5, "seconds": 2.5}}
     assert dict(summary_rows(solved))["convergence to a validation loss 0.01"] == ["5 steps, 2.5 s"]
-    every = dict(summary_rows(SUMMARY, every_step=True))
-    assert "layer 1: gradient's half-life, steps" not in every
-    assert every["half-life and memory horizon"][0].startswith("not defined")
+    noted = SUMMARY | {"memory_horizon": SUMMARY["memory_horizon"] | {"note": "of one answer"}}
+    assert dict(summary_rows(noted))["half-life and memory horizon"] == ["of one answer"]
 
 
 def test_diagnosis_is_a_table_and_its_problems_are_named(workdir: Path) -> None:
@@ -130,12 +129,12 @@ def test_diagnosis_is_a_table_and_its_problems_are_named(workdir: Path) -> None:
         "horizon": {
             "longest_dependency": 149,
             "note": "read at every step",
-            "layer 1": {"norms": [1.0], "factor": None, "half_life": None, "horizon": None},
+            "layer 1": {"norms": [1.0], "factor": 0.5, "half_life": 1.0, "horizon": 6},
         },
     }
     (workdir / "diagnosis.json").write_text(json.dumps(measured))
     shown = "\n".join(read(plots.page(workdir, CONFIG)).texts)
-    for text in ("not defined", "read at every step", "left out: lags: not defined for this cell", measured["command"]):
+    for text in ("6 of 149", "read at every step", "left out: lags: not defined for this cell", measured["command"]):
         assert text in shown
 
 

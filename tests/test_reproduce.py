@@ -338,7 +338,9 @@ def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, tra
         '[adding]\nexplains = "The gradient arrives."\n[adding150_modern]\ntried = "Twice the rate."\n'
     )
     (tmp_path / "results" / "lm1b_standin.md").write_text("| stand-in |\n")
-    (tmp_path / "results" / "lm1b_standin.json").write_text('{"config": {"steps": 7}}')
+    flow = {"t": [1, 2], "untrained": [0.5, 1.0], "trained": [1.0, 1.0]}
+    runs = [{"model": "lstm", "gradient_flow": flow}, {"model": "tanh4"}]
+    (tmp_path / "results" / "lm1b_standin.json").write_text(json.dumps({"config": {"steps": 7}, "runs": runs}))
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == ["irnn", "lstm", "gru", "tanh", "relu", "irnn", "lstm", "tanh", "relu"]
     text = (tmp_path / "REPRODUCTION.md").read_text()
@@ -349,6 +351,7 @@ def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, tra
     assert "python scripts/reproduce_irnn.py --experiment=pixels --variant=modern\n" in text
     assert "| stand-in |" in text
     assert "python scripts/compare_lm1b.py --steps=7 " in text
+    assert "(results/lm1b_gradients.png)" in text
     assert (
         "python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=paper --seeds=2 --steps=20\n"
         in text

@@ -85,8 +85,7 @@ MODERN_CELLS: dict[str, dict[str, Any]] = {
 # clipped to 1, a GRU whose gradient grew to 1e5 at step 200 was still at 10 % at step 500.
 # The IRNN on validation: after 3000 steps, rates of 1.5e-5, 3e-5 and 5e-5 73 to 75 %, 1e-4 50 %, white 50 73 %; after
 # 8000 1e-5 79 %, 3e-5 86.5 %, white 50 at 1e-4 76 %. The penalty of R's distance from an orthogonal matrix at 3e-5: of
-# 0.1 76 and of 10 74 % after 3000, of 1 87.7 % after 8000; at 1e-4 it does not help enough (67, 66 and 57 % after 3000).
-# Images of 49 and 196 pixels first do not help it: 74 % after 9000 steps, a third of them on whole images.
+# 0.1 76 and of 10 74 % after 3000, of 1 87.7 % after 8000; at 1e-4 of 0.1, 1 and 10 66, 67 and 57 % after 3000.
 RECIPES: dict[str, dict[str, Any]] = {
     "irnn": dict(learning_rate=3e-5, clip=1.0, steps=300_000, batch_size=16, white=255.0, evaluations=50),
     "lstm": dict(learning_rate=3e-3, clip=0.1, steps=8_600, batch_size=64, white=5.0, evaluations=20),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 
 from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
-from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, flow, gradient_flow, memory_horizon
+from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, flow, gradient_flow, gradient_reach, memory_horizon
 from rnnlab.diagnostics.norms import norms
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
@@ -29,6 +29,7 @@ __all__ = [
     "atlas_table",
     "decay_per_step",
     "gradient_flow",
+    "gradient_reach",
     "measure_atlas",
     "memory_horizon",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from rnnlab.build import ConfigError
-from rnnlab.diagnostics.gradient_flow import decay_per_step, gradient_flow, memory_horizon
+from rnnlab.diagnostics.gradient_flow import decay_per_step, gradient_reach, memory_horizon
 from rnnlab.diagnostics.jacobians import (
     MEMORY_LIMIT,
     eigenvalues,
@@ -88,21 +88,21 @@ def _need_some(subject: Subject) -> list[Trajectory]:
 
 
 def _horizon(subject: Subject) -> dict[str, Any]:
-    """How far back the gradient of the loss reaches, beside the longest dependency of the task."""
+    """How far back the gradient of the loss reaches (`gradient_reach`), beside the longest dependency of the task."""
     _need_all(subject)
     found: dict[str, Any] = {"longest_dependency": subject.task.longest_dependency}
     if subject.task.readout == "every":
-        found["note"] = EVERY_STEP
-    for name, norms in gradient_flow(subject.network, subject.task, subject.batch).items():
+        found["note"] = ONE_ANSWER
+    for name, norms in gradient_reach(subject.network, subject.task, subject.batch).items():
         forward = norms[::-1] if name.endswith(" reverse") else norms
         decay = decay_per_step(forward)
-        values = {
+        found[name] = {
+            "norms": norms,
             "factor": decay.factor,
             "half_life": decay.half_life,
             "doubling_time": decay.doubling_time,
             "horizon": memory_horizon(forward),
         }
-        found[name] = {"norms": norms} | (dict.fromkeys(values) if "note" in found else values)
     return found
 
 
@@ -199,11 +199,11 @@ def _values(subject: Subject) -> dict[str, Any]:
 
 _NOTES = {"below 0.01": "below 0.01", "above 0.99": "above 0.99", "beyond 0.99": "beyond ±0.99"}
 
-EVERY_STEP = (
-    "the loss is read at every step, so each adds gradient of its own: a factor per step, a half-life or a horizon of "
-    "the sum says nothing about memory; lyapunov and lags do"
+ONE_ANSWER = (
+    "the loss is read at every step: this is the gradient of one answer alone, each row's last, of a reverse direction "
+    "its first"
 )
-"""Why a task with a readout at every step gets no half-life."""
+"""Of a task with a readout at every step."""
 
 
 def reads_every_step(config: Mapping[str, Any]) -> bool:
@@ -251,13 +251,11 @@ def table_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, li
 
 
 def _short(value: Any) -> str:
-    return "not defined" if value is None else f"{float(value):.4g}"
+    return f"{float(value):.4g}"
 
 
 def _horizon_text(horizon: Mapping[str, Any], layer: str) -> str:
     reach, longest = horizon[layer]["horizon"], horizon["longest_dependency"]
-    if reach is None:
-        return "not defined"
     return str(reach) if longest is None else f"{reach} of {longest}"
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
@@ -37,6 +38,52 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
         for number, directions in enumerate(gradients, 1)
         for direction, tap in enumerate(directions)
     }
+
+
+def gradient_reach(network: Network, task: Task, batch: Batch) -> dict[str, Float[Array, " T"]]:
+    """How far back the gradient of one answer reaches: ‖∂L_b/∂h_t‖₂ over t, the root mean square over rows.
+
+    With a readout at the last step it is `gradient_flow`. With one at every step each answer adds gradient of its own,
+    so that the sum says little about the recurrence; there L_b is the loss of row b's last valid step alone, of a
+    reverse direction of its first, where that direction ends.
+
+    Args:
+        network: a network of this task.
+        task: gives the loss.
+        batch: T steps of B rows.
+
+    Returns:
+        Per layer and direction ("layer 1", "layer 1 reverse") an array [T]. With a readout at every step all rows end
+        at the last entry, so that the one k before it is k steps from the answer (of a reverse direction all begin at
+        the first), and the mean is over the rows that are so long; 0 where none is.
+    """
+    if task.readout != "every":
+        return gradient_flow(network, task, batch)
+    steps, rows = batch.inputs.shape[:2]
+    lengths = jnp.full(rows, steps) if batch.lengths is None else batch.lengths
+
+    def loss(taps: list, answered: Int[Array, " B"]) -> jax.Array:
+        hidden = network.hidden(batch.inputs, batch.lengths, taps)
+        here = (jnp.arange(steps)[:, None] == answered)[:, :, None]
+        h = jnp.where(here, hidden.h, lax.stop_gradient(hidden.h))
+        values, _ = task.score(network.read(hidden._replace(h=h), batch.lengths), batch)
+        return values["loss"].sum()
+
+    taps = network.make_taps(batch.inputs)
+    ends = [jax.grad(loss)(taps, lengths - 1)]
+    if any(len(directions) > 1 for directions in taps):
+        ends.append(jax.grad(loss)(taps, jnp.zeros_like(lengths)))
+    shift = steps - lengths
+    found = {}
+    for number in range(len(taps)):
+        for direction in range(len(taps[number])):
+            norms = row_norms(ends[direction][number][direction].carry[0])
+            at = jnp.arange(steps)[:, None] - (0 if direction else shift)
+            inside = (at >= 0) & (at < lengths)
+            norms = jnp.where(inside, jnp.take_along_axis(norms, jnp.clip(at, 0), axis=0), 0)
+            name = f"layer {number + 1}" + (" reverse" if direction else "")
+            found[name] = row_norms(norms) / jnp.sqrt(jnp.maximum(inside.sum(1), 1))
+    return found
 
 
 def root_mean_square(norms: Float[Array, "T B"]) -> Float[Array, " T"]:

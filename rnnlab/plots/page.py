@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.diagnostics.diagnosis import EVERY_STEP, reads_every_step, table_rows
+from rnnlab.diagnostics.diagnosis import table_rows
 from rnnlab.workdir import write_file
 
 CAPTIONS = {
@@ -50,7 +50,7 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
     title = f"{directory.name}: {config['task']['name']}, {config['model']['cell']['name']}"
     parts = [f"<h1>{escaped(title)}</h1>"]
     if summary:
-        parts += ["<h2>Summary</h2>", table([], summary_rows(summary, reads_every_step(config)))]
+        parts += ["<h2>Summary</h2>", table([], summary_rows(summary))]
     if diagnosis:
         where = f"step {diagnosis['step']}, {diagnosis['rows']} rows of the validation split, in double precision"
         columns, rows = table_rows(diagnosis)
@@ -84,11 +84,8 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
     return path
 
 
-def summary_rows(summary: Mapping[str, Any], every_step: bool = False) -> list[tuple[str, list[str]]]:
-    """What a reader of summary.json asks first, as (name, [text]).
-
-    every_step: whether the task has a readout at every step, for which a memory horizon is not defined.
-    """
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """What a reader of summary.json asks first, as (name, [text])."""
     best, stability, convergence = (summary.get(name) or {} for name in ("best", "stability", "convergence"))
     rows = [
         ("status", f"{summary['status']} at step {summary['steps']}"),
@@ -110,10 +107,10 @@ def summary_rows(summary: Mapping[str, Any], every_step: bool = False) -> list[t
     horizon = summary.get("memory_horizon") or {}
     longest = horizon.get("longest_dependency")
     rows += [("longest dependency of the task, steps", longest)]
-    if every_step:
-        rows.append(("half-life and memory horizon", f"not defined: {EVERY_STEP}"))
+    if "note" in horizon:
+        rows.append(("half-life and memory horizon", horizon["note"]))
     for layer, values in horizon.items():
-        if isinstance(values, Mapping) and not every_step:
+        if isinstance(values, Mapping):
             rows += [(f"{layer}: {_HORIZON.get(name, _words(name))}", value) for name, value in values.items()]
     rows += [(_words(name), summary.get(name)) for name in ("seconds", "steps_per_second", "seed", "device")]
     rows += [("commit", summary.get("git_commit")), ("versions", _listed(summary.get("versions") or {}))]

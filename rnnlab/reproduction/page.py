@@ -239,11 +239,13 @@ def _lm1b_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[s
     path = folder / "lm1b_standin.md"
     if not path.exists():
         return []
-    steps = json.loads(path.with_suffix(".json").read_text())["config"]["steps"]
+    found = json.loads(path.with_suffix(".json").read_text())
+    steps = found["config"]["steps"]
     return [
         "### The order of the networks on a stand-in\n",
         path.read_text(),
         f"![validation perplexity]({where}/lm1b_standin.png)\n",
+        *_stand_in_gradients({run["model"]: run for run in found["runs"]}, folder / "lm1b_gradients.png", where),
         f"```sh\npython scripts/compare_lm1b.py --steps={steps} --output=docs/results/lm1b_standin.json\n```\n",
     ]
 
@@ -254,7 +256,9 @@ def _timit_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[
     if not path.exists():
         return []
     lines = ["| network | test frame error, % | seeds |", "|---|---|---|"]
-    for name, row in json.loads(path.read_text())["networks"].items():
+    networks = json.loads(path.read_text())["networks"]
+    forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
+    for name, row in networks.items():
         if row["runs"]:
             wide = "" if row["interval"] is None else f" ± {100 * row['interval']:.1f}"
             lines.append(f"| {name} | {100 * row['mean']:.1f}{wide} | {len(row['runs'])} |")
@@ -267,8 +271,18 @@ def _timit_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[
         "Not the paper's experiment: 4 % of the corpus, 61 phones, two layers of 100 units; see speech.md. The paper's "
         f"two layers on the whole corpus, test, {theirs}.\n",
         "\n".join(lines) + "\n",
+        *_stand_in_gradients(forwards, folder / "speech_gradients.png", where),
         "```sh\npython scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md\n```\n",
     ]
+
+
+def _stand_in_gradients(runs: Mapping[str, Mapping[str, Any]], path: Path, where: str) -> list[str]:
+    """The figure of how far back the gradient of one answer reaches, drawn from runs that have it."""
+    flows = {name: flow for name, run in runs.items() if (flow := run.get("gradient_flow"))}
+    if not flows:
+        return []
+    gradients_over_time(flows, {name: number for number, name in enumerate(flows)}, path)
+    return [f"![gradients of the last answer before and after training]({where}/{path.name})\n"]
 
 
 _TWO_LAYERS = (("RNN", "rnn-2x500"), ("LSTM", "lstm-2x250"), ("IRNN", "irnn-2x500"))

@@ -77,8 +77,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
                 "curve": [[line["step"], _short(line[metric])] for line in _thinned(lines)],
             }
         )
-        if flow is None and (workdir / "gradient_flow.json").exists():
-            flow = _flow(json.loads((workdir / "gradient_flow.json").read_text()), summary["seed"])
+        flow = flow or read_flow(workdir, summary["seed"])
     return {"config": config, "gradient_flow": flow, "runs": found}
 
 
@@ -92,8 +91,12 @@ def _short(value: Any) -> Any:
     return plain(float(f"{float(value):.5g}"))
 
 
-def _flow(measured: Mapping[str, Mapping[str, Sequence[Any]]], seed: int) -> dict[str, Any]:
-    """‖∂L/∂h_t‖ of the last layer, untrained and trained, with its time steps t."""
+def read_flow(workdir: Path, seed: int) -> dict[str, Any] | None:
+    """‖∂L/∂h_t‖ of a run's last layer, untrained and trained, with its time steps t; None where it was not measured."""
+    try:
+        measured = json.loads((workdir / "gradient_flow.json").read_text())
+    except FileNotFoundError:
+        return None
     norms = {when: list(layers.values())[-1] for when, layers in measured.items()}
     steps = _thinned(range(1, len(norms["untrained"]) + 1))
     return {"seed": seed, "t": steps} | {when: [_short(each[t - 1]) for t in steps] for when, each in norms.items()}
@@ -172,10 +175,14 @@ def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks
         "overrides": dict(overrides),
         "networks": {name: networks[name] for name in case.networks if name in networks},
     }
-    text = json.dumps(results, indent=1)
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)  # A list of numbers is one line,
-    text = re.sub(r"\],\s+\[", "], [", text)  # and so is one of pairs.
-    write_file(path, text + "\n")
+    write_file(path, json_text(results))
+
+
+def json_text(results: Mapping[str, Any]) -> str:
+    """JSON for people: a list of numbers is one line, and so is one of pairs."""
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
+    return re.sub(r"\],\s+\[", "], [", text) + "\n"
 
 
 def is_complete(network: Mapping[str, Any], seeds: int, steps: int | None) -> bool:
