@@ -204,6 +204,8 @@ class Row:
     network: str
     paper: float | None
     """The best of the paper's curve; with the paper's protocol, of as many steps as ours."""
+    rival: float | None
+    """The same; of a network that the paper has not the best of those that it has."""
     ours: Mean
     """Test, over seeds, each at its best checkpoint by validation; NaN where all diverged."""
     target: float | None
@@ -230,6 +232,8 @@ class Row:
 def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> list[Row]:
     """A row of every network that has a run, in the order of the experiment."""
     found = []
+    others = [value for network in case.networks if (value := paper_number(case, network, paper)) is not None]
+    best = max(others, key=lambda value: case.experiment.better * value, default=None)
     for network in case.networks:
         runs = results["networks"].get(network, {"runs": []})["runs"]
         if not runs:
@@ -247,6 +251,7 @@ def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> li
             Row(
                 network=network,
                 paper=theirs,
+                rival=best if theirs is None else theirs,
                 ours=mean_interval(values),
                 target=target,
                 reached=None if target is None else sound,

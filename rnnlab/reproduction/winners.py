@@ -12,13 +12,13 @@ from rnnlab.workdir import read_config
 
 
 def wins(case: Case, row: Row) -> bool:
-    """Whether a network trained by our recipe is where it should be, or is better than the paper's and has half the
-    error, or less, of an answer that ignores the input."""
+    """Whether a network trained by our recipe is where it should be, or is better than the paper's (one that the paper
+    has not: than all of its) and has half the error, or less, of an answer that ignores the input."""
     experiment = case.experiment
     if case.variant != "modern" or not experiment.curves:
         return False
     learned = experiment.baseline is None or row.ours.value <= experiment.baseline / 2
-    beaten = row.difference is not None and experiment.better * row.difference > 0 and learned
+    beaten = row.rival is not None and experiment.better * (row.ours.value - row.rival) > 0 and learned
     return bool(row.reached) or beaten
 
 
