@@ -103,6 +103,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("irnn", "scanline"): {"penalties.orthogonality": 1.0},
     ("irnn", "permuted"): {"penalties.orthogonality": 1.0, "steps": 100_000, "eval_every": 4000},
+    # After 300 steps, white 5, 25 and 5 with a rate of 1e-2: 38, 42 and 41 %.
+    ("lstm", "permuted"): {"task.white": 25.0},
 }
 
 
