@@ -29,7 +29,7 @@ from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
 from rnnlab.network import Network
-from rnnlab.tasks import TASKS, Batch, Task
+from rnnlab.tasks import Batch, Task
 from rnnlab.trajectory import Trajectory, trajectories
 
 
@@ -204,11 +204,6 @@ ONE_ANSWER = (
     "its first"
 )
 """Of a task with a readout at every step."""
-
-
-def reads_every_step(config: Mapping[str, Any]) -> bool:
-    """Whether the task of a config has a readout at every step."""
-    return getattr(TASKS.get(config["task"]["name"]), "readout", "last") == "every"
 
 
 MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {

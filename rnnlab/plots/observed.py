@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rnnlab.diagnostics.diagnosis import reads_every_step
 from rnnlab.metrics import read_diagnostics
+from rnnlab.plots.runs import reads_every_step
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -24,7 +24,6 @@ from rnnlab.plots.style import (
     save,
     shown,
 )
-from rnnlab.workdir import read_config
 
 Lines = list[dict[str, Any]]
 """What one diagnostic found, an entry for each training step that was looked at."""
@@ -35,9 +34,8 @@ def observed(workdir: Path) -> list[Path]:
     readout at every step, where it says nothing."""
     lines = read_diagnostics(workdir)
     found = []
-    every = (workdir / "config.json").exists() and reads_every_step(read_config(workdir))
     for name, (diagnostic, draw) in FIGURES.items():
-        if name == "half_life" and every:
+        if name == "half_life" and reads_every_step(workdir):
             continue
         those = [line for line in lines if diagnostic in line]
         if those:

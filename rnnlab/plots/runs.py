@@ -6,10 +6,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rnnlab.metrics import read_metrics
 from rnnlab.plots.style import COLOURS, gradient_symbol, log_scale, make_axes, numbers, save, shown
+from rnnlab.tasks import TASKS
+from rnnlab.workdir import read_config
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
@@ -56,6 +57,13 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
     return save(figure, workdir / "plots" / "learning_curve.png")
 
 
+def reads_every_step(workdir: Path) -> bool:
+    """Whether the task of a run has a readout at every step; not where nothing says what the task is."""
+    if not (workdir / "config.json").exists():
+        return False
+    return getattr(TASKS.get(read_config(workdir)["task"]["name"]), "readout", "last") == "every"
+
+
 def gradient_flow(workdir: Path) -> Path:
     """WORKDIR/plots/gradient_flow.png from WORKDIR/gradient_flow.json: ‖∂L/∂h_t‖ over t, untrained and trained."""
     measured = json.loads((workdir / "gradient_flow.json").read_text())
@@ -64,7 +72,12 @@ def gradient_flow(workdir: Path) -> Path:
         for when, layers in measured.items()
         for layer, norms in layers.items()
     }
-    return save(_gradient_figure(curves), workdir / "plots" / "gradient_flow.png")
+    figure, (axis,) = make_axes(1)
+    _draw_gradient(axis, curves, COLOURS)
+    axis.legend(frameon=False, fontsize=8)
+    of = "each row's last answer" if reads_every_step(workdir) else "the loss"
+    axis.set_title(f"gradient of {of} that reaches each time step", fontsize=11)
+    return save(figure, workdir / "plots" / "gradient_flow.png")
 
 
 def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
@@ -81,14 +94,6 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
         axis.set_title(when)
     axes[0].legend(frameon=False, fontsize=8)
     return save(figure, path)
-
-
-def _gradient_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
-    figure, (axis,) = make_axes(1)
-    _draw_gradient(axis, curves, COLOURS)
-    axis.legend(frameon=False, fontsize=8)
-    axis.set_title("gradient of the loss that reaches each time step", fontsize=11)
-    return figure
 
 
 def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
