@@ -117,8 +117,9 @@ def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], colours: Mapping
     axes[1].sharey(axes[0])
     for axis in axes:
         log_scale(axis)
-    low, high = axes[0].get_ylim()
-    if axes[0].get_yscale() == "log" and high / low > 1e16:
-        axes[0].set_ylim(bottom=high / 1e16)  # Below, nothing reaches a weight.
+    peaks = [peak for line in (*axes[0].lines, *axes[1].lines) if (peak := np.nanmax(line.get_ydata(), initial=0)) > 0]
+    floor = min(peaks, default=0) / 1e12  # Below, next to nothing of any network's gradient is left.
+    if axes[0].get_yscale() == "log" and axes[0].get_ylim()[0] < floor:
+        axes[0].set_ylim(bottom=floor)
     figure.legend(handles=axes[0].lines, frameon=False, fontsize=8, loc="outside right upper")
     return save(figure, path)
