@@ -95,14 +95,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "irnn": dict(
         learning_rate=3e-5, clip=1.0, steps=300_000, batch_size=16, white=255.0, eval_every=6000, schedule=COSINE
     ),
-    "lstm": GATED | dict(steps=8_600),
+    "lstm": GATED,
     "gru": GATED,
     "tanh": UNGATED,
     "relu": UNGATED,
 }
 CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("irnn", "scanline"): {"penalties.orthogonality": 1.0},
-    ("irnn", "permuted"): {"penalties.orthogonality": 1.0, "steps": 100_000, "eval_every": 4000},
+    ("irnn", "permuted"): {"penalties.orthogonality": 1.0},
+    # Without shifts and with the restart 98.1 after ten epochs and 98.4 after twenty, with 98.9 and 99.6 in training.
+    ("gru", "scanline"): {"augmentation.pixel_shift": 1, "optimizer.schedule": COSINE},
     # After 300 steps, white 5, 25 and 5 with a rate of 1e-2: 38, 42 and 41 %.
     ("lstm", "permuted"): {"task.white": 25.0},
 }

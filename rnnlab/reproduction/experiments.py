@@ -61,6 +61,7 @@ class Experiment:
     targets: Mapping[str, float] = field(default_factory=dict)
     """What each network is to reach with our recipe, in the paper's unit."""
     baseline: float | None = None
+    """What an answer that ignores the input has, in the paper's unit."""
     held_back: Callable[[str | None], str | None] = lambda data_dir: None
     """Why the data folder does not do, and how to get what is missing."""
 
@@ -113,6 +114,7 @@ _PIXELS: dict[str, Any] = dict(
     better=1.0,
     scale=100.0,
     paper_steps=300_000,
+    baseline=10.0,
     held_back=_no_mnist,
 )
 EXPERIMENTS = {

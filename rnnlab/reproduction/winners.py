@@ -17,7 +17,8 @@ def wins(case: Case, row: Row) -> bool:
     experiment = case.experiment
     if case.variant != "modern" or not experiment.curves:
         return False
-    learned = experiment.baseline is None or row.ours.value <= experiment.baseline / 2
+    perfect = experiment.scale if experiment.better > 0 else 0.0
+    learned = experiment.baseline is None or abs(row.ours.value - perfect) <= abs(experiment.baseline - perfect) / 2
     beaten = row.rival is not None and experiment.better * (row.ours.value - row.rival) > 0 and learned
     return bool(row.reached) or beaten
 
