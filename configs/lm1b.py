@@ -27,9 +27,6 @@ PRESETS = {
     "tanh1024": dict(cell=dict(TANH, features=1024), projection=512),
 }
 
-# Adagrad at 0.1 takes an IRNN from 9.5 nats to 16 within 31 steps.
-LEARNING_RATES = {"irnn4": 0.01, "irnn1024": 0.01}
-
 
 def get_config(preset: str = "lstm") -> ConfigDict:
     """preset: a key of PRESETS."""
@@ -54,10 +51,11 @@ def get_config(preset: str = "lstm") -> ConfigDict:
                 embedding_init=dict(name="normal", stddev=0.05),
                 softmax=softmax,
             ),
-            # Adagrad keeps one number beside a parameter, where Adam keeps two.
+            # Of 793 471 words, Adagrad keeps 1.6 GB less. The stand-in's IRNNs do not get far with it: irnn1024 goes
+            # from 9.5 nats to 16 within 31 steps at 0.1, to 9.4 in 100 at 0.03, to 8.9 at 0.01; with Adam to 6.9.
             optimizer=dict(
-                name="adagrad",
-                learning_rate=LEARNING_RATES.get(preset, 0.1),
+                name="adam",
+                learning_rate=1e-3,
                 clip_norm=1.0,
                 schedule="linear",
                 warmup_steps=500,

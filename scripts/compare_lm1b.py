@@ -2,7 +2,7 @@
 paper's (Le, Jaitly and Hinton, 2015, section 4.3).
 
     RNNLAB_DATA=DATA python scripts/compare_lm1b.py --output=docs/results/lm1b_standin.json
-    python scripts/compare_lm1b.py --only=lstm,irnn1024 --steps=500 --rates=0.1,0.3 --output=runs/lm1b.json
+    python scripts/compare_lm1b.py --only=lstm,irnn1024 --steps=500 --rates=1e-3,3e-3 --output=runs/lm1b.json
 
 Made for the benchmark's held-out shards alone, a small stand-in of which the perplexities say nothing about those of
 the full corpus. All get the same batches, vocabulary and updates; with several --rates the best by validation counts,
@@ -147,7 +147,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
                 runs.append(train(model, config, Path(given["workdir"]) / name, given["data_dir"]))
                 if runs[-1]["status"] == "interrupted":
                     return entry.INTERRUPTED
-                save(path, runs, config, given["data_dir"])
+                save(path, runs, config, given["rates"], given["data_dir"])
     from rnnlab.plots import validation_curves
 
     print(path.with_suffix(".md").read_text())
@@ -155,8 +155,14 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     return entry.FINISHED
 
 
-def save(path: Path, runs: Sequence[Mapping[str, Any]], config: Mapping[str, Any], data_dir: str | None) -> None:
-    """Writes the JSON file, and the table beside it."""
+def save(
+    path: Path,
+    runs: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    rates: Sequence[str],
+    data_dir: str | None,
+) -> None:
+    """Writes the JSON file, and the table beside it. rates: as given, empty for those of the config."""
     task = {k: v for k, v in config["task"].items() if k in ("dataset", "min_count", "vocabulary_size", "source")}
     corpus = load_tokens(**task, data_dir=data_dir)
     tokens = len(corpus.splits["train"].tokens)
@@ -165,6 +171,7 @@ def save(path: Path, runs: Sequence[Mapping[str, Any]], config: Mapping[str, Any
         "corpus": note,
         "paper": PAPER,
         "config": {k: config[k] for k in ("steps", "batch_size", "task", "optimizer")},
+        "rates": list(rates),
         "versions": versions(),
         "git_commit": git_commit(),
         "order": ranking(runs),

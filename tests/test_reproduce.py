@@ -338,15 +338,26 @@ def short(monkeypatch) -> None:
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], held_back=lambda _: "no digits"))
 
 
-def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, trainer, short, capsys) -> None:
+def test_all_trains_what_is_missing_and_writes_the_page(
+    tmp_path, reproduce, trainer, short, capsys, monkeypatch
+) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "irnn_notes.toml").write_text(
         '[adding]\nexplains = "The gradient arrives."\n[adding150_modern]\ntried = "Twice the rate."\n'
     )
     (tmp_path / "results" / "lm1b_standin.md").write_text("| stand-in |\n")
     flow = {"t": [1, 2], "untrained": [0.5, 1.0], "trained": [1.0, 1.0]}
-    runs = [{"model": "lstm", "gradient_flow": flow}, {"model": "tanh4"}]
-    (tmp_path / "results" / "lm1b_standin.json").write_text(json.dumps({"config": {"steps": 7}, "runs": runs}))
+    runs = [{"model": "lstm", "validation": 90.0, "gradient_flow": flow}, {"model": "tanh4", "validation": None}]
+    runs += [{"model": "lstm", "validation": 95.0}, {"model": "tanh4", "validation": 99.0, "gradient_flow": flow}]
+    stand_in = {"config": {"steps": 7}, "rates": ["1e-3", "3e-3"], "runs": runs}
+    (tmp_path / "results" / "lm1b_standin.json").write_text(json.dumps(stand_in))
+    drawn = []
+
+    def draw(flows, *given) -> Path:
+        drawn.append(list(flows))
+        return gradients_over_time(flows, *given)
+
+    monkeypatch.setattr(page, "gradients_over_time", draw)
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == ["irnn", "lstm", "gru", "tanh", "relu", "irnn", "lstm", "tanh", "relu"]
     text = (tmp_path / "REPRODUCTION.md").read_text()
@@ -356,8 +367,9 @@ def test_all_trains_what_is_missing_and_writes_the_page(tmp_path, reproduce, tra
     assert "Missing: held back: no digits." in text
     assert "python scripts/reproduce_irnn.py --experiment=pixels --variant=modern\n" in text
     assert "| stand-in |" in text
-    assert "python scripts/compare_lm1b.py --steps=7 " in text
+    assert "python scripts/compare_lm1b.py --steps=7 --rates=1e-3,3e-3 " in text
     assert "(results/lm1b_gradients.png)" in text
+    assert ["lstm", "tanh4"] in drawn  # Of each model the better of its two runs.
     assert (
         "python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=paper --seeds=2 --steps=20\n"
         in text

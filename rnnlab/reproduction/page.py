@@ -240,13 +240,19 @@ def _lm1b_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[s
     if not path.exists():
         return []
     found = json.loads(path.with_suffix(".json").read_text())
-    steps = found["config"]["steps"]
+    steps, rates = found["config"]["steps"], ",".join(found["rates"])
+    given = f"--steps={steps}" + (f" --rates={rates}" if rates else "")
+    runs: dict[str, Mapping[str, Any]] = {}
+    for run in found["runs"]:  # Of a model at several rates the best; what diverged has no number.
+        known = runs.setdefault(run["model"], run)
+        if run["validation"] is not None and (known["validation"] is None or run["validation"] < known["validation"]):
+            runs[run["model"]] = run
     return [
         "### The order of the networks on a stand-in\n",
         path.read_text(),
         f"![validation perplexity]({where}/lm1b_standin.png)\n",
-        *_stand_in_gradients({run["model"]: run for run in found["runs"]}, folder / "lm1b_gradients.png", where),
-        f"```sh\npython scripts/compare_lm1b.py --steps={steps} --output=docs/results/lm1b_standin.json\n```\n",
+        *_stand_in_gradients(runs, folder / "lm1b_gradients.png", where),
+        f"```sh\npython scripts/compare_lm1b.py {given} --output=docs/results/lm1b_standin.json\n```\n",
     ]
 
 
