@@ -138,7 +138,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         if not bool(jnp.isfinite(leaf).all())
     ]
     broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
-    rows = jnp.arange(min(given["rows"], run.task.size("validation") or given["rows"]), dtype=jnp.uint32)
+    rows = jnp.asarray(run.task.sample(given["rows"]))
     batch = run.task.batch(run.task.data, jnp.int32(0), "validation", rows)  # In single precision: the same examples.
     result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "command": given["command"]}
     result["problems"] = []

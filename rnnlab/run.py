@@ -208,9 +208,8 @@ class Run:
         }
 
     def flow_norms(self, state: TrainState, data: PyTree) -> dict[str, Float[Array, " T"]]:
-        """`gradient_reach` of every layer, on the first rows of the validation split."""
-        rows = jnp.arange(min(32, self.task.size("validation") or 32), dtype=jnp.uint32)
-        batch = self.task.batch(data, jnp.int32(0), "validation", rows)
+        """`gradient_reach` of every layer, on 32 rows of the validation split."""
+        batch = self.task.batch(data, jnp.int32(0), "validation", jnp.asarray(self.task.sample(32)))
         return gradient_reach(self.programs.network(state.evaluated, state.buffers), self.task, batch)
 
     def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:

@@ -392,6 +392,19 @@ def test_an_epoch_has_every_sentence_once_cut_after_the_longest(folder):
     np.testing.assert_array_equal(inputs[1:], targets[:-1])
 
 
+def test_a_closer_look_is_at_sentences_of_all_lengths(folder):
+    task: Sentences = make(folder, "sentences")
+    _, offsets, order = task.data["validation"]
+    lengths = np.diff(offsets)[order]
+    data = jax.tree.map(jnp.asarray, task.data)
+    three = task.batch(data, jnp.int32(0), "validation", jnp.asarray(task.sample(3)))
+    np.testing.assert_array_equal(three.lengths, lengths[[0, (len(lengths) - 1) // 2, -1]])
+    assert lengths[0] < lengths[-1]
+    np.testing.assert_array_equal(task.sample(1000), np.arange(len(lengths)))
+    stream = make(folder, "language_model")  # Rows that go by no length: the first.
+    np.testing.assert_array_equal(stream.sample(2), [0, 1])
+
+
 def test_sentences_never_leak_into_each_other(folder):
     task: Sentences = make(folder, "sentences")
     tokens, offsets, order = task.data["validation"]

@@ -76,6 +76,8 @@ class Task(abc.ABC):
     causal: ClassVar[bool] = False
     """Whether later inputs give an answer away, so that no layer may read backwards."""
     readout: ClassVar[Literal["last", "every"]] = "last"
+    by_length: ClassVar[bool] = False
+    """Whether validation and test go from the shortest example to the longest."""
     larger_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which more is better; of a loss or an error less is."""
     data: PyTree = None
@@ -112,6 +114,14 @@ class Task(abc.ABC):
 
         outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.cross_entropy.Distribution`.
         """
+
+    def sample(self, count: int) -> np.ndarray:
+        """Positions of at most so many validation examples for a closer look: the first, or, where they go by length, as
+        many spread evenly from the shortest to the longest."""
+        size = self.size("validation") or count
+        count = min(count, size)
+        last = size - 1 if self.by_length else count - 1
+        return np.linspace(0, last, count).round().astype(np.uint32)
 
     def derived(self, values: dict[str, float]) -> dict[str, float]:
         """Metrics that follow from the means of the others."""

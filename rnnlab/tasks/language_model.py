@@ -152,6 +152,8 @@ class Sentences(_Text):
     `longest` tokens; validation and test are scored whole. Loss and metric are those of `LanguageModel`.
     """
 
+    by_length = True
+
     def __init__(
         self,
         dataset: str = "lm1b",
