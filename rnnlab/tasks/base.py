@@ -116,8 +116,8 @@ class Task(abc.ABC):
         """
 
     def sample(self, count: int) -> np.ndarray:
-        """Positions of at most so many validation examples for a closer look: the first, or, where they go by length, as
-        many spread evenly from the shortest to the longest."""
+        """Positions of at most so many validation examples for a closer look: the first or, where they go by length, as
+        many from the shortest to the longest."""
         size = self.size("validation") or count
         count = min(count, size)
         last = size - 1 if self.by_length else count - 1
