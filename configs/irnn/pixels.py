@@ -104,8 +104,13 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("irnn", "scanline"): {"penalties.orthogonality": 1.0},
     ("irnn", "permuted"): {"penalties.orthogonality": 1.0},
     ("lstm", "scanline"): {"steps": 8_600},
-    # 98.4; without shifts and with the restart 98.1 after ten epochs and 98.4 after twenty.
-    ("gru", "scanline"): {"augmentation.pixel_shift": 1, "optimizer.schedule": COSINE},
+    # Overfits: without shifts and with the restart 98.4 and 99.6 in training, with shifts but no dropout the same two.
+    ("gru", "scanline"): {
+        "steps": 12_900,
+        "augmentation.pixel_shift": 1,
+        "model.dropout": dict(candidate=0.2, output=0.2),
+        "optimizer.schedule": COSINE,
+    },
     # After 300 steps, white 5, 25 and 5 with a rate of 1e-2: 38, 42 and 41 %.
     ("lstm", "permuted"): {"task.white": 25.0},
 }
