@@ -21,7 +21,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, load_file, resolve_config
 from rnnlab.datasets.tokens import load_tokens
-from rnnlab.reproduction.results import json_text, read_flow
+from rnnlab.reproduction.results import best_rates, json_text, read_flow
 from rnnlab.workdir import git_commit, versions, write_file
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lm1b.py"
@@ -79,15 +79,9 @@ def train(preset: str, config: dict[str, Any], workdir: Path, data_dir: str | No
 
 def ranking(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """Models and their test perplexities, best first: the mean over seeds, each at its best rate by validation."""
-    by_model: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for run in runs:
-        if run["status"] in ("finished", "stopped_early"):
-            seeds = by_model.setdefault(run["model"], {})
-            if run["seed"] not in seeds or run["validation"] < seeds[run["seed"]]["validation"]:
-                seeds[run["seed"]] = run
     means = {
         model: math.exp(sum(math.log(run["test"]) for run in seeds.values()) / len(seeds))
-        for model, seeds in by_model.items()
+        for model, seeds in best_rates(runs).items()
     }
     return sorted(means.items(), key=lambda pair: pair[1])
 

@@ -20,6 +20,7 @@ import pytest
 
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
+from rnnlab.config import resolve_config
 from rnnlab.devices import make_mesh, replicate
 from rnnlab.loop import train_and_evaluate
 from rnnlab.run import Run
@@ -403,6 +404,27 @@ def test_a_closer_look_is_at_sentences_of_all_lengths(folder):
     np.testing.assert_array_equal(task.sample(1000), np.arange(len(lengths)))
     stream = make(folder, "language_model")  # Rows that go by no length: the first.
     np.testing.assert_array_equal(stream.sample(2), [0, 1])
+
+
+def test_gradients_are_measured_over_the_longest_sentence_however_many_are_shorter(tmp_path):
+    (tmp_path / "text").mkdir()
+    for split in LINES:  # More than the 32 rows that are measured, the long one first.
+        (tmp_path / "text" / f"{split}.txt").write_text("a b c d e f\n" + 40 * "a\n")
+    run = Run(
+        resolve_config(
+            {
+                "steps": 1,
+                "batch_size": 2,
+                "task": section(tmp_path, "sentences"),
+                "model": {"cell": {"name": "lstm", "features": 3}, "embedding": 4},
+                "optimizer": {"name": "sgd", "learning_rate": 0.1},
+            }
+        ),
+        str(tmp_path),
+    )
+    (norms,) = run.gradient_flow({"untrained": run.programs.start(0)})["untrained"].values()
+    assert len(norms) == 7  # The end of the sentence, too.
+    assert min(norms) > 0
 
 
 def test_sentences_never_leak_into_each_other(folder):

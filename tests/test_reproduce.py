@@ -347,8 +347,10 @@ def test_all_trains_what_is_missing_and_writes_the_page(
     )
     (tmp_path / "results" / "lm1b_standin.md").write_text("| stand-in |\n")
     flow = {"t": [1, 2], "untrained": [0.5, 1.0], "trained": [1.0, 1.0]}
-    runs = [{"model": "lstm", "validation": 90.0, "gradient_flow": flow}, {"model": "tanh4", "validation": None}]
-    runs += [{"model": "lstm", "validation": 95.0}, {"model": "tanh4", "validation": 99.0, "gradient_flow": flow}]
+    ended, diverged = {"seed": 0, "status": "finished"}, {"seed": 0, "status": "diverged", "validation": None}
+    runs = [{"model": "lstm", "validation": 90.0, "gradient_flow": flow} | ended, {"model": "tanh4"} | diverged]
+    runs += [{"model": name, "validation": 95.0} | ended for name in ("lstm", "tanh4")]
+    runs[-1]["gradient_flow"] = flow
     stand_in = {"config": {"steps": 7}, "rates": ["1e-3", "3e-3"], "runs": runs}
     (tmp_path / "results" / "lm1b_standin.json").write_text(json.dumps(stand_in))
     drawn = []

@@ -11,7 +11,7 @@ from typing import Any
 from rnnlab.build import ConfigError, unknown
 from rnnlab.plots.reproduction import Panel, gradients_over_time, published_and_ours
 from rnnlab.reproduction.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
-from rnnlab.reproduction.results import Row, duration, rows
+from rnnlab.reproduction.results import Row, best_rates, duration, rows
 from rnnlab.workdir import write_file
 
 COLUMNS = (
@@ -242,11 +242,7 @@ def _lm1b_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[s
     found = json.loads(path.with_suffix(".json").read_text())
     steps, rates = found["config"]["steps"], ",".join(found["rates"])
     given = f"--steps={steps}" + (f" --rates={rates}" if rates else "")
-    runs: dict[str, Mapping[str, Any]] = {}
-    for run in found["runs"]:  # Of a model at several rates the best; what diverged has no number.
-        known = runs.setdefault(run["model"], run)
-        if run["validation"] is not None and (known["validation"] is None or run["validation"] < known["validation"]):
-            runs[run["model"]] = run
+    runs = {model: seeds[min(seeds)] for model, seeds in best_rates(found["runs"]).items()}
     return [
         "### The order of the networks on a stand-in\n",
         path.read_text(),

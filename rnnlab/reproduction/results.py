@@ -6,7 +6,7 @@ A file holds of every network its config and its runs. Runs of another config, o
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,18 @@ def read_flow(workdir: Path, seed: int) -> dict[str, Any] | None:
     norms = {when: list(layers.values())[-1] for when, layers in measured.items()}
     steps = _thinned(range(1, len(norms["untrained"]) + 1))
     return {"seed": seed, "t": steps} | {when: [_short(each[t - 1]) for t in steps] for when, each in norms.items()}
+
+
+def best_rates(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Of runs with a "model", "seed", "status" and "validation" at one learning rate or several: model -> seed -> the
+    run whose validation is lowest. A run that did not end has no place."""
+    best: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["status"] in ("finished", "stopped_early"):
+            seeds = best.setdefault(run["model"], {})
+            if run["seed"] not in seeds or run["validation"] < seeds[run["seed"]]["validation"]:
+                seeds[run["seed"]] = run
+    return best
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ def wins(case: Case, row: Row) -> bool:
     experiment = case.experiment
     if case.variant != "modern" or not experiment.curves:
         return False
-    perfect = experiment.scale if experiment.better > 0 else 0.0
-    learned = experiment.baseline is None or abs(row.ours.value - perfect) <= abs(experiment.baseline - perfect) / 2
-    beaten = row.rival is not None and experiment.better * (row.ours.value - row.rival) > 0 and learned
+    beaten = row.rival is not None and experiment.better * (row.ours.value - row.rival) > 0
+    if beaten and experiment.baseline is not None:
+        perfect = experiment.scale if experiment.better > 0 else 0.0
+        beaten = experiment.better * (row.ours.value - (experiment.baseline + perfect) / 2) >= 0
     return bool(row.reached) or beaten
 
 
