@@ -6,6 +6,8 @@ PYTHON ?= $(or $(shell for p in python3 python3.11 python3.12 python3.13 python3
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done),python3)
 NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# What is installed for the tests beside rnnlab: test, or dev for all but torch.
+EXTRA ?= test
 # A file's tests stay in one process, so that they share what it has compiled.
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 
@@ -57,8 +59,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 # torch 2.13.0 is not built for every machine. Where it cannot be installed, everything else is, and the tests that
 # compare with torch skip. A failure with any other cause fails again in the second attempt, and make stops.
 $(VENV)/.test-installed: pyproject.toml | $(VENV)/bin/pip
-	@echo "Installing rnnlab with the test tools and torch into $(VENV)"
-	@$(PIP) --editable '.[test]' || { \
+	@echo "Installing rnnlab[$(EXTRA)] into $(VENV)"
+	@$(PIP) --editable '.[$(EXTRA)]' || { \
 		echo "That failed. Installing without torch: the tests that compare with it will skip."; \
 		$(PIP) --editable '.[dev]'; }
 	@touch $(VENV)/.installed $@
