@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
     ["typing"],
     ["build", "random", "split"],
+    ["files"],
     ["norms"],
     ["initializers", "activations", "linear", "normalization"],
     ["recurrence"],
