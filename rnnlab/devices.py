@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import os
 import platform
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,38 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     importlib.import_module("scipy.linalg.cython_lapack")  # JAX loads it when it is needed; its threads are set now.
     threadpool_limits(1, user_api="blas")
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Turns whatever comes of devices that cannot be made, such as JAX_PLATFORMS=cuda where there is no GPU, into a
+    ConfigError; JAX has several exceptions for it, some of them without a word."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        reason = _why_no_devices(error)
+        if reason is None:
+            raise
+        platforms = jax.config.values["jax_platforms"]
+        asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
+        raise ConfigError(
+            f"{asked}: no such device can be used here{reason and f' ({reason})'}; unset JAX_PLATFORMS, or name "
+            "another, such as cpu"
+        ) from None
+
+
+def _why_no_devices(error: Exception) -> str | None:
+    """What JAX says of devices that it cannot make, if that is behind an error; None where there are devices."""
+    if distributed.processes() == 1:
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError) as again:
+            error = again
+        else:
+            return None
+    elif "initialize backend" not in str(error):  # To ask again would be to wait for the others.
+        return None
+    return " ".join(str(error).split())[:200]
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from rnnlab import distributed
+from rnnlab import devices, distributed, surroundings
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, load_file, render, resolve_config
 
@@ -122,12 +122,15 @@ def _show_help(doc: str, values: flags.FlagValues) -> None:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Calls main with the arguments and exits with its status; a ConfigError is one line on stderr and status 2.
+    """Calls main with the arguments and exits with its status; a ConfigError is one line on stderr and status 2, and so
+    is whatever comes of devices that JAX cannot make.
 
     One of several processes that fails ends at once: what runs at exit would wait for the others, which wait for it.
     """
+    surroundings.settle()
     try:
-        status = main(sys.argv[1:])
+        with devices.failures():
+            status = main(sys.argv[1:])
     except ConfigError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = MISTAKE

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
     ["typing"],
-    ["build", "random", "split"],
+    ["build", "random", "split", "surroundings"],
     ["files"],
     ["norms"],
     ["initializers", "activations", "linear", "normalization"],

@@ -62,7 +62,7 @@ def write_corpus(folder: Path, vocabulary: int) -> None:
     words = np.concatenate([generator.permutation(vocabulary - 2), ranks])
     for name, chosen in (("train", words), ("valid", words[:1000]), ("test", words[:1000])):
         lines = [" ".join(f"w{word}" for word in line) for line in np.array_split(chosen, max(1, len(chosen) // 20))]
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def config_of(case: Case, source: str) -> dict[str, Any]:

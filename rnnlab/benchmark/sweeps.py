@@ -73,9 +73,9 @@ def measure(case: Case, alone: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config = config_of(case)
-        (root / "base.py").write_text(f"def get_config():\n    return {config!r}\n")
+        (root / "base.py").write_text(f"def get_config():\n    return {config!r}\n", encoding="utf-8")
         sweep = {"base": str(root / "base.py"), "runs": runs}
-        (root / "sweep.py").write_text(f"def get_config():\n    return {sweep!r}\n")
+        (root / "sweep.py").write_text(f"def get_config():\n    return {sweep!r}\n", encoding="utf-8")
 
         def by_itself(number: int) -> float:
             fields = [f"--config.{path}={value}" for path, value in runs[number].items()]
@@ -114,7 +114,7 @@ def _seconds(entry: str, config: Path, workdir: Path, *words: str) -> float:
     """How long `python -m rnnlab.ENTRY` takes."""
     command = [sys.executable, "-m", f"rnnlab.{entry}", f"--config={config}", f"--workdir={workdir}", *words]
     began = time.monotonic()
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
     if found.returncode:
         said = (found.stderr or found.stdout).strip().splitlines()
         raise ConfigError(f"{' '.join(command[1:])} failed: {said[-1] if said else found.returncode}")
@@ -125,7 +125,7 @@ def _first_loss(workdir: Path) -> float:
     """The mean loss of the first steps that were logged."""
 
     def losses() -> Iterator[float]:
-        for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
             if values["split"] == "train":
                 yield values["loss"]

@@ -37,7 +37,7 @@ def read_segments(path: Path) -> Segments:
             segments that do not follow each other.
     """
     try:
-        lines = path.read_text("ascii", "replace").splitlines()
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     begins, ends, phones = [], [], []

@@ -90,6 +90,6 @@ def _opened(path: Path) -> IO[str]:
     """A lock file, made where it is not there; what it holds does not matter and stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a")
+        return path.open("a", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,5 +1,8 @@
 """Every figure, drawn from files in a workdir, and the page that holds them."""
 
+import os
+
+os.environ["MPLBACKEND"] = "agg"  # Before matplotlib reads it: figures are files, whatever a user's shell says.
 from rnnlab.plots.diagnosis import diagnosis
 from rnnlab.plots.language_models import validation_curves
 from rnnlab.plots.observed import compare_training, observed

@@ -203,7 +203,11 @@ def _is_ours() -> bool:
     job = f"{number}_{task}" if number else os.environ.get("SLURM_JOB_ID", "")
     try:
         found = subprocess.run(
-            ["squeue", "--noheader", "--format=%T", f"--job={job}"], capture_output=True, text=True, timeout=60
+            ["squeue", "--noheader", "--format=%T", f"--job={job}"],
+            capture_output=True,
+            timeout=60,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
         return True
