@@ -38,7 +38,7 @@ def early_stopping_options(
 ) -> dict[str, Any]:
     """Which validation metric is watched (smaller is better for a loss or an error, larger for an accuracy or share),
     and after how many evaluations without an improvement by more than min_change the run stops (None: never). The best
-    checkpoint is the best by this metric."""
+    checkpoint is that of its best value, by however little."""
     return {"metric": metric, "patience": patience, "min_change": min_change}
 
 

@@ -64,6 +64,7 @@ def train_and_evaluate(
     config, workdir = run.config, Path(workdir)
     memory = Memory(config, run.task.solved, run.sign)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
+    seconds = memory.clock.seconds
     speaks = distributed.is_first()
     for turn in (True, False):
         if turn == speaks:
@@ -78,10 +79,6 @@ def train_and_evaluate(
         progress = ProgressLine(steps, 0, quiet=not speaks)
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
         stack.push(closing_together(checkpoints))
-
-        def seconds() -> float:
-            """Since the run began, those before it was resumed included."""
-            return memory.seconds_before + time.monotonic() - began
 
         def exhausted() -> bool:
             """Whether early stopping ends the run here; a stage that begins here begins with all patience."""
@@ -105,7 +102,7 @@ def train_and_evaluate(
         progress = ProgressLine(steps, step, quiet=not speaks)
         progress.say(
             f"{config['task']['name']}, {config['model']['cell']['name']}, "
-            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {run.programs.backend} backend, "
+            f"{run.programs.word_leaves.count(state.params):,} parameters, {run.programs.backend} backend, "
             f"{devices.describe(run.mesh)}, steps {step} to {steps}"
         )
         if run.embeddings is not None:
@@ -132,7 +129,7 @@ def train_and_evaluate(
         every = [*_EVERY, *(["diagnostics_every"] if config["diagnostics"] else [])]
 
         interrupted, measured = stack.enter_context(interruptions(progress.say)), False
-        with progress.running():
+        with progress.running(), memory.clock.running():
             while step < last and not exhausted():
                 if curriculum.due(step):
                     curriculum.advance(step)
@@ -244,7 +241,7 @@ def summarize(run: Run, memory: Memory, state: TrainState, status: str, seconds:
 
     Args:
         state: its last.
-        seconds: since the run began.
+        seconds: of training; see `watch.TrainingClock`.
         rate: updates per second.
     """
     step, stopping = int(state.step), memory.stopping

@@ -32,7 +32,7 @@ class MetricsFile:
         _rewrite(self.path, lines)
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
-        """One line: step, split, the values, and the seconds since the run began."""
+        """One line: step, split, the values, and the seconds of training until then."""
         record = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
         with self.path.open("a") as file:
             file.write(json.dumps(plain(record)) + "\n")

@@ -29,7 +29,7 @@ class SplitLeaves:
     """Leaves of which each device along `MODEL_AXIS` has an equal part of the rows, in the order of the axis; of all
     other leaves every device has the whole.
 
-    The methods but `specs` are for what runs on each device, within `jax.shard_map`.
+    The methods but `specs`, `unfilled` and `count` are for what runs on each device, within `jax.shard_map`.
     """
 
     ends: frozenset[tuple[str, ...]] = frozenset()
@@ -62,6 +62,10 @@ class SplitLeaves:
         """The shapes of the whole leaves without the rows that fill them up."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
         return self._changed(lambda leaf: jax.ShapeDtypeStruct((self.words, *leaf.shape[1:]), leaf.dtype), shapes)
+
+    def count(self, tree: PyTree) -> int:
+        """How many numbers the whole leaves hold without those rows."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.unfilled(tree)))
 
     def filled(self, tree: PyTree) -> PyTree:
         """With rows of zeros, to equal parts."""

@@ -3,9 +3,11 @@
 Nothing here touches arrays or files. What each remembers is plain JSON, which `loop.py` keeps in every checkpoint.
 """
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from rnnlab.build import LARGEST_INT
@@ -21,6 +23,46 @@ def score(value: float, sign: float) -> float:
     """
     value = sign * value
     return -_LARGEST if math.isnan(value) else max(-_LARGEST, min(value, _LARGEST))
+
+
+class TrainingClock:
+    """The seconds that a run has trained: first compilation, updates, evaluations and checkpoints on the way.
+
+    Building the run, the test, figures and, in a sweep, what ends other runs are outside of it.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        """Those until the last interruption."""
+        self._passed = 0.0
+        self._since: float | None = None
+
+    def seconds(self) -> float:
+        """Of training so far, those before it was resumed included."""
+        return self.before + self._passed + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts the block."""
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves a block within `running` out; any other one is left out anyhow."""
+        running = self._since is not None
+        self._stop()
+        try:
+            yield
+        finally:
+            self._since = time.monotonic() if running else None
+
+    def _stop(self) -> None:
+        if self._since is not None:
+            self._passed, self._since = self._passed + time.monotonic() - self._since, None
 
 
 class _Remembers:
@@ -54,7 +96,7 @@ class Convergence(_Remembers):
         self.seconds: float | None = None
 
     def see(self, step: int, values: Mapping[str, float], seconds: float) -> None:
-        """An evaluation of the last stage's task; seconds: since the run began."""
+        """An evaluation of the last stage's task; seconds: of training until then."""
         if self.solved is None or self.step is not None:
             return
         metric, threshold = self.solved
@@ -75,10 +117,10 @@ class EarlyStopping(_Remembers):
     Args:
         metric, sign: what is watched; see `score`.
         patience: evaluations without an improvement after which it is exhausted; None: never.
-        min_change: what an improvement has to exceed.
+        min_change: what an improvement has to exceed for patience to begin anew; any better value is the best.
     """
 
-    remembered = ("best_step", "best_values", "without")
+    remembered = ("best_step", "best_values", "without", "mark")
 
     def __init__(self, metric: str, sign: float, patience: int | None, min_change: float):
         self.metric, self.sign, self.patience, self.min_change = metric, sign, patience, min_change
@@ -89,6 +131,13 @@ class EarlyStopping(_Remembers):
         self.best_step: int | None = None
         self.best_values: dict[str, float] = {}
         self.without = 0
+        self.mark: float | None = None
+        """The score at which patience began anew, which the next improvement is measured from."""
+
+    def load(self, host: Mapping[str, Any]) -> None:
+        """Undoes `dump`; in older checkpoints the best is the mark."""
+        values = host["best_values"]
+        super().load({"mark": self.score(values) if values else None, **host})
 
     @property
     def exhausted(self) -> bool:
@@ -101,12 +150,14 @@ class EarlyStopping(_Remembers):
 
     def see(self, step: int, values: dict[str, float]) -> bool:
         """Takes in an evaluation; True if it is the best so far."""
-        change = self.min_change if self.best_values else 0.0
-        better = not self.best_values or self.score(values) > self.score(self.best_values) + change
-        if better:
-            self.best_step, self.best_values, self.without = step, values, 0
+        reached = self.score(values)
+        if self.mark is None or reached > self.mark + self.min_change:
+            self.mark, self.without = reached, 0
         else:
             self.without += 1
+        better = not self.best_values or reached > self.score(self.best_values)
+        if better:
+            self.best_step, self.best_values = step, values
         return better
 
 
@@ -226,7 +277,7 @@ class Memory:
         """The last means that were logged."""
         self.validation: dict[str, float] = {}
         """The last evaluation of this stage."""
-        self.seconds_before = 0.0
+        self.clock = TrainingClock()
 
     def logs(self, step: int) -> bool:
         """Whether the means of training are written at this step."""
@@ -239,7 +290,7 @@ class Memory:
     def see(self, step: int, values: dict[str, float], seconds: float) -> tuple[bool, bool]:
         """Takes in an evaluation: (it is the best so far, the plateau's scale has dropped).
 
-        seconds: since the run began.
+        seconds: of training.
         """
         self.validation = values
         improved, lowered = self.stopping.see(step, values), False
@@ -251,7 +302,7 @@ class Memory:
         return improved, lowered
 
     def dump(self, seconds: float) -> dict[str, Any]:
-        """As JSON; seconds: since the run began."""
+        """As JSON; seconds: of training."""
         return {
             "stopping": self.stopping.dump(),
             "curriculum": self.curriculum.dump(),
@@ -270,4 +321,4 @@ class Memory:
             self.plateau.load(host["plateau"])
         self.convergence.load(host["convergence"])
         self.train, self.validation = dict(host["train"]), dict(host["validation"])
-        self.seconds_before = host["seconds"]
+        self.clock.before = host["seconds"]

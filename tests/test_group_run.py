@@ -128,6 +128,14 @@ def test_metrics_are_those_of_the_runs_alone(whole, alone):
         assert_near(numbers(ours), numbers(theirs))
 
 
+def test_runs_that_end_together_took_equally_long(whole):
+    (first,), _, (third,), _ = folders(whole)
+    assert summary(first)["seconds"] == summary(third)["seconds"]
+    assert summary(first)["steps_per_second"] == summary(third)["steps_per_second"]
+    for folder in (first, third):
+        assert read_metrics(folder)[-1]["seconds"] == summary(folder)["seconds"]  # The test takes none.
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_checkpoints_are_those_of_the_runs_alone(whole, alone, which):

@@ -24,6 +24,7 @@ from rnnlab.config import render, resolve_config
 from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
+from rnnlab.watch import EarlyStopping, TrainingClock
 from tests.helpers import SMALL_RUN
 
 ROOT = Path(__file__).parent.parent
@@ -243,6 +244,87 @@ def test_early_stopping_stops_after_patience_and_stays_stopped(tmp_path):
     assert summary["steps"] == 60
     assert summary["best"]["step"] == 20
     assert train_and_evaluate(config, tmp_path)["steps"] == 60
+
+
+def test_checkpoint_of_the_best_value_is_kept_where_it_is_better_by_less_than_min_change(tmp_path, monkeypatch):
+    losses = {20: 1.0, 40: 0.9, 60: 0.95}
+    monkeypatch.setattr(Run, "evaluate", lambda run, state, split: {"loss": losses[int(state.step)]})
+    config = small(early_stopping=dict(patience=2, min_change=0.5))
+    assert train_and_evaluate(config, tmp_path)["best"]["step"] == 40
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.best_step() == 40
+    checkpoints.close()
+
+
+# Patience 2, min_change 0.1; each value is compared with the last one that improved on its own mark by more than that.
+WATCHED = {
+    "what is a little better is the best, and patience runs": ([1.0, 0.95, 0.93], 30, True),
+    "small changes add up": ([1.0, 0.95, 0.89, 0.85, 0.8], 50, True),
+    "a large one begins patience anew": ([1.0, 0.95, 0.5, 0.51], 30, False),
+    "what is worse is not the best": ([1.0, 1.2, 1.1], 10, True),
+    "equal is not better": ([1.0, 1.0], 10, False),
+}
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize(("values", "best", "exhausted"), WATCHED.values(), ids=WATCHED)
+def test_best_is_the_best_value_and_min_change_is_for_patience_alone(values, best, exhausted, sign) -> None:
+    stopping = EarlyStopping("m", sign, patience=2, min_change=0.1)
+    improved = []
+    for step, value in enumerate(values, 1):
+        kept = EarlyStopping("m", sign, patience=2, min_change=0.1)
+        kept.load(json.loads(json.dumps(stopping.dump())))  # As after an interruption.
+        stopping = kept
+        if stopping.see(10 * step, {"m": -sign * value}):
+            improved.append(10 * step)
+    assert stopping.best_step == improved[-1] == best
+    assert stopping.best_values == {"m": -sign * min(values)}
+    assert stopping.exhausted == exhausted
+
+
+def test_early_stopping_goes_on_from_a_checkpoint_that_has_no_mark() -> None:
+    stopping = EarlyStopping("loss", -1.0, patience=2, min_change=0.1)
+    stopping.load({"best_step": 20, "best_values": {"loss": 1.0}, "without": 1})
+    assert stopping.see(40, {"loss": 0.95})
+    assert stopping.exhausted
+    fresh = EarlyStopping("loss", -1.0, patience=2, min_change=0.1)
+    fresh.load({"best_step": None, "best_values": {}, "without": 0})
+    assert fresh.see(20, {"loss": 5.0})
+    assert not fresh.without
+
+
+def test_seconds_are_those_of_training_alone(finished) -> None:
+    _, workdir, summary = finished
+    lines = read_metrics(workdir)
+    tested = [line["seconds"] for line in lines if line["split"] == "test"]
+    trained = max(line["seconds"] for line in lines if line["split"] != "test")
+    assert tested == [summary["seconds"]]  # The test takes none.
+    assert trained <= summary["seconds"] < trained + 0.5
+
+
+def test_training_clock_counts_what_runs_and_adds_what_was_before(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rnnlab.watch.time.monotonic", lambda: now[0])
+
+    def passes(seconds: float) -> float:
+        now[0] += seconds
+        return clock.seconds()
+
+    clock = TrainingClock()
+    clock.before = 7.0
+    assert passes(1) == 7
+    with clock.running():
+        assert passes(2) == 9
+        with clock.paused():
+            assert passes(4) == 9
+            with clock.paused():
+                assert passes(8) == 9
+            assert passes(16) == 9
+        assert passes(32) == 41
+    assert passes(64) == 41
+    with clock.paused():
+        assert passes(1) == 41
+    assert passes(1) == 41
 
 
 @pytest.mark.slow

@@ -198,6 +198,14 @@ def test_each_device_holds_its_part_of_words_and_of_their_optimiser_state_alone(
     assert found == tables * (1 + moments)
 
 
+@pytest.mark.parametrize("name", ["sgd", QUICK])
+def test_rows_that_fill_up_the_words_are_no_parameters(name: str) -> None:
+    whole, split = (programs(n, n, name) for n in (1, 2))
+    shapes = [jax.eval_shape(run.initialize, run.numbers, jnp.int32(0), None).params for run in (whole, split)]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(params)) for params in shapes]
+    assert split.word_leaves.count(shapes[1]) == whole.word_leaves.count(shapes[0]) == sizes[0] < sizes[1]
+
+
 @pytest.mark.slow
 def test_a_split_run_begins_with_the_parameters_of_the_run_on_one_device() -> None:
     for name in ("sgd", "adagrad, clip_norm, tied, samples, dropout"):

@@ -95,7 +95,8 @@ def run_group(
                 if chosen and restored is not None:
                     group.resume(begun(chosen), restored)
                 elif restored is None and not parts:
-                    room = room or _room(programs, len(left), say)
+                    with group.clock.running():  # It compiles, as the first step of a run alone does.
+                        room = room or _room(programs, len(left), say)
                     group.begin(begun(left[:room]))
                 if not group.train(interrupted, stop_at, pruned, stop):
                     return False

@@ -23,7 +23,7 @@ from rnnlab.run import Run
 from rnnlab.state import TrainState, means
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
-from rnnlab.watch import Memory
+from rnnlab.watch import Memory, TrainingClock
 from rnnlab.workdir import open_workdir, write_file
 
 
@@ -61,7 +61,7 @@ class ReplicaGroup:
         self.say, self.progress, self.ended = say, progress, ended
         self.slots: list[Member | None] = []
         self.replicas = 0
-        self.began, self.before = time.monotonic(), 0.0
+        self.clock = TrainingClock()
         self.step, self.config = 0, programs.run.config
 
     def begin(self, members: Sequence[Member]) -> None:
@@ -83,7 +83,7 @@ class ReplicaGroup:
             member.best = host["best"][name]
         self.slots = [by_name.get(name) for name in host["slots"]]
         self.state, self.best = restored.state["state"], restored.state["best"]
-        self.step, self.before = restored.step, host["seconds"]
+        self.step, self.clock.before = restored.step, host["seconds"]
         length = len(self.slots)
         self._place(length if self.programs.ready(length) else self.programs.slots(len(members)))
         self.replicas = host["replicas"]
@@ -108,9 +108,6 @@ class ReplicaGroup:
         chosen[list(slots)] = True
         return chosen
 
-    def _seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
-
     # --- the order of events -----------------------------------------------------------------------------------------
 
     def train(
@@ -122,6 +119,16 @@ class ReplicaGroup:
     ) -> bool:
         """Until all have ended or come to `stop_at`, or a signal or a stop has come: whether they have; see
         `run_group`."""
+        with self.clock.running():
+            return self._train(interrupted, stop_at, pruned, stop)
+
+    def _train(
+        self,
+        interrupted: Sequence[str],
+        stop_at: int | None,
+        pruned: Mapping[str, int],
+        stop: Callable[[int], bool] | None,
+    ) -> bool:
         config, steps = self.config, self.config["steps"]
         last = steps if stop_at is None else min(stop_at, steps)
         budget, mark = 1, None
@@ -136,7 +143,7 @@ class ReplicaGroup:
             self.state = jax.block_until_ready(self.programs.train(self.state, until))
             taken = target - self.step
             if mark is None:  # The first dispatch compiled.
-                mark = time.monotonic(), target
+                mark = self.clock.seconds(), target
             else:
                 per_step = (time.monotonic() - started) / taken
                 budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
@@ -152,7 +159,7 @@ class ReplicaGroup:
                 elif target == steps:
                     member.status = "finished"
             self._prune(pruned)
-            passed = time.monotonic() - mark[0]
+            passed = self.clock.seconds() - mark[0]
             self._finish(0.0 if target == mark[1] else (target - mark[1]) / passed)
             self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
             stopped = bool(self._running()) and stop is not None and stop(target)
@@ -164,7 +171,7 @@ class ReplicaGroup:
                 if stopped:
                     for _, member in self._running():
                         member.status = "interrupted"
-                    self._finish(target / self._seconds())
+                    self._finish(target / self.clock.seconds())
                 return False
         return True
 
@@ -192,11 +199,11 @@ class ReplicaGroup:
         better, lowered = [], False
         for slot, member in running:
             self._write(member, step, "validation", found[slot])
-            improved, lower = member.memory.see(step, found[slot], self._seconds())
+            improved, lower = member.memory.see(step, found[slot], self.clock.seconds())
             lowered |= lower
             if improved:
                 better.append(slot)
-                member.best = member.memory.dump(self._seconds())
+                member.best = member.memory.dump(self.clock.seconds())
         if lowered:
             plateaus = [None if m is None else m.memory.plateau for m in self.slots]
             scales = np.array([1.0 if each is None else each.scale for each in plateaus])
@@ -204,15 +211,18 @@ class ReplicaGroup:
         self.best = self.programs.keep(self._of(better), self.state, self.best)
 
     def _write(self, member: Member, step: int, split: str, values: Mapping[str, float]) -> None:
-        self.writers[member.setting.name].write(step, split, values, self._seconds())
+        self.writers[member.setting.name].write(step, split, values, self.clock.seconds())
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def _finish(self, rate: float) -> None:
         """Writes all that those leave that have just ended, and frees their slots; rate: updates per second."""
         over = [(slot, m) for slot, m in enumerate(self.slots) if m is not None and not m.runs]
-        if not over:
-            return
+        if over:
+            with self.clock.paused():
+                self._leave(over, rate)
+
+    def _leave(self, over: Sequence[tuple[int, Member]], rate: float) -> None:
         tested = [slot for slot, m in over if m.status != "diverged"]
         values = self.programs.evaluate(self.best, "test", self._of(tested)) if tested else []
         flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
@@ -220,7 +230,7 @@ class ReplicaGroup:
         for written, (slot, member) in enumerate(over, 1):
             own, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
             self._save_run(member, own, bests)
-            summary = summarize(self.run, member.memory, own, member.status, self._seconds(), rate)
+            summary = summarize(self.run, member.memory, own, member.status, self.clock.seconds(), rate)
             if slot in tested:
                 summary["best"]["test"] = values[slot]
                 self._write(member, member.memory.stopping.best_step or int(own.step), "test", values[slot])
@@ -247,7 +257,8 @@ class ReplicaGroup:
         try:
             if stopping.best_step is not None and stopping.best_step != step:
                 checkpoints.save(stopping.best_step, best, member.best or {}, score)
-            checkpoints.save(step, last, memory.dump(self._seconds()), score if stopping.best_step == step else None)
+            final = score if stopping.best_step == step else None
+            checkpoints.save(step, last, memory.dump(self.clock.seconds()), final)
         finally:
             checkpoints.close()
 
@@ -280,9 +291,9 @@ class ReplicaGroup:
         running = [m for _, m in self._running()]
         host = {
             "slots": [None if m is None else m.setting.name for m in self.slots],
-            "memories": {m.setting.name: m.memory.dump(self._seconds()) for m in running},
+            "memories": {m.setting.name: m.memory.dump(self.clock.seconds()) for m in running},
             "best": {m.setting.name: m.best for m in running},
             "replicas": self.replicas,
-            "seconds": self._seconds(),
+            "seconds": self.clock.seconds(),
         }
         self.checkpoints.save(self.step, {"state": self.state, "best": self.best}, host)
