@@ -25,7 +25,6 @@ LEARNING_RATES = {"lstm": 5e-3, "gru": 3e-3}
 
 def get_config(preset: str = "irnn") -> ConfigDict:
     """preset: a key of PRESETS."""
-    preset = preset or "irnn"
     return ConfigDict(
         dict(
             seed=0,

@@ -30,7 +30,6 @@ PRESETS = {
 
 def get_config(preset: str = "lstm") -> ConfigDict:
     """preset: a key of PRESETS."""
-    preset = preset or "lstm"
     network = dict(PRESETS[preset])
     # Our choices, since the paper says neither: 8192 sampled words in training (evaluation is exact), and one vector a
     # word for both ends, which halves the memory of 793 471 words.

@@ -29,7 +29,7 @@ def get_config(preset: str = "scanline") -> ConfigDict:
             eval_every=5000,
             checkpoint_every=1000,
             # Pixels stay at 0 to 255: with input weights from N(0, 0.001²), 0 to 1 learns several times slower.
-            task=dict(name="pixels", order=preset or "scanline", white=255.0, validation_size=5000),
+            task=dict(name="pixels", order=preset, white=255.0, validation_size=5000),
             # Le, Jaitly and Hinton (2015): R = I, b = 0, input weights from N(0, 0.001²). Our choice: the readout from
             # the wider Glorot interval (after 2000 steps 60 % of the training images right, 26 % with the paper's),
             # Adam in place of SGD, and a cosine schedule.

@@ -31,7 +31,7 @@ def get_config(preset: str = "gru") -> ConfigDict:
             eval_every=1000,
             checkpoint_every=1000,
             task=dict(name="language_model", dataset="tinyshakespeare", level="character", window=64),
-            model=dict(cell=PRESETS[preset or "gru"], embedding=32, dropout=dict(output=0.2)),
+            model=dict(cell=PRESETS[preset], embedding=32, dropout=dict(output=0.2)),
             optimizer=dict(name="adam", learning_rate=3e-3, clip_norm=1.0, schedule="cosine", warmup_steps=100),
         )
     )

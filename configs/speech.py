@@ -40,7 +40,7 @@ PRESETS = {
 
 def get_config(preset: str = "irnn-5x500-bidirectional") -> ConfigDict:
     """preset: a key of PRESETS, as "lstm-2x250" or "irnn-5x500-bidirectional"."""
-    name, size, *bidirectional = (preset or "irnn-5x500-bidirectional").split("-")
+    name, size, *bidirectional = preset.split("-")
     return ConfigDict(
         dict(
             seed=0,

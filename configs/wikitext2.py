@@ -37,7 +37,6 @@ SGD = dict(
 
 def get_config(preset: str = "laptop") -> ConfigDict:
     """preset: a key of PRESETS."""
-    preset = preset or "laptop"
     size = PRESETS[preset]
     published = preset == "medium"
     start = dict(name="uniform", scale=0.05 if published else 0.1)

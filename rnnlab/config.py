@@ -4,15 +4,18 @@ A resolved config has every field of the run, of its declared type; it dies in `
 """
 
 import ast
+import contextlib
+import copy
 import importlib.util
 import inspect
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import RequiredValueError
 
 from rnnlab.averaging import AveragingSpec
 from rnnlab.build import (
@@ -116,7 +119,8 @@ def _run_fields(
 
 
 def load_file(reference: str) -> ConfigDict:
-    """The config that a file's `get_config(preset)` returns.
+    """The config that a file's `get_config(preset)` returns, its references as they are: what is set later counts for
+    them, too.
 
     Args:
         reference: "path.py" or "path.py:preset".
@@ -134,7 +138,10 @@ def load_file(reference: str) -> ConfigDict:
 
 
 def read_file(reference: str) -> dict[str, Any]:
-    """The same as plain dicts, whose keys may be paths such as "model.cell.features", as in a sweep's file."""
+    """The same as plain dicts, whose keys may be paths such as "model.cell.features", as in a sweep's file.
+
+    Without a preset `get_config` is called without one. A file that has no PRESETS takes any that `get_config` does.
+    """
     path, _, preset = reference.partition(":")
     file = Path(path)
     if not file.is_file():
@@ -146,14 +153,17 @@ def read_file(reference: str) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        presets = getattr(module, "PRESETS", {})
-        if preset and preset not in presets:
-            raise ConfigError(unknown(f"preset of {path}", preset, presets))
-        takes_preset = inspect.signature(module.get_config).parameters
-        config = module.get_config(preset) if takes_preset else module.get_config()
+        presets = getattr(module, "PRESETS", None)
+        parameters = list(inspect.signature(module.get_config).parameters.values())
+        if preset and (not parameters if presets is None else preset not in presets):
+            raise ConfigError(unknown(f"preset of {path}", preset, presets or ()))
+        if not preset and parameters and parameters[0].default is inspect.Parameter.empty:
+            known = f"; known: {', '.join(sorted(map(str, presets)))}" if presets else ""
+            raise ConfigError(f"{path}: names no preset; get_config needs one, as in {path}:NAME{known}")
+        config = module.get_config(preset) if preset else module.get_config()
         if not isinstance(config, ConfigDict | dict):
             raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
-        return to_dict(config)
+        return _with_references(config)
     except ConfigError:
         raise
     except Exception as error:  # Whatever a user's file raises: one line that names the file.
@@ -169,20 +179,21 @@ def apply_overrides(config: ConfigDict | Mapping[str, Any], overrides: Mapping[s
 def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The config as a plain dict with `{"task.length": 400}` set.
 
+    A field that refers to another (`FieldReference`) changes with it, and the other with it, unless it is computed of it.
     A name given to a section (`model.cell.name=lstm`, or `model.cell=lstm`) that had another one starts that section
     anew, since its fields belong to the old name.
 
     Raises:
         ConfigError: a path that leads through something that is no section.
     """
-    plain = to_dict(config)
+    plain = _with_references(config)
     # A section's name comes before its fields, whatever their order on the command line.
     order = sorted(overrides, key=lambda path: path.removesuffix(".name").count("."))
     for path, value in ((path, overrides[path]) for path in order):
         *parents, last = path.split(".")
         node: dict[str, Any] = plain
         for depth, part in enumerate(parents):
-            child: Any = node.get(part)
+            child: Any = _value(node.get(part))
             if child is None:
                 child = {}
             elif isinstance(child, str):
@@ -193,12 +204,15 @@ def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, A
             node = child
         if isinstance(value, str) and isinstance(node.get(last), dict):
             parents, node, last = [*parents, last], node[last], "name"
-        if last == "name" and node.get("name") != value:
+        if last == "name" and _value(node.get("name")) != value:
             kept = {k: v for k, v in node.items() if k in _KEPT_BY_NAME.get(".".join(parents), ())}
             node.clear()
             node.update(kept)
-        node[last] = to_dict(value) if isinstance(value, Mapping) else value
-    return plain
+        if isinstance(node.get(last), FieldReference):
+            node[last].set(value, type_safe=False)  # `resolve_config` checks types, and says where.
+        else:
+            node[last] = to_dict(value) if isinstance(value, Mapping) else value
+    return to_dict(plain)
 
 
 _KEPT_BY_NAME = {
@@ -216,10 +230,52 @@ def literal(text: str) -> Any:
         return {"true": True, "false": False, "none": None, "inf": float("inf")}.get(text.lower(), text)
 
 
-def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain dicts."""
-    plain = config.to_dict() if isinstance(config, ConfigDict) else config
-    return {k: to_dict(v) if isinstance(v, ConfigDict | Mapping) else v for k, v in plain.items()}
+def to_dict(config: ConfigDict | Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested plain dicts, with the values of references; path: where they stand in the config.
+
+    Raises:
+        ConfigError: a required placeholder without a value, or a computed reference that fails.
+    """
+    plain = {}
+    for key, value in _items(config):
+        where = f"{path}.{key}" if path else str(key)
+        try:
+            value = value.get() if isinstance(value, FieldReference) else value
+        except RequiredValueError:
+            raise ConfigError(f"{where}: a required placeholder without a value") from None
+        except Exception as error:  # Whatever a computed one meets in what it is computed of.
+            raise ConfigError(f"{where}: cannot be computed: {type(error).__name__}: {error}") from None
+        plain[key] = to_dict(value, where) if isinstance(value, ConfigDict | Mapping) else value
+    return plain
+
+
+def refers(config: ConfigDict | Mapping[str, Any]) -> bool:
+    """Whether a config has a reference."""
+    return any(
+        isinstance(value, FieldReference) or (isinstance(value, ConfigDict | Mapping) and refers(value))
+        for _, value in _items(config)
+    )
+
+
+def _with_references(config: ConfigDict | Mapping[str, Any], copied: dict[int, Any] | None = None) -> dict[str, Any]:
+    """Nested plain dicts of its own whose references refer to each other as they did; copied: `deepcopy`'s memory."""
+    copied = {} if copied is None else copied
+    plain = {}
+    for key, value in _items(config):
+        if isinstance(value, FieldReference):
+            value = copy.deepcopy(value, copied)
+        plain[key] = _with_references(value, copied) if isinstance(value, ConfigDict | Mapping) else value
+    return plain
+
+
+def _items(config: ConfigDict | Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return config.items(preserve_field_references=True) if isinstance(config, ConfigDict) else config.items()
+
+
+def _value(value: Any) -> Any:
+    """What a reference refers to; None where that cannot be computed yet."""
+    with contextlib.suppress(Exception):
+        return value.get() if isinstance(value, FieldReference) else value
 
 
 def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ FILE = """
 from ml_collections import ConfigDict
 PRESETS = {"small": 4, "large": 400}
 def get_config(preset="small"):
-    return ConfigDict(dict(steps=PRESETS[preset or "small"]))
+    return ConfigDict(dict(steps=PRESETS[preset]))
 """
 
 
@@ -67,6 +67,72 @@ def test_a_file_may_have_no_presets(tmp_path: Path) -> None:
     assert load_file(str(tmp_path / "mine.py")) == ConfigDict({"steps": 3})
     with pytest.raises(ConfigError, match=r"unknown preset of .*mine\.py 'lstm'; known: none"):
         load_file(f"{tmp_path / 'mine.py'}:lstm")
+
+
+@pytest.mark.parametrize(
+    ("signature", "suffix", "size"),
+    [
+        ("size='large'", "", "large"),
+        ("size='large'", ":small", "small"),
+        ("size", ":small", "small"),
+        ("size='large', depth=2", "", "large"),
+        ("*, size='large'", "", "large"),
+        ("", "", "none"),
+    ],
+)
+def test_a_file_without_presets_decides_for_itself(tmp_path: Path, signature: str, suffix: str, size: str) -> None:
+    text = f"size = 'none'\ndef get_config({signature}):\n    return {{'size': size}}\n"
+    (tmp_path / "mine.py").write_text(text)
+    assert load_file(f"{tmp_path / 'mine.py'}{suffix}").size == size
+
+
+@pytest.mark.parametrize(("presets", "known"), [("", ""), ("PRESETS = ['b', 'a']\n", "; known: a, b")])
+def test_a_file_that_needs_a_preset_says_so(tmp_path: Path, presets: str, known: str) -> None:
+    (tmp_path / "mine.py").write_text(f"{presets}def get_config(size):\n    return {{}}\n")
+    with pytest.raises(ConfigError, match=rf"names no preset; get_config needs one, as in .*mine\.py:NAME{known}$"):
+        load_file(str(tmp_path / "mine.py"))
+
+
+REFERRING = """
+from ml_collections import ConfigDict, FieldReference, config_dict
+def get_config():
+    rate, features = FieldReference(0.1), FieldReference(8)
+    config = ConfigDict(dict(steps=40, a=dict(rate=rate), b=dict(rate=rate, double=2 * rate), also=features + 1))
+    config.c = ConfigDict(dict(name=config_dict.required_placeholder(str), features=features))
+    return config
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "a", "b", "double"),
+    [
+        ({}, 0.1, 0.1, 0.2),
+        ({"a.rate": "3"}, 3, 3, 6),
+        ({"b.rate": "3"}, 3, 3, 6),
+        ({"b.double": "3"}, 0.1, 0.1, 3),
+        ({"b.double": "3", "a.rate": "5"}, 5, 5, 3),
+        ({"a.rate": "none", "b.double": "1"}, None, None, 1),
+    ],
+)
+def test_a_reference_is_live_until_what_is_set_is_set(
+    tmp_path: Path, overrides: dict[str, str], a: Any, b: Any, double: Any
+) -> None:
+    (tmp_path / "mine.py").write_text(REFERRING)
+    config = load_file(str(tmp_path / "mine.py"))
+    for _ in range(2):  # What is set in one copy is not set in the next.
+        found = apply_overrides(config, overrides | {"c.name": "lstm"})
+        assert (found["a"]["rate"], found["b"]["rate"], found["b"]["double"]) == (a, b, pytest.approx(double))
+    assert found["c"] == {"name": "lstm"}  # A new name begins the section anew.
+    assert found["also"] == 9
+
+
+def test_references_that_have_no_value_are_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REFERRING)
+    config = load_file(str(tmp_path / "mine.py"))
+    with pytest.raises(ConfigError, match=r"^c\.name: a required placeholder without a value$"):
+        apply_overrides(config, {})
+    with pytest.raises(ConfigError, match=r"^also: cannot be computed: TypeError: "):
+        apply_overrides(config, {"c.features": "'x'"})
 
 
 def test_unknown_preset_names_the_nearest_and_all(tmp_path: Path) -> None:

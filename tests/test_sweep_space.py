@@ -313,6 +313,28 @@ def test_a_run_is_no_sweep_and_a_sweep_no_run(file):
         load_file(file(f"dict(base={BASE!r}, product={{'optimizer.learning_rate': [0.1]}})"))
 
 
+REFERRING = """
+from ml_collections import ConfigDict, FieldReference
+def get_config():
+    config = ConfigDict({BASE!r})
+    config.seed = config.get_ref("steps")
+    return config
+"""
+
+
+def test_an_axis_changes_what_refers_to_its_field(tmp_path, file):
+    (tmp_path / "base.py").write_text(REFERRING.replace("{BASE!r}", repr(BASE)))
+    settings = expand(load_sweep(file(f"dict(base={str(tmp_path / 'base.py')!r}, product={{'steps': [5, 6]}})"), {}))
+    assert [(setting.config["steps"], setting.config["seed"]) for setting in settings] == [(5, 5), (6, 6)]
+
+
+def test_a_base_with_references_is_a_file_of_its_own(tmp_path):
+    text = f"{REFERRING.replace('{BASE!r}', repr(BASE)).replace('get_config', 'base')}\n"
+    (tmp_path / "mine.py").write_text(f"{text}def get_config():\n    return dict(base=base(), seeds=2)\n")
+    with pytest.raises(ConfigError, match=r"mine.py: base: a config with references has to be a file of its own"):
+        load_sweep(str(tmp_path / "mine.py"), {})
+
+
 def test_a_mistake_in_the_file_names_the_file(file):
     with pytest.raises(ConfigError, match=r"mine.py: unknown field 'sedes'; did you mean seeds\?"):
         load_sweep(file(f"dict(base={BASE!r}, sedes=2)"), {})

@@ -129,5 +129,5 @@ PRESETS = {
 
 def get_config(preset: str = "irnn-modern-150") -> ConfigDict:
     """preset: a key of PRESETS, NETWORK-VARIANT-LENGTH."""
-    network, variant, length = (preset or "irnn-modern-150").split("-")
+    network, variant, length = preset.split("-")
     return ConfigDict((paper if variant == "paper" else modern)(network, int(length)))

@@ -29,5 +29,5 @@ PAPER = {
 
 def get_config(preset: str = "lstm-modern") -> ConfigDict:
     """preset: a key of PRESETS, NETWORK-VARIANT."""
-    network, variant = (preset or "lstm-modern").split("-")
+    network, variant = preset.split("-")
     return ConfigDict(set_fields(read_file(f"{OURS}:{network}"), PAPER if variant == "paper" else {}))

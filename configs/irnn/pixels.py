@@ -154,5 +154,5 @@ PRESETS = {
 
 def get_config(preset: str = "irnn-modern") -> ConfigDict:
     """preset: a key of PRESETS, NETWORK-VARIANT or NETWORK-VARIANT-permuted."""
-    network, variant, *order = (preset or "irnn-modern").split("-")
+    network, variant, *order = preset.split("-")
     return ConfigDict((paper if variant == "paper" else modern)(network, "permuted" if order else "scanline"))

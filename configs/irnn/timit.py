@@ -37,6 +37,6 @@ IRNN = {"model.cell.input_init": "small_normal", "model.readout_init": "small_no
 
 def get_config(preset: str = "irnn-5x500-bidirectional-modern") -> ConfigDict:
     """preset: a key of PRESETS, ROW-VARIANT."""
-    row, _, variant = (preset or "irnn-5x500-bidirectional-modern").rpartition("-")
+    row, _, variant = preset.rpartition("-")
     changes = PAPER | (IRNN if row.startswith("irnn") else {}) if variant == "paper" else {}
     return ConfigDict(set_fields(read_file(f"{OURS}:{row}"), changes))

@@ -21,7 +21,6 @@ PRESETS = {
 
 def get_config(preset: str = "irnn") -> dict:
     """preset: a key of PRESETS."""
-    preset = preset or "irnn"
     axes = {
         "optimizer.clip_norm": [1.0, 10.0, 100.0, 1000.0],
         "optimizer.learning_rate": [1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1],

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.build import ConfigError, resolve, unknown
-from rnnlab.config import literal, read_file, resolve_config, set_fields
+from rnnlab.config import literal, read_file, refers, resolve_config, set_fields, to_dict
 from rnnlab.sweeps.sections import check_range, sweep_options
 
 
@@ -50,7 +50,10 @@ def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, or a mistake in it.
     """
-    section = _plain(read_file(reference))
+    section = read_file(reference)
+    if isinstance(section.get("base"), Mapping) and refers(section["base"]):
+        raise ConfigError(f"{reference}: base: a config with references has to be a file of its own, base='path.py'")
+    section = _plain(to_dict(section))
     if "base" not in section and "task" in section:
         raise ConfigError(f"{reference}: the config of a run, not of a sweep; a sweep names it as its base")
     try:
