@@ -14,6 +14,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
+import numpy as np
+
 from rnnlab.typing import PyTree
 
 
@@ -34,6 +36,11 @@ class Bound:
         low = value > self.low if self.low_excluded else value >= self.low
         high = value < self.high if self.high_excluded else value <= self.high
         return low and high and math.isfinite(value)
+
+    def refuses_rounded(self, value: float) -> bool:
+        """Whether a value in range is out of it as a float32, as 0.99999999 is, which has to be below 1."""
+        at_low, at_high = float(np.float32(value)) <= self.low, float(np.float32(value)) >= self.high
+        return (self.low_excluded and at_low) or (self.high_excluded and at_high)
 
     def __str__(self) -> str:
         text = f"above {self.low:g}" if self.low_excluded else f"at least {self.low:g}"
@@ -59,6 +66,8 @@ Rate = Annotated[float, Bound(0, 1, high_excluded=True)]
 """A share of what is dropped: at least 0 and below 1."""
 LARGEST_INT = 2**31 - 1
 """The largest that an int32 array holds: steps, sizes and seeds become such arrays."""
+SMALLEST_FLOAT, LARGEST_FLOAT = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+"""The ends of what a float32 array holds: below the smallest, XLA's CPU code computes with 0."""
 PositiveInt = Annotated[int, Bound(1, LARGEST_INT)]
 NonNegativeInt = Annotated[int, Bound(0, LARGEST_INT)]
 NON_EMPTY = object()
@@ -68,6 +77,19 @@ GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout
 """Parameters of factories that the code supplies; a config cannot set them."""
 FROM_CONFIG = object()
 """In `Annotated`: a parameter that a config sets, although its name is in `GIVEN_BY_CODE`."""
+
+
+def check_float32(value: float, where: str) -> float:
+    """The value, which enters compiled programs as a float32.
+
+    Raises:
+        ConfigError: it would become 0 or infinity there.
+    """
+    if 0 < abs(value) < SMALLEST_FLOAT:
+        raise ConfigError(f"{where}: {value:g} is too small for float32: it counts as 0; from {SMALLEST_FLOAT:.3g} up")
+    if LARGEST_FLOAT < abs(value) < math.inf:
+        raise ConfigError(f"{where}: {value:g} is too large for float32; up to {LARGEST_FLOAT:.3g}")
+    return value
 
 
 def unknown(kind: str, name: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -210,6 +232,9 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         for mark in marks:
             if isinstance(mark, Bound) and not mark.admits(value):
                 raise ConfigError(f"{path}: {value!r} is out of range; it must be {mark}")
+            if isinstance(mark, Bound) and isinstance(value, float) and mark.refuses_rounded(value):
+                rounded = float(np.float32(value))
+                raise ConfigError(f"{path}: {value!r} is {rounded:g} in float32; there, too, it must be {mark}")
             if isinstance(mark, OneOf) and value not in mark.names:
                 raise ConfigError(f"{path}: {unknown(mark.kind, value, mark.names)}")
             if mark is NON_EMPTY and not value:
@@ -219,16 +244,16 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         members = typing.get_args(hint)
         if value is None and type(None) in members:
             return None
-        failure = None
+        failures = {}
         for member in members:
             if member is type(None):
                 continue
             try:
                 return _check(value, member, path)
             except ConfigError as error:
-                failure = error
-        if len([m for m in members if m is not type(None)]) == 1 and failure is not None:
-            raise failure
+                failures[typing.get_args(member)[0] if typing.get_origin(member) is Annotated else member] = error
+        if len(failures) == 1 or (isinstance(value, float) and float in failures):
+            raise failures.get(float) or next(iter(failures.values()))
     elif origin is Literal:
         if value in typing.get_args(hint):
             return value
@@ -244,7 +269,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
             if value != value:
                 raise ConfigError(f"{path}: not a number (nan)")
             try:
-                return float(value)
+                return check_float32(float(value), path)
             except OverflowError:
                 raise ConfigError(f"{path}: {value!r} does not fit a float") from None
     elif hint is int:

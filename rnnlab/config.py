@@ -179,7 +179,7 @@ def apply_overrides(config: ConfigDict | Mapping[str, Any], overrides: Mapping[s
 def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The config as a plain dict with `{"task.length": 400}` set.
 
-    A field that refers to another (`FieldReference`) changes with it, and the other with it, unless it is computed of it.
+    A field that refers to another (`FieldReference`) changes with it, and the other with it, unless it is computed.
     A name given to a section (`model.cell.name=lstm`, or `model.cell=lstm`) that had another one starts that section
     anew, since its fields belong to the old name.
 

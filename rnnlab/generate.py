@@ -24,7 +24,7 @@ from flax import nnx
 from jax import lax
 
 from rnnlab import entry
-from rnnlab.build import ConfigError
+from rnnlab.build import ConfigError, check_float32
 from rnnlab.cross_entropy import Distribution
 from rnnlab.datasets.vocabulary import END, Vocabulary
 from rnnlab.network import Carries, Hidden, Network
@@ -143,8 +143,11 @@ def main(argv: Sequence[str]) -> int:
     temperature, top_p = given["temperature"], given["top_p"]
     if not 0 <= temperature < math.inf:
         raise ConfigError(f"--temperature: {temperature} is not a number from 0 up")
+    check_float32(temperature, "--temperature")
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"--top_p: {top_p} is not a probability above 0 and up to 1")
+    if top_p is not None:
+        check_float32(top_p, "--top_p")
     workdir = Path(given["workdir"])
     config = read_config(workdir)
     _check_makes_text(workdir, config)

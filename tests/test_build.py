@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rnnlab.activations import ACTIVATIONS
@@ -82,6 +83,9 @@ def resolved(**section: Any) -> dict[str, Any]:
 ADMITTED = [  # field, what the user wrote, what the factory gets
     ("scale", 2, 2.0),
     ("scale", 1e-9, 1e-9),
+    ("scale", float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).tiny)),
+    ("scale", float(np.finfo(np.float32).max), float(np.finfo(np.float32).max)),
+    ("decay", 0.9999999, 0.9999999),
     ("count", 1e4, 10000),
     ("count", 7, 7),
     ("offset", 0, 0),
@@ -120,6 +124,12 @@ REFUSED = [  # field, what the user wrote, what the message says
     ("count", 1.5, "1.5 is a float; expected an int"),
     ("scale", math.inf, "inf is out of range"),
     ("scale", 10**400, "does not fit a float"),
+    ("scale", 1e-46, r"drawing\.scale: 1e-46 is too small for float32: it counts as 0; from 1\.18e-38 up"),
+    ("scale", 1e-39, "is too small for float32"),  # Subnormal: XLA's CPU code takes it for 0.
+    ("scale", 4e38, r"4e\+38 is too large for float32; up to 3\.4e\+38"),
+    ("limit", -1e-46, "too small for float32"),
+    ("size", 1e-46, "too small for float32"),
+    ("decay", 1 - 1e-9, "0.999999999 is 1 in float32; there, too, it must be at least 0 and below 1"),
     ("count", math.inf, "inf is a float; expected an int"),
     ("count", True, "True is a bool; expected an int"),
     ("count", None, "expected an int"),
