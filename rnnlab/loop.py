@@ -22,10 +22,10 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.metrics import MetricsWriter, NoMetrics, ProgressLine, plain
 from rnnlab.recorder import FlightRecorder
 from rnnlab.run import Run
-from rnnlab.schedules import check_schedule
+from rnnlab.schedules import check_length, check_schedule
 from rnnlab.state import TrainState, means
 from rnnlab.watch import Memory
-from rnnlab.workdir import git_commit, open_workdir, versions, write_file
+from rnnlab.workdir import git_commit, open_workdir, planned_steps, versions, write_file
 
 SECONDS_PER_DISPATCH = 0.5
 """How long the compiled loop runs before the host looks at signals and the progress line."""
@@ -66,6 +66,7 @@ def train_and_evaluate(
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
     seconds = memory.clock.seconds
     speaks = distributed.is_first()
+    planned = planned_steps(workdir, config["steps"])
     for turn in (True, False):
         if turn == speaks:
             open_workdir(workdir, config, run.task.words, speaks)
@@ -115,6 +116,10 @@ def train_and_evaluate(
         warning = check_schedule(optimizer["schedule"], optimizer["warmup_steps"], steps)
         if warning is not None:
             progress.say(f"warning: {warning}")
+        if planned != steps and restored is not None:
+            schedule = check_length(optimizer["schedule"], optimizer["warmup_steps"], (planned, steps), step)
+            for warning in filter(None, [schedule, memory.check_length(planned, step)]):
+                progress.say(f"warning: {warning}")
         if run.label:
             progress.say(run.described_stage())
         if never := curriculum.never(steps):

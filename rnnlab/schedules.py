@@ -198,3 +198,25 @@ def check_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_step
         f"optimizer.schedule.{field}: {ends[field]}{warmup}, but the run ends after {run_steps} steps, "
         "before the schedule does"
     )
+
+
+def check_length(
+    section: str | Mapping[str, Any], warmup_steps: int, run_steps: tuple[int, int], step: int
+) -> str | None:
+    """The line on a run that is resumed with another length, where its schedule spans the run and jumps therefore.
+
+    Args:
+        section: as `make_schedule` takes it.
+        run_steps: of the run before, and now.
+        step: at which it is resumed.
+    """
+    factory, fields = find(SCHEDULES, section, "schedule")
+    before, now = run_steps
+    if not _spans(factory) or fields.get("steps") is not None or step <= warmup_steps:
+        return None
+    last = float(make_schedule(section, warmup_steps, before)(jnp.int32(step - 1)))
+    following = float(make_schedule(section, warmup_steps, now)(jnp.int32(step)))
+    return (
+        f"optimizer.schedule spans the run, now {now} steps in place of {before}: at step {step} the learning rate's "
+        f"factor goes from {last:.3g} to {following:.3g}; a run of {now} steps from the beginning would differ"
+    )

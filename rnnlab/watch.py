@@ -287,6 +287,23 @@ class Memory:
         """Whether the run is evaluated at this step."""
         return step % self.config["eval_every"] == 0 or step == self.config["steps"]
 
+    def check_length(self, planned: int, step: int) -> str | None:
+        """The line on a run that is resumed at this step with another length than planned, where its old end was
+        evaluated and no other run would be."""
+        every = self.config["eval_every"]
+        if step != planned or planned % every == 0:
+            return None
+        counts = [
+            "the best checkpoint",
+            *(["early stopping's patience"] if self.stopping.patience is not None else []),
+            *(["the plateau"] if self.plateau is not None else []),
+            *(["the curriculum"] if self.curriculum.stages > 1 else []),
+        ]
+        return (
+            f"step {planned}, the end before, was evaluated although eval_every is {every}; it counts for "
+            f"{', '.join(counts)}"
+        )
+
     def see(self, step: int, values: dict[str, float], seconds: float) -> tuple[bool, bool]:
         """Takes in an evaluation: (it is the best so far, the plateau's scale has dropped).
 

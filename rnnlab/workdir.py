@@ -47,6 +47,11 @@ def open_workdir(
         write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")
 
 
+def planned_steps(workdir: Path, steps: int) -> int:
+    """How long the run in a workdir was to be when it was last trained; `steps` where there is none."""
+    return read_config(workdir).get("steps", steps) if (workdir / "config.json").exists() else steps
+
+
 _MAY_DIFFER = ("steps", "model.softmax.split")
 
 

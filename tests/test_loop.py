@@ -134,6 +134,21 @@ def test_run_made_longer_equals_the_long_run_with_every_option_of_the_optimizer(
 
 
 @pytest.mark.slow
+def test_run_made_longer_says_what_that_changes(tmp_path, capsys):
+    longer = dict(schedule="cosine"), dict(patience=3)
+    train_and_evaluate(small(steps=30, optimizer=longer[0], early_stopping=longer[1]), tmp_path)
+    capsys.readouterr()
+    train_and_evaluate(small(steps=32, optimizer=longer[0], early_stopping=longer[1]), tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert [line.split(";")[0] for line in said] == [
+        "warning: optimizer.schedule spans the run, now 32 steps in place of 30: at step 30 the learning rate's factor "
+        "goes from 0.00274 to 0.00961",
+        "warning: step 30, the end before, was evaluated although eval_every is 20",
+    ]
+    assert said[1].endswith("it counts for the best checkpoint, early stopping's patience")
+
+
+@pytest.mark.slow
 def test_schedule_longer_than_the_run_is_said_once(tmp_path, capsys):
     config = small(steps=4, optimizer=dict(schedule=dict(name="linear", steps=5)))
     assert train_and_evaluate(config, tmp_path)["status"] == "finished"

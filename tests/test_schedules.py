@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from rnnlab.build import ConfigError, merge_numbers, resolve, split_numbers
-from rnnlab.schedules import SCHEDULES, check_schedule, make_schedule
+from rnnlab.schedules import SCHEDULES, check_length, check_schedule, make_schedule
 from tests.helpers import float64
 
 
@@ -150,6 +150,23 @@ def test_schedule_longer_than_the_run_is_one_warning(
     assert warning is not None
     assert warning.startswith(message)
     assert "\n" not in warning
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_resumed_run_of_another_length_says_what_becomes_of_its_rate(name: str) -> None:
+    section = {"name": name} | ({"boundaries": (5,)} if name == "step" else {})
+    same, longer = (make_schedule(section, 10, steps) for steps in (100, 200))
+    warning = check_length(section, 10, (100, 200), 90)
+    if all(float(same(jnp.int32(step))) == float(longer(jnp.int32(step))) for step in range(100)):
+        assert warning is None
+    else:
+        assert warning is not None
+        assert f"goes from {float(same(jnp.int32(89))):.3g} to {float(longer(jnp.int32(90))):.3g}; a run" in warning
+    assert check_length(section, 10, (100, 200), 10) is None  # The warm-up is the same in both.
+
+
+def test_a_schedule_of_its_own_length_does_not_change_with_the_runs() -> None:
+    assert check_length(dict(name="cosine", steps=50), 0, (100, 200), 90) is None
 
 
 @pytest.mark.parametrize(
