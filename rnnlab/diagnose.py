@@ -32,6 +32,7 @@ from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
+from rnnlab.files import Unwritable
 from rnnlab.workdir import check_words, read_config, write_file
 
 
@@ -84,12 +85,17 @@ def main(argv: Sequence[str]) -> int:
 def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: str) -> None:
     from rnnlab import plots
 
-    if workdir is not None:
+    run = output if workdir is None else workdir
+    with entry.beside_numbers():  # What was drawn before is shown all the same.
         for name, draw in {"diagnostics.jsonl": plots.observed, "diagnosis.json": plots.diagnosis}.items():
-            if (workdir / name).exists():
-                draw(workdir)
-    print(f"page: {plots.page(output, config, [command])}")
-    if not (output / "diagnosis.json").exists():
+            for folder in dict.fromkeys((run, output)):
+                if (folder / name).exists():
+                    draw(folder, output)
+    try:
+        print(f"page: {plots.page(output, config, [command], run)}")
+    except Unwritable as error:
+        raise ConfigError(f"{error}; --output names another folder") from None
+    if not any((folder / "diagnosis.json").exists() for folder in (output, run)):
         print("it holds no diagnosis; the command without --html measures it, or --measure=… with it")
 
 
@@ -101,9 +107,10 @@ def _atlas(output: Path) -> int:
 
     console = Console(highlight=False)
     found = measure_atlas(progress=lambda name: console.print(f"measuring {name}"))
-    write_file(output / "atlas.json", json.dumps(found) + "\n")
     console.print(atlas_table(found))
-    console.print(f"figure: {atlas(output / 'atlas.json')}")
+    with entry.beside_numbers():
+        write_file(output / "atlas.json", json.dumps(found) + "\n")
+        console.print(f"figure: {atlas(output / 'atlas.json')}")
     return entry.FINISHED
 
 
@@ -142,6 +149,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     batch = run.task.batch(run.task.data, jnp.int32(0), "validation", rows)  # In single precision: the same examples.
     result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "command": given["command"]}
     result["problems"] = []
+    keeps = True
     result |= _measured_before(output, result, names) if workdir is not None else {}
     with jax.enable_x64(True):
 
@@ -164,26 +172,42 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
                 reason = str(error).strip().partition("\n")[0] or "out of memory"
                 result["problems"].append(f"{name}: {reason}")
                 console.print(f"left out: {name}: {reason}", markup=False)
-            write_file(output / "diagnosis.json", json.dumps(result) + "\n")
+            keeps = keeps and _keep(output, result)
     measured = any(name in result for name in names)
     if measured:
         console.print(_table(result))
         if "note" in result.get("horizon", {}):
             console.print(result["horizon"]["note"], markup=False)
-    figures = plots.diagnosis(output)
-    if figures:
-        console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures)}")
-        write_figures(output, step, figures)
+    if keeps:
+        with entry.beside_numbers():
+            figures = plots.diagnosis(output)
+            console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures) or 'none'}")
+            write_figures(output, step, figures)
     if not measured:
         print("error: nothing could be measured", file=sys.stderr)
     return entry.FINISHED if measured else entry.MISTAKE
 
 
+def _keep(output: Path, result: dict[str, Any]) -> bool:
+    """Writes diagnosis.json, or says that it cannot be written: the numbers are shown all the same."""
+    try:
+        write_file(output / "diagnosis.json", json.dumps(result) + "\n")
+    except Unwritable as error:
+        print(f"warning: {error}; --output names another folder", file=sys.stderr)
+        return False
+    return True
+
+
 def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What an earlier diagnosis of the same checkpoint and rows holds and this one does not measure."""
+    from rnnlab.diagnostics.diagnosis import read_diagnosis
+
+    if not (output / "diagnosis.json").exists():
+        return {}
     try:
-        before = json.loads((output / "diagnosis.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        before = read_diagnosis(output)
+    except ConfigError as error:
+        print(f"warning: {error}", file=sys.stderr)
         return {}
     if any(before.get(name) != result[name] for name in ("step", "rows", "seed")):
         return {}
@@ -200,11 +224,12 @@ def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str
     console = Console(highlight=False, soft_wrap=True)
     recording = read_recording(workdir, given["recording"])
     found = replay(recording, config, given["data_dir"], lambda text: console.print(text, markup=False))
-    write_file(output / "replay.json", json.dumps(found) + "\n")
     for line in described(found):
         console.print(line, markup=False)
     console.print(interventions_table(found))
-    console.print(f"figure: {draw(output)}")
+    with entry.beside_numbers():
+        write_file(output / "replay.json", json.dumps(found) + "\n")
+        console.print(f"figure: {draw(output)}")
     return entry.FINISHED
 
 

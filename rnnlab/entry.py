@@ -1,8 +1,9 @@
 """What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
 
+import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from absl import flags
 from rnnlab import devices, distributed, surroundings
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, load_file, render, resolve_config
+from rnnlab.files import Unwritable
 
 FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
@@ -119,6 +121,16 @@ def _show_help(doc: str, values: flags.FlagValues) -> None:
         flag = values[name]
         default = "" if flag.default is None else f" (default {flag.default})"
         print(f"  --{name}: {flag.help}{default}")
+
+
+@contextlib.contextmanager
+def beside_numbers() -> Iterator[None]:
+    """A block that writes what a command leaves beside the numbers that it prints: where it cannot, one line on stderr
+    says so, and the command goes on."""
+    try:
+        yield
+    except Unwritable as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

@@ -11,20 +11,21 @@ Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
+from rnnlab.files import write_arrays
 from rnnlab.metrics import plain
 from rnnlab.tasks import Split
 from rnnlab.workdir import check_words, read_config, write_file
 
 if TYPE_CHECKING:
+    from rnnlab.recognition import Recognition
     from rnnlab.run import Run
     from rnnlab.state import TrainState
 
@@ -54,29 +55,35 @@ def main(argv: Sequence[str]) -> int:
     if run.config["curriculum"] is not None:
         run.enter(restored.host["curriculum"]["stage"])
     results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}
-    if given["decode"]:
-        for split, values in _decode(run, restored.state, splits, workdir).items():
-            results[split] |= values
+    recognized = _recognized(run, restored.state, splits) if given["decode"] else {}
+    for split, each in recognized.items():
+        results[split] |= each.values
     written = results if given["split"] == "all" else results[splits[0]]
-    write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
     for result in results.values():
         print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    with entry.beside_numbers():
+        write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
+        if recognized:
+            _keep(recognized, workdir)
     return entry.FINISHED
 
 
-def _decode(run: "Run", state: "TrainState", splits: list[Split], workdir: Path) -> dict[str, dict[str, Any]]:
-    """The phone error rates of each split; files and figures are left in the workdir, arrays of the last one."""
+def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, "Recognition"]:
+    """What was recognised of each split."""
     from rnnlab.recognition import recognize
 
-    found = {split: recognize(run, state, split) for split in splits}
-    written = {split: {**each.values, "transcripts": each.transcripts} for split, each in found.items()}
-    write_file(workdir / "recognition.json", json.dumps(written, indent=1) + "\n")
-    np.savez_compressed(workdir / "recognition.npz", **found[splits[-1]].arrays)  # pyright: ignore[reportArgumentType]
+    return {split: recognize(run, state, split) for split in splits}
+
+
+def _keep(recognized: Mapping[Split, "Recognition"], workdir: Path) -> None:
+    """Leaves files and figures in the workdir; arrays are of the last split."""
     from rnnlab.plots import confusion, utterance
 
+    written = {split: {**each.values, "transcripts": each.transcripts} for split, each in recognized.items()}
+    write_file(workdir / "recognition.json", json.dumps(written, indent=1) + "\n")
+    write_arrays(workdir / "recognition.npz", list(recognized.values())[-1].arrays, compressed=True)
     for figure in (utterance(workdir), confusion(workdir)):
         print(figure)
-    return {split: each.values for split, each in found.items()}
 
 
 if __name__ == "__main__":

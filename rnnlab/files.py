@@ -1,11 +1,13 @@
-"""The files that commands leave and read again: JSON, lines of JSON, NumPy archives and TOML, all read here.
+"""The files that commands leave and read again: JSON, lines of JSON, NumPy archives and TOML, read here, written whole.
 
 A file that is missing, cut, empty, binary or of another make is one line: which file, what is wrong with it, and what
 to do, the `remedy` that each reader names. Corpora and other files of users are read in `datasets/`.
 """
 
 import contextlib
+import io
 import json
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +18,13 @@ import numpy as np
 
 from rnnlab.build import ConfigError
 
+
+class Unwritable(ConfigError):
+    """A file cannot be written: the disk is full or read-only, or the folder is another user's."""
+
+
 Fields = Mapping[str, Any]
-"""What an object has to hold: name -> a type, several in a tuple, or the `Fields` of an object inside it."""
+"""What an object has to hold: name -> a type (object: any), several in a tuple, or the `Fields` of an object in it."""
 
 _KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
 _KINDS |= {bool: "true or false", NoneType: "null"}
@@ -127,6 +134,48 @@ def read_text(path: Path, remedy: str) -> str:
     return text
 
 
+def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = False) -> None:
+    """Writes a NumPy archive whole or not at all.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    content = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(content, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, and the folders above it.
+
+    Raises:
+        Unwritable: it cannot be written; nothing is left behind.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise unwritable(path, error) from None
+
+
+def remove(path: Path) -> None:
+    """Removes a file that is of something else, if there is one.
+
+    Raises:
+        Unwritable: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        pass  # Then there is none.
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 def check_fields(path: Path, content: Any, fields: Fields, remedy: str, where: str = "") -> None:
     """Raises ConfigError unless the content of a file is an object with these fields; where: its place in the file."""
     if not isinstance(content, dict):
@@ -135,6 +184,8 @@ def check_fields(path: Path, content: Any, fields: Fields, remedy: str, where: s
         place = f"{where}.{name}" if where else name
         if name not in content:
             raise damaged(path, f"lacks {place!r}", remedy)
+        if wanted is object:
+            continue
         if isinstance(wanted, Mapping):
             check_fields(path, content[name], wanted, remedy, place)
             continue
@@ -142,6 +193,12 @@ def check_fields(path: Path, content: Any, fields: Fields, remedy: str, where: s
         if type(content[name]) not in (*kinds, *([int] if float in kinds else []), *([tuple] if list in kinds else [])):
             allowed = " or ".join(_KINDS[kind] for kind in kinds)
             raise damaged(path, f"holds {_kind(content[name])} as {place!r}, not {allowed}", remedy)
+
+
+def check_objects(path: Path, items: Iterable[Any], fields: Fields, remedy: str, where: str) -> None:
+    """`check_fields` of each of the items of a list, whose place in the file is `where`."""
+    for place, item in enumerate(items):
+        check_fields(path, item, fields, remedy, f"{where}[{place}]")
 
 
 @contextlib.contextmanager
@@ -161,6 +218,11 @@ def interpreting(path: Path, remedy: str) -> Iterator[None]:
         raise damaged(path, f"does not hold what it should ({_first_line(error)})", remedy) from error
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number, or the text that stands for one that is not finite."""
+    return type(value) in (int, float) or value in ("nan", "inf", "-inf")
+
+
 def damaged(path: Path, problem: str, remedy: str) -> ConfigError:
     """The line about a file; problem: a verb and what follows it."""
     return ConfigError(f"{path} {problem}; {remedy}")
@@ -171,6 +233,11 @@ def unreadable(path: Path, error: OSError, remedy: str) -> ConfigError:
     if isinstance(error, FileNotFoundError):
         return damaged(path, "is missing", remedy)
     return ConfigError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def unwritable(path: Path, error: OSError) -> Unwritable:
+    """The line about a file that the system does not take."""
+    return Unwritable(f"cannot write {path}: {error.strerror or error}")
 
 
 def _bytes(path: Path, remedy: str) -> bytes:

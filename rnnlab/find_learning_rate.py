@@ -21,6 +21,7 @@ from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
+from rnnlab.files import remove
 from rnnlab.workdir import write_file
 
 SMOOTHING = 0.9
@@ -46,8 +47,7 @@ def main(argv: Sequence[str]) -> int:
     default = entry.default_workdir(reference)
     workdir = Path(given["workdir"] or default.with_name(f"{default.name}-find_learning_rate"))
     path = workdir / "find_learning_rate.json"
-    path.unlink(missing_ok=True) if workdir.is_dir() else None
-
+    remove(path)
     found = range_test(config, lowest, highest, steps, given["data_dir"])
     write_file(path, json.dumps(found, indent=2) + "\n")
     if not found["losses"]:
@@ -55,11 +55,7 @@ def main(argv: Sequence[str]) -> int:
         return entry.DIVERGED
     from rnnlab import plots
 
-    try:
-        figure = plots.learning_rate_range(workdir)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {workdir}: {error.strerror or error}") from None
-    print(f"{conclusion(found)}; figure: {figure}")
+    print(f"{conclusion(found)}; figure: {plots.learning_rate_range(workdir)}")
     return entry.FINISHED
 
 

@@ -19,6 +19,7 @@ from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.diagnostics.diagnosis import plain_arrays
 from rnnlab.diagnostics.flight import flight
+from rnnlab.files import check_fields, damaged, is_number, read_json
 from rnnlab.run import Run
 from rnnlab.state import TrainState
 from rnnlab.workdir import write_file
@@ -136,7 +137,24 @@ def read_recording(workdir: Path, update: int | None) -> Recording:
     if update is not None and update not in found:
         raise ConfigError(f"--recording: no recording of update {update}; there are: {', '.join(map(str, found))}")
     place = found[max(found) if update is None else update]
-    return Recording(place, json.loads((place / "recording.json").read_text()))
+    path = place / "recording.json"
+    record = read_json(path, _LOST, _RECORD)
+    for number, line in enumerate(record["updates"], record["start"] + 1):
+        check_fields(path, line, _LINE, _LOST, f"updates[{number}]")
+        norms = [line["grad_norm"], line["usual_norm"], line["loss"]]
+        norms += [norm for what in ("gradient", "state") for each in line[what].values() for norm in [*each, 0.0]]
+        if line["update"] != number or not all(map(is_number, norms)) or {*line["gradient"]} != {*line["state"]}:
+            raise damaged(path, f"does not hold what was recorded of update {number}", _LOST)
+    if not 0 <= record["start"] < record["update"] == record["start"] + len(record["updates"]) == int(place.name):
+        raise damaged(path, f"is not of the updates up to {int(place.name)}", _LOST)
+    return Recording(place, record)
+
+
+_LOST = "remove its folder; --recording names another"
+"""What to do where a recording is damaged: the run does not make it again."""
+_RECORD = {"reason": str, "update": int, "start": int, "stage": int, "seed": int, "device": str, "updates": list}
+_LINE = {"update": int, "usual_norm": (float, str), "loss": (float, str), "grad_norm": (float, str)}
+_LINE |= {"gradient": {}, "state": {}}
 
 
 def advance(run: Run, state: TrainState, until: int) -> TrainState:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -12,7 +11,9 @@ from typing import Any
 
 from rnnlab.build import ConfigError
 from rnnlab.config import differences, to_json
+from rnnlab.files import damaged, is_number, read_json, write_bytes
 
+SUMMARY_AGAIN = "remove it, and the run's command writes it again"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -67,15 +68,11 @@ def check_words(workdir: Path, words: Sequence[str] | None) -> None:
     if words is None or not path.exists():
         return
     now = _fingerprint(words)
-    try:
-        then = json.loads(path.read_text())
-        same, size = then["hash"] == now["hash"], then["size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error!r}") from None
-    if not same:
+    then = read_json(path, "restore it; it says which words the run was trained with", {"hash": str, "size": int})
+    if then["hash"] != now["hash"]:
         raise ConfigError(
-            f"{workdir} was trained with another vocabulary, of {size} words; the data give one of {now['size']}: its "
-            "text, or the vocabulary file, has changed since"
+            f"{workdir} was trained with another vocabulary, of {then['size']} words; the data give one of "
+            f"{now['size']}: its text, or the vocabulary file, has changed since"
         )
 
 
@@ -88,16 +85,9 @@ def write_file(path: Path, text: str) -> None:
     """Writes a file whole or not at all.
 
     Raises:
-        ConfigError: it cannot be written.
+        Unwritable: it cannot be written.
     """
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+    write_bytes(path, text.encode())
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -118,6 +108,21 @@ def read_config(workdir: Path) -> dict[str, Any]:
 def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON has lists where a resolved config has tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
+
+
+def read_gradient_flow(workdir: Path) -> dict[str, dict[str, list[Any]]]:
+    """gradient_flow.json of a run that is over: ‖∂L/∂h_t‖ of every layer, "untrained" and "trained".
+
+    Raises:
+        ConfigError: it is not there, or damaged.
+    """
+    path, remedy = workdir / "gradient_flow.json", "remove it and summary.json, and the run's command makes both again"
+    flow = read_json(path, remedy)
+    for when, layers in flow.items():
+        for layer, norms in layers.items() if isinstance(layers, dict) else [("", None)]:
+            if not isinstance(norms, list) or not norms or not all(is_number(norm) for norm in norms):
+                raise damaged(path, f"holds no list of numbers as '{when}.{layer}'", remedy)
+    return flow
 
 
 @functools.cache

@@ -13,7 +13,6 @@ Exit status: 0 (also where the budget has ended it), 2 a mistake in the command 
 saving.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import literal
 from rnnlab.datasets.files import data_root
+from rnnlab.files import read_json
 from rnnlab.reproduction.experiments import Case, all_cases, called, make_case
 from rnnlab.reproduction.results import (
     check_protocol,
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
         results=Path(given["results"]),
         data_dir=given["data_dir"],
         overrides={path: literal(text) for path, text in overrides.items()},
-        paper=json.loads((ROOT / "docs" / "results" / "irnn_paper.json").read_text()),
+        paper=read_json(ROOT / "docs" / "results" / "irnn_paper.json", "restore it: it holds the paper's numbers"),
     )
     try:
         if given["all"]:

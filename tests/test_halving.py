@@ -358,7 +358,7 @@ def test_a_file_that_changes_after_a_decision_is_refused_and_nothing_is_lost(tmp
 def test_a_damaged_decision_is_named(tmp_path, run, trainer):
     run(product={RATE: RATES[:6]})
     (tmp_path / "w" / "rungs" / "0.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"rungs/0\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"rungs/0\.json is cut short; remove it"):
         run(product={RATE: RATES[:6]})
 
 

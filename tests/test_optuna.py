@@ -303,7 +303,7 @@ def test_another_space_than_that_of_the_points_is_refused(tmp_path, search, trai
 def test_damaged_points_are_named(tmp_path, search, trainer):
     search()
     (tmp_path / "w" / "optuna.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"optuna\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"optuna\.json is cut short; restore it"):
         search()
 
 

@@ -465,5 +465,5 @@ def test_a_folder_that_is_no_sweep_and_a_sweep_without_a_run_are_one_line(tmp_pa
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     Sweep(tmp_path / "w", seeds=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot write figures to .*file"):
+    with pytest.raises(ConfigError, match=r"cannot write .*file"):
         report.main([f"--workdir={tmp_path / 'w'}", f"--output={tmp_path / 'file'}"])

@@ -5,6 +5,7 @@ and files are `rnnlab/diagnose.py`'s.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from rnnlab.diagnostics.names import carry_names, gate_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
+from rnnlab.files import read_json
 from rnnlab.network import Network
 from rnnlab.tasks import Batch, Task
 from rnnlab.trajectory import Trajectory, trajectories
@@ -227,6 +229,18 @@ def plain_arrays(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else str(value)
     return value
+
+
+DIAGNOSE_AGAIN = "remove it and diagnose again"
+
+
+def read_diagnosis(directory: Path) -> dict[str, Any]:
+    """What DIRECTORY/diagnosis.json holds; what is in it is not looked at.
+
+    Raises:
+        ConfigError: it is not there, or damaged.
+    """
+    return read_json(directory / "diagnosis.json", DIAGNOSE_AGAIN)
 
 
 def table_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -1,6 +1,5 @@
 """The figure of the atlas of initialisations (`rnnlab.diagnostics.atlas`)."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rnnlab.diagnostics.atlas import FOREVER, INITIALIZATIONS, short
-from rnnlab.plots.style import COLOURS, save
+from rnnlab.files import read_json
+from rnnlab.plots.style import AGAIN, COLOURS, save
 
 _COLUMNS = 3
 _SHADES = LinearSegmentedColormap.from_list("vanish, keep, explode", [COLOURS[0], "#f6f6f4", COLOURS[1]])
@@ -39,7 +39,7 @@ def atlas(results: Path) -> Path:
 
     The colour is the factor of ‖∂L/∂h_t‖ per step back in time, the text its half-life or doubling time in steps.
     """
-    measured = json.loads(results.read_text())
+    measured = read_json(results, AGAIN, {"networks": dict, "initializers": list, "scales": list, "results": list})
     networks, initializers, scales = list(measured["networks"]), measured["initializers"], measured["scales"]
     rows = {(row["network"], row["initializer"], row["scale"]): row for row in measured["results"]}
     columns = min(_COLUMNS, len(networks))

@@ -1,6 +1,5 @@
 """Figures of a diagnosis, from DIR/diagnosis.json."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, read_diagnosis
+from rnnlab.files import interpreting, remove
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -28,16 +29,18 @@ from rnnlab.plots.style import (
 )
 
 
-def diagnosis(directory: Path) -> list[Path]:
-    """DIR/plots/NAME.png for everything that was measured; those of an earlier diagnosis are removed."""
-    measured = json.loads((directory / "diagnosis.json").read_text())
-    for name in FIGURES:
-        (directory / "plots" / f"{name}.png").unlink(missing_ok=True)
-    return [
-        save(draw(measured[name]), directory / "plots" / f"{name}.png")
-        for name, draw in FIGURES.items()
-        if name in measured
-    ]
+def diagnosis(directory: Path, output: Path | None = None) -> list[Path]:
+    """OUTPUT/plots/NAME.png for everything that DIR/diagnosis.json holds; those of an earlier diagnosis are removed.
+
+    output: DIR if not given.
+    """
+    measured = read_diagnosis(directory)
+    paths = {name: (output or directory) / "plots" / f"{name}.png" for name in FIGURES}
+    with interpreting(directory / "diagnosis.json", DIAGNOSE_AGAIN):
+        figures = {name: draw(measured[name]) for name, draw in FIGURES.items() if name in measured}
+        for path in paths.values():
+            remove(path)
+        return [save(figure, paths[name]) for name, figure in figures.items()]
 
 
 def _layers(measured: dict[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Figures of language models that were trained side by side, from the results of scripts."""
 
-import json
 from pathlib import Path
 
-from rnnlab.plots.style import COLOURS, make_axes, save
+from rnnlab.files import read_json
+from rnnlab.plots.style import AGAIN, COLOURS, make_axes, save
 
 
 def validation_curves(results: Path) -> Path:
     """The figure of a file with `runs`, each with `curves`: label -> pairs of steps and validation perplexities; beside
     the file. A label has one colour over all runs."""
-    runs = json.loads(results.read_text())["runs"]
+    runs = read_json(results, AGAIN, {"runs": list})["runs"]
     labels = list(dict.fromkeys(label for run in runs for label in run["curves"]))
     figure, (axis,) = make_axes(1)
     for number, label in enumerate(labels):

@@ -29,9 +29,12 @@ Lines = list[dict[str, Any]]
 """What one diagnostic found, an entry for each training step that was looked at."""
 
 
-def observed(workdir: Path) -> list[Path]:
-    """WORKDIR/plots/NAME.png for every figure that what was measured is enough for; no half-life for a task with a
-    readout at every step, where it says nothing."""
+def observed(workdir: Path, output: Path | None = None) -> list[Path]:
+    """OUTPUT/plots/NAME.png for every figure that WORKDIR/diagnostics.jsonl is enough for; no half-life for a task with
+    a readout at every step, where it says nothing.
+
+    output: WORKDIR if not given.
+    """
     lines = read_diagnostics(workdir)
     found = []
     for name, (diagnostic, draw) in FIGURES.items():
@@ -41,7 +44,7 @@ def observed(workdir: Path) -> list[Path]:
         if those:
             figure = draw([line["step"] for line in those], [line[diagnostic] for line in those])
             if figure is not None:
-                found.append(save(figure, workdir / "plots" / f"{name}.png"))
+                found.append(save(figure, (output or workdir) / "plots" / f"{name}.png"))
     return found
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.diagnostics.diagnosis import table_rows
-from rnnlab.workdir import write_file
+from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, read_diagnosis, table_rows
+from rnnlab.files import interpreting, read_json
+from rnnlab.workdir import SUMMARY_AGAIN, write_file
 
 CAPTIONS = {
     "learning_curve": "Loss, metrics of the task and the gradient's norm over training.",
@@ -35,37 +36,48 @@ CAPTIONS = {
 """Name of a figure -> what stands under it; they come in this order, others behind them."""
 
 
-def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = ()) -> Path:
+def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (), workdir: Path | None = None) -> Path:
     """DIRECTORY/report.html: summary.json, diagnosis.json, the figures in plots/, the config and command lines.
 
     Args:
         directory: a workdir, or the folder of a diagnosis; what it lacks the page lacks.
         config: the run's.
         commands: command lines to be shown, as they would be typed; behind them come those that repeat the run.
+        workdir: the run's, where it is not that folder: the page has from there what the folder lacks.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    summary, diagnosis = _json(directory / "summary.json"), _json(directory / "diagnosis.json")
-    title = f"{directory.name}: {config['task']['name']}, {config['model']['cell']['name']}"
+    workdir = workdir or directory
+    path = workdir / "summary.json"
+    summary = read_json(path, SUMMARY_AGAIN, {"status": str, "steps": int}) if path.exists() else {}
+    measured = next((each for each in (directory, workdir) if (each / "diagnosis.json").exists()), None)
+    diagnosis = {} if measured is None else read_diagnosis(measured)
+    title = f"{workdir.name}: {config['task']['name']}, {config['model']['cell']['name']}"
     parts = [f"<h1>{escaped(title)}</h1>"]
     if summary:
-        parts += ["<h2>Summary</h2>", table([], summary_rows(summary))]
-    if diagnosis:
-        where = f"step {diagnosis['step']}, {diagnosis['rows']} rows of the validation split, in double precision"
-        columns, rows = table_rows(diagnosis)
-        parts += ["<h2>Diagnosis</h2>", f"<p>{escaped(where)}</p>", table(["", *columns], rows)]
-        notes = [*([diagnosis["horizon"]["note"]] if "note" in diagnosis.get("horizon", {}) else [])]
-        notes += [f"left out: {problem}" for problem in diagnosis["problems"]]
-        parts += [f"<p class=note>{escaped(note)}</p>" for note in notes]
-    figures = _figures(directory / "plots")
+        with interpreting(path, SUMMARY_AGAIN):
+            parts += ["<h2>Summary</h2>", table([], summary_rows(summary))]
+    if measured is not None:
+        with interpreting(measured / "diagnosis.json", DIAGNOSE_AGAIN):
+            parts += _diagnosis(diagnosis)
+    figures = _figures(directory / "plots", workdir / "plots")
     parts += ["<h2>Figures</h2>"] if figures else []
     parts += [figure(path, CAPTIONS.get(path.stem, _words(path.stem))) for path in figures]
-    lines = "\n".join(_commands(directory, summary, diagnosis, commands))
+    lines = "\n".join(_commands(workdir, summary, diagnosis, commands))
     parts += ["<h2>Commands</h2>", f"<pre>{escaped(lines)}</pre>"] if lines else []
     text = json.dumps(config, indent=2, ensure_ascii=False)
     parts += ["<h2>Config</h2>", f"<details open><summary>every field</summary><pre>{escaped(text)}</pre></details>"]
     return write_page(directory / "report.html", title, parts)
+
+
+def _diagnosis(diagnosis: Mapping[str, Any]) -> list[str]:
+    where = f"step {diagnosis['step']}, {diagnosis['rows']} rows of the validation split, in double precision"
+    columns, rows = table_rows(diagnosis)
+    notes = [*([diagnosis["horizon"]["note"]] if "note" in diagnosis.get("horizon", {}) else [])]
+    notes += [f"left out: {problem}" for problem in diagnosis["problems"]]
+    parts = ["<h2>Diagnosis</h2>", f"<p>{escaped(where)}</p>", table(["", *columns], rows)]
+    return [*parts, *(f"<p class=note>{escaped(note)}</p>" for note in notes)]
 
 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
@@ -138,8 +150,9 @@ def _commands(
     return lines
 
 
-def _figures(folder: Path) -> list[Path]:
-    found = {path.stem: path for path in sorted(folder.glob("*.png"))}
+def _figures(*folders: Path) -> list[Path]:
+    """Each name once, from the first of the folders that has it."""
+    found = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.png"))}
     return [found[name] for name in dict.fromkeys([*CAPTIONS, *found]) if name in found]
 
 
@@ -160,10 +173,6 @@ def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str
         cells_text = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
         lines.append(f"<tr><th scope=row>{escaped(name)}</th>{cells_text}</tr>")
     return f"<div class=wide><table>{''.join(lines)}</table></div>"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def escaped(value: Any) -> str:

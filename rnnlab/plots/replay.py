@@ -1,16 +1,16 @@
 """The figure of a replay, from WORKDIR/replay.json."""
 
-import json
 from pathlib import Path
 
-from rnnlab.plots.style import COLOURS, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
+from rnnlab.files import read_json
+from rnnlab.plots.style import AGAIN, COLOURS, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
 from rnnlab.step import SPIKE
 
 
 def replay(workdir: Path) -> Path:
     """WORKDIR/plots/replay.png: gradient norms and losses of every intervention over the updates, and the recorded
     gradient over update and time step in the layer that blew up."""
-    found = json.loads((workdir / "replay.json").read_text())
+    found = read_json(workdir / "replay.json", AGAIN)
     figure, (norms, losses, flow) = make_axes(3)
     for number, (label, each) in enumerate(found["interventions"].items()):
         updates = [line["update"] for line in each["updates"]]

@@ -1,16 +1,16 @@
 """Figures of a run and of comparisons between runs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from rnnlab.files import read_json
 from rnnlab.metrics import read_metrics
-from rnnlab.plots.style import COLOURS, gradient_symbol, log_scale, make_axes, numbers, save, shown
+from rnnlab.plots.style import AGAIN, COLOURS, gradient_symbol, log_scale, make_axes, numbers, save, shown
 from rnnlab.tasks import TASKS
-from rnnlab.workdir import read_config
+from rnnlab.workdir import read_config, read_gradient_flow
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
@@ -66,7 +66,7 @@ def reads_every_step(workdir: Path) -> bool:
 
 def gradient_flow(workdir: Path) -> Path:
     """WORKDIR/plots/gradient_flow.png from WORKDIR/gradient_flow.json: ‖∂L/∂h_t‖ over t, untrained and trained."""
-    measured = json.loads((workdir / "gradient_flow.json").read_text())
+    measured = read_gradient_flow(workdir)
     curves = {
         (f"{when}, {layer}" if len(layers) > 1 else when): norms
         for when, layers in measured.items()
@@ -85,7 +85,7 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
 
     workdirs: label -> a workdir with a gradient_flow.json.
     """
-    measured = {label: json.loads((w / "gradient_flow.json").read_text()) for label, w in workdirs.items()}
+    measured = {label: read_gradient_flow(w) for label, w in workdirs.items()}
     moments = list(dict.fromkeys(when for each in measured.values() for when in each))
     figure, axes = make_axes(len(moments))
     for axis, when in zip(axes, moments, strict=True):
@@ -107,7 +107,7 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
 
 def learning_rate_range(workdir: Path) -> Path:
     """WORKDIR/plots/find_learning_rate.png from WORKDIR/find_learning_rate.json: the loss over the learning rate."""
-    found = json.loads((workdir / "find_learning_rate.json").read_text())
+    found = read_json(workdir / "find_learning_rate.json", AGAIN)
     figure, (axis,) = make_axes(1)
     axis.plot(found["learning_rates"], found["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
     axis.plot(found["learning_rates"], found["smoothed"], color=COLOURS[0], label="smoothed", linewidth=1.6)
@@ -131,7 +131,7 @@ def learning_rate_range(workdir: Path) -> Path:
 
 def benchmark_ratios(results: Path) -> Path:
     """The figure of a file that `rnnlab.benchmark` wrote, beside it: each peer's step time over rnnlab's."""
-    rows = [row for row in json.loads(results.read_text())["results"] if "step_ratio" in row]
+    rows = [row for row in read_json(results, AGAIN, {"results": list})["results"] if "step_ratio" in row]
     peers = [p for p in dict.fromkeys(row["contestant"] for row in rows) if p != "rnnlab fused"]
     cases = list(dict.fromkeys((row["shape"], row["cell"]) for row in rows))
     figure, axis = plt.subplots(figsize=(8, 1 + 0.34 * len(cases)), layout="constrained")
@@ -154,7 +154,7 @@ def benchmark_ratios(results: Path) -> Path:
 
 def mitigations(results: Path) -> Path:
     """The figure of a file of scripts/measure_mitigations.py, beside it: one panel a setting, one point a run."""
-    measured = json.loads(results.read_text())
+    measured = read_json(results, AGAIN, {"settings": dict, "cures": dict})
     groups = {
         setting: {"without": base["runs"]}
         | {name: row["runs"] for name, row in measured["cures"].items() if row["setting"] == setting}

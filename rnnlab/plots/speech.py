@@ -1,6 +1,5 @@
 """Figures of what a network recognised, from WORKDIR/recognition.npz, and of the comparison on the sample."""
 
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,7 +8,8 @@ from matplotlib.axes import Axes
 
 from rnnlab.datasets.features import BINS, SHIFT
 from rnnlab.datasets.phones import PHONES
-from rnnlab.plots.style import COLOURS, save
+from rnnlab.files import read_arrays, read_json
+from rnnlab.plots.style import AGAIN, COLOURS, save
 
 FRAME = SHIFT / 16_000
 """Seconds from one frame to the next."""
@@ -17,9 +17,9 @@ FRAME = SHIFT / 16_000
 
 def utterance(workdir: Path) -> Path:
     """WORKDIR/plots/utterance.png: filter banks, true and recognised phones, and posteriors of one utterance."""
-    with np.load(workdir / "recognition.npz") as found:
-        features, posteriors = found["features"], found["posteriors"]
-        name, tracks = str(found["id"]), {"spoken": found["spoken"], "decoded": found["decoded"]}
+    found = read_arrays(workdir / "recognition.npz", AGAIN, ["features", "posteriors", "id", "spoken", "decoded"])
+    features, posteriors = found["features"], found["posteriors"]
+    name, tracks = str(found["id"]), {"spoken": found["spoken"], "decoded": found["decoded"]}
     tracks["largest posterior"] = posteriors.argmax(-1)
     seconds = FRAME * len(features)
     figure, (banks, phones, chances) = plt.subplots(
@@ -60,8 +60,7 @@ def _draw_track(axis: Axes, phones: np.ndarray, height: float) -> None:
 
 def confusion(workdir: Path) -> Path:
     """WORKDIR/plots/confusion.png: of the frames of each of the 39 phones, the share taken for each other."""
-    with np.load(workdir / "recognition.npz") as found:
-        counts = found["confusion"].astype(float)
+    counts = read_arrays(workdir / "recognition.npz", AGAIN, ["confusion"])["confusion"].astype(float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axis = plt.subplots(figsize=(9, 8), layout="constrained")
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -77,7 +76,7 @@ def confusion(workdir: Path) -> Path:
 
 def speech_comparison(results: Path) -> Path:
     """The figure of a file of scripts/compare_speech.py, beside it: every seed's frame error, mean and interval."""
-    rows = json.loads(results.read_text())["networks"]
+    rows = read_json(results, AGAIN, {"networks": dict})["networks"]
     figure, axis = plt.subplots(figsize=(7.5, 1 + 0.32 * len(rows)), layout="constrained")
     for place, row in enumerate(rows.values()):
         errors = [100 * run["test"]["frame_error"] for run in row["runs"]]

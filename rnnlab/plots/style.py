@@ -1,5 +1,6 @@
 """What all figures share: colours, axes, symbols, numbers from JSON, and how a file is written."""
 
+import io
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from rnnlab.files import write_bytes
+
 COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
 GREY = "#6b6b6b"
+AGAIN = "remove it and run the command that writes it again"
+"""What to do where a file that a figure is drawn from is damaged."""
 NOTHING = "#dddddd"
 """Where a heat map has no number."""
 
@@ -100,11 +105,16 @@ def edges(steps: list[int]) -> list[float]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure and closes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the figure, whole or not at all, and closes it.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    picture = io.BytesIO()
     with warnings.catch_warnings():
         # A panel of which nothing can be drawn has no limits of its own: the default ones will do.
         warnings.filterwarnings("ignore", "Attempt to set non-positive", UserWarning)
-        figure.savefig(path, dpi=150)
+        figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
     plt.close(figure)
+    write_bytes(path, picture.getvalue())
     return path

@@ -1,14 +1,13 @@
 """What is shown of the results: tables, figures, and docs/REPRODUCTION.md from all of them."""
 
-import json
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError, unknown
+from rnnlab.files import interpreting, read_json, read_text, read_toml
 from rnnlab.plots.reproduction import Panel, gradients_over_time, published_and_ours
 from rnnlab.reproduction.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
 from rnnlab.reproduction.results import Row, best_rates, duration, rows
@@ -156,17 +155,14 @@ def read_notes(folder: Path) -> dict[str, dict[str, str]]:
         ConfigError: the file is no TOML, or has a section or a field of another name.
     """
     path = folder / NOTES
-    try:
-        notes = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    notes = read_toml(path, "mend it by hand, or move it away: it was written so")
     known = dict.fromkeys(EXPERIMENTS, "explains") | {case.key: "tried" for case in all_cases()}
     for section, fields in notes.items():
         if section not in known:
             raise ConfigError(f"{path}: {unknown('section', section, known)}")
-        for name in fields:
+        for name in fields if isinstance(fields, dict) else [str(fields)]:
             if name != known[section]:
                 raise ConfigError(f"{path}: {unknown(f'field of [{section}]', name, [known[section]])}")
     return notes
@@ -208,7 +204,10 @@ def write_page(
             lines = "\n".join(" ".join(["python scripts/reproduce_irnn.py", *case.flags]) for case in of)
             parts.append(f"Missing: {problem}.\n\n```sh\n{lines}\n```\n")
         if experiment.name in STAND_INS and not any(case.key in found for case in own):
-            parts += STAND_INS[experiment.name](folder, where, paper)
+            file, write = STAND_INS[experiment.name]
+            if (folder / file).exists():
+                with interpreting(folder / file, _MEASURE_AGAIN):
+                    parts += write(folder / file, where, paper)
     write_file(path, "\n".join(parts))
 
 
@@ -234,31 +233,27 @@ def _section(
     return parts
 
 
-def _lm1b_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
+def _lm1b_stand_in(path: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_lm1b.py left."""
-    path = folder / "lm1b_standin.md"
-    if not path.exists():
-        return []
-    found = json.loads(path.with_suffix(".json").read_text())
+    found = read_json(
+        path.with_suffix(".json"), _MEASURE_AGAIN, {"config": {"steps": int}, "rates": list, "runs": list}
+    )
     steps, rates = found["config"]["steps"], ",".join(found["rates"])
     given = f"--steps={steps}" + (f" --rates={rates}" if rates else "")
     runs = {model: seeds[min(seeds)] for model, seeds in best_rates(found["runs"]).items()}
     return [
         "### The order of the networks on a stand-in\n",
-        path.read_text(),
+        read_text(path, _MEASURE_AGAIN),
         f"![validation perplexity]({where}/lm1b_standin.png)\n",
-        *_stand_in_gradients(runs, folder / "lm1b_gradients.png", where),
+        *_stand_in_gradients(runs, path.with_name("lm1b_gradients.png"), where),
         f"```sh\npython scripts/compare_lm1b.py {given} --output=docs/results/lm1b_standin.json\n```\n",
     ]
 
 
-def _timit_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
+def _timit_stand_in(path: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_speech.py left, beside the paper's rows of two layers."""
-    path = folder / "speech.json"
-    if not path.exists():
-        return []
     lines = ["| network | test frame error, % | seeds |", "|---|---|---|"]
-    networks = json.loads(path.read_text())["networks"]
+    networks = read_json(path, _MEASURE_AGAIN, {"networks": {}})["networks"]
     forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
     for name, row in networks.items():
         if row["runs"]:
@@ -273,7 +268,7 @@ def _timit_stand_in(folder: Path, where: str, paper: Mapping[str, Any]) -> list[
         "Not the paper's experiment: 4 % of the corpus, 61 phones, two layers of 100 units; see speech.md. The paper's "
         f"two layers on the whole corpus, test, {theirs}.\n",
         "\n".join(lines) + "\n",
-        *_stand_in_gradients(forwards, folder / "speech_gradients.png", where),
+        *_stand_in_gradients(forwards, path.with_name("speech_gradients.png"), where),
         "```sh\npython scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md\n```\n",
     ]
 
@@ -288,5 +283,6 @@ def _stand_in_gradients(runs: Mapping[str, Mapping[str, Any]], path: Path, where
 
 
 _TWO_LAYERS = (("RNN", "rnn-2x500"), ("LSTM", "lstm-2x250"), ("IRNN", "irnn-2x500"))
-STAND_INS = {"lm1b": _lm1b_stand_in, "timit": _timit_stand_in}
-"""What is shown of an experiment whose corpus is not at hand."""
+STAND_INS = {"lm1b": ("lm1b_standin.md", _lm1b_stand_in), "timit": ("speech.json", _timit_stand_in)}
+"""What is shown of an experiment whose corpus is not at hand: a file of the results, if it is there, and what of it."""
+_MEASURE_AGAIN = "move it away and measure anew"

@@ -15,13 +15,14 @@ import numpy as np
 
 from rnnlab.build import ConfigError
 from rnnlab.config import differences, resolve_config
+from rnnlab.files import check_fields, check_objects, read_json, read_text
 from rnnlab.metrics import plain, read_metrics
 from rnnlab.reproduction.experiments import Case, paper_number
 from rnnlab.reproduction.training import HARDWARE
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.statistics import Mean, mean_interval, number
 from rnnlab.sweeps.table import DONE, read_summary
-from rnnlab.workdir import read_config, write_file
+from rnnlab.workdir import read_config, read_gradient_flow, write_file
 
 SCHEMA = 1
 POINTS = 400
@@ -43,7 +44,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
         folder: the sweep's.
     """
     metric, found = case.experiment.metric, []
-    machine = (folder / HARDWARE).read_text().strip()
+    machine = read_text(folder / HARDWARE, "remove it, and the same command writes it again").strip()
     config: dict[str, Any] = {}
     flow = None
     for run in read_sweep(folder)["runs"]:
@@ -93,10 +94,9 @@ def _short(value: Any) -> Any:
 
 def read_flow(workdir: Path, seed: int) -> dict[str, Any] | None:
     """‖∂L/∂h_t‖ of a run's last layer, untrained and trained, with its time steps t; None where it was not measured."""
-    try:
-        measured = json.loads((workdir / "gradient_flow.json").read_text())
-    except FileNotFoundError:
+    if not (workdir / "gradient_flow.json").exists():
         return None
+    measured = read_gradient_flow(workdir)
     norms = {when: list(layers.values())[-1] for when, layers in measured.items()}
     steps = _thinned(range(1, len(norms["untrained"]) + 1))
     return {"seed": seed, "t": steps} | {when: [_short(each[t - 1]) for t in steps] for when, each in norms.items()}
@@ -123,18 +123,26 @@ def read_results(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: it cannot be read, or has another schema.
     """
-    try:
-        found = json.loads(path.read_text())
-        schema = found["schema"]
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error!r}; move it away to measure anew") from None
+    remedy = "move it away to measure anew"
+    found = read_json(path, remedy, {"schema": int})
+    schema = found["schema"]
     if schema != SCHEMA:
         raise ConfigError(
             f"{path} is of another version (schema {schema}, not {SCHEMA}): not mixed in; move it away to measure anew"
         )
+    check_fields(path, found, {"overrides": {}, "networks": {}}, remedy)
+    for network, content in found["networks"].items():
+        where = f"networks.{network}"
+        check_fields(path, content, {"config": {}, "gradient_flow": object, "runs": list}, remedy, where)
+        check_objects(path, content["runs"], _RUN, remedy, f"{where}.runs")
     return found
+
+
+_RUN = {"seed": int, "status": str, "steps": int, "test": object, "best_step": object, "validation": object}
+_RUN |= {"solved_at": (int, type(None)), "seconds": float, "replicas": int, "hardware": str, "curve": list}
+_RUN |= {"git_commit": (str, type(None))}
 
 
 def check_protocol(path: Path, results: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 Training to a rung is `group_run.py`'s and `loop.py`'s, the order of rounds `runner.py`'s.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from rnnlab.build import ConfigError, unknown
 from rnnlab.datasets.writing import alone, whole_file
+from rnnlab.files import check_objects, read_json
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps.groups import Group
 from rnnlab.sweeps.question import larger_is_better, watched_metric
@@ -144,14 +146,14 @@ class Halving:
     def _read(self, index: int, names: set[str]) -> dict[str, Any] | None:
         """What was decided at a rung; names: of the runs that came to it."""
         path = self._path(index)
-        try:
-            found = json.loads(path.read_text())
-            of = {name for setting in found["settings"] for name in setting["runs"]}
-            same = (found["step"], found["eta"], found["metric"]) == (self.rungs[index], self.eta, self.metric)
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error!r}") from None
+        remedy = "remove it, and it is decided again from what the runs have left"
+        found = read_json(path, remedy, {"step": int, "eta": int, "metric": str, "settings": list})
+        fields = {"runs": list, "score": (float, type(None)), "goes_on": bool}
+        check_objects(path, found["settings"], fields, remedy, "settings")
+        of = {str(name) for setting in found["settings"] for name in setting["runs"]}
+        same = (found["step"], found["eta"], found["metric"]) == (self.rungs[index], self.eta, self.metric)
         if of != names or not same:
             what = "halving" if of == names else "the runs"
             raise ConfigError(
@@ -170,11 +172,13 @@ def left_before(workdir: Path, name: str, group: Group, step: int | None) -> lis
     left = [s for s in group.settings if not is_done(workdir / "runs" / s.name)]
     if not left or step is None:
         return left
-    try:
-        reached = json.loads((workdir / "groups" / name / "reached.json").read_text())
-        come = set(reached["runs"]) if reached["step"] >= step else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        come = set()
+    come: set[str] = set()
+    path = workdir / "groups" / name / "reached.json"
+    if path.exists():
+        # Damaged, it is as if it were not there: the group is taken up at its checkpoint, and the file written again.
+        with contextlib.suppress(ConfigError):
+            reached = read_json(path, "", {"step": int, "runs": list})
+            come = set(map(str, reached["runs"])) if reached["step"] >= step else set()
     return [setting for setting in left if setting.name not in come]
 
 

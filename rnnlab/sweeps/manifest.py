@@ -13,6 +13,7 @@ from typing import Any
 
 from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import alone
+from rnnlab.files import check_fields, check_objects, damaged, read_json
 from rnnlab.sweeps.groups import Group, split_groups
 from rnnlab.sweeps.space import Setting, axis_paths, axis_value, command
 from rnnlab.sweeps.table import is_done
@@ -120,14 +121,23 @@ def read_sweep(workdir: Path) -> dict[str, Any]:
         ConfigError: there is none, or it cannot be read.
     """
     path = workdir / "sweep.json"
-    try:
-        found = json.loads(path.read_text())
-        found["runs"], found["groups"] = list(found["runs"]), dict(found["groups"])
-    except FileNotFoundError:
-        raise ConfigError(f"{workdir} is not the workdir of a sweep: it has no sweep.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error!r}") from None
+    if not path.exists():
+        raise ConfigError(f"{workdir} is not the workdir of a sweep: it has no sweep.json")
+    found = read_json(path, _LOST, {"runs": list, "groups": {}})
+    check_objects(path, found["runs"], _RUN, _LOST, "runs")
+    for run in found["runs"]:
+        if not run["name"].isdecimal():
+            raise damaged(path, f"has a run of the name {run['name']!r}", _LOST)
+    names = {run["name"] for run in found["runs"]}
+    for name, group in found["groups"].items():
+        check_fields(path, group, {"runs": list, "alone": (str, type(None))}, _LOST, f"groups.{name}")
+        if not name.isdecimal() or not names.issuperset(map(str, group["runs"])):
+            raise damaged(path, f"has a group {name!r} of runs that there are not", _LOST)
     return found
+
+
+_LOST = "restore it from a copy, or take another --workdir: nothing else says which run is which"
+_RUN = {"name": str, "in_sweep": bool, "key": str, "axes": {}, "command": str}
 
 
 def _read(workdir: Path) -> dict[str, Any]:

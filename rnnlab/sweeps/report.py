@@ -87,11 +87,8 @@ def write_report(
         blocks += _comparison(view, comparisons, alone, chosen)
     folder = output / "plots"
     drawn: list[Picture] = []
-    try:
-        for draw in (draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
-            drawn += draw(view, folder)
-    except OSError as error:
-        raise ConfigError(f"cannot write figures to {folder}: {error.strerror or error}") from None
+    for draw in (draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
+        drawn += draw(view, folder)
     blocks += [Heading("Figures"), *drawn] if drawn else []
     blocks += _settings(view, rows)
     blocks += _commands(workdir, rows, metric)

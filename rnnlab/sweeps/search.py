@@ -19,6 +19,7 @@ import numpy as np
 
 from rnnlab.build import ConfigError
 from rnnlab.datasets.writing import alone, whole_file
+from rnnlab.files import check_objects, read_json
 from rnnlab.sweeps.manifest import make_plan
 from rnnlab.sweeps.question import larger_is_better, watched_metric
 from rnnlab.sweeps.sections import check_range
@@ -119,16 +120,15 @@ class Search:
         self.points: list[dict[str, Any]] = []
         if not path.exists():
             return
-        try:
-            found = json.loads(path.read_text())
-            space, self.points = found["of"], list(found["points"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error!r}") from None
+        remedy = "restore it; without it the search would begin again"
+        found = read_json(path, remedy, {"of": {}, "points": list})
+        space, self.points = found["of"], found["points"]
         if space != json.loads(json.dumps(self.section["of"])):
             raise ConfigError(
                 f"optuna.of: {path} has {len(self.points)} points of another space; take another --workdir, or change "
                 "the file back"
             )
+        check_objects(path, self.points, dict.fromkeys(space, object), remedy, "points")
 
     def _expanded(self, points: list[dict[str, Any]]) -> list[Setting]:
         return expand(self.sweep | {"runs": points, "optuna": None})
