@@ -23,6 +23,20 @@ class ConfigError(ValueError):
     """A mistake in the command, the config or the data; its text is one line for the user (exit status 2)."""
 
 
+class UnknownField(ConfigError):
+    """A section has no field of this name.
+
+    Args:
+        path: of the section, with a dot behind it; "" for the whole config.
+        name: the field's.
+        known: the fields that there are.
+    """
+
+    def __init__(self, path: str, name: str, known: Iterable[str]):
+        super().__init__(unknown("field", name, known, path))
+        self.path, self.name = path, name
+
+
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """The values that a number may take, for use in `Annotated`."""
@@ -95,7 +109,8 @@ def check_float32(value: float, where: str) -> float:
 def unknown(kind: str, name: Any, known: Iterable[str], prefix: str = "") -> str:
     """The line that says what was not found, what is nearest and what there is; all names stand below `prefix`."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    lower = {each.lower(): each for each in known}
+    near = [lower[each] for each in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)]
     hint = f"did you mean {' or '.join(prefix + n for n in near)}? " if near else ""
     there = ", ".join(prefix + n for n in known) or "none"
     return f"unknown {kind} {(prefix + name if prefix else name)!r}; {hint}known: {there}"
@@ -149,7 +164,7 @@ def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, 
     prefix = f"{path}." if path else ""
     for key in section:
         if key not in fields:
-            raise ConfigError(unknown("field", str(key), fields, prefix))
+            raise UnknownField(prefix, str(key), fields)
     resolved = {}
     for key, (hint, default) in fields.items():
         value = section.get(key, default)

@@ -24,6 +24,7 @@ from rnnlab.build import (
     NonNegativeInt,
     OneOf,
     PositiveInt,
+    UnknownField,
     fields_of,
     resolve,
     subsection,
@@ -148,8 +149,8 @@ def read_file(reference: str) -> dict[str, Any]:
         beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
     spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config: {path} is not a Python file; a config is one, as configs/adding.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -166,7 +167,7 @@ def read_file(reference: str) -> dict[str, Any]:
         return _with_references(config)
     except ConfigError:
         raise
-    except Exception as error:  # Whatever a user's file raises: one line that names the file.
+    except (Exception, SystemExit) as error:  # Whatever a user's file raises: one line that names the file.
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
 
 
@@ -284,7 +285,14 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with it, in one line that says where.
     """
-    resolved = resolve(_run_fields, to_dict(config), "")
+    try:
+        resolved = resolve(_run_fields, to_dict(config), "")
+    except UnknownField as error:
+        if paths := fields_named(error.name, _paths_without(config, error)):
+            raise ConfigError(
+                f"unknown field {error.path + error.name!r}; did you mean {' or '.join(paths)}?"
+            ) from None
+        raise
     optimizer = resolved["optimizer"]
     if optimizer.get("nesterov") and optimizer["momentum"] is None:
         raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
@@ -293,6 +301,34 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     if resolved["curriculum"] is not None:
         resolved["curriculum"] |= {"values": _stage_values(resolved)}
     return resolved
+
+
+def _paths_without(config: ConfigDict | Mapping[str, Any], error: UnknownField) -> list[str]:
+    """The paths of all fields of a config without one that is unknown; none where it has more mistakes."""
+    rest = section = to_dict(config)
+    for part in error.path.split(".")[:-1]:
+        section = section[part]
+    del section[error.name]
+    try:
+        return field_paths(resolve_config(rest))
+    except ConfigError:
+        return []
+
+
+def field_paths(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The paths of a config's fields and sections: ["task", "task.name", …]."""
+    paths = []
+    for name, value in config.items():
+        paths.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            paths += field_paths(value, f"{prefix}{name}.")
+    return paths
+
+
+def fields_named(name: str, paths: Iterable[str]) -> list[str]:
+    """Up to three of the paths that end in a name, or in several with dots between them; the shortest first."""
+    ending = [path for path in paths if f".{path}".endswith(f".{name}")]
+    return sorted(ending, key=lambda path: (path.count("."), path))[:3]
 
 
 def task_stages(config: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from absl import flags
 from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.files import Unwritable
+from rnnlab.output import make_console
 from rnnlab.workdir import check_words, read_config, write_file
 
 
@@ -100,12 +101,10 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
 
 
 def _atlas(output: Path) -> int:
-    from rich.console import Console
-
     from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
     from rnnlab.plots.atlas import atlas
 
-    console = Console(highlight=False)
+    console = make_console(soft_wrap=False)
     found = measure_atlas(progress=lambda name: console.print(f"measuring {name}"))
     console.print(atlas_table(found))
     with entry.beside_numbers():
@@ -118,7 +117,6 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from rich.console import Console
 
     from rnnlab import plots
     from rnnlab.checkpoints import restore_chosen
@@ -130,7 +128,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     for name in names:
         if name not in MEASURES:
             raise ConfigError(f"--measure: {unknown('measure', name, MEASURES)}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     run = Run(config | {"diagnostics": ()}, given["data_dir"])
     state, step = run.programs.start(config["seed"]), 0
     if workdir is not None:
@@ -215,13 +213,11 @@ def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str])
 
 
 def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str, Any]) -> int:
-    from rich.console import Console
-
     from rnnlab.plots.replay import replay as draw
     from rnnlab.recorder import read_recording
     from rnnlab.replay import described, interventions_table, replay
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     recording = read_recording(workdir, given["recording"])
     found = replay(recording, config, given["data_dir"], lambda text: console.print(text, markup=False))
     for line in described(found):

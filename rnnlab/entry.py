@@ -3,18 +3,19 @@
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from rnnlab import devices, distributed, surroundings
+from rnnlab import devices, distributed, output, surroundings
 from rnnlab.build import ConfigError, unknown
-from rnnlab.config import apply_overrides, load_file, render, resolve_config
+from rnnlab.config import apply_overrides, field_paths, fields_named, load_file, render, resolve_config
 from rnnlab.files import Unwritable
 
-FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED = 0, 1, 2, 3, 4, 130
+FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 130, 141
+"""UNREAD: a pipe was closed before all was printed; what a shell says of a command that SIGPIPE has ended."""
 EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 
 
@@ -53,7 +54,13 @@ class Words(NamedTuple):
     """What that file says, changed by every --config.path.to.field, resolved."""
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept_config: bool = False) -> Words:
+def parse(
+    values: flags.FlagValues,
+    argv: Sequence[str],
+    doc: str | None,
+    accept_config: bool = False,
+    fields: Callable[[], Mapping[str, Any]] | None = None,
+) -> Words:
     """Parses the flags of an entry. --help, which all have, prints what the entry does and takes.
 
     Args:
@@ -61,6 +68,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept
         argv: without the program's name.
         doc: the entry's docstring, for --help.
         accept_config: whether --config and --config.path.to.field are known too.
+        fields: makes a resolved config, for what to say of a flag that is the name of a field; None: that of --config.
 
     Raises:
         ConfigError: an unknown flag, a stray word, a bad value, a mistake in the config.
@@ -71,8 +79,15 @@ def parse(values: flags.FlagValues, argv: Sequence[str], doc: str | None, accept
     try:
         stray = values(["rnnlab", *words])[1:]
     except flags.UnrecognizedFlagError as error:
+        name, paths = error.flagname, []
+        with contextlib.suppress(ConfigError):
+            fields = fields or (lambda: {} if reference is None else resolve_config(load_file(reference)))
+            paths = fields_named(name, field_paths(fields()))
+        if paths:
+            listed = " or ".join(f"--config.{path}" for path in paths)
+            raise ConfigError(f"unknown flag '--{name}'; did you mean {listed}? Fields of a config are flags") from None
         known = [f"--{name}" for name in _names(values)] + (["--config"] if accept_config else [])
-        raise ConfigError(unknown("flag", f"--{error.flagname}", known)) from None
+        raise ConfigError(unknown("flag", f"--{name}", known)) from None
     except flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
     if stray:
@@ -139,26 +154,45 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 
     One of several processes that fails ends at once: what runs at exit would wait for the others, which wait for it.
     """
+    output.open_closed_streams()
     surroundings.settle()
-    try:
-        with devices.failures():
-            status = main(sys.argv[1:])
-    except ConfigError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = MISTAKE
-        sys.unraisablehook = lambda _: None  # A full disk fails once more in every writer that closes at exit.
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = INTERRUPTED
-    except distributed.LostProcess as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = LOST
-    except Exception:
-        if distributed.processes() == 1:
-            raise
-        traceback.print_exc()
-        status = CRASHED
-    sys.stdout.flush()
+    with output.watched() as printed:
+        status = _status(main, printed)
     if status in (MISTAKE, CRASHED, LOST) and distributed.processes() > 1:
         distributed.leave(status)
     sys.exit(status)
+
+
+def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput) -> int:
+    """Of main, after it has said what went wrong."""
+    try:
+        with devices.failures():
+            status = main(sys.argv[1:])
+    except SystemExit as end:  # After --help.
+        status = end.code if isinstance(end.code, int) else FINISHED
+    except ConfigError as error:
+        output.complain(f"error: {' '.join(str(error).split())}")
+        status = MISTAKE
+        sys.unraisablehook = lambda _: None  # A full disk fails once more in every writer that closes at exit.
+    except KeyboardInterrupt:
+        output.complain("interrupted")
+        status = INTERRUPTED
+    except distributed.LostProcess as error:
+        output.complain(f"error: {error}")
+        status = LOST
+    except Exception as error:
+        if error is printed.failure:
+            status = FINISHED  # Until the output is looked at, below.
+        elif distributed.processes() == 1:
+            raise
+        else:
+            traceback.print_exc()
+            status = CRASHED
+    with contextlib.suppress(OSError):
+        printed.flush()
+    if printed.failure is None or status != FINISHED:
+        return status
+    if isinstance(printed.failure, BrokenPipeError):
+        return UNREAD
+    output.complain(f"error: cannot write to standard output: {printed.failure.strerror or printed.failure}")
+    return MISTAKE

@@ -11,7 +11,6 @@ Exit status: 0, or 2 for a mistake in the command or the workdir, or where the n
 
 import itertools
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -181,8 +180,6 @@ def main(argv: Sequence[str]) -> int:
     except FloatingPointError as error:
         print()
         raise ConfigError(f"{workdir}: checkpoint {restored.step}: {error}") from None
-    except BrokenPipeError:  # Who reads has read enough; what Python flushes at exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return entry.FINISHED
 
 

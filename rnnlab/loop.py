@@ -279,7 +279,8 @@ _seen: list[str] | None = None
 
 @contextlib.contextmanager
 def interruptions(say: Callable[[str], None]) -> Iterator[list[str]]:
-    """A list that a first SIGINT or SIGTERM appends to; a second one acts as it always does.
+    """A list that a first SIGINT, SIGTERM or SIGHUP appends to; a second one acts as it always does. A SIGHUP that is
+    ignored, as under nohup, stays so.
 
     Within another such context it is that one's: a signal that comes as a run of a sweep ends is not lost to the next.
     """
@@ -291,7 +292,9 @@ def interruptions(say: Callable[[str], None]) -> Iterator[list[str]]:
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {n: handler for n, handler in before.items() if n == signal.SIGINT or handler != signal.SIG_IGN}
 
     def note(number: int, frame: Any) -> None:
         seen.append(signal.Signals(number).name)

@@ -15,6 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rnnlab.output import make_console
+
 
 class MetricsFile:
     """Appends to WORKDIR/metrics.jsonl, one object a line.
@@ -201,7 +203,7 @@ class ProgressLine:
 
     def __init__(self, steps: int, start: int, quiet: bool = False):
         self.steps, self.step = steps, start
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = make_console(quiet=quiet)
         self._marks: list[tuple[float, int]] = [(time.monotonic(), start)]
         self._second: tuple[float, int] | None = None
         self._said = time.monotonic()

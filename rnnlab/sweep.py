@@ -15,8 +15,9 @@ Exit status: 0 (diverged runs are results), 2 a mistake in the command, config o
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     entry.data_dir_flag(values)
     reference, overrides, words = entry.take_config(argv)
     stray, slurm, words = entry.take_config(words, "slurm")
-    given = entry.parse(values, words, __doc__).flags
+    given = entry.parse(values, words, __doc__, fields=lambda: _first_config(reference)).flags
     if reference is None:
         raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")
     if stray is not None:
@@ -69,6 +70,16 @@ def main(argv: Sequence[str]) -> int:
         sweep, workdir, given["data_dir"], dry_run=given["dry_run"], shard=shard, at_most=given["replicas"]
     )
     return entry.EXIT_STATUS[status]
+
+
+def _first_config(reference: str | None) -> Mapping[str, Any]:
+    """Of the runs of a sweep."""
+    if reference is None:
+        return {}
+    from rnnlab.sweeps.space import expand, load_sweep
+
+    sweep = load_sweep(reference, {})
+    return {} if sweep["optuna"] is not None else expand(sweep)[0].config
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -7,6 +7,14 @@ Axes, always in this order where they occur together:
 Sequences are time-major: [T, B, D].
 """
 
+import os
+import sys
+
+if __name__ == "typing":  # Found in the place of the standard library's, by `python rnnlab/train.py`.
+    command = os.path.basename(sys.argv[0]).removesuffix(".py")
+    print(f"error: {sys.argv[0]} is a part of a package; run it as: python -m rnnlab.{command}", file=sys.stderr)
+    sys.exit(2)
+
 from collections.abc import Callable
 from typing import Any
 

@@ -376,6 +376,11 @@ def test_numbers_split_off_and_merged_again_are_the_section() -> None:
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
+    ("learning_rate", "3", "unknown field 'learning_rate'; did you mean optimizer.learning_rate?"),
+    ("model.features", "3", "unknown field 'model.features'; did you mean model.cell.features?"),
+    ("cell", "lstm", "unknown field 'cell'; did you mean model.cell or model.normalization.cell?"),
+    ("clip_norm", "3", "unknown field 'clip_norm'; did you mean optimizer.clip_norm or model.cotangent.clip_norm?"),
+    ("task", "ADDING", "unknown task 'ADDING'; did you mean adding?"),
     ("stepz", "3", "unknown field 'stepz'; did you mean steps? known: augmentation, averaging, batch_size, "),
     ("task.lenght", "3", "unknown field 'task.lenght'; did you mean task.length?"),
     ("model.cell.feature", "3", "unknown field 'model.cell.feature'; did you mean model.cell.features"),

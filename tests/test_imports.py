@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
-    ["typing"],
+    ["typing", "output"],
     ["build", "random", "split", "surroundings"],
     ["files"],
     ["norms"],

@@ -545,6 +545,9 @@ def config_file(tmp_path) -> Path:
     ("flags", "message"),
     [
         (["--workdir=W", "--wrokdir=x"], "did you mean --workdir"),
+        (["--workdir=W", "--seed=1"], "unknown flag '--seed'; did you mean --config.seed\\?"),
+        (["--workdir=W", "--learning_rate", "1"], "did you mean --config.optimizer.learning_rate\\?"),
+        (["--workdir=W", "--model.cell=gru"], "did you mean --config.model.cell\\?"),
         (["--workdir=W", "stray"], "unexpected argument 'stray'"),
         (["--workdir=W", "--config"], "--config needs a value"),
         (["--workdir=W", "--config.task.lenght=3"], "did you mean task.length"),
@@ -600,6 +603,8 @@ def test_train_without_a_workdir_takes_the_default_one_and_says_so(tmp_path, con
 def test_unknown_preset_and_file_are_named(tmp_path, config_file):
     with pytest.raises(ConfigError, match=r"unknown preset of .* 'wid'; did you mean wide"):
         train.main([f"--config={config_file}:wid", f"--workdir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match=r"unknown preset of .* 'WIDE'; did you mean wide"):
+        train.main([f"--config={config_file}:WIDE", f"--workdir={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match=r"did you mean .*small\.py"):
         train.main([f"--config={str(config_file).replace('small', 'smal')}", f"--workdir={tmp_path / 'run'}"])
 

@@ -45,6 +45,7 @@ from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
 from rnnlab.build import ConfigError, unknown
+from rnnlab.output import make_console
 from rnnlab.workdir import git_commit, versions, write_file
 
 DEFAULT = "rnnlab fused"
@@ -252,7 +253,7 @@ def main(argv: Sequence[str]) -> int:
     shapes: list[Any] = [known[int(i)] for i in parse_list(given["shapes"], [*map(str, range(len(known)))], "shapes")]
 
     # Whole numbers in a file or a pipe too.
-    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console = make_console(highlight=True, soft_wrap=False, width=None if sys.stdout.isatty() else 150)
     output = Path(given["output"]) if given["output"] else None
     if given["diagnostics"]:
         return watch(given["turns"], given["seconds"], given["data_dir"], output, console)

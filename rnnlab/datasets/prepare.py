@@ -31,6 +31,7 @@ from rnnlab.build import ConfigError
 from rnnlab.datasets.text import DATASETS
 from rnnlab.datasets.tokens import Request, find_prepared, prepare, read_tokens
 from rnnlab.datasets.vocabulary import END
+from rnnlab.output import make_console
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,9 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(request: Request, processes: int | None) -> int:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
 
     def say(text: str) -> None:
         console.print(text, markup=False)

@@ -5,10 +5,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.progress import Progress
 
 from rnnlab.metrics import duration, live_line
+from rnnlab.output import make_console
 
 
 class SweepProgress:
@@ -22,7 +22,7 @@ class SweepProgress:
 
     def __init__(self, runs: int, done: int, even: bool = True):
         self.runs, self.first, self.done, self.even = runs, done, float(done), even
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.console = make_console()
         self._began = self._said = time.monotonic()
         self._live: Progress | None = None
 
