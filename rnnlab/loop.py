@@ -216,7 +216,7 @@ def train_and_evaluate(
         if isinstance(writer, MetricsWriter):
             write_file(workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
             if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
-                plots.learning_curve(workdir, run.task.baseline)
+                plots.learning_curve(workdir, run.task.baselines)
             plots.observed(workdir)
             writer.figures(step, sorted((workdir / "plots").glob("*.png")))
         progress.say(_last_words(summary, state, config, workdir))

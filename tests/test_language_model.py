@@ -27,6 +27,7 @@ from rnnlab.run import Run
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
 from rnnlab.tasks import LanguageModel, Sentences, Task, make_task
+from rnnlab.tasks.base import frequency_loss
 from tests.helpers import assert_close, float64, quick_jit, random_like
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -351,10 +352,38 @@ def test_characters_are_scored_in_bits_and_with_the_same_streams(folder):
 
 @pytest.mark.parametrize("name", ["language_model", "sentences"])
 def test_the_baseline_is_the_loss_of_always_answering_how_frequent_words_are(folder, name):
-    lines = (folder / "text" / "train.txt").read_text().replace("\n", " <eos>\n").split()
-    counts = np.array(list(Counter(lines).values()))
-    expected = -(counts * np.log(counts / len(lines))).sum() / len(lines)
-    np.testing.assert_allclose(make(folder, name, **SMALL[name]).baseline, expected)
+    def words(split: str) -> list[str]:
+        return (folder / "text" / f"{split}.txt").read_text().replace("\n", " <eos>\n").split()
+
+    counts = Counter(words("train"))
+    task = make(folder, name, **SMALL[name])
+    for split, file in {"validation": "valid", "test": "test"}.items():
+        shown = words(file)[1 if name == "language_model" else 0 :]  # The first word of a stream is not predicted.
+        expected = -np.mean([np.log(counts[word] / counts.total()) for word in shown])
+        np.testing.assert_allclose(task.baselines[split], expected, rtol=1e-12)
+
+
+def test_a_word_that_training_lacks_counts_once_in_the_baseline():
+    found = frequency_loss(np.array([3, 1, 0, 0]), np.array([1, 0, 2, 0]))
+    np.testing.assert_allclose(found, -(np.log(3 / 5) + 2 * np.log(1 / 5)) / 3, rtol=1e-15)
+
+
+@pytest.mark.parametrize(("level", "validation", "test"), [("word", 965.0, 912.0)])
+def test_real_baselines_are_the_perplexities_of_the_training_unigram(real_data, level, validation, test):
+    if not (real_data / "wikitext-2").is_dir():
+        pytest.skip("RNNLAB_DATA has no wikitext-2")
+    baselines = LanguageModel(dataset="wikitext-2", level=level, data_dir=real_data).baselines
+    assert [round(math.exp(baselines[split])) for split in ("validation", "test")] == [validation, test]
+
+
+def test_docs_name_the_characters_of_shakespeare(real_data):
+    if not (real_data / "tinyshakespeare").is_dir():
+        pytest.skip("RNNLAB_DATA has no tinyshakespeare")
+    task = LanguageModel(dataset="tinyshakespeare", level="character", data_dir=real_data)
+    size = len(task.words)
+    assert "<unk>" in task.words
+    docs = (Path(__file__).parents[1] / "docs" / "language_models.md").read_text(encoding="utf-8")
+    assert f"{size} characters with `--level=character`, {size - 1} of the text and `<unk>`" in docs
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def test_score_is_cross_entropy_in_nats_and_accuracy(folder: Path) -> None:
     np.testing.assert_allclose(values["loss"], [np.log(10), np.log(9 + np.exp(2)) - 2, 200], rtol=1e-6)
     np.testing.assert_array_equal(values["accuracy"], [1, 1, 0])  # A tie goes to the first.
     np.testing.assert_array_equal(weights, [1, 1, 1])
-    assert task.baseline == pytest.approx(np.log(10))
+    assert task.baselines == dict.fromkeys(("validation", "test"), pytest.approx(np.log(10)))
 
 
 # --- shifted images --------------------------------------------------------------------------------------------------

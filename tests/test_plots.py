@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnlab import plots
-from rnnlab.plots import style
+from rnnlab.plots import runs, style
 from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
 from rnnlab.plots.observed import FIGURES as OBSERVED
 
@@ -175,3 +175,27 @@ def test_a_narrow_logarithmic_axis_has_plain_numbers() -> None:
     assert "5" in texts
     assert not any("10^" in text for text in texts)
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("baselines", "lines", "text"),
+    [
+        ({"validation": 7.0, "test": 6.0}, [7.0], "baseline: 7"),
+        ({"validation": 7.0, "train": 6.5, "test": 6.0}, [7.0, 6.5], "baseline: validation 7, train 6.5"),
+        ({"validation": 7.0, "train": 7.0}, [7.0], "baseline: 7"),
+        ({"test": 6.0}, [], None),
+        ({}, [], None),
+    ],
+)
+def test_baselines_are_those_of_the_splits_that_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baselines: Any, lines: list[float], text: str | None
+) -> None:
+    rows = [{"step": 1, "split": split, "loss": 5.0, "grad_norm": 1.0} for split in ("train", "validation")]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figures: list[Any] = []
+    monkeypatch.setattr(runs, "save", lambda figure, path: figures.append(figure))
+    plots.learning_curve(tmp_path, baselines)
+    axis = figures[0].axes[0]
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == lines
+    assert [each.get_text() for each in axis.texts] == ([] if text is None else [text])
+    plt.close(figures[0])

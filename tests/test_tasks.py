@@ -58,7 +58,7 @@ def test_adding_has_the_baseline_it_names() -> None:
     batch = draw(task, 3, "train", range(20_000))
     values, weights = task.score(jnp.ones((20_000, 1)), batch)
     # One standard error of this mean is 0.0014.
-    assert float(values["loss"].sum() / weights.sum()) == pytest.approx(task.baseline, abs=0.005)
+    assert float(values["loss"].sum() / weights.sum()) == pytest.approx(task.baselines["test"], abs=0.005)
     assert np.var(batch.targets) == pytest.approx(1 / 6, abs=0.005)
     assert float(values["within_0.04"].mean()) == pytest.approx(0.0784, abs=0.01)  # 1 - 0.96²
 

@@ -8,17 +8,17 @@ from matplotlib.axes import Axes
 
 from rnnlab.files import read_json
 from rnnlab.metrics import read_metrics
-from rnnlab.plots.style import AGAIN, COLOURS, gradient_symbol, log_scale, make_axes, numbers, save, shown
-from rnnlab.tasks import TASKS
+from rnnlab.plots.style import AGAIN, COLOURS, GREY, gradient_symbol, log_scale, make_axes, numbers, save, shown
+from rnnlab.tasks import TASKS, Split
 from rnnlab.workdir import read_config, read_gradient_flow
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
 
-def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
+def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None) -> Path:
     """WORKDIR/plots/learning_curve.png: the loss, every metric of the task, and the gradient norm before clipping.
 
-    baseline: the loss of an answer that ignores the input, drawn as a line.
+    baselines: the loss on each split of an answer that ignores the input; drawn for the splits that are shown.
     """
     lines = read_metrics(workdir)
     losses = [line for line in lines if line["split"] in _SPLITS]
@@ -37,17 +37,7 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
             axis.plot([step for step, _ in points], values, color=colour, label=split, linewidth=1.6, **style)
         axis.set_xlabel("training step")
         axis.set_title(name.replace("_", " "))
-    if baseline is not None:
-        axes[0].axhline(baseline, color="#6b6b6b", linestyle="--", linewidth=1)
-        axes[0].annotate(
-            f"baseline {baseline:.4g}",
-            (1, baseline),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color="#6b6b6b",
-        )
+    _draw_baselines(axes[0], {s: v for s, v in (baselines or {}).items() if any(each["split"] == s for each in losses)})
     for axis in (axes[0], axes[-1]):
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
         if values and max(values) > 20 * min(values):
@@ -55,6 +45,24 @@ def learning_curve(workdir: Path, baseline: float | None = None) -> Path:
     axes[0].legend(frameon=False, fontsize=8)
     axes[-1].set_title("gradient norm before clipping, mean")
     return save(figure, workdir / "plots" / "learning_curve.png")
+
+
+def _draw_baselines(axis: Axes, baselines: Mapping[Split, float]) -> None:
+    """A line for each; one for all splits where it is the same for them."""
+    same = len(set(baselines.values())) == 1 < len(baselines) or len(baselines) == 1
+    for split, value in list(baselines.items())[: 1 if same else None]:
+        axis.axhline(value, color=GREY if same else _SPLITS[split], linestyle="--", linewidth=1)
+    if baselines:
+        values = [f"{value:.4g}" if same else f"{split} {value:.4g}" for split, value in baselines.items()]
+        axis.annotate(
+            f"baseline: {', '.join(dict.fromkeys(values))}",
+            (1, max(baselines.values())),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=GREY,
+        )
 
 
 def reads_every_step(workdir: Path) -> bool:

@@ -81,8 +81,8 @@ class Task(abc.ABC):
     larger_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which more is better; of a loss or an error less is."""
     data: PyTree = None
-    baseline: float | None = None
-    """The loss of the best answer that ignores the input, for figures."""
+    baselines: Mapping[Split, float] = {}
+    """The loss on validation and test of the best answer that ignores the input, as training shows it; for figures."""
     solved: tuple[str, float] | None = None
     """(Metric, value) of a validation that counts as having solved the task, for how fast a run converges."""
     longest_dependency: int | None = None
@@ -248,3 +248,15 @@ def _mix(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
+
+
+def frequency_loss(training: np.ndarray, shown: np.ndarray) -> float:
+    """The cross-entropy, in nats, of answering each of V classes by its share of the training split.
+
+    Args:
+        training: how often each occurs there [V]; one that does not counts once where it is shown.
+        shown: how often each occurs in the split that is scored [V].
+    """
+    counts = np.where(shown > 0, np.maximum(training, 1), training).astype(np.float64)
+    logarithms = np.log(counts / counts.sum(), where=shown > 0, out=np.zeros(len(counts)))
+    return float(-(shown * logarithms).sum() / shown.sum())

@@ -15,7 +15,7 @@ from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.cross_entropy import Distribution
 from rnnlab.datasets.tokens import TokenSet, load_tokens
 from rnnlab.datasets.vocabulary import Level
-from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task
+from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task, frequency_loss
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 ON_DEVICE = 1 << 30
@@ -28,13 +28,18 @@ class _Text(Task):
     causal: ClassVar = True
     readout: ClassVar = "every"
 
-    def __init__(self, corpus: TokenSet):
+    def __init__(self, corpus: TokenSet, first_target: int = 0):
+        """first_target: the place in a split of the first token that is predicted."""
         self.corpus = corpus
         self.words = corpus.vocabulary.words
         self.vocabulary = self.in_features = self.out_features = len(self.words)
-        counts = corpus.vocabulary.counts[corpus.vocabulary.counts > 0]
-        shares = counts / counts.sum()
-        self.baseline = float(-(shares * np.log(shares)).sum())
+        self.baselines = {
+            split: frequency_loss(
+                corpus.vocabulary.counts,
+                np.bincount(corpus.splits[split].tokens[first_target:], minlength=self.vocabulary),
+            )
+            for split in ("validation", "test")
+        }
 
     def score(self, outputs: Distribution | Float[Array, "T B V"], batch: Batch) -> tuple[dict[str, Any], jax.Array]:
         steps, rows = batch.targets.shape
@@ -85,7 +90,7 @@ class LanguageModel(_Text, StreamTask):
         Raises:
             ConfigError: the corpus is missing or damaged, or too short for a window in every stream.
         """
-        super().__init__(_tokens(dataset, data_dir, level, vocabulary_size, min_count, vocabulary_file, source))
+        super().__init__(_tokens(dataset, data_dir, level, vocabulary_size, min_count, vocabulary_file, source), 1)
         self.window = window
         self.longest_dependency = None
         self.rows: dict[Split, int] = {"train": streams[0], "validation": streams[1], "test": streams[1]}

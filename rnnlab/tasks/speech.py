@@ -15,7 +15,7 @@ from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.datasets import timit
 from rnnlab.datasets.features import FEATURES
 from rnnlab.random import stream
-from rnnlab.tasks.base import SPLITS, Batch, Example, Split, Task
+from rnnlab.tasks.base import SPLITS, Batch, Example, Split, Task, frequency_loss
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 SPREAD = 0.1
@@ -74,9 +74,10 @@ class Speech(Task):
         if bucket > training:
             raise ConfigError(f"task.bucket: {bucket} is more than the {training} training utterances")
         self.epoch = training // bucket * bucket
-        counts = np.bincount(corpus.splits["train"].targets + 1, minlength=corpus.classes + 1)[1:]
-        share = counts[counts > 0] / counts.sum()
-        self.baseline = float(-(share * np.log(share)).sum())
+        counts = {
+            split: np.bincount(corpus.splits[split].targets + 1, minlength=corpus.classes + 1)[1:] for split in SPLITS
+        }
+        self.baselines = {s: frequency_loss(counts["train"], counts[s]) for s in ("validation", "test")}
 
     def size(self, split: Split) -> int:
         return self.sizes[split]
