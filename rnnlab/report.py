@@ -5,10 +5,10 @@
         --baseline=model.cell.recurrent_init=orthogonal --group=model.cell.activation --output=docs/results/init
 
 The best setting of every group; of every setting the mean over seeds with its 95 % interval, the share of runs that
-diverged, and steps and seconds to the task's threshold; every setting against the baseline, paired by seed and
-corrected by Holm; heat maps, learning curves, parallel coordinates; the command that makes each run alone.
-Diverged runs count as the worst, runs that are not over are named. report.html holds its figures and opens without a
-network; the figures of report.md are in plots/ beside it.
+diverged, and steps and seconds to the task's threshold; every setting against the baseline, values paired by seed,
+diverged and solved runs by an exact test, corrected by Holm; heat maps, learning curves, parallel coordinates; the
+command that makes each run alone. Diverged runs have no value, runs that are not over are named. report.html holds its
+figures and opens without a network; the figures of report.md are in plots/ beside it.
 Exit status: 0, or 2 for a mistake in the command, a folder that is no sweep, or a sweep of which no run is over.
 """
 

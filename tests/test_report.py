@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
@@ -15,12 +16,13 @@ from scipy import stats
 from rnnlab import entry, report
 from rnnlab.build import ConfigError
 from rnnlab.config import apply_overrides, load_file, resolve_config
+from rnnlab.plots.style import without_spikes
 from rnnlab.sweeps import figures
 from rnnlab.sweeps.manifest import open_sweep
 from rnnlab.sweeps.question import short_names
 from rnnlab.sweeps.report import write_report
 from rnnlab.sweeps.space import expand, sweep_options
-from rnnlab.sweeps.statistics import mean_interval
+from rnnlab.sweeps.statistics import LOGARITHMS, NOT_NEGATIVE, SHARE, Scale, mean_interval
 
 BASE: dict[str, Any] = dict(
     steps=60,
@@ -46,7 +48,8 @@ class Sweep:
     def loss(config: dict[str, Any]) -> float:
         """A number that depends on the cell, the rate and the seed."""
         cell, rate = config["model"]["cell"]["name"], config["optimizer"]["learning_rate"]
-        return LOSS.get(cell, 0.1) * (1 + 0.1 * np.log10(rate)) * (1 + 0.05 * np.sin(config["seed"] * 7.0 + rate))
+        level = LOSS.get(cell, 0.1)
+        return level * (1 + 0.1 * np.log10(rate)) * (1 + 0.05 * np.sin(config["seed"] * 7.0 + rate + 20 * level))
 
     def write(
         self, name: str, loss: float, status: str = "finished", steps: int = 60, reached: int | None = 40
@@ -101,6 +104,13 @@ def nothing_drawn(monkeypatch) -> None:
     """For tests of words: figures take seconds."""
     for name in ("draw_dots", "draw_heat_maps", "draw_curves", "draw_coordinates"):
         monkeypatch.setattr(f"rnnlab.sweeps.report.{name}", lambda view, folder: [])
+
+
+def of_logarithms(values: list[float]) -> list[float]:
+    """The geometric mean and the ends of its 95 % interval, by scipy."""
+    logs = np.log(values)
+    ends = stats.t.interval(0.95, len(values) - 1, loc=logs.mean(), scale=stats.sem(logs))
+    return np.exp([logs.mean(), *ends]).tolist()
 
 
 # --- one report, whole -----------------------------------------------------------------------------------------------
@@ -164,15 +174,16 @@ def test_the_command_of_every_run_makes_its_config_in_a_folder_of_its_own(made):
         assert words == [f"--workdir={made.workdir}-alone/{setting.name}"]
 
 
-def test_a_diverged_run_is_said_and_counts_as_the_worst(made):
+def test_a_diverged_run_is_said_and_has_no_value(made):
     worst = max(made.loss(s.config) for s in made.settings if s.name not in ("0001", "0011"))
-    assert f"1 of 12 runs diverged. Each counts as {worst:.4g}" in read(made)
-    values = [made.loss(made.settings[0].config), worst, made.loss(made.settings[2].config)]
+    assert "1 of 12 runs diverged. They have no best.validation.loss, whatever they reached before" in read(made)
+    assert f"In the order of settings, and in nothing else, each counts as {worst:.4g}" in read(made)
+    mean, low, high = of_logarithms([made.loss(made.settings[i].config) for i in (0, 2)])
     (found,) = [r for r in table(read(made), "## All settings") if (r["cell"], r["learning_rate"]) == ("irnn", "0.01")]
-    mean = mean_interval(values)
-    assert found["mean"] == f"{mean.value:.4g}"
-    assert found["95 % interval"] == f"{mean.low:.4g} to {mean.high:.4g}"
-    assert found["diverged"] == "1 of 3"
+    assert found["geometric mean"] == f"{mean:.4g}"
+    assert found["95 % interval"] == f"{low:.4g} to {high:.4g}"
+    assert (found["seeds"], found["diverged"]) == ("2", "1 of 3")
+    assert "Student's t of the logarithms, which does not reach below 0" in read(made)
     assert found["runs"] == "0000–0002"
 
 
@@ -184,22 +195,33 @@ def test_a_run_that_is_not_over_is_named(made):
 
 def test_the_sweeps_baseline_is_compared_with_by_seed(made):
     rows = table(read(made), "## Compared with model.cell=irnn")
-    assert [(r["cell"], r["pairs"]) for r in rows] == [("gru", "3"), ("gru", "2")] or [r["pairs"] for r in rows] == [
-        "2",
-        "3",
-    ]
-    (found,) = [r for r in rows if r["learning_rate"] == "0.1"]
-    pairs = [made.loss(made.settings[9 + i].config) - made.loss(made.settings[3 + i].config) for i in range(2)]
-    assert found["difference"] == f"{np.mean(pairs):+.4g}"
-    assert found[""] in ("better", "no difference shown")
+    rows = {row["learning_rate"]: row for row in rows}
+    # One run of the first pair diverged, one of the second is not over.
+    assert {rate: (row["cell"], row["pairs"]) for rate, row in rows.items()} == {
+        "0.01": ("gru", "2"),
+        "0.1": ("gru", "2"),
+    }
+    pairs = [made.loss(made.settings[9 + i].config) / made.loss(made.settings[3 + i].config) for i in range(2)]
+    mean, low, high = of_logarithms(pairs)
+    assert rows["0.1"]["ratio"] == f"{mean:.4g}"
+    assert rows["0.1"]["95 % interval"] == f"{low:.4g} to {high:.4g}"
+    assert rows["0.1"][""] in ("better", "no difference shown")
+
+
+def test_how_many_diverged_is_compared_by_itself(made):
+    (found,) = table(read(made), "Runs that diverged, or ended without a finite best.validation.loss")
+    p = stats.fisher_exact([[0, 3], [1, 2]])[1]
+    assert (found["cell"], found["learning_rate"]) == ("gru", "0.01")
+    assert (found["diverged"], found["baseline"], found["p"]) == ("0 of 3", "1 of 3", f"{p:.2g}")
+    assert found[""] == "no difference shown"
 
 
 def test_the_test_of_the_best_stands_beside_its_validation(made):
     (found,) = [r for r in table(read(made), "The best for every model.cell") if r["cell"] == "gru"]
-    rates = {rate: mean_interval([made.loss(s.config) for s in made.settings[a:b]]).value for rate, a, b in
+    rates = {rate: stats.gmean([made.loss(s.config) for s in made.settings[a:b]]) for rate, a, b in
              (("0.01", 6, 9), ("0.1", 9, 11))}  # fmt: skip
     best = min(rates, key=lambda rate: rates[rate])
-    assert (found["learning_rate"], found["mean"]) == (best, f"{rates[best]:.4g}")
+    assert (found["learning_rate"], found["geometric mean"]) == (best, f"{rates[best]:.4g}")
     assert found["test"] == f"{2 * rates[best]:.4g}"
 
 
@@ -230,10 +252,7 @@ class TestWords:
         assert "corrected by Holm for 2 comparisons" in text
         rows = {r["cell"]: r for r in table(text, "## Compared with")}
         values = {
-            cell: stats.ttest_rel(
-                [float(v) for v in others],
-                [1.0, 1.1, 1.2, 1.0, 1.1],
-            ).pvalue
+            cell: stats.ttest_rel(np.log(others), np.log([1.0, 1.1, 1.2, 1.0, 1.1])).pvalue
             for cell, others in {"gru": [1.2, 1.5, 1.2, 1.6, 1.2], "lstm": [1.3, 0.9, 1.5, 1.1, 1.0]}.items()
         }
         assert {cell: r["p"] for cell, r in rows.items()} == {cell: f"{p:.2g}" for cell, p in values.items()}
@@ -259,6 +278,34 @@ class TestWords:
         assert len(rows) == 3
         assert {r["baseline"] for r in rows} == {f"{np.mean([sweep.loss(s.config) for s in sweep.settings[6:]]):.4g}"}
 
+    def test_shares_have_intervals_within_0_and_1_and_differences(self, tmp_path):
+        sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]}, seeds=3)
+        for i, loss in enumerate([0.01, 0.4, 0.02, 0.03, 0.01, 0.05]):
+            sweep.write(f"{i:04}", loss)
+        text = sweep.report(baseline="model.cell=irnn", metric="best.validation.within_0.04")
+        assert "Student's t, cut at 0 and 1" in text
+        rows = {row["cell"]: row for row in table(text, "## All settings")}
+        values = 1 - np.array([0.01, 0.4, 0.02])
+        low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+        assert high > 1
+        assert rows["irnn"]["mean"] == f"{values.mean():.4g}"
+        assert rows["irnn"]["95 % interval"] == f"{low:.4g} to 1"
+        (found,) = table(text, "## Compared with")
+        assert found["difference"] == f"{np.mean([-0.02, 0.39, -0.03]):+.4g}"
+
+    @pytest.mark.parametrize("reached", [40, None])
+    def test_how_many_solved_the_task_is_compared_by_itself(self, tmp_path, reached):
+        sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru", "lstm"]}, seeds=5)
+        for i in range(15):
+            sweep.write(f"{i:04}", 0.1, reached=40 if i < 5 else None if i < 10 else reached)
+        rows = {r["cell"]: r for r in table(sweep.report(baseline="model.cell=irnn"), "Runs that solved, which is")}
+        assert rows["gru"]["solved"] == "0 of 5"
+        assert rows["gru"]["baseline"] == "5 of 5"
+        p = 2 / 252  # Of all ways to hand out five, that one and its mirror image.
+        assert (rows["gru"]["p"], rows["gru"]["p, Holm"]) == (f"{p:.2g}", f"{2 * p:.2g}")
+        assert rows["gru"][""] == "fewer"
+        assert ("lstm" in rows) == (reached is None)
+
     def test_groups_of_two_axes_have_a_best_each(self, tmp_path):
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"], RATE: [0.01, 0.1], "steps": [60, 70]})
         rows = table(sweep.report(group=[CELL, RATE]), f"The best for every {CELL} × {RATE}")
@@ -269,12 +316,13 @@ class TestWords:
             ("gru", "0.1", "2"),
         ]
 
-    def test_a_setting_that_only_diverged_has_the_worst_mean_and_no_interval(self, tmp_path):
+    def test_a_setting_that_only_diverged_has_no_mean_and_is_the_last(self, tmp_path):
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]}, seeds=2)
         for name, loss, status in (("0000", 0.25, "finished"), ("0002", 0.1, "diverged"), ("0003", 0.1, "diverged")):
             sweep.write(name, loss, status)
         gru = table(sweep.report(), "## All settings")[1]
-        assert (gru["cell"], gru["mean"], gru["95 % interval"], gru["diverged"]) == ("gru", "0.25", "–", "2 of 2")
+        assert (gru["cell"], gru["geometric mean"], gru["95 % interval"]) == ("gru", "–", "–")
+        assert (gru["seeds"], gru["diverged"]) == ("0", "2 of 2")
 
     def test_where_all_diverge_that_is_the_report(self, tmp_path):
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]}, seeds=2)
@@ -351,10 +399,8 @@ def test_a_ribbon_is_mean_and_interval_over_seeds(tmp_path, drawn):
     ((panel,),) = drawn["ribbons"]
     (curve,) = panel[1]
     np.testing.assert_array_equal(curve.steps, [20, 40, 60])
-    expected = [mean_interval(v) for v in ([0.4, 0.8, 1.2], [0.2, 0.4, 0.6], [0.1, 0.6])]
-    np.testing.assert_allclose(curve.mean, [e.value for e in expected], rtol=1e-12)
-    np.testing.assert_allclose(curve.low, [e.low for e in expected], rtol=1e-12)
-    np.testing.assert_allclose(curve.high, [e.high for e in expected], rtol=1e-12)
+    expected = [of_logarithms(v) for v in ([0.4, 0.8, 1.2], [0.2, 0.4, 0.6], [0.1, 0.6])]
+    np.testing.assert_allclose(np.stack([curve.mean, curve.low, curve.high], 1), expected, rtol=1e-12)
     assert curve.ends == [40]
     assert curve.label.endswith("(1 of 3 diverged)")
 
@@ -376,7 +422,8 @@ def test_a_heat_map_has_the_mean_of_every_pair_and_says_what_diverged(tmp_path, 
     assert (grid.columns, grid.rows) == (["0.01", "0.1"], ["gru", "irnn"])
     assert grid.notes == [["", ""], ["all\ndiverged", "1/2 div."]]
     assert np.isnan(grid.values).tolist() == [[False, False], [True, False]]
-    mean = np.mean([sweep.loss(s.config) for s in sweep.settings[6:]])
+    assert grid.best == (0, 0)
+    mean = stats.gmean([sweep.loss(s.config) for s in sweep.settings[6:]])
     np.testing.assert_allclose(grid.values[0, 0], mean, rtol=1e-12)
 
 
@@ -425,6 +472,98 @@ def test_a_run_without_a_metrics_file_has_no_curve_and_the_report_is_made(tmp_pa
     assert "Settings that ended before there was anything to draw: 1." in sweep.report()
     (((_, curves),),) = drawn["ribbons"]
     assert [curve.label for curve in curves] == ["gru"]
+
+
+@pytest.fixture
+def figure(monkeypatch) -> Any:
+    """Draws with a function of plots.sweep and returns the figure, laid out."""
+
+    def made(draw: Any, *words: Any) -> Any:
+        found: list[Any] = []
+        monkeypatch.setattr(figures.plots, "save", lambda figure, path: found.append(figure))
+        draw(*words, Path("unused"))
+        found[0].canvas.draw()
+        plt.close(found[0])
+        return found[0]
+
+    return made
+
+
+def dots_of(samples: list[list[float]], scale: Scale) -> list[Any]:
+    means = [mean_interval(values, scale) for values in samples]
+    return [figures.plots.Dots("a", m.value, m.low, m.high, v, 1) for m, v in zip(means, samples, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "scale"),
+    [
+        ([[1e-4, 2e-4, 1.5e-4], [0.2, 0.3, 0.4], [0.17, 0.16, 0.17]], LOGARITHMS),
+        ([[0.9, 0.91, 0.93], [0.97, 1.0, 0.99]], SHARE),
+        ([[0.01, 0.0, 0.02], [0.04, 0.05, 0.06]], NOT_NEGATIVE),
+    ],
+    ids=["logarithms", "share", "not negative"],
+)
+def test_a_bar_is_the_whole_interval_of_the_table(figure, samples, scale):
+    settings = dots_of(samples, scale)
+    (axis,) = figure(figures.plots.dots, settings, "m", -1.0).axes
+    bars = [line.get_xdata() for line in axis.lines if line.get_linewidth() == 5]
+    np.testing.assert_allclose(bars, [[each.low, each.high] for each in settings], rtol=1e-12)
+    assert [line.get_marker() for line in axis.lines].count("x") == len(settings)  # Those that have no value.
+
+
+def test_a_bar_that_leaves_the_picture_has_an_arrow_at_its_edge(figure):
+    settings = dots_of([[1e-3, 2e-2], [1e-3, 1.1e-3, 1.2e-3], [2e-2, 2.1e-2, 2.2e-2]], LOGARITHMS)
+    assert settings[0].low < 1e-8 < 1e2 < settings[0].high
+    (axis,) = figure(figures.plots.dots, settings, "m", -1.0).axes
+    left, right = axis.get_xlim()
+    assert 1e-6 < left < 1e-3
+    assert 2e-2 < right < 10
+    arrows = {(line.get_marker(), line.get_ydata()[0]) for line in axis.lines if line.get_marker() in ("<", ">")}
+    assert arrows == {("<", 0), (">", 0)}
+
+
+SPIKES = {
+    "one of 1e21 among losses": ([0.1, 0.2, 0.3, 1e21], True, (0.1, 0.3)),
+    "eight decades of losses are none": ([1e-8, 1e-3, 0.1, 1.0], True, (1e-8, 1.0)),
+    "a tiny one": ([1e-30, 0.1, 0.2, 0.3], True, (0.1, 0.3)),
+    "plain numbers": ([-1.0, 0.0, 1.0, 2.0, 1e6], False, (-1.0, 2.0)),
+    "plain numbers near each other": ([0.9, 0.92, 0.95, 0.99], False, (0.9, 0.99)),
+    "most are one number": ([0.5, 0.5, 0.5, 0.5, 0.9], False, (0.5, 0.9)),
+    "what has no place": ([np.nan, -1.0, 0.0, 2.0, np.inf], True, (2.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize(("values", "logarithmic", "shown"), SPIKES.values(), ids=SPIKES)
+def test_a_figure_shows_all_values_but_spikes(values, logarithmic, shown):
+    assert without_spikes(values, logarithmic) == shown
+
+
+def test_one_spike_does_not_flatten_a_figure_of_a_sweep(figure):
+    steps = np.arange(5.0)
+    curves = [figures.plots.Curve("a", 0, steps, *[np.array([0.3, 0.2, 1e21, 0.1, 0.05])] * 3)]
+    curves += [figures.plots.Curve("b", 1, steps, *[np.array([0.3, 0.25, 0.2, 0.15, 0.1])] * 3)]
+    (axis,) = figure(figures.plots.ribbons, [("", curves)], "loss", True).axes
+    assert axis.get_ylim()[1] < 1.0
+    (axis,) = figure(figures.plots.dots, dots_of([[0.1, 0.2, 1e21], [0.1, 0.3]], LOGARITHMS), "m", -1.0).axes
+    assert axis.get_xlim()[1] < 10
+    values = np.array([[0.1, 0.2, 1e21], [0.3, 0.1, 0.2]])
+    grid = figures.plots.Grid("x", "y", "abc", "de", values, [[""] * 3] * 2, -1.0, (0, 0))
+    colour_bar = figure(figures.plots.heat_map, grid, "m").axes[1]
+    assert colour_bar.get_ylim()[1] < 1.0
+
+
+@pytest.mark.parametrize("panels", [1, 4])
+def test_a_legend_of_learning_curves_covers_nothing(figure, panels):
+    steps = np.arange(5.0)
+    curves = [figures.plots.Curve(f"a long name of a setting {i}", i, steps, *[steps + i] * 3) for i in range(6)]
+    drawn = figure(figures.plots.ribbons, [(str(i), curves) for i in range(panels)], "loss", False)
+    boxes = [axis.get_window_extent() for axis in drawn.axes]
+    labels = [axis.xaxis.label.get_window_extent() for axis in drawn.axes]
+    for axis in drawn.axes:
+        legend = axis.get_legend().get_window_extent()
+        assert not any(legend.overlaps(box) for box in [*boxes, *labels])
+        assert drawn.bbox.x0 <= legend.x0 < legend.x1 <= drawn.bbox.x1
+        assert drawn.bbox.y0 <= legend.y0
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -7,16 +7,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rnnlab.sweeps.comparison import compare, compare_shares, partners
 from rnnlab.sweeps.statistics import (
+    LOGARITHMS,
+    NOT_NEGATIVE,
+    PLAIN,
+    SHARE,
+    Scale,
     aggregate,
     best_by,
-    compare,
+    exact_test,
     holm,
     mean_band,
     mean_interval,
     median_reached,
     paired_test,
     ranked,
+    scale_of,
 )
 
 SAMPLES = [[1.0, 2.0, 4.0], [0.5, -0.5], [3e-7, 1e-7, 2e-7, 9e-7, 4e-7], [1e9, 1e9 + 1, 1e9 + 5]]
@@ -53,7 +60,80 @@ def test_a_band_leaves_out_what_is_not_there():
         np.testing.assert_array_equal(band, [alone.value, alone.low, alone.high])
 
 
+POSITIVE = [[1e-3, 2e-3, 0.17], [1e21, 1e-3], [3e-7, 1e-7, 2e-7, 9e-7, 4e-7], [700.0, 701.0, 702.0]]
+
+
+@pytest.mark.parametrize("values", POSITIVE)
+def test_an_interval_of_what_cannot_be_negative_is_students_t_of_the_logarithms(values):
+    found = mean_interval(values, LOGARITHMS)
+    logs = np.log(values)
+    low, high = np.exp(stats.t.interval(0.95, len(values) - 1, loc=logs.mean(), scale=stats.sem(logs)))
+    np.testing.assert_allclose([found.value, found.low, found.high], [stats.gmean(values), low, high], rtol=1e-10)
+    assert 0 < found.low < found.value < found.high
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "ends"),
+    [
+        ([0.99, 0.5, 0.98], SHARE, (0.0, 1.0)),
+        ([0.0, 0.0, 1.0], SHARE, (0.0, 1.0)),
+        ([0.0, 0.0, 3.0], NOT_NEGATIVE, (0.0, math.inf)),
+    ],
+)
+def test_an_interval_is_cut_where_no_value_can_be(values, scale, ends):
+    whole = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert whole[0] < ends[0] or whole[1] > ends[1]
+    found = mean_interval(values, scale)
+    np.testing.assert_allclose([found.low, found.high], np.clip(whole, *ends), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "scale"),
+    [
+        ([0.1, 5.0], False, LOGARITHMS),
+        ([0.0, 5.0], False, NOT_NEGATIVE),
+        ([-0.1, 5.0], False, PLAIN),
+        ([0.1, 0.9], True, SHARE),
+        ([0.0, 1.0], True, SHARE),
+        ([0.1, 1.2], True, LOGARITHMS),
+        ([0.1, math.nan, -math.inf], False, LOGARITHMS),
+        ([], False, PLAIN),
+        ([math.nan], True, PLAIN),
+    ],
+)
+def test_the_scale_of_a_metric_follows_from_its_values_and_whether_it_is_a_share(values, share, scale):
+    assert scale_of(values, share) == scale
+
+
+def test_a_band_has_the_scale_of_its_intervals():
+    rows = np.array([[1.0, 2.0, 4.0], [1.0, np.nan, 4.0], [np.nan, 3.0, np.nan]])
+    for scale in (LOGARITHMS, SHARE, NOT_NEGATIVE):
+        for values, band in zip(rows, np.stack(mean_band(rows, scale), 1), strict=True):
+            alone = mean_interval(values[~np.isnan(values)].tolist(), scale)
+            np.testing.assert_array_equal(band, [alone.value, alone.low, alone.high])
+
+
 # --- tests -----------------------------------------------------------------------------------------------------------
+
+
+def by_counting(count: int, of: int, other_count: int, other_of: int) -> float:
+    """Fisher's p by every way of handing out the runs that came to it: the share of those no likelier than this one."""
+    total, every = count + other_count, math.comb(of + other_of, count + other_count)
+    ways = [math.comb(of, k) * math.comb(other_of, total - k) for k in range(total + 1)]
+    return sum(way for way in ways if way <= ways[count]) / every
+
+
+def test_the_exact_test_is_that_of_counting_every_way():
+    for of, other_of in ((5, 5), (3, 5), (1, 4), (2, 2)):
+        for count in range(of + 1):
+            for other in range(other_of + 1):
+                found = exact_test(count, of, other, other_of)
+                assert found == pytest.approx(by_counting(count, of, other, other_of), rel=1e-12)
+
+
+def test_five_of_five_against_none_of_five_is_two_of_252_ways():
+    assert exact_test(5, 5, 0, 5) == pytest.approx(2 / 252, rel=1e-12)
+    assert holm([exact_test(5, 5, 0, 5)] * 6 + [1.0] * 36)[0] == pytest.approx(1 / 3, rel=1e-12)
 
 
 @pytest.mark.parametrize("values", [*SAMPLES, [-0.1, 0.2, 0.3, -0.05], [5.0, 5.1, 4.9, 5.2]])
@@ -100,7 +180,7 @@ def test_holm_rejects_what_its_step_down_rule_rejects():
 
 
 @pytest.mark.parametrize(("sign", "worst"), [(-1.0, 0.9), (1.0, 0.1)])
-def test_a_diverged_run_counts_as_the_worst_of_all_others_whatever_it_reached(sign, worst):
+def test_a_diverged_run_has_no_value_whatever_it_reached_and_is_the_worst_in_the_order_alone(sign, worst):
     rows = [
         row("0000", 0, 0.1, a="x"),
         row("0001", 1, 1e-9 if sign < 0 else 1e9, "diverged", a="x"),
@@ -112,8 +192,9 @@ def test_a_diverged_run_counts_as_the_worst_of_all_others_whatever_it_reached(si
     found = aggregate(rows, ["a"], "m", sign)
     x, y = found.settings
     assert found.worst == worst
-    assert x.values == {0: 0.1, 1: worst}
-    assert y.values == {0: 0.9, 1: worst, 2: worst, 3: worst}
+    assert (x.values, y.values) == ({0: 0.1}, {0: 0.9})
+    assert (x.score, y.score) == pytest.approx(((0.1 + worst) / 2, (0.9 + 3 * worst) / 4), rel=1e-15)
+    assert (x.mean(PLAIN).value, x.mean(PLAIN).count) == (0.1, 1)
     assert (x.diverged, y.diverged) == (1, 1)
     assert (x.lost, y.lost) == (["0001"], ["0003", "0004", "0005"])
 
@@ -133,17 +214,18 @@ def test_runs_that_are_not_over_are_in_no_number_and_those_without_the_metric_ar
 def test_where_all_diverge_there_is_no_worst():
     found = aggregate([row("0000", 0, 3.0, "diverged"), row("0001", 1, None, "diverged")], ["a"], "m", -1.0)
     assert math.isnan(found.worst)
-    assert math.isnan(found.settings[0].mean.value)
+    assert math.isnan(found.settings[0].score)
+    assert math.isnan(found.settings[0].mean(PLAIN).value)
 
 
 def test_the_best_of_a_group_is_by_the_sign_and_without_a_mean_last():
     rows = [row("0000", 0, 2.0, a="x", b=1), row("0001", 0, 3.0, a="x", b=2), row("0002", 0, 1.0, a="y", b=1)]
     for sign, best in ((-1.0, [2.0, 1.0]), (1.0, [3.0, 1.0])):
         settings = aggregate(rows, ["a", "b"], "m", sign).settings
-        assert [(r.mean.value, count) for r, count in best_by(settings, ["a"], sign)] == list(
+        assert [(r.mean(PLAIN).value, count) for r, count in best_by(settings, ["a"], sign)] == list(
             zip(best, [2, 1], strict=True)
         )
-        assert [r.mean.value for r in ranked(settings, sign)] == sorted([1.0, 2.0, 3.0], key=lambda v: -sign * v)
+        assert [r.mean(PLAIN).value for r in ranked(settings, sign)] == sorted([1.0, 2.0, 3.0], key=lambda v: -sign * v)
 
 
 def test_the_median_to_the_threshold_counts_those_that_never_come_there():
@@ -168,41 +250,87 @@ def crossed(values: dict[tuple[str, int], list[float]], **more: dict[str, Any]) 
 VALUES = {("x", 1): [1.0, 2.0, 4.0], ("y", 1): [2.0, 2.5, 4.1], ("x", 2): [5.0, 5.0, 6.0], ("y", 2): [1.0, 0.5, 1.0]}
 
 
-def test_a_setting_is_compared_with_the_one_that_has_the_baselines_values_and_else_the_same():
-    found, alone = compare(aggregate(crossed(VALUES), ["a", "b"], "m", -1.0).settings, {"a": "x"})
+def settings_of(rows: list[dict[str, Any]], axes: list[str]) -> Any:
+    return aggregate(rows, axes, "m", -1.0).settings
+
+
+@pytest.mark.parametrize("scale", [PLAIN, LOGARITHMS, SHARE, NOT_NEGATIVE])
+def test_a_setting_is_compared_with_the_one_that_has_the_baselines_values_and_else_the_same(scale: Scale):
+    pairs, alone = partners(settings_of(crossed(VALUES), ["a", "b"]), {"a": "x"})
     assert alone == []
-    assert [(c.result.axes, c.baseline.axes) for c in found] == [
-        ({"a": "y", "b": 1}, {"a": "x", "b": 1}),
-        ({"a": "y", "b": 2}, {"a": "x", "b": 2}),
-    ]
-    p = [stats.ttest_rel(VALUES["y", b], VALUES["x", b]).pvalue for b in (1, 2)]
+    assert [(a.axes, b.axes) for a, b in pairs] == [({"a": "y", "b": b}, {"a": "x", "b": b}) for b in (1, 2)]
+    found = compare(pairs, scale)
+    change, back = (np.log, np.exp) if scale.logarithms else (np.asarray, np.asarray)
+    values = {key: change(seeds) for key, seeds in VALUES.items()}
+    p = [stats.ttest_rel(values["y", b], values["x", b]).pvalue for b in (1, 2)]
     np.testing.assert_allclose([c.p for c in found], p, rtol=1e-9)
     np.testing.assert_allclose([c.adjusted for c in found], holm(p), rtol=1e-9)
-    np.testing.assert_allclose([c.difference.value for c in found], [np.mean([1.0, 0.5, 0.1]), -4.5])
+    for b, each in zip((1, 2), found, strict=True):
+        differences = values["y", b] - values["x", b]
+        interval = stats.t.interval(0.95, 2, loc=differences.mean(), scale=stats.sem(differences))
+        expected = back([differences.mean(), *interval])
+        contrast = each.contrast
+        np.testing.assert_allclose([contrast.value, contrast.low, contrast.high], expected, rtol=1e-9)
+        assert contrast.count == 3
 
 
 def test_a_baseline_of_all_axes_is_one_setting():
-    found, alone = compare(aggregate(crossed(VALUES), ["a", "b"], "m", -1.0).settings, {"a": "x", "b": 2.0})
+    pairs, alone = partners(settings_of(crossed(VALUES), ["a", "b"]), {"a": "x", "b": 2.0})
     assert alone == []
-    assert [c.baseline.axes for c in found] == [{"a": "x", "b": 2}] * 3
+    assert [other.axes for _, other in pairs] == [{"a": "x", "b": 2}] * 3
 
 
 def test_what_goes_with_the_baselines_axis_need_not_be_the_same():
     rows = crossed(VALUES, rate={"x": 0.1, "y": 0.2})
-    found, alone = compare(aggregate(rows, ["a", "b", "rate"], "m", -1.0).settings, {"a": "x"})
+    pairs, alone = partners(settings_of(rows, ["a", "b", "rate"]), {"a": "x"})
     assert alone == []
-    assert [c.baseline.axes["rate"] for c in found] == [0.1, 0.1]
+    assert [other.axes["rate"] for _, other in pairs] == [0.1, 0.1]
 
 
 def test_pairs_are_of_the_same_seed_whatever_the_order_and_only_of_seeds_that_both_have():
     rows = [row("0", 0, 1.0, a="x"), row("1", 1, 5.0, a="x"), row("2", 2, 7.0, a="x")]
     rows += [row("3", 2, 7.5, a="y"), row("4", 3, 99.0, a="y"), row("5", 0, 1.25, a="y")]
-    ((found,), _) = compare(aggregate(rows, ["a"], "m", -1.0).settings, {"a": "x"})
-    assert (found.difference.value, found.difference.count) == (0.375, 2)
+    (found,) = compare(partners(settings_of(rows, ["a"]), {"a": "x"})[0], PLAIN)
+    assert (found.contrast.value, found.contrast.count) == (0.375, 2)
 
 
 def test_a_setting_without_a_partner_is_named_and_not_compared():
     values = {key: seeds for key, seeds in VALUES.items() if key != ("x", 2)}
-    found, alone = compare(aggregate(crossed(values), ["a", "b"], "m", -1.0).settings, {"a": "x"})
-    assert [c.result.axes for c in found] == [{"a": "y", "b": 1}]
+    pairs, alone = partners(settings_of(crossed(values), ["a", "b"]), {"a": "x"})
+    assert [setting.axes for setting, _ in pairs] == [{"a": "y", "b": 1}]
     assert [result.axes for result in alone] == [{"a": "y", "b": 2}]
+
+
+@pytest.mark.parametrize("worst", [0.5, 5.0, 5e3, 1e21])
+@pytest.mark.parametrize("scale", [PLAIN, LOGARITHMS])
+def test_p_does_not_depend_on_the_worst_value_of_other_runs(worst: float, scale: Scale):
+    values = {"x": [0.1, 0.12, 0.11, 0.13, 0.1], "y": [0.05, 0.07, 0.04, 0.3, 0.3]}
+    rows = [
+        row(f"{a}{seed}", seed, value, "diverged" if value == 0.3 else "finished", a=a)
+        for a, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+    settings = settings_of([*rows, row("z", 0, worst, a="z")], ["a"])
+    found = [c for c in compare(partners(settings, {"a": "x"})[0], scale) if c.result.axes["a"] == "y"]
+    change = np.log if scale.logarithms else np.asarray
+    expected = stats.ttest_rel(change(values["y"][:3]), change(values["x"][:3])).pvalue
+    assert [c.p for c in found] == pytest.approx([expected], rel=1e-9)
+    assert [c.contrast.count for c in found] == [3]  # Five pairs of runs, of which three have both values.
+
+
+def test_shares_are_of_all_runs_and_corrected_for_all_comparisons():
+    lost = {"x": 0, "y": 5, "z": 2, "w": 0}
+    rows = [
+        row(f"{a}{seed}", seed, 1.0 + seed, "diverged" if seed < count else "finished", a=a)
+        for a, count in lost.items()
+        for seed in range(5)
+    ]
+    found = compare_shares(partners(settings_of(rows, ["a"]), {"a": "x"})[0], lambda result: len(result.lost))
+    assert [(each.count, each.of, each.baseline_count, each.baseline_of) for each in found] == [
+        (5, 5, 0, 5),
+        (2, 5, 0, 5),
+        (0, 5, 0, 5),
+    ]
+    p = [stats.fisher_exact([[n, 5 - n], [0, 5]])[1] for n in (5, 2, 0)]
+    assert [each.p for each in found] == pytest.approx(p, rel=1e-12)
+    assert [each.adjusted for each in found] == pytest.approx([3 * p[0], 2 * p[1], 1.0], rel=1e-12)

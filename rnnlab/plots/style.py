@@ -58,6 +58,24 @@ def shown(values: np.ndarray, positive: bool = False) -> np.ndarray:
     return np.where(np.isfinite(values) & (values > 0 if positive else True), values, np.nan)
 
 
+def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
+    """The lowest and the highest value that a figure shows, of those that have a place on its axis: all but spikes,
+    which would press the others onto a line.
+
+    A spike is further from the middle half of the values than ten times what that spans, and than six decades on a
+    logarithmic axis; where the middle half is one number, on a plain axis, none is.
+    """
+    found = np.asarray(values, float).ravel()
+    found = found[~np.isnan(shown(found, positive=logarithmic))]
+    if not found.size:
+        return 0.0, 1.0
+    places = np.log10(found) if logarithmic else found
+    low, high = sorted((np.quantile(places, 0.25, method="higher"), np.quantile(places, 0.75, method="lower")))
+    reach = max(10 * (high - low), 6.0) if logarithmic else 10 * (high - low) or np.inf
+    inside = found[(places >= low - reach) & (places <= high + reach)]
+    return float(inside.min()), float(inside.max())
+
+
 def log_scale(axis: Axes) -> None:
     """A logarithmic y axis, unless nothing drawn is positive; with plain numbers where it has few decades."""
     drawn = [np.asarray(line.get_ydata(), float) for line in axis.lines]

@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from rnnlab.plots.style import COLOURS, GREY, NOTHING, make_axes, make_grid, save
+from rnnlab.plots.style import COLOURS, GREY, NOTHING, make_axes, make_grid, save, without_spikes
 
 LINES = len(COLOURS)
 """How many curves a panel can hold, a colour each."""
@@ -42,41 +43,72 @@ class Dots:
 
     label: str
     mean: float
+    """NaN, as are `low` and `high`, where no run has a value."""
     low: float
     high: float
     values: Sequence[float]
-    """One a seed."""
-    lost: Sequence[bool]
-    """Whether that seed counts as the worst."""
+    """One a seed, of those that have one."""
+    lost: int
+    """How many seeds have none."""
     baseline: bool = False
 
 
-def dots(settings: Sequence[Dots], metric: str, path: Path) -> Path:
-    """A row for every setting: its seeds, their mean and its interval; crosses are seeds that count as the worst."""
+def dots(settings: Sequence[Dots], metric: str, better: float, path: Path) -> Path:
+    """A row for every setting: its seeds, their mean and its interval, whole; crosses at the worse edge are seeds
+    without a value. What goes on beyond the picture has an arrow at the edge.
+
+    Args:
+        better: 1 where more is better, else -1.
+    """
     figure, ((axis,),) = make_grid(1, 1, 8.0, 1.3 + 0.27 * len(settings))
-    logarithmic = spread([value for each in settings for value in each.values])
-    colours = [COLOURS[1] if each.baseline else COLOURS[0] for each in settings]
-    for place, each in enumerate(settings):
-        if np.isfinite([each.low, each.high]).all():
-            low = max(each.low, min(each.values) / 3) if logarithmic else each.low  # Below 0 there is no logarithm.
-            axis.plot(
-                [low, each.high], [place] * 2, color=colours[place], alpha=0.4, linewidth=5, solid_capstyle="butt"
-            )
-    seeds = [(x, y, lost) for y, each in enumerate(settings) for x, lost in zip(each.values, each.lost, strict=True)]
-    places, means = range(len(settings)), [each.mean for each in settings]
-    axis.scatter(means, places, s=60, color="white", edgecolor=colours, linewidth=1.8, zorder=2.5)
-    if kept := [(x, y) for x, y, lost in seeds if not lost]:
-        axis.scatter(*zip(*kept, strict=True), s=14, color=[colours[y] for _, y in kept], zorder=3, linewidth=0)
-    if crossed := [(x, y) for x, y, lost in seeds if lost]:
-        axis.scatter(*zip(*crossed, strict=True), s=26, color="black", marker="x", linewidth=1, zorder=4)
+    values = [value for each in settings for value in each.values]
+    logarithmic = spread(values)
     if logarithmic:
         axis.set_xscale("log")
-    axis.set_yticks(places, [each.label for each in settings], fontsize=8)
+    left, right = _reach(values, [end for each in settings for end in (each.low, each.high)], logarithmic)
+    axis.set_xlim(left, right)
+    colours = [COLOURS[1] if each.baseline else COLOURS[0] for each in settings]
+    edge = axis.get_yaxis_transform()  # 0 to 1 across, rows down.
+    for row, (each, colour) in enumerate(zip(settings, colours, strict=True)):
+        if np.isfinite([each.low, each.high]).all():
+            ends = np.clip([each.low, each.high], left, right)
+            axis.plot(ends, [row] * 2, color=colour, alpha=0.4, linewidth=5, solid_capstyle="butt")
+        reached = [*each.values, *(end for end in (each.low, each.high) if not np.isnan(end))]
+        for beyond, place, marker in (
+            (any(v < left for v in reached), 0.008, "<"),
+            (any(v > right for v in reached), 0.992, ">"),
+        ):
+            if beyond:
+                axis.plot(place, row, marker=marker, color=colour, markersize=6, transform=edge, clip_on=False)
+        inside = [value for value in each.values if left <= value <= right]
+        axis.scatter(inside, [row] * len(inside), s=14, color=colour, zorder=3, linewidth=0)
+        if left <= each.mean <= right:
+            axis.scatter(each.mean, row, s=60, color="white", edgecolor=colour, linewidth=1.8, zorder=2.5)
+        crosses = (0.03 + 0.015 * np.arange(each.lost)) if better > 0 else (0.97 - 0.015 * np.arange(each.lost))
+        axis.plot(crosses, [row] * each.lost, "x", color="black", markersize=5, transform=edge, zorder=4)
+    axis.set_yticks(range(len(settings)), [each.label for each in settings], fontsize=8)
     for tick, each in zip(axis.get_yticklabels(), settings, strict=True):
         tick.set_color(COLOURS[1] if each.baseline else "black")
     axis.set_ylim(len(settings) - 0.4, -0.6)
     axis.set_xlabel(metric)
     return save(figure, path)
+
+
+def _reach(values: Sequence[float], ends: Sequence[float], logarithmic: bool) -> tuple[float, float]:
+    """From where to where an axis goes: over all values but spikes, and over what lies within half as much beyond them
+    of the ends of intervals, which of two seeds can be thousands of times as wide."""
+    low, high = without_spikes(values, logarithmic)
+    reached = np.array([low, high, *ends])
+    if logarithmic:
+        with np.errstate(divide="ignore"):
+            reached = np.log10(reached)
+    low, high = reached[:2]
+    half = 0.5 * (high - low or abs(low) or 1.0)
+    reached = np.clip(reached[np.isfinite(reached)], low - half, high + half)
+    margin = 0.08 * (np.ptp(reached) or 1.0)
+    limits = np.array([reached.min() - margin, reached.max() + margin])
+    left, right = 10.0**limits if logarithmic else limits
+    return float(left), float(right)
 
 
 # --- heat map --------------------------------------------------------------------------------------------------------
@@ -96,10 +128,15 @@ class Grid:
     """A second line of every cell, such as "2/5 div."; may be empty."""
     better: float
     """1 where more is better, else -1."""
+    best: tuple[int, int] | None
+    """(Row, column) of the cell that is framed."""
 
 
 def heat_map(grid: Grid, metric: str, path: Path) -> Path:
-    """A metric over two axes, brighter where it is better; the best cell is framed, grey ones have no number."""
+    """A metric over two axes, brighter where it is better; the best cell is framed, grey ones have no number.
+
+    Spikes have the colour of the end of the scale.
+    """
     height, width = grid.values.shape
     figure, ((axis,),) = make_grid(1, 1, max(5.0, 2.6 + 0.85 * width), max(3.0, 1.5 + 0.5 * height))
     axis.grid(False)
@@ -113,9 +150,8 @@ def heat_map(grid: Grid, metric: str, path: Path) -> Path:
         for row in range(height):
             for column in range(width):
                 _cell(axis, row, column, grid, colours, norm)
-    if not shown.mask.all():
-        best = np.unravel_index(np.ma.argmax(grid.better * shown), shown.shape)
-        corner = float(best[1]) - 0.5, float(best[0]) - 0.5
+    if grid.best is not None:
+        corner = grid.best[1] - 0.5, grid.best[0] - 0.5
         axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2.4, clip_on=False))
     axis.set_xticks(range(width), list(grid.columns), rotation=30 if _long(grid.columns, width) else 0)
     if _long(grid.columns, width):
@@ -124,7 +160,7 @@ def heat_map(grid: Grid, metric: str, path: Path) -> Path:
     axis.tick_params(length=0, labelsize=9)
     axis.set_xlabel(grid.x)
     axis.set_ylabel(grid.y)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=f"{metric}\nbrighter is better")
+    _colour_bar(figure, axis, norm, colours, grid.values, metric)
     return save(figure, path)
 
 
@@ -147,10 +183,22 @@ def _norm(values: np.ndarray) -> Normalize:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return Normalize(0, 1)
-    low, high = float(finite.min()), float(finite.max())
-    if spread(finite):
-        return LogNorm(low, high)
-    return Normalize(low, high if high > low else low + abs(low or 1.0) * 1e-3)
+    logarithmic = spread(finite)
+    low, high = without_spikes(finite, logarithmic)
+    if logarithmic and high > low:
+        return LogNorm(low, high, clip=True)
+    return Normalize(low, high if high > low else low + abs(low or 1.0) * 1e-3, clip=True)
+
+
+def _colour_bar(
+    figure: Figure, axis: Axes, norm: Normalize, colours: Colormap, values: np.ndarray, metric: str
+) -> None:
+    """With a tip at an end that values go beyond."""
+    finite = values[np.isfinite(values)]
+    below, above = finite.size and finite.min() < norm.vmin, finite.size and finite.max() > norm.vmax
+    extend = "both" if below and above else "min" if below else "max" if above else "neither"
+    label = f"{metric}\nbrighter is better"
+    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=label, extend=extend, pad=0.02)
 
 
 # --- learning curves -------------------------------------------------------------------------------------------------
@@ -177,8 +225,9 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
     """Mean and interval over seeds as training goes on, a panel for each title; crosses at the top are seeds that
     diverged there."""
     columns = min(len(panels), 3 if len(panels) != 4 else 2)
-    size = (6.4, 4.2) if columns == 1 else (4.6, 3.3)
-    figure, axes = make_grid(-(-len(panels) // columns), columns, *size)
+    width, height = (6.4, 4.2) if columns == 1 else (4.6, 3.3)
+    lines = max((len(curves) for _, curves in panels), default=0)
+    figure, axes = make_grid(-(-len(panels) // columns), columns, width, height + 0.15 * lines)
     flat = [axis for row in axes for axis in row]
     means = np.concatenate([np.zeros(0), *(curve.mean[np.isfinite(curve.mean)] for _, own in panels for curve in own)])
     for axis, (title, curves) in zip(flat, panels, strict=False):
@@ -193,7 +242,8 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
         axis.set_xlabel("training step")
         if means.size:
             _limits(axis, means, logarithmic)
-        axis.legend(frameon=False, fontsize=7, loc="best")
+        # Below the axes: within them it would cover a curve.
+        axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(-0.02, -0.17), borderaxespad=0)
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
     for row in axes:
@@ -202,9 +252,9 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
 
 
 def _limits(axis: Axes, means: np.ndarray, logarithmic: bool) -> None:
-    """The same for all panels, so that they can be compared, and by the means: the interval of two seeds that are left,
-    or one exploded curve, does not press the others flat."""
-    low, high = float(np.quantile(means, 0.002)), float(np.quantile(means, 0.998))
+    """The same for all panels, so that they can be compared, and by the means without their spikes: the interval of two
+    seeds that are left, or one exploded curve, does not press the others flat."""
+    low, high = without_spikes(means, logarithmic)
     if logarithmic:
         axis.set_yscale("log")
         axis.set_ylim(low / 3, high * 3)
@@ -230,10 +280,10 @@ class Coordinate:
 
 
 def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better: float, path: Path) -> Path:
-    """A line for every setting through its values, in the colour of its metric, the best on top.
+    """A line for every setting through its values, in the colour of its metric, the best on top and outlined.
 
     Args:
-        axes: as many values each as the metric has.
+        axes: as many values each as the metric has, the best setting first.
         metric: finite numbers; the last upright line.
         better: 1 where more is better, else -1.
     """
@@ -242,7 +292,7 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
     axis.grid(False)
     axis.spines[:].set_visible(False)
     norm, colours = _norm(metric.values), plt.get_cmap("viridis" if better > 0 else "viridis_r")
-    order = np.argsort(better * metric.values, kind="stable")
+    order = np.arange(len(metric.values))[::-1]
     places = np.stack([_placed(each, order) for each in (*axes, metric)], 1)
     alpha = float(np.clip(40 / max(1, len(order)), 0.25, 0.9))
     lines = [np.stack([np.arange(places.shape[1]), places[line]], 1) for line in order]
@@ -260,21 +310,23 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
     axis.yaxis.set_major_formatter(NullFormatter())
     axis.set_xlim(-0.15, len(axes) + 0.35)
     axis.set_ylim(-0.06, 1.06)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=f"{metric.label}\nbrighter is better", pad=0.02)
+    _colour_bar(figure, axis, norm, colours, metric.values, metric.label)
     return save(figure, path)
 
 
 def _scale(each: Coordinate) -> tuple[np.ndarray, float, float]:
-    """(values as they are placed, the lowest, the highest)"""
-    values = np.log10(each.values) if each.logarithmic else np.asarray(each.values, float)
-    low, high = (float(values.min()), float(values.max())) if each.names is None else (0.0, len(each.names) - 1.0)
-    return values, low, high
+    """(values as they are placed, the lowest, the highest that has a place of its own)"""
+    if each.names is not None:
+        return np.asarray(each.values, float), 0.0, len(each.names) - 1.0
+    low, high = without_spikes(each.values, each.logarithmic)
+    change = np.log10 if each.logarithmic else np.asarray
+    return np.asarray(change(each.values), float), float(change(low)), float(change(high))
 
 
 def _placed(each: Coordinate, order: np.ndarray) -> np.ndarray:
     """[lines] heights in [0, 1]; lines that share a name lie side by side, by the order given."""
     values, low, high = _scale(each)
-    heights = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+    heights = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(len(values), 0.5)
     if each.names is None:
         return heights
     rank = np.empty(len(order))
@@ -287,7 +339,12 @@ def _ticks(each: Coordinate) -> list[tuple[float, str]]:
     if each.names is not None:
         places = [(float(i), name) for i, name in enumerate(each.names)]
     else:
-        own = np.unique(values)
+        own = np.unique(np.clip(values, low, high))
         at = own if len(own) <= 9 else np.linspace(low, high, 5)
-        places = [(float(v), f"{10**v if each.logarithmic else v:.4g}") for v in at]
+        texts = [f"{10**v if each.logarithmic else v:.4g}" for v in at]
+        if values.max() > high:
+            texts[-1] += " and more"
+        if values.min() < low:
+            texts[0] += " and less"
+        places = [(float(v), text) for v, text in zip(at, texts, strict=True)]
     return [((v - low) / (high - low) if high > low else 0.5, text) for v, text in places]

@@ -15,7 +15,8 @@ import numpy as np
 from rnnlab.metrics import read_metrics
 from rnnlab.plots import sweep as plots
 from rnnlab.plots.document import Picture
-from rnnlab.sweeps.statistics import Result, best_by, mean_band, number, ranked
+from rnnlab.sweeps.question import shares
+from rnnlab.sweeps.statistics import Mean, Result, Scale, best_by, mean_band, number, ranked, scale_of
 
 DOTS, PANELS, COORDINATES, STRANDS, GRIDS, GRID_SIDE = 40, 12, 8, 400, 3, 40
 """At most: rows of dots, panels of curves, upright lines, lines through them, heat maps, values on a side of one."""
@@ -29,6 +30,7 @@ class View:
     metric: str
     sign: float
     """1 for a metric of which more is better, else -1."""
+    scale: Scale
     settings: list[Result]
     axes: list[str]
     """Paths that differ between the settings."""
@@ -37,6 +39,10 @@ class View:
     baselines: list[Result]
     group: list[str]
     """The axes that the user grouped by, or none."""
+
+    def mean(self, result: Result) -> Mean:
+        """Of a setting, over the runs that have a value."""
+        return result.mean(self.scale)
 
     def said(self, result: Result, leave_out: Sequence[str] = ()) -> str:
         """What a setting is called: "identity, gain 0.9"."""
@@ -71,31 +77,21 @@ def _is_number(value: Any) -> bool:
 
 def draw_dots(view: View, folder: Path) -> list[Picture]:
     """Every setting's seeds, mean and interval, the best at the top."""
-    order = [result for result in ranked(view.settings, view.sign) if math.isfinite(result.mean.value)]
-    shown = _best_and_baselines(order, view.baselines, DOTS)
-    if not shown:
+    order = ranked(view.settings, view.sign)
+    if not any(result.values for result in order):
         return []
     rows = []
-    for result in shown:
-        lost = {row["axes"]["seed"] for row in result.rows if row["name"] in result.lost}
-        mean, seeds = result.mean, list(result.values)
-        rows.append(
-            plots.Dots(
-                view.said(result),
-                mean.value,
-                mean.low,
-                mean.high,
-                [result.values[seed] for seed in seeds],
-                [seed in lost for seed in seeds],
-                any(result is each for each in view.baselines),
-            )
-        )
-    words = (
-        "Every setting's seeds, their mean and its 95 % interval; a cross is a run that diverged, at the worst value."
-    )
+    for result in _best_and_baselines(order, view.baselines, DOTS):
+        mean = view.mean(result)
+        own = any(result is each for each in view.baselines)
+        values = list(result.values.values())
+        rows.append(plots.Dots(view.said(result), mean.value, mean.low, mean.high, values, len(result.lost), own))
+    words = f"Every setting's seeds, their {view.scale.mean} and its 95 % interval ({view.scale.interval}), as in the "
+    words += "table; what goes on beyond the picture has an arrow there."
+    words += " A cross at the edge is a run that diverged and has no value." if any(row.lost for row in rows) else ""
     words += " Red: the baseline." if any(row.baseline for row in rows) else ""
     words += _left_out(len(view.settings) - len(rows), "the best and the baseline")
-    return [Picture(plots.dots(rows, view.metric, folder / "settings.png"), words)]
+    return [Picture(plots.dots(rows, view.metric, view.sign, folder / "settings.png"), words)]
 
 
 def _best_and_baselines(order: Sequence[Result], baselines: Sequence[Result], count: int) -> list[Result]:
@@ -128,10 +124,12 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         if not all(_is_number(v) for v in rows):
             rows.reverse()  # Names are read from the top, numbers grow upwards.
         values, notes = np.full((len(rows), len(columns)), np.nan), [[""] * len(columns) for _ in rows]
-        for result, _ in best_by(view.settings, [y, x], view.sign):
+        shown, places = [result for result, _ in best_by(view.settings, [y, x], view.sign)], {}
+        for result in shown:
             i, j = rows.index(result.axes[y]), columns.index(result.axes[x])
             lost, count = len(result.lost), len(result.rows)
-            values[i, j] = math.nan if lost == count else result.mean.value
+            values[i, j] = view.mean(result).value
+            places[id(result)] = i, j
             notes[i][j] = "all\ndiverged" if lost == count else f"{lost}/{count} div." if lost else ""
         grid = plots.Grid(
             view.labels[x],
@@ -141,12 +139,13 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
             values,
             notes,
             view.sign,
+            next((places[id(result)] for result in ranked(shown, view.sign) if result.values), None),
         )
         name = f"heat_map_{view.labels[y]}_{view.labels[x]}.png"
-        words = f"{view.metric}, mean over seeds, by {view.labels[y]} and {view.labels[x]}"
+        words = f"{view.metric}, {view.scale.mean} over seeds, by {view.labels[y]} and {view.labels[x]}"
         if len(view.axes) > 2:
             words += "; of the other axes the best"
-        words += ". The frame is the best; “2/5 div.”: so many runs diverged and count as the worst; grey: no number."
+        words += ". The frame is the best; “2/5 div.”: so many runs diverged and are not in the mean; grey: no number."
         found.append(Picture(plots.heat_map(grid, view.metric, folder / name), words))
     if found and len(pairs) > GRIDS:
         told = ", ".join(f"{view.labels[y]} × {view.labels[x]}" for y, x in pairs[GRIDS:])
@@ -186,22 +185,22 @@ def draw_curves(view: View, folder: Path) -> list[Picture]:
     raw = [(title, lines) for title, lines in raw if lines]
     if not raw:
         return []
-    logarithmic = plots.spread(np.concatenate([line[4].ravel() for _, lines in raw for line in lines]))
+    every = np.concatenate([line[4].ravel() for _, lines in raw for line in lines])
+    logarithmic, scale = plots.spread(every), scale_of(every, name in shares())
     drawn = []
     for title, lines in raw:
         curves = []
         for result, label, colour, steps, values in lines:
-            with np.errstate(divide="ignore"):
-                band = mean_band(np.log10(values) if logarithmic else values)
+            mean, low, high = mean_band(values, scale)
             ends = [int(row["steps"]) for row in result.rows if row["status"] == "diverged"]
             told = f"{label} ({len(ends)} of {len(result.rows)} diverged)" if ends else label
-            mean, low, high = (10.0**each for each in band) if logarithmic else band
             curves.append(plots.Curve(told, colour, steps, mean, low, high, ends))
         drawn.append((title, curves))
     label = f"{'training' if split == 'train' else split} {name.replace('_', ' ')}"
-    words = f"{label[:1].upper()}{label[1:]} over training: mean and 95 % interval over seeds"
-    words += " (of the logarithm)" if logarithmic else ""
-    words += ". A run that stopped early keeps its last value; one that diverged (a cross at its step) has none after."
+    words = f"{label[:1].upper()}{label[1:]} over training: {scale.mean} and 95 % interval ({scale.interval}) over"
+    words += (
+        " seeds. A run that stopped early keeps its last value; one that diverged (a cross at its step) has none after."
+    )
     chosen, shown = sum(len(own) for _, own in panels), sum(len(curves) for _, curves in drawn)
     best = f"the best {plots.LINES}{' of every panel' if len(panels) > 1 else ''}"
     words += _left_out(len(view.settings) - chosen, f"{best}, the baseline among them")
@@ -260,7 +259,7 @@ def _read(workdir: Path, result: Result, split: str, name: str) -> tuple[np.ndar
 
 def draw_coordinates(view: View, folder: Path) -> list[Picture]:
     """Every setting as a line through its values and its mean."""
-    order = [r for r in ranked(view.settings, view.sign) if math.isfinite(r.mean.value)]
+    order = [r for r in ranked(view.settings, view.sign) if r.values]
     if len(order) < 2 or len(view.axes) < 2:
         return []
     shown = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, min(len(order), STRANDS)).round().astype(int))]
@@ -275,9 +274,10 @@ def draw_coordinates(view: View, folder: Path) -> list[Picture]:
         else:
             places = np.array([float(values.index(r.axes[path])) for r in shown])
             axes.append(plots.Coordinate(view.labels[path], places, [value_text(v) for v in values]))
-    means = np.array([result.mean.value for result in shown])
+    means = np.array([view.mean(result).value for result in shown])
     metric = plots.Coordinate(view.metric, means, logarithmic=plots.spread(means))
-    words = "Every setting is a line through its values, coloured by its mean over seeds; the best is outlined."
+    words = f"Every setting is a line through its values, coloured by its {view.scale.mean} over the seeds that "
+    words += "have a value; the best is outlined."
     words += _left_out(len(order) - len(shown), "evenly many of every rank")
     if len(view.axes) > COORDINATES:
         words += f" Left out, too: the axes {', '.join(view.labels[path] for path in view.axes[COORDINATES:])}."

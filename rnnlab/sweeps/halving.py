@@ -111,7 +111,7 @@ class Halving:
         settings = [
             {
                 "runs": [row["name"] for row in result.rows],
-                "score": result.mean.value if math.isfinite(result.mean.value) else None,
+                "score": result.score if math.isfinite(result.score) else None,
                 "diverged": result.diverged,
                 "goes_on": place < count,
             }

@@ -50,6 +50,11 @@ def larger_is_better() -> set[str]:
     return {"steps_per_second"}.union(*(getattr(task, "larger_is_better", ()) for task in TASKS.values()))
 
 
+def shares() -> set[str]:
+    """The metrics of any task that lie between 0 and 1."""
+    return {"clipped"}.union(*(getattr(task, "shares", ()) for task in TASKS.values()))
+
+
 def read_baseline(
     sweep: Mapping[str, Any], given: str | None, axes: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:

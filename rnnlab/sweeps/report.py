@@ -3,34 +3,33 @@
 The numbers come from `statistics.py`, the figures from `figures.py`; here is what is said of them.
 """
 
-import itertools
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError, unknown
 from rnnlab.plots.document import Block, Heading, Lines, Paragraph, Picture, Table, write_document
+from rnnlab.sweeps.compared import compared
+from rnnlab.sweeps.comparison import partners
 from rnnlab.sweeps.figures import View, draw_coordinates, draw_curves, draw_dots, draw_heat_maps, value_text
 from rnnlab.sweeps.manifest import read_sweep
-from rnnlab.sweeps.question import check_metric, larger_is_better, read_baseline, short_names
+from rnnlab.sweeps.question import check_metric, larger_is_better, read_baseline, shares, short_names
 from rnnlab.sweeps.statistics import (
-    Comparison,
-    Mean,
     Result,
     Results,
+    Scale,
     aggregate,
     best_by,
-    compare,
     median_reached,
     number,
     ranked,
+    scale_of,
 )
 from rnnlab.sweeps.table import DONE, make_rows
+from rnnlab.sweeps.words import interval_text, mean_text, number_text, run_ranges
 
-ALPHA = 0.05
-"""A corrected p below it is called a difference."""
 METRIC = "best.validation.loss"
 _GROUPS = 24
 """An axis of more values gets no table of its own."""
@@ -71,20 +70,21 @@ def write_report(
         if path not in axes:
             raise ConfigError(f"--group: {unknown('axis', path, axes)}")
     check_metric(metric, rows)
-    sign = 1.0 if metric.split(".", 2)[-1] in larger_is_better() else -1.0
+    sign = 1.0 if _short(metric) in larger_is_better() else -1.0
     results = aggregate(rows, axes, metric, sign)
     if not results.settings:
         raise ConfigError(f"{workdir}: no run that is over has {metric}")
     chosen = read_baseline(sweep, baseline, axes, rows)
-    comparisons, alone = compare(results.settings, chosen) if chosen else ([], [])
-    partners = list({id(each.baseline): each.baseline for each in comparisons}.values())
+    pairs, alone = partners(results.settings, chosen) if chosen else ([], [])
+    baselines = list({id(other): other for _, other in pairs}.values())
     varying = [path for path in axes if len({repr(r.axes[path]) for r in results.settings}) > 1]
-    view = View(workdir, metric, sign, results.settings, varying, short_names(axes), partners, list(group))
+    scale = _scale(metric, results.settings)
+    view = View(workdir, metric, sign, scale, results.settings, varying, short_names(axes), baselines, list(group))
 
     blocks: list[Block] = _summary(view, sweep, every, rows, results, chosen, command)
     blocks += _best(view, rows)
     if chosen:
-        blocks += _comparison(view, comparisons, alone, chosen)
+        blocks += compared(view, pairs, alone, chosen, _goals(rows))
     folder = output / "plots"
     drawn: list[Picture] = []
     for draw in (draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
@@ -94,7 +94,7 @@ def write_report(
     blocks += _commands(workdir, rows, metric)
     markdown, page = write_document(output, f"{workdir.resolve().name}: a sweep of {len(rows)} runs", blocks)
     best = ranked(results.settings, sign)[0]
-    return [f"best: {view.said(best)}: {metric} {_mean(best.mean)}", f"report: {markdown}, {page}"]
+    return [f"best: {view.said(best)}: {metric} {mean_text(view.mean(best))}", f"report: {markdown}, {page}"]
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def _summary(
         ("settings", f"{len(view.settings)} with {seeds} seed{'s' if seeds != '1' else ''} each"),
         ("axes", ", ".join(f"{path} ({len(view.values(path))})" for path in view.axes) or "the seed alone"),
         ("metric", f"{view.metric}, {'more' if view.sign > 0 else 'less'} is better"),
-        ("best setting", f"{view.said(best)}: {_mean(best.mean)}"),
+        ("best setting", f"{view.said(best)}: {mean_text(view.mean(best))}"),
         ("baseline", ", ".join(f"{path}={value_text(v)}" for path, v in baseline.items()) or "none named"),
         ("versions", ", ".join(f"{name} {v}" for name, v in (sweep.get("versions") or {}).items())),
         ("commit", sweep.get("git_commit") or ""),
@@ -134,8 +134,9 @@ def _summary(
             words += f"; no run has a finite {view.metric}, so there is nothing to rank."
         else:
             words += (
-                f". Each counts as {results.worst:.4g}, the worst {view.metric} of all other runs, in every mean, "
-                "interval, ranking and test below, whatever it reached before; none is left out."
+                f". They have no {view.metric}, whatever they reached before: means, intervals and tests of values are "
+                "of the other runs, and how many have none is shown and compared by itself. In the order of settings, "
+                f"and in nothing else, each counts as {results.worst:.4g}, the worst of all other runs."
             )
         blocks.append(Paragraph(words))
     pruned = [row for row in rows if row["status"] == "pruned"]
@@ -150,13 +151,14 @@ def _summary(
     missing = [row for row in rows if row["status"] not in DONE]
     if missing:
         kinds = {row["status"]: [r["name"] for r in missing if r["status"] == row["status"]] for row in missing}
-        told = "; ".join(f"{_ranges(names)} ({status})" for status, names in kinds.items())
+        told = "; ".join(f"{run_ranges(names)} ({status})" for status, names in kinds.items())
         blocks.append(Paragraph(f"Not over, and so in no number here: {len(missing)} of {len(rows)} runs: {told}."))
     if results.without:
-        blocks.append(Paragraph(f"Over but without {view.metric}, in no number here: runs {_ranges(results.without)}."))
+        names = run_ranges(results.without)
+        blocks.append(Paragraph(f"Over but without {view.metric}, in no number here: runs {names}."))
     if len(every) > len(rows):
         gone = [row["name"] for row in every if not row["in_sweep"]]
-        blocks.append(Paragraph(f"No longer in the sweep's file, not reported: runs {_ranges(gone)}.", note=True))
+        blocks.append(Paragraph(f"No longer in the sweep's file, not reported: runs {run_ranges(gone)}.", note=True))
     return blocks
 
 
@@ -169,80 +171,45 @@ def _best(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     for group in groups:
         others = [path for path in view.axes if path not in group]
         head = [*(view.labels[path] for path in group), *(view.labels[path] for path in others)]
-        head += ["of settings", "seeds", "mean", "95 % interval", *(["test"] if beside else []), "diverged"]
+        head += ["of settings", "seeds", view.scale.mean, "95 % interval", *(["test"] if beside else []), "diverged"]
         table = []
         for result, count in best_by(view.settings, group, view.sign):
             cells = [value_text(result.axes[path]) for path in (*group, *others)]
-            table.append([*cells, str(count), *_numbers(result, beside)])
+            table.append([*cells, str(count), *_numbers(view, result, beside)])
         blocks += [Paragraph(f"The best for every {' × '.join(group)}:"), Table(head, table)]
     words = "The best of several is chosen by the same seeds that its mean is over, so that mean flatters it."
     return [*blocks, Paragraph(words, note=True)]
 
 
-def _comparison(
-    view: View, comparisons: Sequence[Comparison], alone: Sequence[Result], baseline: Mapping[str, Any]
-) -> list[Block]:
-    named = ", ".join(f"{path}={value_text(v)}" for path, v in baseline.items())
-    blocks: list[Block] = [Heading(f"Compared with {named}")]
-    tested = sum(each.p is not None for each in comparisons)
-    if comparisons:
-        words = (
-            "Every setting beside the one with the baseline's values and otherwise the same, run by run of the same "
-            f"seed. p: two-sided paired t test, corrected by Holm for {tested} comparisons: to call any corrected p "
-            f"below {ALPHA} a difference errs anywhere in the table with probability at most {ALPHA}. Wilcoxon's "
-            "signed ranks would assume less, but their smallest p for 5 pairs is 0.06."
-        )
-        head = [view.labels[path] for path in view.axes]
-        head += ["mean", "baseline", "difference", "95 % interval", "pairs", "p", "p, Holm", ""]
-        order = sorted(comparisons, key=lambda c: (math.isnan(c.difference.value), -view.sign * c.difference.value))
-        blocks += [Paragraph(words), Table(head, [_compared(view, each) for each in order])]
-    if alone:
-        told = "; ".join(view.said(result) for result in alone[:20]) + ("; …" if len(alone) > 20 else "")
-        blocks.append(
-            Paragraph(f"Without a baseline of the same other values: {len(alone)} settings: {told}.", note=True)
-        )
-    return blocks
-
-
-def _compared(view: View, each: Comparison) -> list[str]:
-    cells = [value_text(each.result.axes[path]) for path in view.axes]
-    difference, pairs = each.difference, each.difference.count
-    cells += [_number(each.result.mean.value), _number(each.baseline.mean.value), _number(difference.value, "+")]
-    cells += [_interval(difference), str(pairs)]
-    if each.p is None or each.adjusted is None:
-        return [*cells, "–", "–", "no seed in common" if not pairs else "one pair" if pairs == 1 else "not tested"]
-    verdict = "no difference shown"
-    if each.adjusted < ALPHA:
-        verdict = "better" if view.sign * difference.value > 0 else "worse"
-    return [*cells, _p(each.p), _p(each.adjusted), verdict]
-
-
 def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     beside = _tested(view, rows)
-    goals = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
-    head = [*(view.labels[path] for path in view.axes), "seeds", "mean", "95 % interval"]
+    goals = _goals(rows)
+    head = [*(view.labels[path] for path in view.axes), "seeds", view.scale.mean, "95 % interval"]
     pruned = any(row["status"] == "pruned" for row in rows)
     head += [*(["test"] if beside else []), "diverged", *(["pruned at"] if pruned else [])]
     head += [*(["reached", "steps", "seconds"] if goals else []), "runs"]
     table = []
     for result in ranked(view.settings, view.sign):
-        cells = [*(value_text(result.axes[path]) for path in view.axes), *_numbers(result, beside)]
+        cells = [*(value_text(result.axes[path]) for path in view.axes), *_numbers(view, result, beside)]
         if pruned:
             steps = {f"step {row['steps']}": None for row in result.rows if row["status"] == "pruned"}
             cells.append(", ".join(steps) or "–")
         if goals:
             reached, steps = median_reached(result.rows, "convergence.steps")
             seconds = median_reached(result.rows, "convergence.seconds")[1]
-            cells += [f"{reached} of {len(result.rows)}", _number(steps), _number(seconds)]
-        table.append([*cells, _ranges([row["name"] for row in result.rows])])
-    blocks: list[Block] = [Heading("All settings"), Paragraph("Mean and 95 % interval (Student's t) over seeds.")]
+            cells += [f"{reached} of {len(result.rows)}", number_text(steps), number_text(seconds)]
+        table.append([*cells, run_ranges([row["name"] for row in result.rows])])
+    words = (
+        f"The {view.scale.mean} and its 95 % interval ({view.scale.interval}) over the seeds that have a value. The "
+        f"best first, by the {'arithmetic ' if view.scale.logarithms else ''}mean."
+    )
     if goals:
-        told = " or ".join(f"{metric} {threshold:g}" for metric, threshold in sorted(goals))
-        blocks[-1] = Paragraph(
-            f"Mean and 95 % interval (Student's t) over seeds. Reached: runs that came to a validation {told}; steps "
-            "and seconds until then are medians over all runs, – where not more than half came to it. The clock of "
-            "runs that were trained as replicas is that of their group."
+        words += (
+            f" Reached: runs that came to a validation {' or '.join(goals)}; steps and seconds until then are medians "
+            "over all runs, – where not more than half came to it. The clock of runs that were trained as replicas is "
+            "that of their group."
         )
+    blocks: list[Block] = [Heading("All settings"), Paragraph(words)]
     return [*blocks, Table(head, table)]
 
 
@@ -260,49 +227,36 @@ def _commands(workdir: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> 
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _tested(view: View, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], Result]:
-    """The settings with the test's value of a validation metric, by their key; empty where there is none."""
+def _short(metric: str) -> str:
+    """ "best.test.loss" -> "loss"."""
+    return metric.split(".", 2)[-1]
+
+
+def _scale(metric: str, settings: Sequence[Result]) -> Scale:
+    """What means and intervals of a metric are made of: the same for all settings."""
+    return scale_of([v for result in settings for v in result.values.values()], _short(metric) in shares())
+
+
+def _goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What counts as solved: "loss 0.01"."""
+    goals = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
+    return [f"{metric} {threshold:g}" for metric, threshold in sorted(goals)]
+
+
+def _tested(view: View, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], float]:
+    """The test's mean of a validation metric by the settings' keys; empty where there is none."""
     column = view.metric.replace("best.validation.", "best.test.")
     if column == view.metric or not any(number(row.get(column)) is not None for row in rows):
         return {}
     axes = list(view.settings[0].axes)
-    return {result.key(axes): result for result in aggregate(rows, axes, column, view.sign).settings}
+    settings = aggregate(rows, axes, column, view.sign).settings
+    scale = _scale(column, settings)
+    return {result.key(axes): result.mean(scale).value for result in settings}
 
 
-def _numbers(result: Result, beside: Mapping[tuple[str, ...], Result]) -> list[str]:
-    mean = result.mean
-    # The worst value has no spread of its own.
-    interval = "–" if len(result.lost) == len(result.rows) else _interval(mean)
-    cells = [str(mean.count), _number(mean.value), interval]
+def _numbers(view: View, result: Result, beside: Mapping[tuple[str, ...], float]) -> list[str]:
+    mean = view.mean(result)
+    cells = [str(mean.count), number_text(mean.value), interval_text(mean)]
     if beside:
-        test = beside.get(result.key(list(result.axes)))
-        cells.append("–" if test is None else _number(test.mean.value))
+        cells.append(number_text(beside.get(result.key(list(result.axes)), math.nan)))
     return [*cells, f"{result.diverged} of {len(result.rows)}"]
-
-
-def _mean(mean: Mean) -> str:
-    words = f"{_number(mean.value)}"
-    return f"{words}, 95 % interval {_interval(mean)}" if mean.count > 1 and math.isfinite(mean.low) else words
-
-
-def _interval(mean: Mean) -> str:
-    return f"{_number(mean.low)} to {_number(mean.high)}" if math.isfinite(mean.low) else "–"
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.4g}" if math.isfinite(value) else "–"
-
-
-def _p(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def _ranges(names: Iterable[str]) -> str:
-    """ "0001, 0004–0007"."""
-    numbers = sorted(int(name) for name in names)
-    parts = []
-    for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        found = [n for _, n in run]
-        ends = f"{found[0]:04}", f"{found[-1]:04}"
-        parts.append(ends[0] if len(found) == 1 else f"{ends[0]}, {ends[1]}" if len(found) == 2 else "–".join(ends))
-    return ", ".join(parts)

@@ -155,7 +155,7 @@ class Search:
         return [self._trial(point, result) for point, result in zip(self.points, results, strict=True)]
 
     def _trial(self, point: Mapping[str, Any], result: Result) -> Any:
-        value = result.mean.value
+        value = result.score
         return self.optuna.trial.create_trial(
             params={path: _key(value) for path, value in point.items()},
             distributions=self._distributions(),

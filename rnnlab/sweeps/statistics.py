@@ -1,6 +1,7 @@
-"""Statistics over seeds: means with intervals, comparisons with a baseline by seed, Holm's correction, best settings.
+"""Statistics over seeds: means with intervals, tests, Holm's correction, best settings.
 
-Plain numbers and rows of `table.py` in, plain numbers out; what a reader is told of them is in `report.py`.
+Plain numbers and rows of `table.py` in, plain numbers out; comparisons with a baseline are in `comparison.py`, what a
+reader is told of them is in `report.py`.
 """
 
 import math
@@ -18,6 +19,53 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What means, intervals and comparisons of a metric are made of."""
+
+    logarithms: bool
+    """Whether of the values' logarithms: then means are geometric, and settings are compared by their ratio."""
+    low: float = -math.inf
+    """What no value is below, where intervals are cut; of logarithms they end above 0 by themselves."""
+    high: float = math.inf
+
+    @property
+    def mean(self) -> str:
+        """For people: what the mean is."""
+        return "geometric mean" if self.logarithms else "mean"
+
+    @property
+    def interval(self) -> str:
+        """For people: what an interval is."""
+        if self.logarithms:
+            return "Student's t of the logarithms, which does not reach below 0"
+        ends = " and ".join(f"{end:g}" for end in (self.low, self.high) if math.isfinite(end))
+        return f"Student's t, cut at {ends}" if ends else "Student's t"
+
+    def contrast(self, value: float, other: float) -> float:
+        """By how much a value differs from another: on a scale of logarithms that of their ratio."""
+        return math.log(value) - math.log(other) if self.logarithms else value - other
+
+
+PLAIN = Scale(False)
+LOGARITHMS = Scale(True)
+SHARE = Scale(False, 0.0, 1.0)
+NOT_NEGATIVE = Scale(False, 0.0)
+"""Of values that are 0 at times, which have no logarithm."""
+
+
+def scale_of(values: Any, share: bool = False) -> Scale:
+    """The scale of a metric that has these values; share: whether it lies between 0 and 1. NaN and infinite ones do
+    not count."""
+    finite = np.asarray(values, float).ravel()
+    finite = finite[np.isfinite(finite)]
+    if not finite.size or finite.min() < 0:
+        return PLAIN
+    if share and finite.max() <= 1:
+        return SHARE
+    return LOGARITHMS if finite.min() > 0 else NOT_NEGATIVE
+
+
+@dataclass(frozen=True)
 class Mean:
     """A mean and its interval."""
 
@@ -28,23 +76,28 @@ class Mean:
     count: int
 
 
-def mean_interval(values: Sequence[float]) -> Mean:
+def mean_interval(values: Sequence[float], scale: Scale = PLAIN) -> Mean:
     """The mean m and m ± t s / √n, with t the quantile of Student's distribution (1908) with n - 1 degrees of freedom
-    and s the standard deviation of the n values, unbiased in its square; NaN for none."""
-    mean, low, high = mean_band(np.array(values, float)[None])
+    and s the standard deviation of the n values, unbiased in its square; NaN for none. On a scale of logarithms all
+    three are exp of those of the logarithms; on one with ends the interval is cut there."""
+    mean, low, high = mean_band(np.array(values, float)[None], scale)
     return Mean(float(mean[0]), float(low[0]), float(high[0]), len(values))
 
 
-def mean_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_band(values: np.ndarray, scale: Scale = PLAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`mean_interval` of every row [S, N] at once: (mean, low, high), each [S]. NaN in a row are left out of it."""
+    values = np.log(values) if scale.logarithms else values
     there = ~np.isnan(values)
     count = there.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean = np.where(there, values, 0).sum(1) / count
         squares = np.where(there, (values - mean[:, None]) ** 2, 0).sum(1)
         wide = stdtrit(np.maximum(count - 1, 1), (1 + LEVEL) / 2) * np.sqrt(squares / (count - 1) / count)
-    wide = np.where(count > 1, wide, np.nan)
-    return mean, mean - wide, mean + wide
+        wide = np.where(count > 1, wide, np.nan)
+        ends = mean - wide, mean + wide
+        if scale.logarithms:
+            return np.exp(mean), np.exp(ends[0]), np.exp(ends[1])
+        return mean, np.maximum(ends[0], scale.low), np.minimum(ends[1], scale.high)
 
 
 def paired_test(differences: Sequence[float]) -> float | None:
@@ -60,6 +113,15 @@ def paired_test(differences: Sequence[float]) -> float | None:
         return 1.0 if found[0] == 0 else None
     t = found.mean() / (found.std(ddof=1) / math.sqrt(len(found)))
     return float(2 * stdtr(len(found) - 1, -abs(t)))
+
+
+def exact_test(count: int, of: int, other_count: int, other_of: int) -> float:
+    """p of Fisher's exact test, two-sided, that both have the same share: `count` of `of`, `other_count` of
+    `other_of`."""
+    from scipy.stats import fisher_exact  # Here: the import takes a second.
+
+    _, p = fisher_exact([[count, of - count], [other_count, other_of - other_count]])
+    return float(p)  # pyright: ignore[reportArgumentType]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -80,11 +142,13 @@ class Result:
     """What the runs of one setting of the axes have come to, over seeds; only those that are over."""
 
     axes: dict[str, Any]
+    worst: float
+    """See `Results`."""
     rows: list[Mapping[str, Any]] = field(default_factory=list)
     values: dict[Any, float] = field(default_factory=dict)
-    """Seed -> metric, the worst of the sweep for what is lost; NaN where no run of the sweep has one."""
+    """Seed -> metric, of the runs that have one."""
     lost: list[str] = field(default_factory=list)
-    """Names of the runs that count as the worst: diverged, or with a metric that is not finite."""
+    """Names of the runs that have none: diverged, or with a metric that is not finite."""
 
     @property
     def diverged(self) -> int:
@@ -92,9 +156,14 @@ class Result:
         return sum(row["status"] == "diverged" for row in self.rows)
 
     @property
-    def mean(self) -> Mean:
-        """Of the metric over seeds."""
-        return mean_interval(list(self.values.values()))
+    def score(self) -> float:
+        """What settings are ordered by, and by nothing else: the mean over all seeds, in which a lost run counts as the
+        worst value of the sweep. A mean without it would praise the settings that lose their bad seeds."""
+        return mean_interval([self.values.get(row["axes"]["seed"], self.worst) for row in self.rows]).value
+
+    def mean(self, scale: Scale) -> Mean:
+        """Of the metric, over the runs that have one."""
+        return mean_interval(list(self.values.values()), scale)
 
     def key(self, axes: Sequence[str]) -> tuple[str, ...]:
         """The values of these axes, to group by."""
@@ -108,16 +177,13 @@ class Results:
     settings: list[Result]
     """In the sweep's order."""
     worst: float
-    """What a diverged run counts as."""
+    """The worst finite value of the metric that any run has; NaN where none has one."""
     without: list[str]
     """Names of runs that are over and have no value of the metric."""
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: str, sign: float) -> Results:
     """Settings with their metric by seed.
-
-    Diverged runs, and metrics that are not finite, count as the worst finite value that any run of the sweep has: a
-    mean without them would praise the settings that lose their bad seeds, an infinite one could not be compared.
 
     Args:
         rows: of `table.make_rows`, each with `axes` as sweep.json has them: an axis may be called like a column.
@@ -140,12 +206,13 @@ def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: st
         if value is None and not diverged:
             without.append(row["name"])
             continue
-        one = Result({axis: row["axes"].get(axis) for axis in axes})
+        one = Result({axis: row["axes"].get(axis) for axis in axes}, worst)
         result = found.setdefault(one.key(axes), one)
-        lost = diverged or value is None or not math.isfinite(value)
         result.rows.append(row)
-        result.lost.extend([row["name"]] if lost else [])
-        result.values[row["axes"]["seed"]] = worst if lost or value is None else value
+        if diverged or value is None or not math.isfinite(value):
+            result.lost.append(row["name"])
+        else:
+            result.values[row["axes"]["seed"]] = value
     return Results(list(found.values()), worst, without)
 
 
@@ -160,11 +227,11 @@ def number(value: Any, default: float | None = None) -> Any:
 
 
 def ranked(settings: Sequence[Result], sign: float) -> list[Result]:
-    """The best mean first, then fewer diverged runs; what has no mean last."""
+    """The best score first, then fewer lost runs; what has no score last."""
 
     def rank(result: Result) -> tuple[bool, float, int]:
-        mean = result.mean.value
-        return math.isnan(mean), -sign * mean, len(result.lost)
+        score = result.score
+        return math.isnan(score), -sign * score, len(result.lost)
 
     return sorted(settings, key=rank)
 
@@ -182,62 +249,6 @@ def median_reached(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[int,
     "convergence.seconds", over all of them, infinite for those that did not."""
     values = [number(row.get(column), math.inf) for row in rows]
     return sum(math.isfinite(value) for value in values), float(np.median(values)) if values else math.nan
-
-
-# --- comparisons -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A setting beside the baseline's, by seed."""
-
-    result: Result
-    baseline: Result
-    difference: Mean
-    """Of setting - baseline, over the seeds that both have."""
-    p: float | None
-    """See `paired_test`."""
-    adjusted: float | None
-    """By Holm, over all that were tested."""
-
-
-def compare(settings: Sequence[Result], baseline: Mapping[str, Any]) -> tuple[list[Comparison], list[Result]]:
-    """Every setting with its baseline: the setting that has the baseline's values and otherwise the same.
-
-    Axes that the baseline's values decide in this sweep, as a learning rate that goes with the cell, need not be the
-    same.
-
-    Args:
-        settings: of `aggregate`.
-        baseline: {axis: value}.
-
-    Returns:
-        The comparisons, in the order of the settings, and the settings that have no baseline.
-    """
-    free = _free_axes(settings, list(baseline))
-    partners = {r.key(free): r for r in settings if all(same(r.axes[path], v) for path, v in baseline.items())}
-    found, alone = [], []
-    for result in settings:
-        partner = partners.get(result.key(free))
-        if partner is None:
-            alone.append(result)
-        elif partner is not result:
-            differences = [v - partner.values[seed] for seed, v in result.values.items() if seed in partner.values]
-            found.append((result, partner, differences, paired_test(differences)))
-    tested = [p for *_, p in found if p is not None]
-    adjusted = iter(holm(tested))
-    return [
-        Comparison(result, partner, mean_interval(differences), p, None if p is None else next(adjusted))
-        for result, partner, differences, p in found
-    ], alone
-
-
-def _free_axes(settings: Sequence[Result], named: Sequence[str]) -> list[str]:
-    """The axes whose values the named ones do not decide."""
-    axes = [axis for axis in (settings[0].axes if settings else ()) if axis not in named]
-    pairs = {axis: {result.key([*named, axis]) for result in settings} for axis in axes}
-    deciding = len({result.key(named) for result in settings})
-    return [axis for axis in axes if len(pairs[axis]) > deciding]
 
 
 def same(value: Any, other: Any) -> bool:

@@ -80,6 +80,8 @@ class Task(abc.ABC):
     """Whether validation and test go from the shortest example to the longest."""
     larger_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which more is better; of a loss or an error less is."""
+    shares: ClassVar[frozenset[str]] = frozenset()
+    """The metrics that lie between 0 and 1."""
     data: PyTree = None
     baselines: Mapping[Split, float] = {}
     """The loss on validation and test of the best answer that ignores the input, as training shows it; for figures."""

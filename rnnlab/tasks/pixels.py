@@ -22,7 +22,7 @@ class Pixels(Task):
 
     baselines: Mapping[Split, float] = {"validation": float(np.log(10)), "test": float(np.log(10))}
     solved = ("accuracy", 0.9)
-    larger_is_better = frozenset({"accuracy"})
+    larger_is_better = shares = frozenset({"accuracy"})
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class Speech(Task):
     """
 
     readout = "every"
+    shares = frozenset({"frame_error"})
 
     def __init__(
         self,
