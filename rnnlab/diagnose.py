@@ -144,7 +144,8 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     ]
     broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
     rows = jnp.asarray(run.task.sample(given["rows"]))
-    batch = run.task.batch(run.task.data, jnp.int32(0), "validation", rows)  # In single precision: the same examples.
+    # In single precision and compiled, as in training: the same examples.
+    batch = jax.jit(run.task.batch, static_argnums=2)(run.data, jnp.int32(0), "validation", rows)
     result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "command": given["command"]}
     result["problems"] = []
     keeps = True

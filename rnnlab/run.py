@@ -4,6 +4,7 @@ Nothing here writes to the workdir; the order in which a run uses this is in `lo
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -220,7 +221,7 @@ class Run:
             found["note"] = ONE_ANSWER
         for layer, norms in flow.items():
             forward = np.array(norms[::-1] if layer.endswith(" reverse") else norms)
-            decay, horizon = _decay_and_horizon(forward)
+            decay, horizon = _decay_and_horizon(forward, self.task.longest_dependency)
             found[layer] = {
                 "factor": float(decay.factor),
                 "half_life": float(decay.half_life),
@@ -229,9 +230,9 @@ class Run:
         return found
 
 
-@jax.jit
-def _decay_and_horizon(norms: Float[Array, " T"]) -> tuple[Decay, Int[Array, ""]]:
-    return decay_per_step(norms), memory_horizon(norms)
+@functools.partial(jax.jit, static_argnums=1)
+def _decay_and_horizon(norms: Float[Array, " T"], longest_dependency: int | None) -> tuple[Decay, Int[Array, ""]]:
+    return decay_per_step(norms), memory_horizon(norms, longest_dependency)
 
 
 def _words_split(config: Mapping[str, Any]) -> int | None:

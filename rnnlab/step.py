@@ -314,6 +314,7 @@ class Programs:
                 ALL_AXES,
                 values["loss"],
                 norm,
+                self.task.longest_dependency,
             )
         after = dataclasses.replace(
             state,

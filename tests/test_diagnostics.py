@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab.diagnostics import gradient_flow, gradient_reach
+from rnnlab.diagnostics import gradient_flow, gradient_reach, memory_horizon
+from rnnlab.diagnostics.flight import flight
 from rnnlab.diagnostics.gradient_flow import decay_per_step
+from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
+from rnnlab.recurrence import Taps
 from rnnlab.tasks import Adding, Batch
+from rnnlab.trajectory import trajectories
 from tests.helpers import float64, quick_jit, random_array, random_like
 
 T, B, H = 7, 3, 4
 LENGTHS = (7, 4, 1)
 
 
-def random_network(**fields: Any) -> Network:
-    """A tanh network for the adding task with parameters from N(0, 0.5²), in double precision where that is on."""
-    cell = {"name": "vanilla", "features": H}
+def random_network(activation: str = "tanh", **fields: Any) -> Network:
+    """For the adding task, with parameters from N(0, 0.5²), in double precision where that is on."""
+    cell = {"name": "vanilla", "features": H, "activation": activation}
     network = nnx.eval_shape(lambda: Network(2, 1, cell=cell, **fields, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     return nnx.merge(graphdef, jax.tree.map(lambda a: jnp.asarray(0.5 * a, float), random_like(params, 0)), rest)
@@ -52,9 +56,21 @@ def backwards(cell: Any, h: dict[int, np.ndarray], order: list[int], into: dict[
     return found
 
 
-def rms(gradients: list[np.ndarray]) -> np.ndarray:
-    """Over rows, of the norm at each step."""
-    return np.sqrt(np.mean([np.sum(g**2, axis=1) for g in gradients], axis=0))
+def over_rows(gradients: list[np.ndarray], orders: list[list[int]], reverse: bool = False) -> np.ndarray:
+    """Over rows, of the norm so many steps back from the end of each: their root mean square, of those that are so
+    long, and where a row is over, what the others go on with in place of all."""
+    curves = [
+        np.linalg.norm(g, axis=1)[valid if reverse else valid[::-1]] for g, valid in zip(gradients, orders, strict=True)
+    ]
+    found, scale = np.zeros(T), 1.0
+    for k in range(T):
+        there = [curve[k] for curve in curves if len(curve) > k]
+        if there:
+            found[k] = scale * np.sqrt(np.mean(np.square(there)))
+        going_on = [curve[k] for curve in curves if len(curve) > k + 1]
+        if going_on:
+            scale *= np.sqrt(np.mean(np.square(there)) / np.mean(np.square(going_on)))
+    return found if reverse else found[::-1]
 
 
 def problem(lengths: tuple[int, ...] | None) -> tuple[Batch, np.ndarray, list[list[int]]]:
@@ -81,8 +97,8 @@ def test_flow_through_two_layers_equals_the_chain_rule(lengths: tuple[int, ...] 
             upper.append(d2)
             lower.append(backwards(first, h1, order, down))
     assert list(found) == ["layer 1", "layer 2"]
-    np.testing.assert_allclose(found["layer 1"], rms(lower), rtol=1e-12)
-    np.testing.assert_allclose(found["layer 2"], rms(upper), rtol=1e-12)
+    np.testing.assert_allclose(found["layer 1"], over_rows(lower, orders), rtol=1e-12)
+    np.testing.assert_allclose(found["layer 2"], over_rows(upper, orders), rtol=1e-12)
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
@@ -102,7 +118,7 @@ def test_flow_in_reverse_runs_towards_the_end(lengths: tuple[int, ...] | None) -
                 gradients[name].append(backwards(cell, h, order, {order[-1]: part}))
     assert list(found) == list(gradients)
     for name, expected in gradients.items():
-        np.testing.assert_allclose(found[name], rms(expected), rtol=1e-12)
+        np.testing.assert_allclose(found[name], over_rows(expected, orders, name.endswith("reverse")), rtol=1e-12)
 
 
 class EveryStep:
@@ -124,21 +140,18 @@ def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] |
         batch, x, orders = problem(lengths)
         batch = batch._replace(targets=random_array(2, T, B, 1))
         found = gradient_reach(network, EveryStep(), batch)  # pyright: ignore[reportArgumentType]
-        outputs, counts = np.asarray(network(batch.inputs, batch.lengths)), np.zeros((2, T))
-        sums = np.zeros((2, T))
+        outputs = np.asarray(network(batch.inputs, batch.lengths))
+        flows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for row, valid in enumerate(orders):
             for number, order in enumerate((valid, valid[::-1])):
                 answered = order[-1]
                 error = 2 * (outputs[answered, row] - np.asarray(batch.targets)[answered, row])
                 part = (error @ np.asarray(network.readout.kernel[...]).T)[number * H : (number + 1) * H]
                 cell = network.layers[0].cells[number]
-                flow = backwards(cell, states(cell, x[:, row], order), order, {answered: part})
-                at = np.array(valid) + (0 if number else T - len(valid))  # All forward rows end with the last entry.
-                sums[number, at] += np.sum(flow[valid] ** 2, axis=1)
-                counts[number, at] += 1
+                flows[number].append(backwards(cell, states(cell, x[:, row], order), order, {answered: part}))
     assert list(found) == ["layer 1", "layer 1 reverse"]
-    for norms, expected in zip(found.values(), np.sqrt(sums / np.maximum(counts, 1)), strict=True):
-        np.testing.assert_allclose(norms, expected, rtol=1e-12)
+    for norms, expected, reverse in zip(found.values(), flows, (False, True), strict=True):
+        np.testing.assert_allclose(norms, over_rows(expected, orders, reverse), rtol=1e-12)
 
 
 def test_reach_of_an_answer_after_the_last_step_is_the_flow() -> None:
@@ -147,11 +160,52 @@ def test_reach_of_an_answer_after_the_last_step_is_the_flow() -> None:
     np.testing.assert_array_equal(found["layer 1"], gradient_flow(network, Adding(length=T), batch)["layer 1"])
 
 
-def test_a_step_past_every_rows_end_has_no_flow() -> None:
+def test_rows_end_together_and_before_the_longest_one_begins_there_is_no_flow() -> None:
     batch, _, _ = problem((4, 2, 3))
     flow = flow_of(random_network(), batch)["layer 1"]
-    assert (flow[:4] > 0).all()
-    np.testing.assert_array_equal(flow[4:], 0)
+    np.testing.assert_array_equal(flow[: T - 4], 0)
+    assert (flow[T - 4 :] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("measure", "readout"), [(gradient_flow, "last"), (gradient_reach, "last"), (gradient_reach, "every")]
+)
+def test_rows_that_decay_alike_give_the_factor_of_each_alone_wherever_they_end(measure: Any, readout: Any) -> None:
+    with float64():
+        network = random_network("linear", readout=readout)
+        task: Any = EveryStep() if readout == "every" else Adding(length=T)
+        targets = jnp.array([1.0, 100.0, 1e4])[:, None]
+        targets = jnp.broadcast_to(targets, (T, B, 1)) if readout == "every" else targets
+        batch = Batch(random_array(1, T, B, 2), targets, jnp.array([T, T // 2, T // 4]))
+
+        def measured(state: nnx.State, lengths: jax.Array) -> Any:
+            whole = nnx.merge(nnx.graphdef(network), state)
+            norms = measure(whole, task, batch._replace(lengths=lengths))["layer 1"]
+            return (*decay_per_step(norms), memory_horizon(norms))
+
+        compiled = quick_jit(measured)
+        for factor in (0.3, 0.97, 1.2):
+            network.layers[0].cells[0].recurrent_kernel[...] = factor * jnp.eye(H)
+            found, half_life, horizon = map(float, compiled(nnx.state(network), batch.lengths))
+            assert found == pytest.approx(factor, rel=1e-12)
+            assert half_life == (pytest.approx(-math.log(2) / math.log(factor), rel=1e-12) if factor < 1 else math.inf)
+            assert horizon == min(T - 1, math.log(0.01) // math.log(factor) if factor < 1 else math.inf)
+
+
+def test_the_flight_recorder_notes_rows_aligned_at_their_ends_as_large_as_they_are() -> None:
+    # What it notes is for the size of what blew up: nothing is scaled where a row is left out.
+    network = random_network(bidirectional=True)
+    batch, _, _ = problem(LENGTHS)
+    runs = trajectories(network, batch.inputs, batch.lengths)
+    gradients = [random_array(3 + number, T, B, H) for number in range(2)]
+    flows = [Taps((a,), jnp.zeros((T, B, H))) for a in gradients]
+    found = flight(Probe(runs, flows, {}, {}, {}, {}))
+    for run, gradient in zip(runs, gradients, strict=True):
+        for kind, array in (("gradient", gradient), ("state", run.carries[0])):
+            rows = [np.linalg.norm(np.asarray(array)[:n, row], axis=-1) for row, n in enumerate(LENGTHS)]
+            rows = rows if run.reverse else [row[::-1] for row in rows]
+            means = [np.sqrt(np.mean([row[k] ** 2 for row in rows if len(row) > k])) for k in range(T)]
+            np.testing.assert_allclose(found[kind][run.name], means if run.reverse else means[::-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1e-4, 0.3, 0.9, 0.999, 1.2])

@@ -158,10 +158,29 @@ def test_cotangents_are_those_of_backpropagation_by_hand(variant, name, reverse)
                         a[row] *= min(1, numbers["clip_norm"] / norm)
             assert_close(tuple(a[t] for a in found[1][3].carry), tuple(jnp.asarray(a) for a in d), 1e-12)
             d = jax.vjp(lambda c, t=t: step(c, x[t]), before[t])[1](tuple(map(jnp.asarray, d)))[0]
-            later = t + 1 if reverse else t
-            cut = "cut_every" in numbers and later % numbers["cut_every"] == 0 and later > 0
+            steps_back = t + 1 if reverse else T - t
+            cut = "cut_every" in numbers and steps_back % numbers["cut_every"] == 0 and t != order[0]
             d = tuple(a * numbers.get("scale", 1.0) * (not cut) for a in d)
         assert_close(found[1][2], d, 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_last_state_sees_a_whole_window_of_every_row(reverse, backend):
+    # Of a linear cell with R = I, ∂L/∂h_t of what the last state is worth is the same at every step it comes to.
+    lengths = [6, 5, 3]
+    cell = make_cell("vanilla_linear", in_features=D, features=H)
+    cell.recurrent_kernel[...] = jnp.eye(H)
+    x = random_array(1, T, B, D)
+
+    def loss(taps: Any, window: jax.Array) -> jax.Array:
+        options = {"reverse": reverse, "backend": backend, "chunk": 4, "lengths": jnp.array(lengths)}
+        return unroll(cell, x, taps=taps, cotangent=Cotangent(cut_every=window), **options)[1][0].sum()
+
+    flow, taps = quick_jit(jax.grad(loss)), make_taps(cell, x)
+    for window in range(1, T + 2):
+        seen = np.asarray(flow(taps, jnp.int32(window)).carry[0]).any(-1).sum(0)
+        np.testing.assert_array_equal(seen, np.minimum(window, lengths))
 
 
 @pytest.mark.slow

@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnnlab import diagnose
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config
 from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
 from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_diagnostics, read_metrics
 from rnnlab.run import Run
+from rnnlab.tasks import TASKS
 from rnnlab.watch import Convergence
+from tests.task_with_lengths import Totals
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -35,18 +38,31 @@ def small(**changes: Any) -> dict[str, Any]:
     return resolve_config(config | changes)
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_flow_of_a_step_is_the_flow_of_its_batch(devices: int) -> None:
-    run = Run(small(devices=devices, model=dict(cell=dict(name="lstm", features=4), bidirectional=True)))
+@pytest.fixture(autouse=True)
+def _totals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "totals", Totals)
+
+
+@pytest.mark.parametrize(
+    ("task", "devices"),
+    [
+        pytest.param(dict(name="adding", length=6), 1, marks=pytest.mark.slow),
+        (dict(name="adding", length=6), 2),
+        (dict(name="totals", length=8), 2),
+    ],
+)
+def test_flow_of_a_step_is_the_flow_of_its_batch(task: dict[str, Any], devices: int) -> None:
+    run = Run(small(task=task, devices=devices, model=dict(cell=dict(name="lstm", features=4), bidirectional=True)))
     state = run.programs.start(0)
     found = run.programs.observe(state, run.data, run.rows)["gradient_flow"]
     batch = run.task.batch(run.task.data, state.seed, "train", run.rows)
+    assert (batch.lengths is None) == (task["name"] == "adding")
     expected = gradient_flow(run.programs.network(state.params, state.buffers), run.task, batch)
     for name, norms in expected.items():
         np.testing.assert_allclose(found[f"{name}/h"], norms, rtol=2e-5)
         forward = norms[::-1] if name.endswith("reverse") else norms
         np.testing.assert_allclose(found[f"{name}/factor"], decay_per_step(forward).factor, rtol=1e-4)
-        assert found[f"{name}/horizon"] == memory_horizon(forward)
+        assert found[f"{name}/horizon"] == memory_horizon(forward, run.task.longest_dependency)
     assert {name.rpartition("/")[2] for name in found} == {"h", "c", "delta", "factor", "half_life", "horizon"}
 
 
@@ -57,6 +73,40 @@ def test_a_program_that_is_watched_is_the_program_that_is_not() -> None:
         state = run.programs.start(0)
         texts.add(run.programs.train.lower(state, run.data, jnp.int32(3), run.rows).as_text())
     assert len(texts) == 1
+
+
+@pytest.mark.slow
+def test_every_number_of_a_run_over_rows_that_differ_in_length_is_that_of_rows_aligned_at_their_ends(
+    tmp_path: Path,
+) -> None:
+    # A linear cell with R = 0.9 I, which a learning rate of 1e-30 leaves as it is.
+    cell = dict(name="vanilla", activation="linear", features=4, recurrent_init=dict(name="identity", scale=0.9))
+    config = small(
+        task=dict(name="totals", length=12, longest_dependency=7),
+        model=dict(cell=cell),
+        optimizer=dict(name="sgd", learning_rate=1e-30),
+        steps=1,
+        checkpoint_every=1,
+        eval_every=1,
+        flight_recorder=dict(steps=1),
+    )
+    summary = train_and_evaluate(config, tmp_path)["memory_horizon"]
+    assert diagnose.main([f"--workdir={tmp_path}", "--measure=horizon,truncation", "--rows=3"]) == 0
+    measured = json.loads((tmp_path / "diagnosis.json").read_text())
+    (line,) = read_diagnostics(tmp_path)
+    of_training = {name.removeprefix("layer 1/"): value for name, value in line["gradient_flow"].items()}
+    for found in (summary["layer 1"], measured["horizon"]["layer 1"], of_training):
+        assert float(found["factor"]) == pytest.approx(0.9, rel=1e-5)
+        assert float(found["half_life"]) == pytest.approx(6.578813, rel=1e-4)
+        assert found["horizon"] == 7  # 0.9^11 is above a hundredth, but no answer depends on what is that far back.
+    for norms in (
+        measured["horizon"]["layer 1"]["norms"],
+        of_training["h"],
+        *(each["layer 1"] for each in json.loads((tmp_path / "gradient_flow.json").read_text()).values()),
+    ):
+        np.testing.assert_allclose(norms, norms[-1] * 0.9 ** np.arange(12)[::-1], rtol=1e-5)
+    ratio = np.array(measured["truncation"]["recurrent"]["ratio"], float)
+    assert (np.diff(ratio) > 0).all()  # Each window sees more than the one before: 1, 2, 4, 8, 12.
 
 
 @pytest.mark.slow
@@ -150,6 +200,7 @@ def test_horizon_is_the_distance_at_which_a_hundredth_is_left() -> None:
     assert memory_horizon(0.5 ** (29.0 - t)) == 6  # 1/64 is above a hundredth, 1/128 is not.
     assert memory_horizon(jnp.ones(30)) == 29
     assert memory_horizon(jnp.where(t < 20, 0.5 ** (19.0 - t), 0)) == 6  # Rows that end at step 20.
+    assert memory_horizon(jnp.ones(30), 20) == 20  # No further than any answer depends on.
     assert memory_horizon(jnp.zeros(30)) == 0
     assert memory_horizon(jnp.full(30, jnp.nan)) == 0
 

@@ -113,16 +113,17 @@ def test_windows_of_one_step_have_no_recurrent_path() -> None:
     assert found["all"].cosine[0] < 1 - 1e-3
 
 
-def test_the_last_window_sees_what_that_many_lags_bring() -> None:
-    windows = [1, 2, 4, 8]  # All divide T, so that the loss is at the end of a whole window.
+@pytest.mark.parametrize("lengths", [None, [8, 5, 2]])
+def test_the_loss_of_a_last_step_sees_what_so_many_lags_bring(lengths: list[int] | None) -> None:
+    windows = list(range(1, T + 1))  # Whether they divide a row's length or not.
     with float64():
-        network, batch = random_network(), problem()
+        network, batch = random_network(), problem(lengths)
         found = bias_of(network, batch, windows)["recurrent"]
         graphdef, state = nnx.split(network)
 
         def by_lag(state: Any) -> Any:
             network = nnx.merge(graphdef, state)
-            (run,), (entry,) = trajectories(network, batch.inputs), entries(network, TASK, batch)
+            (run,), (entry,) = trajectories(network, batch.inputs, batch.lengths), entries(network, TASK, batch)
             return lag_split(run, entry)
 
         split = quick_jit(by_lag)(state)

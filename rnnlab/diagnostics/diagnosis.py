@@ -103,26 +103,31 @@ def _horizon(subject: Subject) -> dict[str, Any]:
             "factor": decay.factor,
             "half_life": decay.half_life,
             "doubling_time": decay.doubling_time,
-            "horizon": memory_horizon(forward),
+            "horizon": memory_horizon(forward, subject.task.longest_dependency),
         }
     return found
 
 
 def _jacobians(subject: Subject) -> dict[str, Any]:
     """Singular values and eigenvalues of sampled step Jacobians, and log10 of the singular values of their products
-    over k steps that end a run, the mean over rows."""
+    over the first k steps in the order of processing: means over the rows that have such steps, eigenvalues of the
+    longest row."""
     found = {}
     for run in _need_some(subject):
-        steps = run.x.shape[0]
-        times = np.unique(np.linspace(0, steps - 1, min(subject.jacobians, steps)).round().astype(int))
+        lengths = np.asarray(run.inside.sum(0))
+        longest = max(1, int(lengths.max()))
+        times = np.unique(np.linspace(0, longest - 1, min(subject.jacobians, longest)).round().astype(int))
+        counts = powers_of_two(longest)
         each = step_jacobians(run, jnp.asarray(times))
-        counts = powers_of_two(steps)
+        values = jnp.linalg.svd(each, compute_uv=False)
         found[run.name] = {
             "times": times,
-            "singular_values": jnp.linalg.svd(each, compute_uv=False).mean(1),
-            "eigenvalues": [[[v.real, v.imag] for v in row] for row in eigenvalues(each[:, 0])],
+            "singular_values": jnp.mean(values, 1, where=run.inside[times][:, :, None]),
+            "eigenvalues": [[[v.real, v.imag] for v in row] for row in eigenvalues(each[:, lengths.argmax()])],
             "counts": counts,
-            "log10_products": jacobian_products(run, counts).mean(1),
+            "log10_products": jnp.mean(
+                jacobian_products(run, counts), 1, where=(lengths >= np.array(counts)[:, None])[:, :, None]
+            ),
         }
     return found
 

@@ -1,8 +1,8 @@
 """What the flight recorder notes of one training step: loss, norms at every time step, and the carries themselves."""
 
-import jax.numpy as jnp
+import jax
 
-from rnnlab.diagnostics.gradient_flow import root_mean_square
+from rnnlab.diagnostics.gradient_flow import aligned, gather_rows, root_mean_square
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.norms import row_norms
@@ -16,19 +16,25 @@ def flight(probe: Probe) -> dict[str, PyTree]:
     gradient            {"layer 1": [T]}, the root mean square over rows of ‖∂L_b/∂h_t‖₂
     state               {"layer 1": [T]}, the same of ‖h_t‖₂
     carries             {"layer 1/h": [T, B, H]}, of the whole batch
+
+    Rows shorter than T are `aligned` in gradient and state: the entry k before the last, of a reverse direction the
+    entry k, is k steps back from each row's end, and the mean is over the rows that are so long.
     """
-    rows: dict[str, dict] = {"gradient": {}, "state": {}, "carries": {}}
+    rows: dict[str, jax.Array] = {}
     for trajectory, tap in zip(probe.trajectories, probe.flows, strict=True):
-        rows["gradient"][trajectory.name] = row_norms(tap.carry[0])
-        inside = jnp.where(trajectory.inside[:, :, None], trajectory.carries[0], 0)
-        rows["state"][trajectory.name] = row_norms(inside)
+        rows[f"{trajectory.name}/gradient"] = row_norms(tap.carry[0])
+        rows[f"{trajectory.name}/state"] = row_norms(trajectory.carries[0])
         names = carry_names(trajectory.cell, len(trajectory.carries))
-        rows["carries"] |= {
-            f"{trajectory.name}/{name}": carry for name, carry in zip(names, trajectory.carries, strict=True)
-        }
-    gathered = {
-        kind: {name: jnp.concatenate([*arrays], axis=1) for name, arrays in found.items()}
-        for kind, found in probe.gather(rows).items()
-    }
-    norms = {kind: {name: root_mean_square(a) for name, a in gathered[kind].items()} for kind in ("gradient", "state")}
-    return {"loss": probe.loss, "grad_norm": probe.grad_norm, **norms, "carries": gathered["carries"]}
+        for name, carry in zip(names, trajectory.carries, strict=True):
+            rows[f"{trajectory.name}/carries/{name}"] = carry
+    whole, lengths = gather_rows(probe, rows)
+    found: dict[str, dict] = {"gradient": {}, "state": {}, "carries": {}}
+    for trajectory in probe.trajectories:
+        for kind in ("gradient", "state"):
+            norms = aligned(whole[f"{trajectory.name}/{kind}"], lengths, trajectory.reverse)
+            found[kind][trajectory.name] = root_mean_square(*norms)
+    for name, array in whole.items():
+        layer, _, element = name.partition("/carries/")
+        if element:
+            found["carries"][f"{layer}/{element}"] = array
+    return {"loss": probe.loss, "grad_norm": probe.grad_norm, **found}

@@ -1,6 +1,5 @@
 """How much gradient reaches each time step: ‖∂L/∂h_t‖ from the engine's taps, in one backward pass."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -11,13 +10,13 @@ from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.network import Network
 from rnnlab.norms import row_norms
-from rnnlab.recurrence import FusableCell
+from rnnlab.recurrence import FusableCell, Taps
 from rnnlab.tasks import Batch, Task
-from rnnlab.typing import Array, Float, Int
+from rnnlab.typing import Array, Bool, Float, Int
 
 
 def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float[Array, " T"]]:
-    """The root mean square over the batch's rows of ‖∂L_b/∂h_t‖₂ at each step t, L_b being row b's own loss.
+    """‖∂L_b/∂h_t‖₂ over t, L_b being row b's own loss, over the batch's rows as `over_rows` says.
 
     Args:
         network: a network of this task.
@@ -25,7 +24,8 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
         batch: T steps of B rows.
 
     Returns:
-        Per layer and direction ("layer 1", "layer 1 reverse") an array [T]. A row past its end counts as zero.
+        Per layer and direction ("layer 1", "layer 1 reverse") an array [T], in which all rows end together: the entry
+        k before the last, of a reverse direction the entry k, is k steps back from each row's end.
     """
 
     def loss(taps: list) -> jax.Array:
@@ -33,15 +33,11 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
         return (values["loss"] / jnp.maximum(weights, 1)).sum()
 
     gradients = jax.grad(loss)(network.make_taps(batch.inputs))
-    return {
-        f"layer {number}" + (" reverse" if direction else ""): root_mean_square(row_norms(tap.carry[0]))
-        for number, directions in enumerate(gradients, 1)
-        for direction, tap in enumerate(directions)
-    }
+    return _by_layer(gradients, gradients, batch.lengths)
 
 
 def gradient_reach(network: Network, task: Task, batch: Batch) -> dict[str, Float[Array, " T"]]:
-    """How far back the gradient of one answer reaches: ‖∂L_b/∂h_t‖₂ over t, the root mean square over rows.
+    """How far back the gradient of one answer reaches: ‖∂L_b/∂h_t‖₂ over t, over rows as `over_rows` says.
 
     With a readout at the last step it is `gradient_flow`. With one at every step each answer adds gradient of its own,
     so that the sum says little about the recurrence; there L_b is the loss of row b's last valid step alone, of a
@@ -53,9 +49,7 @@ def gradient_reach(network: Network, task: Task, batch: Batch) -> dict[str, Floa
         batch: T steps of B rows.
 
     Returns:
-        Per layer and direction ("layer 1", "layer 1 reverse") an array [T]. With a readout at every step all rows end
-        at the last entry, so that the one k before it is k steps from the answer (of a reverse direction all begin at
-        the first), and the mean is over the rows that are so long; 0 where none is.
+        What `gradient_flow` returns.
     """
     if task.readout != "every":
         return gradient_flow(network, task, batch)
@@ -70,31 +64,72 @@ def gradient_reach(network: Network, task: Task, batch: Batch) -> dict[str, Floa
         return values["loss"].sum()
 
     taps = network.make_taps(batch.inputs)
-    ends = [jax.grad(loss)(taps, lengths - 1)]
+    forward = backward = jax.grad(loss)(taps, lengths - 1)
     if any(len(directions) > 1 for directions in taps):
-        ends.append(jax.grad(loss)(taps, jnp.zeros_like(lengths)))
-    shift = steps - lengths
-    found = {}
-    for number in range(len(taps)):
-        for direction in range(len(taps[number])):
-            norms = row_norms(ends[direction][number][direction].carry[0])
-            at = jnp.arange(steps)[:, None] - (0 if direction else shift)
-            inside = (at >= 0) & (at < lengths)
-            norms = jnp.where(inside, jnp.take_along_axis(norms, jnp.clip(at, 0), axis=0), 0)
+        backward = jax.grad(loss)(taps, jnp.zeros_like(lengths))
+    return _by_layer(forward, backward, batch.lengths)
+
+
+def _by_layer(
+    forward: list[list[Taps]], backward: list[list[Taps]], lengths: Int[Array, " B"] | None
+) -> dict[str, Float[Array, " T"]]:
+    """`over_rows` of every layer's ‖∂L_b/∂h_t‖₂, from the taps for the forward and those for the reverse directions."""
+    curves = {}
+    for number in range(len(forward)):
+        for direction in range(len(forward[number])):
+            tap = (backward if direction else forward)[number][direction]
             name = f"layer {number + 1}" + (" reverse" if direction else "")
-            found[name] = row_norms(norms) / jnp.sqrt(jnp.maximum(inside.sum(1), 1))
-    return found
+            curves[name] = over_rows(row_norms(tap.carry[0]), lengths, direction == 1)
+    return curves
 
 
-def root_mean_square(norms: Float[Array, "T B"]) -> Float[Array, " T"]:
-    """Over rows."""
-    return row_norms(norms) / math.sqrt(norms.shape[1])
+def aligned(
+    norms: Float[Array, "T B"], lengths: Int[Array, " B"] | None, reverse: bool = False
+) -> tuple[Float[Array, "T B"], Bool[Array, "T B"]]:
+    """The rows so shifted that they end together, and which entries are within their rows; the others are 0.
+
+    Forward the last valid step of every row goes to the last entry. A reverse direction ends at the first step, where
+    all rows begin, and is left as it is.
+    """
+    steps = norms.shape[0]
+    if lengths is None:
+        return norms, jnp.ones(norms.shape, bool)
+    at = jnp.arange(steps)[:, None] - (0 if reverse else steps - lengths)
+    inside = (at >= 0) & (at < lengths)
+    return jnp.where(inside, jnp.take_along_axis(norms, jnp.clip(at, 0), axis=0), 0), inside
+
+
+def over_rows(
+    norms: Float[Array, "T B"], lengths: Int[Array, " B"] | None, reverse: bool = False
+) -> Float[Array, " T"]:
+    """The root mean square over rows of a gradient's norms, `aligned`; over the rows that are so long, 0 where none is.
+
+    Where a row begins, on the way back, the mean loses it: what follows is scaled by the factor that this changes the
+    mean by, as a chained price index is. So the curve has no step there, and rows that all decay by one factor decay by
+    that factor together, however much they differ in size.
+    """
+    if lengths is None:
+        return root_mean_square(norms, jnp.ones(norms.shape, bool))
+    norms, inside = aligned(norms, lengths, reverse)
+    if not reverse:  # From here on the first entry is where rows end.
+        norms, inside = norms[::-1], inside[::-1]
+    longer = jnp.concatenate([inside[1:], jnp.zeros_like(inside[:1])])
+    mean, of_longer = root_mean_square(norms, inside), root_mean_square(norms, longer)
+    linked = jnp.isfinite(mean) & (mean > 0) & jnp.isfinite(of_longer) & (of_longer > 0)
+    changes = jnp.where(linked & (longer != inside).any(1), mean / jnp.where(linked, of_longer, 1), 1)
+    curve = mean * jnp.concatenate([jnp.ones_like(mean[:1]), jnp.cumprod(changes)[:-1]])
+    return curve if reverse else curve[::-1]
+
+
+def root_mean_square(norms: Float[Array, "T B"], inside: Bool[Array, "T B"]) -> Float[Array, " T"]:
+    """Over the rows inside; 0 where none is."""
+    return row_norms(jnp.where(inside, norms, 0)) / jnp.sqrt(jnp.maximum(inside.sum(1), 1)).astype(norms.dtype)
 
 
 def flow(probe: Probe) -> dict[str, jax.Array]:
     """The diagnostic "gradient_flow" of a training step.
 
-    For every layer and direction, the root mean square over the batch's rows of
+    For every layer and direction, over the batch's rows as `over_rows` says:
         layer 1/h [T]       ‖∂L_b/∂h_t‖₂; of an LSTM also layer 1/c [T], along the cell's path
         layer 1/delta [T]   ‖δ_t‖₂, δ_t = ∂L_b/∂u_t; not of a cell without one recurrent product
     and from the first, by `decay_per_step`, layer 1/factor, layer 1/half_life and layer 1/horizon (`memory_horizon`).
@@ -102,33 +137,49 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
     measured is the sum, whose decay says less about the recurrence.
     """
     rows: dict[str, jax.Array] = {}
+    reverse: dict[str, bool] = {}
     for trajectory, tap in zip(probe.trajectories, probe.flows, strict=True):
         arrays = dict(zip(carry_names(trajectory.cell, len(tap.carry)), tap.carry, strict=True))
         if isinstance(trajectory.cell, FusableCell):
             arrays["delta"] = tap.u
         rows |= {f"{trajectory.name}/{what}": row_norms(gradient) for what, gradient in arrays.items()}
-    gathered = {name: jnp.concatenate([*norms], axis=1) for name, norms in probe.gather(rows).items()}
-    found = {name: root_mean_square(norms) for name, norms in gathered.items()}
+        reverse |= {f"{trajectory.name}/{what}": trajectory.reverse for what in arrays}
+    whole, lengths = gather_rows(probe, rows)
+    found = {name: over_rows(norms, lengths, reverse[name]) for name, norms in whole.items()}
     for trajectory in probe.trajectories:
         norms = found[f"{trajectory.name}/h"]
         forward = norms[::-1] if trajectory.reverse else norms
         decay = decay_per_step(forward)
         found |= {f"{trajectory.name}/factor": decay.factor, f"{trajectory.name}/half_life": decay.half_life}
-        found[f"{trajectory.name}/horizon"] = memory_horizon(forward)
+        found[f"{trajectory.name}/horizon"] = memory_horizon(forward, probe.longest_dependency)
     return found
 
 
-def memory_horizon(norms: Float[Array, " T"], share: float = 0.01) -> Int[Array, ""]:
+def gather_rows(
+    probe: Probe, rows: dict[str, Float[Array, "T B *H"]]
+) -> tuple[dict[str, Float[Array, "T B *H"]], Int[Array, " B"] | None]:
+    """Arrays of this device's rows as those of the whole batch, and the lengths of its rows, None where all have T
+    steps; after one exchange between devices."""
+    lengths = probe.trajectories[0].lengths
+    gathered, each = probe.gather((rows, lengths))
+    whole = {name: jnp.concatenate([*arrays], axis=1) for name, arrays in gathered.items()}
+    return whole, None if each is None else each.ravel().astype(jnp.int32)
+
+
+def memory_horizon(
+    norms: Float[Array, " T"], longest_dependency: int | None = None, share: float = 0.01
+) -> Int[Array, ""]:
     """How far back the gradient reaches: the largest distance in steps, from the last step that any gradient reaches,
     at which its norm is still at least this share of what it is there.
 
-    It needs no decay to be exponential, and it never exceeds T - 1. 0 where nothing is finite and above zero.
+    It needs no decay to be exponential, and it never exceeds T - 1, nor the task's longest dependency: what reaches
+    further back meets nothing that an answer depends on. 0 where nothing is finite and above zero.
     """
     steps = jnp.arange(norms.shape[0])
     alive = jnp.isfinite(norms) & (norms > 0)
     last = jnp.max(jnp.where(alive, steps, -1))
     first = jnp.min(jnp.where(alive & (norms >= share * norms[last]), steps, last))
-    return jnp.maximum(last - first, 0)
+    return jnp.clip(last - first, 0, longest_dependency)
 
 
 class Decay(NamedTuple):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.build import ConfigError
+from rnnlab.diagnostics.gradient_flow import over_rows
 from rnnlab.diagnostics.truncation import with_windows
 from rnnlab.linear import matmul
 from rnnlab.network import Hidden, Network
@@ -38,7 +39,7 @@ class LagSplit(NamedTuple):
     total: Float[Array, "H M"]
     """The sum of all parts, ∂L/∂R. R as it multiplies h: dropped or reparametrised, where it is."""
     delta: Float[Array, "T G"]
-    """The root mean square over rows of ‖δ_t‖ in each gate, δ_t = ∂L/∂u_t."""
+    """Over rows, as `over_rows` says, ‖δ_t‖ in each gate, δ_t = ∂L/∂u_t."""
 
 
 def entries(network: Network, task: Task, batch: Batch) -> list[Float[Array, "T B H"]]:
@@ -150,7 +151,7 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
     total = total + beyond
     of_rest = (by_gate(beyond), share(beyond, full), *alignment(total, full))
     found = jax.tree.map(lambda lags, rest: jnp.concatenate([lags, rest[None]]), of_lags, of_rest)
-    return LagSplit(*found, total=total, delta=_over_rows(cell.split(full_delta)))
+    return LagSplit(*found, total=total, delta=_by_gate(cell.split(full_delta), trajectory))
 
 
 def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts], Carry]:
@@ -185,7 +186,6 @@ def _one_step_back(a: Float[Array, "T B H"], reverse: bool) -> Float[Array, "T B
     return jnp.concatenate([none, a[:-1]] if reverse else [a[1:], none])
 
 
-def _over_rows(parts: Parts) -> Float[Array, "T G"]:
-    """Over rows, the root mean square of the norm over units, gate by gate."""
-    rows = parts[0].shape[1]
-    return jnp.stack([row_norms(row_norms(part)) for part in parts], -1) / jnp.sqrt(rows)
+def _by_gate(parts: Parts, trajectory: Trajectory) -> Float[Array, "T G"]:
+    """The norm over units, gate by gate, over rows."""
+    return jnp.stack([over_rows(row_norms(part), trajectory.lengths, trajectory.reverse) for part in parts], -1)

@@ -39,6 +39,8 @@ class Probe(NamedTuple):
     """The batch's mean loss, penalties left out; None where no training step is looked at."""
     grad_norm: Float[Array, ""] | None = None
     """The global norm of `gradients`, likewise."""
+    longest_dependency: int | None = None
+    """The task's, in steps."""
 
     def gather(self, tree: PyTree) -> PyTree:
         """Every array with a new first axis, that of the devices, after one exchange between them.

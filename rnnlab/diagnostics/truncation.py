@@ -32,11 +32,11 @@ class TruncationBias(NamedTuple):
 def truncation_bias(
     network: Network, task: Task, batch: Batch, windows: Int[Array, " K"] | None = None
 ) -> dict[str, TruncationBias]:
-    """The bias of the batch's gradient under `cut_every=k`: windows [k n, k n + n) that do not overlap (Williams and
-    Peng, 1990), cut in all layers and directions, against that of the mean loss itself.
+    """The bias of the batch's gradient under `cut_every=k`: windows of k steps that do not overlap (Williams and Peng,
+    1990), cut in all layers and directions, against that of the mean loss itself.
 
-    Windows are counted from the first step, as in training: where k does not divide T the last one is shorter, and a
-    loss at the last step sees but T mod k steps (two for T = 150, k = 4).
+    Windows are counted back from each row's last step, as in training: a loss at the last step sees k steps, whether k
+    divides T or not.
 
     What else the network does to its gradient (`model.cotangent`) is left out of both. All windows run one after the
     other in one loop: K + 1 gradients of time, two of memory.

@@ -18,6 +18,7 @@ from rnnlab.plots.style import (
     COLOURS,
     GREY,
     NOTHING,
+    TIME_STEP,
     gradient_symbol,
     log_scale,
     make_axes,
@@ -55,7 +56,7 @@ def _horizon(measured: dict[str, Any]) -> Figure:
         look = {"color": COLOURS[number % len(COLOURS)], "label": layer + factor}
         axis.plot(range(1, len(norms) + 1), shown(norms, positive=True), linewidth=1.6, **look)
     log_scale(axis)
-    axis.set_xlabel("time step t")
+    axis.set_xlabel(TIME_STEP)
     axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
     axis.set_title("gradient of the loss that reaches each time step")
     axis.legend(frameon=False, fontsize=8)
@@ -85,7 +86,7 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         left.set(
             xlabel="real part",
             ylabel="imaginary part",
-            title=f"{layer}: eigenvalues of $J_t$ = ∂carry$_t$/∂carry$_{{t-1}}$, one row",
+            title=f"{layer}: eigenvalues of $J_t$ = ∂carry$_t$/∂carry$_{{t-1}}$, longest row",
         )
         log_scale(middle)
         middle.axhline(1, color=GREY, linestyle="--", linewidth=1)
@@ -118,7 +119,7 @@ def _products(axis: Axes, layer: str, values: dict[str, Any]) -> None:
     axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
     powers_of_two(axis, values["counts"])
     axis.set(xlabel="steps k", ylabel=r"$\log_{10}$ singular value, mean over rows")
-    axis.set_title(f"{layer}: product of the last k of $J_t$")
+    axis.set_title(f"{layer}: product of the first k of $J_t$")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=7)
 

@@ -14,6 +14,7 @@ from rnnlab.plots.style import (
     COLOURS,
     GREY,
     NOTHING,
+    TIME_STEP,
     edges,
     gradient_symbol,
     heat_map,
@@ -67,14 +68,18 @@ def compare_training(workdirs: Mapping[str, Path], path: Path) -> Path:
         )
         axis.set_facecolor(NOTHING)
         axis.grid(False)
-        axis.set(xlabel="training step", ylabel="time step t", title=label)
+        axis.set(xlabel="training step", ylabel=TIME_STEP, title=label)
     figure.colorbar(mesh, ax=axes, extend="both", label=r"$\log_{10}$ of the gradient at t over that at the last step")
     return save(figure, path)
 
 
 def _gradient(steps: list[int], lines: Lines) -> Figure | None:
     """log10 ‖∂L/∂h_t‖ over training step and time step, a panel for each layer and element of the carry."""
-    return _maps(steps, lines, ("h", "c"), lambda name: (name.split("/")[0], gradient_symbol(name.split("/")[-1])))
+
+    def words(name: str) -> tuple[str, str]:
+        return name.split("/")[0], gradient_symbol(name.split("/")[-1])
+
+    return _maps(steps, lines, ("h", "c"), words, TIME_STEP)
 
 
 def _carry_norms(steps: list[int], lines: Lines) -> Figure | None:
@@ -84,11 +89,11 @@ def _carry_norms(steps: list[int], lines: Lines) -> Figure | None:
         layer, element, _ = name.split("/")
         return layer, rf"$\Vert {element}_t\Vert$" if len(element) == 1 else f"norm of {element}"
 
-    return _maps(steps, lines, ("norm",), words)
+    return _maps(steps, lines, ("norm",), words, "time step t")
 
 
 def _maps(
-    steps: list[int], lines: Lines, quantities: tuple[str, ...], words: Callable[[str], tuple[str, str]]
+    steps: list[int], lines: Lines, quantities: tuple[str, ...], words: Callable[[str], tuple[str, str]], time: str
 ) -> Figure | None:
     names = [name for name in lines[0] if name.split("/")[-1] in quantities]
     if not names:
@@ -102,7 +107,7 @@ def _maps(
         for axis, name in zip(row, group, strict=False):
             layer, symbol = words(name)
             heat_map(figure, axis, steps, [numbers(line[name]) for line in lines], 1, rf"$\log_{{10}}$ {symbol}")
-            axis.set(xlabel="training step", ylabel="time step t", title=f"{layer}: {symbol}")
+            axis.set(xlabel="training step", ylabel=time, title=f"{layer}: {symbol}")
     return figure
 
 

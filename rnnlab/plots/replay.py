@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rnnlab.files import read_json
-from rnnlab.plots.style import AGAIN, COLOURS, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
+from rnnlab.plots.style import AGAIN, COLOURS, TIME_STEP, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
 from rnnlab.step import SPIKE
 
 
@@ -31,7 +31,7 @@ def replay(workdir: Path) -> Path:
     lines = [line for line in found["interventions"]["as it was"]["updates"] if line["update"] <= found["update"]]
     flow.set_title(f"{layer}, as it was")
     flow.set_xlabel("update")
-    flow.set_ylabel("time step t")
+    flow.set_ylabel(TIME_STEP)
     flow.xaxis.get_major_locator().set_params(integer=True)
     grid = [numbers(line["gradient"][layer]) for line in lines]
     label = rf"$\log_{{10}}$ {gradient_symbol('h')}"

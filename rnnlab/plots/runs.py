@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 
 from rnnlab.files import read_json
 from rnnlab.metrics import read_metrics
-from rnnlab.plots.style import AGAIN, COLOURS, GREY, gradient_symbol, log_scale, make_axes, numbers, save, shown
+from rnnlab.plots.style import (
+    AGAIN,
+    COLOURS,
+    GREY,
+    TIME_STEP,
+    gradient_symbol,
+    log_scale,
+    make_axes,
+    numbers,
+    save,
+    shown,
+)
 from rnnlab.tasks import TASKS, Split
 from rnnlab.workdir import read_config, read_gradient_flow
 
@@ -109,7 +120,7 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
         values = shown(numbers(norms), positive=True)
         axis.plot(range(1, len(values) + 1), values, color=colours[number % len(colours)], label=label, linewidth=1.6)
     log_scale(axis)
-    axis.set_xlabel("time step t")
+    axis.set_xlabel(TIME_STEP)
     axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
 
 

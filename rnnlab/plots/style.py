@@ -23,6 +23,8 @@ AGAIN = "remove it and run the command that writes it again"
 """What to do where a file that a figure is drawn from is damaged."""
 NOTHING = "#dddddd"
 """Where a heat map has no number."""
+TIME_STEP = "time step t (shorter rows end at the last)"
+"""The axis of what is averaged over rows that are aligned at their ends."""
 
 
 def make_axes(columns: int) -> tuple[Figure, list]:

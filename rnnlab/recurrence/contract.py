@@ -87,19 +87,23 @@ class Cotangent(NamedTuple):
     scale: Float[Array, ""] | None = None
     """Factor of what comes from the future."""
     cut_every: Int[Array, ""] | None = None
-    """Nothing passes from one window of this many steps, [k n, k n + n), to the one before: truncated backpropagation
-    (Williams and Peng, 1990) with windows that do not overlap."""
+    """Nothing passes from one window of this many steps to the one before: truncated backpropagation (Williams and
+    Peng, 1990) with windows that do not overlap. They are counted back from each row's last step, in reverse from its
+    first, so that the loss of a last state sees a whole window; the one where the row begins may be shorter."""
     clip_value: Float[Array, ""] | None = None
     """Bound of every element."""
     clip_norm: Float[Array, ""] | None = None
     """Bound of each row's 2-norm over all of the carry, kept by scaling the row."""
 
-    def passed(self, d: Carry, t: jax.Array, reverse: bool) -> Carry:
-        """What step t hands on to the step that ran before it."""
+    def passed(self, d: Carry, t: jax.Array, ends: Int[Array, "#B"], reverse: bool) -> Carry:
+        """What step t hands on to the step that ran before it, [B, H] each; ends: how many steps each row has."""
         factor: Any = 1 if self.scale is None else self.scale
         if self.cut_every is not None:
-            first = t + 1 if reverse else t  # The later of the two steps.
-            factor = factor * jnp.where((first % self.cut_every == 0) & (first > 0), 0, 1)
+            ends = ends.astype(jnp.int32)
+            steps_back = t + 1 if reverse else ends - t  # From the row's end, this step among them.
+            first = t == (ends - 1 if reverse else 0)  # The carry before it is the first step's own.
+            cut = (steps_back % self.cut_every == 0) & ~first
+            factor = factor * jnp.where(cut, 0, 1)[:, None]
         if self.scale is None and self.cut_every is None:
             return d
         return jax.tree.map(lambda a: a * jnp.asarray(factor, a.dtype), d)

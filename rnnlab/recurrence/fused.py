@@ -197,6 +197,7 @@ def _fused_backward(plan, residuals, cotangents):
     def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
         return plan.gates(params, before, [*z, *noise], u)
 
+    ends = jnp.full(1, x.shape[0]) if lengths is None else lengths
     holdings = find_holdings(plan, params, dlast, x, noise)[0] if plan.keep_gates else []
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
 
@@ -268,7 +269,7 @@ def _fused_backward(plan, residuals, cotangents):
             back_h = back_h if state_mask is None else back_h * state_mask
             dbefore = (dbefore[0] + back_h, *dbefore[1:])
             if cotangent is not None:
-                dbefore = cotangent.passed(dbefore, first + t, plan.reverse)
+                dbefore = cotangent.passed(dbefore, first + t, ends, plan.reverse)
             if mask_t is not None:
                 dbefore = jax.tree.map(jnp.add, dbefore, masked(mask_t, zeros, dcarry))
             return (dbefore, scratch), (dnew, [None if s else a for s, a in zip(same, dz, strict=True)])

@@ -30,7 +30,7 @@ def reference(
 
     def body(carry: Carry, inputs: tuple) -> tuple[Carry, Carry]:
         z_t, mask_t, tap, noise_t, t = inputs
-        before: Any = carry if cotangent is None else _pass(reverse, carry, t, cotangent)
+        before: Any = carry if cotangent is None else _pass(reverse, carry, t, ends, cotangent)
         if isinstance(cell, FusableCell):
             assert kernel is not None
             h = before[0] if state_mask is None else before[0] * state_mask
@@ -45,20 +45,21 @@ def reference(
         new = masked(mask_t, new, carry)
         return new, new
 
+    ends = jnp.full(1, x.shape[0]) if mask is None else mask.sum(0)
     times = None if cotangent is None else jnp.arange(x.shape[0])
     last, carries = lax.scan(body, carry, (z, mask, taps, noise, times), reverse=reverse, unroll=unroll_steps)
     return carries, last
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _pass(reverse: bool, carry: Carry, t: jax.Array, cotangent: Cotangent) -> Carry:
+def _pass(reverse: bool, carry: Carry, t: jax.Array, ends: jax.Array, cotangent: Cotangent) -> Carry:
     """The identity, with `cotangent.passed` on the way back."""
     return carry
 
 
 _pass.defvjp(
-    lambda reverse, carry, t, cotangent: (carry, (t, cotangent)),
-    lambda reverse, saved, d: (saved[1].passed(d, saved[0], reverse), None, None),
+    lambda reverse, carry, t, ends, cotangent: (carry, (t, ends, cotangent)),
+    lambda reverse, saved, d: (saved[2].passed(d, saved[0], saved[1], reverse), None, None, None),
 )
 
 

@@ -187,7 +187,7 @@ class Sentences(_Text):
             # Scored by length, so that a batch ends where its longest sentence does.
             order = None if split == "train" else np.argsort(lengths, kind="stable").astype(np.int32)
             self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32), order)
-        self.longest_dependency = self.steps["train"] - 1
+        self.longest_dependency = max(self.steps.values()) - 1  # Of any split: validation and test are whole.
 
     def size(self, split: Split) -> int:
         return len(self.corpus.splits[split].offsets) - 1
