@@ -127,8 +127,8 @@ CURES: dict[str, Cure] = {
         "exploding",
         {"model.cotangent.cut_every": 50},
         "explosion with distance, and memory",
-        "∂L/∂h_t ← 0 from one window of k steps to the one before, counted back from each row's end; Williams and Peng, "
-        "1990",
+        "∂L/∂h_t ← 0 from one window of k steps to the one before, counted back from each row's end; Williams "
+        "and Peng, 1990",
     ),
     "penalties.orthogonality": Cure(
         "exploding",
