@@ -21,7 +21,7 @@ from rnnlab.metrics import read_metrics
 from rnnlab.plots.reproduction import gradients_over_time, published_and_ours
 from rnnlab.reproduction import page, training
 from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, make_case, paper_number
-from rnnlab.reproduction.page import panel, read_notes
+from rnnlab.reproduction.page import panel, read_notes, table
 from rnnlab.reproduction.results import collect, merged, read_results, rows
 from rnnlab.reproduction.winners import wins
 from rnnlab.sweeps.manifest import make_plan, open_sweep
@@ -117,7 +117,8 @@ def test_a_row_sums_up_seeds_in_the_papers_unit() -> None:
     (row,) = rows(case, results_of(run_of(0, 0.97), run_of(1, 0.98), run_of(2, 0.99)), PAPER)
     assert row.ours.value == pytest.approx(98.0, rel=1e-12)
     half = 4.302652729911275 * 1.0 / math.sqrt(3)  # Student's t with 2 degrees of freedom.
-    assert (row.ours.low, row.ours.high) == (pytest.approx(98.0 - half, rel=1e-9), pytest.approx(98 + half, rel=1e-9))
+    assert row.ours.low == pytest.approx(98.0 - half, rel=1e-9)
+    assert row.ours.high == 100.0 < 98 + half
     assert (row.seeds, row.seconds, row.steps) == (3, 30.0, (100, 100))
     assert row.reached is False, "0.97 is below 97.2 %"
 
@@ -128,6 +129,37 @@ def test_a_target_is_reached_by_every_seed_or_not_at_all() -> None:
     (row,) = rows(CASE, results_of(run_of(0, 0.001), run_of(1, None)), PAPER)
     assert (row.reached, row.diverged, row.ours.value) == (False, 1, 0.001)
     assert rows(CASE, results_of(run_of(0, 0.2), network="tanh"), PAPER)[0].reached is None
+
+
+def test_an_error_has_a_geometric_mean_and_an_interval_above_0() -> None:
+    errors = [0.0005, 0.002, 0.05]
+    (row,) = rows(CASE, results_of(*(run_of(seed, error) for seed, error in enumerate(errors))), PAPER)
+    logs = [math.log(error) for error in errors]
+    mean = sum(logs) / 3
+    half = 4.302652729911275 * math.sqrt(sum((each - mean) ** 2 for each in logs) / 2 / 3)
+    expected = [math.exp(mean), math.exp(mean - half), math.exp(mean + half)]
+    assert [row.ours.value, row.ours.low, row.ours.high] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "test", "reached", "learned", "words"),
+    [
+        ("adding", 0.1648, False, False, "0.1775: no better than ignoring the input"),
+        ("adding", 0.1683, False, False, "0.1775: no better than ignoring the input"),
+        ("adding", 0.14, True, True, "0.1775: reached"),
+        ("adding", None, False, True, "0.1775: short of it"),
+        ("pixels", 0.12, False, False, "10.5: no better than ignoring the input"),
+        ("pixels", 0.3, True, True, "10.5: reached"),
+    ],
+)
+def test_reached_is_never_said_of_a_network_that_ignores_the_input(experiment, test, reached, learned, words) -> None:
+    case = make_case(experiment, "paper", 150 if experiment == "adding" else None)
+    curve = [[0, 0.1775], [1000, 0.18]] if experiment == "adding" else [[0, 10.0], [1000, 10.5]]
+    paper = {"curves": {case.experiment.curves + str(case.length or ""): {"irnn": curve}}}
+    results = results_of(run_of(0, test, steps=1000))
+    (row,) = rows(case, results, paper)
+    assert (row.reached, row.learned) == (reached, learned)
+    assert f"| {words} |" in table([row])
 
 
 def test_winners_reach_their_target_or_beat_the_paper() -> None:
@@ -413,6 +445,21 @@ def test_notes_of_an_unknown_section_or_field_are_refused(tmp_path) -> None:
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "top"),
+    [([700.0, 400.0, 200.0], (700.0, 1500.0)), ([0.2, 0.1, 1e21, 0.01, 0.02], (0.2, 1.0))],
+    ids=["perplexities", "a spike"],
+)
+def test_a_figure_shows_errors_of_any_size_but_no_spike(monkeypatch, values, top) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr("rnnlab.plots.reproduction.save", lambda figure, path: found.append(figure))
+    curve = [[10 * i, value] for i, value in enumerate(values, 1)]
+    drawn = panel(CASE, results_of(run_of(0, 0.1, curve=curve)), PAPER)
+    published_and_ours([dataclasses.replace(drawn, published={}, baseline=None)], Path("unused"))
+    (axis,) = found[0].axes
+    assert top[0] <= axis.get_ylim()[1] <= top[1]
 
 
 def test_figures_are_drawn_from_results_with_infinite_losses_and_without_a_papers_curve(tmp_path) -> None:

@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rnnlab.plots.style import COLOURS, GREY, gradient_symbol, log_scale, make_axes, make_grid, numbers, save, shown
+from rnnlab.plots.style import (
+    COLOURS,
+    GREY,
+    gradient_symbol,
+    log_scale,
+    make_axes,
+    make_grid,
+    numbers,
+    save,
+    shown,
+    without_spikes,
+)
 
 Points = Sequence[tuple[int, float]]
 """[(training step, value)]"""
@@ -76,8 +87,9 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.axhline(panel.baseline, color=GREY, linestyle="--", linewidth=1, zorder=0)
     if panel.logarithmic:
         log_scale(axis)
-        _, high = axis.get_ylim()
-        axis.set_ylim(top=min(high, 1.0))  # An exploded loss would press all others onto the axis.
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
+        _, highest = without_spikes(drawn, logarithmic=True)  # An exploded loss would press all others onto the axis.
+        axis.set_ylim(top=min(axis.get_ylim()[1], 2 * highest))
     if panel.equal_steps:
         axis.set_xlim(0, last * 1.02)
         axis.xaxis.set_major_locator(MaxNLocator(5))  # Six-digit steps touch each other where there are more.

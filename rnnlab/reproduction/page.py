@@ -46,7 +46,8 @@ def _cells(row: Row) -> list[str]:
     seeds = str(row.seeds) + (f", {row.diverged} diverged" if row.diverged else "")
     if not math.isnan(row.ours.low):
         seeds += f"; {_number(row.ours.low)} to {_number(row.ours.high)}"
-    wanted = "–" if row.target is None else f"{_number(row.target)}: {'reached' if row.reached else 'short of it'}"
+    verdict = "reached" if row.reached else "short of it" if row.learned else "no better than ignoring the input"
+    wanted = "–" if row.target is None else f"{_number(row.target)}: {verdict}"
     few, most = row.steps
     steps = f"{few:,}" + (f" to {most:,}" if most != few else "") + (f" of {row.whole:,}" if few < row.whole else "")
     solved = [step for step in row.solved_at if step is not None]
@@ -141,8 +142,13 @@ This page is written by `python scripts/reproduce_irnn.py --all --budget_minutes
 trains what is missing first. Numbers are in `docs/results/irnn_*.json`, text in `docs/results/irnn_notes.toml`.
 
 - *paper*: the best value of its curve; beside `paper` of as many steps as ours, on the line between two of its points.
-- *ours*: on the test set, the mean over seeds, each at its best checkpoint by validation. A run that diverged has none.
-- *wanted*: beside `modern` what we set out for, beside `paper` the paper's own. *Reached*: by every seed.
+- *ours*: on the test set, the mean over seeds, each at its best checkpoint by validation; of errors and perplexities
+  the geometric mean. A run that diverged has no value, and is counted beside.
+- *wanted*: beside `modern` what we set out for, beside `paper` the paper's own. *Reached*: by every seed, and never
+  said of a network that is no better than ignoring the input: one that has come less than a tenth of the way from what
+  that has to a perfect answer.
+- *95 % interval*: Student's t; of errors and perplexities that of the logarithms, which does not reach below 0; of
+  accuracies cut at 0 and 100.
 - *solved at step*: the first evaluation with an error of 0.01 (adding) or an accuracy of 90 % (pixels).
 - *wall time*: of all seeds of the row together; those of one network run side by side in one program.
 """

@@ -20,7 +20,8 @@ from rnnlab.metrics import plain, read_metrics
 from rnnlab.reproduction.experiments import Case, paper_number
 from rnnlab.reproduction.training import HARDWARE
 from rnnlab.sweeps.manifest import read_sweep
-from rnnlab.sweeps.statistics import Mean, mean_interval, number
+from rnnlab.sweeps.question import shares
+from rnnlab.sweeps.statistics import Mean, mean_interval, number, scale_of
 from rnnlab.sweeps.table import DONE, read_summary
 from rnnlab.workdir import read_config, read_gradient_flow, write_file
 
@@ -230,7 +231,9 @@ class Row:
     """Test, over seeds, each at its best checkpoint by validation; NaN where all diverged."""
     target: float | None
     reached: bool | None
-    """Whether every seed is at the target or better; None where there is none."""
+    """Whether every seed is at the target or better, and has learned; None where there is none."""
+    learned: bool
+    """False where every seed that has a value is no better than ignoring the input; see `Experiment.learned`."""
     seeds: int
     diverged: int
     steps: tuple[int, int]
@@ -259,22 +262,27 @@ def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> li
         if not runs:
             continue
         experiment, steps = case.experiment, [run["steps"] for run in runs]
-        values = [experiment.scale * number(run["test"], math.nan) for run in runs if run["status"] != "diverged"]
+        tested = [number(run["test"], math.nan) for run in runs if run["status"] != "diverged"]
+        values = [experiment.scale * value for value in tested]
         equal = min(steps) if case.variant == "paper" else None
         theirs = paper_number(case, network, paper, equal)
         target = theirs if case.variant == "paper" else experiment.targets.get(network)
         diverged = len(runs) - len(values)
+        learned = [math.isfinite(v) and experiment.learned(v) for v in values]
         sound = not diverged and all(
-            math.isfinite(v) and experiment.better * v >= experiment.better * (target or 0) for v in values
+            experiment.better * v >= experiment.better * (target or 0) and well
+            for v, well in zip(values, learned, strict=True)
         )
+        scale = scale_of(tested, experiment.metric in shares())
         found.append(
             Row(
                 network=network,
                 paper=theirs,
                 rival=best if theirs is None else theirs,
-                ours=mean_interval(values),
+                ours=mean_interval(tested, scale).times(experiment.scale),
                 target=target,
                 reached=None if target is None else sound,
+                learned=not values or any(learned),
                 seeds=len(runs),
                 diverged=diverged,
                 steps=(min(steps), max(steps)),

@@ -18,10 +18,8 @@ def wins(case: Case, row: Row) -> bool:
     if case.variant != "modern" or not experiment.curves:
         return False
     beaten = row.rival is not None and experiment.better * (row.ours.value - row.rival) > 0
-    if beaten and experiment.baseline is not None:
-        perfect = experiment.scale if experiment.better > 0 else 0.0
-        beaten = experiment.better * (row.ours.value - (experiment.baseline + perfect) / 2) >= 0
-    return bool(row.reached) or beaten
+    progress = experiment.progress(row.ours.value)
+    return bool(row.reached) or (beaten and (progress is None or progress >= 0.5))
 
 
 def export_best(case: Case, network: dict[str, Any], folder: Path, target: Path, data_dir: str | None) -> bool:

@@ -75,6 +75,10 @@ class Mean:
     high: float
     count: int
 
+    def times(self, factor: float) -> "Mean":
+        """In another unit."""
+        return Mean(factor * self.value, factor * self.low, factor * self.high, self.count)
+
 
 def mean_interval(values: Sequence[float], scale: Scale = PLAIN) -> Mean:
     """The mean m and m ± t s / √n, with t the quantile of Student's distribution (1908) with n - 1 degrees of freedom
@@ -86,8 +90,9 @@ def mean_interval(values: Sequence[float], scale: Scale = PLAIN) -> Mean:
 
 def mean_band(values: np.ndarray, scale: Scale = PLAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`mean_interval` of every row [S, N] at once: (mean, low, high), each [S]. NaN in a row are left out of it."""
-    values = np.log(values) if scale.logarithms else values
     there = ~np.isnan(values)
+    alone = np.where(there, values, 0).sum(1)  # Of a row with one value: exp(log x) is not always x.
+    values = np.log(values) if scale.logarithms else values
     count = there.sum(1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean = np.where(there, values, 0).sum(1) / count
@@ -96,7 +101,7 @@ def mean_band(values: np.ndarray, scale: Scale = PLAIN) -> tuple[np.ndarray, np.
         wide = np.where(count > 1, wide, np.nan)
         ends = mean - wide, mean + wide
         if scale.logarithms:
-            return np.exp(mean), np.exp(ends[0]), np.exp(ends[1])
+            return np.where(count == 1, alone, np.exp(mean)), np.exp(ends[0]), np.exp(ends[1])
         return mean, np.maximum(ends[0], scale.low), np.minimum(ends[1], scale.high)
 
 
