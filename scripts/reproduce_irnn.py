@@ -6,9 +6,11 @@
 
 --experiment is adding, pixels, permuted, lm1b or timit; the configs are those of configs/irnn. Each network is a sweep
 over its seeds in RUNS/CASE/NETWORK. The same command goes on where it was interrupted, or where its budget or --steps
-ended it. It leaves docs/results/irnn_CASE.json with figures beside it and, of networks that do what they should, the
-best run's parameters in docs/results/checkpoints/. A file of another version or protocol is refused. --all trains
-whatever no results' file has yet, experiment by experiment, and writes the page.
+ended it. It leaves RUNS/results/irnn_CASE.json, what is published with these runs in it, with figures beside it and, of
+networks that do what they should, the best run's parameters in RUNS/results/checkpoints/. What is published, --results
+and --page, changes only with --update: by runs that have come to their end or to --steps, where none of that seed is
+there, or a shorter or worse one. A file of another version or protocol is refused. --all trains whatever no results'
+file has yet, experiment by experiment, and writes the page.
 Exit status: 0 (also where the budget has ended it), 2 a mistake in the command or the data, 130 interrupted after
 saving.
 """
@@ -27,10 +29,12 @@ from rnnlab.config import literal
 from rnnlab.datasets.files import data_root
 from rnnlab.files import read_json
 from rnnlab.reproduction.experiments import Case, all_cases, called, make_case
+from rnnlab.reproduction.publication import together
 from rnnlab.reproduction.results import (
     check_protocol,
     collect,
     is_complete,
+    is_over,
     merged,
     read_results,
     results_path,
@@ -52,6 +56,10 @@ class Command(NamedTuple):
     deadline: float | None
     runs: Path
     results: Path
+    """What is published."""
+    page: Path
+    update: bool
+    """Whether that changes."""
     data_dir: str | None
     overrides: dict[str, Any]
     paper: dict[str, Any]
@@ -60,6 +68,11 @@ class Command(NamedTuple):
     def configs(self) -> Path:
         """As it is written in commands: from the current folder."""
         return Path(os.path.relpath(ROOT / "configs" / "irnn"))
+
+    @property
+    def output(self) -> Path:
+        """Where results are written."""
+        return self.results if self.update else self.runs / "results"
 
     def steps_of(self, case: Case) -> int | None:
         """Where each run of a case stops; None: at its end."""
@@ -79,8 +92,9 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("budget_minutes", None, "stops after so long", lower_bound=0.0, flag_values=values)
     flags.DEFINE_bool("all", False, "all experiments, and the page", flag_values=values)
     flags.DEFINE_string("runs", "runs/irnn", "folder of the runs", flag_values=values)
-    flags.DEFINE_string("results", "docs/results", "folder of the results", flag_values=values)
-    flags.DEFINE_string("page", "docs/REPRODUCTION.md", "what --all writes", flag_values=values)
+    flags.DEFINE_string("results", "docs/results", "folder of the published results", flag_values=values)
+    flags.DEFINE_string("page", "docs/REPRODUCTION.md", "what --all --update writes", flag_values=values)
+    flags.DEFINE_bool("update", False, "take the runs into the published results", flag_values=values)
     entry.data_dir_flag(values)
     reference, overrides, words = entry.take_config(argv)
     given = entry.parse(values, words, __doc__).flags
@@ -94,6 +108,8 @@ def main(argv: Sequence[str]) -> int:
         deadline=None if budget is None else time.monotonic() + 60 * budget,
         runs=Path(given["runs"]),
         results=Path(given["results"]),
+        page=Path(given["page"]),
+        update=given["update"],
         data_dir=given["data_dir"],
         overrides={path: literal(text) for path, text in overrides.items()},
         paper=read_json(ROOT / "docs" / "results" / "irnn_paper.json", "restore it: it holds the paper's numbers"),
@@ -102,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
         if given["all"]:
             if given["experiment"] or command.networks or command.steps or overrides:
                 raise ConfigError("--all is all experiments as they are; leave out --experiment, --networks, --steps …")
-            return reproduce_all(command, Path(given["page"]))
+            return reproduce_all(command)
         if given["experiment"] is None:
             raise ConfigError("--experiment is missing, as in --experiment=adding; or --all (--help says more)")
         return reproduce(make_case(given["experiment"], given["variant"], given["length"]), command)
@@ -148,35 +164,70 @@ def train_all(case: Case, networks: Sequence[str], command: Command) -> list[str
 
 def keep(case: Case, network: str, folder: Path, command: Command) -> None:
     """Adds what a network's runs have come to to the results, and exports its best parameters if it does well."""
-    from rnnlab.reproduction.winners import export_best, wins
+    from rnnlab.reproduction.page import draw
+    from rnnlab.reproduction.winners import export, winner_of, wins
 
-    found = collect(case, folder)
-    if not found["runs"]:
+    measured = collect(case, folder)
+    if command.update:
+        measured["runs"] = [run for run in measured["runs"] if is_over(run, command.steps_of(case))]
+    if not measured["runs"]:
         return
-    known = (read_checked(case, command) or {"networks": {}})["networks"]
-    known = {**known, network: merged(known.get(network), found)}
-    path = results_path(command.results, case)
-    write_results(path, case, command.overrides, known)
-    (row,) = rows(case, {"networks": {network: known[network]}}, command.paper)
+    before = (read_checked(case, command) or {"networks": {}})["networks"]
+    after = merged(case, before.get(network), measured)
+    if command.update:
+        say_what_stays(case, network, after, measured)
+    (row,) = rows(case, {"networks": {network: after}}, command.paper)
+    winner, target = None, command.output / "checkpoints" / f"{case.subject}-{network}"
     if wins(case, row) and row.steps[0] == row.whole:
-        target = command.results / "checkpoints" / f"{case.subject}-{network}"
-        export_best(case, known[network], folder, target, command.data_dir)
+        winner = winner_of(case, after, measured, folder, target)
+    if winner is None and after == before.get(network) and results_path(command.output, case).exists():
+        return
+    with together() as publication:
+        results = write_results(
+            publication.place(results_path(command.output, case)), case, command.overrides, {**before, network: after}
+        )
+        for figure in draw(case, results, command.paper, publication.folder(command.output)):
+            publication.place(command.output / figure.name)
+        if winner is not None:
+            export(winner, publication.place(target), command.data_dir)
+
+
+def say_what_stays(case: Case, network: str, after: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    """A line for every run that is not published."""
+    published = {run["seed"]: run for run in after["runs"]}
+    for run in measured["runs"]:
+        other = published[run["seed"]]
+        if other is not run and other != run:
+            told = [f"{each['validation']} after {each['steps']} steps" for each in (other, run)]
+            print(
+                f"{called(network)}, seed {run['seed']}: validation {told[0]} stays published; this run has {told[1]}"
+            )
 
 
 def read_checked(case: Case, command: Command) -> dict[str, Any] | None:
-    """A case's results, if there are any and all are of the configs there are now."""
-    path = results_path(command.results, case)
-    results = read_results(path)
-    if results is not None:
-        known = [name for name in results["networks"] if name in case.networks]
-        configs = {name: config_of(case, name, command.configs, command.overrides) for name in known}
-        check_protocol(path, results, configs)
-    return results
+    """A case's results, the published ones and, unless these are to be changed, those of our own runs; None where there
+    are none.
+
+    Raises:
+        ConfigError: not all are of the configs there are now.
+    """
+    found = None
+    for folder in dict.fromkeys((command.results, command.output)):
+        path = results_path(folder, case)
+        results = read_results(path)
+        if results is not None:
+            known = [name for name in results["networks"] if name in case.networks]
+            configs = {name: config_of(case, name, command.configs, command.overrides) for name in known}
+            check_protocol(path, results, configs)
+            before = found["networks"] if found else {}
+            own = {name: merged(case, before.get(name), network) for name, network in results["networks"].items()}
+            found = {**results, "networks": before | own}
+    return found
 
 
 def show(case: Case, command: Command) -> None:
-    """Prints the table and draws the figures."""
-    from rnnlab.reproduction.page import draw, table
+    """Prints the table, and says where the numbers and figures are."""
+    from rnnlab.reproduction.page import table
 
     results = read_checked(case, command)
     if results is None:
@@ -184,13 +235,17 @@ def show(case: Case, command: Command) -> None:
         return
     print(f"{case.title}, {case.variant}: {case.experiment.unit}\n")
     print(table(rows(case, results, command.paper)))
-    print(results_path(command.results, case), *draw(case, results, command.paper, command.results))
+    path = results_path(command.output, case)
+    if path.exists():
+        print(path, *sorted(path.parent.glob(f"{path.stem}*.png")))
+    if path.exists() and not command.update:
+        print(f"{command.results} is as it was; --update takes these runs in")
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
-def reproduce_all(command: Command, page: Path) -> int:
+def reproduce_all(command: Command) -> int:
     """Trains what no file has, goes on where an experiment is held back, and writes the page."""
     from rnnlab.reproduction.page import write_page
 
@@ -221,7 +276,8 @@ def reproduce_all(command: Command, page: Path) -> int:
             results = read_checked(case, command)
         if results is not None:
             found[case.key] = results
-    write_page(page, command.results, found, problems, command.paper)
+    page = command.page if command.update else command.output / command.page.name
+    write_page(page, command.results, command.output, found, problems, command.paper)
     print(page)
     return entry.FINISHED
 

@@ -17,9 +17,10 @@ import pytest
 
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file, resolve_config
+from rnnlab.files import Unwritable
 from rnnlab.metrics import read_metrics
 from rnnlab.plots.reproduction import gradients_over_time, published_and_ours
-from rnnlab.reproduction import page, training
+from rnnlab.reproduction import page, publication, training, winners
 from rnnlab.reproduction.experiments import EXPERIMENTS, all_cases, make_case, paper_number
 from rnnlab.reproduction.page import panel, read_notes, table
 from rnnlab.reproduction.results import collect, merged, read_results, rows
@@ -183,19 +184,52 @@ def test_merged_runs_are_the_longer_ones_by_seed() -> None:
     old, new = (
         results_of(*runs)["networks"]["irnn"] for runs in ([run_of(0, 0.3, 50), run_of(2, 0.1)], [run_of(0, 0.2)])
     )
-    assert [(run["seed"], run["test"]) for run in merged(old, new)["runs"]] == [(0, 0.2), (2, 0.1)]
-    shorter = results_of(run_of(2, 0.5, 60))["networks"]["irnn"]
-    assert merged(old, shorter)["runs"][1]["test"] == 0.1
+    assert [(run["seed"], run["test"]) for run in merged(CASE, old, new)["runs"]] == [(0, 0.2), (2, 0.1)]
+    shorter = results_of(run_of(2, 0.05, 60))["networks"]["irnn"]
+    assert merged(CASE, old, shorter)["runs"][1]["test"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("case", "old", "new", "taken"),
+    [
+        (CASE, 0.1, 0.05, True),
+        (CASE, 0.1, 0.2, False),
+        (CASE, 0.1, 0.1, False),
+        (CASE, 0.1, None, False),
+        (CASE, None, 0.2, True),
+        (CASE, None, None, False),
+        (make_case("pixels", "modern", None), 0.9, 0.95, True),
+        (make_case("pixels", "modern", None), 0.9, 0.85, False),
+    ],
+)
+def test_of_two_runs_of_a_length_the_better_one_counts_and_its_gradients(case, old, new, taken) -> None:
+    before, after = (
+        results_of(run_of(0, value))["networks"]["irnn"] | {"gradient_flow": {"seed": 0, "t": [1], "of": name}}
+        for value, name in ((old, "old"), (new, "new"))
+    )
+    found = merged(case, before, after)
+    assert (found["runs"][0]["test"], found["gradient_flow"]["of"]) == ((new, "new") if taken else (old, "old"))
+
+
+def test_gradients_are_never_those_of_a_run_that_does_not_count() -> None:
+    old = results_of(run_of(0, 0.1), run_of(1, 0.1))["networks"]["irnn"] | {"gradient_flow": {"seed": 0, "of": "old"}}
+    better = results_of(run_of(1, 0.01), run_of(0, 0.5))["networks"]["irnn"] | {
+        "gradient_flow": {"seed": 0, "of": "new"}
+    }
+    assert merged(CASE, old, better)["gradient_flow"]["of"] == "old"
+    replaced = results_of(run_of(0, 0.01))["networks"]["irnn"]
+    assert merged(CASE, old, replaced)["gradient_flow"] is None
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
 class Trainer:
-    """Stands in for `run_sweep`: each run takes 10 steps a dispatch, and comes to 0.1 / (seed + 1) after 40."""
+    """Stands in for `run_sweep`: each run takes 10 steps a dispatch, and comes to `loss` / (seed + 1) after 40."""
 
     def __init__(self) -> None:
         self.trained: list[str] = []
+        self.loss = 0.1
         self.late_in: str | None = None
         """The network during which the time ends."""
 
@@ -214,7 +248,7 @@ class Trainer:
                 step += 10
                 status = "finished" if step >= steps else "interrupted" if stop(step) else "running"
             statuses.append(status)
-            values = {"loss": 0.1 / (setting.config["seed"] + 1)}
+            values = {"loss": self.loss / (setting.config["seed"] + 1)}
             lines = [json.dumps({"step": n, "split": "validation", **values}) for n in range(10, step + 1, 10)]
             (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
             norms = {when: {"layer 1": [1e-3] * 150} for when in ("untrained", "trained")}
@@ -234,7 +268,7 @@ def trainer(monkeypatch) -> Trainer:
 
 @pytest.fixture
 def reproduce(tmp_path, monkeypatch) -> Callable[..., int]:
-    """Runs the command in tmp_path; figures are empty files."""
+    """Runs the command in tmp_path, with --update unless told otherwise; figures are empty files."""
 
     def drawn(data: Any, *rest: Any) -> Path:
         assert data
@@ -247,7 +281,7 @@ def reproduce(tmp_path, monkeypatch) -> Callable[..., int]:
 
     def call(*words: str) -> int:
         where = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--data_dir={tmp_path}"]
-        return reproduce_irnn.main([*where, f"--page={tmp_path / 'REPRODUCTION.md'}", *words])
+        return reproduce_irnn.main([*where, f"--page={tmp_path / 'REPRODUCTION.md'}", "--update", *words])
 
     return call
 
@@ -276,11 +310,11 @@ def test_the_file_holds_numbers_with_seeds_and_where_they_are_from(tmp_path, rep
 
 def test_a_budget_ends_it_after_saving_and_the_same_command_goes_on(tmp_path, reproduce, trainer, capsys) -> None:
     trainer.late_in = "lstm"
-    words = (*ADDING, "--networks=irnn,lstm,gru", "--seeds=1", "--budget_minutes=60")
+    words = (*ADDING, "--networks=irnn,lstm,gru", "--seeds=1", "--budget_minutes=60", "--noupdate")
     assert reproduce(*words) == 0
     assert trainer.trained == ["irnn", "lstm"]
     assert "the budget is spent; the same command goes on with LSTM, GRU" in capsys.readouterr().out
-    path = tmp_path / "results" / "irnn_adding150_modern.json"
+    path = tmp_path / "runs" / "results" / "irnn_adding150_modern.json"
     networks = (read_results(path) or {})["networks"]
     assert [(run["status"], run["steps"]) for run in networks["lstm"]["runs"]] == [("interrupted", 10)]
     trainer.trained.clear()
@@ -289,6 +323,140 @@ def test_a_budget_ends_it_after_saving_and_the_same_command_goes_on(tmp_path, re
     assert trainer.trained == ["lstm", "gru"], "what is done is not trained again"
     networks = (read_results(path) or {})["networks"]
     assert [run["steps"] for run in networks["lstm"]["runs"]] == [40]
+
+
+# --- what is published -----------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def anew(trainer: Trainer, tmp_path: Path, loss: float) -> None:
+    """The next runs begin again, and come to another loss."""
+    trainer.loss = loss
+    shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.fixture
+def exported(monkeypatch) -> list[Path]:
+    """The runs whose parameters were exported; their copies hold a summary and a file of parameters."""
+    found: list[Path] = []
+
+    def export(workdir: Path, target: Path, data_dir: str | None) -> None:
+        target.mkdir()
+        shutil.copyfile(workdir / "summary.json", target / "summary.json")
+        (target / "parameters.npz").write_bytes(b"of a run")
+        found.append(workdir)
+
+    monkeypatch.setattr(winners, "export", export)
+    return found
+
+
+def test_what_is_published_changes_only_when_asked(tmp_path, reproduce, trainer, exported, capsys) -> None:
+    trainer.loss = 0.004
+    assert reproduce(*ADDING, "--networks=irnn") == 0
+    before = contents(tmp_path / "results")
+    assert {"irnn_adding150_modern.json", "checkpoints/adding150-irnn/parameters.npz"} <= set(before)
+    for words in ((*ADDING, "--networks=irnn"), (*ADDING, "--networks=lstm", "--seeds=1")):
+        anew(trainer, tmp_path, 0.001)
+        assert reproduce(*words, "--noupdate") == 0
+        assert contents(tmp_path / "results") == before
+    assert "--update takes these runs in" in capsys.readouterr().out
+    assert reproduce("--all", "--budget_minutes=0", "--noupdate") == 0
+    assert contents(tmp_path / "results") == before
+    assert not (tmp_path / "REPRODUCTION.md").exists()
+    assert (tmp_path / "runs" / "results" / "REPRODUCTION.md").exists()
+
+
+def test_own_results_are_the_published_ones_with_the_own_runs_in_them(tmp_path, reproduce, trainer, exported) -> None:
+    assert reproduce(*ADDING, "--networks=irnn", "--seeds=2") == 0
+    anew(trainer, tmp_path, 0.08)
+    assert reproduce(*ADDING, "--networks=irnn", "--seeds=1", "--noupdate") == 0
+    results = read_results(tmp_path / "runs" / "results" / "irnn_adding150_modern.json")
+    assert results is not None
+    assert [run["test"] for run in results["networks"]["irnn"]["runs"]] == [0.08, 0.05]
+
+
+@pytest.mark.parametrize("why", ["worse", "interrupted"])
+def test_nothing_published_gives_way_to_a_worse_or_an_interrupted_run(
+    tmp_path, reproduce, trainer, exported, capsys, why
+) -> None:
+    trainer.loss = 0.004
+    assert reproduce(*ADDING, "--networks=irnn") == 0
+    before = contents(tmp_path / "results")
+    assert len(exported) == 1
+    anew(trainer, tmp_path, 0.005 if why == "worse" else 0.001)
+    if why == "interrupted":
+        trainer.late_in = "irnn"
+    assert reproduce(*ADDING, "--networks=irnn", "--budget_minutes=60") == 0
+    assert contents(tmp_path / "results") == before
+    assert len(exported) == 1
+    if why == "worse":
+        said = capsys.readouterr().out
+        assert "IRNN, seed 0: validation 0.004 after 40 steps stays published; this run has 0.005 after 40" in said
+
+
+def test_a_better_run_is_published_with_its_checkpoint(tmp_path, reproduce, trainer, exported) -> None:
+    trainer.loss = 0.004
+    assert reproduce(*ADDING, "--networks=irnn", "--seeds=2") == 0
+    published = tmp_path / "results" / "checkpoints" / "adding150-irnn"
+    (published / "evaluation.json").write_text("{}")
+    anew(trainer, tmp_path, 0.002)
+    assert reproduce(*ADDING, "--networks=irnn", "--seeds=2") == 0
+    assert json.loads((published / "summary.json").read_text())["best"]["validation"] == {"loss": 0.001}
+    assert not (published / "evaluation.json").exists(), "it is of the checkpoint before"
+    results = read_results(tmp_path / "results" / "irnn_adding150_modern.json")
+    assert results is not None
+    assert [run["test"] for run in results["networks"]["irnn"]["runs"]] == [0.002, 0.001]
+
+
+@pytest.mark.parametrize("failing", ["results", "figures", "checkpoint"])
+def test_what_cannot_be_written_leaves_all_that_is_published(
+    tmp_path, reproduce, trainer, exported, monkeypatch, failing
+) -> None:
+    trainer.loss = 0.004
+    assert reproduce(*ADDING, "--networks=irnn") == 0
+    before = contents(tmp_path / "results")
+    anew(trainer, tmp_path, 0.002)
+
+    def fails(*_: Any) -> None:
+        raise Unwritable("cannot write it: No space left on device")
+
+    where = {"results": (reproduce_irnn, "write_results"), "figures": (page, "published_and_ours")}
+    monkeypatch.setattr(*{**where, "checkpoint": (winners, "export")}[failing], fails)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        reproduce(*ADDING, "--networks=irnn")
+    assert contents(tmp_path / "results") == before
+    assert not list((tmp_path / "results").rglob("*.partial"))
+
+
+def test_all_take_their_places_or_none(tmp_path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("old")
+    before = contents(tmp_path)
+
+    def publish(left_out: str = "", interrupted: bool = False) -> None:
+        with publication.together() as files:
+            for name in ("a", "b", "d"):
+                files.place(tmp_path / name).write_text("new")
+            if left_out:
+                files.place(tmp_path / left_out)
+            if interrupted:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(interrupted=True)
+    assert contents(tmp_path) == before
+    with pytest.raises(Unwritable, match=r"cannot write .*/c: No such file"):
+        publish(left_out="c")
+    assert contents(tmp_path) == before
+    publish()
+    assert contents(tmp_path) == {"a": b"new", "b": b"new", "c": b"old", "d": b"new"}
+
+
+# --- the command, once more ------------------------------------------------------------------------------------------
 
 
 def test_steps_end_every_network_alike_and_more_go_on(reproduce, trainer, tmp_path) -> None:

@@ -10,6 +10,7 @@ from rnnlab.build import ConfigError, unknown
 from rnnlab.files import interpreting, read_json, read_text, read_toml
 from rnnlab.plots.reproduction import Panel, gradients_over_time, published_and_ours
 from rnnlab.reproduction.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
+from rnnlab.reproduction.publication import together
 from rnnlab.reproduction.results import Row, best_rates, duration, rows
 from rnnlab.workdir import write_file
 
@@ -138,8 +139,9 @@ Le, Jaitly and Hinton, *A Simple Way to Initialize Recurrent Networks of Rectifi
 2015), experiment by experiment: by the paper's protocol (`paper`) and with our recipe (`modern`). The configs are in
 configs/irnn; what the paper does not state is marked there as our choice.
 
-This page is written by `python scripts/reproduce_irnn.py --all --budget_minutes=0`; without the budget the command
-trains what is missing first. Numbers are in `docs/results/irnn_*.json`, text in `docs/results/irnn_notes.toml`.
+This page is written by `python scripts/reproduce_irnn.py --all --budget_minutes=0 --update`; without the budget the
+command trains what is missing first, without `--update` it leaves what is published as it is. Numbers are in
+`docs/results/irnn_*.json`, text in `docs/results/irnn_notes.toml`.
 
 - *paper*: the best value of its curve; beside `paper` of as many steps as ours, on the line between two of its points.
 - *ours*: on the test set, the mean over seeds, each at its best checkpoint by validation; of errors and perplexities
@@ -175,22 +177,46 @@ def read_notes(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_page(
-    path: Path, folder: Path, found: Mapping[str, Any], problems: Mapping[str, str], paper: Mapping[str, Any]
+    path: Path,
+    folder: Path,
+    output: Path,
+    found: Mapping[str, Any],
+    problems: Mapping[str, str],
+    paper: Mapping[str, Any],
 ) -> None:
-    """docs/REPRODUCTION.md.
+    """docs/REPRODUCTION.md, and its figures: all of them or none.
 
     Args:
-        folder: of the results; figures are drawn there.
+        folder: of the published results, with the notes and what stands in for experiments.
+        output: where figures are drawn.
         found: a case's key -> what its file holds.
         problems: a case's key -> why it is left out, or not trained on.
         paper: the paper's numbers.
     """
+    with together() as publication:
+        figures = publication.folder(output)
+        text = _page(path, folder, figures, output, found, problems, paper)
+        for figure in figures.glob("*.png"):
+            publication.place(output / figure.name)
+        write_file(publication.place(path), text)
+
+
+def _page(
+    path: Path,
+    folder: Path,
+    figures: Path,
+    output: Path,
+    found: Mapping[str, Any],
+    problems: Mapping[str, str],
+    paper: Mapping[str, Any],
+) -> str:
+    """The text of the page; its figures are drawn in `figures`, and are going to be in `output`."""
     notes = read_notes(folder)
-    where = Path(os.path.relpath(folder, path.parent)).as_posix()
+    beside, where = (Path(os.path.relpath(each, path.parent)).as_posix() for each in (folder, output))
     parts = [INTRODUCTION]
     cases = [case for case in all_cases() if case.key in found]
     if shown := [case for case in cases if case.variant == "modern" and paper_curve(case, "irnn", paper)]:
-        published_and_ours([panel(case, found[case.key], paper) for case in shown], folder / OVERVIEW)
+        published_and_ours([panel(case, found[case.key], paper) for case in shown], figures / OVERVIEW)
         parts.append(f"![our recipe beside the paper's curves]({where}/{OVERVIEW})\n")
     for experiment in EXPERIMENTS.values():
         parts.append(f"## {experiment.title}\n")
@@ -199,7 +225,7 @@ def write_page(
         own = [case for case in all_cases() if case.experiment is experiment]
         for case in own:
             if case.key in found:
-                parts += _section(case, found[case.key], notes, paper, folder, where)
+                parts += _section(case, found[case.key], notes, paper, figures, where)
         told: dict[str, list[Case]] = {}
         for case in own:
             if case.key in problems:
@@ -213,8 +239,8 @@ def write_page(
             file, write = STAND_INS[experiment.name]
             if (folder / file).exists():
                 with interpreting(folder / file, _MEASURE_AGAIN):
-                    parts += write(folder / file, where, paper)
-    write_file(path, "\n".join(parts))
+                    parts += write(folder / file, figures, beside, where, paper)
+    return "\n".join(parts)
 
 
 def _section(
@@ -239,7 +265,7 @@ def _section(
     return parts
 
 
-def _lm1b_stand_in(path: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
+def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_lm1b.py left."""
     found = read_json(
         path.with_suffix(".json"), _MEASURE_AGAIN, {"config": {"steps": int}, "rates": list, "runs": list}
@@ -250,13 +276,13 @@ def _lm1b_stand_in(path: Path, where: str, paper: Mapping[str, Any]) -> list[str
     return [
         "### The order of the networks on a stand-in\n",
         read_text(path, _MEASURE_AGAIN),
-        f"![validation perplexity]({where}/lm1b_standin.png)\n",
-        *_stand_in_gradients(runs, path.with_name("lm1b_gradients.png"), where),
+        f"![validation perplexity]({beside}/lm1b_standin.png)\n",
+        *_stand_in_gradients(runs, figures / "lm1b_gradients.png", where),
         f"```sh\npython scripts/compare_lm1b.py {given} --output=docs/results/lm1b_standin.json\n```\n",
     ]
 
 
-def _timit_stand_in(path: Path, where: str, paper: Mapping[str, Any]) -> list[str]:
+def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_speech.py left, beside the paper's rows of two layers."""
     lines = ["| network | test frame error, % | seeds |", "|---|---|---|"]
     networks = read_json(path, _MEASURE_AGAIN, {"networks": {}})["networks"]
@@ -274,7 +300,7 @@ def _timit_stand_in(path: Path, where: str, paper: Mapping[str, Any]) -> list[st
         "Not the paper's experiment: 4 % of the corpus, 61 phones, two layers of 100 units; see speech.md. The paper's "
         f"two layers on the whole corpus, test, {theirs}.\n",
         "\n".join(lines) + "\n",
-        *_stand_in_gradients(forwards, path.with_name("speech_gradients.png"), where),
+        *_stand_in_gradients(forwards, figures / "speech_gradients.png", where),
         "```sh\npython scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md\n```\n",
     ]
 

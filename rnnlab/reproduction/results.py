@@ -175,18 +175,42 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config))
 
 
-def merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's runs of before and now, by seed; the longer one of two counts, the new one of two alike."""
-    runs = {run["seed"]: run for run in (old["runs"] if old else ())}
+def merged(case: Case, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's runs of before and now, by seed; the longer one of two counts, of two of a length the better one by
+    validation, of two alike the old one. The gradients are those of a run that counts."""
+    if old is None:
+        return dict(new)
+    runs = {run["seed"]: run for run in old["runs"]}
+    flows = {flow["seed"]: flow for flow in [old["gradient_flow"]] if flow}
     for run in new["runs"]:
-        if run["seed"] not in runs or run["steps"] >= runs[run["seed"]]["steps"]:
+        if run["seed"] not in runs or _replaces(case, runs[run["seed"]], run):
             runs[run["seed"]] = run
-    flow = new["gradient_flow"] or (old or {}).get("gradient_flow")
-    return {"config": new["config"], "gradient_flow": flow, "runs": [runs[seed] for seed in sorted(runs)]}
+            flows.pop(run["seed"], None)
+            if (flow := new["gradient_flow"]) and flow["seed"] == run["seed"]:
+                flows[run["seed"]] = flow
+    return {
+        "config": new["config"],
+        "gradient_flow": flows[min(flows)] if flows else None,
+        "runs": [runs[seed] for seed in sorted(runs)],
+    }
 
 
-def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks: Mapping[str, Any]) -> None:
-    """Writes a case's file, its networks in the order of the experiment."""
+def _replaces(case: Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a run counts instead of another of its seed."""
+    if new["steps"] != old["steps"]:
+        return new["steps"] > old["steps"]
+    values = [case.experiment.better * number(run["validation"], math.nan) for run in (old, new)]
+    worst = [run["status"] == "diverged" or not math.isfinite(v) for run, v in zip((old, new), values, strict=True)]
+    return not worst[1] and (worst[0] or values[1] > values[0])
+
+
+def is_over(run: Mapping[str, Any], steps: int | None) -> bool:
+    """Whether a run has come to its end, or to this step."""
+    return run["status"] in DONE or run["steps"] >= (steps or math.inf)
+
+
+def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a case's file, its networks in the order of the experiment; returns what it holds."""
     results = {
         "schema": SCHEMA,
         "experiment": case.experiment.name,
@@ -197,6 +221,7 @@ def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks
         "networks": {name: networks[name] for name in case.networks if name in networks},
     }
     write_file(path, json_text(results))
+    return results
 
 
 def json_text(results: Mapping[str, Any]) -> str:
@@ -209,10 +234,7 @@ def json_text(results: Mapping[str, Any]) -> str:
 def is_complete(network: Mapping[str, Any], seeds: int, steps: int | None) -> bool:
     """Whether a file's network has all seeds, each over or at this step."""
     runs = {run["seed"]: run for run in network["runs"]}
-    return all(
-        seed in runs and (runs[seed]["status"] in DONE or runs[seed]["steps"] >= (steps or math.inf))
-        for seed in range(seeds)
-    )
+    return all(seed in runs and is_over(runs[seed], steps) for seed in range(seeds))
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------

@@ -1,14 +1,18 @@
 """The best run of a network as a workdir of a few kilobytes, for `rnnlab.evaluate`: config, summary and parameters."""
 
-import shutil
+import contextlib
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rnnlab.build import ConfigError
 from rnnlab.checkpoints import PARAMETERS, export_parameters, restore_chosen
+from rnnlab.files import read_json, write_bytes
 from rnnlab.reproduction.experiments import Case
 from rnnlab.reproduction.results import Row, best_seed
 from rnnlab.sweeps.manifest import read_sweep
-from rnnlab.workdir import read_config
+from rnnlab.workdir import SUMMARY_AGAIN, read_config
 
 
 def wins(case: Case, row: Row) -> bool:
@@ -22,25 +26,39 @@ def wins(case: Case, row: Row) -> bool:
     return bool(row.reached) or (beaten and (progress is None or progress >= 0.5))
 
 
-def export_best(case: Case, network: dict[str, Any], folder: Path, target: Path, data_dir: str | None) -> bool:
-    """Exports the run that is best on validation, where it is one of this folder's; returns whether it is.
+def winner_of(
+    case: Case, network: Mapping[str, Any], measured: Mapping[str, Any], folder: Path, published: Path
+) -> Path | None:
+    """The workdir of the run that is best on validation, if that is one of this folder's runs and better than the one
+    that is published.
 
     Args:
-        network: what the results' file holds of it.
-        folder: its sweep's.
-        target: the new workdir, made anew.
+        network: what the results' file is going to hold of it.
+        measured: what `results.collect` found in the folder.
+        folder: the network's sweep's.
+        published: the workdir that `export` left; there may be none.
     """
+    seed = best_seed(case, network)
+    best = next((run for run in network["runs"] if run["seed"] == seed), None)
+    if best is None or not any(run is best for run in measured["runs"]):
+        return None
+    if (published / PARAMETERS).exists():
+        with contextlib.suppress(ConfigError):  # One that is damaged is replaced.
+            path, metric = published / "summary.json", case.experiment.metric
+            summary = read_json(path, SUMMARY_AGAIN, {"best": {"validation": {metric: (float, str)}}})
+            value = case.experiment.better * float(summary["best"]["validation"][metric])
+            if math.isfinite(value) and case.experiment.better * best["validation"] <= value:
+                return None
+    names = [run["name"] for run in read_sweep(folder)["runs"] if run["in_sweep"] and run["axes"]["seed"] == seed]
+    return folder / "runs" / names[0] if names else None
+
+
+def export(workdir: Path, target: Path, data_dir: str | None) -> None:
+    """Leaves of a run what evaluating its best checkpoint takes, in a new workdir."""
     from rnnlab.run import Run
 
-    seed = best_seed(case, network)
-    names = [run["name"] for run in read_sweep(folder)["runs"] if run["in_sweep"] and run["axes"]["seed"] == seed]
-    if not names:
-        return False
-    workdir = folder / "runs" / names[0]
     run = Run(read_config(workdir), data_dir)
     restored = restore_chosen(workdir, "best", run.programs.start(run.config["seed"]), run.programs.word_leaves)
-    shutil.rmtree(target, ignore_errors=True)
     export_parameters(restored, target / PARAMETERS)
     for name in ("config.json", "summary.json"):
-        shutil.copyfile(workdir / name, target / name)
-    return True
+        write_bytes(target / name, (workdir / name).read_bytes())

@@ -1,0 +1,101 @@
+"""Files that take their places together: results, their figures, a checkpoint, the page.
+
+What is published is never half of one run and half of another.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from rnnlab.files import unwritable
+
+
+class Publication:
+    """What is written beside the files and folders that it is going to replace."""
+
+    def __init__(self) -> None:
+        self._places: dict[Path, Path] = {}
+        self._folders: set[Path] = set()
+
+    def folder(self, of: Path) -> Path:
+        """Where to write what is going to be in a folder.
+
+        Raises:
+            Unwritable: nothing can be written there.
+        """
+        folder = of / f".{os.getpid()}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(of, error) from None
+        self._folders.add(folder)
+        return folder
+
+    def place(self, target: Path) -> Path:
+        """Where to write what is going to be this file or folder.
+
+        Raises:
+            Unwritable: nothing can be written there.
+        """
+        self._places[target] = self.folder(target.parent) / target.name
+        return self._places[target]
+
+    def publish(self) -> None:
+        """All to their places, or, where one of them cannot be replaced, none; signals wait meanwhile.
+
+        Raises:
+            Unwritable: one cannot.
+        """
+        done: list[tuple[Path, Path | None]] = []
+        with _without_signals():
+            for target, new in self._places.items():
+                old = new.with_name(f"{target.name}.old") if target.exists() else None
+                try:
+                    if old is not None:
+                        os.replace(target, old)
+                        done.append((target, old))
+                    os.replace(new, target)
+                    done.append((target, None))
+                except OSError as error:
+                    for replaced, before in reversed(done):
+                        if before is None:
+                            os.replace(replaced, self._places[replaced])
+                        else:
+                            os.replace(before, replaced)
+                    raise unwritable(target, error) from None
+
+    def clear(self) -> None:
+        """Removes what was written and not published, and what was replaced."""
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Publication]:
+    """A `Publication` whose files take their places as the block ends; after an error or a signal in it none does.
+
+    Raises:
+        Unwritable: a file cannot be replaced; then none is.
+    """
+    publication = Publication()
+    try:
+        yield publication
+        publication.publish()
+    finally:
+        publication.clear()
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
