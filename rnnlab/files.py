@@ -26,6 +26,8 @@ class Unwritable(ConfigError):
 Fields = Mapping[str, Any]
 """What an object has to hold: name -> a type (object: any), several in a tuple, or the `Fields` of an object in it."""
 
+AGAIN = "move it away and run the command that writes it again"
+"""What to do where a file is damaged of which nothing else is known."""
 _KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
 _KINDS |= {bool: "true or false", NoneType: "null"}
 

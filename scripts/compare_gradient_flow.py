@@ -7,7 +7,6 @@ gradient changes per step back in time, and its half-life in steps. --training d
 time step instead, of runs with --config.diagnostics=gradient_flow.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from absl import flags
 from rnnlab import entry, plots
 from rnnlab.build import ConfigError
 from rnnlab.diagnostics import decay_per_step
+from rnnlab.workdir import read_gradient_flow
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     path = plots.compare_gradient_flow(workdirs, Path(given["output"]))
     print("run, network: factor per step back in time, half-life in steps")
     for label, folder in workdirs.items():
-        for when, layers in json.loads((folder / "gradient_flow.json").read_text()).items():
+        for when, layers in read_gradient_flow(folder).items():
             factor, half_life = decay_per_step(jnp.asarray(list(layers.values())[-1]))
             print(f"{label}, {when}: {factor:.4g}, {half_life:.3g}")
     print(path)

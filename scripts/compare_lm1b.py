@@ -9,7 +9,6 @@ the full corpus. All get the same batches, vocabulary and updates; with several 
 as in the paper, which reports the best of a grid. Started again, the command goes on where it was.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, load_file, resolve_config
 from rnnlab.datasets.tokens import load_tokens
+from rnnlab.metrics import read_metrics
 from rnnlab.reproduction.results import best_rates, json_text, read_flow
 from rnnlab.workdir import git_commit, versions, write_file
 
@@ -59,8 +59,7 @@ def train(preset: str, config: dict[str, Any], workdir: Path, data_dir: str | No
     from rnnlab.loop import train_and_evaluate
 
     summary = train_and_evaluate(config, workdir, data_dir)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    curve = [(line["step"], line["perplexity"]) for line in lines if line["split"] == "validation"]
+    curve = [(line["step"], line["perplexity"]) for line in read_metrics(workdir) if line["split"] == "validation"]
     best = summary["best"]
     return {
         "model": preset,
@@ -132,7 +131,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
         raise ConfigError(
             f"--rates={','.join(given['rates'])}: learning rates are numbers with commas between"
         ) from None
-    path, runs = Path(given["output"]), []
+    path, runs, config = Path(given["output"]), [], {}
     for seed in range(given["seeds"]):
         for rate in rates:
             for model in models:
@@ -141,10 +140,10 @@ def main(argv: Sequence[str], **changes: Any) -> int:
                 runs.append(train(model, config, Path(given["workdir"]) / name, given["data_dir"]))
                 if runs[-1]["status"] == "interrupted":
                     return entry.INTERRUPTED
-                save(path, runs, config, given["rates"], given["data_dir"])
+    # At the end: a file that is there is of all runs, and the runs themselves are kept in the workdir.
+    print(save(path, runs, config, given["rates"], given["data_dir"]))
     from rnnlab.plots import validation_curves
 
-    print(path.with_suffix(".md").read_text())
     print(path, path.with_suffix(".md"), validation_curves(path))
     return entry.FINISHED
 
@@ -155,8 +154,11 @@ def save(
     config: Mapping[str, Any],
     rates: Sequence[str],
     data_dir: str | None,
-) -> None:
-    """Writes the JSON file, and the table beside it. rates: as given, empty for those of the config."""
+) -> str:
+    """Writes the JSON file, and the table beside it, which is returned.
+
+    rates: as given, empty for those of the config.
+    """
     task = {k: v for k, v in config["task"].items() if k in ("dataset", "min_count", "vocabulary_size", "source")}
     corpus = load_tokens(**task, data_dir=data_dir)
     tokens = len(corpus.splits["train"].tokens)
@@ -172,7 +174,9 @@ def save(
         "runs": list(runs),
     }
     write_file(path, json_text(results))
-    write_file(path.with_suffix(".md"), table(runs, note))
+    text = table(runs, note)
+    write_file(path.with_suffix(".md"), text)
+    return text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ with five on each side.
 """
 
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -26,8 +25,10 @@ from absl import flags
 from scipy import stats
 
 from rnnlab import entry
+from rnnlab.files import AGAIN, check_fields, read_json, read_text
 from rnnlab.reproduction.results import json_text, read_flow
 from rnnlab.tasks import Speech
+from rnnlab.workdir import write_file
 
 UNITS = 100
 RECURRENT: dict[str, dict[str, Any]] = {
@@ -202,7 +203,11 @@ def main(argv: Sequence[str]) -> int:
     entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
     path, folder, data_dir = Path(given["output"]), given["folder"], given["data_dir"]
-    results = json.loads(path.read_text()) if path.exists() else {"networks": {}}
+    results = {"networks": {}}
+    if path.exists():
+        results = read_json(path, AGAIN, {"networks": {}})
+        for name, row in results["networks"].items():
+            check_fields(path, row, {"runs": list}, AGAIN, f"networks.{name}")
     results["networks"] = {name: results["networks"].get(name, {"runs": []}) for name in NETWORKS}
     jax.config.update("jax_compilation_cache_dir", str(Path("runs/.programs").absolute()))
     task = Speech(folder=folder, targets=TASK["targets"], data_dir=data_dir)
@@ -218,17 +223,16 @@ def main(argv: Sequence[str]) -> int:
             row["runs"].append({"seed": seed, **run, "seconds": round(time.monotonic() - began, 1)})
             row["runs"].sort(key=lambda run: run["seed"])
             summarize(row)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json_text(results))
+            write_file(path, json_text(results))
             print(f"{name}, seed {seed}: test frame error {run['test']['frame_error']:.4f}", flush=True)
     from rnnlab.plots import speech_comparison
 
     print(speech_comparison(path))
     if given["page"]:
         page = Path(given["page"])
-        before, _, rest = page.read_text().partition(BEGIN)
+        before, _, rest = read_text(page, "restore it").partition(BEGIN)
         figure = f"\n![frame errors](results/{path.stem}.png)\n"
-        page.write_text(f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
+        write_file(page, f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
     return entry.FINISHED
 
 

@@ -23,6 +23,7 @@ import torch
 from absl import flags
 
 from rnnlab import entry
+from rnnlab.metrics import read_metrics
 from rnnlab.optimizers import common_options
 from rnnlab.run import Run
 from rnnlab.schedules import make_schedule
@@ -204,7 +205,7 @@ def compare(config: dict[str, Any], folder: Path, data_dir: str | None) -> dict[
     summary = train_and_evaluate(config, folder / "rnnlab", data_dir)
     if summary["status"] == "interrupted":
         return None
-    lines = [json.loads(line) for line in (folder / "rnnlab" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(folder / "rnnlab")
     ours = [(line["step"], line["perplexity"]) for line in lines if line["split"] == "validation"]
     theirs = train_twin(Run(config, data_dir), folder)
     return {
@@ -230,7 +231,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("dropout", 0.2, "on words and before the readout", 0.0, 0.99, flag_values=values)
     entry.data_dir_flag(values)
     given = entry.parse(values, argv, __doc__).flags
-    runs, path = [], Path(given["output"])
+    runs, path, config = [], Path(given["output"]), {}
     for seed in range(given["seeds"]):
         config = config_of(
             given["optimizer"], given["steps"], seed, features=given["features"], dropout=given["dropout"]
@@ -240,13 +241,14 @@ def main(argv: Sequence[str]) -> int:
         if found is None:
             return entry.INTERRUPTED
         runs.append(found)
-        results = {
-            "config": {k: v for k, v in config.items() if k != "seed"},
-            "versions": versions() | {"torch": torch.__version__},
-            "git_commit": git_commit(),
-            "runs": runs,
-        }
-        write_file(path, json.dumps(results, indent=1) + "\n")
+    # At the end: a file that is there is of all seeds, and the runs themselves are kept in the workdir.
+    results = {
+        "config": {k: v for k, v in config.items() if k != "seed"},
+        "versions": versions() | {"torch": torch.__version__},
+        "git_commit": git_commit(),
+        "runs": runs,
+    }
+    write_file(path, json.dumps(results, indent=1) + "\n")
     from rnnlab.plots import validation_curves
 
     print(table(runs))

@@ -24,6 +24,8 @@ from ml_collections import ConfigDict
 from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides
+from rnnlab.files import AGAIN, check_fields, read_json, read_text
+from rnnlab.workdir import write_file
 
 # Few images of MNIST by rows, a network that can learn them by heart.
 SMALL = {
@@ -417,7 +419,12 @@ def main(argv: Sequence[str]) -> int:
         if name not in CURES:
             raise ConfigError(unknown("cure", name, CURES))
     path = Path(given["output"])
-    results = json.loads(path.read_text()) if path.exists() else {"settings": {}, "cures": {}}
+    results = {"settings": {}, "cures": {}}
+    if path.exists():
+        results = read_json(path, AGAIN, {"settings": {}, "cures": {}})
+        for kind in ("settings", "cures"):
+            for name, row in results[kind].items():
+                check_fields(path, row, {"runs": list}, AGAIN, f"{kind}.{name}")
     jax.config.update("jax_compilation_cache_dir", str(Path("runs/.programs").absolute()))
     for name in names:
         setting, overrides, *_ = CURES[name]
@@ -432,16 +439,15 @@ def main(argv: Sequence[str]) -> int:
                 for seed in (s for s in range(given["seeds"]) if s not in done):
                     owner["runs"].append(train(setting, changes, seed, given["data_dir"]))
             print(f"{name}: {describe(base)} -> {describe(row)}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        write_file(path, json.dumps(results, indent=1) + "\n")
     if not given["costs"]:
         from rnnlab.plots import mitigations
 
         print(mitigations(path))
     if given["page"]:
         page = Path(given["page"])
-        before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
+        before, _, rest = read_text(page, "restore it").partition(BEGIN)
+        write_file(page, f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
     return entry.FINISHED
 
 

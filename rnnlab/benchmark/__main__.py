@@ -45,6 +45,7 @@ from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
 from rnnlab.build import ConfigError, unknown
+from rnnlab.files import remove
 from rnnlab.output import make_console
 from rnnlab.workdir import git_commit, versions, write_file
 
@@ -190,6 +191,8 @@ def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None,
             results.append({"run": name, "error": str(error)})
         if output is not None:
             save(output, results, turns, diagnostics.markdown(results))
+    if output is not None:
+        save(output, results, turns, diagnostics.markdown(results), over=True)
     console.print(diagnostics.markdown(results), markup=False)
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
@@ -204,14 +207,20 @@ def measure_whole(
         results += kind.measure(case, *arguments)
         if output is not None:
             save(output, results, turns, kind.markdown(results))
+    if output is not None:
+        save(output, results, turns, kind.markdown(results), over=True)
     console.print(kind.markdown(results), markup=False, soft_wrap=True)
     for row in (row for row in results if "error" in row):
         console.print(f"{row['shape']} {row.get('contestant', '')}: {row['error']}", markup=False)
     return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
 
 
-def save(path: Path, results: list[dict[str, Any]], turns: int, table: str) -> None:
-    """Writes the JSON file, and the table beside it."""
+def save(path: Path, results: list[dict[str, Any]], turns: int, table: str, over: bool = False) -> None:
+    """Writes the JSON file, and the table beside it; until all is measured, and where nothing could be, to
+    NAME-unfinished: what an earlier measurement has left stays as it was."""
+    unfinished = path.with_name(f"{path.stem}-unfinished{path.suffix}")
+    over = over and any("error" not in row for row in results)
+    path = path if over else unfinished
     record = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "versions": versions(),
@@ -221,6 +230,9 @@ def save(path: Path, results: list[dict[str, Any]], turns: int, table: str) -> N
     }
     write_file(path, json.dumps(record, indent=1) + "\n")
     write_file(path.with_suffix(".md"), table)
+    if over:
+        remove(unfinished)
+        remove(unfinished.with_suffix(".md"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -282,6 +294,8 @@ def main(argv: Sequence[str]) -> int:
             if output is not None:  # After every case: a run takes a while.
                 save(output, results, given["turns"], markdown(results))
             progress.advance(task)
+    if output is not None:
+        save(output, results, given["turns"], markdown(results), over=True)
     for worker in workers:
         worker.close()
     show(results, console)

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rnnlab.diagnostics.atlas import FOREVER, INITIALIZATIONS, short
-from rnnlab.files import read_json
-from rnnlab.plots.style import AGAIN, COLOURS, save
+from rnnlab.files import AGAIN, read_json
+from rnnlab.plots.style import COLOURS, save
 
 _COLUMNS = 3
 _SHADES = LinearSegmentedColormap.from_list("vanish, keep, explode", [COLOURS[0], "#f6f6f4", COLOURS[1]])

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rnnlab.files import read_json
-from rnnlab.plots.style import AGAIN, COLOURS, make_axes, save
+from rnnlab.files import AGAIN, read_json
+from rnnlab.plots.style import COLOURS, make_axes, save
 
 
 def validation_curves(results: Path) -> Path:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rnnlab.files import read_json
-from rnnlab.plots.style import AGAIN, COLOURS, TIME_STEP, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
+from rnnlab.files import AGAIN, read_json
+from rnnlab.plots.style import COLOURS, TIME_STEP, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
 from rnnlab.step import SPIKE
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from rnnlab.files import read_json
+from rnnlab.files import AGAIN, read_json
 from rnnlab.metrics import read_metrics
 from rnnlab.plots.style import (
-    AGAIN,
     COLOURS,
     GREY,
     TIME_STEP,

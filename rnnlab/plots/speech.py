@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from rnnlab.datasets.features import BINS, SHIFT
 from rnnlab.datasets.phones import PHONES
-from rnnlab.files import read_arrays, read_json
-from rnnlab.plots.style import AGAIN, COLOURS, save
+from rnnlab.files import AGAIN, read_arrays, read_json
+from rnnlab.plots.style import COLOURS, save
 
 FRAME = SHIFT / 16_000
 """Seconds from one frame to the next."""

@@ -19,8 +19,6 @@ from rnnlab.files import write_bytes
 
 COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
 GREY = "#6b6b6b"
-AGAIN = "remove it and run the command that writes it again"
-"""What to do where a file that a figure is drawn from is damaged."""
 NOTHING = "#dddddd"
 """Where a heat map has no number."""
 TIME_STEP = "time step t (shorter rows end at the last)"
