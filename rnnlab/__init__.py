@@ -4,7 +4,7 @@ As a library: cells, `unroll`, initialisers, activations and networks for any Fl
 As a program: `python -m rnnlab.train --help`.
 """
 
-from rnnlab import activations, initializers
+from rnnlab import activations, compiler, initializers
 from rnnlab.activations import ACTIVATIONS
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
 from rnnlab.initializers import INITIALIZERS
@@ -12,6 +12,8 @@ from rnnlab.network import Network, RecurrentLayer
 from rnnlab.recurrence import Taps, make_taps, unroll
 
 __version__ = "0.1.0"
+
+compiler.repair()  # None of the imports has begun to use JAX.
 
 __all__ = [
     "ACTIVATIONS",

@@ -24,7 +24,7 @@ import optax
 from absl import flags
 from scipy import stats
 
-from rnnlab import entry
+from rnnlab import compiler, entry
 from rnnlab.files import AGAIN, check_fields, read_json, read_text
 from rnnlab.reproduction.results import json_text, read_flow
 from rnnlab.tasks import Speech
@@ -209,7 +209,7 @@ def main(argv: Sequence[str]) -> int:
         for name, row in results["networks"].items():
             check_fields(path, row, {"runs": list}, AGAIN, f"networks.{name}")
     results["networks"] = {name: results["networks"].get(name, {"runs": []}) for name in NETWORKS}
-    jax.config.update("jax_compilation_cache_dir", str(Path("runs/.programs").absolute()))
+    compiler.keep_programs(Path("runs/.programs"))
     task = Speech(folder=folder, targets=TASK["targets"], data_dir=data_dir)
     for seed in range(given["seeds"]):
         for name, row in results["networks"].items():

@@ -21,7 +21,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from rnnlab import entry
+from rnnlab import compiler, entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides
 from rnnlab.files import AGAIN, check_fields, read_json, read_text
@@ -425,7 +425,7 @@ def main(argv: Sequence[str]) -> int:
         for kind in ("settings", "cures"):
             for name, row in results[kind].items():
                 check_fields(path, row, {"runs": list}, AGAIN, f"{kind}.{name}")
-    jax.config.update("jax_compilation_cache_dir", str(Path("runs/.programs").absolute()))
+    compiler.keep_programs(Path("runs/.programs"))
     for name in names:
         setting, overrides, *_ = CURES[name]
         row = results["cures"].setdefault(name, {"setting": setting, "overrides": overrides, "runs": []})

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
-    ["typing", "output"],
+    ["typing", "output", "compiler"],
     ["build", "random", "split", "surroundings"],
     ["files"],
     ["norms"],
