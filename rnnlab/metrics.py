@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rnnlab.output import make_console
 
@@ -183,7 +183,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def live_line(what: str, console: Console, left: bool = True) -> Progress:
     """A bar of how many of what are done, a note, the time passed and, if wanted, that left; on a terminal."""
     return Progress(
-        TextColumn(f"{what} {{task.completed:.0f}}/{{task.total:.0f}}"),
+        TextColumn(what),
+        MofNCompleteColumn(),  # Whole ones: a run that is nearly over is not.
         BarColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from rnnlab import diagnose, plots
-from rnnlab.plots.page import summary_rows
+from rnnlab.plots.page import _PAGE, summary_rows, table
 from rnnlab.plots.style import make_axes, save
 
 CONFIG: dict[str, Any] = {
@@ -143,3 +144,20 @@ def test_a_run_without_a_checkpoint_has_a_page(workdir: Path, capsys: pytest.Cap
     assert diagnose.main([f"--workdir={workdir}", "--html"]) == 0
     assert "it holds no diagnosis" in capsys.readouterr().out
     assert "Summary" not in "".join(read(workdir / "report.html").texts)
+
+
+@pytest.mark.parametrize(
+    ("cell", "wraps"),
+    [
+        ("2.098e-05 to 0.0004038", False),
+        ("naive_uniform, leaky_relu", False),
+        ("0000–0004, 0010–0014, 0020, 0022", False),
+        ("three sentences. " * 10, True),
+    ],
+)
+def test_a_table_breaks_no_number_and_no_name(cell: str, wraps: bool) -> None:
+    assert table(["a", "b"], [("x", [cell])]).count("<td class=text>") == wraps
+    rules = dict(re.findall(r"^([^{}\n]+) \{([^}]*)\}", _PAGE.replace("{{", "{").replace("}}", "}"), re.M))
+    assert "white-space: nowrap" in rules["th, td"]
+    assert not any("overflow-wrap" in rule for cells, rule in rules.items() if "td" in cells)  # Wraps at spaces alone.
+    assert "overflow-x: auto" in rules[".wide"]

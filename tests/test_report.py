@@ -241,8 +241,8 @@ class TestWords:
         for name, reached in {"0000": 20, "0001": None, "0002": 60, "0003": None, "0004": None}.items():
             sweep.write(name, 0.1 if name < "0003" else 0.2, reached=reached)
         irnn, gru = sorted(table(sweep.report(), "## All settings"), key=lambda r: r["runs"])
-        assert (irnn["reached"], irnn["steps"], irnn["seconds"]) == ("2 of 3", "60", "6")
-        assert (gru["reached"], gru["steps"], gru["seconds"]) == ("1 of 3", "–", "–")
+        assert (irnn["solved"], irnn["steps"], irnn["seconds"]) == ("2 of 3", "60", "6")
+        assert (gru["solved"], gru["steps"], gru["seconds"]) == ("1 of 3", "–", "–")
 
     def test_holm_is_over_all_comparisons_of_the_report(self, tmp_path):
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru", "lstm"]}, seeds=5)
@@ -298,7 +298,13 @@ class TestWords:
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru", "lstm"]}, seeds=5)
         for i in range(15):
             sweep.write(f"{i:04}", 0.1, reached=40 if i < 5 else None if i < 10 else reached)
-        rows = {r["cell"]: r for r in table(sweep.report(baseline="model.cell=irnn"), "Runs that solved, which is")}
+        rows = {
+            r["cell"]: r
+            for r in table(
+                sweep.report(baseline="model.cell=irnn"),
+                "Runs that solved the task, a validation loss 0.01, of all runs",
+            )
+        }
         assert rows["gru"]["solved"] == "0 of 5"
         assert rows["gru"]["baseline"] == "5 of 5"
         p = 2 / 252  # Of all ways to hand out five, that one and its mirror image.

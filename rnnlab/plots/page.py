@@ -165,14 +165,21 @@ def figure(path: Path, caption: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Rows of a name and its cells, below a head if there is one."""
+    """Rows of a name and its cells, below a head if there is one.
+
+    A cell is one line, a sentence several; a table that is wider than the page is scrolled.
+    """
     lines = []
     if head:
         lines.append(f"<thead><tr>{''.join(f'<th>{escaped(cell)}</th>' for cell in head)}</tr></thead>")
     for name, cells in rows:
-        cells_text = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
+        cells_text = "".join(f"<td{_wraps(cell)}>{escaped(cell)}</td>" for cell in cells)
         lines.append(f"<tr><th scope=row>{escaped(name)}</th>{cells_text}</tr>")
     return f"<div class=wide><table>{''.join(lines)}</table></div>"
+
+
+def _wraps(cell: str) -> str:
+    return " class=text" if len(str(cell)) > _LINE else ""
 
 
 def escaped(value: Any) -> str:
@@ -206,6 +213,9 @@ _HORIZON = {
     "horizon": "gradient's horizon, steps",
 }
 
+_LINE = 50
+"""Characters of a cell that are one line: no number, name, interval or list of runs is broken."""
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -224,7 +234,8 @@ h1 { font-size: 1.6rem; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin-top: 2.4rem; border-bottom: 1px solid var(--line) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem 1.2rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: anywhere }
+  white-space: nowrap }
+td.text { white-space: normal; min-width: 24rem }
 th { font-weight: 500 }
 th[scope] { color: var(--quiet) }
 .wide { overflow-x: auto }

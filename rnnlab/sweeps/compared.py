@@ -36,7 +36,7 @@ def compared(
         blocks += [Paragraph("Every setting beside the one with the baseline's values and otherwise the same.")]
         blocks += _values(view, compare(pairs, view.scale))
         if goals:
-            what = f"solved, which is a validation {' or '.join(goals)}"
+            what = f"solved the task, a validation {' or '.join(goals)}"
             blocks += _shares(view, "solved", what, pairs, lambda r: median_reached(r.rows, "convergence.steps")[0])
         if any(result.lost for pair in pairs for result in pair):
             what = f"diverged, or ended without a finite {view.metric}"

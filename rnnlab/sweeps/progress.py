@@ -1,6 +1,7 @@
 """The console line of a sweep: how many of its runs are over, and the time left."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -42,17 +43,22 @@ class SweepProgress:
             self._live = None
 
     def advance(self, done: float, note: str = "") -> None:
-        """So many runs of the sweep are over; one that is half way counts half."""
-        self.done = done
+        """So many runs of the sweep are over; one that is half way counts half.
+
+        It never counts backwards: a table that is not the newest, or a rung whose runs have begun, say less.
+        """
+        self.done = max(self.done, done)
         if self._live is not None:
-            self._live.update(self._task, completed=done, note=note)
+            self._live.update(self._task, completed=self.done, note=note)
         elif time.monotonic() - self._said > 10:
             self.report(note)
 
     def report(self, note: str = "") -> None:
         """A line that stays: how far the sweep is."""
         self._said = time.monotonic()
-        self.say("  ".join(part for part in (f"{self.done:.0f} of {self.runs} runs", note, self.left()) if part))
+        self.say(
+            "  ".join(part for part in (f"{math.floor(self.done)} of {self.runs} runs", note, self.left()) if part)
+        )
 
     def left(self) -> str:
         """ "0:12:30 left", by what this process has done; nothing before that is a run."""

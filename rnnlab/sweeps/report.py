@@ -187,7 +187,7 @@ def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     head = [*(view.labels[path] for path in view.axes), "seeds", view.scale.mean, "95 % interval"]
     pruned = any(row["status"] == "pruned" for row in rows)
     head += [*(["test"] if beside else []), "diverged", *(["pruned at"] if pruned else [])]
-    head += [*(["reached", "steps", "seconds"] if goals else []), "runs"]
+    head += [*(["solved", "steps", "seconds"] if goals else []), "runs"]
     table = []
     for result in ranked(view.settings, view.sign):
         cells = [*(value_text(result.axes[path]) for path in view.axes), *_numbers(view, result, beside)]
@@ -205,7 +205,7 @@ def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     )
     if goals:
         words += (
-            f" Reached: runs that came to a validation {' or '.join(goals)}; steps and seconds until then are medians "
+            f" Solved: runs that came to a validation {' or '.join(goals)}; steps and seconds until then are medians "
             "over all runs, – where not more than half came to it. The clock of runs that were trained as replicas is "
             "that of their group."
         )
