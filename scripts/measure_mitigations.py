@@ -474,12 +474,18 @@ def table(results: dict[str, Any]) -> str:
 
 
 def describe(owner: dict[str, Any]) -> str:
-    """The runs' test metric: mean and range; a run that diverged counts by its number."""
-    values = [float(run["test"].get("accuracy", run["test"].get("loss", math.nan))) for run in owner["runs"]]
+    """The runs' test metric: median and range. A run that diverged is worse than any number in the median, and counted
+    beside."""
+    tests = [run["test"] for run in owner["runs"]]
+    metric, worst = ("accuracy", -math.inf) if any("accuracy" in test for test in tests) else ("loss", math.inf)
+    values = [float(test.get(metric, math.nan)) for test in tests]
     sound = [value for value in values if math.isfinite(value)]
     lost = len(values) - len(sound)
-    text = f"{statistics.mean(sound):.4g} ({min(sound):.4g} to {max(sound):.4g})" if sound else "none"
-    return text + (f", {lost} diverged" if lost else "")
+    median = statistics.median([*sound, *[worst] * lost])
+    text = f"{median:.4g}" if math.isfinite(median) else "–"
+    if sound:
+        text += f" ({min(sound):.4g} to {max(sound):.4g})" if len(sound) > 1 else f" ({sound[0]:.4g})"
+    return text + (f", {lost} of {len(values)} diverged" if lost else "")
 
 
 if __name__ == "__main__":
