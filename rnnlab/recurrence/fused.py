@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from rnnlab.linear import rounded
 from rnnlab.recurrence.contract import Cotangent, Taps, masked, recur
-from rnnlab.recurrence.plan import Held, Plan, find_holdings, same_gradients
+from rnnlab.recurrence.plan import LinearisedStep, Plan, linearise, linearise_first, same_gradients
 from rnnlab.recurrence.products import COLUMNS, column_blocks, product, sum_of_products
 from rnnlab.typing import Carry, Parts, PyTree
 
@@ -34,7 +34,7 @@ class _Stacks(NamedTuple):
 
 
 def _empty_stacks(
-    plan: Plan, steps: int, carry: Carry, gates: list[Any], everything: bool, end: jax.Array | int
+    plan: Plan, steps: int, carry: Carry, gates: Sequence[Any], everything: bool, end: jax.Array | int
 ) -> _Stacks:
     """For this many steps, of which those before `end` are run, from this carry on; of the carries h alone unless
     `everything`. gates: what a step keeps, as shapes."""
@@ -90,11 +90,11 @@ def _run_chunk(
     state_mask: jax.Array | None,
     start: jax.Array | int,
     stacks: _Stacks,
-    holdings: Sequence[Held] = (),
+    step: LinearisedStep | None = None,
 ) -> tuple[Carry, _Stacks]:
-    """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on."""
+    """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on. step: keeps
+    what its pullback holds."""
     cell = plan.cell(params)
-    keeps = [number for number, held in enumerate(holdings) if held.kind == "kept"]
 
     def body(state: tuple[Carry, _Stacks], inputs: tuple) -> tuple[Any, None]:
         carry, stacks = state
@@ -102,10 +102,10 @@ def _run_chunk(
         u = product(carry[0] if state_mask is None else carry[0] * state_mask, blocks, plan.compute)
         u = u if offset is None else u + offset
         gates = stacks.gates
-        if gates:
-            new, pull = plan.linearised(params, carry, z_t, cell.split(u), noise_t)
-            leaves = jax.tree.leaves(pull)
-            gates = [_put(stack, leaves[number], t) for stack, number in zip(gates, keeps, strict=True)]
+        if gates and step is not None:
+            new, leaves = step(params, carry, z_t, cell.split(u), noise_t)
+            kept = [leaf for leaf, held in zip(leaves, step.trace.holdings, strict=True) if held.kind == "kept"]
+            gates = [_put(stack, leaf, t) for stack, leaf in zip(gates, kept, strict=True)]
         else:
             new = cell.gates(carry, [*z_t, *noise_t], cell.split(u))
         new = masked(mask_t, new, carry)
@@ -150,7 +150,8 @@ def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask,
     steps = x.shape[0]
     needed = plan.needed(steps, lengths)
     end = steps if needed is None else jnp.minimum(needed * plan.chunk, steps)
-    holdings, kept = find_holdings(plan, params, carry, x, noise) if plan.keep_gates else ([], [])
+    step = linearise_first(plan, params, carry, x, noise) if plan.keep_gates else None
+    kept = [] if step is None else step.trace.kept
     stacks = _empty_stacks(plan, steps, carry, kept, plan.keep_carries, end)
     blocks = column_blocks(rounded(kernel, plan.compute))  # XLA leaves it in a loop that may not run at all.
     starts = []
@@ -162,7 +163,7 @@ def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask,
             x_chunk, noise_chunk = _cut((x, noise), first, length)
             mask = _within(lengths, first, length)
             given = plan, params, blocks, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks
-            return _run_chunk(*given, holdings), carry
+            return _run_chunk(*given, step), carry
 
         state, start = _scan(body, state, firsts, count, plan.reverse)
         starts.append(start)
@@ -172,7 +173,7 @@ def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask,
         starts = None
     else:
         stacks = stacks._replace(carries=())
-    return (h, last), (params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, taps)
+    return (h, last), (params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, step, taps)
 
 
 def _fused_forward(plan: Plan, *primals: Any) -> tuple[Any, Any]:
@@ -181,7 +182,7 @@ def _fused_forward(plan: Plan, *primals: Any) -> tuple[Any, Any]:
 
 
 def _fused_backward(plan, residuals, cotangents):
-    params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, taps = residuals
+    params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, kept_step, taps = residuals
     # Where only the last state is read, there is no dh. As zeros [T, B, H], XLA would make it anew for every chunk, a
     # third of a training step (GRU, T=784 B=64 H=100).
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
@@ -198,7 +199,6 @@ def _fused_backward(plan, residuals, cotangents):
         return plan.gates(params, before, [*z, *noise], u)
 
     ends = jnp.full(1, x.shape[0]) if lengths is None else lengths
-    holdings = find_holdings(plan, params, dlast, x, noise)[0] if plan.keep_gates else []
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
 
     def body(state, inputs, length):
@@ -218,14 +218,13 @@ def _fused_backward(plan, residuals, cotangents):
         z, u = cell.split(z), cell.split(u)
         one = jax.tree.map(lambda a: a[0], (before, z, u, noise_chunk))
         same = same_gradients(functools.partial(gates_of, params, noise=one[-1]), *one[:-1])
-        leaves, pullback = jax.tree.flatten(plan.linearised(params, *one)[1])
-
-        def held(*step: Any) -> list[jax.Array]:
-            return jax.tree.leaves(plan.linearised(params, *step)[1])
+        step = kept_step or linearise(plan, params, *one)
+        leaves = step(params, *one)[1]
 
         # Where nothing is kept, the gates of the whole chunk are linearised at once, so that the loop below holds one
         # product and a few multiplications.
-        chunk_leaves = [] if plan.keep_gates else jax.vmap(held)(before, z, u, noise_chunk)
+        held = jax.vmap(lambda *arguments: step(params, *arguments)[1])
+        chunk_leaves = [] if plan.keep_gates else held(before, z, u, noise_chunk)
 
         def pull_at(t: jax.Array, own: list[jax.Array]) -> Callable[[Carry], Any]:
             """The pullback of step t of the chunk; own: what it holds, where nothing is kept."""
@@ -234,7 +233,7 @@ def _fused_backward(plan, residuals, cotangents):
                 return lax.dynamic_index_in_dim(stack, at, keepdims=False)
 
             if not plan.keep_gates:
-                return jax.tree.unflatten(pullback, own)
+                return step.pullback(own)
             places = {
                 "before": (stacks.carries, first + later + t),
                 "after": (stacks.carries, first + 1 - later + t),
@@ -242,13 +241,13 @@ def _fused_backward(plan, residuals, cotangents):
                 "kept": (stacks.gates, first + t),
             }
             found = []
-            for kind, number in holdings:
+            for kind, number in step.trace.holdings:
                 if kind == "constant":
                     found.append(leaves[number])
                 else:
                     arrays, at = places[kind]
                     found.append(entry(arrays[number], at))
-            return jax.tree.unflatten(pullback, found)
+            return step.pullback(found)
 
         def back(state, inputs):
             dcarry, scratch = state
@@ -292,8 +291,8 @@ def _fused_backward(plan, residuals, cotangents):
         if offset is not None:
             doffset = doffset + columns.sum(0, dtype=dkernel.dtype)
         dparams_project, dx = pull_project(dz)
-        step = jax.vmap(gates_of, in_axes=(None, 0, 0, 0, 0))
-        pull_params = jax.vjp(lambda p: step(p, before, z, u, noise_chunk), params)[1]
+        all_gates = jax.vmap(gates_of, in_axes=(None, 0, 0, 0, 0))
+        pull_params = jax.vjp(lambda p: all_gates(p, before, z, u, noise_chunk), params)[1]
         dparams = jax.tree.map(lambda total, *new: total + sum(new), dparams, dparams_project, pull_params(dnew)[0])
         return (dcarry, dparams, dkernel, doffset, scratch), (dx, None if taps is None else Taps(dnew, du))
 

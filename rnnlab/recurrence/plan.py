@@ -5,14 +5,14 @@ others are what the forward pass keeps of every step, or what the backward pass 
 in `fused`.
 """
 
-import functools
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.extend.core import Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 
 from rnnlab.linear import ComputeType
 from rnnlab.typing import Carry, Parts, PyTree
@@ -94,34 +94,77 @@ class Held(NamedTuple):
     """In the carry before or after the step, in the noise, of all that it holds, or among those that are kept."""
 
 
-def find_holdings(
-    plan: Plan, params: PyTree, before: Carry, x: jax.Array, noise: tuple[jax.Array, ...]
-) -> tuple[list[Held], list[jax.ShapeDtypeStruct]]:
-    """Where to find what the pullback of a step holds, in order; and the shapes of what has to be kept for it."""
-    parts = jax.eval_shape(lambda: plan.cell(params).split(plan.project(params, x[0])))
-    noise = jax.eval_shape(lambda: tuple(a[0] for a in noise))
-    trace = jax.make_jaxpr(functools.partial(plan.linearised, params), return_shape=True)
-    closed, (_, pull) = trace(before, parts, parts, noise)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """What is static in a linearised step."""
+
+    jaxpr: Jaxpr
+    """(parameters, before, z, u, noise) -> (new carry, all that the pullback holds)."""
+    pullback: Any
+    """The pullback without what it holds: a tree's structure."""
+    holdings: tuple[Held, ...]
+    """For all that it holds, in order."""
+    kept: tuple[jax.ShapeDtypeStruct, ...]
+    """What has to be kept of a step for it."""
+
+
+class LinearisedStep(NamedTuple):
+    """One step and its pullback to (before, z, u), traced once: the forward and the backward pass run the same program,
+    so that what one leaves is what the other takes. (Where arrays lie on devices changes how many arrays a second trace
+    of the same step holds.)"""
+
+    trace: Trace
+    consts: list[Any]
+    """Arrays that the cell's functions close over."""
+
+    def __call__(
+        self, params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]
+    ) -> tuple[Carry, list[jax.Array]]:
+        """The new carry, and all that the pullback holds, in order."""
+        run = jaxpr_as_fun(ClosedJaxpr(self.trace.jaxpr, self.consts))
+        results = run(*jax.tree.leaves((params, before, z, u, noise)))
+        return tuple(results[: len(before)]), results[len(before) :]
+
+    def pullback(self, held: Sequence[jax.Array]) -> Callable[[Carry], Any]:
+        """∂L/∂(before, z, u) of ∂L/∂new; held: as a call returns it."""
+        return jax.tree.unflatten(self.trace.pullback, held)
+
+
+def linearise(plan: Plan, params: PyTree, before: PyTree, z: PyTree, u: PyTree, noise: PyTree) -> LinearisedStep:
+    """A step of these arguments' shapes."""
+    closed, (_, pull) = jax.make_jaxpr(plan.linearised, return_shape=True)(params, before, z, u, noise)
     jaxpr = closed.jaxpr
-    found: dict[int, Held] = {id(var): Held("constant", 0) for var in jaxpr.constvars}
-    found |= {id(var): Held("after", number) for number, var in enumerate(jaxpr.outvars[: len(before)])}
-    first = len(jaxpr.invars) - len(noise)
-    found |= {id(var): Held("noise", number) for number, var in enumerate(jaxpr.invars[first:])}
-    found |= {id(var): Held("before", number) for number, var in enumerate(jaxpr.invars[: len(before)])}
+    constants = jaxpr.invars[: len(jax.tree.leaves(params))]
+    places: dict[int, Held] = {id(var): Held("constant", 0) for var in (*jaxpr.constvars, *constants)}
+    places |= {id(var): Held("after", number) for number, var in enumerate(jaxpr.outvars[: len(before)])}
+    places |= {id(var): Held("noise", number) for number, var in enumerate(jaxpr.invars[-len(noise) :] if noise else [])}
+    begun = jaxpr.invars[len(constants) : len(constants) + len(before)]
+    places |= {id(var): Held("before", number) for number, var in enumerate(begun)}
     holdings, kept = [], []
     held_variables = zip(jaxpr.outvars[len(before) :], jax.tree.leaves(pull), strict=True)
     for number, (var, shape) in enumerate(held_variables):
-        held = found.get(id(var), None if isinstance(var, Var) else Held("constant", 0))
+        held = places.get(id(var), None if isinstance(var, Var) else Held("constant", 0))
         if held is None:
             held = Held("kept", len(kept))
             kept.append(shape)
         holdings.append(held._replace(number=number) if held.kind == "constant" else held)
-    return holdings, kept
+    trace = Trace(jaxpr, jax.tree.structure(pull), tuple(holdings), tuple(kept))
+    return LinearisedStep(trace, closed.consts)
+
+
+def linearise_first(
+    plan: Plan, params: PyTree, before: Carry, x: jax.Array, noise: tuple[jax.Array, ...]
+) -> LinearisedStep:
+    """The same, from the arrays of the whole sequence [T, B, ...]."""
+    parts = jax.eval_shape(lambda: plan.cell(params).split(plan.project(params, x[0])))
+    return linearise(plan, params, before, parts, parts, jax.eval_shape(lambda: tuple(a[0] for a in noise)))
 
 
 def kept_bytes(plan: Plan, params: PyTree, carry: Carry, x: jax.Array, noise: tuple[jax.Array, ...]) -> int:
     """What `keep_gates` keeps of all steps x [T, B, D], beside the carries."""
-    return x.shape[0] * sum(a.size * a.dtype.itemsize for a in find_holdings(plan, params, carry, x, noise)[1])
+    kept = linearise_first(plan, params, carry, x, noise).trace.kept
+    return x.shape[0] * sum(a.size * a.dtype.itemsize for a in kept)
 
 
 def same_gradients(gates: Callable[..., Carry], *primals: Any) -> list[bool]:
