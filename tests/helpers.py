@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from rnnlab.activations import ACTIVATIONS
+from rnnlab.build import fields_of
 from rnnlab.cells import CELLS
 from rnnlab.recurrence import FusableCell, Taps
 
@@ -21,11 +22,36 @@ float64 = functools.partial(jax.enable_x64, True)
 
 CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CELLS},
-    "lstm_peepholes": ("lstm", {"peepholes": True}),
-    "lstm_normalized_cell": ("lstm", {"normalize_cell": True}),
-    **{f"vanilla_{name}": ("vanilla", {"activation": name}) for name in ACTIVATIONS if name != "tanh"},
+    **{
+        f"{name}_{field}": (name, {field: True})
+        for name, cell in CELLS.items()
+        for field, (_, default) in fields_of(cell).items()
+        if default is False
+    },
+    **{
+        f"{name}_{activation}": (name, {"activation": activation})
+        for name, cell in CELLS.items()
+        if isinstance(cell, type) and "activation" in fields_of(cell)
+        for activation in ACTIVATIONS
+        if activation != fields_of(cell)["activation"].default
+    },
 }
 """Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""
+
+PLAIN_FUNCTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"vanilla_{name}": ("vanilla", {"activation": function})
+    for name, function in {
+        "jnp.tanh": jnp.tanh,
+        "jnp.abs": jnp.abs,
+        "jnp.sin": jnp.sin,
+        "where": lambda x: jnp.where(x > 0, x, jnp.tanh(x)),
+        "jax.nn.gelu": jax.nn.gelu,
+        "jax.nn.silu": jax.nn.silu,
+        "jax.nn.relu6": jax.nn.relu6,
+        "jax.nn.softplus": jax.nn.softplus,
+    }.items()
+}
+"""A cell with functions for its activation whose derivative is JAX's own."""
 
 
 SMALL_RUN: dict[str, Any] = dict(
@@ -71,8 +97,8 @@ def without_cache_lines(said: str) -> str:
 
 
 def make_cell(variant: str, in_features: int = 3, features: int = 4, seed: int = 0, **parameters: Any) -> nnx.Module:
-    """A cell of CELL_VARIANTS as it is initialised."""
-    name, fields = CELL_VARIANTS[variant]
+    """A cell of CELL_VARIANTS or PLAIN_FUNCTIONS as it is initialised."""
+    name, fields = (CELL_VARIANTS | PLAIN_FUNCTIONS)[variant]
     return CELLS[name](in_features, features, **fields, **parameters, rngs=nnx.Rngs(seed))
 
 

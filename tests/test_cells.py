@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.cells import CELLS, Cell, Vanilla
 from rnnlab.recurrence import FusableCell, make_taps, unroll
 from tests.helpers import (
     CELL_VARIANTS,
+    PLAIN_FUNCTIONS,
     assert_close,
     dot,
     float64,
@@ -29,8 +31,8 @@ from tests.helpers import (
     with_bad_padding,
 )
 
-T, B, D = 7, 3, 3
-LENGTHS = (7, 0, 4)
+T, B, D = 7, 4, 3
+LENGTHS = (7, 0, 4, 2)
 
 FUSABLE = [name for name in CELL_VARIANTS if isinstance(make_cell(name), FusableCell)]
 BACKENDS = [
@@ -39,21 +41,26 @@ BACKENDS = [
     for backend in (("reference", "fused") if name in FUSABLE else ("reference",))
 ]
 
+MESH = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+"""Two devices, as training has them."""
+
 # With the chunk that leaves a remainder, every pair of reverse, lengths and store occurs.
-# (chunk, reverse, lengths, store, unroll_steps)
+# (chunk, reverse, lengths, store, unroll_steps, place): the arrays lie on one device, on a mesh, or their rows are
+# split by `shard_map`.
 SWITCHES = [
-    (3, False, False, "gates", 1),
-    (3, False, True, "ends", 3),
-    (3, True, False, "ends", 1),
-    (3, True, True, "gates", 2),
-    (3, False, False, "carries", 1),
-    (3, True, True, "carries", 1),
-    (1, False, True, "carries", 2),
-    (1, True, False, "ends", 1),
-    (T, True, True, "ends", 3),
-    (None, False, False, "auto", 2),
+    (3, False, False, "gates", 1, "device"),
+    (3, False, True, "ends", 3, "device"),
+    (3, True, False, "ends", 1, "mesh"),
+    (3, True, True, "gates", 2, "rows"),
+    (3, False, False, "carries", 1, "rows"),
+    (3, True, True, "carries", 1, "mesh"),
+    (1, False, True, "carries", 2, "device"),
+    (1, True, False, "ends", 1, "rows"),
+    (T, True, True, "ends", 3, "device"),
+    (None, False, False, "auto", 2, "mesh"),
 ]
-VARIANT_SWITCHES = [(3, True, True, "ends", 2), (3, False, False, "gates", 1)]
+VARIANT_SWITCHES = [(3, True, True, "ends", 2, "mesh"), (3, False, False, "gates", 1, "rows")]
+PLAIN_SWITCHES = [(3, False, True, "gates", 1, "mesh"), (3, True, False, "carries", 1, "rows")]
 
 
 def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, tuple[Any, ...], jax.Array | None]:
@@ -87,19 +94,52 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
 
 
 def switches(variant: str) -> list[tuple[Any, ...]]:
+    if variant in PLAIN_FUNCTIONS:
+        return PLAIN_SWITCHES
     return SWITCHES if variant in CELLS else VARIANT_SWITCHES
 
 
+def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | None, options: Any) -> Any:
+    """The value, outputs and gradients of `loss_of`, each device having its own rows, as in training."""
+    replicated, rows, steps_of_rows = PartitionSpec(), PartitionSpec("data"), PartitionSpec(None, "data")
+    outputs = (steps_of_rows, rows)
+    weights = random_like(jax.eval_shape(lambda: loss_of(graphdef, lengths, **options)(*point)[1]), 7)
+
+    def of_device(point: Any, lengths: jax.Array | None, weights: Any) -> Any:
+        def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> tuple[jax.Array, Any]:
+            result = unroll(nnx.merge(graphdef, state), x, lengths=lengths, initial_carry=carry, taps=taps, **options)
+            return dot(result, weights), result
+
+        (value, result), (dstate, *others) = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)(*point)
+        value, dstate = jax.lax.psum((value, dstate), "data")
+        return (value, result), (dstate, *others)
+
+    places = (replicated, steps_of_rows, rows, steps_of_rows)
+    spread = jax.shard_map(
+        of_device,
+        mesh=MESH,
+        in_specs=(places, rows, outputs),
+        out_specs=((replicated, outputs), places),
+        check_vma=False,
+    )
+    return quick_jit(spread)(point, lengths, weights)
+
+
 @pytest.mark.parametrize(
-    ("variant", "chunk", "reverse", "lengths", "store", "unroll_steps"),
-    [(variant, *switch) for variant in FUSABLE for switch in switches(variant)],
+    ("variant", "chunk", "reverse", "lengths", "store", "unroll_steps", "place"),
+    [(variant, *switch) for variant in (*FUSABLE, *PLAIN_FUNCTIONS) for switch in switches(variant)],
 )
-def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, lengths, store, unroll_steps):
+def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, lengths, store, unroll_steps, place):
     with float64():
         graphdef, point, rows = problem(variant, lengths)
         options = {"chunk": chunk, "reverse": reverse, "store": store, "unroll_steps": unroll_steps}
-        loss = loss_of(graphdef, rows, backend="fused", **options)
-        actual = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+        options["backend"] = "fused"
+        if place == "rows":
+            actual = with_rows_split(graphdef, point, rows, options)
+        else:
+            point = point if place == "device" else jax.device_put(point, NamedSharding(MESH, PartitionSpec()))
+            loss = loss_of(graphdef, rows, **options)
+            actual = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
         assert_close(actual, reference_gradients(variant, reverse, lengths), 1e-10)
 
 
@@ -154,7 +194,7 @@ def reset_before_gru_step(w: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray
     return ((1 - z) * np.tanh(x_n + (r * h) @ n_kernel) + z * h,)
 
 
-# The cells that no library in test_peers.py has.
+# The variants that no library in test_peers.py has.
 EQUATIONS = {"lstm_peepholes": peephole_lstm_step, "gru_reset_before": reset_before_gru_step}
 
 
@@ -221,7 +261,7 @@ def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, back
     h_changed, last_changed = run(x.at[:, 1].multiply(-3))
     for before, after in zip((h, *last), (h_changed, *last_changed), strict=True):
         before, after = np.moveaxis(np.asarray(before), -2, 0), np.moveaxis(np.asarray(after), -2, 0)
-        np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
+        np.testing.assert_array_equal(before[[0, 2, 3]], after[[0, 2, 3]])
         assert (before[1] != after[1]).any()
 
 

@@ -92,8 +92,9 @@ def _run_chunk(
     stacks: _Stacks,
     step: LinearisedStep | None = None,
 ) -> tuple[Carry, _Stacks]:
-    """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on. step: keeps
-    what its pullback holds."""
+    """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on.
+
+    step: with `stacks.gates`, what runs a step and has what is kept for its pullback."""
     cell = plan.cell(params)
 
     def body(state: tuple[Carry, _Stacks], inputs: tuple) -> tuple[Any, None]:

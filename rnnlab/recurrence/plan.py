@@ -138,7 +138,8 @@ def linearise(plan: Plan, params: PyTree, before: PyTree, z: PyTree, u: PyTree, 
     constants = jaxpr.invars[: len(jax.tree.leaves(params))]
     places: dict[int, Held] = {id(var): Held("constant", 0) for var in (*jaxpr.constvars, *constants)}
     places |= {id(var): Held("after", number) for number, var in enumerate(jaxpr.outvars[: len(before)])}
-    places |= {id(var): Held("noise", number) for number, var in enumerate(jaxpr.invars[-len(noise) :] if noise else [])}
+    last = len(jaxpr.invars) - len(noise)
+    places |= {id(var): Held("noise", number) for number, var in enumerate(jaxpr.invars[last:])}
     begun = jaxpr.invars[len(constants) : len(constants) + len(before)]
     places |= {id(var): Held("before", number) for number, var in enumerate(begun)}
     holdings, kept = [], []
