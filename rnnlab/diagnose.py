@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("replay", False, "of --workdir: a recording of its flight recorder", flag_values=values)
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
     if given["replay"] and not given["workdir"]:
         raise ConfigError("--replay: needs --workdir, the folder of a run with a flight recorder")

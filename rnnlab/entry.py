@@ -1,6 +1,7 @@
 """What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +20,11 @@ FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4,
 EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 
 
-def data_dir_flag(values: flags.FlagValues) -> None:
-    """--data_dir, the same wherever data is read."""
-    flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the user's cache", flag_values=values)
+def data_flags(values: flags.FlagValues) -> None:
+    """--data_dir and --cache_dir, the same wherever data is read."""
+    flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the cache", flag_values=values)
+    told = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
+    flags.DEFINE_string("cache_dir", None, told, flag_values=values)
 
 
 def process_flags(values: flags.FlagValues) -> None:
@@ -93,6 +96,8 @@ def parse(
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
     given = values.flag_values_dict()
+    if given.get("cache_dir"):
+        os.environ["RNNLAB_CACHE"] = os.path.abspath(os.path.expanduser(given["cache_dir"]))  # Of other processes, too.
     config = None if reference is None else resolve_config(apply_overrides(load_file(reference), overrides))
     if given["help"]:
         _show_help(doc or "", values)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")

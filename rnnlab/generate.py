@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("length", 200, "tokens of a text after the prompt", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("allow_unknown", False, "whether <unk> may be generated", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/shakespeare (--help says more)")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("replicas", None, told, lower_bound=1, flag_values=values)
     flags.DEFINE_enum("submit", None, ["slurm"], "submit the sweep instead of running it here", flag_values=values)
     flags.DEFINE_integer("jobs", None, "with --submit: so many jobs share the work", lower_bound=1, flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     reference, overrides, words = entry.take_config(argv)
     stray, slurm, words = entry.take_config(words, "slurm")
     given = entry.parse(values, words, __doc__, fields=lambda: _first_config(reference)).flags

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     told = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
     flags.DEFINE_string("workdir", None, told, flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     entry.process_flags(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
     if reference is None or config is None:

@@ -119,7 +119,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     flags.DEFINE_integer("steps", 2000, "updates of each", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_list("rates", [], "learning rates; those of the config if empty", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     models = given["only"].split(",") if given["only"] else list(PAPER)
     for model in models:

@@ -229,7 +229,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("features", 200, "units, and dimensions of a word", lower_bound=1, flag_values=values)
     flags.DEFINE_float("dropout", 0.2, "on words and before the readout", 0.0, 0.99, flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     runs, path, config = [], Path(given["output"]), {}
     for seed in range(given["seeds"]):

@@ -412,7 +412,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_string("page", None, "Markdown file whose table is written anew", flag_values=values)
     flags.DEFINE_bool("costs", False, "measure the cost of a step instead of training", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     names = given["only"].split(",") if given["only"] else list(CURES)
     for name in names:

@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("results", "docs/results", "folder of the published results", flag_values=values)
     flags.DEFINE_string("page", "docs/REPRODUCTION.md", "what --all --update writes", flag_values=values)
     flags.DEFINE_bool("update", False, "take the runs into the published results", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     reference, overrides, words = entry.take_config(argv)
     given = entry.parse(values, words, __doc__).flags
     if reference is not None:

@@ -33,7 +33,16 @@ def word2vec(vectors: dict[str, list[float]]) -> bytes:
     return f"{len(vectors)} 3\n".encode() + rows(vectors, " \n")
 
 
-FORMATS = {"glove": rows(VECTORS), "word2vec": word2vec(VECTORS), "gzip": gzip.compress(rows(VECTORS))}
+MARK = b"\xef\xbb\xbf"
+FORMATS = {
+    "glove": rows(VECTORS),
+    "word2vec": word2vec(VECTORS),
+    "gzip": gzip.compress(rows(VECTORS)),
+    "CRLF": rows(VECTORS, "\r\n"),
+    "byte order mark": MARK + rows(VECTORS),
+    "word2vec of Windows": MARK + word2vec(VECTORS).replace(b"\n", b"\r\n"),
+    "gzip of Windows": gzip.compress(MARK + rows(VECTORS, "\r\n")),
+}
 
 
 @pytest.fixture(params=FORMATS)

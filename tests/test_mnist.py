@@ -115,6 +115,26 @@ def test_wrong_checksum_names_file_expected_and_found(folder: Path, monkeypatch:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_a_file_that_was_compressed_anew_is_as_good(folder: Path, monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    for name in mnist.CHECKSUMS:
+        path = folder / "mnist" / name
+        content = gzip.decompress(path.read_bytes())
+        monkeypatch.setitem(mnist.CONTENTS, name, hashlib.sha256(content).hexdigest())
+        path.write_bytes(gzip.compress(content, level, mtime=7))
+        assert hashlib.sha256(path.read_bytes()).hexdigest() != mnist.CHECKSUMS[name]
+    assert len(mnist.load(folder)[0].labels) == TRAIN
+    path.write_bytes(gzip.compress(content + b"0"))
+    with pytest.raises(ConfigError, match="is truncated or corrupt"):
+        mnist.load(folder)
+
+
+def test_the_real_files_have_the_checksums_of_what_is_in_them(real_data: Path) -> None:
+    for name, expected in mnist.CONTENTS.items():
+        content = gzip.decompress((real_data / "mnist" / name).read_bytes())
+        assert hashlib.sha256(content).hexdigest() == expected
+
+
 IMAGES = np.zeros((2, 28, 28), np.uint8)
 BAD_FILES = {
     "cut gzip": (gzip.compress(idx(IMAGES))[:-9], "not a whole gzip file"),

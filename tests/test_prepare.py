@@ -14,7 +14,7 @@ import pytest
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
-from rnnlab.datasets import assembly, chunks, tokens
+from rnnlab.datasets import assembly, chunks, text, tokens
 from rnnlab.datasets.prepare import main
 from rnnlab.datasets.text import SPLITS
 from rnnlab.datasets.tokens import Request, TokenSet, load_tokens, prepare, read_tokens
@@ -135,6 +135,83 @@ def test_a_given_vocabulary_is_taken_as_it_is(source: Path, tmp_path: Path) -> N
     assert found.folder != other.folder
 
 
+def test_a_word_list_of_another_make_gives_the_same_tokens(source: Path, tmp_path: Path) -> None:
+    found = []
+    for name, form in {"plain": "{}\n", "crlf": "{}\r\n", "counted": "{}\t7\n"}.items():
+        words = tmp_path / name / "words.txt"
+        words.parent.mkdir()
+        words.write_bytes(("\ufeff" * (name == "crlf") + "".join(map(form.format, ("the", "cat", "dog")))).encode())
+        found.append(load(source, vocabulary=words))
+    assert len({each.folder for each in found}) == 1
+    assert found[0].meta["splits"]["train"]["unknown"] < found[0].meta["splits"]["train"]["tokens"] / 2
+
+
+@pytest.mark.parametrize("size", [5, 10**6])
+@pytest.mark.parametrize("level", ["word", "character"])
+def test_line_ends_and_byte_order_marks_are_no_part_of_the_text(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Any, size: int
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", size)
+    plain = load(source, level=level)
+    other = tmp_path / "crlf" / "books"
+    other.mkdir(parents=True)
+    for name, content in TEXTS.items():
+        (other / f"{name}.txt").write_bytes(("\ufeff" + content.replace("\n", "\r\n")).encode())
+    found = load(other, level=level)
+    assert found.vocabulary.words == plain.vocabulary.words
+    for split in SPLITS:
+        np.testing.assert_array_equal(found.splits[split].tokens, plain.splits[split].tokens)
+        np.testing.assert_array_equal(found.splits[split].offsets, plain.splits[split].offsets)
+
+
+def test_a_byte_order_mark_alone_is_an_empty_text(source: Path) -> None:
+    (source / "test.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(ConfigError, match=r"the test text is empty"):
+        load(source)
+
+
+@pytest.mark.parametrize("level", ["word", "character"])
+def test_lines_of_old_macs_are_refused(source: Path, level: Any) -> None:
+    (source / "valid.txt").write_bytes(b"one line\rand another\r")
+    with pytest.raises(ConfigError, match=r"valid\.txt: its lines end with CR alone; they have to end with LF or CRLF"):
+        load(source, level=level)
+
+
+def test_a_text_that_is_mostly_unknown_is_said_with_numbers(source: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("cat\nof\n")
+    said: list[str] = []
+    for _ in range(2):  # Where it is prepared, and wherever it is read again.
+        load_tokens("text", source.parent, source=source, vocabulary=words, say=said.append)
+        assert said[-1] == (
+            "warning: 60% of the train text (360 of 600 tokens), 62% of the validation text (5 of 8 tokens) is <unk>: "
+            "the vocabulary, of 4 entries, is not that of this text"
+        )
+        said.clear()
+    load_tokens("text", source.parent, source=source, say=said.append)
+    assert not [line for line in said if "warning" in line]
+
+
+def test_what_was_divided_before_its_names_were_recognised_is_prepared_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ptb"
+    folder.mkdir()
+    for number, split in enumerate(SPLITS):
+        (folder / f"{number}.{split}.txt").write_text(f"{split} text\n" * 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "split_of", lambda name: None)
+        assert "test" in load(folder).vocabulary
+    assert set(load(folder).vocabulary.words) == {"train", "text", "<eos>", "<unk>"}
+    (folder / "test.txt").write_text("which of the two\n")
+    assert set(load(folder).vocabulary.words) == {"train", "text", "<eos>", "<unk>"}  # As it was prepared.
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "split_of", lambda name: None)
+        load(folder)
+    with pytest.raises(ConfigError, match="may each be the test text"):
+        load(folder)
+
+
 def test_corpora_in_folders_of_the_same_name_do_not_meet(source: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "books"
     other.mkdir(parents=True)
@@ -182,7 +259,7 @@ def test_interrupted_run_leaves_no_final_file_and_goes_on_where_it_was(
     monkeypatch.setattr(chunks, "number", counted)
     with pytest.raises(KeyboardInterrupt):
         prepare(request, 1, quiet)
-    folder = tokens.prepared_folder(request)
+    folder = tokens.places(request).made_in
     assert not folder.exists()
     done, stop = list(numbered), 10**6
     shown: list[tuple[int, int]] = []
@@ -205,7 +282,7 @@ def test_interrupted_writing_leaves_no_half_written_file(source: Path, monkeypat
     request = Request("text", source.parent, source=source)
     with pytest.raises(KeyboardInterrupt):
         prepare(request, 1, quiet)
-    folder = tokens.prepared_folder(request)
+    folder = tokens.places(request).made_in
     assert {path.name for path in folder.iterdir()} == {
         f"{split}{kind}.npy" for split in ("train", "validation") for kind in ("", "_offsets")
     }
@@ -258,7 +335,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(source: Path, m
         patch.setattr(os, "fsync", full)
         with pytest.raises(ConfigError, match=r"^cannot write .*: No space left on device$"):
             prepare(request, 1, quiet)
-    assert not tokens.prepared_folder(request).exists()
+    assert not tokens.places(request).made_in.exists()
     left = [path.name for path in source.parent.rglob("*") if path.is_file() and path.parent != source]
     assert left == ["books-" + left[0][6:14] + "-word-all.lock"]
     load(source)
@@ -309,6 +386,41 @@ def test_a_read_only_data_folder_is_left_alone(tmp_path: Path, source: Path, mon
     found = load_tokens("text", data, source=source, say=quiet)
     assert found.folder.is_relative_to(tmp_path / "cache" / "rnnlab")
     assert not list(data.iterdir())
+
+
+def test_what_is_prepared_in_a_read_only_data_folder_is_used(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    made = load_tokens("text", tmp_path / "data", source=source, say=quiet)
+    monkeypatch.setattr(tokens, "writable", lambda folder: folder.is_relative_to(tmp_path / "cache"))
+    assert load_tokens("text", tmp_path / "data", source=source, say=quiet).folder == made.folder
+    (source / "train.txt").write_text("changed\n")
+    again = load_tokens("text", tmp_path / "data", source=source, say=quiet)
+    assert again.folder.is_relative_to(tmp_path / "cache" / "rnnlab")
+    assert "changed" in again.vocabulary
+
+
+def test_a_cache_folder_that_is_named_takes_all_that_is_made(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = tmp_path / "data", tmp_path / "my cache"
+    data.mkdir()
+    monkeypatch.setenv("RNNLAB_CACHE", "")  # The flag sets it; taken back after the test.
+    words = ["--dataset=text", f"--source={source}", f"--data_dir={data}", f"--cache_dir={cache}", "--processes=1"]
+    assert main(words) == entry.FINISHED
+    assert not list(data.iterdir())
+    assert load_tokens("text", data, source=source, say=quiet).folder.is_relative_to(cache)
+    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "other"))
+    assert Request("text", data, source=source).command().endswith(f"--cache_dir={tmp_path / 'other'}")
+
+
+def test_where_nothing_can_be_written_the_flag_is_named(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "writable", lambda folder: False)
+    with pytest.raises(ConfigError, match=r"^nothing can be written in .*; --cache_dir names another folder$"):
+        load_tokens("text", tmp_path, source=source, say=quiet)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,26 @@ def test_archive_is_downloaded_and_unpacked_and_an_interrupted_unpacking_goes_on
     assert [line.split()[0] for line in said[2:]] == ["unpacking"]
 
 
+def test_archive_in_a_read_only_folder_is_unpacked_in_our_cache(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = contents(find_corpus("lm1b", tmp_path))
+    (name,) = text.LM1B
+    content = archive(shards)
+    declare(monkeypatch, text.LM1B, name, content)
+    shutil.rmtree(shards)
+    shards.mkdir()
+    (shards / name).write_bytes(content)
+    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(text, "writable", lambda folder: False)
+    for said in ([], []):
+        corpus = find_corpus("lm1b", tmp_path, say=said.append)
+        assert contents(corpus) == expected
+        assert corpus.folder.is_relative_to(tmp_path / "cache")
+    assert [path.name for path in shards.iterdir()] == [name]
+    assert not said  # It is unpacked once.
+
+
 def test_archive_cut_short_is_one_line(
     tmp_path: Path, shards: Path, server: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,8 +224,101 @@ def test_files_and_folders_named_after_splits_are_the_splits(tmp_path: Path, wri
 def test_folder_without_a_named_split_is_refused(tmp_path: Path, write: Write) -> None:
     write("train.txt", "a\n")
     write("test/empty", "")
-    with pytest.raises(ConfigError, match=r"has train\.txt but no valid\.txt and test\.txt, nor a folder of that name"):
+    with pytest.raises(
+        ConfigError, match=r"has train\.txt \(train\) but no valid\.txt and test\.txt, nor a folder of that name"
+    ):
         find_corpus("text", source=tmp_path)
+
+
+NAMES = {  # How others name the files of a corpus.
+    "PTB": ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
+    "WikiText": ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
+    "WikiText, raw": ("wiki.train.raw", "wiki.valid.raw", "wiki.test.raw"),
+    "capitals": ("Train.txt", "VALID.TXT", "Test.txt"),
+    "camel case": ("ptbTrain.txt", "ptbDev.txt", "PTBTest.txt"),
+    "tokens": ("train.tokens", "validation.tokens", "test.tokens"),
+    "others": ("a-training-1.txt", "a_val.txt", "a testset.txt"),
+    "in the order of their names": ("1-train.txt", "2-dev.txt", "3-eval.txt"),
+    "folders": ("Train/a.txt", "dev-set/b.txt", "my.test/c/d.txt"),
+}
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_splits_are_recognised_by_one_rule(tmp_path: Path, write: Write, names: tuple[str, ...]) -> None:
+    for split, name in zip(text.SPLITS, names, strict=True):
+        write(name, f"{split}\n")
+    write("other.txt", "neither\n")
+    write(".test.txt", "hidden\n")
+    found = contents(find_corpus("text", source=tmp_path))
+    assert found == {split: f"{split}\n".encode() for split in text.SPLITS}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["train.txt", "ptb.train.txt", "valid.txt", "test.txt"],
+            r"ptb\.train\.txt and train\.txt may each be the train",
+        ),
+        (["train.txt", "valid.txt", "Dev.txt", "test.txt"], r"Dev\.txt and valid\.txt may each be the validation text"),
+        (
+            ["train.txt", "valid.txt", "test.txt", "test/a.txt"],
+            r"test and test\.txt may each be the test text; keep one",
+        ),
+        (["train.txt", "valid.txt", "train_test.txt"], r"'train_test\.txt' may be train or test text; rename it"),
+        (
+            ["ptb.train.txt", "ptb.test.txt"],
+            r"has ptb\.test\.txt \(test\), ptb\.train\.txt \(train\) but no valid\.txt",
+        ),
+        (["a.txt", "test.txt"], r"has test\.txt \(test\) but no train\.txt and valid\.txt"),
+    ],
+)
+def test_what_may_be_another_split_is_never_trained_on(
+    tmp_path: Path, write: Write, names: list[str], message: str
+) -> None:
+    for name in names:
+        write(name, "a\n")
+    with pytest.raises(ConfigError, match=message):
+        find_corpus("text", source=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["latest.txt", "contest.txt", "devil.txt", "retrain.txt", "value.txt", "attest.txt"])
+def test_a_word_within_a_word_is_no_split(tmp_path: Path, write: Write, name: str) -> None:
+    write(name, "a\n" * 100)
+    assert len(contents(find_corpus("text", source=tmp_path))["train"]) == 180
+
+
+def test_links_in_a_corpus_are_followed(tmp_path: Path, write: Write) -> None:
+    write("elsewhere/a.txt", "a\n")
+    write("elsewhere/deeper/b.txt", "b\n")
+    write("books/test.txt", "t\n")
+    (tmp_path / "books" / "valid.txt").symlink_to(tmp_path / "elsewhere" / "a.txt")
+    (tmp_path / "books" / "train").mkdir()
+    (tmp_path / "books" / "train" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "linked").symlink_to(tmp_path / "books")
+    for source in ("books", "linked"):
+        found = contents(find_corpus("text", source=tmp_path / source))
+        assert found == {"train": b"a\nb\n", "validation": b"a\n", "test": b"t\n"}
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "message"),
+    [
+        ("train.txt", "nowhere.txt", r"train\.txt: a link to nowhere\.txt, which is not there"),
+        ("train", "nowhere", "train: a link to nowhere, which is not there"),
+        ("test/more", "nowhere", "more: a link to nowhere, which is not there"),
+        ("test/more", ".", r"more: a link to \., a folder that it is in"),
+        ("test/more", "../..", r"more: a link to \.\./\.\., a folder that it is in"),
+    ],
+)
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, write: Write, link: str, target: str, message: str) -> None:
+    write("books/valid.txt", "v\n")
+    write("books/test/a.txt", "t\n")
+    if not link.startswith("train"):
+        write("books/train.txt", "a\n")
+    (tmp_path / "books" / link).symlink_to(target)
+    with pytest.raises(ConfigError, match=message):
+        find_corpus("text", source=tmp_path / "books")
 
 
 def test_other_files_are_split_in_the_order_of_their_names(tmp_path: Path, write: Write) -> None:
@@ -238,7 +351,7 @@ def test_sources_tell_an_edited_file(tmp_path: Path, write: Write) -> None:
 
 
 def test_source_without_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no \.txt file"):
+    with pytest.raises(ConfigError, match=r"holds no text file \(\*\.txt, \*\.tokens, \*\.raw\)"):
         find_corpus("text", source=tmp_path)
     with pytest.raises(ConfigError, match="nowhere is no folder"):
         find_corpus("text", source=tmp_path / "nowhere")

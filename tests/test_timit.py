@@ -156,6 +156,21 @@ def test_the_samples_layout_splits_by_speaker(tmp_path):
     ]
 
 
+def test_recordings_behind_links_are_found(tmp_path):
+    speakers = {"TRAIN": ("FCJF0", "MDAC0"), "TEST": ("FELC0", "FADG0")}
+    expected = [recording.id for recording in find_recordings(write_corpus(tmp_path / "a" / "TIMIT", speakers))[0]]
+    (tmp_path / "TIMIT").mkdir()
+    (tmp_path / "TIMIT" / "TRAIN").symlink_to(tmp_path / "a" / "TIMIT" / "TRAIN")
+    test = next(path for path in (tmp_path / "a" / "TIMIT").iterdir() if path.name == "TEST")
+    (tmp_path / "TIMIT" / "TEST").mkdir()
+    for folder in test.iterdir():
+        (tmp_path / "TIMIT" / "TEST" / folder.name).symlink_to(folder)
+    assert [recording.id for recording in find_recordings(tmp_path / "TIMIT")[0]] == expected
+    (tmp_path / "TIMIT" / "TEST" / "DR8").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="DR8: a link to nowhere, which is not there"):
+        find_recordings(tmp_path / "TIMIT")
+
+
 def test_a_listed_speaker_is_never_trained_on(tmp_path):
     speakers = {"TRAIN": ("FCJF0", "MDAB0", "FADG0"), "TEST": ("FELC0",)}
     recordings, _ = find_recordings(write_corpus(tmp_path / "TIMIT", speakers))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rnnlab.build import ConfigError
-from rnnlab.datasets.vocabulary import Vocabulary
+from rnnlab.datasets.vocabulary import Vocabulary, read_words
 
 COUNTS = {"b": 5, "a": 5, "ä": 5, "<eos>": 6, "c": 9, "rare": 1, "Rare": 1}
 
@@ -134,8 +134,59 @@ def test_saved_characters_are_read_as_a_list_too(tmp_path: Path) -> None:
     assert Vocabulary.read(tmp_path / "vocabulary.txt", counts, "character").words == ("b", "\n", "a", "<unk>")
 
 
-def test_word_list_with_a_word_twice_is_refused(tmp_path: Path) -> None:
+WORD_LISTS = {  # As others write them; all of them are c, new and a.
+    "plain": "c\nnew\na\n",
+    "no last line feed": "c\nnew\na",
+    "CRLF": "c\r\nnew\r\na\r\n",
+    "byte order mark": "\ufeffc\nnew\na\n",
+    "byte order mark and CRLF": "\ufeffc\r\nnew\r\na\r\n",
+    "blank lines": "\nc\n\nnew\n  \na\n\n",
+    "blanks around": " c\nnew \n\ta\n",
+    "counts": "c 9\nnew 0\na 5\n",
+    "counts behind tabs": "c\t9\nnew\t0\na\t5\n",
+    "counts and CRLF": "\ufeffc 9\r\nnew 0\r\na 5\r\n",
+    "counts in front": "      9 c\n      1 new\n      5 a\n",
+}
+
+
+@pytest.mark.parametrize("kind", WORD_LISTS)
+def test_a_word_list_is_read_as_others_write_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "words"
-    path.write_text("a\nb\na\n")
-    with pytest.raises(ConfigError, match=r"words: the vocabulary has 'a' twice"):
+    path.write_bytes(WORD_LISTS[kind].encode())
+    assert read_words(path, "word") == ["c", "new", "a"]
+    assert Vocabulary.read(path, COUNTS).words == ("<eos>", "<unk>", "c", "new", "a")
+
+
+CHARACTER_LISTS = {  # All of them are a, a blank, the line feed, 1, ü and <unk>.
+    "plain": "a\n \n\\n\n1\nü\n<unk>\n",
+    "CRLF": "\ufeffa\r\n \r\n\\n\r\n1\r\nü\r\n<unk>\r\n",
+    "counts": "a 3\n  2\n\\n 4\n1 1\nü 1\n<unk> 0\n",
+    "counts behind tabs": "a\t3\n \t2\n\\n\t4\n1\t1\nü\t1\n<unk>\t0\n",
+}
+
+
+@pytest.mark.parametrize("kind", CHARACTER_LISTS)
+def test_a_list_of_characters_is_read_as_others_write_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "characters"
+    path.write_bytes(CHARACTER_LISTS[kind].encode())
+    assert read_words(path, "character") == ["a", " ", "\n", "1", "ü", "<unk>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb\na\n", r"words: the vocabulary has 'a' twice, in lines 1 and 3"),
+        ("\n\na 1\nb 1\na 2\n", r"words: the vocabulary has 'a' twice, in lines 3 and 5"),
+        ("a 1\nb\nc 3\n", r"words, line 1: 'a 1'; expected one word a line, or on every line a word and its count"),
+        ("a\nNew York\n", r"words, line 2: 'New York'; expected one word a line"),
+        ("a b 1\n", r"words, line 1: 'a b 1'; expected one word a line"),
+        ("no\nsuch\nwords\n", r"words: none of its 3 words \('no', 'such', 'words' …\) is in the training text"),
+        ("<unk>\n<eos>\n", r"words: none of its 0 words \(none …\) is in the training text"),
+        ("", r"words: none of its 0 words"),
+    ],
+)
+def test_a_word_list_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "words"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
         Vocabulary.read(path, COUNTS)

@@ -255,7 +255,7 @@ def main(argv: Sequence[str]) -> int:
         "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png",
         flag_values=values,
     )
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
     chosen = [kind for kind in (language_model, speech, sweeps) if given[kind.__name__.rpartition(".")[2]]]

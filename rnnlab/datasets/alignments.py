@@ -37,7 +37,7 @@ def read_segments(path: Path) -> Segments:
             segments that do not follow each other.
     """
     try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     begins, ends, phones = [], [], []
@@ -126,8 +126,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             zipped = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.decode("utf-8", "replace")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace")
+                if text.strip():
+                    yield number, text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{path} is not a whole gzip file: {error}") from None
     except OSError as error:

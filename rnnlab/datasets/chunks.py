@@ -5,6 +5,7 @@ is read once, and its words are counted and numbered in one pass: 28 MB/s on one
 a Counter and then looking each of them up.
 """
 
+import codecs
 import functools
 import multiprocessing
 import os
@@ -55,7 +56,7 @@ class Numbered(NamedTuple):
 
 
 def cut(parts: Mapping[str, Sequence[Part]], level: Level, folder: Path) -> dict[str, list[Chunk]]:
-    """The pieces of every split, cut behind ASCII whitespace; their ids go to files in the folder.
+    """The pieces of every split, cut behind a blank, a tab or a line feed; their ids go to files in the folder.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -80,7 +81,7 @@ def _pieces(part: Part) -> Iterator[tuple[Part, bool]]:
                 file.seek(stop)
                 while stop < part.stop:
                     block = file.read(1 << 12)
-                    at = next((i for i, byte in enumerate(block) if byte in b" \t\n\r"), None)
+                    at = next((i for i, byte in enumerate(block) if byte in b" \t\n"), None)
                     stop = min(stop + (len(block) if at is None else at + 1), part.stop)
                     if at is not None or not block:
                         break
@@ -146,20 +147,34 @@ def number(chunk: Chunk) -> int:
     if len(data) != stop - start:
         raise ConfigError(f"{path} became shorter while it was read")
     try:
-        text = data.decode()
+        data.decode()
     except UnicodeDecodeError as error:
         line = _line_of(path, start + error.start)
         raise ConfigError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8") from None
+    data = _plain_lines(data, path) if start == 0 else data.replace(b"\r\n", b"\n")
     if chunk.level == "character":
-        words, counts, ids = _number_characters(text)
+        words, counts, ids = _number_characters(data.decode())
     else:
-        del text
         words, counts, ids = _number_words(data, chunk.last)
     small = np.uint16 if len(words) <= 1 << 16 else np.uint32
     with whole_file(chunk.output) as file:
         saved = np.frombuffer(SEPARATOR.join(words), np.uint8)
         np.savez(file, words=saved, counts=counts, ids=ids.astype(small, copy=False))
     return chunk.size
+
+
+def _plain_lines(data: bytes, path: Path) -> bytes:
+    """The beginning of a file without a byte order mark; its lines end with LF where they did with CRLF.
+
+    Raises:
+        ConfigError: they end with CR alone, as on old Macs.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\r" not in data:
+        return data
+    if b"\n" not in data:
+        raise ConfigError(f"{path}: its lines end with CR alone; they have to end with LF or CRLF")
+    return data.replace(b"\r\n", b"\n")
 
 
 def _number_words(data: bytes, last: bool) -> Numbered:
@@ -175,7 +190,7 @@ def _number_words(data: bytes, last: bool) -> Numbered:
             words.append(end)
         found.append(np.fromiter(map(ids.__getitem__, words), np.uint32, len(words)))
         start = stop
-    numbers = np.concatenate(found)
+    numbers = np.concatenate(found) if found else np.zeros(0, np.uint32)  # A byte order mark alone is no word.
     return Numbered(list(ids), np.bincount(numbers, minlength=len(ids)), numbers)
 
 

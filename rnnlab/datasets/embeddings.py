@@ -3,6 +3,7 @@
 A file is read line by line and only the wanted rows are kept; what becomes of the table is in `loop.py`.
 """
 
+import codecs
 import gzip
 import math
 import os
@@ -103,6 +104,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             zipped = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 line = line.rstrip(b" \r\n")  # word2vec ends its lines with a blank.
                 if line:
                     yield number, line

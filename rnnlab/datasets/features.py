@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pooch
 from rich.console import Console
 from rich.progress import track
 
 from rnnlab.build import ConfigError
 from rnnlab.datasets.audio import SAMPLE_RATE, read_samples
+from rnnlab.datasets.files import cache_root
 
 WINDOW = 400
 """Samples in a frame: 25 ms."""
@@ -114,13 +114,13 @@ def load_features(
         files: recordings at 16 kHz.
         frames: of each, as `frames_in` says.
         normalization: see `Normalization`.
-        cache_dir: where the table is kept; speech/ in the user's cache folder if None.
+        cache_dir: where the table is kept; speech/ in our cache folder (see `files.cache_root`) if None.
 
     Raises:
         ConfigError: a file cannot be read or holds another number of frames, or the cache cannot be written.
     """
     need_kaldi()
-    folder = Path(cache_dir).expanduser() if cache_dir else Path(pooch.os_cache("rnnlab")) / "speech"
+    folder = Path(cache_dir).expanduser() if cache_dir else cache_root() / "speech"
     path = folder / f"features-{_key(files, frames, normalization)}.npy"
     shape = (int(sum(frames)), FEATURES)
     with contextlib.suppress(OSError, EOFError, ValueError):  # Not there or not whole: it is made anew.

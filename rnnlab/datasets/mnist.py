@@ -18,6 +18,13 @@ CHECKSUMS = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+CONTENTS = {
+    "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""The sha256 of what is in each: a file that was compressed anew is as good."""
 
 
 class Images(NamedTuple):
@@ -33,7 +40,10 @@ def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[Images, Images
     Raises:
         ConfigError: a file is missing and cannot be downloaded, or is corrupt.
     """
-    arrays = [read_idx(find_file(f"mnist/{name}", URL + name, sha, data_dir)) for name, sha in CHECKSUMS.items()]
+    arrays = [
+        read_idx(find_file(f"mnist/{name}", URL + name, sha, data_dir, CONTENTS[name]))
+        for name, sha in CHECKSUMS.items()
+    ]
     return Images(arrays[0], arrays[1]), Images(arrays[2], arrays[3])
 
 

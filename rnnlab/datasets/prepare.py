@@ -5,13 +5,16 @@
     python -m rnnlab.datasets.prepare --dataset=tinyshakespeare --level=character
     python -m rnnlab.datasets.prepare --dataset=text --source=books --min_count=3
 
-What is not in the data folder is downloaded and its checksum verified, but for text, which is any folder of .txt files:
-train.txt, valid.txt and test.txt, or folders of these names, else all of its files split 90/5/5. A word is what stands
-between blanks, a line is a sentence and ends with <eos>; at the character level it ends with the line feed. The
-vocabulary is that of the training text: all of it, the --vocabulary_size most frequent words (<unk> and <eos> among
-them), those that occur --min_count times, or the lines of the file --vocabulary. Other words become <unk>.
+What is not in the data folder is downloaded and its checksum verified, but for text, which is any folder of text files
+(.txt, .tokens, .raw): one file or folder for each split, named after it in any letter case (train.txt, ptb.valid.txt,
+wiki.test.tokens; dev is validation), else all of its files split 90/5/5. Files that may be the same split, and a split
+without its file, are refused. A word is what stands between blanks, a line is a sentence and ends with <eos>; at the
+character level it ends with the line feed. The vocabulary is that of the training text: all of it, the
+--vocabulary_size most frequent words (<unk> and <eos> among them), those that occur --min_count times, or the words of
+the file --vocabulary, one a line, with or without counts. Other words become <unk>.
 Writes train.npy, validation.npy, test.npy, the offsets of their sentences, the vocabulary and meta.json to
-DATA/DATASET/prepared/KEY, where KEY names level and vocabulary; if nothing may be written there, to the user's cache.
+DATA/DATASET/prepared/KEY, where KEY names level and vocabulary; if nothing may be written there, to the user's cache
+folder, and to --cache_dir where that is given (or RNNLAB_CACHE).
 lm1b has the training shards 1 to 99, held-out shard 1 for validation and 0 for test; the benchmark's own vocabulary, of
 793 471 words, is --min_count=3.
 An interrupted run goes on where it was; where all is done already it says so.
@@ -29,7 +32,7 @@ from absl import flags
 from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.datasets.text import DATASETS
-from rnnlab.datasets.tokens import Request, find_prepared, prepare, read_tokens
+from rnnlab.datasets.tokens import Request, check_unknown, find_prepared, prepare, read_tokens
 from rnnlab.datasets.vocabulary import END
 from rnnlab.output import make_console
 
@@ -42,9 +45,11 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("source", None, "folder of the files, for --dataset=text", flag_values=values)
     flags.DEFINE_integer("vocabulary_size", None, "entries at most", lower_bound=3, flag_values=values)
     flags.DEFINE_integer("min_count", None, "occurrences of a word at least", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("vocabulary", None, "file of the words to take, one a line", flag_values=values)
+    flags.DEFINE_string(
+        "vocabulary", None, "file of the words to take, one a line, with or without counts", flag_values=values
+    )
     flags.DEFINE_integer("processes", None, "at work at once; else one a core", lower_bound=1, flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     if given["dataset"] is None:
         raise ConfigError(f"--dataset is needed: {', '.join(DATASETS)}")
@@ -66,6 +71,8 @@ def _run(request: Request, processes: int | None) -> int:
     found = read_tokens(folder)
     unknown, count = (found.meta["splits"]["train"][name] for name in ("unknown", "tokens"))
     say(f"vocabulary: {len(found.vocabulary)} entries; {unknown / count:.2%} of the training tokens are <unk>")
+    if warning := check_unknown(found):
+        say(f"warning: {warning}")
     for split, sizes in found.meta["splits"].items():
         say(f"{split}: {sizes['tokens']} tokens, {sizes['sentences']} sentences")
     return entry.FINISHED

@@ -4,13 +4,14 @@ What becomes of the bytes is in `tokens.py`.
 """
 
 import os
+import re
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rnnlab.build import ConfigError
-from rnnlab.datasets.files import data_root, find_file
+from rnnlab.datasets.files import cached, check_link, data_root, files_below, find_file, writable
 from rnnlab.datasets.vocabulary import Level
 from rnnlab.datasets.writing import whole_file
 
@@ -36,6 +37,14 @@ LM1B_TRAIN = tuple(f"training-monolingual.tokenized.shuffled/news.en-{n:05}-of-0
 LM1B_HELD_OUT = "heldout-monolingual.tokenized.shuffled/news.en.heldout-{:05}-of-00050"
 LM1B_TEST, LM1B_VALIDATION = LM1B_HELD_OUT.format(0), LM1B_HELD_OUT.format(1)
 """The benchmark's results are on held-out shard 0 (Chelba et al., 2013); shard 1 is for validation."""
+
+
+OWN_SPLITS = "the folder's own"
+"""How the splits of a folder came about whose files are named after them."""
+
+
+class Ambiguous(ConfigError):
+    """A folder of which it is not clear which of its files are which split."""
 
 
 class Part(NamedTuple):
@@ -86,11 +95,12 @@ def find_corpus(
       test. At the word level a cut goes on to the end of its line.
     - `lm1b`: the training shards 1 to 99; held-out shard 1 for validation and 0 for test. A folder that has no shard
       but files 1b_benchmark.*.tokens, a few held-out shards under another name, is split 90/5/5 at line ends.
-    - `text`: folder `source` with train, valid and test, each a file NAME.txt or a folder of .txt files; else all of
-      its .txt files in the order of their names, split 90/5/5 by bytes at line ends.
+    - `text`: folder `source` with a file or a folder of files for each split, named as `split_of` says; else all of its
+      text files (ENDINGS) in the order of their names, split 90/5/5 by bytes at line ends.
 
     Raises:
-        ConfigError: a file or a shard is missing and cannot be downloaded, or is corrupt.
+        ConfigError: a file or a shard is missing and cannot be downloaded, or is corrupt; files of a folder of which
+            it is not clear which split they are, or not all splits of one.
     """
     root = data_root(data_dir)
     if dataset == "text":
@@ -166,28 +176,76 @@ def _whole(files: Sequence[Path]) -> tuple[Part, ...]:
     return tuple(Part(path, 0, path.stat().st_size) for path in files)
 
 
+ENDINGS = (".txt", ".tokens", ".raw")
+"""Of the names of text files, in any letter case."""
+SPLIT_WORDS = {
+    "train": ("train", "training", "trainset"),
+    "validation": ("valid", "validation", "val", "dev", "development", "heldout", "validset", "valset", "devset"),
+    "test": ("test", "testing", "testset", "eval", "evaluation"),
+}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's or a folder's name says: one of its words, in any letter case, is of SPLIT_WORDS, as in
+    "ptb.train.txt", "wiki.valid.tokens", "Train.txt", "devSet-2.txt"; None if it says none.
+
+    Raises:
+        Ambiguous: it says two.
+    """
+    # "ptbTest" is two words, as is "PTBTest".
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    found = [split for split, known in SPLIT_WORDS.items() if any(word in known for word in words)]
+    if len(found) > 1:
+        raise Ambiguous(f"{name!r} may be {' or '.join(found)} text; rename it")
+    return found[0] if found else None
+
+
 def _folder(source: Path) -> Corpus:
-    """The corpus in a folder of .txt files."""
+    """The corpus in a folder of text files."""
     if not source.is_dir():
         raise ConfigError(f"source {source} is no folder")
-    names = {"train": ("train",), "validation": ("valid", "validation"), "test": ("test",)}
-    found: dict[str, list[Path]] = {}
-    for split, stems in names.items():
-        files = [source / f"{stem}.txt" for stem in stems if (source / f"{stem}.txt").is_file()]
-        files += [path for stem in stems for path in sorted((source / stem).rglob("*.txt"))]
-        if files:
-            found[split] = files
-    if found:
-        missing = [split for split in SPLITS if split not in found]
+    named: dict[str, list[Path]] = {}
+    others = []
+    for path in _entries(source):
+        try:
+            split = split_of(path.name)
+        except Ambiguous as error:
+            raise Ambiguous(f"source {source}: {error}") from None
+        if split is not None and (path.is_file() or any(_texts(path))):
+            named.setdefault(split, []).append(path)
+        elif path.is_file():
+            others.append(path)
+    for split, paths in named.items():
+        if len(paths) > 1:
+            raise Ambiguous(
+                f"source {source}: {' and '.join(path.name for path in paths)} may each be the {split} text; keep one, "
+                f"or put all of them in a folder named {SPLIT_WORDS[split][0]}"
+            )
+    if named:
+        missing = [split for split in SPLITS if split not in named]
         if missing:
-            there = ", ".join(str(files[0].relative_to(source)) for files in found.values())
-            wanted = " and ".join(f"{names[split][0]}.txt" for split in missing)
-            raise ConfigError(f"source {source} has {there} but no {wanted}, nor a folder of that name with .txt files")
-        return Corpus({split: _whole(found[split]) for split in SPLITS}, "the folder's own", source, dated=True)
-    files = sorted(path for path in source.glob("*.txt") if path.is_file())
-    if not files:
-        raise ConfigError(f"source {source} holds no .txt file")
-    return divide(files)._replace(dated=True)
+            there = ", ".join(f"{paths[0].name} ({split})" for split, paths in named.items())
+            wanted = " and ".join(f"{SPLIT_WORDS[split][0]}.txt" for split in missing)
+            raise Ambiguous(f"source {source} has {there} but no {wanted}, nor a folder of that name with text files")
+        parts = {split: _whole([path] if path.is_file() else list(_texts(path))) for split, (path,) in named.items()}
+        return Corpus({split: parts[split] for split in SPLITS}, OWN_SPLITS, source, dated=True)
+    if not others:
+        raise ConfigError(f"source {source} holds no text file ({', '.join(f'*{ending}' for ending in ENDINGS)})")
+    return divide(others)._replace(dated=True)
+
+
+def _entries(source: Path) -> list[Path]:
+    """The text files and the folders in a folder, hidden ones left out, by name."""
+    entries = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+    for path in entries:
+        if path.suffix.lower() in ("", *ENDINGS):
+            check_link(path)
+    return [path for path in entries if path.is_dir() or path.suffix.lower() in ENDINGS]
+
+
+def _texts(folder: Path) -> Iterator[Path]:
+    """The text files below a folder."""
+    return (path for path in files_below(folder) if path.suffix.lower() in ENDINGS)
 
 
 def _lm1b(folder: Path, find_archive: Callable[[], Path] | None, say: Callable[[str], None]) -> Corpus:
@@ -199,11 +257,15 @@ def _lm1b(folder: Path, find_archive: Callable[[], Path] | None, say: Callable[[
         corpus = divide(tokens)
         return corpus._replace(note=f"held-out shards alone, a small stand-in: {corpus.note}")
     # An archive that is there was downloaded here, and unpacking it may have been interrupted.
-    if find_archive and missing and (len(missing) == len(needed) or (folder / next(iter(LM1B))).exists()):
-        archive = find_archive()
-        say(f"unpacking {archive}")
-        _unpack(archive, folder, missing)
-        missing = [name for name in needed if not (folder / name).is_file()]
+    if missing and (len(missing) == len(needed) or (folder / next(iter(LM1B))).exists()):
+        unpacked = folder if writable(folder) else cached(folder)
+        missing = [name for name in needed if not (unpacked / name).is_file()]
+        if find_archive and missing:
+            archive = find_archive()
+            say(f"unpacking {archive} in {unpacked}")
+            _unpack(archive, unpacked, missing)
+            missing = [name for name in needed if not (unpacked / name).is_file()]
+        folder = unpacked
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"lm1b: shard {folder / missing[0]} is missing{more}; {len(needed)} are needed")

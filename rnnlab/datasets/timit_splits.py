@@ -1,12 +1,11 @@
 """Where TIMIT's recordings lie, in the corpus' own layout or that of NLTK's sample, and which split each belongs to."""
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rnnlab.build import ConfigError
+from rnnlab.datasets.files import files_below
 
 # The core test set: two men and one woman from each dialect region, from the corpus' own testset.doc.
 CORE_TEST = frozenset(
@@ -68,7 +67,7 @@ def find_recordings(root: Path) -> tuple[list[Recording], list[str]]:
     above = root.parent  # The folder itself may be TRAIN.
     layouts: set[str] = set()
     files: dict[tuple[str, str, str], dict[str, Path]] = {}
-    for path in _files(root):
+    for path in files_below(root):
         name = path.relative_to(above).as_posix().upper()
         full = re.search(rf"(^|/){FULL_LAYOUT.pattern}$", name)
         match = full or re.search(rf"(^|/){SAMPLE_LAYOUT.pattern}$", name)
@@ -103,13 +102,6 @@ def find_recordings(root: Path) -> tuple[list[Recording], list[str]]:
             raise ConfigError(f"{root} holds no recordings of the {split} split, which has {expected[split]} speakers")
     counts = ", ".join(f"{split} {count} of {expected[split]}" for split, count in found.items())
     return recordings, [] if found == expected else [f"{root} is not all of TIMIT: speakers in {counts}"]
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(folder, name)
 
 
 def _full_split(speaker: str, usage: str) -> str | None:

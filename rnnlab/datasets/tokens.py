@@ -1,7 +1,8 @@
 """A corpus as token ids: prepared once, then memory-mapped. `prepare.py` is the command, `load_tokens` the library.
 
-A prepared corpus is a folder <data>/<dataset>/prepared/<key> with train.npy, validation.npy and test.npy (token ids),
-<split>_offsets.npy (where sentences begin), the vocabulary (see `Vocabulary.save`) and, written last, meta.json.
+A prepared corpus is a folder <data>/<dataset>/prepared/<key>, or one of our cache that stands for it, with train.npy,
+validation.npy and test.npy (token ids), <split>_offsets.npy (where sentences begin), the vocabulary (see
+`Vocabulary.save`) and, written last, meta.json.
 """
 
 import hashlib
@@ -12,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pooch
 
 from rnnlab.build import ConfigError, unknown
 from rnnlab.datasets.assembly import assemble
-from rnnlab.datasets.files import data_root
-from rnnlab.datasets.text import DATASETS, SPLITS, find_corpus
-from rnnlab.datasets.vocabulary import END, Level, Vocabulary
+from rnnlab.datasets.files import cached, data_root, named_cache, writable
+from rnnlab.datasets.text import DATASETS, OWN_SPLITS, SPLITS, Ambiguous, find_corpus
+from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
 from rnnlab.datasets.writing import alone
 
 VERSION = 1
@@ -63,6 +63,7 @@ class Request(NamedTuple):
     def command(self) -> str:
         """What prepares it."""
         given = [f"--{name}={value}" for name, value in self._asdict().items() if value is not None]
+        given += [f"--cache_dir={cache}"] if (cache := named_cache()) else []
         return " ".join(["python -m rnnlab.datasets.prepare", *given])
 
 
@@ -92,7 +93,24 @@ def load_tokens(
         ConfigError: files are missing or damaged, or the corpus is too large to be prepared on the way.
     """
     request = Request(dataset, data_dir, level, vocabulary_size, min_count, vocabulary, source)
-    return read_tokens(prepare(request, 1, say, limit=AUTOMATIC))
+    found = read_tokens(prepare(request, 1, say, limit=AUTOMATIC))
+    if warning := check_unknown(found):
+        say(f"warning: {warning}")
+    return found
+
+
+def check_unknown(corpus: TokenSet) -> str | None:
+    """The line on a corpus of which most is `<unk>`, in any split."""
+    sizes = corpus.meta["splits"]
+    most = [split for split in SPLITS if sizes[split]["unknown"] > sizes[split]["tokens"] / 2]
+    if not most:
+        return None
+    shares = ", ".join(
+        f"{sizes[split]['unknown'] / sizes[split]['tokens']:.0%} of the {split} text ({sizes[split]['unknown']} of "
+        f"{sizes[split]['tokens']} tokens)"
+        for split in most
+    )
+    return f"{shares} is <unk>: the vocabulary, of {len(corpus.vocabulary)} entries, is not that of this text"
 
 
 def read_tokens(folder: Path) -> TokenSet:
@@ -123,13 +141,30 @@ def read_tokens(folder: Path) -> TokenSet:
     return TokenSet(splits, vocabulary, folder, meta)
 
 
-def prepared_folder(request: Request) -> Path:
-    """Where the corpus is once it is prepared: below the data folder, or, if nothing may be written there, in the
-    user's cache.
+class Places(NamedTuple):
+    """Where a prepared corpus may be, in the order in which it is looked for, and where it is made."""
+
+    folders: tuple[Path, ...]
+    made_in: Path
+
+
+def places(request: Request) -> Places:
+    """Below the data folder or in our cache: there first, and there only it is made, where --cache_dir (RNNLAB_CACHE)
+    names it or nothing may be written below the data folder.
 
     Raises:
         ConfigError: a mistake in the request.
     """
+    folder = data_root(request.data_dir).absolute() / request.dataset
+    key = Path("prepared", _key(request))
+    ours, theirs = cached(folder) / key, folder / key
+    if named_cache():
+        return Places((ours, theirs), ours)
+    return Places((theirs, ours), theirs if writable(folder) else ours)
+
+
+def _key(request: Request) -> str:
+    """The name of a prepared corpus: level, vocabulary, and of which text, if it is the user's."""
     dataset, _, level, size, min_count, vocabulary, source = request
     if dataset not in DATASETS:
         raise ConfigError(unknown("dataset", dataset, DATASETS))
@@ -148,26 +183,13 @@ def prepared_folder(request: Request) -> Path:
     elif min_count is not None:
         key = f"{level}-count{min_count}"
     elif vocabulary is not None:
-        try:
-            content = Path(vocabulary).expanduser().read_bytes()
-        except OSError as error:
-            raise ConfigError(f"vocabulary {vocabulary} cannot be read: {error.strerror or error}") from None
-        key = f"{level}-{Path(vocabulary).stem}-{hashlib.sha256(content).hexdigest()[:8]}"
+        words = read_words(Path(vocabulary).expanduser(), level)
+        content = "".join(f"{word}\n" for word in ("\\n" if word == "\n" else word for word in words))
+        key = f"{level}-{Path(vocabulary).stem}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     if source is not None:
         path = Path(source).expanduser().resolve()
         key = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}-{key}"
-    folder = data_root(request.data_dir).absolute() / dataset
-    if not _writable(folder):
-        where = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
-        folder = Path(pooch.os_cache("rnnlab")) / f"{dataset}-{where}"
-    return folder / "prepared" / key
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files can be made in a folder that may not exist yet. A read-only mode counts for root too."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
+    return key
 
 
 def prepare(
@@ -187,10 +209,13 @@ def prepare(
     Raises:
         ConfigError: a mistake in the request; a file that is missing, empty or not UTF-8; a full disk.
     """
-    folder = find_prepared(request)
+    where = places(request)
+    folder = find_prepared(request, where)
     if folder is not None:
         return folder
-    folder = prepared_folder(request)
+    folder = where.made_in
+    if not writable(folder):
+        raise ConfigError(f"nothing can be written in {folder.parent}; --cache_dir names another folder")
     corpus = find_corpus(request.dataset, request.data_dir, request.level, request.source, say=say)
     if limit is not None and corpus.size() > limit:
         raise ConfigError(
@@ -198,7 +223,7 @@ def prepare(
             f"{request.command()}"
         )
     with alone(folder.with_name(f"{folder.name}.lock")):
-        if find_prepared(request) is None:  # Another process may have been at it.
+        if find_prepared(request, where) is None:  # Another process may have been at it.
             say(f"preparing {request.dataset} ({corpus.size() / 1e6:.1f} MB; split: {corpus.note}) in {folder}")
             about = {"version": VERSION, "dataset": request.dataset, "level": request.level}
 
@@ -211,22 +236,40 @@ def prepare(
     return folder
 
 
-def find_prepared(request: Request) -> Path | None:
+def find_prepared(request: Request, where: Places | None = None) -> Path | None:
     """The folder of a corpus that is prepared, by this version and from files that, as far as they are there, have not
     changed since.
+
+    Args:
+        where: `places` of the request.
 
     Raises:
         ConfigError: a mistake in the request.
     """
-    folder = prepared_folder(request)
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if meta.get("version") != VERSION:
+    found = {folder: _meta(folder) for folder in (where or places(request)).folders}
+    found = {folder: meta for folder, meta in found.items() if meta is not None and meta.get("version") == VERSION}
+    if not found:
         return None
     try:
         corpus = find_corpus(request.dataset, request.data_dir, request.level, request.source, download=False)
+    except Ambiguous:  # Files of one split may have been taken for another's where they were divided.
+        made = [folder for folder, meta in found.items() if meta.get("split") == OWN_SPLITS]
+        if not made:
+            raise
+        return made[0]
     except ConfigError:
-        return folder
-    return folder if meta.get("sources") == corpus.sources() else None
+        return next(iter(found))
+    made = [folder for folder, meta in found.items() if _made_from(meta) == (corpus.sources(), corpus.note)]
+    return made[0] if made else None
+
+
+def _meta(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _made_from(meta: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The files, and how they were split."""
+    return meta.get("sources"), meta.get("split")

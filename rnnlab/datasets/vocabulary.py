@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -74,12 +75,17 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path, counts: Mapping[str, int], level: Level = "word") -> "Vocabulary":
-        """A given list of words, one a line and in its order; a special entry that it lacks comes first.
+        """The words of a user's list, in its order (see `read_words`); a special entry that it lacks comes first.
 
         Raises:
-            ConfigError: no file, not UTF-8, or a word that stands there twice.
+            ConfigError: what `read_words` raises, or none of the words is in the training text.
         """
-        words = _read_lines(path, level)
+        words = read_words(path, level)
+        ordinary = [word for word in words if word not in (UNKNOWN, END[level])]
+        if not any(counts.get(word) for word in ordinary):
+            shown = ", ".join(repr(word) for word in ordinary[:3]) or "none"
+            what = "words" if level == "word" else "characters"
+            raise ConfigError(f"{path}: none of its {len(ordinary)} {what} ({shown} …) is in the training text")
         try:
             found = _with_specials(words, counts, level)
             missing = [special for special in (END[level], UNKNOWN) if special not in words]
@@ -186,3 +192,54 @@ def _read_lines(path: Path, level: Level) -> list[str]:
         raise ConfigError(f"{path} cannot be read as a vocabulary: {error}") from None
     words = lines[:-1] if lines[-1] == "" else lines
     return ["\n" if word == "\\n" else word for word in words] if level == "character" else words
+
+
+def read_words(path: Path, level: Level) -> list[str]:
+    """The entries of a user's list, one a line; a number that every line has too, behind its word or before it, is its
+    count somewhere else, and not read. A character list has the line feed as "\\n".
+
+    Lines end with LF or CRLF; a byte order mark and blank lines are left out.
+
+    Raises:
+        ConfigError: no file, not UTF-8, a line of another form, or an entry that stands there twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"vocabulary {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"vocabulary {path} is not UTF-8: {error}") from None
+    numbered = [(number, line) for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1) if line]
+    forms = _CHARACTER_LINES if level == "character" else _WORD_LINES
+    if level == "word":
+        numbered = [(number, line.strip(_BLANKS)) for number, line in numbered if line.strip(_BLANKS)]
+    form = next((form for form in forms if all(form.fullmatch(line) for _, line in numbered)), None)
+    if form is None:
+        one = "word" if level == "word" else "character"
+        number, line = next((n, line) for n, line in numbered if not forms[0].fullmatch(line))
+        raise ConfigError(
+            f"{path}, line {number}: {line[:60]!r}; expected one {one} a line, or on every line a {one} and its count"
+        )
+    entries: dict[str, int] = {}
+    for number, line in numbered:
+        matched = form.fullmatch(line)
+        assert matched is not None
+        entry = "\n" if level == "character" and matched["entry"] == "\\n" else matched["entry"]
+        if entry in entries:
+            raise ConfigError(f"{path}: the vocabulary has {entry!r} twice, in lines {entries[entry]} and {number}")
+        entries[entry] = number
+    return list(entries)
+
+
+_BLANKS = " \t\v\f\r"
+_WORD_LINES = [
+    re.compile(form)
+    for form in (
+        rf"(?P<entry>[^{_BLANKS}]+)",
+        rf"(?P<entry>[^{_BLANKS}]+)[{_BLANKS}]+\d+",
+        rf"\d+[{_BLANKS}]+(?P<entry>[^{_BLANKS}]+)",  # As "uniq -c" writes it.
+    )
+]
+_CHARACTER_LINES = [
+    re.compile(form, re.DOTALL) for form in (r"(?P<entry>\\n|<unk>|.)", r"(?P<entry>\\n|<unk>|.)[ \t]+\d+")
+]
