@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from scipy import stats
 
 from rnnlab import compiler, entry
 from rnnlab.files import AGAIN, check_fields, read_json, read_text
 from rnnlab.reproduction.results import json_text, read_flow
+from rnnlab.sweeps.statistics import SHARE, mean_interval
 from rnnlab.tasks import Speech
 from rnnlab.workdir import write_file
 
@@ -183,13 +183,11 @@ def train_framewise(
 
 
 def summarize(row: dict[str, Any]) -> None:
-    """Adds the mean test error over seeds and half of its 95 % interval (Student's t)."""
-    errors = [run["test"]["frame_error"] for run in row["runs"]]
-    row["mean"] = statistics.mean(errors)
-    row["interval"] = None
-    if len(errors) > 1:
-        spread = statistics.stdev(errors) / len(errors) ** 0.5
-        row["interval"] = float(stats.t.ppf(0.975, len(errors) - 1)) * spread
+    """Adds the mean test error over seeds and the ends of its 95 % interval (Student's t, cut at 0 and 1), if it has
+    one."""
+    found = mean_interval([run["test"]["frame_error"] for run in row["runs"]], SHARE)
+    row["mean"] = found.value
+    row["interval"] = [found.low, found.high] if found.count > 1 else None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -244,7 +242,9 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| network | test frame error, % | seeds | validation, % |", "|---|---|---|---|"]
     for name, row in results["networks"].items():
         if row["runs"]:
-            interval = "" if row["interval"] is None else f" ± {100 * row['interval']:.1f}"
+            interval = (
+                "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
+            )
             validation = statistics.mean(run["validation"]["frame_error"] for run in row["runs"])
             lines.append(
                 f"| {name} | {100 * row['mean']:.1f}{interval} | {len(row['runs'])} | {100 * validation:.1f} |"

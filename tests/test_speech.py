@@ -365,7 +365,11 @@ def test_intervals_are_students(comparison):
     comparison.summarize(row)
     assert row["mean"] == pytest.approx(0.53, rel=1e-12)
     # t(0.975, 2) = 4.302653; the standard deviation of the three is √0.0013.
-    assert row["interval"] == pytest.approx(4.302653 * np.sqrt(0.0013 / 3), rel=1e-6)
+    half = 4.302653 * np.sqrt(0.0013 / 3)
+    assert row["interval"] == pytest.approx([0.53 - half, 0.53 + half], rel=1e-6)
+    row = {"runs": [{"seed": s, "test": {"frame_error": e}} for s, e in enumerate((0.02, 0.3))]}
+    comparison.summarize(row)
+    assert row["interval"] == [0.0, 1.0]  # No share is beyond.
 
 
 @pytest.mark.parametrize("direction", ["forwards", "both directions"])

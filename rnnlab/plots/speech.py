@@ -82,8 +82,9 @@ def speech_comparison(results: Path) -> Path:
         errors = [100 * run["test"]["frame_error"] for run in row["runs"]]
         axis.scatter(errors, [place] * len(errors), s=14, color=COLOURS[0], zorder=3)
         if row.get("interval") is not None:
-            mean, half = 100 * row["mean"], 100 * row["interval"]
-            axis.errorbar(mean, place, xerr=half, color=COLOURS[1], marker="|", markersize=10, capsize=3, linewidth=1.2)
+            low, mean, high = (100 * value for value in (row["interval"][0], row["mean"], row["interval"][1]))
+            wide = [[mean - low], [high - mean]]
+            axis.errorbar(mean, place, xerr=wide, color=COLOURS[1], marker="|", markersize=10, capsize=3, linewidth=1.2)
     axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("frame error on the test speakers, %: every seed, mean, 95 % interval")

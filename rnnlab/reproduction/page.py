@@ -284,13 +284,15 @@ def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Ma
 
 def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_speech.py left, beside the paper's rows of two layers."""
-    lines = ["| network | test frame error, % | seeds |", "|---|---|---|"]
+    lines = ["| network | test frame error, %, 95 % interval | seeds |", "|---|---|---|"]
     networks = read_json(path, _MEASURE_AGAIN, {"networks": {}})["networks"]
     forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
     for name, row in networks.items():
         if row["runs"]:
-            wide = "" if row["interval"] is None else f" ± {100 * row['interval']:.1f}"
-            lines.append(f"| {name} | {100 * row['mean']:.1f}{wide} | {len(row['runs'])} |")
+            interval = (
+                "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
+            )
+            lines.append(f"| {name} | {100 * row['mean']:.1f}{interval} | {len(row['runs'])} |")
     theirs = "; ".join(
         f"{direction}: " + ", ".join(f"{name} {paper['timit'][f'{key}{suffix}'][1]}" for name, key in _TWO_LAYERS)
         for direction, suffix in (("forwards", ""), ("both directions", "-bidirectional"))
