@@ -4,10 +4,13 @@ The only importer of orbax. A checkpoint is a step directory in `WORKDIR/checkpo
 A workdir to hand on has `parameters.npz` in its place: what evaluation needs of the best one.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,21 +38,98 @@ class Restored(NamedTuple):
     """What the host remembers beside the state: JSON."""
 
 
-class Checkpoints:
-    """The checkpoints of one workdir.
+class SavedCheckpoints:
+    """The checkpoints that lie in a folder, to be read: nothing is written, and what a run writes there is left alone.
 
     Args:
         directory: WORKDIR/checkpoints.
+    """
+
+    def __init__(self, directory: Path):
+        # Orbax tells through absl's log of every save and of every file that it looks for; its errors are raised.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.directory = directory
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if _STEP.fullmatch(path.name))
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the best score, None if none has one."""
+        scored = [(rank, -step) for step in self.steps() if (rank := self._rank(step)) is not None]
+        return -max(scored)[1] if scored else None
+
+    def _rank(self, step: int) -> Any:
+        """What `_rank` says of a checkpoint; None where it has no score."""
+        try:
+            metrics = json.loads((self.directory / str(step) / "metrics" / "metrics").read_text())
+            return _rank(metrics) if metrics else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # None, removed meanwhile, or damaged.
+            return None
+
+    def restore(
+        self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
+    ) -> Restored:
+        """The checkpoint of a step, placed as the arrays of `like` are; that, or a function of what the host remembered
+        that returns it. words: leaves whose rows past their number of words may be more or fewer, since another
+        `model.softmax.split` fills them up otherwise.
+
+        Raises:
+            ConfigError: it is not there, cannot be read, or holds another tree.
+        """
+        if step not in (steps := self.steps()):
+            there = ", ".join(map(str, steps)) or "none"
+            raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {there}")
+        try:
+            with _readable_name(self.directory.absolute()) as folder:
+                return self._restored(folder / str(step), step, like, words)
+        except ConfigError:
+            raise
+        except Exception as error:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
+            raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})") from error
+
+    def _restored(self, path: Path, step: int, like: PyTree | Callable[..., PyTree], words: SplitLeaves) -> Restored:
+        metadata: Any = ocp.metadata(str(path))
+        found, host = metadata.metadata, dict(metadata.custom_metadata or {})
+        like = like(host) if callable(like) else like
+        wanted = _flat(like)
+        missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+        if missing or extra:
+            lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
+            raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
+        shapes = {name: tuple(found[name].shape) for name in wanted}
+        others = [name for name in wanted if shapes[name] != wanted[name].shape]
+        refilled = {name for name, leaf in _paths(like).items() if leaf in words}
+        for name in others:
+            old, new = shapes[name], wanted[name].shape
+            if name not in refilled or old[1:] != new[1:] or min(old[0], new[0]) < words.words:
+                raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
+        options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
+        with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
+            flat = ocp.load(str(path), wanted)
+        # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
+        leaves = [jnp.copy(flat[name]) for name in wanted]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
+
+
+class Checkpoints(SavedCheckpoints):
+    """The checkpoints of a run that writes them; one process at a time, or the processes of one run.
+
+    Args:
+        directory: WORKDIR/checkpoints; what a killed run left half written there is removed.
         say: where a line for the user goes.
     """
 
     def __init__(self, directory: Path, say: Callable[[str], None] = print):
-        # Orbax tells through absl's log of every save and of every file that it looks for; its errors are raised.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.directory, self.say = directory, say
+        super().__init__(directory)
+        self.say = say
         best = _policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._stack = contextlib.ExitStack()
         self._checkpointer = _training.Checkpointer(
-            directory.absolute(),
+            self._stack.enter_context(_readable_name(directory.absolute())),
             preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(2), best]),
             cleanup_tmp_directories=True,
         )
@@ -96,15 +176,6 @@ class Checkpoints:
                 raise OSError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}") from error
             distributed.barrier("checkpoint")  # Process 0 gives it its name: none may look before.
 
-    def steps(self) -> list[int]:
-        """The steps of the checkpoints on disk, ascending."""
-        return sorted(c.step for c in self._checkpointer.checkpoints)
-
-    def best_step(self) -> int | None:
-        """The step of the checkpoint with the best score, None if none has one."""
-        scored = [(_rank(c.metrics), -c.step) for c in self._checkpointer.checkpoints if c.metrics]
-        return -max(scored)[1] if scored else None
-
     def restore_latest(
         self, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
     ) -> Restored | None:
@@ -134,51 +205,40 @@ class Checkpoints:
             )
         return None
 
-    def restore(
-        self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
-    ) -> Restored:
-        """The checkpoint of a step, placed as the arrays of `like` are; that, or a function of what the host remembered
-        that returns it. words: leaves whose rows past their number of words may be more or fewer, since another
-        `model.softmax.split` fills them up otherwise.
-
-        Raises:
-            ConfigError: it is not there, cannot be read, or holds another tree.
-        """
-        if step not in self.steps():
-            known = ", ".join(map(str, self.steps())) or "none"
-            raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {known}")
-        try:
-            metadata = self._checkpointer.metadata(step)
-            found, host = metadata.metadata, dict(metadata.custom_metadata or {})
-            like = like(host) if callable(like) else like
-            wanted = _flat(like)
-            missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-            if missing or extra:
-                lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
-                raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
-            shapes = {name: tuple(found[name].shape) for name in wanted}
-            others = [name for name in wanted if shapes[name] != wanted[name].shape]
-            refilled = {name for name, path in _paths(like).items() if path in words}
-            for name in others:
-                old, new = shapes[name], wanted[name].shape
-                if name not in refilled or old[1:] != new[1:] or min(old[0], new[0]) < words.words:
-                    raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
-            options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
-            with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
-                flat = self._checkpointer.load(step, wanted)
-            host = metadata.custom_metadata
-        except ConfigError:
-            raise
-        except Exception as error:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
-            raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})") from error
-        # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
-        leaves = [jnp.copy(flat[name]) for name in wanted]
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
-
     def close(self) -> None:
         """Waits, and frees what Orbax holds; of several processes all have to call it."""
         self.wait()
         self._checkpointer.close()
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _readable_name(directory: Path) -> Iterator[Path]:
+    """The folder under a name that Orbax can use, through a link elsewhere where its own is none.
+
+    Orbax looks for its files with glob, which takes * ? [ in the names of the folders above for wildcards; tensorstore
+    takes \\ for / and wants UTF-8.
+
+    Raises:
+        ConfigError: the run has several processes, which need the same name.
+    """
+    name = str(directory)
+    if not re.search(r"[*?\[\\\ud800-\udfff]", name):
+        yield directory
+        return
+    if distributed.processes() > 1:
+        raise ConfigError(
+            f"--workdir: {directory.parent}: a run in several processes takes no name with * ? [ or \\ in it, nor one "
+            "that is not UTF-8"
+        )
+    with tempfile.TemporaryDirectory(prefix="rnnlab-", ignore_cleanup_errors=True) as folder:
+        link = Path(folder, "checkpoints")
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+_STEP = re.compile("[0-9]+")
+"""The name of a whole checkpoint's folder; of one that is being written it has a suffix."""
 
 
 def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
@@ -192,23 +252,33 @@ def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves =
         return _import_parameters(workdir / PARAMETERS, which, like)
     if not (workdir / "checkpoints").is_dir():
         raise ConfigError(f"{workdir} has no checkpoint yet")
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise ConfigError(f"{workdir} has no checkpoint yet")
-        if which == "best":
-            best = checkpoints.best_step()
-            step = steps[-1] if best is None else best
-        elif which == "last":
-            step = steps[-1]
-        elif which.isdigit():
-            step = int(which)
-        else:
-            raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
-        return checkpoints.restore(step, like, words)
-    finally:
-        checkpoints.close()
+    saved = SavedCheckpoints(workdir / "checkpoints")
+    for attempt in range(_ATTEMPTS):
+        step = _chosen_step(saved, workdir, which)
+        try:
+            return saved.restore(step, like, words)
+        except ConfigError:
+            # A run in progress removes old checkpoints, and makes new ones.
+            if which.isdigit() or step in saved.steps() or attempt + 1 == _ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+_ATTEMPTS = 5
+
+
+def _chosen_step(saved: SavedCheckpoints, workdir: Path, which: str) -> int:
+    steps = saved.steps()
+    if not steps:
+        raise ConfigError(f"{workdir} has no checkpoint yet")
+    if which == "best":
+        best = saved.best_step()
+        return steps[-1] if best is None else best
+    if which == "last":
+        return steps[-1]
+    if which.isdigit():
+        return int(which)
+    raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
 
 
 PARAMETERS = "parameters.npz"

@@ -17,7 +17,13 @@ from rnnlab.files import Unwritable
 
 FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 130, 141
 """UNREAD: a pipe was closed before all was printed; what a shell says of a command that SIGPIPE has ended."""
-EXIT_STATUS = {"finished": FINISHED, "stopped_early": FINISHED, "diverged": DIVERGED, "interrupted": INTERRUPTED}
+EXIT_STATUS = {
+    "finished": FINISHED,
+    "stopped_early": FINISHED,
+    "pruned": FINISHED,
+    "diverged": DIVERGED,
+    "interrupted": INTERRUPTED,
+}
 
 
 def data_flags(values: flags.FlagValues) -> None:

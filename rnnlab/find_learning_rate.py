@@ -22,7 +22,7 @@ from absl import flags
 from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.files import remove
-from rnnlab.workdir import write_file
+from rnnlab.workdir import held, write_file
 
 SMOOTHING = 0.9
 """Decay of the running mean of the loss."""
@@ -46,16 +46,18 @@ def main(argv: Sequence[str]) -> int:
     check_range(lowest, highest, steps)
     default = entry.default_workdir(reference)
     workdir = Path(given["workdir"] or default.with_name(f"{default.name}-find_learning_rate"))
-    path = workdir / "find_learning_rate.json"
-    remove(path)
-    found = range_test(config, lowest, highest, steps, given["data_dir"])
-    write_file(path, json.dumps(found, indent=2) + "\n")
-    if not found["losses"]:
-        print(f"the loss or its gradient is not finite at the first step, with a learning rate of {lowest:g}")
-        return entry.DIVERGED
-    from rnnlab import plots
+    with held(workdir):
+        path = workdir / "find_learning_rate.json"
+        remove(path)
+        found = range_test(config, lowest, highest, steps, given["data_dir"])
+        write_file(path, json.dumps(found, indent=2) + "\n")
+        if not found["losses"]:
+            print(f"the loss or its gradient is not finite at the first step, with a learning rate of {lowest:g}")
+            return entry.DIVERGED
+        from rnnlab import plots
 
-    print(f"{conclusion(found)}; figure: {plots.learning_rate_range(workdir)}")
+        figure = plots.learning_rate_range(workdir)
+    print(f"{conclusion(found)}; figure: {figure}")
     return entry.FINISHED
 
 

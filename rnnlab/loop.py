@@ -19,13 +19,15 @@ from ml_collections import ConfigDict
 from rnnlab import devices, distributed, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
+from rnnlab.config import resolve_config
 from rnnlab.metrics import MetricsWriter, NoMetrics, ProgressLine, plain
 from rnnlab.recorder import FlightRecorder
+from rnnlab.rerun import repeat, summary_of
 from rnnlab.run import Run
 from rnnlab.schedules import check_length, check_schedule
 from rnnlab.state import TrainState, means
 from rnnlab.watch import Memory
-from rnnlab.workdir import git_commit, open_workdir, planned_steps, versions, write_file
+from rnnlab.workdir import git_commit, held, is_done, open_workdir, planned_steps, versions, write_file
 
 SECONDS_PER_DISPATCH = 0.5
 """How long the compiled loop runs before the host looks at signals and the progress line."""
@@ -60,23 +62,29 @@ def train_and_evaluate(
         LostProcess: another process of the run has ended.
     """
     began = time.monotonic()
+    config, workdir = resolve_config(config), Path(workdir)
+    speaks = distributed.is_first()
+    if (over := summary_of(workdir, config)) is not None:
+        said = repeat(over, workdir, config, data_dir)
+        ProgressLine(config["steps"], over["steps"], quiet=not speaks).say(said)
+        return over
     run = Run(config, data_dir)
-    config, workdir = run.config, Path(workdir)
     memory = Memory(config, run.task.solved, run.sign)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
     seconds = memory.clock.seconds
-    speaks = distributed.is_first()
     planned = planned_steps(workdir, config["steps"])
-    for turn in (True, False):
-        if turn == speaks:
-            open_workdir(workdir, config, run.task.words, speaks)
-        distributed.barrier(f"workdir {turn}")
     steps = config["steps"]
     last = steps if stop_at is None else min(steps, stop_at)
-    run.enter(0)
-    state = jax.block_until_ready(run.programs.start(config["seed"]))
 
     with disk_errors(workdir), contextlib.ExitStack() as stack, distributed.partners():
+        if speaks:
+            stack.enter_context(held(workdir))
+        for turn in (True, False):
+            if turn == speaks:
+                open_workdir(workdir, config, run.task.words, speaks)
+            distributed.barrier(f"workdir {turn}")
+        run.enter(0)
+        state = jax.block_until_ready(run.programs.start(config["seed"]))
         progress = ProgressLine(steps, 0, quiet=not speaks)
         checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
         stack.push(closing_together(checkpoints))
@@ -128,6 +136,8 @@ def train_and_evaluate(
         writer = MetricsWriter(workdir, step) if speaks else NoMetrics()
         stack.callback(writer.close)
         status = ended()
+        if speaks and is_done(workdir):  # The summary of a shorter run: this one is not over until it has its own.
+            (workdir / "summary.json").unlink()
         saved = step if restored is not None else None
         budget, first, compiled = 1, step, False
         recorder = FlightRecorder(run, workdir)
@@ -197,7 +207,8 @@ def train_and_evaluate(
         if status == "diverged" and saved != step:
             checkpoints.save(step, state, memory.dump(seconds()), stage=curriculum.stage)
         checkpoints.wait()
-        summary = summarize(run, memory, state, status, seconds(), progress.overall_rate())
+        rate = progress.overall_rate() or step / seconds()  # Of a run that had made its last step before.
+        summary = summarize(run, memory, state, status, seconds(), rate)
         over = status != "paused" and (status != "interrupted" or measured)
         if over and status != "diverged":
             best = state
@@ -219,7 +230,7 @@ def train_and_evaluate(
                 plots.learning_curve(workdir, run.task.baselines)
             plots.observed(workdir)
             writer.figures(step, sorted((workdir / "plots").glob("*.png")))
-        progress.say(_last_words(summary, state, config, workdir))
+        progress.say(_last_words(summary, state, config, workdir, time.monotonic() - began))
     return summary
 
 
@@ -340,8 +351,10 @@ def disk_errors(workdir: Path) -> Iterator[None]:
         threading.excepthook = hook
 
 
-def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[str, Any], workdir: Path) -> str:
-    """What the user reads last."""
+def _last_words(
+    summary: Mapping[str, Any], state: TrainState, config: Mapping[str, Any], workdir: Path, passed: float
+) -> str:
+    """What the user reads last; passed: seconds since the command began."""
     status, step = summary["status"], summary["steps"]
     if status == "diverged":
         # Right after a log step the sums are empty: what was logged then is the last.
@@ -365,4 +378,7 @@ def _last_words(summary: Mapping[str, Any], state: TrainState, config: Mapping[s
     stage = summary.get("stage")
     if stage is not None and stage["number"] < stage["of"]:
         done += f" in stage {stage['number']} of {stage['of']}, which best and test are of,"
-    return f"{done} at step {step} after {summary['seconds']:.0f} s; figures in {workdir / 'plots'}"
+    return (
+        f"{done} at step {step} after {summary['seconds']:.0f} s; this command took {passed:.0f} s, test and figures "
+        f"included; figures in {workdir / 'plots'}"
+    )

@@ -245,18 +245,19 @@ class ProgressLine:
             self._said = time.monotonic()
             rate = self.rate()
             left = f"  {duration((self.steps - step) / rate)} left" if rate else ""
-            self.say(f"step {step}/{self.steps}  {_values(values)}  {rate:.0f} steps/s{left}")
+            self.say(f"step {step}/{self.steps}  {described(values)}  {rate:.0f} steps/s{left}")
 
     def say(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, markup=False)
 
     def evaluated(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        self.say(f"step {step}  {split}  {_values(values)}")
+        self.say(f"step {step}  {split}  {described(values)}")
 
 
-def _values(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+def described(values: Mapping[str, float]) -> str:
+    """For people: "loss 0.01  accuracy 0.98"."""
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in values.items())
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rnnlab import devices
 from rnnlab.build import ConfigError
-from rnnlab.checkpoints import Checkpoints
+from rnnlab.checkpoints import SavedCheckpoints
 from rnnlab.diagnostics.flight import flight
 from rnnlab.recorder import Recording, advance, line_of
 from rnnlab.run import Run
@@ -217,11 +217,7 @@ def _restored(recording: Recording, run: Run) -> TrainState:
     folder = recording.place / "state"
     if not folder.is_dir():
         raise ConfigError(f"{recording.place} is not whole: it has no state")
-    checkpoints = Checkpoints(folder)
-    try:
-        return checkpoints.restore(recording.record["start"], run.programs.start(run.config["seed"])).state
-    finally:
-        checkpoints.close()
+    return SavedCheckpoints(folder).restore(recording.record["start"], run.programs.start(run.config["seed"])).state
 
 
 def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> TrainState:

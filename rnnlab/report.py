@@ -20,6 +20,7 @@ from absl import flags
 
 from rnnlab import entry
 from rnnlab.build import ConfigError
+from rnnlab.workdir import held
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,13 +37,16 @@ def main(argv: Sequence[str]) -> int:
     given = entry.parse(values, argv, __doc__).flags
     if not given["workdir"]:
         raise ConfigError("--workdir is missing: the folder of a sweep, as in --workdir=runs/init_by_activation")
+    from rnnlab.sweeps.manifest import read_sweep
     from rnnlab.sweeps.report import write_report  # Here: it takes seconds to import, and --help needs none of it.
 
     workdir = Path(given["workdir"])
     command = shlex.join(["python", "-m", "rnnlab.report", *argv])
     output = Path(given["output"] or workdir)
-    for line in write_report(workdir, output, given["metric"], given["baseline"], given["group"], command):
-        print(line)
+    read_sweep(workdir)  # Before anything is made: it may be no sweep's.
+    with held(output, "report.lock"):
+        for line in write_report(workdir, output, given["metric"], given["baseline"], given["group"], command):
+            print(line)
     return entry.FINISHED
 
 

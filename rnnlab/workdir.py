@@ -1,20 +1,84 @@
 """What a run leaves behind, and who may write there: config.json, summary.json and the folder itself."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError
-from rnnlab.config import differences, to_json
+from rnnlab.config import differences, resolve_config, to_json
 from rnnlab.files import damaged, is_number, read_json, write_bytes
+from rnnlab.locks import GRACE, claimed, holder
 
+DONE = ("finished", "stopped_early", "diverged", "pruned")
+"""The statuses of a run that is over: the same command does not start it again."""
+LOCK = "run.lock"
 SUMMARY_AGAIN = "remove it, and the run's command writes it again"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@contextlib.contextmanager
+def held(workdir: Path, lock: str = LOCK) -> Iterator[None]:
+    """This process alone writes to the folder, which is made, from here to the end of the block. Where the file system
+    has no locks, one warning says so.
+
+    Args:
+        lock: the name of the lock file; of a folder that several processes may train in, but one at a time report.
+
+    Raises:
+        ConfigError: another process writes there, or nobody can.
+    """
+    with contextlib.ExitStack() as stack:
+        who = None if lock != LOCK else _holder_of_group(workdir)
+        if who is None and not stack.enter_context(claimed(workdir / lock, patience=GRACE)):
+            who = holder(workdir / lock) or "another process"
+        if who is not None:
+            raise ConfigError(f"{workdir} is in use: {who} writes there; wait for its end, or take another folder")
+        yield
+
+
+def trainer_of(workdir: Path) -> str | None:
+    """Who trains in a run's folder, for people; None where nobody does. Commands that read a run write nothing to it
+    meanwhile."""
+    return holder(workdir / LOCK) or _holder_of_group(workdir)
+
+
+def _holder_of_group(workdir: Path) -> str | None:
+    """Of a sweep's run: who trains the replicas that it is one of."""
+    run = workdir.absolute()
+    sweep = run.parent.parent
+    if run.parent.name != "runs" or not (sweep / "sweep.json").is_file():
+        return None
+    try:
+        groups = json.loads((sweep / "sweep.json").read_text())["groups"]
+        names = [name for name, group in groups.items() if run.name in group["runs"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return next(filter(None, (holder(sweep / "groups" / name / GROUP_LOCK) for name in names)), None)
+
+
+GROUP_LOCK = "group.lock"
+"""In SWEEP/groups/NAME: who trains its runs."""
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """summary.json of a run's folder; None where there is none, or half of one."""
+    try:
+        found = json.loads((workdir / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("status"), str) else None
+
+
+def is_done(workdir: Path) -> bool:
+    """Whether the run of a folder is over."""
+    summary = read_summary(workdir)
+    return summary is not None and summary["status"] in DONE
 
 
 def open_workdir(
@@ -27,17 +91,12 @@ def open_workdir(
     processes the first one writes, and the others check after it.
 
     Raises:
-        ConfigError: the folder holds a run of another config or vocabulary, or cannot be written.
+        ConfigError: the folder holds a run of another config or vocabulary, a longer one that is over, or cannot be
+            written.
     """
     path = workdir / "config.json"
     if path.exists():
-        old = read_config(workdir)
-        changed = [line for line in differences(old, config) if line.split(":")[0] not in _MAY_DIFFER]
-        if changed:
-            raise ConfigError(
-                f"{workdir} holds a run of another config ({'; '.join(changed)}); "
-                "take another --workdir, or remove this one"
-            )
+        check_config(workdir, config)
         check_words(workdir, words)
     elif not first:
         raise ConfigError(f"--workdir: {workdir} has to be a folder that all processes share: not each has {path.name}")
@@ -51,6 +110,26 @@ def open_workdir(
 def planned_steps(workdir: Path, steps: int) -> int:
     """How long the run in a workdir was to be when it was last trained; `steps` where there is none."""
     return read_config(workdir).get("steps", steps) if (workdir / "config.json").exists() else steps
+
+
+def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Checks that the run in a workdir is one of this resolved config, which may ask for more steps.
+
+    Raises:
+        ConfigError: it is another, or is over and longer.
+    """
+    old = read_config(workdir)
+    changed = [line for line in differences(old, config) if line.split(":")[0] not in _MAY_DIFFER]
+    if changed:
+        raise ConfigError(
+            f"{workdir} holds a run of another config ({'; '.join(changed)}); "
+            "take another --workdir, or remove this one"
+        )
+    if config["steps"] < old["steps"] and is_done(workdir):
+        raise ConfigError(
+            f"steps: {config['steps']} is fewer than the {old['steps']} of the run in {workdir}, which is over; it can "
+            "only be made longer"
+        )
 
 
 _MAY_DIFFER = ("steps", "model.softmax.split")
@@ -91,18 +170,24 @@ def write_file(path: Path, text: str) -> None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """The resolved config of a run. A field that is newer than the run has its default.
 
     Raises:
-        ConfigError: there is none, or it is no JSON.
+        ConfigError: there is none, it is no JSON, or a field or value in it exists no more.
     """
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text(), object_pairs_hook=_tuples)
+        found = json.loads(path.read_text(), object_pairs_hook=_tuples)
     except FileNotFoundError:
         raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json") from None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} cannot be read: it holds no config, but {found!r:.60}")
+    try:
+        return resolve_config(found)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, of a run of another version of rnnlab or changed by hand: {error}") from None
 
 
 def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.progress import TimeRemainingColumn
 from rnnlab import report
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import restore_chosen
-from rnnlab.datasets.writing import claimed
+from rnnlab.locks import claimed
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
 from rnnlab.sweeps import group_run, worker
@@ -25,8 +25,7 @@ from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
-from rnnlab.sweeps.table import is_done
-from rnnlab.workdir import open_workdir, read_config
+from rnnlab.workdir import is_done, open_workdir, read_config
 from tests.helpers import SMALL_RUN
 from tests.sweeping import CELL, RATE, put_in_place, rows, run_file
 

@@ -14,13 +14,12 @@ import pytest
 
 from rnnlab import report, sweep
 from rnnlab.build import ConfigError
-from rnnlab.datasets.writing import claimed
+from rnnlab.locks import claimed
 from rnnlab.sweeps import worker
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.search import Search
 from rnnlab.sweeps.space import Setting, load_sweep
-from rnnlab.sweeps.table import is_done
-from rnnlab.workdir import open_workdir
+from rnnlab.workdir import is_done, open_workdir
 from tests.helpers import SMALL_RUN
 from tests.sweeping import CELL, RATE, put_in_place, rows, run_file
 

@@ -16,7 +16,7 @@ from rnnlab import sweep
 from rnnlab.build import ConfigError
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps import submit
-from rnnlab.sweeps.table import is_done
+from rnnlab.workdir import is_done
 from tests.helpers import SMALL_RUN
 from tests.slurm import cluster, said, wait_for
 from tests.sweeping import CELL

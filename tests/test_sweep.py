@@ -14,11 +14,10 @@ import pytest
 
 from rnnlab import sweep
 from rnnlab.build import ConfigError
-from rnnlab.datasets.writing import claimed
+from rnnlab.locks import claimed
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.space import Setting
-from rnnlab.sweeps.table import is_done
-from rnnlab.workdir import open_workdir
+from rnnlab.workdir import is_done, open_workdir
 from tests import sweeping
 from tests.helpers import SMALL_RUN
 from tests.sweeping import CELL, RATE, put_in_place, run_file

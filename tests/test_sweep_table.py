@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from rnnlab.build import ConfigError
-from rnnlab.sweeps.table import is_done, make_rows, read_summary, write_table
+from rnnlab.sweeps.table import make_rows, write_table
+from rnnlab.workdir import is_done, read_summary
 
 SUMMARY: dict[str, Any] = {
     "status": "finished",

@@ -19,7 +19,7 @@ from rnnlab.datasets.assembly import assemble
 from rnnlab.datasets.files import cached, data_root, named_cache, writable
 from rnnlab.datasets.text import DATASETS, OWN_SPLITS, SPLITS, Ambiguous, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
-from rnnlab.datasets.writing import alone
+from rnnlab.locks import alone
 
 VERSION = 1
 AUTOMATIC = 256 << 20

@@ -22,8 +22,7 @@ from rnnlab.reproduction.training import HARDWARE
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.question import shares
 from rnnlab.sweeps.statistics import Mean, mean_interval, number, scale_of
-from rnnlab.sweeps.table import DONE, read_summary
-from rnnlab.workdir import read_config, read_gradient_flow, write_file
+from rnnlab.workdir import DONE, read_config, read_gradient_flow, read_summary, write_file
 
 SCHEMA = 1
 POINTS = 400

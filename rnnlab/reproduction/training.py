@@ -10,8 +10,7 @@ from rnnlab.build import resolve
 from rnnlab.reproduction.experiments import Case
 from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.space import Setting, expand, sweep_options
-from rnnlab.sweeps.table import DONE, read_summary
-from rnnlab.workdir import write_file
+from rnnlab.workdir import DONE, read_summary, write_file
 
 HARDWARE = "hardware.txt"
 """Beside a sweep's runs: what they were trained on, for people."""

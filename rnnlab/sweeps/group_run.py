@@ -19,7 +19,7 @@ from rnnlab.sweeps.groups import structure
 from rnnlab.sweeps.replica_group import Member, ReplicaGroup
 from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.space import Setting
-from rnnlab.sweeps.table import is_done
+from rnnlab.workdir import is_done
 
 _SECTIONS = ("model", "optimizer", "averaging", "penalties")
 """Those of which `step.Programs` takes the numbers as arrays."""

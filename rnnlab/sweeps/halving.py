@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError, unknown
-from rnnlab.datasets.writing import alone, whole_file
+from rnnlab.datasets.writing import whole_file
 from rnnlab.files import check_objects, read_json
+from rnnlab.locks import alone
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps.groups import Group
 from rnnlab.sweeps.question import larger_is_better, watched_metric
 from rnnlab.sweeps.space import Setting, axis_paths, axis_value
 from rnnlab.sweeps.statistics import aggregate, number, ranked
-from rnnlab.sweeps.table import is_done, read_summary
-from rnnlab.workdir import write_file
+from rnnlab.workdir import is_done, read_summary, write_file
 
 
 class Halving:

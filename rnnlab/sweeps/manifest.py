@@ -1,23 +1,24 @@
 """sweep.json: which runs a sweep has, under which names, in which groups. It outlasts changes of the sweep's file.
 
-A run is known by its resolved config: it keeps its name and its folder wherever it stands in the file. Runs that the
-file no longer has stay, marked `"in_sweep": false`, and so does a group all of whose runs the sweep still has.
+A run is known by its resolved config: it keeps its name and its folder wherever it stands in the file, and when rnnlab
+gets a new field, which has its default in what was there before. Runs that the file no longer has stay, marked
+`"in_sweep": false`, and so does a group all of whose runs the sweep still has.
 """
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError
-from rnnlab.datasets.writing import alone
+from rnnlab.config import resolve_config
 from rnnlab.files import check_fields, check_objects, damaged, read_json
+from rnnlab.locks import alone
 from rnnlab.sweeps.groups import Group, split_groups
-from rnnlab.sweeps.space import Setting, axis_paths, axis_value, command
-from rnnlab.sweeps.table import is_done
-from rnnlab.workdir import git_commit, versions, write_file
+from rnnlab.sweeps.space import Setting, axis_paths, axis_value, command, config_key
+from rnnlab.workdir import git_commit, is_done, read_config, versions, write_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ def make_plan(workdir: Path, settings: Sequence[Setting], at_most: int | None = 
         ConfigError: sweep.json cannot be read, or is gone while runs are there.
     """
     known = _read(workdir)
-    names = {run["key"]: run["name"] for run in known["runs"]}
-    free = _free(names.values())
+    names = _names(workdir, known, {setting.key for setting in settings})
+    free = _free(run["name"] for run in known["runs"])
     named = [dataclasses.replace(s, name=names.get(s.key) or f"{next(free):04}") for s in settings]
     by_name = {setting.name: setting for setting in named}
 
@@ -64,7 +65,7 @@ def make_plan(workdir: Path, settings: Sequence[Setting], at_most: int | None = 
         settings=named,
         groups=groups,
         added=sum(key not in names for key in keys),
-        gone=sum(run["key"] not in keys for run in known["runs"]),
+        gone=sum(run["name"] not in by_name for run in known["runs"]),
         new=not known["runs"],
     )
 
@@ -80,13 +81,18 @@ def open_sweep(
         ConfigError: as `make_plan`; or the folder cannot be written to.
     """
     with alone(workdir / "sweep.lock"):
-        plan = make_plan(workdir, settings, at_most)
+        plan, known = make_plan(workdir, settings, at_most), _read(workdir)
         base = sweep["base"]
         if not isinstance(base, str):
             base = str(workdir / "base.py")
             write_file(workdir / "base.py", _BASE.format(sweep["base"]))
         here = {s.name for s in plan.settings}
-        runs = [run | {"in_sweep": False} for run in _read(workdir)["runs"] if run["name"] not in here]
+        shared = plan.settings[0].config
+        runs = []
+        for run in (run for run in known["runs"] if run["name"] not in here):
+            config = _config(workdir, known, run)
+            beside = {} if config is None else {"config": _changes(shared, config)}
+            runs.append(run | {"in_sweep": False} | beside)
         paths = axis_paths(plan.settings)
         for s in plan.settings:
             runs.append(
@@ -94,6 +100,7 @@ def open_sweep(
                     "name": s.name,
                     "in_sweep": True,
                     "key": s.key,
+                    "config": _changes(shared, s.config),
                     "overrides": s.overrides,
                     "axes": {path: axis_value(s, path) for path in paths},
                     "command": command(base, {**sweep["overrides"], **s.overrides}, workdir / "runs" / s.name),
@@ -102,6 +109,7 @@ def open_sweep(
         written = {
             "sweep": dict(sweep),
             "axes": paths,
+            "config": shared,
             "runs": sorted(runs, key=lambda run: int(run["name"])),
             "groups": {
                 name: {"runs": [s.name for s in group.settings], "alone": group.alone}
@@ -149,6 +157,32 @@ def _read(workdir: Path) -> dict[str, Any]:
     if (workdir / "runs").is_dir() and any((workdir / "runs").iterdir()):
         raise ConfigError(f"{workdir}/runs has runs, but no sweep.json says which; take another --workdir")
     return {"runs": [], "groups": {}}
+
+
+def _names(workdir: Path, known: Mapping[str, Any], keys: Collection[str]) -> dict[str, str]:
+    """The names of the runs that sweep.json knows, by the keys that they have today."""
+    names = {run["key"]: run["name"] for run in known["runs"]}
+    for run in known["runs"]:
+        config = _config(workdir, known, run) if run["key"] not in keys else None
+        if config is not None:
+            names.setdefault(config_key(config), run["name"])
+    return names
+
+
+def _config(workdir: Path, known: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of a run that sweep.json knows, with fields that are newer than it; None where it is not known, or has
+    a field or a value that exists no more."""
+    try:
+        if "config" in run:
+            return resolve_config({**known["config"], **run["config"]})
+        return read_config(workdir / "runs" / run["name"])  # Of a sweep that is older than configs in sweep.json.
+    except ConfigError:
+        return None
+
+
+def _changes(shared: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a config that are not as in another."""
+    return {name: value for name, value in config.items() if name not in shared or shared[name] != value}
 
 
 _BASE = '''"""The base of this folder's sweep."""

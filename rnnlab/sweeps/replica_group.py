@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from rnnlab import devices
-from rnnlab.build import LARGEST_INT
+from rnnlab.build import LARGEST_INT, ConfigError
 from rnnlab.checkpoints import Checkpoints, Restored
+from rnnlab.locks import holder
 from rnnlab.loop import SECONDS_PER_DISPATCH, following, summarize
 from rnnlab.metrics import MetricsFile, plain
 from rnnlab.run import Run
@@ -24,7 +25,7 @@ from rnnlab.state import TrainState, means
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
 from rnnlab.watch import Memory, TrainingClock
-from rnnlab.workdir import open_workdir, write_file
+from rnnlab.workdir import LOCK, open_workdir, write_file
 
 
 class Member:
@@ -36,6 +37,8 @@ class Member:
         self.best: dict[str, Any] | None = None
         """What the memory was at the best evaluation, for its checkpoint."""
         self.status = "running"
+        if who := holder(workdir / LOCK):
+            raise ConfigError(f"{workdir} is in use: {who} writes there")
         open_workdir(workdir, setting.config, run.task.words)
 
     @property

@@ -27,8 +27,9 @@ from rnnlab.sweeps.statistics import (
     ranked,
     scale_of,
 )
-from rnnlab.sweeps.table import DONE, make_rows
+from rnnlab.sweeps.table import make_rows
 from rnnlab.sweeps.words import interval_text, mean_text, number_text, run_ranges
+from rnnlab.workdir import DONE
 
 METRIC = "best.validation.loss"
 _GROUPS = 24

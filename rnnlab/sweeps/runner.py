@@ -12,8 +12,8 @@ from rnnlab.sweeps.manifest import Plan, make_plan, open_sweep
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.search import Search
 from rnnlab.sweeps.space import Setting, described, expand
-from rnnlab.sweeps.table import is_done
 from rnnlab.sweeps.worker import TableFile, Worker, shared_axes
+from rnnlab.workdir import is_done
 
 
 def run_sweep(

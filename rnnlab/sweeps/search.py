@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from rnnlab.build import ConfigError
-from rnnlab.datasets.writing import alone, whole_file
+from rnnlab.datasets.writing import whole_file
 from rnnlab.files import check_objects, read_json
+from rnnlab.locks import alone
 from rnnlab.sweeps.manifest import make_plan
 from rnnlab.sweeps.question import larger_is_better, watched_metric
 from rnnlab.sweeps.sections import check_range
 from rnnlab.sweeps.space import Setting, described, expand
 from rnnlab.sweeps.statistics import Result, aggregate, number
-from rnnlab.sweeps.table import DONE, read_summary
+from rnnlab.workdir import DONE, read_summary
 
 _TRIES = 100
 """Points asked for that there are already, after which no more are expected."""

@@ -36,8 +36,13 @@ class Setting:
     @functools.cached_property
     def key(self) -> str:
         """The same for the same resolved config, and for no other."""
-        text = json.dumps(self.config, sort_keys=True, default=_no_json)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        return config_key(self.config)
+
+
+def config_key(config: Mapping[str, Any]) -> str:
+    """`Setting.key` of a resolved config."""
+    text = json.dumps(config, sort_keys=True, default=_no_json)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:

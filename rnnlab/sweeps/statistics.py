@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit  # scipy.stats has the same two and takes a second more to import.
 
-from rnnlab.sweeps.table import DONE
+from rnnlab.workdir import DONE
 
 LEVEL = 0.95
 """Of every interval."""

@@ -14,10 +14,10 @@ from typing import Any
 
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import literal
-from rnnlab.datasets.writing import can_lock
+from rnnlab.locks import can_lock
 from rnnlab.sweeps.manifest import make_plan
 from rnnlab.sweeps.space import expand
-from rnnlab.sweeps.table import is_done
+from rnnlab.workdir import is_done
 
 DEFAULTS: dict[str, Any] = dict(job_name="rnnlab", time=240, signal_delay_s=90, stderr_to_stdout=True)
 """Minutes and seconds. submitit's own time is 5 minutes."""

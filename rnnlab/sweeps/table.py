@@ -5,34 +5,18 @@ The rows are made anew from the runs' own files each time (1000 runs: 0.1 s), so
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.datasets.writing import alone, whole_file
+from rnnlab.datasets.writing import whole_file
+from rnnlab.locks import alone
+from rnnlab.workdir import read_summary
 
-DONE = ("finished", "stopped_early", "diverged", "pruned")
-"""The statuses of a run that is not started again."""
 MEASURED = ("steps", "seconds", "steps_per_second")
 SECTIONS = ("final", "best", "stability", "convergence", "stage")
 """Those of summary.json whose values become columns."""
-
-
-def read_summary(run: Path) -> dict[str, Any] | None:
-    """summary.json of a run's folder; None where there is none, or half of one."""
-    try:
-        found = json.loads((run / "summary.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("status"), str) else None
-
-
-def is_done(run: Path) -> bool:
-    """Whether the run of a folder is over."""
-    summary = read_summary(run)
-    return summary is not None and summary["status"] in DONE
 
 
 def make_rows(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.build import ConfigError
-from rnnlab.datasets.writing import claimed
+from rnnlab.locks import claimed
 from rnnlab.sweeps.groups import Group
 from rnnlab.sweeps.halving import left_before, mark_reached
 from rnnlab.sweeps.manifest import Plan, read_sweep
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.space import described
-from rnnlab.sweeps.table import DONE, write_table
+from rnnlab.sweeps.table import write_table
+from rnnlab.workdir import DONE, GROUP_LOCK
 
 TABLE_EVERY = 100.0
 """The table is written again after so many times the seconds that it takes, and at the end."""
@@ -93,7 +94,7 @@ class Worker:
             return True
         if self.interrupted:  # As the last group ended.
             return False
-        with claimed(folder / "group.lock") as mine:
+        with claimed(folder / GROUP_LOCK) as mine:
             if not mine:
                 self.elsewhere += 1
                 return True
