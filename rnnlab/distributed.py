@@ -9,20 +9,27 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src.clusters import ClusterEnv
 from jax._src.distributed import global_state  # jax.process_count() makes the devices, which `tune_host` sets up.
+from jax._src.xla_bridge import backends_are_initialized
 from jax.experimental import multihost_utils
 
 from rnnlab.build import ConfigError
+from rnnlab.roll_call import call_roll
 from rnnlab.typing import PyTree
 
 HEARTBEAT_SECONDS = 30
 """A process that has not been heard of for so long is lost, and all others end. Where a collective notices that a
 connection is closed, as over gloo, they end at once."""
+
+JOIN_SECONDS, LAUNCH_SECONDS = 20, 300
+"""How long a process waits for the others to come: where they were started by hand, and by a launcher, which may have
+images to fetch."""
 
 LINGER_SECONDS = 3
 """How much longer than its failure the first process lives."""
@@ -35,7 +42,13 @@ class LostProcess(RuntimeError):
     """Another process of the run has ended, or cannot be reached."""
 
 
-def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def start(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    account: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+) -> None:
     """Joins the other processes of the run, if there are any; must come before the first use of JAX's devices.
 
     SLURM (srun), Open MPI, TPU pods and indexed jobs of Kubernetes are found by JAX itself.
@@ -44,9 +57,12 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         coordinator: "host:port", where process 0 listens; with it the next two.
         processes: how many there are.
         process: which one this is, from 0.
+        account: what has to be the same in all of them: nested dicts of plain values.
+        seconds: how long it waits for the others; if not given, `JOIN_SECONDS`, or `LAUNCH_SECONDS` under a launcher.
 
     Raises:
-        ConfigError: some of the three without the others, or others that cannot be found.
+        ConfigError: some of the three without the others, others that cannot be found, or that were started in another
+            way.
     """
     given = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -61,34 +77,54 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     _here = processes or 1 if on_one_machine else int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))
     # Its handler of SIGTERM would take the place of the one that saves and ends.
     jax.config.update("jax_enable_preemption_service", False)
-    method = None if missing else "deactivate"
+    local: Any = None
+    if missing:
+        if (launched := _launched()) is None or backends_are_initialized():
+            return  # Alone; or a notebook, or a second run in one process: not what a launcher starts.
+        coordinator, processes, process, local = launched
+    assert coordinator is not None
+    assert processes is not None
+    assert process is not None
+    if processes > 1:
+        wait = (LAUNCH_SECONDS if missing else JOIN_SECONDS) if seconds is None else seconds
+        call_roll(coordinator, processes, process, account or {}, wait)
     try:
-        try:
-            _initialize(coordinator, processes, process, method)
-        except ValueError as error:
-            if "should be defined" not in str(error) and "must be defined" not in str(error):
-                raise
-            if (started := int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))) > 1:
-                # JAX knows Open MPI 4 itself, 5 through mpi4py. Each would train alone, and write over the others.
-                if importlib.util.find_spec("mpi4py") is None:
-                    raise ConfigError(
-                        f"mpirun started {started} processes, which find each other through mpi4py (pip install it), "
-                        "or by --coordinator, --processes and --process"
-                    ) from None
-                _initialize(None, None, None, "mpi4py")
-    except ConfigError:
-        raise
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            local,
+            cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except Exception as error:
-        if "before any JAX calls" in " ".join(str(error).split()) and missing:
-            return  # A notebook, or a second run in one process: not what a launcher starts.
-        where = coordinator or "as the launcher's variables say"
-        raise ConfigError(f"cannot join the other processes ({where}): {_reason(error)}") from error
+        raise ConfigError(f"cannot join the other processes ({coordinator}): {_reason(error)}") from error
 
 
-def _initialize(coordinator: str | None, processes: int | None, process: int | None, method: str | None) -> None:
-    jax.distributed.initialize(
-        coordinator, processes, process, cluster_detection_method=method, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-    )
+def _launched() -> tuple[str, int, int, Any] | None:
+    """(Coordinator, processes, process, local devices) as a launcher's variables say; None without one."""
+    if (launch := _detected(None)) is not None or (started := int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))) == 1:
+        return launch
+    # JAX knows Open MPI 4 itself, 5 through mpi4py. Each would train alone, and write over the others.
+    if importlib.util.find_spec("mpi4py") is None or (launch := _detected("mpi4py")) is None:
+        raise ConfigError(
+            f"mpirun started {started} processes, which find each other through mpi4py (pip install it), "
+            "or by --coordinator, --processes and --process"
+        )
+    return launch
+
+
+def _detected(method: str | None) -> tuple[str, int, int, Any] | None:
+    """What JAX makes of the environment, by one of its methods or by whichever fits."""
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    try:
+        detected = ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, method, LAUNCH_SECONDS)
+    except Exception as error:
+        raise ConfigError(f"the launcher does not say who the other processes are: {_reason(error)}") from error
+    address, processes, process, local = detected
+    if address is None or processes is None or process is None:
+        return None
+    return address, processes, process, local
 
 
 def _is_alone() -> bool:

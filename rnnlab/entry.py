@@ -14,6 +14,7 @@ from rnnlab import devices, distributed, output, surroundings
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, field_paths, fields_named, load_file, render, resolve_config
 from rnnlab.files import Unwritable
+from rnnlab.workdir import source_hashes, versions
 
 FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 130, 141
 """UNREAD: a pipe was closed before all was printed; what a shell says of a command that SIGPIPE has ended."""
@@ -39,11 +40,17 @@ def process_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator", None, told, flag_values=values)
     flags.DEFINE_integer("processes", None, "how many the run has", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "which one this is, from 0", lower_bound=0, flag_values=values)
+    alone, launched = distributed.JOIN_SECONDS, distributed.LAUNCH_SECONDS
+    told = f"how long it waits for the others (default {alone}, under a launcher {launched})"
+    flags.DEFINE_float("join_seconds", None, told, lower_bound=0, flag_values=values)
 
 
-def start_processes(given: dict[str, Any]) -> None:
+def start_processes(given: dict[str, Any], config: Mapping[str, Any]) -> None:
     """Joins the other processes of the run, if there are any; given: the values of `process_flags`."""
-    distributed.start(given["coordinator"], given["processes"], given["process"])
+    account = {"config": config, "code": source_hashes(), "versions": versions()}
+    distributed.start(given["coordinator"], given["processes"], given["process"], account, given["join_seconds"])
+    if distributed.processes() > 1 and isinstance(sys.stdout, output.WatchedOutput):
+        sys.stdout.keep_from_libraries()  # gloo says there whom it has found, in the middle of our lines.
 
 
 def default_workdir(reference: str) -> Path:

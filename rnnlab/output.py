@@ -63,6 +63,14 @@ class WatchedOutput:
             self.failure = error
             raise
 
+    def keep_from_libraries(self) -> None:
+        """What libraries in other languages print is lost from now on."""
+        self.flush()
+        copy = os.dup(self.fileno())
+        silence(self._stream)
+        kind = {"encoding": self._stream.encoding, "errors": self._stream.errors}
+        self._stream = open(copy, "w", buffering=1, **kind)  # noqa: SIM115
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

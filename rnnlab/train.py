@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
     workdir = entry.default_workdir(reference) if given["workdir"] is None else given["workdir"]
-    entry.start_processes(given)
+    entry.start_processes(given, config)
     from rnnlab.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
     summary = train_and_evaluate(config, workdir, given["data_dir"])

@@ -216,6 +216,15 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES}
 
 
+def source_hashes() -> dict[str, str]:
+    """{"loop.py": a hash, …} of every file of the package's code."""
+    package = Path(__file__).parent
+    return {
+        str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the source tree that runs, with "+" behind it if files differ from it; None outside of git."""

@@ -33,11 +33,15 @@ class Pair:
         self.folder, self.workdir, self.slurm = folder, folder / "run", slurm
         (folder / "small.py").write_text(f"def get_config():\n    return {config!r}\n")
 
-    def start(self, *words: str, command: Sequence[str] | None = None) -> list[subprocess.Popen]:
-        """words: more flags; command: instead of a training, what Python runs before the flags of the processes."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    def start(
+        self, *words: str, command: Sequence[str] | None = None, port: int | None = None, own: Sequence[str] = ("", "")
+    ) -> list[subprocess.Popen]:
+        """words: more flags; command: instead of a training, what Python runs before the flags of the processes; port:
+        of process 0, if not any; own: a last flag of each process alone, "" for none."""
+        if port is None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
         clean |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
         clean |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "PYTHONPATH": str(ROOT)}
@@ -53,7 +57,7 @@ class Pair:
             with (self.folder / f"said{process}").open("w") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, *(command or training), *told],
+                        [sys.executable, *(command or training), *told, *filter(None, [own[process]])],
                         env=clean | variables,
                         stdout=file,
                         stderr=file,
@@ -99,6 +103,7 @@ def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) 
     assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
     assert "finished at step 60" in pair.said(0)
     assert "in 2 processes" in pair.said(0)
+    assert "Gloo" not in pair.said(0) + pair.said(1)
     assert "step" not in pair.said(1)
     lines = read_metrics(pair.workdir)
     assert [line["step"] for line in lines if line["split"] == "train"] == [10, 20, 30, 40, 50, 60]
@@ -175,6 +180,33 @@ def test_a_signal_to_either_stops_both_at_the_same_step(pair: Pair) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (("", "--config.steps=70"), "error: process 1 was not started as process 0 was: config.steps is 70, not 60;"),
+        (("", "--process=0"), "error: --process: two of the 2 processes have the number 0;"),
+        (("--process=1", ""), "error: process 1 did not find process 0 at 127.0.0.1:"),
+        (("", "--help"), "error: process 1 of 2 did not come within 20 s"),
+        (None, "error: (--coordinator: port .* is in use|process 1 did not find process 0)"),
+    ],
+    ids=["steps", "twice 0", "twice 1", "missing", "port"],
+)
+def test_processes_that_cannot_be_one_run_end_in_time_with_one_line(
+    pair: Pair, own: tuple[str, str] | None, message: str
+) -> None:
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        pair.start(port=other.getsockname()[1]) if own is None else pair.start(own=own)
+        pair.wait(60)
+    assert time.monotonic() - began < 60  # 20 s of waiting; the rest is two starts of Python beside all other tests.
+    for process in (0, 1):
+        if own is None or own[process] != "--help":
+            assert pair.processes[process].returncode == entry.MISTAKE
+            assert re.fullmatch(f"{message}.*\n", pair.said(process))
+    assert not pair.workdir.exists()
+
+
+@pytest.mark.slow
 def test_two_processes_meet_once_a_step(pair: Pair) -> None:
     program = f"""
 import sys
@@ -238,13 +270,9 @@ def test_a_launcher_of_one_process_is_none(variables: dict, alone: bool, monkeyp
 
 
 def test_processes_of_mpirun_that_cannot_be_found_do_not_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def initialize(*_: object, **__: object) -> None:
-        raise ValueError("coordinator_address should be defined.")
-
     for name in list(os.environ):
         if name.startswith(LAUNCHERS):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("jax.distributed.initialize", initialize)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     distributed.start()
     assert distributed.processes() == 1

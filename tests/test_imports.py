@@ -25,6 +25,7 @@ LAYERS = [
     ["diagnostics"],
     ["schedules", "averaging"],
     ["optimizers"],
+    ["roll_call"],
     ["distributed"],
     ["devices"],
     ["feeding"],
