@@ -95,6 +95,20 @@ def own_cores() -> int:
     return max(1, cores() // distributed.processes_here())
 
 
+def idle_cores(batch_size: int, devices: int) -> str | None:
+    """What to say of a batch that leaves cores of this machine idle; None where all are used, or none can be.
+
+    devices: how many CPU devices of this process the batch is split over.
+    """
+    count, sharing = own_cores(), distributed.processes()
+    if devices >= count:
+        return None
+    whole = count * sharing
+    sizes = [size for size in (batch_size // whole * whole, -(-batch_size // whole) * whole) if size]
+    listed = " or ".join(map(str, dict.fromkeys(sizes)))
+    return f"batch_size {batch_size} is split over {devices} of {count} cores; {listed} would use them all"
+
+
 def largest_divisor(n: int, limit: int) -> int:
     """The largest divisor of n that does not exceed limit."""
     return max(d for d in range(1, min(n, max(1, limit)) + 1) if n % d == 0)

@@ -114,6 +114,10 @@ def train_and_evaluate(
             f"{run.programs.word_leaves.count(state.params):,} parameters, {run.programs.backend} backend, "
             f"{devices.describe(run.mesh)}, steps {step} to {steps}"
         )
+        here = run.mesh.local_devices
+        idle = devices.idle_cores(config["batch_size"], len(here)) if config["devices"] is None else None
+        if idle is not None and here[0].platform == "cpu":
+            progress.say(idle)
         if run.embeddings is not None:
             coverage = run.embeddings.coverage
             progress.say(

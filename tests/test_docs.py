@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rnnlab.entry import default_workdir
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
 
@@ -48,6 +50,50 @@ def run(folder: Path, *command: str) -> str:
     done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def shell_commands(page: str) -> list[list[str]]:
+    """The commands of every shell block of a page, in order, as words; a line that goes on is one command."""
+    text, commands = page.replace("\\\n", " "), []
+    for block in re.findall(r"```sh\n(.*?)```|((?:^    \S.*\n)+)", text, re.S | re.M):
+        for line in "".join(block).splitlines():
+            for command in re.split(r"&&|;", line.partition("#")[0]):
+                words = command.split()
+                commands.append(words[1:] if words[:1] == ["do"] else words)
+    return [words for words in commands if words]
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page_come_after_the_environment_is_entered(page: Path) -> None:
+    text = page.read_text()
+    entered = text.find("source .venv/bin/activate")
+    first = re.search(r"^(```sh\n|    )(for .*\n +)?(python|pip|pytest) ", text, re.M)
+    if first is not None and "This page is written by" not in text:
+        assert 0 <= entered < first.start(), f"{page.name}: {first[0]!r} comes before source .venv/bin/activate"
+
+
+def test_commands_of_the_readme_can_be_typed_in_order() -> None:
+    made, checked = set(), 0
+    for words in shell_commands((ROOT / "README.md").read_text()):
+        if words[0] != "python" or "$" in "".join(words):
+            continue
+        flags = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+        checked += 1
+        if words[1] == "-m":
+            module = words[2].replace(".", "/")
+            assert (ROOT / f"{module}.py").exists() or (ROOT / module).is_dir(), words
+        else:
+            assert (ROOT / words[1]).exists(), words
+        config, workdir = flags.get("config"), flags.get("workdir")
+        if config is not None:
+            assert (ROOT / config.partition(":")[0]).exists(), words
+            made.add(workdir or str(default_workdir(config)))
+        elif workdir is not None and not workdir.startswith(("/", "docs/results/")):
+            assert workdir in made, f"{' '.join(words)}: no command before it makes {workdir}"
+    assert checked > 20
 
 
 def test_new_cell_is_twelve_lines_or_fewer():

@@ -619,6 +619,14 @@ def test_batch_that_devices_do_not_divide_names_the_sizes_that_they_do(tmp_path)
         train_and_evaluate(small(batch_size=5, devices=2), tmp_path / "run")
 
 
+@pytest.mark.parametrize(("batch_size", "devices", "says"), [(5, None, True), (4, None, False), (5, 1, False)])
+def test_a_run_says_which_cores_are_idle(batch_size, devices, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rnnlab.devices.cores", lambda: 2)
+    train_and_evaluate(small(batch_size=batch_size, devices=devices, steps=1), tmp_path)
+    line = "batch_size 5 is split over 1 of 2 cores; 4 or 6 would use them all\n"
+    assert (line in capsys.readouterr().out) == says
+
+
 def test_unwritable_workdir_is_one_clear_line(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
