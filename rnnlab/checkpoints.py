@@ -64,7 +64,7 @@ class SavedCheckpoints:
     def _rank(self, step: int) -> Any:
         """What `_rank` says of a checkpoint; None where it has no score."""
         try:
-            metrics = json.loads((self.directory / str(step) / "metrics" / "metrics").read_text())
+            metrics = json.loads((self.directory / str(step) / "metrics" / "metrics").read_text(encoding="utf-8"))
             return _rank(metrics) if metrics else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # None, removed meanwhile, or damaged.
             return None

@@ -75,7 +75,7 @@ def _read(flags: str | None) -> str:
     if not flags or flags.startswith("-"):
         return flags
     try:
-        return Path(flags).read_text()
+        return Path(flags).read_text(encoding="utf-8")
     except OSError:
         return flags  # XLA says what is wrong with it.
 

@@ -203,8 +203,9 @@ def _prompt(text: str, vocabulary: Vocabulary, single: bool) -> list[int]:
         ConfigError: it has words and none is known, or it cannot be one of this task.
     """
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        # The bytes that were typed: where the locale has no UTF-8, Python keeps them as surrogates.
+        text = text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
         raise ConfigError("--prompt: not UTF-8") from None
     words = vocabulary.split(text)
     if single and END[vocabulary.level] in words:

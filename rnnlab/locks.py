@@ -82,7 +82,7 @@ def holder(path: Path) -> str | None:
     """Who holds a lock file, for people: "process 71 on box since 10:31:07 (rnnlab.train --config=…)"; None where no
     other process does. Nothing is written."""
     try:
-        file = path.open()
+        file = path.open(encoding="utf-8")
     except OSError:
         return None
     with file:
@@ -156,6 +156,6 @@ def _opened(path: Path) -> IO[str]:
     """A lock file, made where it is not there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a")
+        return path.open("a", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None

@@ -20,7 +20,7 @@ def open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free: this one.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def silence(stream: TextIO) -> None:
@@ -66,10 +66,9 @@ class WatchedOutput:
     def keep_from_libraries(self) -> None:
         """What libraries in other languages print is lost from now on."""
         self.flush()
-        copy = os.dup(self.fileno())
+        copy, encoding, errors = os.dup(self.fileno()), self._stream.encoding, self._stream.errors
         silence(self._stream)
-        kind = {"encoding": self._stream.encoding, "errors": self._stream.errors}
-        self._stream = open(copy, "w", buffering=1, **kind)  # noqa: SIM115
+        self._stream = open(copy, "w", buffering=1, encoding=encoding, errors=errors)  # noqa: SIM115
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -55,7 +55,7 @@ def _holder_of_group(workdir: Path) -> str | None:
     if run.parent.name != "runs" or not (sweep / "sweep.json").is_file():
         return None
     try:
-        groups = json.loads((sweep / "sweep.json").read_text())["groups"]
+        groups = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["groups"]
         names = [name for name, group in groups.items() if run.name in group["runs"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -177,7 +177,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     try:
-        found = json.loads(path.read_text(), object_pairs_hook=_tuples)
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_tuples)
     except FileNotFoundError:
         raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json") from None
     except (OSError, ValueError) as error:

@@ -310,6 +310,8 @@ def test_who_reads_the_text_may_stop(data, workdirs) -> None:
         ("words", ["--prompt=a \udcff"], "--prompt: not UTF-8"),
         ("sentences", ["--prompt=a\nb"], "--prompt: this run knows single sentences, and the prompt has the end of"),
         ("words", ["--temperature=-1"], "--temperature: -1.0 is not a number from 0 up"),
+        ("words", ["--temperature=1e-46"], "--temperature: 1e-46 is too small for float32"),
+        ("words", ["--top_p=1e-46"], "--top_p: 1e-46 is too small for float32"),
         ("words", ["--temperature=nan"], "--temperature: nan is not a number from 0 up"),
         ("words", ["--top_p=0"], "--top_p: 0.0 is not a probability above 0 and up to 1"),
         ("words", ["--top_p=nan"], "--top_p: nan is not a probability above 0 and up to 1"),
@@ -325,6 +327,12 @@ def test_mistakes_are_one_line(task, words, message, data, workdirs) -> None:
         generate.main([f"--workdir={workdirs[task]}", f"--data_dir={data}", *words])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_is_the_bytes_that_were_typed_where_the_locale_has_no_utf8() -> None:
+    vocabulary = Vocabulary.build({"ü": 2, "×": 1, "\n": 1}, "character")
+    typed = "ü×".encode().decode("ascii", "surrogateescape")  # As Python reads the command line there.
+    assert generate._prompt(typed, vocabulary, False) == generate._prompt("ü×", vocabulary, False)
 
 
 def test_without_a_workdir_the_line_says_so() -> None:

@@ -1,4 +1,4 @@
-"""Imports run one way: from typing up to the entries."""
+"""What holds of the source text: imports run one way, from typing up to the entries; files name their encoding."""
 
 import ast
 from pathlib import Path
@@ -118,3 +118,55 @@ def test_loops_over_time_are_in_the_engine_only():
     files = [path for path in PACKAGE.rglob("*.py") if room(path) != "benchmark"]  # Which measures a plain scan.
     users = {room(path) for path in files if "lax.scan" in path.read_text()}
     assert users <= allowed
+
+
+TEXT = ("read_text", "write_text")
+OPENING = ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile")
+
+
+def without_encoding(text: str) -> list[int]:
+    """The lines that read or write text as whatever encoding the user's locale has."""
+    lines = []
+    for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        words = {word.arg: word.value for word in call.keywords}
+        constants = [value.value for value in [*call.args, *words.values()] if isinstance(value, ast.Constant)]
+        raw = any(isinstance(value, str) and ("b" in value or "|" in value) for value in constants)
+        opens = name in OPENING and ast.unparse(call.func) != "os.open" and not raw
+        pipes = any(getattr(words.get(word), "value", False) for word in ("text", "universal_newlines"))
+        texts = name in TEXT and isinstance(call.func, ast.Attribute)  # `files.read_text` decodes UTF-8 itself.
+        if (texts or opens or pipes) and "encoding" not in words:
+            lines.append(call.lineno)
+    return lines
+
+
+def test_every_text_file_names_its_encoding():
+    top = PACKAGE.parent
+    files = [path for folder in ("rnnlab", "scripts", "configs") for path in sorted((top / folder).rglob("*.py"))]
+    wrong = [
+        f"{path.relative_to(top)}:{line}"
+        for path in files
+        for line in without_encoding(path.read_text(encoding="utf-8"))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("path.read_text()", True),
+        ("path.write_text(text)", True),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("open(path)", True),
+        ("path.open('a')", True),
+        ("path.open('rb')", False),
+        ("read_text(path, remedy)", False),
+        ("path.open(mode='wb')", False),
+        ("tarfile.open(path, 'r|gz')", False),
+        ("subprocess.run(words, text=True)", True),
+        ("subprocess.run(words, text=True, encoding='utf-8')", False),
+        ("os.open(path, os.O_RDONLY)", False),
+    ],
+)
+def test_every_way_to_open_a_text_file_is_seen(line, wrong):
+    assert bool(without_encoding(line)) == wrong

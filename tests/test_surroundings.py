@@ -102,6 +102,8 @@ CHARACTERS = (
     "--config.batch_size=4",
 )
 RUN = "--workdir=run"
+BARE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+ODD = {"JAX_ENABLE_X64": "1", "JAX_DEBUG_NANS": "1", "MPLBACKEND": "nonsense"}
 COMMANDS: dict[str, Sequence[str]] = {
     "train": ("-m", "rnnlab.train", f"--config={ADDING}", RUN, *SMALL),
     "train characters": ("-m", "rnnlab.train", *CHARACTERS, "--workdir=text", "--data_dir=data"),
@@ -137,15 +139,32 @@ def run(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Comp
     )
 
 
+ENTRIES = sorted(
+    [
+        ("-m", f"rnnlab.{path.stem}")
+        for path in (ROOT / "rnnlab").glob("*.py")
+        if "entry.run(" in path.read_text("utf-8")
+    ]
+    + [("-m", "rnnlab.datasets.prepare"), ("-m", "rnnlab.benchmark")]
+    + [(str(path),) for path in (ROOT / "scripts").glob("*.py")]
+)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("words", ENTRIES, ids=lambda words: Path(words[-1]).name)
+def test_every_entry_explains_itself_in_a_bare_locale(tmp_path, words):
+    done = run([*words, "--help"], tmp_path, **BARE, **ODD)
+    assert done.returncode == 0, done.stderr
+    assert "--help: this text" in done.stdout
+
+
 @pytest.mark.exhaustive
 def test_every_command_works_in_a_bare_locale_with_odd_settings(tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "sweep.py").write_text(SWEEP, encoding="utf-8")
-    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    odd = {"JAX_ENABLE_X64": "1", "JAX_DEBUG_NANS": "1", "MPLBACKEND": "nonsense"}
     for name, words in COMMANDS.items():
-        done = run(words, tmp_path, **bare, **odd)
+        done = run(words, tmp_path, **BARE, **ODD)
         assert done.returncode == 0, f"{name}: {done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, f"{name}: {done.stderr}"
 

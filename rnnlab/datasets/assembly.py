@@ -82,7 +82,7 @@ def _begin(partial: Path, manifest: Mapping[str, Any]) -> None:
     """The folder of the pieces; those of another text are removed."""
     text = json.dumps(manifest)
     path = partial / "manifest.json"
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         shutil.rmtree(partial, ignore_errors=True)
         with whole_file(path) as file:
             file.write(text.encode())

@@ -121,7 +121,7 @@ def read_tokens(folder: Path) -> TokenSet:
     """
     again = f"delete {folder} and prepare it again"
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         splits = {
             split: Tokens(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in (split, f"{split}_offsets")))
             for split in SPLITS

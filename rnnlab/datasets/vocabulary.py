@@ -160,7 +160,7 @@ class Vocabulary:
             ConfigError: a file is missing or damaged, or the words are not those of the hash.
         """
         try:
-            about = json.loads((folder / "vocabulary.json").read_text())
+            about = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
             counts = np.load(folder / "vocabulary_counts.npy")
             level, expected = about["level"], about["hash"]
         except (OSError, EOFError, ValueError, KeyError) as error:

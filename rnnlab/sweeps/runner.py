@@ -43,6 +43,8 @@ def run_sweep(
     Raises:
         ConfigError: a mistake in the sweep; or in single runs, after all others have been trained.
     """
+    if not dry_run:
+        _use_all_cores()  # Before anything is written: there may be no such devices.
     search = None if sweep["optuna"] is None else Search(sweep, workdir)
     if search is not None and not dry_run and not search.left():
         search.ask(print)
@@ -62,7 +64,6 @@ def run_sweep(
     runs = len(plan.settings) if search is None else search.runs
     progress = SweepProgress(runs, table.done, even=halving is None)
     progress.say(_first_words(plan, workdir, table.done))
-    _use_all_cores()
     from rnnlab.loop import interruptions  # Here: it takes seconds to import, and a dry run needs none of it.
 
     try:
