@@ -51,7 +51,7 @@ def compared(
 
 def _corrected(count: int) -> str:
     return (
-        f"corrected by Holm for {count} comparisons: to call any corrected p below {ALPHA} a difference errs anywhere "
+        f"corrected by Holm for {count} comparison{'s' if count != 1 else ''}: to call any corrected p below {ALPHA} a difference errs anywhere "
         f"in the table with probability at most {ALPHA}"
     )
 
