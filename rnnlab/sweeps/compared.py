@@ -52,8 +52,8 @@ def compared(
 def _corrected(count: int) -> str:
     counted = f"{count} comparison{'s' if count != 1 else ''}"
     return (
-        f"corrected by Holm for {counted}: to call any corrected p below {ALPHA} a difference errs anywhere in the table "
-        f"with probability at most {ALPHA}"
+        f"corrected by Holm for {counted}: to call any corrected p below {ALPHA} a difference errs anywhere in the "
+        f"table with probability at most {ALPHA}"
     )
 
 
