@@ -16,13 +16,14 @@ from rnnlab.config import apply_overrides, field_paths, fields_named, load_file,
 from rnnlab.files import Unwritable
 from rnnlab.workdir import source_hashes, versions
 
-FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 130, 141
+FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INCOMPLETE, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 130, 141
 """UNREAD: a pipe was closed before all was printed; what a shell says of a command that SIGPIPE has ended."""
 EXIT_STATUS = {
     "finished": FINISHED,
     "stopped_early": FINISHED,
     "pruned": FINISHED,
     "diverged": DIVERGED,
+    "incomplete": INCOMPLETE,
     "interrupted": INTERRUPTED,
 }
 

@@ -11,7 +11,8 @@ over is not run again. A changed file keeps every run that it still has; the oth
 processes may share a workdir; --submit=slurm --jobs=8 makes them a job array of SLURM, which the parameters
 --slurm.partition=gpu --slurm.time=240 (minutes) --slurm.cpus_per_task=8 … are for, by submitit's names. The file may
 let the worse settings end early (halving), or Optuna ask for them (optuna).
-Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 130 interrupted after saving.
+Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 5 other processes still have
+groups of the sweep, 130 interrupted after saving.
 """
 
 import re

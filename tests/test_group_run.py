@@ -211,6 +211,29 @@ def test_signal_saves_and_leaves_a_resumable_group(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_signal_is_heard_between_the_runs_that_end(whole, tmp_path):
+    def stop(step: int, ended: int, **_: Any) -> None:
+        if step == 60 and ended == 3:  # Two end at 60.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not run(tmp_path, progress=stop)
+    written = [(folder / "summary.json").exists() for (folder,) in folders(tmp_path)]
+    assert written.count(True) == 3
+    said: list[str] = []
+    for number in range(2):  # Another signal before anything is written changes nothing.
+        told = [signal.SIGTERM] if number == 0 else []
+
+        def interrupt(text: str, told: list[int] = told) -> None:
+            said.append(text)
+            if text.startswith("resuming") and told:
+                os.kill(os.getpid(), told.pop())
+
+        assert run(tmp_path, interrupt) == bool(number)
+    assert [text for text in said if text.startswith("resuming")] == ["resuming 1 runs at step 60"] * 2
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
 def test_more_replicas_than_memory_are_split(whole, tmp_path, monkeypatch):
     needed = ReplicaPrograms.needed
     monkeypatch.setattr(ReplicaPrograms, "available", lambda programs: needed(programs, 4) + 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rnnlab import sweep
+from rnnlab import entry, sweep
 from rnnlab.build import ConfigError
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps import submit
@@ -234,6 +234,10 @@ def test_a_job_runs_the_command_and_ends_with_its_status(tmp_path, job):
     with pytest.raises(SystemExit) as left:
         job("exit 2")
     assert left.value.code == 2
+
+
+def test_a_job_that_leaves_the_rest_to_others_has_ended_well(job):
+    job(f"exit {entry.INCOMPLETE}")
 
 
 def test_a_command_that_is_killed_is_a_failure_that_says_so(job, capsys):

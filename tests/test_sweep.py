@@ -3,6 +3,7 @@
 One slow test trains for real.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rnnlab import sweep
+from rnnlab import entry, sweep
 from rnnlab.build import ConfigError
 from rnnlab.locks import claimed
 from rnnlab.sweeps.manifest import read_sweep
@@ -211,10 +212,25 @@ def test_groups_stay_as_they_are_while_their_runs_do(tmp_path, run, trainer):
 def test_a_group_that_another_process_holds_is_left_to_it(tmp_path, run, trainer, capsys):
     with claimed(tmp_path / "w" / "groups" / "000" / "group.lock") as mine:
         assert mine
-        assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == 0
+        assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == entry.INCOMPLETE
     assert trainer.trained == ["0002", "0003"]
-    assert "1 groups are in the hands of other processes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not complete: 2 runs of the groups 000 are in the hands of other processes" in said
     assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == 0
+    assert trainer.trained == ["0002", "0003", "0000", "0001"]
+
+
+def test_a_group_whose_process_dies_meanwhile_is_trained_before_the_end(tmp_path, run, trainer, monkeypatch):
+    with contextlib.ExitStack() as other:
+        assert other.enter_context(claimed(tmp_path / "w" / "groups" / "000" / "group.lock"))
+        train = Trainer.__call__
+
+        def dies(self: Trainer, config: dict[str, Any], workdir: Path, *words: Any, **options: Any) -> dict[str, Any]:
+            other.close()  # As the kernel does for a process that is killed.
+            return train(self, config, workdir, *words, **options)
+
+        monkeypatch.setattr(Trainer, "__call__", dies)
+        assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == entry.FINISHED
     assert trainer.trained == ["0002", "0003", "0000", "0001"]
 
 

@@ -64,6 +64,10 @@ class ReplicaGroup:
         self.say, self.progress, self.ended = say, progress, ended
         self.slots: list[Member | None] = []
         self.replicas = 0
+        self._saved: int | None = None
+        """The step of the group's last checkpoint."""
+        self._rate = 0.0
+        """Updates per second."""
         self.clock = TrainingClock()
         self.step, self.config = 0, programs.run.config
 
@@ -84,9 +88,11 @@ class ReplicaGroup:
         for name, member in by_name.items():
             member.memory.load(host["memories"][name])
             member.best = host["best"][name]
+            member.status = host.get("statuses", {}).get(name, member.status)
         self.slots = [by_name.get(name) for name in host["slots"]]
         self.state, self.best = restored.state["state"], restored.state["best"]
         self.step, self.clock.before = restored.step, host["seconds"]
+        self._saved, self._rate = restored.step, host.get("rate", 0.0)
         length = len(self.slots)
         self._place(length if self.programs.ready(length) else self.programs.slots(len(members)))
         self.replicas = host["replicas"]
@@ -94,11 +100,15 @@ class ReplicaGroup:
         self.say(f"resuming {len(members)} runs at step {self.step}")
 
     def _open(self) -> None:
-        self.writers = {m.setting.name: MetricsFile(m.workdir, self.step) for _, m in self._running()}
+        self.writers = {m.setting.name: MetricsFile(m.workdir, self.step) for _, m in self._held()}
+
+    def _held(self) -> list[tuple[int, Member]]:
+        """(slot, member) of those that train, or have ended and are not written yet."""
+        return [(slot, m) for slot, m in enumerate(self.slots) if m is not None]
 
     def _running(self) -> list[tuple[int, Member]]:
         """(slot, member) of those that train."""
-        return [(slot, m) for slot, m in enumerate(self.slots) if m is not None and m.runs]
+        return [(slot, m) for slot, m in self._held() if m.runs]
 
     @property
     def names(self) -> list[str]:
@@ -136,7 +146,8 @@ class ReplicaGroup:
         last = steps if stop_at is None else min(stop_at, steps)
         budget, mark = 1, None
         self._prune(pruned)
-        self._finish(0.0)
+        if not self._finish(interrupted):
+            return False
         while self.step < last and (running := self._running()):
             started = time.monotonic()
             due = [following(self.step, config[k]) for k in ("log_every", "eval_every", "checkpoint_every")]
@@ -163,7 +174,9 @@ class ReplicaGroup:
                     member.status = "finished"
             self._prune(pruned)
             passed = self.clock.seconds() - mark[0]
-            self._finish(0.0 if target == mark[1] else (target - mark[1]) / passed)
+            self._rate = 0.0 if target == mark[1] else (target - mark[1]) / passed
+            if not self._finish(interrupted):
+                return False
             self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
             stopped = bool(self._running()) and stop is not None and stop(target)
             told = interrupted or stopped
@@ -174,7 +187,8 @@ class ReplicaGroup:
                 if stopped:
                     for _, member in self._running():
                         member.status = "interrupted"
-                    self._finish(target / self.clock.seconds())
+                    self._rate = target / self.clock.seconds()
+                    self._finish([])
                 return False
         return True
 
@@ -218,14 +232,22 @@ class ReplicaGroup:
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
-    def _finish(self, rate: float) -> None:
-        """Writes all that those leave that have just ended, and frees their slots; rate: updates per second."""
-        over = [(slot, m) for slot, m in enumerate(self.slots) if m is not None and not m.runs]
-        if over:
-            with self.clock.paused():
-                self._leave(over, rate)
+    def _finish(self, interrupted: Sequence[str]) -> bool:
+        """Writes all that those leave that have just ended, and frees their slots. Thousands take minutes: at a
+        signal the group is saved, with those that are not written yet, and the answer is False."""
+        over = [(slot, m) for slot, m in self._held() if not m.runs]
+        if not over:
+            return True
+        with self.clock.paused():
+            if not interrupted and self._leave(over, interrupted):
+                return True
+            if self._saved != self.step:
+                self._save()
+            self.checkpoints.wait()
+            return False
 
-    def _leave(self, over: Sequence[tuple[int, Member]], rate: float) -> None:
+    def _leave(self, over: Sequence[tuple[int, Member]], interrupted: Sequence[str]) -> bool:
+        """Whether all are written."""
         tested = [slot for slot, m in over if m.status != "diverged"]
         values = self.programs.evaluate(self.best, "test", self._of(tested)) if tested else []
         flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
@@ -233,7 +255,7 @@ class ReplicaGroup:
         for written, (slot, member) in enumerate(over, 1):
             own, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
             self._save_run(member, own, bests)
-            summary = summarize(self.run, member.memory, own, member.status, self.clock.seconds(), rate)
+            summary = summarize(self.run, member.memory, own, member.status, self.clock.seconds(), self._rate)
             if slot in tested:
                 summary["best"]["test"] = values[slot]
                 self._write(member, member.memory.stopping.best_step or int(own.step), "test", values[slot])
@@ -248,7 +270,10 @@ class ReplicaGroup:
             self.ended += 1  # Said run by run: writing a thousand takes minutes.
             left = len(self._running()) + len(over) - written
             self.progress(step=self.step, steps=self.config["steps"], running=left, ended=self.ended)
+            if interrupted and written < len(over):
+                return False
         self._rearrange()
+        return True
 
     def _save_run(self, member: Member, last: TrainState, best: TrainState) -> None:
         """The run's own checkpoints: its best state and its last."""
@@ -279,24 +304,27 @@ class ReplicaGroup:
             self._place(len(self.slots))
 
     def _place(self, length: int) -> None:
-        """Spreads the members that run over so many slots, evenly over the devices."""
-        running, count = [slot for slot, _ in self._running()], self.programs.count
+        """Spreads the members over so many slots, evenly over the devices."""
+        held, count = [slot for slot, _ in self._held()], self.programs.count
         source: list[int | None] = []
         for device in range(count):
-            own = running[device::count]
+            own = held[device::count]
             source += [*own, *[None] * (length // count - len(own))]
-        order = np.array([running[0] if slot is None else slot for slot in source])
+        order = np.array([held[0] if slot is None else slot for slot in source])
         self.state, self.best = self.programs.take((self.state, self.best), order)
         self.slots = [None if slot is None else self.slots[slot] for slot in source]
 
     def _save(self) -> None:
         """The group's own checkpoint."""
-        running = [m for _, m in self._running()]
+        held = [m for _, m in self._held()]
         host = {
             "slots": [None if m is None else m.setting.name for m in self.slots],
-            "memories": {m.setting.name: m.memory.dump(self.clock.seconds()) for m in running},
-            "best": {m.setting.name: m.best for m in running},
+            "memories": {m.setting.name: m.memory.dump(self.clock.seconds()) for m in held},
+            "best": {m.setting.name: m.best for m in held},
+            "statuses": {m.setting.name: m.status for m in held},
+            "rate": self._rate,
             "replicas": self.replicas,
             "seconds": self.clock.seconds(),
         }
         self.checkpoints.save(self.step, {"state": self.state, "best": self.best}, host)
+        self._saved = self.step

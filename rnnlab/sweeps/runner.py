@@ -38,7 +38,8 @@ def run_sweep(
             way are measured as if they ended there.
 
     Returns:
-        "finished", or "interrupted" after saving. Diverged runs are results.
+        "finished", "interrupted" after saving, or "incomplete" where other processes still have groups. Diverged runs
+        are results.
 
     Raises:
         ConfigError: a mistake in the sweep; or in single runs, after all others have been trained.
@@ -81,9 +82,14 @@ def run_sweep(
         progress.say(f"interrupted after {table.done} of {runs} runs; the same command resumes")
         return "interrupted"
     worker.complain()
-    if worker.elsewhere:
-        progress.say(f"{worker.elsewhere} groups are in the hands of other processes")
     progress.say(_last_words(table.rows, workdir))
+    if left := worker.left_elsewhere():
+        names = ", ".join(worker.elsewhere)
+        progress.say(
+            f"not complete: {left} runs of the groups {names} are in the hands of other processes; should these end "
+            "early, the same command trains what they leave"
+        )
+        return "incomplete"
     return "finished"
 
 

@@ -28,8 +28,9 @@ TIMEOUTS = 100
 EACH = "each"
 """As --shard: job i of n takes the shard i/n."""
 
-_INTERRUPTED = 130
-"""What `rnnlab.sweep` ends with when it has saved: `entry.INTERRUPTED`, which is above this room."""
+_INTERRUPTED, _INCOMPLETE = 130, 5
+"""What `rnnlab.sweep` ends with when it has saved, and when others still have groups: `entry.INTERRUPTED` and
+`entry.INCOMPLETE`, which are above this room."""
 
 _ANSWER = 0.6
 """The share of signal_delay_s that the command has for saving."""
@@ -165,7 +166,7 @@ class SweepJob:
         submitits = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
         requeue = signal.getsignal(submitits)
         told, status = self._run(submitits)
-        if status == 0:
+        if status in (0, _INCOMPLETE):
             return
         if told and status in (_INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL) and _is_ours():
             assert callable(requeue)

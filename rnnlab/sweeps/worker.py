@@ -50,13 +50,15 @@ class Worker:
         self.plan, self.workdir, self.data_dir, self.shard = plan, workdir, data_dir, shard
         self.progress, self.table = progress, table
         self.interrupted, self.stop = interrupted, stop
-        self.elsewhere = 0
+        self.elsewhere: list[str] = []
         """Groups that were in the hands of other processes when this one was done."""
+        self._taken = 0
         self._failures: dict[str, str] = {}
         self._kept: Any = None
 
     def train(self, stop_at: int | None = None, pruned: Mapping[str, int] = {}, *, waits: bool = False) -> bool:
-        """Trains what is left of the groups that no other process holds; False after an interruption.
+        """Trains what is left of the groups that no other process holds; False after an interruption. Asks again after
+        every round in which it had something to do: a process that died meanwhile has left its groups.
 
         Args:
             stop_at: to this step; None: to the end.
@@ -64,12 +66,14 @@ class Worker:
             waits: until the others have done theirs; where they die, theirs are this process's.
         """
         while True:
-            self.elsewhere = 0
+            self.elsewhere, taken = [], self._taken
             if not all(self._take(name, stop_at, pruned) for name in self._mine()):
                 return False
-            if not (waits and self.elsewhere):
+            if not self.elsewhere or not (waits or self._taken > taken):
                 return True
-            self.progress.advance(self.table.done, f"waiting for {self.elsewhere} groups of other processes")
+            if self._taken > taken:
+                continue
+            self.progress.advance(self.table.done, f"waiting for {len(self.elsewhere)} groups of other processes")
             time.sleep(WAIT)
             if self.interrupted:
                 return False
@@ -81,6 +85,11 @@ class Worker:
             first, *others = self._failures.values()
             more = f"; {len(others)} more groups failed" if others else ""
             raise ConfigError(f"{first}{more}; all others are kept, the same command goes on")
+
+    def left_elsewhere(self) -> int:
+        """How many runs of the groups that others hold are not over."""
+        left = (left_before(self.workdir, name, self.plan.groups[name], None) for name in self.elsewhere)
+        return sum(len(settings) for settings in left)
 
     def _mine(self) -> list[str]:
         """The groups of this process's shard that have not failed in it."""
@@ -96,10 +105,11 @@ class Worker:
             return False
         with claimed(folder / GROUP_LOCK) as mine:
             if not mine:
-                self.elsewhere += 1
+                self.elsewhere.append(name)
                 return True
             if not left_before(self.workdir, name, group, stop_at):  # Another process has just finished it.
                 return True
+            self._taken += 1
             try:
                 over = self._train(group, folder, stop_at, pruned)
             except ConfigError as error:
