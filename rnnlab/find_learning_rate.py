@@ -22,6 +22,7 @@ from absl import flags
 from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.files import remove
+from rnnlab.surroundings import single_precision
 from rnnlab.workdir import held, write_file
 
 SMOOTHING = 0.9
@@ -74,6 +75,7 @@ def check_range(lowest: float, highest: float, steps: int) -> None:
         raise ConfigError(f"--steps: {steps} is too few; it must be at least 10")
 
 
+@single_precision()
 def range_test(
     config: Mapping[str, Any], lowest: float, highest: float, steps: int, data_dir: str | None = None
 ) -> dict[str, Any]:

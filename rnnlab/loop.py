@@ -26,6 +26,7 @@ from rnnlab.rerun import repeat, summary_of
 from rnnlab.run import Run
 from rnnlab.schedules import check_length, check_schedule
 from rnnlab.state import TrainState, means
+from rnnlab.surroundings import single_precision
 from rnnlab.watch import Memory
 from rnnlab.workdir import git_commit, held, is_done, open_workdir, planned_steps, versions, write_file
 
@@ -34,6 +35,7 @@ SECONDS_PER_DISPATCH = 0.5
 
 
 @distributed.partners()
+@single_precision()
 def train_and_evaluate(
     config: ConfigDict | Mapping[str, Any],
     workdir: str | Path,

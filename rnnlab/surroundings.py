@@ -3,9 +3,11 @@
 Which devices there are is in `devices.py`, where figures go in `plots`.
 """
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -24,6 +26,13 @@ SETTINGS = {
 }
 """Those that change a run's numbers or end it. A config says all that a run depends on, and a run that is resumed
 elsewhere has to be the same."""
+
+
+@contextlib.contextmanager
+def single_precision() -> Iterator[None]:
+    """For what a program calls that computes in double precision itself: runs are in single precision."""
+    with jax.enable_x64(False):
+        yield
 
 
 def settle() -> None:

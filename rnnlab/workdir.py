@@ -166,7 +166,8 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         Unwritable: it cannot be written.
     """
-    write_bytes(path, text.encode())
+    # Where the locale has no UTF-8, Python keeps a name's bytes as surrogates.
+    write_bytes(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

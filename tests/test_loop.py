@@ -25,7 +25,7 @@ from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
 from rnnlab.watch import EarlyStopping, TrainingClock
-from tests.helpers import SMALL_RUN
+from tests.helpers import SMALL_RUN, float64
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,6 +107,14 @@ def test_lines_of_steps_after_the_checkpoint_are_written_once(finished, tmp_path
     config, workdir, _ = finished
     shutil.rmtree(under_way(workdir, tmp_path / "run") / "checkpoints" / "60")
     assert train_and_evaluate(config, tmp_path / "run")["steps"] == 60
+    assert numbers(tmp_path / "run") == numbers(workdir)
+
+
+@pytest.mark.slow
+def test_a_run_within_double_precision_is_the_same(finished, tmp_path):
+    config, workdir, _ = finished
+    with float64():
+        train_and_evaluate(config, tmp_path / "run")
     assert numbers(tmp_path / "run") == numbers(workdir)
 
 

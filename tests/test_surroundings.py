@@ -12,6 +12,7 @@ import pytest
 
 from rnnlab import devices, surroundings
 from rnnlab.build import ConfigError
+from rnnlab.workdir import write_file
 
 ROOT = Path(__file__).parent.parent
 OTHERS = {
@@ -55,6 +56,12 @@ def test_a_terminal_that_lacks_a_character_shows_a_question_mark(monkeypatch):
     surroundings.settle()
     print("2 × cpu, ‖δ‖, \udcff", flush=True)
     assert raw.getvalue().decode() == "2 ? cpu, ???, ?" + os.linesep
+
+
+def test_names_as_python_reads_them_without_utf8_are_written_as_they_were_typed(tmp_path):
+    name = "run ü".encode().decode("ascii", "surrogateescape")
+    write_file(tmp_path / "page", f"{name} \udcff")
+    assert (tmp_path / "page").read_text(encoding="utf-8") == "run ü \ufffd"
 
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend 'cuda':\n no GPU")])
@@ -101,7 +108,7 @@ CHARACTERS = (
     "--config.eval_batch_size=4",
     "--config.batch_size=4",
 )
-RUN = "--workdir=run"
+RUN = "--workdir=run ü"
 BARE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 ODD = {"JAX_ENABLE_X64": "1", "JAX_DEBUG_NANS": "1", "MPLBACKEND": "nonsense"}
 COMMANDS: dict[str, Sequence[str]] = {
@@ -110,8 +117,8 @@ COMMANDS: dict[str, Sequence[str]] = {
     "evaluate": ("-m", "rnnlab.evaluate", RUN),
     "diagnose": ("-m", "rnnlab.diagnose", RUN, "--html"),
     "generate": ("-m", "rnnlab.generate", "--workdir=text", "--prompt=to be × ", "--length=20", "--data_dir=data"),
-    "sweep": ("-m", "rnnlab.sweep", "--config=sweep.py", "--workdir=sweep"),
-    "report": ("-m", "rnnlab.report", "--workdir=sweep"),
+    "sweep": ("-m", "rnnlab.sweep", "--config=sweep.py", "--workdir=sweep ×"),
+    "report": ("-m", "rnnlab.report", "--workdir=sweep ×"),
     "find_learning_rate": (
         "-m",
         "rnnlab.find_learning_rate",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rnnlab.surroundings import single_precision
 from rnnlab.sweeps.halving import Halving, left_before
 from rnnlab.sweeps.manifest import Plan, make_plan, open_sweep
 from rnnlab.sweeps.progress import SweepProgress
@@ -16,6 +17,7 @@ from rnnlab.sweeps.worker import TableFile, Worker, shared_axes
 from rnnlab.workdir import is_done
 
 
+@single_precision()
 def run_sweep(
     sweep: Mapping[str, Any],
     workdir: Path,
