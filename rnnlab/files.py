@@ -136,6 +136,11 @@ def read_text(path: Path, remedy: str) -> str:
     return text
 
 
+def as_typed(text: str) -> str:
+    """A text with names as they were typed: where the locale has no UTF-8, Python keeps their bytes as surrogates."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = False) -> None:
     """Writes a NumPy archive whole or not at all.
 

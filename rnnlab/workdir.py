@@ -12,7 +12,7 @@ from typing import Any
 
 from rnnlab.build import ConfigError
 from rnnlab.config import differences, resolve_config, to_json
-from rnnlab.files import damaged, is_number, read_json, write_bytes
+from rnnlab.files import as_typed, damaged, is_number, read_json, write_bytes
 from rnnlab.locks import GRACE, claimed, holder
 
 DONE = ("finished", "stopped_early", "diverged", "pruned")
@@ -166,8 +166,7 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         Unwritable: it cannot be written.
     """
-    # Where the locale has no UTF-8, Python keeps a name's bytes as surrogates.
-    write_bytes(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
+    write_bytes(path, as_typed(text).encode())
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -184,8 +184,8 @@ def test_a_text_that_is_mostly_unknown_is_said_with_numbers(source: Path, tmp_pa
     for _ in range(2):  # Where it is prepared, and wherever it is read again.
         load_tokens("text", source.parent, source=source, vocabulary=words, say=said.append)
         assert said[-1] == (
-            "warning: 60% of the train text (360 of 600 tokens), 62% of the validation text (5 of 8 tokens) is <unk>: "
-            "the vocabulary, of 4 entries, is not that of this text"
+            "warning: 60% of the train text (360 of 600 tokens), 62% of the validation text (5 of 8 tokens) is <unk>, "
+            "not in the vocabulary of 4 entries"
         )
         said.clear()
     load_tokens("text", source.parent, source=source, say=said.append)

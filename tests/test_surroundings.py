@@ -101,7 +101,7 @@ TEXT = "to be or not to be × that is the question\n" * 200
 CHARACTERS = (
     f"--config={ROOT / 'configs' / 'shakespeare.py'}",
     "--config.task.dataset=text",
-    "--config.task.source=books",
+    "--config.task.source=Bücher",
     "--config.task.window=5",
     "--config.model.cell.features=4",
     "--config.steps=10",
@@ -131,7 +131,7 @@ COMMANDS: dict[str, Sequence[str]] = {
         "-m",
         "rnnlab.datasets.prepare",
         "--dataset=text",
-        "--source=books",
+        "--source=Bücher",
         "--data_dir=data",
         "--min_count=2",
     ),
@@ -167,8 +167,8 @@ def test_every_entry_explains_itself_in_a_bare_locale(tmp_path, words):
 
 @pytest.mark.exhaustive
 def test_every_command_works_in_a_bare_locale_with_odd_settings(tmp_path):
-    (tmp_path / "books").mkdir()
-    (tmp_path / "books" / "a.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "Bücher").mkdir()
+    (tmp_path / "Bücher" / "a.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "sweep.py").write_text(SWEEP, encoding="utf-8")
     for name, words in COMMANDS.items():
         done = run(words, tmp_path, **BARE, **ODD)
@@ -180,8 +180,8 @@ def test_every_command_works_in_a_bare_locale_with_odd_settings(tmp_path):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_device_that_is_not_there_is_one_line_and_leaves_no_workdir(tmp_path, name):
     """A command that needs no device finishes; one that needs a run finds none."""
-    (tmp_path / "books").mkdir()
-    (tmp_path / "books" / "a.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "Bücher").mkdir()
+    (tmp_path / "Bücher" / "a.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "sweep.py").write_text(SWEEP, encoding="utf-8")
     done = run(COMMANDS[name], tmp_path, JAX_PLATFORMS="cuda")
     if name == "prepare":
@@ -189,4 +189,4 @@ def test_a_device_that_is_not_there_is_one_line_and_leaves_no_workdir(tmp_path, 
         return
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "data") == ["books", "sweep.py"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "data") == ["Bücher", "sweep.py"]

@@ -13,6 +13,7 @@ import pytest
 
 from rnnlab.build import ConfigError
 from rnnlab.datasets import text
+from rnnlab.datasets.files import cached
 from rnnlab.datasets.text import Corpus, Part, find_corpus
 
 
@@ -286,6 +287,11 @@ def test_what_may_be_another_split_is_never_trained_on(
 def test_a_word_within_a_word_is_no_split(tmp_path: Path, write: Write, name: str) -> None:
     write(name, "a\n" * 100)
     assert len(contents(find_corpus("text", source=tmp_path))["train"]) == 180
+
+
+def test_a_folder_of_our_cache_does_not_depend_on_the_locale(tmp_path: Path) -> None:
+    name = "Bücher".encode().decode("ascii", "surrogateescape")  # As Python reads it where there is no UTF-8.
+    assert cached(tmp_path / name / "text") == cached(tmp_path / "Bücher" / "text")
 
 
 def test_links_in_a_corpus_are_followed(tmp_path: Path, write: Write) -> None:

@@ -32,7 +32,7 @@ def named_cache() -> Path | None:
 
 def cached(folder: Path) -> Path:
     """The folder of our cache that stands for a data folder into which nothing is to be written."""
-    where = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
+    where = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:8]
     return cache_root() / f"{folder.name}-{where}"
 
 

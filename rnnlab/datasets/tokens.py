@@ -110,7 +110,7 @@ def check_unknown(corpus: TokenSet) -> str | None:
         f"{sizes[split]['tokens']} tokens)"
         for split in most
     )
-    return f"{shares} is <unk>: the vocabulary, of {len(corpus.vocabulary)} entries, is not that of this text"
+    return f"{shares} is <unk>, not in the vocabulary of {len(corpus.vocabulary)} entries"
 
 
 def read_tokens(folder: Path) -> TokenSet:
@@ -188,7 +188,7 @@ def _key(request: Request) -> str:
         key = f"{level}-{Path(vocabulary).stem}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     if source is not None:
         path = Path(source).expanduser().resolve()
-        key = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}-{key}"
+        key = f"{path.name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}-{key}"
     return key
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.datasets.writing import whole_file
+from rnnlab.files import as_typed
 from rnnlab.locks import alone
 from rnnlab.workdir import read_summary
 
@@ -59,6 +60,7 @@ def write_table(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]
 
     with alone(workdir / "table.lock"):
         rows = make_rows(workdir, sweep)
+        rows = [{name: as_typed(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
         columns = {name: _column([row[name] for row in rows]) for name in (rows[0] if rows else ())}
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
