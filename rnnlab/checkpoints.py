@@ -6,9 +6,12 @@ A workdir to hand on has `parameters.npz` in its place: what evaluation needs of
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
+import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +24,8 @@ from orbax.checkpoint import v1 as ocp
 
 from rnnlab import distributed
 from rnnlab.build import ConfigError
+from rnnlab.checksums import altered, checksums
+from rnnlab.files import check_fields, interpreting, read_arrays, read_json, write_arrays
 from rnnlab.split import UNSPLIT, SplitLeaves
 from rnnlab.state import TrainState
 from rnnlab.typing import PyTree
@@ -62,12 +67,24 @@ class SavedCheckpoints:
         return -max(scored)[1] if scored else None
 
     def _rank(self, step: int) -> Any:
-        """What `_rank` says of a checkpoint; None where it has no score."""
+        """What `_rank` says of a checkpoint; None where it has no score.
+
+        Raises:
+            ConfigError: its file is damaged.
+        """
+        path = self.directory / str(step) / "metrics" / "metrics"
+        remedy = f"remove {self.directory / str(step)}, or name another step"
         try:
-            metrics = json.loads((self.directory / str(step) / "metrics" / "metrics").read_text(encoding="utf-8"))
-            return _rank(metrics) if metrics else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # None, removed meanwhile, or damaged.
+            metrics = read_json(path, remedy) if path.exists() else None
+        except ConfigError:
+            if not path.exists():  # It was removed meanwhile.
+                return None
+            raise
+        if not metrics:
             return None
+        check_fields(path, metrics, {"score": float}, remedy)
+        with interpreting(path, remedy):
+            return int(metrics.get("stage", 0)), float(metrics["score"])
 
     def restore(
         self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
@@ -82,17 +99,29 @@ class SavedCheckpoints:
         if step not in (steps := self.steps()):
             there = ", ".join(map(str, steps)) or "none"
             raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {there}")
-        try:
-            with _readable_name(self.directory.absolute()) as folder:
+        with _readable_name(self.directory.absolute()) as folder, _others_silent():
+            try:
                 return self._restored(folder / str(step), step, like, words)
-        except ConfigError:
-            raise
-        except Exception as error:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
-            raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read ({_first_line(error)})") from error
+            except (ConfigError, MemoryError):
+                raise
+            except Exception:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
+                pass
+            gc.collect()  # After the handler, whose frames hold Orbax's tasks.
+        own = self.directory / str(step)
+        closed = [path for path in (own, *own.rglob("*")) if not os.access(path, os.R_OK)]
+        why = f"{closed[0]}: permission denied" if closed else "a file in it is missing or damaged"
+        others = ", ".join(str(each) for each in steps if each != step)
+        others = f"other checkpoints are of step {others}" if others else "there is no other checkpoint"
+        raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read: {why}; {others}")
 
     def _restored(self, path: Path, step: int, like: PyTree | Callable[..., PyTree], words: SplitLeaves) -> Restored:
         metadata: Any = ocp.metadata(str(path))
         found, host = metadata.metadata, dict(metadata.custom_metadata or {})
+        if not host:
+            raise ValueError("what the host remembered is lost")
+        kept = host.pop(_CHECKSUMS, None)
+        if kept is not None and altered(kept, {}, host):
+            raise ValueError("what the host remembered is not what it was")
         like = like(host) if callable(like) else like
         wanted = _flat(like)
         missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
@@ -109,6 +138,10 @@ class SavedCheckpoints:
         options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
         with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
             flat = ocp.load(str(path), wanted)
+        if kept is not None:
+            cast = [name for name in wanted if found[name].dtype != wanted[name].dtype]
+            if names := altered(kept, {name: flat[name] for name in wanted}, host, [*others, *cast]):
+                raise ValueError(f"{names[0]} is not what it was")
         # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
         leaves = [jnp.copy(flat[name]) for name in wanted]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
@@ -127,6 +160,8 @@ class Checkpoints(SavedCheckpoints):
         self.say = say
         best = _policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         directory.mkdir(parents=True, exist_ok=True)
+        for step in self.steps():
+            self._rank(step)  # Orbax reads all scores, and has no line for one that is damaged.
         self._stack = contextlib.ExitStack()
         self._checkpointer = _training.Checkpointer(
             self._stack.enter_context(_readable_name(directory.absolute())),
@@ -153,11 +188,12 @@ class Checkpoints(SavedCheckpoints):
         self.wait()
         if step in self.steps():
             self._checkpointer.delete(step)
+        flat = _flat(jax.tree.map(jnp.copy, state))
         self._pending = self._checkpointer.save_async(
             step,
-            _flat(jax.tree.map(jnp.copy, state)),
+            flat,
             metrics=None if score is None else {"score": score, "stage": stage},
-            custom_metadata=dict(host),
+            custom_metadata={**host, _CHECKSUMS: checksums(flat, host)},
         )
 
     def wait(self) -> None:
@@ -213,6 +249,21 @@ class Checkpoints(SavedCheckpoints):
 
 
 @contextlib.contextmanager
+def _others_silent() -> Iterator[None]:
+    """Nothing but the caller says what went wrong: Orbax's tasks, of which each reads a file, report on their own, too,
+    as they are collected."""
+    logger = logging.getLogger("asyncio")
+    level, hook = logger.level, sys.unraisablehook
+    logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
 def _readable_name(directory: Path) -> Iterator[Path]:
     """The folder under a name that Orbax can use, through a link elsewhere where its own is none.
 
@@ -237,6 +288,8 @@ def _readable_name(directory: Path) -> Iterator[Path]:
         yield link
 
 
+_CHECKSUMS = "checksums"
+"""The place of `checksums` in what Orbax keeps for the host."""
 _STEP = re.compile("[0-9]+")
 """The name of a whole checkpoint's folder; of one that is being written it has a suffix."""
 
@@ -290,9 +343,7 @@ def export_parameters(restored: Restored, path: Path) -> None:
     the host remembered."""
     state: TrainState = restored.state
     arrays = {name: np.asarray(leaf) for name, leaf in _flat(_exported(state)).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez(file, step=restored.step, host=json.dumps(restored.host), **arrays)  # pyright: ignore
+    write_arrays(path, {"step": restored.step, "host": json.dumps(restored.host), **arrays})
 
 
 def _exported(state: TrainState) -> dict[str, PyTree]:
@@ -301,12 +352,10 @@ def _exported(state: TrainState) -> dict[str, PyTree]:
 
 def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
     """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
-    try:
-        with path.open("rb") as file, np.load(file) as archive:
-            found = dict(archive)
-        step, host = int(found.pop("step")), json.loads(str(found.pop("host")))
-    except Exception as error:  # NumPy, zipfile and JSON have a type each for a file that is not what it was.
-        raise ConfigError(f"{path} cannot be read ({_first_line(error)})") from error
+    remedy = "restore it: nothing else has these parameters"
+    found = read_arrays(path, remedy, ["step", "host"])
+    with interpreting(path, remedy):
+        step, host = int(found.pop("step")), dict(json.loads(str(found.pop("host"))))
     if which not in ("best", "last", str(step)):
         raise ConfigError(f"--checkpoint: {path} holds that of step {step} alone, not {which}")
     tree = _exported(like)

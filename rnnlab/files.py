@@ -63,13 +63,16 @@ def read_json(
 
 def read_json_lines(path: Path, remedy: str, fields: Fields | None = None) -> tuple[list[dict[str, Any]], list[int]]:
     """The objects in a file of one JSON object a line, and the numbers, from 1, of the lines that are none or lack a
-    field.
+    field. A last line that was cut short, as by a crash, is left out.
 
     Raises:
         ConfigError: the file is missing or cannot be read, or not one of its lines is such an object.
     """
     objects, others = [], []
-    for number, line in enumerate(_bytes(path, remedy).split(b"\n"), 1):
+    *lines, last = _bytes(path, remedy).split(b"\n")
+    if not last.startswith(b"{") or last.endswith(b"}"):
+        lines.append(last)
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 content = json.loads(line.decode())

@@ -15,7 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rnnlab.output import make_console
+from rnnlab.files import Fields, is_number, read_json_lines
+from rnnlab.output import complain, make_console
 
 
 class MetricsFile:
@@ -153,13 +154,24 @@ def plain(value: Any) -> Any:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of WORKDIR/metrics.jsonl; a last line cut short by a crash is left out."""
-    return _read_lines(workdir / "metrics.jsonl")
+    """The lines of WORKDIR/metrics.jsonl. A last line cut short by a crash is left out; so are others that are damaged,
+    which a line on stderr says.
+
+    Raises:
+        ConfigError: it cannot be read, or none of its lines can.
+    """
+    path = workdir / "metrics.jsonl"
+    lines = _read_lines(path, {"step": int, "split": str})
+    whole = [line for line in lines if all(is_number(value) for name, value in line.items() if name != "split")]
+    if len(whole) < len(lines):
+        complain(f"warning: {path}: {len(lines) - len(whole)} lines hold other things than numbers; left out")
+    return whole
 
 
 def read_diagnostics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of WORKDIR/diagnostics.jsonl: {"step", "seconds", "gradient_flow": {"layer 1/h": [...], ...}, ...}."""
-    return _read_lines(workdir / "diagnostics.jsonl")
+    """The lines of WORKDIR/diagnostics.jsonl: {"step", "seconds", "gradient_flow": {"layer 1/h": [...], ...}, ...}; see
+    `read_metrics`."""
+    return _read_lines(workdir / "diagnostics.jsonl", {"step": int})
 
 
 def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -168,15 +180,17 @@ def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+LINES_AGAIN = "remove it, or the lines that are damaged"
+"""What to do about a damaged metrics.jsonl or diagnostics.jsonl."""
+
+
+def _read_lines(path: Path, fields: Fields) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    lines, others = read_json_lines(path, LINES_AGAIN, fields)
+    if others:
+        numbers = ", ".join(map(str, others[:5])) + (", …" if len(others) > 5 else "")
+        complain(f"warning: {path}: line {numbers} cannot be read; left out")
     return lines
 
 

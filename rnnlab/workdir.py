@@ -12,8 +12,9 @@ from typing import Any
 
 from rnnlab.build import ConfigError
 from rnnlab.config import differences, resolve_config, to_json
-from rnnlab.files import as_typed, damaged, is_number, read_json, write_bytes
+from rnnlab.files import as_typed, check_objects, damaged, interpreting, is_number, read_json, write_bytes
 from rnnlab.locks import GRACE, claimed, holder
+from rnnlab.output import complain
 
 DONE = ("finished", "stopped_early", "diverged", "pruned")
 """The statuses of a run that is over: the same command does not start it again."""
@@ -55,10 +56,11 @@ def _holder_of_group(workdir: Path) -> str | None:
     if run.parent.name != "runs" or not (sweep / "sweep.json").is_file():
         return None
     try:
-        groups = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["groups"]
-        names = [name for name, group in groups.items() if run.name in group["runs"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        groups = read_json(sweep / "sweep.json", "", {"groups": {}})["groups"]
+        check_objects(sweep / "sweep.json", groups.values(), {"runs": list}, "", "groups")
+    except ConfigError:
         return None
+    names = [name for name, group in groups.items() if run.name in group["runs"]]
     return next(filter(None, (holder(sweep / "groups" / name / GROUP_LOCK) for name in names)), None)
 
 
@@ -67,12 +69,21 @@ GROUP_LOCK = "group.lock"
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """summary.json of a run's folder; None where there is none, or half of one."""
-    try:
-        found = json.loads((workdir / "summary.json").read_bytes())
-    except (OSError, ValueError):
+    """summary.json of a run's folder; None where there is none. One that is damaged counts as none, so that the run
+    makes it again, and a line on stderr says so, once."""
+    path = workdir / "summary.json"
+    if not path.exists():
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("status"), str) else None
+    try:
+        return read_json(path, SUMMARY_AGAIN, {"status": str})
+    except ConfigError as error:
+        if path not in _complained:
+            _complained.add(path)
+            complain(f"warning: {error}")
+        return None
+
+
+_complained: set[Path] = set()
 
 
 def is_done(workdir: Path) -> bool:
@@ -176,18 +187,14 @@ def read_config(workdir: Path) -> dict[str, Any]:
         ConfigError: there is none, it is no JSON, or a field or value in it exists no more.
     """
     path = workdir / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_tuples)
-    except FileNotFoundError:
-        raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} cannot be read: it holds no config, but {found!r:.60}")
-    try:
-        return resolve_config(found)
-    except ConfigError as error:
-        raise ConfigError(f"{path}, of a run of another version of rnnlab or changed by hand: {error}") from None
+    if not path.exists():
+        raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json")
+    found = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
+    with interpreting(path, "restore it"):
+        try:
+            return resolve_config(found)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, damaged or of a run of another version of rnnlab: {error}") from None
 
 
 def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -65,10 +65,11 @@ def test_lines_that_are_none_are_numbered_and_the_others_kept(tmp_path: Path):
     path.write_bytes(b'{"step": 1}\n\n{"step"\n{"step": "2"}\n\xff\xfe\n3\n{"step": 4, "split": "test"}\n{"ste')
     assert read_json_lines(path, REMEDY, {"step": int}) == (
         [{"step": 1}, {"step": 4, "split": "test"}],
-        [3, 4, 5, 6, 8],
+        [3, 4, 5, 6],
     )
-    path.write_bytes(b"")
-    assert read_json_lines(path, REMEDY) == ([], [])
+    for content in (b"", b'{"st'):
+        path.write_bytes(content)
+        assert read_json_lines(path, REMEDY) == ([], [])
     path.write_bytes(bytes(30))
     with pytest.raises(ConfigError, match="holds no line of JSON; remove it"):
         read_json_lines(path, REMEDY)

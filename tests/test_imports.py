@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
     ["typing", "output", "compiler"],
     ["build", "random", "split", "surroundings"],
-    ["files"],
+    ["files", "checksums"],
     ["norms", "locks"],
     ["initializers", "activations", "linear", "normalization"],
     ["recurrence"],

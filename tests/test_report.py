@@ -503,7 +503,7 @@ def dots_of(samples: list[list[float]], scale: Scale) -> list[Any]:
 @pytest.mark.parametrize(
     ("samples", "scale"),
     [
-        ([[1e-4, 2e-4, 1.5e-4], [0.01, 0.1, 0.03], [0.17, 0.16, 0.17]], LOGARITHMS),
+        ([[1e-4, 2e-4, 1.5e-4], [0.2, 0.3, 0.4], [0.17, 0.16, 0.17]], LOGARITHMS),
         ([[0.9, 0.91, 0.93], [0.97, 1.0, 0.99]], SHARE),
         ([[0.01, 0.0, 0.02], [0.04, 0.05, 0.06]], NOT_NEGATIVE),
     ],

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rnnlab.metrics import read_diagnostics
+from rnnlab.files import interpreting
+from rnnlab.metrics import LINES_AGAIN, read_diagnostics
 from rnnlab.plots.runs import reads_every_step
 from rnnlab.plots.style import (
     COLOURS,
@@ -43,9 +44,10 @@ def observed(workdir: Path, output: Path | None = None) -> list[Path]:
             continue
         those = [line for line in lines if diagnostic in line]
         if those:
-            figure = draw([line["step"] for line in those], [line[diagnostic] for line in those])
-            if figure is not None:
-                found.append(save(figure, (output or workdir) / "plots" / f"{name}.png"))
+            with interpreting(workdir / "diagnostics.jsonl", LINES_AGAIN):
+                figure = draw([line["step"] for line in those], [line[diagnostic] for line in those])
+                if figure is not None:
+                    found.append(save(figure, (output or workdir) / "plots" / f"{name}.png"))
     return found
 
 
@@ -59,8 +61,9 @@ def compare_training(workdirs: Mapping[str, Path], path: Path) -> Path:
     mesh: Any = None
     for axis, (label, workdir) in zip(axes, workdirs.items(), strict=True):
         lines = [line for line in read_diagnostics(workdir) if "gradient_flow" in line]
-        name = [name for name in lines[-1]["gradient_flow"] if name.endswith("/h")][-1]
-        norms = np.array([numbers(line["gradient_flow"][name]) for line in lines])
+        with interpreting(workdir / "diagnostics.jsonl", LINES_AGAIN):
+            name = [name for name in lines[-1]["gradient_flow"] if name.endswith("/h")][-1]
+            norms = np.array([numbers(line["gradient_flow"][name]) for line in lines])
         logs = np.log10(shown(norms, positive=True)) - np.log10(shown(norms[:, -1:], positive=True))
         rows = np.arange(norms.shape[1] + 1) + 0.5
         mesh = axis.pcolormesh(

@@ -15,14 +15,14 @@ import numpy as np
 
 from rnnlab.build import ConfigError
 from rnnlab.config import differences, resolve_config
-from rnnlab.files import check_fields, check_objects, read_json, read_text
+from rnnlab.files import Fields, check_fields, check_objects, read_json, read_text
 from rnnlab.metrics import plain, read_metrics
 from rnnlab.reproduction.experiments import Case, paper_number
 from rnnlab.reproduction.training import HARDWARE
 from rnnlab.sweeps.manifest import read_sweep
 from rnnlab.sweeps.question import shares
 from rnnlab.sweeps.statistics import Mean, mean_interval, number, scale_of
-from rnnlab.workdir import DONE, read_config, read_gradient_flow, read_summary, write_file
+from rnnlab.workdir import DONE, SUMMARY_AGAIN, read_config, read_gradient_flow, read_summary, write_file
 
 SCHEMA = 1
 POINTS = 400
@@ -52,6 +52,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
         summary = read_summary(workdir)
         if not run["in_sweep"] or summary is None:
             continue
+        check_fields(workdir / "summary.json", summary, _SUMMARY, SUMMARY_AGAIN)
         if summary["status"] not in DONE and "test" not in summary["best"]:
             continue  # A signal came: the numbers follow when it goes on.
         stage = dict(summary.get("stage") or {"number": 1, "of": 1})
@@ -60,26 +61,33 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
         config = {k: v for k, v in read_config(workdir).items() if k != "seed"}
         lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and metric in line]
         lines = [line for line in lines if stage.items() <= line.items()]
-        found.append(
-            {
-                "seed": summary["seed"],
-                "status": summary["status"],
-                "steps": summary["steps"],
-                "test": plain(number(summary["best"].get("test", {}).get(metric))),
-                "best_step": summary["best"]["step"],
-                "validation": plain(number((summary["best"]["validation"] or {}).get(metric))),
-                "solved_at": (summary["convergence"] or {}).get("steps"),
-                "seconds": summary["seconds"],
-                "replicas": summary.get("replicas", 1),
-                "device": summary["device"],
-                "hardware": machine,
-                "git_commit": summary["git_commit"],
-                "versions": summary["versions"],
-                "curve": [[line["step"], _short(line[metric])] for line in _thinned(lines)],
-            }
-        )
+        curve = [[line["step"], _short(line[metric])] for line in _thinned(lines)]
+        found.append({**_numbers(summary, metric), "hardware": machine, "curve": curve})
         flow = flow or read_flow(workdir, summary["seed"])
     return {"config": config, "gradient_flow": flow, "runs": found}
+
+
+_SUMMARY: Fields = {"seed": int, "steps": int, "best": {"step": (int, type(None)), "validation": (dict, type(None))}}
+_SUMMARY = {**_SUMMARY, "convergence": (dict, type(None)), "seconds": float, "device": str, "versions": {}}
+
+
+def _numbers(summary: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What a results' file has of a summary.json."""
+    best = summary["best"]
+    return {
+        "seed": summary["seed"],
+        "status": summary["status"],
+        "steps": summary["steps"],
+        "test": plain(number((best.get("test") or {}).get(metric))),
+        "best_step": best["step"],
+        "validation": plain(number((best["validation"] or {}).get(metric))),
+        "solved_at": (summary["convergence"] or {}).get("steps"),
+        "seconds": summary["seconds"],
+        "replicas": summary.get("replicas", 1),
+        "device": summary["device"],
+        "git_commit": summary.get("git_commit"),
+        "versions": summary["versions"],
+    }
 
 
 def _thinned(values: Sequence[Any]) -> list[Any]:
