@@ -324,6 +324,14 @@ def test_an_empty_text_is_refused(source: Path, name: str, split: str, content: 
     (source / f"{name}.txt").write_text(content)
     with pytest.raises(ConfigError, match=rf"the {split} text is empty \(.*books"):
         load(source)
+    assert not list(source.parent.rglob("*.partial"))
+
+
+def test_a_vocabulary_that_is_none_leaves_no_pieces(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("zebra\n")
+    with pytest.raises(ConfigError, match=r"words: none of its 1 words \('zebra' …\) is in the training text"):
+        load(source, vocabulary=tmp_path / "words")
+    assert not list(source.parent.rglob("*.partial"))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,15 @@ def test_other_errors_are_none_of_the_devices():
         raise AssertionError("mine")
 
 
+@pytest.mark.slow
+def test_figures_do_not_depend_on_a_users_settings(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    code = "import rnnlab.plots, matplotlib as m; print(m.get_backend().lower(), m.rcParams['text.usetex'])"
+    (tmp_path / "work").mkdir()
+    done = run(["-c", code], tmp_path / "work", MPLCONFIGDIR=str(tmp_path), MPLBACKEND="nonsense")
+    assert done.stdout == "agg False\n", done.stderr
+
+
 # --- every command, as it is typed -----------------------------------------------------------------------------------
 
 SMALL = (

@@ -59,12 +59,16 @@ def assemble(
     number_all(everything, processes, done)
     say("counting and writing")
     merged = _merge(chunks)
-    for split in SPLITS:
-        if not any(count and word != END[level].encode() for word, count in merged.counted(split)):
-            files = ", ".join(str(part.path) for part in corpus.splits[split][:3]) or "no line is left for it"
-            raise ConfigError(f"the {split} text is empty ({files})")
-    counted = {word.decode(): count for word, count in merged.counted("train") if count}
-    vocabulary = choose(counted)
+    try:
+        for split in SPLITS:
+            if not any(count and word != END[level].encode() for word, count in merged.counted(split)):
+                files = ", ".join(str(part.path) for part in corpus.splits[split][:3]) or "no line is left for it"
+                raise ConfigError(f"the {split} text is empty ({files})")
+        counted = {word.decode(): count for word, count in merged.counted("train") if count}
+        vocabulary = choose(counted)
+    except ConfigError:  # The pieces are of no use to a run that is right.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     with contextlib.suppress(OSError):
         (folder / "meta.json").unlink(missing_ok=True)  # What is there is no longer what it describes.
     small = len(vocabulary) <= 1 << 16

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["MPLBACKEND"] = "agg"  # Before matplotlib reads it: figures are files, whatever a user's shell says.
+# Before matplotlib reads them: figures are files, and alike whatever a user's shell and matplotlibrc say.
+os.environ["MPLBACKEND"] = "agg"
+os.environ["MATPLOTLIBRC"] = os.devnull
 from rnnlab.plots.diagnosis import diagnosis
 from rnnlab.plots.language_models import validation_curves
 from rnnlab.plots.observed import compare_training, observed
