@@ -214,6 +214,8 @@ class RecurrentLayer(nnx.Module):
         first: the carry that each direction begins with; its `initial_carry` if not given. last: a list that gets the
         carry after each direction's last step.
         """
+        if first is not None and len(first) != len(self.cells):
+            raise ValueError(f"first has {len(first)} carries; this layer has {len(self.cells)} directions")
         outputs, states = [], []
         for direction in range(len(self.cells)):
             cell, noise, state_mask = self.modified(direction, x.shape[:2], training, lengths)

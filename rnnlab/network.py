@@ -25,13 +25,13 @@ from rnnlab.layers import (
     RecurrentLayer,
     normalization_options,
 )
-from rnnlab.linear import ComputeType
+from rnnlab.linear import ComputeType, check_width
 from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
-from rnnlab.recurrence import Taps, make_taps
+from rnnlab.recurrence import Taps, check_lengths, make_taps
 from rnnlab.softmax import Softmax, SoftmaxSpec, check_softmax, embed, parts_of_embedding, softmax_options
 from rnnlab.split import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, own_rows
-from rnnlab.typing import Array, Carry, Float, Int, Num
+from rnnlab.typing import Array, Carry, Float, Int, Shaped
 
 Readout = Literal["last", "every"]
 Connections = Literal["plain", "residual", "highway", "skip", "dense"]
@@ -138,7 +138,7 @@ class Network(nnx.Module):
         if embedding is None and (embedding_file is not None or not embedding_trained):
             field = "embedding_trained=False" if embedding_file is None else "embedding_file"
             raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
-        in_features = vocabulary or in_features
+        self.in_features = in_features = vocabulary or in_features
         self.parts, table = parts_of_embedding(softmax, embedding_trained), None
         if vocabulary is not None and embedding is not None:
             kind = nnx.Param if embedding_trained else FixedEmbedding
@@ -225,7 +225,7 @@ class Network(nnx.Module):
         if isinstance(self.embedding, nnx.Param):
             self.axis_name = MODEL_AXIS
 
-    def embed(self, x: Num[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
+    def embed(self, x: Shaped[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
         """What the first recurrent layer sees, before normalisation."""
         if self.vocabulary is not None:
             if self.embedding is None:
@@ -242,7 +242,7 @@ class Network(nnx.Module):
 
     def hidden(
         self,
-        x: Num[Array, "T B *D"],
+        x: Shaped[Array, "T B *D"],
         lengths: Int[Array, " B"] | None = None,
         taps: list[list[Taps]] | None = None,
         training: Training | None = None,
@@ -257,7 +257,13 @@ class Network(nnx.Module):
         and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
         every layer's directions begin with, as `first_carries` has it, which are taken if not given. last: a list that
         gets what they end with.
+
+        Raises:
+            ValueError: inputs or lengths that are not this network's, or another number of first carries.
         """
+        self._check(x, lengths, first)
+        if self.vocabulary is None and not jnp.issubdtype(x.dtype, jnp.inexact):
+            x = x.astype(self.layers[0].cells[0].bias[...].dtype)
         inside = None
         if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
             inside = jnp.arange(x.shape[0])[:, None] < lengths
@@ -283,6 +289,25 @@ class Network(nnx.Module):
         if self.connections == "skip":
             x, state = (jnp.concatenate(parts, -1) for parts in zip(*seen, strict=True))
         return Hidden(x, state)
+
+    def _check(self, x: jax.Array, lengths: jax.Array | None, first: Carries | None) -> None:
+        """Raises a ValueError for inputs that are not this network's."""
+        tokens = jnp.issubdtype(x.dtype, jnp.integer)
+        if self.vocabulary is not None and (x.ndim != 2 or not tokens):
+            taken = f"tokens below {self.vocabulary}, integers [T, B]"
+            raise ValueError(f"the input is {x.dtype}{list(x.shape)}; this network takes {taken}")
+        if self.vocabulary is None and x.ndim != 3:
+            taken = f"[T, B, {self.in_features}] (time first)"
+            raise ValueError(f"the input has shape {x.shape}; this network takes {taken}")
+        if 0 in x.shape[:2]:
+            raise ValueError(f"the input has shape {x.shape}: no time steps or no rows")
+        if self.vocabulary is None:
+            check_width(x, self.in_features, "this network")
+        if lengths is not None:
+            check_lengths(lengths, x)
+        directions = [len(layer.cells) for layer in self.layers]
+        if first is not None and list(map(len, first)) != directions:
+            raise ValueError(f"first has carries for {list(map(len, first))} directions; the layers have {directions}")
 
     def first_carries(self, batch: int) -> Carries:
         """What every layer's directions begin with: per layer and direction the carry, [B, H] each."""
@@ -329,7 +354,7 @@ class Network(nnx.Module):
 
     def __call__(
         self,
-        x: Num[Array, "T B *D"],
+        x: Shaped[Array, "T B *D"],
         lengths: Int[Array, " B"] | None = None,
         taps: list[list[Taps]] | None = None,
         training: Training | None = None,
@@ -338,7 +363,7 @@ class Network(nnx.Module):
         return self.read(self.hidden(x, lengths, taps, training), lengths, training)
 
     def attention_weights(
-        self, x: Num[Array, "T B *D"], lengths: Int[Array, " B"] | None = None
+        self, x: Shaped[Array, "T B *D"], lengths: Int[Array, " B"] | None = None
     ) -> Float[Array, "T B"]:
         """How much each step counts for each row's answer.
 
@@ -349,7 +374,7 @@ class Network(nnx.Module):
             raise ValueError("this network has no attention (model.attention)")
         return self.attention.weights(*self.hidden(x, lengths), lengths)
 
-    def make_taps(self, x: Num[Array, "T B *D"]) -> list[list[Taps]]:
+    def make_taps(self, x: Shaped[Array, "T B *D"]) -> list[list[Taps]]:
         """Zeros to differentiate with respect to: one `Taps` per layer and direction."""
         runs: list[LayerRun] = []
         jax.eval_shape(lambda: self.hidden(x, runs=runs).h)

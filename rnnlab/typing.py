@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 
 PyTree = Any
 Carry = tuple[jax.Array, ...]
@@ -49,5 +49,6 @@ __all__ = [
     "PRNGKeyArray",
     "Parts",
     "PyTree",
+    "Shaped",
     "UInt8",
 ]

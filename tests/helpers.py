@@ -3,12 +3,14 @@
 The oracle is a Python loop over rows and steps; it knows neither masks nor scans.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from flax import nnx
 
@@ -19,6 +21,18 @@ from rnnlab.recurrence import FusableCell, Taps
 
 float64 = functools.partial(jax.enable_x64, True)
 """A context in which arrays have double precision."""
+
+
+@contextlib.contextmanager
+def jaxtyping_disabled() -> Iterator[None]:
+    """As outside the tests, where no types are checked at run time."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
 
 CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CELLS},

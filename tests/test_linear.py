@@ -1,11 +1,13 @@
 """Products and the affine map: against plain products in double precision, and what bfloat16 rounds and what not."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab.linear import _NARROW, _POINTWISE, affine, matmul
+from rnnlab.linear import _NARROW, _POINTWISE, ComputeType, affine, matmul
 from tests.helpers import assert_close, float64, random_array
 
 R, K, M = 6, 5, 4
@@ -31,6 +33,26 @@ def test_second_derivatives_of_a_narrow_affine_map_are_those_of_x_w_plus_b():
             return jax.hessian(lambda *point: jnp.sum(jnp.sin(function(*point))), (0, 1, 2))(*point)
 
         assert_close(second(affine), second(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
+
+
+@pytest.mark.parametrize("width", [1, _POINTWISE - 1, _POINTWISE + 1, _NARROW, _NARROW + 9])
+@pytest.mark.parametrize("compute", get_args(ComputeType))
+def test_affine_refuses_inputs_of_another_width_and_says_both_shapes(width, compute):
+    x, kernel, bias = random_array(0, 2, width), random_array(1, _POINTWISE, M), random_array(2, M)
+    with pytest.raises(ValueError, match=rf"\(2, {width}\).*\({_POINTWISE}, {M}\)"):
+        jax.jit(affine, static_argnums=3)(x, kernel, bias, compute)
+
+
+@pytest.mark.parametrize("width", [_POINTWISE, _NARROW, _NARROW + 1])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32"])
+def test_affine_takes_integers_as_numbers_and_gives_the_kernel_its_gradient(width, dtype):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (5, width)), dtype)
+    kernel, bias = random_array(1, width, M), random_array(2, M)
+
+    def gradients(x):
+        return jax.value_and_grad(lambda *p: jnp.sin(affine(x, *p)).sum(), (0, 1))(kernel, bias)
+
+    assert_close(gradients(x), gradients(x.astype(kernel.dtype)), 0)
 
 
 def rounded(a: jax.Array) -> np.ndarray:

@@ -4,6 +4,7 @@ That the engine and the cells are right is in test_recurrence.py and test_cells.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,16 @@ from flax import nnx
 from rnnlab.build import ConfigError
 from rnnlab.network import Network
 from rnnlab.recurrence import unroll
-from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_like, with_bad_padding
+from tests.helpers import (
+    assert_close,
+    dot,
+    float64,
+    jaxtyping_disabled,
+    quick_jit,
+    random_array,
+    random_like,
+    with_bad_padding,
+)
 
 T, B, D, H, O = 5, 3, 2, 3, 4  # noqa: E741  (the legend's letters)
 LENGTHS = (5, 2, 3)
@@ -53,6 +63,68 @@ def test_outputs_have_the_readouts_shape(
     width = 2 * H if bidirectional else H
     assert [layer.cells[0].in_features for layer in network.layers] == [D] + [width] * (layers - 1)
     assert network.readout.kernel.shape == (width, O)
+
+
+# name -> (fields of the network, its inputs: shape and type, what the line says)
+NOT_ITS_INPUTS = {
+    **{
+        f"width {width}": ({}, (T, B, width), "float32", rf"\({T}, {B}, {width}\).*\[..., {D}\]")
+        for width in (1, 3, 40)
+    },
+    "integers of another width": ({}, (T, B, D + 1), "int32", r"\[..., 2\]"),
+    "projected, of another width": ({"input_projection": 4}, (T, B, 4), "float32", r"\[..., 2\]"),
+    "no features": ({}, (T, B), "float32", r"\(5, 3\).*\[T, B, 2\]"),
+    "no steps": ({}, (0, B, D), "float32", "no time steps"),
+    "no rows": ({}, (T, 0, D), "float32", "no rows"),
+    "tokens that are not integers": ({"vocabulary": 5, "embedding": 2}, (T, B), "float32", "integers"),
+    "one-hot tokens": ({"vocabulary": 5}, (T, B, 5), "int32", r"int32\[5, 3, 5\].*\[T, B\]"),
+    "no tokens": ({"vocabulary": 5}, (0, B), "int32", "no time steps"),
+}
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """As outside the tests: what the network checks itself is all that is checked."""
+    with jaxtyping_disabled():
+        yield
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("case", NOT_ITS_INPUTS)
+@pytest.mark.parametrize("lengths", [False, True])
+def test_inputs_of_another_network_are_refused_with_both_shapes(case, lengths):
+    fields, shape, dtype, message = NOT_ITS_INPUTS[case]
+    network = abstract(**fields)
+    rows = jax.ShapeDtypeStruct((shape[1],), jnp.int32) if lengths else None
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda network, *given: network(*given), network, jax.ShapeDtypeStruct(shape, dtype), rows)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(("shape", "dtype"), [((T,), "int32"), ((B, 1), "int32"), ((B,), "float32"), ((1,), "int32")])
+def test_lengths_of_other_rows_are_refused(shape, dtype):
+    x, lengths = jax.ShapeDtypeStruct((T, B, D), jnp.float32), jax.ShapeDtypeStruct(shape, dtype)
+    with pytest.raises(ValueError, match="lengths h"):
+        jax.eval_shape(lambda network, *given: network(*given), abstract(), x, lengths)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_first_carries_of_another_network_are_refused(bidirectional):
+    network, x = abstract(bidirectional=bidirectional, layers=2), jax.ShapeDtypeStruct((T, B, D), jnp.float32)
+    for other in (abstract(bidirectional=not bidirectional, layers=2), abstract(bidirectional=bidirectional)):
+        with pytest.raises(ValueError, match="first has carries for"):
+            jax.eval_shape(lambda n, o, x: n.hidden(x, first=o.first_carries(B)), network, other, x)
+
+
+def test_integers_are_numbers_in_a_network_too():
+    fields = {"normalization": {"input": "layer"}}
+    graphdef, params, rest = random_network(**fields)
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 9, (T, B, D)))
+
+    def gradients(x):
+        return jax.grad(lambda p: nnx.merge(graphdef, p, rest)(x).sum())(params)
+
+    assert_close(gradients(x), gradients(x.astype("float32")), 0)
 
 
 TOKENS = np.array([[0, 3, 2], [1, 1, 4]])

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -22,6 +21,7 @@ from tests.helpers import (
     assert_close,
     dot,
     float64,
+    jaxtyping_disabled,
     loop,
     make_cell,
     quick_jit,
@@ -253,11 +253,39 @@ def test_default_chunk_that_leaves_a_remainder_gives_the_gradients_of_one_chunk(
     assert_close(run(None), run(steps), 1e-5)
 
 
+# name -> (shapes; a type in front of one, options, message)
 BAD_ARGUMENTS = {
     "x without a batch": ({"x": (T, D)}, {}, "time first"),
     "x without steps": ({"x": (0, B, D)}, {}, "no time steps"),
     "lengths of another batch": ({"x": (T, B, D), "lengths": (B + 1,)}, {}, rf"lengths has shape \({B + 1},\)"),
     "lengths of every step": ({"x": (T, B, D), "lengths": (T, B)}, {}, "lengths has shape"),
+    "lengths of rows first": (
+        {"x": (B + 4, B, D), "lengths": (B + 4,)},
+        {},
+        rf"lengths has shape \({B + 4},\).*\({B},\): is x \[B, T, D\]",
+    ),
+    "lengths that are not counts": ({"x": (T, B, D), "lengths": ("float32", B)}, {}, "lengths holds float32"),
+    "lengths that are a mask": ({"x": (T, B, D), "lengths": ("bool", B)}, {}, "lengths holds bool"),
+    "x without rows": ({"x": (T, 0, D)}, {}, "no rows"),
+    **{
+        f"x of width {width}": ({"x": (T, B, width)}, {}, rf"\({T}, {B}, {width}\); this Vanilla takes {D} features")
+        for width in (1, D - 1, D + 1, 40)
+    },
+    "x of integers and another width": ({"x": ("int32", T, B, D + 1)}, {}, f"takes {D} features"),
+    "a carry that is no tuple": ({"x": (T, B, D), "carry": (B, H)}, {}, "initial_carry is no tuple"),
+    "no carry": (
+        {"x": (T, B, D), "carry": []},
+        {},
+        rf"initial_carry is nothing; .* needs a tuple of float32\[{B}, {H}\]",
+    ),
+    "two carries": ({"x": (T, B, D), "carry": [(B, H), (B, H)]}, {}, "initial_carry is float32.*, float32"),
+    "a carry of another width": ({"x": (T, B, D), "carry": [(B, H + 1)]}, {}, rf"\[{B}, {H + 1}\]; .*\[{B}, {H}\]"),
+    "a carry of one row": ({"x": (T, B, D), "carry": [(1, H)]}, {}, rf"\[1, {H}\]; .*\[{B}, {H}\]"),
+    "a carry of rows first": ({"x": (B + 4, B, D), "carry": [(B + 4, H)]}, {}, r"is x \[B, T, D\]"),
+    "a carry of integers": ({"x": (T, B, D), "carry": [("int32", B, H)]}, {}, "initial_carry is int32.*float32"),
+    "a carry of half precision": ({"x": (T, B, D), "carry": [("bfloat16", B, H)]}, {}, "initial_carry is bfloat16"),
+    "noise of other rows": ({"x": (T, B, D), "noise": [(T, B + 1, H)]}, {}, "noise has shape"),
+    "a state mask of one row": ({"x": (T, B, D), "state_mask": (1, H)}, {}, rf"state_mask has shape \(1, {H}\)"),
     "no chunk": ({"x": (T, B, D)}, {"chunk": 0}, "chunk is 0"),
     "no unrolled steps": ({"x": (T, B, D)}, {"unroll_steps": 0}, "unroll_steps is 0"),
     "another store": ({"x": (T, B, D)}, {"store": "all"}, "known: auto, gates, carries, ends"),
@@ -268,20 +296,50 @@ BAD_ARGUMENTS = {
 @pytest.fixture
 def without_type_checks() -> Iterator[None]:
     """As outside the tests: what the engine checks itself is all that is checked."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+    with jaxtyping_disabled():
+        yield
 
 
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("case", BAD_ARGUMENTS)
 def test_bad_arguments_are_refused_by_name(case):
     shapes, options, message = BAD_ARGUMENTS[case]
-    x = jnp.zeros(shapes["x"])
-    lengths = jnp.ones(shapes["lengths"], int) if "lengths" in shapes else None
-    with pytest.raises(ValueError, match=message):
-        unroll(make_cell("vanilla", D, H), x, lengths=lengths, **options)
+
+    def array(shape: Any, dtype: Any = "float32") -> Any:
+        if isinstance(shape, list):
+            return tuple(map(array, shape))
+        dtype, shape = (shape[0], shape[1:]) if isinstance(shape[0], str) else (dtype, shape)
+        return jnp.ones(shape, dtype)
+
+    arguments = {name: array(shape, "int32" if name == "lengths" else "float32") for name, shape in shapes.items()}
+    x = arguments.pop("x")
+    if "carry" in arguments:
+        arguments["initial_carry"] = arguments.pop("carry")
+    cell = make_cell("vanilla", D, H)
+    for run in (unroll, jax.jit(lambda x, **arguments: unroll(cell, x, **arguments, **options))):
+        with pytest.raises(ValueError, match=message):
+            run(*((cell, x) if run is unroll else (x,)), **arguments, **(options if run is unroll else {}))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_taps_of_another_sequence_are_refused():
+    cell = make_cell("vanilla", D, H)
+    taps = make_taps(cell, jnp.zeros((T, B, D)))
+    with pytest.raises(ValueError, match="taps have shapes"):
+        unroll(cell, jnp.zeros((T + 1, B, D)), taps=taps)
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 40])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32"])
+@pytest.mark.parametrize("variant", ["lstm", "gru_reset_before"])
+def test_integers_are_numbers_and_the_parameters_get_their_gradients(variant, dtype, width):
+    graphdef, state = random_cell(variant, in_features=width)
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (T, B, width)), dtype)
+
+    def gradients(x: jax.Array) -> Any:
+        return quick_jit(jax.value_and_grad(lambda s: weighed(unroll(nnx.merge(graphdef, s), x))[0]))(state)
+
+    assert_close(gradients(x), gradients(x.astype("float32")), 0)
 
 
 def test_auto_is_fused_where_the_cell_allows_it():

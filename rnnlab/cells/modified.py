@@ -31,6 +31,7 @@ class Around(nnx.Module):
     def __init__(self, cell: BaseCell, *, candidate: bool, zoneout: tuple[int, ...]):
         self.cell, self.candidate, self.zoneout = cell, candidate, zoneout
         self.compute: ComputeType = cell.compute
+        self.in_features = cell.in_features
 
     def project(self, x: jax.Array) -> jax.Array:
         return self.cell.project(x)

@@ -15,16 +15,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from rnnlab.recurrence.checks import check_beside, check_carry, check_lengths, check_sequence
 from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
 from rnnlab.recurrence.fused import fused
 from rnnlab.recurrence.plan import Plan, kept_bytes
 from rnnlab.recurrence.reference import reference
-from rnnlab.typing import Array, Carry, Float, Int
+from rnnlab.typing import Array, Carry, Float, Int, Shaped
 
 
 def unroll(
     cell: FusableCell | StepCell,
-    x: Float[Array, "T B D"],
+    x: Shaped[Array, "T B D"],
     *,
     lengths: Int[Array, " B"] | None = None,
     reverse: bool = False,
@@ -43,7 +44,7 @@ def unroll(
 
     Args:
         cell: a `FusableCell` or a `StepCell`.
-        x: inputs [T, B, D].
+        x: inputs [T, B, D]; integers and truth values are taken as numbers, without a gradient.
         lengths: valid steps per row [B], 0 to T. Past its end a row keeps its carry, puts out zeros, and neither
             values nor gradients (NaN included) leave its padding. The fused backend does not run the chunks past the
             longest row, so that a batch costs what its longest row does.
@@ -69,14 +70,11 @@ def unroll(
         h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
 
     Raises:
-        ValueError: shapes that do not fit, backend="fused" or a state_mask for a cell without `gates`, or `carries`
-            of the fused backend.
+        ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" or a state_mask for a cell
+            without `gates`, or `carries` of the fused backend.
     """
-    if x.ndim != 3:
-        raise ValueError(f"x has shape {x.shape}; unroll takes [T, B, D] (time first)")
+    x = check_sequence(cell, x)
     steps, batch = x.shape[:2]
-    if steps == 0:
-        raise ValueError("x has no time steps")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
     if store not in get_args(Store):
@@ -85,16 +83,17 @@ def unroll(
         raise ValueError(f"unroll_steps is {unroll_steps}; it must be at least 1")
     mask = None
     if lengths is not None:
-        if lengths.shape != (batch,):
-            raise ValueError(f"lengths has shape {lengths.shape}; x {x.shape} needs ({batch},)")
+        lengths = check_lengths(lengths, x)
         mask = jnp.arange(steps)[:, None] < lengths
         x = jnp.where(mask[:, :, None], x, 0)  # Before the projection: 0 * NaN is NaN, in the backward pass too.
     if initial_carry is None:
         dtype = jax.eval_shape(cell.project, x[0]).dtype
         initial_carry = cell.initial_carry(batch, dtype)
-
+    else:
+        initial_carry = check_carry(cell, initial_carry, x)
     if state_mask is not None and not isinstance(cell, FusableCell):
         raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
+    check_beside(cell, x, noise, state_mask, taps)
     noise, state_mask = lax.stop_gradient((noise, state_mask))
     if resolve_backend(cell, backend) == "reference":
         every, last = reference(cell, initial_carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
@@ -177,6 +176,7 @@ __all__ = [
     "StepCell",
     "Store",
     "Taps",
+    "check_lengths",
     "default_chunk",
     "make_taps",
     "resolve_backend",
