@@ -1,10 +1,13 @@
 """Matrix products and the affine map of layers and cells: their rounding, and the form that differentiates fastest."""
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from rnnlab.split import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Float
 
 ComputeType = Literal["float32", "bfloat16"]
@@ -64,6 +67,14 @@ def affine(
     check_width(x, kernel.shape[0], f"a kernel of shape {kernel.shape}")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(kernel.dtype)
+    mesh = explicit_mesh((x, kernel))
+    if mesh is not None:
+        place = PartitionSpec(*jax.typeof(x).sharding.spec[:-1], None)
+        return on_explicit_mesh(mesh, functools.partial(_affine, compute=compute), place, x, kernel, bias)
+    return _affine(x, kernel, bias, compute)
+
+
+def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, compute: ComputeType) -> jax.Array:
     if x.shape[-1] <= _POINTWISE and compute == "float32":
         return _pointwise(x, kernel, bias)
     rows = x.reshape(-1, x.shape[-1])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.cross_entropy import Candidates, Distribution
@@ -19,7 +20,7 @@ from rnnlab.initializers import InitializerSpec, as_initializer
 from rnnlab.layers import Linear
 from rnnlab.linear import ComputeType
 from rnnlab.random import Training, named
-from rnnlab.split import filled, held_rows
+from rnnlab.split import explicit_mesh, filled, held_rows, on_explicit_mesh
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray
 
 
@@ -171,6 +172,10 @@ def embed(table: Float[Array, "V E"], words: Int[Array, "*TB"], axis_name: str |
     """The words' vectors. Where the table is split over `axis_name`, each device has words of its own, all of them as
     many, and the gradient of its part of the table is that of the words of all."""
     if axis_name is None:
-        return table[words]
+        mesh = explicit_mesh((table, words))
+        if mesh is None:
+            return table[words]
+        place = PartitionSpec(*jax.typeof(words).sharding.spec, None)
+        return on_explicit_mesh(mesh, lambda table, words: table[words], place, table, words)
     place, here = held_rows(lax.all_gather(words, axis_name), table.shape[0], axis_name)
     return lax.psum_scatter(jnp.where(here[..., None], table[place], 0), axis_name)

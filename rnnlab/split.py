@@ -4,11 +4,12 @@ The mesh itself is made in `devices.py`; what a softmax over split words compute
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, auto_axes
 
 from rnnlab.typing import Array, Axes, Bool, Int, PyTree
 
@@ -17,6 +18,25 @@ MODEL_AXIS = "model"
 """The devices along it have a part of the words each."""
 ALL_AXES = (DATA_AXIS, MODEL_AXIS)
 """All devices, each of which has rows of the batch of its own."""
+
+
+def explicit_mesh(tree: PyTree) -> AbstractMesh | None:
+    """The mesh with explicit axes that arrays of a tree lie on, or that is set; None without one."""
+    on = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return next((mesh for mesh in [jax.sharding.get_abstract_mesh(), *on] if _explicit(mesh)), None)
+
+
+def on_explicit_mesh(mesh: AbstractMesh, function: Callable[..., PyTree], places: PyTree, *arguments: PyTree) -> PyTree:
+    """The function's results; within it XLA places the arrays of `mesh`. places: of the results, a tree of
+    `PartitionSpec`."""
+    places = jax.tree.map(lambda place: NamedSharding(mesh, place), places)
+    return auto_axes(jax.jit(function), axes=_explicit(mesh), out_sharding=places)(*arguments)
+
+
+def _explicit(mesh: AbstractMesh) -> tuple[str, ...]:
+    """The axes of a mesh on which every array's type says where it lies."""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind == AxisType.Explicit)
 
 
 def row_parts(mesh: Mesh) -> int:

@@ -143,6 +143,39 @@ def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, le
         assert_close(actual, reference_gradients(variant, reverse, lengths), 1e-10)
 
 
+def explicit_mesh() -> Mesh:
+    """As `jax.make_mesh` makes it where nothing is said of its axes."""
+    return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+
+
+@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(variant, backend):
+    with float64():
+        graphdef, (state, x, carry, _), lengths = problem(variant, lengths=True)
+        weights = random_like((jnp.zeros((T, B, 4)), carry), 7)
+
+        def loss(state: nnx.State, x: jax.Array, carry: Any, lengths: jax.Array, weights: Any) -> Any:
+            cell = nnx.merge(graphdef, state)
+            result = unroll(cell, x, lengths=lengths, initial_carry=carry, backend=backend, chunk=3, reverse=True)
+            return sum((a * w).sum() for a, w in zip(*map(jax.tree.leaves, (result, weights)), strict=True)), result
+
+        gradients = quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+        expected = gradients(state, x, carry, lengths, weights)
+        over_time, rows = PartitionSpec(None, "data"), PartitionSpec("data")
+        with jax.set_mesh(explicit_mesh()):
+            places = PartitionSpec(), over_time, rows, rows, (over_time, rows)
+            arguments = state, x, carry, lengths, weights
+            put = [
+                jax.device_put(a, jax.tree.map(lambda _, p=p: p, a))
+                for a, p in zip(arguments[:4], places[:4], strict=True)
+            ]
+            actual = gradients(*put, (jax.device_put(weights[0], over_time), jax.device_put(weights[1], rows)))
+        assert_close(actual, expected, 1e-13)
+        (_, (h, last)), (_, dx, _) = actual
+        assert {a.sharding.spec for a in (h, dx)} == {PartitionSpec(None, "data", None)}
+        assert {a.sharding.spec for a in last} == {PartitionSpec("data", None)}
+
+
 def sides(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, carry: Any, h: jax.Array) -> jax.Array | None:
     """The signs of what enters the activation, [T, B, H]: on which side of its kink each is; None without a kink."""
     cell = nnx.merge(graphdef, state)

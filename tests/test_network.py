@@ -127,6 +127,24 @@ def test_integers_are_numbers_in_a_network_too():
     assert_close(gradients(x), gradients(x.astype("float32")), 0)
 
 
+@pytest.mark.parametrize("fields", [{"attention": "dot"}, {"vocabulary": 5, "embedding": 2, "bidirectional": True}])
+def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(fields):
+    rows = 4
+    with float64():
+        graphdef, params, rest = random_network(**fields)
+        tokens = jnp.asarray(np.random.default_rng(0).integers(0, 5, (T, rows)))
+        x, lengths = tokens if "vocabulary" in fields else random_array(1, T, rows, D), jnp.array([5, 2, 0, 3])
+
+        def loss(params: Any, x: jax.Array, lengths: jax.Array) -> jax.Array:
+            return (nnx.merge(graphdef, params, rest)(x, lengths) ** 2).sum()
+
+        gradients = quick_jit(jax.grad(loss))
+        expected = gradients(params, x, lengths)
+        with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))):
+            x = jax.device_put(x, jax.sharding.PartitionSpec(None, "data"))
+            assert_close(gradients(params, x, lengths), expected, 1e-13)
+
+
 TOKENS = np.array([[0, 3, 2], [1, 1, 4]])
 
 

@@ -8,18 +8,20 @@ Not here: parameters and equations (`cells/`), stacking and directions (`network
 """
 
 import math
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from rnnlab.recurrence.checks import check_beside, check_carry, check_lengths, check_sequence
 from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
 from rnnlab.recurrence.fused import fused
 from rnnlab.recurrence.plan import Plan, kept_bytes
 from rnnlab.recurrence.reference import reference
+from rnnlab.split import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Carry, Float, Int, Shaped
 
 
@@ -73,37 +75,90 @@ def unroll(
         ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" or a state_mask for a cell
             without `gates`, or `carries` of the fused backend.
     """
-    x = check_sequence(cell, x)
-    steps, batch = x.shape[:2]
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
     if store not in get_args(Store):
         raise ValueError(f"unknown store {store!r}; known: {', '.join(get_args(Store))}")
     if unroll_steps < 1:
         raise ValueError(f"unroll_steps is {unroll_steps}; it must be at least 1")
-    mask = None
+    x = check_sequence(cell, x)
     if lengths is not None:
         lengths = check_lengths(lengths, x)
+    if initial_carry is not None:
+        initial_carry = check_carry(cell, initial_carry, x)
+    check_beside(cell, x, noise, state_mask, taps)
+    if state_mask is not None and not isinstance(cell, FusableCell):
+        raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
+    backend = resolve_backend(cell, backend)
+    if backend == "fused" and carries is not None:
+        raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
+
+    switches = _Switches(backend, reverse, chunk, unroll_steps, store)
+    arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
+    mesh = explicit_mesh((nnx.state(cell), arguments) if isinstance(cell, nnx.Module) else arguments)
+    if mesh is None:
+        h, last, every = _run(switches, cell, *arguments)
+    else:
+        h, last, every = _run_on(mesh, switches, cell, arguments)
+    if carries is not None:
+        carries += every
+    return h, last
+
+
+class _Switches(NamedTuple):
+    """What is static in an `unroll`; the meanings are its own."""
+
+    backend: Backend
+    reverse: bool
+    chunk: int | None
+    unroll_steps: int
+    store: Store
+
+
+def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple[Any, ...]) -> Any:
+    """`_run` where axes of a mesh are explicit: within, XLA places the arrays; what comes out lies where the rows of x
+    do."""
+    rows = jax.typeof(arguments[0]).sharding.spec[1]
+    graphdef, state = nnx.split(cell)
+
+    def run(state: Any, *arguments: Any) -> Any:
+        return _run(switches, nnx.merge(graphdef, state), *arguments)
+
+    count = len(jax.eval_shape(lambda: cell.initial_carry(1, jnp.float32)))
+    over_time, at_end = PartitionSpec(None, rows, None), PartitionSpec(rows, None)
+    every = (over_time,) * (count if switches.backend == "reference" else 0)
+    places = (over_time, (at_end,) * count, every)
+    return on_explicit_mesh(mesh, run, places, state, *arguments)
+
+
+def _run(
+    switches: _Switches,
+    cell: Any,
+    x: jax.Array,
+    lengths: jax.Array | None,
+    initial_carry: Carry | None,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
+    cotangent: Cotangent | None,
+    taps: Taps | None,
+) -> tuple[jax.Array, Carry, Carry]:
+    """`unroll` of arguments that fit: h, the last carry, and, of the reference backend, all carries."""
+    steps, batch = x.shape[:2]
+    backend, reverse, chunk, unroll_steps, store = switches
+    mask = None
+    if lengths is not None:
         mask = jnp.arange(steps)[:, None] < lengths
         x = jnp.where(mask[:, :, None], x, 0)  # Before the projection: 0 * NaN is NaN, in the backward pass too.
     if initial_carry is None:
         dtype = jax.eval_shape(cell.project, x[0]).dtype
         initial_carry = cell.initial_carry(batch, dtype)
-    else:
-        initial_carry = check_carry(cell, initial_carry, x)
-    if state_mask is not None and not isinstance(cell, FusableCell):
-        raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
-    check_beside(cell, x, noise, state_mask, taps)
+
     noise, state_mask = lax.stop_gradient((noise, state_mask))
-    if resolve_backend(cell, backend) == "reference":
+    every: Carry = ()
+    if backend == "reference":
         every, last = reference(cell, initial_carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
         h = every[0]
-        if carries is not None:
-            carries += every
     else:
-        if carries is not None:
-            raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
-        assert isinstance(cell, FusableCell)
         graphdef, params = nnx.split(cell)
         kernel = cell.recurrent_matrix()
         width = kernel.shape[1]
@@ -126,7 +181,7 @@ def unroll(
         h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
-    return h, last
+    return h, last, every
 
 
 def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:

@@ -54,7 +54,7 @@ def check_carry(cell: FusableCell | StepCell, carry: Any, x: jax.Array) -> Carry
     Raises:
         ValueError: another number of arrays than the cell has, or another shape or type.
     """
-    z = jax.eval_shape(cell.project, x[0])
+    z = jax.eval_shape(cell.project, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     own = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     needed = f"this {type(cell).__name__} with x {x.shape} needs a tuple of {_described(own)}"
     if not isinstance(carry, Sequence):

@@ -126,7 +126,7 @@ class Cotangent(NamedTuple):
 
 def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
     """Taps for `unroll(cell, x)` with x [T, B, D]; of a `StepCell`, which has no one u, those of u get none."""
-    z = jax.eval_shape(cell.project, x[0])
+    z = jax.eval_shape(cell.project, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     carry = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     steps = x.shape[0]
     return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), Taps(carry, z))
