@@ -70,6 +70,13 @@ def test_without_network_the_missing_file_and_its_address_are_named(tmp_path: Pa
         assert part in str(caught.value)
 
 
+def test_a_link_to_a_file_that_is_not_there_is_not_downloaded(tmp_path: Path, server: dict[str, bytes]) -> None:
+    (tmp_path / "wikitext-2").mkdir()
+    (tmp_path / "wikitext-2" / "train.txt").symlink_to(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"train\.txt: a link to .*moved, which is not there"):
+        find_corpus("wikitext-2", tmp_path, say=lambda _: None)
+
+
 def test_nothing_is_downloaded_where_that_is_not_wanted(tmp_path: Path, server: dict[str, bytes]) -> None:
     for dataset in ("wikitext-2", "tinyshakespeare", "lm1b"):
         (tmp_path / dataset).mkdir()
@@ -114,6 +121,10 @@ def test_benchmark_trains_on_99_shards_and_holds_out_two(shards: Path) -> None:
 
 @pytest.mark.parametrize("name", [text.LM1B_TRAIN[16], text.LM1B_TEST, text.LM1B_VALIDATION])
 def test_missing_shard_is_named(shards: Path, name: str) -> None:
+    (shards / name).unlink()
+    (shards / name).symlink_to("elsewhere")
+    with pytest.raises(ConfigError, match=f"{shards / name}: a link to elsewhere, which is not there"):
+        find_corpus("lm1b", shards.parent)
     (shards / name).unlink()
     with pytest.raises(ConfigError, match=f"shard {shards / name} is missing; 101 are needed"):
         find_corpus("lm1b", shards.parent)

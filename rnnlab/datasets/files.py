@@ -86,10 +86,11 @@ def find_file(
         data_dir: as in `data_root`.
 
     Raises:
-        ConfigError: a wrong checksum (the file is left as it is), or neither file nor network.
+        ConfigError: a wrong checksum (the file is left as it is), a link to nowhere, or neither file nor network.
     """
     root = data_root(data_dir)
     path = root / name
+    check_link(path)
     if path.exists():
         found = pooch.file_hash(str(path))
         if found != sha256 and (content is None or _content_hash(path) != content):
@@ -132,10 +133,11 @@ def find_given(
     what: for the message, such as "alignments".
 
     Raises:
-        ConfigError: it is in neither place.
+        ConfigError: it is in neither place, or a link that leads nowhere is.
     """
     places = [Path(name).expanduser(), data_root(data_dir) / name]
     for place in places:
+        check_link(place)
         if accepts(place):
             return place
     looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))

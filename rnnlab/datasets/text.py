@@ -267,6 +267,7 @@ def _lm1b(folder: Path, find_archive: Callable[[], Path] | None, say: Callable[[
             missing = [name for name in needed if not (unpacked / name).is_file()]
         folder = unpacked
     if missing:
+        check_link(folder / missing[0])
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"lm1b: shard {folder / missing[0]} is missing{more}; {len(needed)} are needed")
     paths = [folder / name for name in needed]
