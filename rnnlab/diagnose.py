@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("rows", 8, "rows of the batch", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("exponents", None, "leading Lyapunov exponents; else all", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("lags", None, "lags with a part of their own; else all", lower_bound=1, flag_values=values)
+    lags = "lags with a part of their own; else all, or, where T is above 1000, a million / T of them"
+    flags.DEFINE_integer("lags", None, lags, lower_bound=1, flag_values=values)
     flags.DEFINE_bool("replay", False, "of --workdir: a recording of its flight recorder", flag_values=values)
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
@@ -120,7 +121,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
 
     from rnnlab import plots
     from rnnlab.checkpoints import restore_chosen
-    from rnnlab.diagnostics.diagnosis import MEASURES, plain_arrays, subject_of
+    from rnnlab.diagnostics.diagnosis import MEASURES, notes, plain_arrays, subject_of
     from rnnlab.metrics import write_figures
     from rnnlab.run import Run
 
@@ -143,10 +144,13 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         if not bool(jnp.isfinite(leaf).all())
     ]
     broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
-    rows = jnp.asarray(run.task.sample(given["rows"]))
-    # In single precision and compiled, as in training: the same examples.
-    batch = jax.jit(run.task.batch, static_argnums=2)(run.data, jnp.int32(0), "validation", rows)
-    result: dict[str, Any] = {"step": step, "rows": len(rows), "seed": config["seed"], "command": given["command"]}
+    batch = run.sample(given["rows"])  # In single precision, as in training: the same examples.
+    result: dict[str, Any] = {
+        "step": step,
+        "rows": batch.inputs.shape[1],
+        "seed": config["seed"],
+        "command": given["command"],
+    }
     result["problems"] = []
     keeps = True
     result |= _measured_before(output, result, names) if workdir is not None else {}
@@ -175,8 +179,8 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     measured = any(name in result for name in names)
     if measured:
         console.print(_table(result))
-        if "note" in result.get("horizon", {}):
-            console.print(result["horizon"]["note"], markup=False)
+        for note in notes(result):
+            console.print(note, markup=False)
     if keeps:
         with entry.beside_numbers():
             figures = plots.diagnosis(output)

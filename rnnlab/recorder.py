@@ -118,8 +118,9 @@ class Recording(NamedTuple):
 
 
 def recordings(folder: Path) -> list[Path]:
-    """Those that are whole, in the order of their steps."""
-    return sorted(path.parent for path in folder.glob("*/recording.json"))
+    """Those that are whole, in the order of their updates, which name them."""
+    whole = [path.parent for path in folder.glob("*/recording.json") if path.parent.name.isdecimal()]
+    return sorted(whole, key=lambda path: int(path.name))
 
 
 def read_recording(workdir: Path, update: int | None) -> Recording:

@@ -24,7 +24,7 @@ from rnnlab.feeding import Feed
 from rnnlab.split import ALL_AXES, row_parts
 from rnnlab.state import TrainState
 from rnnlab.step import Programs
-from rnnlab.tasks import Split, StreamTask, Task, make_task
+from rnnlab.tasks import Batch, Split, StreamTask, Task, make_task
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
@@ -208,9 +208,17 @@ class Run:
             for when, layers in found.items()
         }
 
+    def sampled(self, data: PyTree, rows: int) -> Batch:
+        """At most so many rows of the validation split for a closer look; within a compiled program."""
+        return self.task.batch(data, jnp.int32(0), "validation", jnp.asarray(self.task.sample(rows)))
+
+    def sample(self, rows: int) -> Batch:
+        """`sampled`, by a program of its own: tasks index arrays of the host by numbers that are traced."""
+        return jax.jit(self.sampled, static_argnums=1)(self.data, rows)
+
     def flow_norms(self, state: TrainState, data: PyTree) -> dict[str, Float[Array, " T"]]:
         """`gradient_reach` of every layer, on 32 rows of the validation split."""
-        batch = self.task.batch(data, jnp.int32(0), "validation", jnp.asarray(self.task.sample(32)))
+        batch = self.sampled(data, 32)
         return gradient_reach(self.programs.network(state.evaluated, state.buffers), self.task, batch)
 
     def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:

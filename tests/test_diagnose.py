@@ -10,17 +10,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from rnnlab import diagnose
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints, restore_chosen
+from rnnlab.config import resolve_config
 from rnnlab.diagnostics import diagnosis, jacobians
 from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER
 from rnnlab.loop import train_and_evaluate
 from rnnlab.run import Run
+from rnnlab.tasks import TASKS
 from rnnlab.workdir import read_config
+from tests.generated_tasks import small_task
 
 CONFIG = """
 def get_config():
@@ -69,6 +73,67 @@ def test_a_run_gets_every_measure_and_its_figure(trained: Path, capsys: pytest.C
     assert sum(map(float, found["lags"]["layer 1"]["shares"])) == pytest.approx(1, abs=1e-5)  # Written to six digits.
     assert found["truncation"]["all"]["cosine"][-1] == 1
     assert "of 5" in capsys.readouterr().out
+
+
+def of_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return resolve_config(
+        dict(
+            task=small_task(name, folder, patch),
+            model=dict(cell=dict(name="gru", features=3)),
+            optimizer=dict(name="adam", learning_rate=0.01),
+            steps=1,
+            batch_size=2,
+            eval_batch_size=2,
+            eval_every=1,
+        )
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(of_task(name, tmp_path, monkeypatch), str(tmp_path))
+    batch = run.sample(3)
+    positions = run.task.sample(3)
+    for row, position in enumerate(positions):
+        one = jax.jit(run.task.batch, static_argnums=2)(run.data, 0, "validation", position[None])
+        np.testing.assert_array_equal(batch.inputs[:, row], one.inputs[:, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_measure_runs_on_every_task_fresh_and_from_a_checkpoint(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = of_task(name, tmp_path, monkeypatch)
+    (tmp_path / "little.py").write_text(f"def get_config():\n    return {config!r}\n")
+    train_and_evaluate(config, tmp_path / "run", str(tmp_path))
+    untrained = [f"--config={tmp_path / 'little.py'}", f"--output={tmp_path / 'fresh'}"]
+    for words, output in ((untrained, tmp_path / "fresh"), ([f"--workdir={tmp_path / 'run'}"], tmp_path / "run")):
+        assert diagnose.main([*words, f"--data_dir={tmp_path}", "--rows=3", "--jacobians=2", "--lags=2"]) == 0
+        found = json.loads((output / "diagnosis.json").read_text())
+        assert found["problems"] == []
+        assert set(MEASURES) <= set(found)
+        assert {path.stem for path in (output / "plots").glob("*.png")} >= set(MEASURES)
+
+
+@pytest.mark.parametrize(("steps", "lags"), [(1, 1), (784, 784), (1000, 1000), (1001, 999), (10_000, 100), (10**7, 1)])
+def test_lags_are_as_many_as_a_time_that_grows_with_the_steps_allows(steps: int, lags: int) -> None:
+    assert diagnosis.default_lags(steps) == lags
+
+
+def test_what_lags_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"--config={write_config(tmp_path)}", f"--output={tmp_path / 'out'}", "--measure=lags", "--rows=2"]
+    assert diagnose.main([*words, "--lags=2"]) == 0
+    found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    note = "lags: what came back 2 steps and more is one part together; --lags=6 splits all 6"
+    assert found["lags"]["note"] == note
+    assert note in capsys.readouterr().out
+    assert len(found["lags"]["layer 1"]["norms"]) == 3
+    assert diagnosis._needed([0.1, 0.5, 1.0]) == "2 or more"
+    assert diagnosis._needed([0.1, 0.95, 1.0]) == "1"
+    assert diagnosis._needed(["nan"]) == "none"
 
 
 @pytest.mark.slow

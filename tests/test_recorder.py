@@ -56,6 +56,14 @@ def norms_of(workdir: Path) -> dict[int, float]:
     return {line["step"]: line["grad_norm"] for line in read_metrics(workdir) if line["split"] == "train"}
 
 
+def test_recordings_come_in_the_order_of_their_updates_however_many_digits_these_have(tmp_path: Path) -> None:
+    updates = [7, 99_999_999, 100_000_000, 2_000_000_000, 10_000_000_000]
+    for name in (*(f"{update:08}" for update in updates), "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recording.json").write_text("{}")
+    assert [int(path.name) for path in recordings(tmp_path)] == updates
+
+
 def test_a_spike_and_the_end_are_recorded_with_the_updates_before_them(diverged: Path) -> None:
     found = [read_recording(diverged, update).record for update in (24, 25)]
     assert [path.name for path in recordings(diverged / "recordings")] == ["00000024", "00000025"]

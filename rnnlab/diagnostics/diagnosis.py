@@ -4,6 +4,7 @@ MEASURES is the table of what there is; each entry is a few lines around the mod
 and files are `rnnlab/diagnose.py`'s.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ class Subject(NamedTuple):
     exponents: int | None
     """How many Lyapunov exponents; None: all."""
     lags: int | None
-    """How many lags get a part of their own; None: all."""
+    """How many lags get a part of their own, at most; None: `default_lags`."""
 
 
 def subject_of(
@@ -143,28 +144,56 @@ def _lyapunov(subject: Subject) -> dict[str, Any]:
                 f"all {size} exponents of {run.x.shape[1]} rows take {jacobian_bytes(run, 1) / 1e9:.1f} GB; "
                 "take the leading ones with --exponents, or fewer --rows"
             )
-        of_rows = summary(jax.jit(lambda run=run, count=count: lyapunov_exponents(run, count))(), run.lengths)
+        of_rows = summary(_compiled(functools.partial(lyapunov_exponents, count=count), run), run.lengths)
         found[run.name] = of_rows._asdict()
     return found
 
 
+def _compiled(measure: Callable[..., Any], run: Trajectory, *more: jax.Array) -> Any:
+    """measure(run, *more) in one program, of which all arrays are arguments: XLA computes with constants while it
+    compiles, for minutes where T is 10 000."""
+    graphdef, state = nnx.split(run.cell)
+    arrays = (run.x, run.lengths, run.first, run.carries, run.noise, run.state_mask)
+
+    def of_arrays(state: Any, arrays: tuple, more: tuple) -> Any:
+        x, lengths, first, carries, noise, state_mask = arrays
+        cell = nnx.merge(graphdef, state)
+        whole = Trajectory(run.name, cell, x, lengths, run.reverse, first, carries, noise, state_mask)
+        return measure(whole, *more)
+
+    return jax.jit(of_arrays)(state, arrays, more)
+
+
 def _lags(subject: Subject) -> dict[str, Any]:
-    """∂L/∂R by lag and by gate."""
+    """∂L/∂R by lag and by gate; the lags beyond `Subject.lags` are one part, the last."""
     _need_all(subject)
-    found = {}
+    steps = subject.batch.inputs.shape[0]
+    longest = min(subject.lags or default_lags(steps), steps)
+    found: dict[str, Any] = {}
+    if longest < steps:
+        found["note"] = (
+            f"lags: what came back {longest} steps and more is one part together; --lags={steps} splits all {steps}"
+        )
     for run, entry in zip(subject.trajectories, entries(subject.network, subject.task, subject.batch), strict=True):
-        longest = None if subject.lags is None else min(subject.lags, run.x.shape[0])
-        split = jax.jit(lambda run=run, entry=entry, longest=longest: lag_split(run, entry, longest))()
+        split = _compiled(functools.partial(lag_split, longest=longest), run, entry)
         gates = gate_names(run.cell, split.norms.shape[1])
         found[run.name] = {"gates": gates} | {name: value for name, value in split._asdict().items() if name != "total"}
     return found
+
+
+def default_lags(steps: int) -> int:
+    """All, as long as steps times lags is at most a million: the time grows with that. At 10 000 steps it is 100 lags
+    and 20 s (IRNN of 100 units, 8 rows, one core), where all would take half an hour."""
+    return max(1, min(steps, 1_000_000 // steps))
 
 
 def _truncation(subject: Subject) -> dict[str, Any]:
     """Cosine and norm ratio of truncated backpropagation's gradient against the full one."""
     _need_all(subject)
     windows = default_windows(subject.batch.inputs.shape[0])
-    found = jax.jit(lambda: truncation_bias(subject.network, subject.task, subject.batch))()
+    graphdef, state = nnx.split(subject.network)
+    measure = jax.jit(lambda state, batch: truncation_bias(nnx.merge(graphdef, state), subject.task, batch))
+    found = measure(state, subject.batch)
     return {"windows": windows} | {name: bias._asdict() for name, bias in found.items()}
 
 
@@ -264,6 +293,11 @@ def table_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, li
     return layers, rows
 
 
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What is to be said beside the numbers of a diagnosis."""
+    return [result[name]["note"] for name in MEASURES if "note" in result.get(name, {})]
+
+
 def _short(value: Any) -> str:
     return f"{float(value):.4g}"
 
@@ -275,7 +309,9 @@ def _horizon_text(horizon: Mapping[str, Any], layer: str) -> str:
 
 def _needed(cosines: list[Any]) -> str:
     """After how many steps back the gradient so far points where the whole one does, to a cosine of 0.9."""
-    return next((str(lag) for lag, cosine in enumerate(cosines) if float(cosine) >= 0.9), "none")
+    enough = next((lag for lag, cosine in enumerate(cosines) if float(cosine) >= 0.9), None)
+    last = len(cosines) - 1  # The part of all that is further back.
+    return "none" if enough is None else f"{last} or more" if enough == last else str(enough)
 
 
 _COLUMNS: dict[str, Callable[[Mapping[str, Any], str], str]] = {

@@ -159,10 +159,11 @@ def _lags(measured: dict[str, Any]) -> Figure:
         for number, (name, label) in enumerate({"cosine": "cosine", "ratio": "norm over the whole one's"}.items()):
             right.plot(lags, shown(numbers(values[name])[:-1]), color=COLOURS[number], label=label, linewidth=1.4)
         right.axhline(1, color=GREY, linestyle="--", linewidth=1)
+        beyond = f" (beyond {len(norms) - 2} together, not drawn)" if "note" in measured else ""
         right.set_title(r"the parts up to k against the whole $\partial L/\partial R$")
         right.legend(frameon=False, fontsize=8)
         for axis in (left, right):
-            axis.set_xlabel("steps back k")
+            axis.set_xlabel(f"steps back k{beyond}")
             axis.title.set_fontsize(10)
     return figure
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, read_diagnosis, table_rows
+from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, notes, read_diagnosis, table_rows
 from rnnlab.files import interpreting, read_json
 from rnnlab.workdir import SUMMARY_AGAIN, write_file
 
@@ -74,10 +74,9 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
 def _diagnosis(diagnosis: Mapping[str, Any]) -> list[str]:
     where = f"step {diagnosis['step']}, {diagnosis['rows']} rows of the validation split, in double precision"
     columns, rows = table_rows(diagnosis)
-    notes = [*([diagnosis["horizon"]["note"]] if "note" in diagnosis.get("horizon", {}) else [])]
-    notes += [f"left out: {problem}" for problem in diagnosis["problems"]]
+    remarks = [*notes(diagnosis), *(f"left out: {problem}" for problem in diagnosis["problems"])]
     parts = ["<h2>Diagnosis</h2>", f"<p>{escaped(where)}</p>", table(["", *columns], rows)]
-    return [*parts, *(f"<p class=note>{escaped(note)}</p>" for note in notes)]
+    return [*parts, *(f"<p class=note>{escaped(remark)}</p>" for remark in remarks)]
 
 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
