@@ -9,10 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 
 from rnnlab import plots
 from rnnlab.plots import runs, style
 from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
+from rnnlab.plots.legends import clear_legends
 from rnnlab.plots.observed import FIGURES as OBSERVED
 
 STEPS, LENGTH = 4, 5
@@ -57,6 +59,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
 
     def keep(figure: Any, path: Path) -> Path:
+        clear_legends(figure)
         figure.canvas.draw()
         found[path.stem] = figure
         return path
@@ -199,3 +202,115 @@ def test_baselines_are_those_of_the_splits_that_are_shown(
     assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == lines
     assert [each.get_text() for each in axis.texts] == ([] if text is None else [text])
     plt.close(figures[0])
+
+
+# --- legends ---------------------------------------------------------------------------------------------------------
+
+
+def assert_legends_cover_nothing(figure: Any) -> None:
+    """No point of a curve, a hundred between two that are given, and no marker lies under a legend of its panel."""
+    figure.canvas.draw()
+    for axis in figure.axes:
+        legend = axis.get_legend()
+        if legend is None:
+            continue
+        box = legend.get_window_extent()
+        for line in axis.lines:
+            points = line.get_transform().transform(np.column_stack(line.get_data()).astype(float))
+            between = points[:-1] + np.diff(points, axis=0) * np.linspace(0, 1, 100)[:, None, None]
+            x, y = between.reshape(-1, 2).T
+            hidden = [(x > b.x0) & (x < b.x1) & (y > b.y0) & (y < b.y1) for b in (axis.bbox, box)]
+            assert not (hidden[0] & hidden[1]).any()
+        for collection in axis.collections:
+            if isinstance(collection, PathCollection):
+                assert not box.count_contains(axis.transData.transform(collection.get_offsets()))
+
+
+CURVES = {
+    "one corner is free": lambda t: [t**8, t**9],
+    "the middle is free": lambda t: [1 + 0.02 * np.sin(40 * t), -1 + 0.02 * np.sin(40 * t)],
+    "nothing is free": lambda t: [np.sin(200 * t + n) for n in range(3)],
+    "gaps": lambda t: [np.where((t > 0.4) & (t < 0.6), np.nan, np.sin(99 * t))],
+    "a spike": lambda t: [np.where(np.arange(len(t)) == len(t) // 2, 1e21, np.sin(200 * t))],
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_no_legend_covers_a_curve_or_a_point(name: str) -> None:
+    figure, axes = style.make_axes(2)
+    t = np.linspace(0, 1, 100)
+    for axis in axes:
+        for number, curve in enumerate(CURVES[name](t)):
+            axis.plot(t, curve, label=f"the curve of number {number}")
+            axis.scatter(t, curve, s=4)
+        style.hold_spikes(axis)
+        axis.legend(frameon=False, fontsize=8)
+    clear_legends(figure)
+    assert_legends_cover_nothing(figure)
+    plt.close("all")
+
+
+def test_a_legend_beside_its_panel_is_within_the_picture_and_the_panel_keeps_its_size(tmp_path: Path) -> None:
+    figure, (axis,) = style.make_axes(1)
+    t = np.linspace(0, 1, 300)
+    for number in range(3):
+        axis.plot(t, np.sin(200 * t + number), label=f"a long label for curve {number}")
+    figure.draw_without_rendering()
+    before = axis.get_window_extent().width
+    axis.legend()
+    clear_legends(figure)
+    figure.draw_without_rendering()
+    box = axis.get_legend().get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert axis.get_window_extent().x1 <= box.x0
+    assert axis.get_window_extent().width == pytest.approx(before, rel=0.1)
+    plt.close("all")
+
+
+# --- spikes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spike", "logarithmic"), [(1e21, False), (-1e21, False), (1e21, True), (1e-30, True)])
+def test_a_spike_is_marked_at_the_edge_with_its_value_and_flattens_nothing(spike: float, logarithmic: bool) -> None:
+    _, (axis,) = style.make_axes(1)
+    t = np.arange(60.0)
+    values = 1 + 0.3 * np.sin(t)
+    calm = values.copy()
+    values[20] = spike
+    axis.plot(t, values, color="red")
+    axis.axhline(3.0)
+    axis.set_yscale("log" if logarithmic else "linear")
+    style.hold_spikes(axis)
+    low, high = axis.get_ylim()
+    assert low <= calm.min() < calm.max() <= 3.0 <= high
+    assert high - low < 5
+    mark = axis.lines[-1]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (20, 1 if spike > calm.max() else 0)
+    assert mark.get_color() == "red"
+    assert [text.get_text() for text in axis.texts] == [f"{spike:.3g}"]
+    plt.close("all")
+
+
+def test_curves_without_a_spike_keep_their_axis() -> None:
+    for values in (np.linspace(0, 1, 50), 0.5 ** np.arange(300.0), 1000 * np.ones(9), np.array([np.nan, np.inf])):
+        for scale in ("linear", "log"):
+            _, (axis,) = style.make_axes(1)
+            axis.plot(style.shown(values))
+            axis.set_yscale(scale)
+            before = axis.get_ylim()
+            style.hold_spikes(axis)
+            assert axis.get_ylim() == before or scale == "linear"
+            assert scale == "linear" or not axis.texts
+            plt.close("all")
+
+
+def test_a_spike_leaves_a_heat_map_its_colours(tmp_path: Path) -> None:
+    figure, (axis,) = style.make_axes(1)
+    lines = [0.9 ** np.arange(10.0) for _ in range(20)]
+    lines[7] = lines[7] * 1e21
+    style.heat_map(figure, axis, list(range(20)), lines, 1, "gradient")
+    (mesh,) = axis.collections
+    low, high = mesh.get_clim()
+    assert high - low < 2
+    assert "up to 21" in figure.axes[-1].get_ylabel()
+    plt.close("all")

@@ -20,6 +20,7 @@ from rnnlab.plots.style import (
     NOTHING,
     TIME_STEP,
     gradient_symbol,
+    hold_spikes,
     log_scale,
     make_axes,
     make_grid,
@@ -27,6 +28,7 @@ from rnnlab.plots.style import (
     powers_of_two,
     save,
     shown,
+    without_spikes,
 )
 
 
@@ -56,6 +58,7 @@ def _horizon(measured: dict[str, Any]) -> Figure:
         look = {"color": COLOURS[number % len(COLOURS)], "label": layer + factor}
         axis.plot(range(1, len(norms) + 1), shown(norms, positive=True), linewidth=1.6, **look)
     log_scale(axis)
+    hold_spikes(axis)
     axis.set_xlabel(TIME_STEP)
     axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
     axis.set_title("gradient of the loss that reaches each time step")
@@ -73,8 +76,10 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         norm = Normalize(1, max(2, max(times) + 1))
         shade = plt.get_cmap("viridis")
         left.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=1, linestyle="--")
+        furthest = np.ones(1)
         for t, points, singular in zip(times, eigenvalues, numbers(values["singular_values"]), strict=True):
             left.scatter(points[:, 0], points[:, 1], s=9, color=shade(norm(t + 1)), linewidths=0)
+            furthest = np.append(furthest, np.hypot(*points.T))
             ranks = range(1, len(singular) + 1)
             least = (
                 len(singular) * np.finfo(float).eps * np.nanmax(shown(singular), initial=0)
@@ -83,12 +88,14 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
                 ranks, shown(np.where(singular > least, singular, 0), True), color=shade(norm(t + 1)), linewidth=1.2
             )
         left.set_aspect("equal", adjustable="datalim")
+        _hold_eigenvalues(left, furthest)
         left.set(
-            xlabel="real part",
+            xlabel=r"real part ($J_t$ = $\partial$carry$_t$ / $\partial$carry$_{t-1}$)",
             ylabel="imaginary part",
-            title=f"{layer}: eigenvalues of $J_t$ = ∂carry$_t$/∂carry$_{{t-1}}$, longest row",
+            title=f"{layer}: eigenvalues of $J_t$, longest row",
         )
         log_scale(middle)
+        hold_spikes(middle)
         middle.axhline(1, color=GREY, linestyle="--", linewidth=1)
         middle.set(xlabel="rank", ylabel="singular value, mean over rows", title=f"{layer}: singular values of $J_t$")
         bar = figure.colorbar(ScalarMappable(norm, shade), ax=[left, middle], label="time step t", pad=0.02)
@@ -97,6 +104,17 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         for axis in (left, middle, right):
             axis.title.set_fontsize(10)
     return figure
+
+
+def _hold_eigenvalues(axis: Axes, moduli: np.ndarray) -> None:
+    """Ends the plane where the eigenvalues do without their spikes, and says how many lie outside."""
+    moduli = moduli[np.isfinite(moduli)]
+    end = max(without_spikes(moduli, logarithmic=False)[1], 1.0)
+    outside = moduli[moduli > end]
+    if outside.size:
+        axis.set(xlim=(-1.1 * end, 1.1 * end), ylim=(-1.1 * end, 1.1 * end))
+        text = f"outside: {outside.size}, up to |λ| = {outside.max():.3g}"
+        axis.annotate(text, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=7)
 
 
 def _products(axis: Axes, layer: str, values: dict[str, Any]) -> None:
@@ -133,6 +151,7 @@ def _lyapunov(measured: dict[str, Any]) -> Figure:
         label = layer + (f" (and {gone} of {len(mean)} at −∞)" if gone else "")
         axis.plot(place, drawn, ".-", color=colour, markersize=4, linewidth=1, label=label)
         axis.fill_between(place, drawn - error, drawn + error, color=colour, alpha=0.25, linewidth=0)
+    hold_spikes(axis)
     axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set(xlabel="exponent, by size", ylabel=r"$\lambda_i$, nats per step")
@@ -163,6 +182,7 @@ def _lags(measured: dict[str, Any]) -> Figure:
         right.set_title(r"the parts up to k against the whole $\partial L/\partial R$")
         right.legend(frameon=False, fontsize=8)
         for axis in (left, right):
+            hold_spikes(axis)
             axis.set_xlabel(f"steps back k{beyond}")
             axis.title.set_fontsize(10)
     return figure
@@ -178,6 +198,7 @@ def _truncation(measured: dict[str, Any]) -> Figure:
                 axis.plot(measured["windows"], values, ".-", color=COLOURS[number], label=label)
         axis.axhline(1, color=GREY, linestyle="--", linewidth=1)
         powers_of_two(axis, measured["windows"])
+        hold_spikes(axis)
         axis.set(
             xlabel="window of truncated backpropagation, steps", ylabel={"cosine": "cosine", "ratio": "ratio"}[what]
         )

@@ -19,6 +19,7 @@ from rnnlab.plots.style import (
     edges,
     gradient_symbol,
     heat_map,
+    hold_spikes,
     log_scale,
     make_axes,
     make_grid,
@@ -132,6 +133,7 @@ def _half_life(steps: list[int], lines: Lines) -> Figure:
     right.set(title="half-life of the gradient (▲: it does not decay)", ylabel="time steps")
     log_scale(right)
     for axis in (left, right):
+        hold_spikes(axis)
         axis.set_xlabel("training step")
     if len(layers) > 1:
         left.legend(frameon=False, fontsize=8)
@@ -156,6 +158,7 @@ def _norms(steps: list[int], lines: Lines) -> Figure:
         titles = ("gradient norm (dotted: after clipping)", "weight norm", "update norm / weight norm")
         for axis, title in zip(row, titles, strict=True):
             log_scale(axis)
+            hold_spikes(axis)
             axis.set(xlabel="training step", title=f"{layer}: {title}")
             axis.title.set_fontsize(10)
         row[0].set_ylabel("2-norm")
@@ -240,6 +243,7 @@ def _spectrum(steps: list[int], lines: Lines) -> Figure:
         if len(mine) > 1:
             row[0].legend(frameon=False, fontsize=8)
         for axis in row:
+            hold_spikes(axis)
             axis.title.set_fontsize(10)
             axis.set_xlabel("training step")
     return figure

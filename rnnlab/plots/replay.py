@@ -3,7 +3,17 @@
 from pathlib import Path
 
 from rnnlab.files import AGAIN, read_json
-from rnnlab.plots.style import COLOURS, TIME_STEP, gradient_symbol, heat_map, log_scale, make_axes, numbers, save
+from rnnlab.plots.style import (
+    COLOURS,
+    TIME_STEP,
+    gradient_symbol,
+    heat_map,
+    hold_spikes,
+    log_scale,
+    make_axes,
+    numbers,
+    save,
+)
 from rnnlab.step import SPIKE
 
 
@@ -27,6 +37,7 @@ def replay(workdir: Path) -> Path:
         axis.set_xlabel("update")
         axis.xaxis.get_major_locator().set_params(integer=True)
         log_scale(axis)
+        hold_spikes(axis)
     layer = found["blame"][0]["layer"]
     lines = [line for line in found["interventions"]["as it was"]["updates"] if line["update"] <= found["update"]]
     flow.set_title(f"{layer}, as it was")

@@ -13,6 +13,7 @@ from rnnlab.plots.style import (
     GREY,
     TIME_STEP,
     gradient_symbol,
+    hold_spikes,
     log_scale,
     make_axes,
     numbers,
@@ -52,6 +53,8 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
         if values and max(values) > 20 * min(values):
             axis.set_yscale("log")
+    for axis in axes:
+        hold_spikes(axis)
     axes[0].legend(frameon=False, fontsize=8)
     axes[-1].set_title("gradient norm before clipping, mean")
     return save(figure, workdir / "plots" / "learning_curve.png")
@@ -119,6 +122,7 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
         values = shown(numbers(norms), positive=True)
         axis.plot(range(1, len(values) + 1), values, color=colours[number % len(colours)], label=label, linewidth=1.6)
     log_scale(axis)
+    hold_spikes(axis)
     axis.set_xlabel(TIME_STEP)
     axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
 

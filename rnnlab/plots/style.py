@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from rnnlab.files import write_bytes
+from rnnlab.plots.legends import clear_legends
 
 COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
 GREY = "#6b6b6b"
@@ -76,6 +77,70 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
     return float(inside.min()), float(inside.max())
 
 
+def hold_spikes(axis: Axes) -> None:
+    """Ends the y axis where its curves do without their spikes (`without_spikes`); marks each spike at the edge, in the
+    colour of its curve, and names the furthest. Horizontal lines, which are no curves, stay in sight."""
+    curves = [line for line in axis.lines if line.get_transform() == axis.transData]
+    logarithmic = axis.get_yscale() == "log"
+    drawn = [shown(np.asarray(line.get_ydata(), float), positive=logarithmic) for line in curves]
+    low, high = without_spikes(np.concatenate(drawn or [np.zeros(0)]), logarithmic)
+    bottom, top = _with_levels(axis, low, high, logarithmic)
+    for edge, beyond, mark, where in (
+        (1, [values > top for values in drawn], "^", "top"),
+        (0, [values < bottom for values in drawn], "v", "bottom"),
+    ):
+        if not any(spikes.any() for spikes in beyond):
+            continue
+        _end_axis(axis, bottom, top, logarithmic)
+        far = None
+        for line, values, spikes in zip(curves, drawn, beyond, strict=True):
+            x = np.asarray(line.get_xdata(), float)[spikes]
+            if x.size:
+                look = {"color": line.get_color(), "markersize": 5, "clip_on": False, "zorder": 5}
+                axis.plot(x, np.full(x.size, edge), mark, transform=axis.get_xaxis_transform(), **look)
+                worst = (np.argmax if edge else np.argmin)(values[spikes])
+                point = (values[spikes][worst], x[worst], line.get_color())
+                far = point if far is None else (max if edge else min)(far, point, key=lambda each: each[0])
+        if far is not None:
+            _name_spike(axis, far, edge, where)
+
+
+def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tuple[float, float]:
+    """These ends, moved so far that they hold the horizontal lines, too."""
+    levels = [line.get_ydata() for line in axis.lines if line.get_transform() == axis.get_yaxis_transform("grid")]
+    values = shown(np.concatenate([np.asarray(level, float) for level in levels] or [np.zeros(0)]), logarithmic)
+    values = values[~np.isnan(values)]
+    return min([low, *values]), max([high, *values])
+
+
+def _end_axis(axis: Axes, low: float, high: float, logarithmic: bool) -> None:
+    """With the margin that a plain axis has; zero width becomes a little."""
+    if logarithmic:
+        margin = max((high / low) ** 0.05, 1.1)
+        axis.set_ylim(low / margin, high * margin)
+    else:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axis.set_ylim(low - margin, high + margin)
+
+
+def _name_spike(axis: Axes, spike: tuple[float, float, Any], edge: int, where: str) -> None:
+    value, x, colour = spike
+    # On the side of the spike where the panel has more room.
+    left, right = axis.transData.inverted().transform(axis.transAxes.transform([(0, 0), (1, 0)]))[:, 0]
+    begins = abs(x - left) < abs(right - x)
+    axis.annotate(
+        f"{value:.3g}",
+        (x, edge),
+        xycoords=axis.get_xaxis_transform(),
+        xytext=(6 if begins else -6, 0),
+        textcoords="offset points",
+        ha="left" if begins else "right",
+        va=where,
+        fontsize=7,
+        color=colour,
+    )
+
+
 def log_scale(axis: Axes) -> None:
     """A logarithmic y axis, unless nothing drawn is positive; with plain numbers where it has few decades."""
     drawn = [np.asarray(line.get_ydata(), float) for line in axis.lines]
@@ -83,8 +148,9 @@ def log_scale(axis: Axes) -> None:
     if not positive.size:
         return
     axis.set_yscale("log")
-    if positive.max() < 30 * positive.min():
-        few = positive.max() < 3 * positive.min()
+    low, high = without_spikes(positive, logarithmic=True)
+    if high < 30 * low:
+        few = high < 3 * low
         axis.yaxis.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if few else (1.0, 2.0, 5.0)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -101,20 +167,22 @@ def heat_map(figure: Figure, axis: Axes, steps: list[int], lines: list[np.ndarra
     """log10 of a positive quantity over training step (x) and time step, grey where there is none.
 
     lines: [T] for each training step; a curriculum's may differ in length. offset: of the first row's centre. At most
-    twelve decades below the largest have colours of their own.
+    twelve decades below the largest have colours of their own; spikes have the last colour, and the largest is named.
     """
     longest = max(len(line) for line in lines)
     values = np.array([np.pad(line, (0, longest - len(line)), constant_values=np.nan) for line in lines])
     logs = np.log10(shown(values, positive=True))
     finite = logs[np.isfinite(logs)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
+    low, high = np.log10(without_spikes(10.0**finite, logarithmic=True)) if finite.size else (0, 1)
     low, high = max(low, high - 12), max(high, low + 0.1)
     rows = np.arange(longest + 1) + offset - 0.5
     mesh = axis.pcolormesh(edges(steps), rows, logs.T, cmap="viridis", vmin=low, vmax=high, rasterized=True)
     axis.set_facecolor(NOTHING)
     axis.grid(False)
-    cut = finite.size and finite.min() < low
-    figure.colorbar(mesh, ax=axis, extend="min" if cut else "neither", label=label)
+    below, above = bool((finite < low).any()), bool((finite > high + 1e-9).any())
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    label += f", up to {finite.max():.3g}" if above else ""
+    figure.colorbar(mesh, ax=axis, extend=extend, label=label)
 
 
 def edges(steps: list[int]) -> list[float]:
@@ -123,7 +191,7 @@ def edges(steps: list[int]) -> list[float]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure, whole or not at all, and closes it.
+    """Writes the figure, its legends where they cover nothing, whole or not at all, and closes it.
 
     Raises:
         Unwritable: it cannot be written.
@@ -132,6 +200,7 @@ def save(figure: Figure, path: Path) -> Path:
     with warnings.catch_warnings():
         # A panel of which nothing can be drawn has no limits of its own: the default ones will do.
         warnings.filterwarnings("ignore", "Attempt to set non-positive", UserWarning)
+        clear_legends(figure)
         figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
     plt.close(figure)
     write_bytes(path, picture.getvalue())
