@@ -25,8 +25,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 @contextlib.contextmanager
 def held(workdir: Path, lock: str = LOCK) -> Iterator[None]:
-    """This process alone writes to the folder, which is made, from here to the end of the block. Where the file system
-    has no locks, one warning says so.
+    """This process alone writes to the folder, which is made, from here to the end of the block; one that is made and
+    stays empty is removed. Where the file system has no locks, one warning says so.
 
     Args:
         lock: the name of the lock file; of a folder that several processes may train in, but one at a time report.
@@ -34,13 +34,21 @@ def held(workdir: Path, lock: str = LOCK) -> Iterator[None]:
     Raises:
         ConfigError: another process writes there, or nobody can.
     """
+    made = not workdir.exists()
     with contextlib.ExitStack() as stack:
+        if made:
+            stack.callback(_remove_if_empty, workdir)
         who = None if lock != LOCK else _holder_of_group(workdir)
         if who is None and not stack.enter_context(claimed(workdir / lock, patience=GRACE)):
             who = holder(workdir / lock) or "another process"
         if who is not None:
             raise ConfigError(f"{workdir} is in use: {who} writes there; wait for its end, or take another folder")
         yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def trainer_of(workdir: Path) -> str | None:

@@ -1,5 +1,6 @@
 """Who may write to a run's folder, and which runs it may hold: absent fields are their defaults."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -175,4 +176,18 @@ def test_run_of_a_group_in_training_is_in_use(tmp_path: Path) -> None:
         process.communicate()
     with held(workdir), claimed(workdir / LOCK) as mine:
         assert not mine
-    assert list(workdir.iterdir()) == []
+    assert not workdir.exists()  # Nothing but the lock was in it.
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_folder_that_is_made_and_stays_empty_is_removed(tmp_path, before, written):
+    workdir = tmp_path / "run"
+    if before:
+        workdir.mkdir()
+    with contextlib.suppress(ConfigError), held(workdir):
+        assert workdir.is_dir()
+        if written:
+            (workdir / "config.json").write_text("{}")
+        raise ConfigError("a mistake")
+    assert workdir.exists() == (before or written)
