@@ -43,6 +43,7 @@ LAYERS = [
     ["reproduction"],
     ["entry"],
     ["train", "evaluate", "sweep", "report", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
+    ["selfcheck"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS)

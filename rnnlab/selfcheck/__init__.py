@@ -1,0 +1,1 @@
+"""Looks for a compiler that computes wrong gradients: `python -m rnnlab.selfcheck`."""

@@ -1,0 +1,231 @@
+"""What a draw is: a cell from the table, shapes, switches of the engine, values; and the program that it makes.
+
+Everything follows from (seed, number), by NumPy. How a program is judged is in `judge.py`.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rnnlab.activations import ACTIVATIONS
+from rnnlab.build import fields_of
+from rnnlab.cells import CELLS, BaseCell, Cell
+from rnnlab.cells.modified import GateGains, ModifiedCell, ModifiedStepCell
+from rnnlab.initializers import INITIALIZERS
+from rnnlab.recurrence import unroll
+from rnnlab.typing import PyTree
+
+LARGEST = {"T": 12, "B": 9, "D": 5, "H": 18}
+WIDE = {"B": 40, "H": 130}
+"""In one draw of eight."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One program to be checked, without its values."""
+
+    seed: int
+    number: int
+    cell: str
+    """A name in `CELLS`."""
+    parameters: dict[str, Any]
+    """Its switches."""
+    around: tuple[str, ...]
+    """What is put around it: of `gains`, `kernel_mask`, `candidate`, `zoneout`."""
+    double: bool
+    shape: tuple[int, int, int, int]
+    """T, B, D, H."""
+    lengths: tuple[int, ...] | None
+    options: dict[str, Any]
+    """Of `unroll`."""
+    state_mask: bool
+    replicas: int | None
+    """How many cells run side by side by `vmap`; None: one, without it."""
+    second: bool
+    """Whether a derivative of the gradient is computed, along a direction."""
+
+    def __str__(self) -> str:
+        """For people, in one line."""
+        cell = ", ".join([self.cell, *(f"{k}={v}" for k, v in self.parameters.items()), *self.around])
+        sizes = " ".join(f"{name}={size}" for name, size in zip("TBDH", self.shape, strict=True))
+        options = {k: v for k, v in self.options.items() if v != _USUAL[k]} | {
+            "lengths": self.lengths,
+            "state_mask": self.state_mask or None,
+            "vmap": self.replicas,
+            "second order": self.second or None,
+        }
+        rest = ", ".join(f"{k}={v}" for k, v in options.items() if v is not None)
+        return f"{cell}; {sizes}; {'float64' if self.double else 'float32'}{'; ' * bool(rest)}{rest}"
+
+
+_USUAL = {"backend": "auto", "reverse": False, "chunk": None, "store": "auto", "unroll_steps": 1}
+
+
+def make_draw(seed: int, number: int, double: bool = True) -> Draw:
+    """The draw of this number. double: whether the device has double precision; else all draws are float32."""
+    rng = np.random.default_rng([seed, number])
+
+    def choice(*values: Any) -> Any:
+        return values[rng.integers(len(values))]
+
+    def happens(probability: float) -> bool:
+        return bool(rng.random() < probability)
+
+    name = choice(*CELLS)
+    shape = {axis: int(rng.integers(1, largest + 1)) for axis, largest in LARGEST.items()}
+    if happens(1 / 8):
+        shape |= {axis: int(rng.integers(1, largest + 1)) for axis, largest in WIDE.items()}
+    steps, batch = shape["T"], shape["B"]
+    parameters = {field: choose(choice) for field, choose in _switches(name).items()}
+    cell = _abstract_cell(name, parameters, shape["D"], shape["H"])
+    fusable = isinstance(cell, Cell)
+    second = happens(0.15)
+    backend = "reference" if second or not fusable else choice("auto", "reference", "fused")
+    fused = fusable and backend != "reference"
+    possible = ["zoneout", *(["candidate"] if cell.has_candidate else ["kernel_mask"] if fusable else [])]
+    possible += ["gains"] if fusable and shape["H"] > 2 else []  # The variance of two units may be anything.
+    return Draw(
+        seed=seed,
+        number=number,
+        cell=name,
+        parameters={field: value for field, value in parameters.items() if value},
+        around=tuple(part for part in possible if happens(0.15)),
+        double=happens(0.5) and double,
+        shape=(steps, batch, shape["D"], shape["H"]),
+        lengths=tuple(int(n) for n in rng.integers(0, steps + 1, batch)) if happens(0.3) else None,
+        options={
+            "backend": backend,
+            "reverse": happens(0.3),
+            "chunk": choice(*range(1, steps + 1)) if fused and happens(0.3) else None,
+            "store": choice("auto", "gates", "carries", "ends") if fused else "auto",
+            "unroll_steps": choice(2, 3) if happens(0.1) else 1,
+        },
+        state_mask=fusable and happens(0.1),
+        replicas=choice(2, 3) if happens(0.25) else None,
+        second=second,
+    )
+
+
+def _switches(name: str) -> dict[str, Callable[[Callable[..., Any]], Any]]:
+    """How a value is chosen for every parameter of a cell that changes its equations: what is on or off, and what names
+    an activation."""
+    found: dict[str, Any] = {}
+    for field, (hint, default) in fields_of(CELLS[name]).items():
+        if hint is bool:
+            found[field] = lambda choice: choice(False, False, True)
+        elif _named_by(hint, ACTIVATIONS):
+            found[field] = lambda choice, usual=default: choice(usual, *ACTIVATIONS)
+    return found
+
+
+def _abstract_cell(name: str, parameters: dict[str, Any], in_features: int, features: int) -> BaseCell:
+    """Shapes alone: to draw its values would compile more than is checked."""
+    zeros = {field: "zeros" for field, (hint, _) in fields_of(CELLS[name]).items() if _named_by(hint, INITIALIZERS)}
+    return nnx.eval_shape(lambda: CELLS[name](in_features, features, **parameters, **zeros, rngs=nnx.Rngs(0)))
+
+
+def _named_by(hint: Any, table: Any) -> bool:
+    """Whether values of this annotation are named by a table."""
+    return any(mark is table for mark in typing.get_args(hint)[1:])
+
+
+# --- its program -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A draw's loss, and where it is differentiated."""
+
+    loss: Callable[[PyTree], jax.Array]
+    """point -> loss; of replicas their sum."""
+    point: dict[str, Any]
+    """`params`, `x` [T, B, D] and `carry`, all with a first axis of replicas where there are some."""
+    direction: dict[str, Any]
+    """A unit vector in the space of points, along which a gradient is looked at or differentiated."""
+    graphdef: Any
+    weights: tuple[Any, ...]
+    """Of every output and of the last carry, in the loss."""
+
+    def computed(self, second: bool) -> Callable[[PyTree, PyTree], dict[str, Any]]:
+        """(point, direction) -> the loss and its gradient, or the derivative of the gradient along the direction."""
+
+        def first_order(point: PyTree, direction: PyTree) -> dict[str, Any]:
+            loss, gradient = jax.value_and_grad(self.loss)(point)
+            return {"loss": loss, **gradient}
+
+        def second_order(point: PyTree, direction: PyTree) -> dict[str, Any]:
+            return jax.jvp(jax.grad(self.loss), (point,), (direction,))[1]
+
+        return second_order if second else first_order
+
+
+def make_problem(draw: Draw, double: bool | None = None) -> Problem:
+    """The values of a draw, in its precision or another, and its loss; where it is in double precision, that must be on
+    (`jax.enable_x64`)."""
+    rng = np.random.default_rng([draw.seed, draw.number, 1])
+    dtype = np.float64 if (draw.double if double is None else double) else np.float32
+    steps, batch, in_features, features = draw.shape
+    graphdef, abstract = nnx.split(_abstract_cell(draw.cell, draw.parameters, in_features, features))
+    replicated = () if draw.replicas is None else (draw.replicas,)
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return np.asarray(scale * rng.standard_normal(shape), dtype)
+
+    def like(leaf: Any) -> np.ndarray:
+        return normal(*replicated, *leaf.shape, scale=0.8 / np.sqrt(leaf.shape[0] if leaf.ndim > 1 else 2))
+
+    cell: Any = nnx.merge(graphdef, abstract)
+    carries = len(cell.carry_names)
+    width = len(cell.gate_names) * features
+    point = {
+        "params": jax.tree.map(like, abstract),
+        "x": normal(*replicated, steps, batch, in_features),
+        "carry": tuple(normal(*replicated, batch, features, scale=0.5) for _ in range(carries)),
+    }
+    if "gains" in draw.around:
+        point["gains"] = tuple(np.asarray(1 + normal(*replicated, width, scale=0.2), dtype) for _ in range(2))
+    direction = jax.tree.map(lambda leaf: normal(*leaf.shape), point)
+    length = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(direction)))
+    direction = jax.tree.map(lambda leaf: np.asarray(leaf / length, dtype), direction)
+    weights = normal(steps, batch, features), tuple(normal(batch, features) for _ in range(carries))
+    keep = lambda *shape: np.asarray(rng.random(shape) < 0.7, dtype) / dtype(0.7)  # noqa: E731
+    kernel_mask = keep(features, width) if "kernel_mask" in draw.around else None
+    noise = [keep(steps, batch, features)] if "candidate" in draw.around else []
+    noise += [np.asarray(rng.random((steps, batch, features)) < 0.7, dtype)] if "zoneout" in draw.around else []
+    state_mask = keep(batch, features) if draw.state_mask else None
+    lengths = None if draw.lengths is None else np.asarray(draw.lengths, np.int32)
+
+    def of_one(point: dict[str, Any]) -> jax.Array:
+        cell: Any = nnx.merge(graphdef, point["params"])
+        modified = {"candidate": "candidate" in draw.around, "zoneout": (0,) * ("zoneout" in draw.around)}
+        if draw.around and isinstance(cell, Cell):
+            gains = None
+            if "gains" in draw.around:
+                gains = GateGains(width)
+                gains.input_gain[...], gains.recurrent_gain[...] = point["gains"]
+            cell = ModifiedCell(cell, gains=gains, kernel_mask=kernel_mask, **modified)  # pyright: ignore
+        elif draw.around:
+            cell = ModifiedStepCell(cell, **modified)
+        result = unroll(
+            cell,
+            point["x"],
+            lengths=None if lengths is None else jnp.asarray(lengths),
+            initial_carry=point["carry"],
+            noise=tuple(map(jnp.asarray, noise)),
+            state_mask=None if state_mask is None else jnp.asarray(state_mask),
+            **draw.options,
+        )
+        pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(result), strict=True)
+        parts = [jnp.vdot(w, a) + (0.5 * jnp.vdot(a, a) if draw.second else 0) for w, a in pairs]
+        return jnp.stack(parts).sum()
+
+    def loss(point: dict[str, Any]) -> jax.Array:
+        return of_one(point) if draw.replicas is None else jax.vmap(of_one)(point).sum()
+
+    return Problem(loss, point, direction, graphdef, weights)
