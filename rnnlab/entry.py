@@ -14,6 +14,7 @@ from rnnlab import devices, distributed, output, surroundings
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, field_paths, fields_named, load_file, render, resolve_config
 from rnnlab.files import Unwritable
+from rnnlab.memory import allocation_failures
 from rnnlab.workdir import source_hashes, versions
 
 FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INCOMPLETE, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 130, 141
@@ -185,7 +186,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput) -> int:
     """Of main, after it has said what went wrong."""
     try:
-        with devices.failures():
+        with devices.failures(), allocation_failures():
             status = main(sys.argv[1:])
     except SystemExit as end:  # After --help.
         status = end.code if isinstance(end.code, int) else FINISHED

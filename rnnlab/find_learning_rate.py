@@ -23,7 +23,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError
 from rnnlab.files import remove
 from rnnlab.surroundings import single_precision
-from rnnlab.workdir import held, write_file
+from rnnlab.workdir import held, unless_too_large, write_file
 
 SMOOTHING = 0.9
 """Decay of the running mean of the loss."""
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     check_range(lowest, highest, steps)
     default = entry.default_workdir(reference)
     workdir = Path(given["workdir"] or default.with_name(f"{default.name}-find_learning_rate"))
-    with held(workdir):
+    with unless_too_large(workdir), held(workdir):
         path = workdir / "find_learning_rate.json"
         remove(path)
         found = range_test(config, lowest, highest, steps, given["data_dir"])

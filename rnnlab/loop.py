@@ -20,6 +20,7 @@ from rnnlab import devices, distributed, plots
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import resolve_config
+from rnnlab.memory import allocation_failures
 from rnnlab.metrics import MetricsWriter, NoMetrics, ProgressLine, plain
 from rnnlab.recorder import FlightRecorder
 from rnnlab.rerun import repeat, summary_of
@@ -28,7 +29,16 @@ from rnnlab.schedules import check_length, check_schedule
 from rnnlab.state import TrainState, means
 from rnnlab.surroundings import single_precision
 from rnnlab.watch import Memory
-from rnnlab.workdir import git_commit, held, is_done, open_workdir, planned_steps, versions, write_file
+from rnnlab.workdir import (
+    git_commit,
+    held,
+    is_done,
+    open_workdir,
+    planned_steps,
+    unless_too_large,
+    versions,
+    write_file,
+)
 
 SECONDS_PER_DISPATCH = 0.5
 """How long the compiled loop runs before the host looks at signals and the progress line."""
@@ -78,7 +88,14 @@ def train_and_evaluate(
     steps = config["steps"]
     last = steps if stop_at is None else min(steps, stop_at)
 
-    with disk_errors(workdir), contextlib.ExitStack() as stack, distributed.partners():
+    run.check_training()
+
+    with contextlib.ExitStack() as stack:
+        if speaks:
+            stack.enter_context(unless_too_large(workdir))
+        stack.enter_context(disk_errors(workdir))
+        stack.enter_context(distributed.partners())
+        stack.enter_context(allocation_failures())
         if speaks:
             stack.enter_context(held(workdir))
         for turn in (True, False):

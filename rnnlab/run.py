@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from rnnlab import devices, distributed
+from rnnlab import devices, distributed, footprint
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, task_stages
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
@@ -51,8 +51,26 @@ class Run:
         self.stages = self._stages(data_dir)
         self.feed: Feed | None = None
         self.stage = -1
+        self._fitting: set[tuple[int, Split]] = set()
+        """(Stage, split) of the programs that are known to fit into memory."""
+        for programs in self.stages:
+            footprint.check_state(programs, config)
         self.enter(len(self.stages) - 1)
-        self.rows = self._placed(np.arange(config["batch_size"], dtype=np.uint32))
+
+    def check_training(self) -> None:
+        """Whether a training batch of every stage fits into memory, as far as shapes tell.
+
+        Raises:
+            OutOfMemory: it does not.
+        """
+        for programs in self.stages:
+            footprint.check_step(programs, self.config, "train", self.config["batch_size"])
+
+    @functools.cached_property
+    def rows(self) -> jax.Array:
+        """The rows [B] of a training batch, every device's own on it."""
+        self.check_training()
+        return self._placed(np.arange(self.config["batch_size"], dtype=np.uint32))
 
     def _stages(self, data_dir: str | None) -> list[Programs]:
         """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
@@ -136,6 +154,11 @@ class Run:
     def train(self, state: TrainState, until: int) -> TrainState:
         """The state after the updates up to step `until`, or after fewer: `Programs.train`, block by block where the
         host feeds it. The given one's arrays are used up."""
+        if (self.stage, "train") not in self._fitting:
+            arguments = state, self.data_at(int(state.step)), np.int32(until), self.rows
+            # Compiled once: the call below finds it.
+            footprint.check_compiled(self.programs, self.config, self.programs.train.lower(*arguments).compile())
+            self._fitting.add((self.stage, "train"))
         if self.feed is None:
             return self.programs.train(state, self.data, np.int32(until), self.rows)
         step = int(state.step)
@@ -173,6 +196,9 @@ class Run:
     def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
         """Means over a whole split of the stage's task, with the stage's label."""
         size, rows = self.evaluated_rows(split)
+        if (self.stage, split) not in self._fitting:
+            footprint.check_step(self.programs, self.config, split, rows.shape[0])
+            self._fitting.add((self.stage, split))
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
         return self.described(self.label | {name: float(value) for name, value in values.items()})
 

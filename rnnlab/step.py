@@ -95,6 +95,8 @@ class Programs:
             check_compute(mesh, model["compute"])
         self.backend = network.layers[0].backend
         state = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
+        self.shapes = state
+        """Of a state's leaves, each of them whole; of a carry one for all rows."""
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
         replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)

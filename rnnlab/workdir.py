@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -14,6 +15,7 @@ from rnnlab.build import ConfigError
 from rnnlab.config import differences, resolve_config, to_json
 from rnnlab.files import as_typed, check_objects, damaged, interpreting, is_number, read_json, write_bytes
 from rnnlab.locks import GRACE, claimed, holder
+from rnnlab.memory import OutOfMemory
 from rnnlab.output import complain
 
 DONE = ("finished", "stopped_early", "diverged", "pruned")
@@ -98,6 +100,23 @@ def is_done(workdir: Path) -> bool:
     """Whether the run of a folder is over."""
     summary = read_summary(workdir)
     return summary is not None and summary["status"] in DONE
+
+
+@contextlib.contextmanager
+def unless_too_large(workdir: Path) -> Iterator[None]:
+    """What a run has begun in its folder goes again where it turns out that the run does not fit into memory, unless a
+    checkpoint is there: the next try has another config."""
+    before = set(workdir.iterdir()) if workdir.is_dir() else None
+    try:
+        yield
+    except OutOfMemory:
+        begun = set(workdir.iterdir()) - (before or set()) if workdir.is_dir() else set()
+        if not any((workdir / "checkpoints").glob("[0-9]*")):
+            for path in begun:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                workdir.rmdir() if before is None else None
+        raise
 
 
 def open_workdir(

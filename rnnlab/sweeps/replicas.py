@@ -14,6 +14,7 @@ import psutil
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rnnlab import footprint, memory
 from rnnlab.run import Run
 from rnnlab.split import ALL_AXES
 from rnnlab.state import TrainState
@@ -178,25 +179,29 @@ class ReplicaPrograms:
 
     def needed(self, slots: int) -> int:
         """Bytes on all devices of so many slots: their states, and the activations of a step."""
-        like = self.like(slots)
-        states = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-        memory = self._program(slots).memory_analysis()
-        step = 0 if memory is None else memory.temp_size_in_bytes
-        return (1 + _COPIES) * states + self.count * step
+        found = self._program(slots).memory_analysis()
+        step = 0 if found is None else found.temp_size_in_bytes
+        return (1 + _COPIES) * self._state_bytes(slots) + self.count * step
+
+    def _state_bytes(self, slots: int) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.like(slots)))
 
     def fitting(self, replicas: int) -> int:
-        """How many of so many replicas fit into memory at once; at least one a device."""
+        """How many of so many replicas fit into memory at once; at least one a device.
+
+        Raises:
+            OutOfMemory: not even these do.
+        """
         room, size = _SHARE_OF_MEMORY * self.available(), replicas
         while size > self.count and (needed := self.needed(self.slots(size))) > room:
             size = max(self.count, min(size - 1, int(size * room / needed)))
+        slots = self.slots(size)
+        footprint.check_replicas(self.run.programs, self.run.config, self._state_bytes(slots), self._program(slots))
         return size
 
     def available(self) -> int:
         """Free bytes on all devices."""
-        stats = [device.memory_stats() for device in self.mesh.devices.flat]
-        if all(stats) and "bytes_limit" in stats[0]:
-            return sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
-        return psutil.virtual_memory().available
+        return memory.at_hand(list(self.mesh.devices.flat)) or psutil.virtual_memory().available
 
 
 def _keep(better: jax.Array, state: PyTree, best: PyTree) -> PyTree:

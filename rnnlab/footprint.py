@@ -1,0 +1,121 @@
+"""What a run needs of memory for certain, known from shapes before anything is compiled, and from what is compiled."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab import memory
+from rnnlab.split import MODEL_AXIS
+from rnnlab.step import Programs
+from rnnlab.tasks import Split
+from rnnlab.typing import PyTree
+
+
+def check_state(programs: Programs, config: dict[str, Any]) -> None:
+    """Whether the state and the task's data fit on this process's devices, each of which has them whole.
+
+    Raises:
+        OutOfMemory: they do not.
+    """
+    parts = {"weights and optimiser": _held(programs, programs.shapes), "data": _held(programs, programs.task.data)}
+    memory.check(parts, _devices(programs), _smaller_network(programs, config))
+
+
+def check_step(programs: Programs, config: dict[str, Any], split: Split, rows: int) -> None:
+    """Whether a batch of so many rows fits beside what it is needed with: in training the state, and a gradient or, as
+    a checkpoint is saved, a copy; in evaluation the parameters. The states of the recurrence, and what the backward
+    pass keeps of them, come on top: what fails here cannot run, what passes may still not.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
+    batch = _batch(programs, split, rows)
+    if split == "train":
+        state, gradient = _held(programs, programs.shapes), _held(programs, programs.shapes.params)
+        parts = {"weights and optimiser": state, "a batch": batch, "gradient": gradient}
+        if batch + gradient < state:
+            parts = {"weights and optimiser": state, "their copy for a checkpoint": state}
+    else:
+        parts = {"a batch": batch, "weights": _held(programs, programs.shapes.params)}
+    largest = max(parts, key=lambda name: parts[name])
+    field = "batch_size" if split == "train" else "eval_batch_size"
+    smaller = _smaller_batch(programs, config, field) if largest == "a batch" else _smaller_network(programs, config)
+    memory.check(parts, _devices(programs), smaller)
+
+
+def check_replicas(programs: Programs, config: dict[str, Any], states: int, compiled: Any) -> None:
+    """The same of a training program of replicas, whose states, of so many bytes, and best states are not made yet.
+
+    Raises:
+        OutOfMemory: it does not fit.
+    """
+    found, devices = compiled.memory_analysis(), _devices(programs)
+    step = 0 if found is None else found.temp_size_in_bytes * len(devices)
+    smaller = _smaller_batch(programs, config, "batch_size")
+    memory.check({"the states of the replicas": 2 * states, "a training step": step}, devices, smaller)
+
+
+def check_compiled(programs: Programs, config: dict[str, Any], compiled: Any) -> None:
+    """Whether what a compiled training program needs beside its arguments, which are in memory already, fits.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
+    found = compiled.memory_analysis()
+    if found is not None:
+        devices = _devices(programs)
+        extra = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(programs, config, "batch_size"))
+
+
+def _devices(programs: Programs) -> list[Any]:
+    return list(programs.mesh.local_devices)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda: tree)))
+
+
+def _held(programs: Programs, tree: PyTree) -> int:
+    """Bytes on the devices of this process, of which those along `MODEL_AXIS` share the split leaves."""
+    count = len(_devices(programs))
+    whole, split = programs.split.parted(tree)
+    return _bytes(whole) * count + _bytes(split) * count // programs.mesh.shape[MODEL_AXIS]
+
+
+def _batch(programs: Programs, split: Split, rows: int) -> int:
+    """Bytes of a batch's inputs and targets on the devices of this process."""
+    task, data = programs.task, programs.data_shapes
+    if split != "train":
+        data = jax.eval_shape(lambda: task.data)
+    positions = jax.ShapeDtypeStruct((rows,), jnp.uint32 if split == "train" else jnp.int32)
+    with warnings.catch_warnings():  # Of sequences longer than an int32 counts.
+        warnings.simplefilter("ignore")
+        batch = jax.eval_shape(lambda d, p: task.batch(d, jnp.int32(0), split, p), data, positions)
+    return _bytes(batch) * len(_devices(programs)) // programs.mesh.size
+
+
+def _smaller_batch(programs: Programs, config: dict[str, Any], field: str) -> str:
+    lengths = [f"task.{name} (now {config['task'][name]})" for name in _LENGTHS if name in config["task"]]
+    return f"make smaller: {', '.join([f'{field} (now {config[field]})', *lengths])}"
+
+
+_LENGTHS = ("length", "window", "longest")
+
+
+def _smaller_network(programs: Programs, config: dict[str, Any]) -> str:
+    model = config["model"]
+    features = model["cell"].get("features")
+    fields = [f"model.cell.features (now {features})"] if features is not None else []
+    fields += [f"model.layers (now {model['layers']})"] if model["layers"] != 1 else []
+    if programs.task.vocabulary is not None:
+        fields.append(f"the vocabulary ({programs.task.vocabulary:,} words: task.vocabulary_size, task.min_count)")
+        fields += [f"model.embedding (now {model['embedding']})"] if model["embedding"] is not None else []
+    devices = _devices(programs)
+    copies = len(devices) > 1 and devices[0].platform == "cpu"
+    return f"make smaller: {', '.join(fields)}" + (
+        f"; devices=1 holds one copy instead of {len(devices)}" if copies else ""
+    )
