@@ -394,6 +394,8 @@ def test_a_read_only_data_folder_is_left_alone(tmp_path: Path, source: Path, mon
     found = load_tokens("text", data, source=source, say=quiet)
     assert found.folder.is_relative_to(tmp_path / "cache" / "rnnlab")
     assert not list(data.iterdir())
+    monkeypatch.setattr(tokens, "assemble", lambda *_: pytest.fail("prepares again"))
+    assert load_tokens("text", data, source=source, say=quiet).folder == found.folder
 
 
 def test_what_is_prepared_in_a_read_only_data_folder_is_used(
