@@ -34,7 +34,7 @@ from rnnlab import entry
 from rnnlab.build import ConfigError, unknown
 from rnnlab.files import Unwritable
 from rnnlab.output import make_console
-from rnnlab.workdir import check_words, read_config, write_file
+from rnnlab.workdir import check_idle, check_words, read_config, write_file
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,11 +89,13 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
 
     run = output if workdir is None else workdir
     with entry.beside_numbers():  # What was drawn before is shown all the same.
+        check_idle(output)
         for name, draw in {"diagnostics.jsonl": plots.observed, "diagnosis.json": plots.diagnosis}.items():
             for folder in dict.fromkeys((run, output)):
                 if (folder / name).exists():
                     draw(folder, output)
     try:
+        check_idle(output)
         print(f"page: {plots.page(output, config, [command], run)}")
     except Unwritable as error:
         raise ConfigError(f"{error}; --output names another folder") from None
@@ -109,6 +111,7 @@ def _atlas(output: Path) -> int:
     found = measure_atlas(progress=lambda name: console.print(f"measuring {name}"))
     console.print(atlas_table(found))
     with entry.beside_numbers():
+        check_idle(output)
         write_file(output / "atlas.json", json.dumps(found) + "\n")
         console.print(f"figure: {atlas(output / 'atlas.json')}")
     return entry.FINISHED
@@ -183,6 +186,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
             console.print(note, markup=False)
     if keeps:
         with entry.beside_numbers():
+            check_idle(output)
             figures = plots.diagnosis(output)
             console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures) or 'none'}")
             write_figures(output, step, figures)
@@ -194,6 +198,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
 def _keep(output: Path, result: dict[str, Any]) -> bool:
     """Writes diagnosis.json, or says that it cannot be written: the numbers are shown all the same."""
     try:
+        check_idle(output)
         write_file(output / "diagnosis.json", json.dumps(result) + "\n")
     except Unwritable as error:
         print(f"warning: {error}; --output names another folder", file=sys.stderr)
@@ -229,6 +234,7 @@ def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str
         console.print(line, markup=False)
     console.print(interventions_table(found))
     with entry.beside_numbers():
+        check_idle(output)
         write_file(output / "replay.json", json.dumps(found) + "\n")
         console.print(f"figure: {draw(output)}")
     return entry.FINISHED

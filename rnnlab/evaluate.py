@@ -11,7 +11,6 @@ Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from rnnlab.build import ConfigError
 from rnnlab.files import write_arrays
 from rnnlab.metrics import plain
 from rnnlab.tasks import Split
-from rnnlab.workdir import check_words, read_config, trainer_of, write_file
+from rnnlab.workdir import check_idle, check_words, read_config, write_file
 
 if TYPE_CHECKING:
     from rnnlab.recognition import Recognition
@@ -62,10 +61,8 @@ def main(argv: Sequence[str]) -> int:
     written = results if given["split"] == "all" else results[splits[0]]
     for result in results.values():
         print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
-    if trainer := trainer_of(workdir):
-        print(f"nothing is written to {workdir}: {trainer} trains there", file=sys.stderr)
-        return entry.FINISHED
     with entry.beside_numbers():
+        check_idle(workdir)
         write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
         if recognized:
             _keep(recognized, workdir)

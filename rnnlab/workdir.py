@@ -13,7 +13,7 @@ from typing import Any
 
 from rnnlab.build import ConfigError
 from rnnlab.config import differences, resolve_config, to_json
-from rnnlab.files import as_typed, check_objects, damaged, interpreting, is_number, read_json, write_bytes
+from rnnlab.files import Unwritable, as_typed, check_objects, damaged, interpreting, is_number, read_json, write_bytes
 from rnnlab.locks import GRACE, claimed, holder
 from rnnlab.memory import OutOfMemory
 from rnnlab.output import complain
@@ -57,6 +57,12 @@ def trainer_of(workdir: Path) -> str | None:
     """Who trains in a run's folder, for people; None where nobody does. Commands that read a run write nothing to it
     meanwhile."""
     return holder(workdir / LOCK) or _holder_of_group(workdir)
+
+
+def check_idle(workdir: Path) -> None:
+    """Raises Unwritable where a run is in progress."""
+    if (trainer := trainer_of(workdir)) is not None:
+        raise Unwritable(f"nothing is written to {workdir}: {trainer} trains there")
 
 
 def _holder_of_group(workdir: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rnnlab import find_learning_rate, report
+from rnnlab import diagnose, evaluate, find_learning_rate, report
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, to_json
 from rnnlab.locks import claimed
@@ -191,3 +191,35 @@ def test_a_folder_that_is_made_and_stays_empty_is_removed(tmp_path, before, writ
             (workdir / "config.json").write_text("{}")
         raise ConfigError("a mistake")
     assert workdir.exists() == (before or written)
+
+
+@pytest.fixture(scope="module")
+def in_progress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that has ended, and whose lock another process holds."""
+    workdir = tmp_path_factory.mktemp("in_progress") / "run"
+    train_and_evaluate(SMALL_RUN | {"steps": 20, "flight_recorder": {}}, workdir)
+    process = start_holder(workdir / LOCK)
+    yield workdir
+    process.kill()
+    process.communicate()
+
+
+READERS = {
+    "evaluate": (evaluate.main, [], 0),
+    "diagnose": (diagnose.main, ["--measure=horizon"], 0),
+    "html": (diagnose.main, ["--html"], 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", READERS)
+def test_readers_write_nothing_to_a_run_in_progress(in_progress: Path, capfd, command: str) -> None:
+    main, words, status = READERS[command]
+    before = {path: path.stat().st_mtime_ns for path in in_progress.rglob("*")}
+    if status:
+        with pytest.raises(ConfigError, match=r"trains there; --output names another folder"):
+            main([f"--workdir={in_progress}", *words])
+    else:
+        assert main([f"--workdir={in_progress}", *words]) == 0
+        assert f"nothing is written to {in_progress}: process " in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in in_progress.rglob("*")} == before
