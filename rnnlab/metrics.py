@@ -1,11 +1,13 @@
 """Where numbers of a run go: metrics.jsonl, TensorBoard events and the progress line on the console."""
 
 import contextlib
+import errno
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rnnlab.files import Fields, is_number, read_json_lines
+from rnnlab.build import ConfigError
+from rnnlab.files import Fields, is_number, read_json_lines, write_bytes
 from rnnlab.output import complain, make_console
 
 
@@ -29,16 +32,14 @@ class MetricsFile:
 
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / "metrics.jsonl"
-        lines = (
-            [line for line in read_metrics(workdir) if line["step"] <= step and line["split"] != "test"] if step else []
-        )
-        _rewrite(self.path, lines)
+        lines = _kept(read_metrics, workdir) if step else []
+        # One line of each step and split: after a full disk there may be more.
+        last = {(line["step"], line["split"]): line for line in lines if line["step"] <= step}
+        _rewrite(self.path, [line for line in last.values() if line["split"] != "test"])
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """One line: step, split, the values, and the seconds of training until then."""
-        record = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(record)) + "\n")
+        _append(self.path, plain({"step": step, "split": split, **values, "seconds": round(seconds, 3)}))
 
 
 class MetricsWriter(MetricsFile):
@@ -48,8 +49,10 @@ class MetricsWriter(MetricsFile):
         super().__init__(workdir, step)
         self.diagnostics_path = workdir / "diagnostics.jsonl"
         if self.diagnostics_path.exists():  # A line belongs to the update after its step.
-            observed = read_diagnostics(workdir) if step else []
-            _rewrite(self.diagnostics_path, [line for line in observed if line["step"] < step])
+            observed = _kept(read_diagnostics, workdir) if step else []
+            _rewrite(
+                self.diagnostics_path, list({line["step"]: line for line in observed if line["step"] < step}.values())
+            )
         from tensorboardX import SummaryWriter  # Here: the import takes a second or two.
 
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
@@ -78,8 +81,7 @@ class MetricsWriter(MetricsFile):
         # One event for all: each waits for a lock between threads (31 of them 0.9 ms, one 0.05).
         assert self._events.file_writer is not None
         self._events.file_writer.add_summary(Summary(value=scalars), step)
-        with self.diagnostics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        _append(self.diagnostics_path, record)
 
     def figures(self, step: int, paths: Iterable[Path]) -> None:
         """PNG files to TensorBoard, figures/NAME each."""
@@ -174,12 +176,6 @@ def read_diagnostics(workdir: Path) -> list[dict[str, Any]]:
     return _read_lines(workdir / "diagnostics.jsonl", {"step": int})
 
 
-def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
-
-
 LINES_AGAIN = "remove it, or the lines that are damaged"
 """What to do about a damaged metrics.jsonl or diagnostics.jsonl."""
 
@@ -192,6 +188,33 @@ def _read_lines(path: Path, fields: Fields) -> list[dict[str, Any]]:
         numbers = ", ".join(map(str, others[:5])) + (", …" if len(others) > 5 else "")
         complain(f"warning: {path}: line {numbers} cannot be read; left out")
     return lines
+
+
+def _kept(read: Callable[[Path], list[dict[str, Any]]], workdir: Path) -> list[dict[str, Any]]:
+    """The lines that a run goes on with: of a file that is damaged all over, none."""
+    try:
+        return read(workdir)
+    except ConfigError as error:
+        complain(f"warning: {error}; the run goes on without its lines")
+        return []
+
+
+def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    """Adds a line whole or, where the disk is full, not at all."""
+    content = (json.dumps(line) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(content)
+            if written != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def live_line(what: str, console: Console, left: bool = True) -> Progress:
