@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,8 +145,8 @@ def read_file(reference: str) -> dict[str, Any]:
     Without a preset `get_config` is called without one. A file that has no PRESETS takes any that `get_config` does.
     """
     path, _, preset = reference.partition(":")
-    file = Path(path)
-    if not file.is_file():
+    file = Path(os.path.expanduser(path))
+    if not os.path.isfile(file):
         beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
     spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)

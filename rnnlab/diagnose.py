@@ -40,10 +40,10 @@ from rnnlab.workdir import check_idle, check_words, read_config, write_file
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
+    entry.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_string("checkpoint", "best", "of --workdir: best, last, or a step", flag_values=values)
     flags.DEFINE_bool("atlas", False, "the atlas of initialisations", flag_values=values)
-    flags.DEFINE_string("output", None, "folder to write to", flag_values=values)
+    entry.path_flag(values, "output", None, "folder to write to")
     flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
     flags.DEFINE_integer("rows", 8, "rows of the batch", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", lower_bound=1, flag_values=values)

@@ -29,11 +29,38 @@ EXIT_STATUS = {
 }
 
 
+class _PathParser(flags.ArgumentParser):
+    """~ and ~user stand for home folders, as a shell has them only at the beginning of a word."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        path = os.path.expanduser(argument)
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{path!r} is not UTF-8; rename the folder, or link to it") from None
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # Too long a name, a file among the folders above, folders that are closed.
+            raise ValueError(f"{path!r}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{path!r}: {error}") from None
+        return path
+
+
+def path_flag(values: flags.FlagValues, name: str, default: str | None, told: str) -> None:
+    """A flag that takes the path of a file or a folder."""
+    flags.DEFINE(_PathParser(), name, default, told, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
 def data_flags(values: flags.FlagValues) -> None:
     """--data_dir and --cache_dir, the same wherever data is read."""
-    flags.DEFINE_string("data_dir", None, "data folder; else RNNLAB_DATA, else the cache", flag_values=values)
+    path_flag(values, "data_dir", None, "data folder; else RNNLAB_DATA, else the cache")
     told = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
-    flags.DEFINE_string("cache_dir", None, told, flag_values=values)
+    path_flag(values, "cache_dir", None, told)
 
 
 def process_flags(values: flags.FlagValues) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
+    entry.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("highest", 10.0, "the learning rate of the last step", flag_values=values)
     flags.DEFINE_integer("steps", 200, "how many steps there are from the one to the other", flag_values=values)
     told = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
-    flags.DEFINE_string("workdir", None, told, flag_values=values)
+    entry.path_flag(values, "workdir", None, told)
     entry.data_flags(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
     if reference is None or config is None:

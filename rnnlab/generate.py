@@ -125,7 +125,7 @@ def draw(
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of a run of rnnlab.train", flag_values=values)
+    entry.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_string("prompt", "", "what the text begins with", flag_values=values)
     flags.DEFINE_float("temperature", 1.0, "of the softmax; 0: always the most likely token", flag_values=values)
     flags.DEFINE_integer("top_k", None, "from the k most likely tokens only", lower_bound=1, flag_values=values)

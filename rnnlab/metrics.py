@@ -50,9 +50,8 @@ class MetricsWriter(MetricsFile):
         self.diagnostics_path = workdir / "diagnostics.jsonl"
         if self.diagnostics_path.exists():  # A line belongs to the update after its step.
             observed = _kept(read_diagnostics, workdir) if step else []
-            _rewrite(
-                self.diagnostics_path, list({line["step"]: line for line in observed if line["step"] < step}.values())
-            )
+            last = {line["step"]: line for line in observed if line["step"] < step}
+            _rewrite(self.diagnostics_path, list(last.values()))
         from tensorboardX import SummaryWriter  # Here: the import takes a second or two.
 
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)

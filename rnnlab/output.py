@@ -89,7 +89,7 @@ def watched() -> Iterator[WatchedOutput]:
 
 def make_console(**options: Any) -> Console:
     """For a command whose results are in files, and which therefore goes on without its standard output."""
-    return Console(file=_LastingOutput(), **{"highlight": False, "soft_wrap": True} | options)  # pyright: ignore
+    return Console(file=_LastingOutput(), **{"highlight": False, "markup": False, "soft_wrap": True} | options)  # pyright: ignore
 
 
 class _LastingOutput(io.TextIOBase):

@@ -26,14 +26,14 @@ from rnnlab.workdir import held
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of a sweep of rnnlab.sweep", flag_values=values)
+    entry.path_flag(values, "workdir", None, "folder of a sweep of rnnlab.sweep")
     told = "what settings are compared by: a column of runs.csv that is a number"
     flags.DEFINE_string("metric", "best.validation.loss", told, flag_values=values)
     told = "what settings are compared with, as model.cell=lstm, several with commas; else what the sweep's file names"
     flags.DEFINE_string("baseline", None, told, flag_values=values)
     told = "axes for whose values together the best settings are named; else for each axis by itself"
     flags.DEFINE_list("group", [], told, flag_values=values)
-    flags.DEFINE_string("output", None, "folder to write to; else --workdir", flag_values=values)
+    entry.path_flag(values, "output", None, "folder to write to; else --workdir")
     given = entry.parse(values, argv, __doc__).flags
     if not given["workdir"]:
         raise ConfigError("--workdir is missing: the folder of a sweep, as in --workdir=runs/init_by_activation")

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "file of the sweep, or FILE:PRESET", flag_values=values)
     told = "folder of the sweep, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
-    flags.DEFINE_string("workdir", None, told, flag_values=values)
+    entry.path_flag(values, "workdir", None, told)
     flags.DEFINE_bool("dry_run", False, "print groups, runs and programs; train and write nothing", flag_values=values)
     told = "i/n, i from 0: work on the groups i, i + n, …; not needed where files can be locked. each: a job its own"
     flags.DEFINE_string("shard", None, told, flag_values=values)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     told = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
-    flags.DEFINE_string("workdir", None, told, flag_values=values)
+    entry.path_flag(values, "workdir", None, told)
     entry.data_flags(values)
     entry.process_flags(values)
     given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)

@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
-    flags.DEFINE_string("output", "gradient_flow.png", "the figure", flag_values=values)
+    entry.path_flag(values, "output", "gradient_flow.png", "the figure")
     flags.DEFINE_bool("training", False, "over the whole training", flag_values=values)
     given = entry.parse(values, argv, __doc__).flags
     if not given["runs"]:

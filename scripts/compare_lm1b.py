@@ -111,10 +111,8 @@ def table(runs: Sequence[Mapping[str, Any]], note: str) -> str:
 def main(argv: Sequence[str], **changes: Any) -> int:
     """Runs the command; returns the exit status. changes: further overrides of every config."""
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "output", "runs/lm1b_standin.json", "JSON file; the table and the figure are put beside it", flag_values=values
-    )
-    flags.DEFINE_string("workdir", "runs/lm1b_standin", "folder of the runs", flag_values=values)
+    entry.path_flag(values, "output", "runs/lm1b_standin.json", "JSON file; the table and the figure are put beside it")
+    entry.path_flag(values, "workdir", "runs/lm1b_standin", "folder of the runs")
     flags.DEFINE_string("only", "", "models, with commas between; all if empty", flag_values=values)
     flags.DEFINE_integer("steps", 2000, "updates of each", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)

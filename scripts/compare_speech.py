@@ -193,11 +193,11 @@ def summarize(row: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("output", "runs/speech.json", "JSON file; what it holds already is kept", flag_values=values)
+    entry.path_flag(values, "output", "runs/speech.json", "JSON file; what it holds already is kept")
     flags.DEFINE_string("folder", "timit", "of the corpus, as task.folder", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("steps", STEPS, "of a recurrent network", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("page", None, "Markdown file whose table is written anew", flag_values=values)
+    entry.path_flag(values, "page", None, "Markdown file whose table is written anew")
     entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     path, folder, data_dir = Path(given["output"]), given["folder"], given["data_dir"]

@@ -222,8 +222,8 @@ def compare(config: dict[str, Any], folder: Path, data_dir: str | None) -> dict[
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("output", "runs/twin.json", "JSON file; the figure is put beside it", flag_values=values)
-    flags.DEFINE_string("workdir", "runs/twin", "folder of the runs", flag_values=values)
+    entry.path_flag(values, "output", "runs/twin.json", "JSON file; the figure is put beside it")
+    entry.path_flag(values, "workdir", "runs/twin", "folder of the runs")
     flags.DEFINE_enum("optimizer", "sgd", list(OPTIMIZERS), "what both train with", flag_values=values)
     flags.DEFINE_integer("steps", 6000, "updates of each; an epoch has 2983", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)

@@ -405,12 +405,10 @@ def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: i
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "output", "runs/mitigations.json", "JSON file; what it holds already is kept", flag_values=values
-    )
+    entry.path_flag(values, "output", "runs/mitigations.json", "JSON file; what it holds already is kept")
     flags.DEFINE_string("only", "", "names from CURES, with commas between; all if empty", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("page", None, "Markdown file whose table is written anew", flag_values=values)
+    entry.path_flag(values, "page", None, "Markdown file whose table is written anew")
     flags.DEFINE_bool("costs", False, "measure the cost of a step instead of training", flag_values=values)
     entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags

@@ -1,13 +1,16 @@
 """The commands: how they are started, and what they say of a flag or a file that is none."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from rnnlab import entry, find_learning_rate, sweep, train
 from rnnlab.build import ConfigError
+from rnnlab.config import load_file
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [path.stem for path in sorted((ROOT / "rnnlab").glob("*.py")) if "entry.run(main)" in path.read_text()]
@@ -44,3 +47,52 @@ def test_a_file_that_is_no_config_is_one_clear_line(
 def test_a_field_of_the_base_is_named_to_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean --config\.optimizer\.learning_rate\?"):
         sweep.main([f"--config={ROOT}/configs/sweeps/gain_around_one.py", "--learning_rate=1", f"--workdir={tmp_path}"])
+
+
+def parsed_path(word: str) -> str:
+    values = flags.FlagValues()
+    entry.path_flag(values, "workdir", None, "a folder")
+    return entry.parse(values, [word], None).flags["workdir"]
+
+
+def test_a_path_flag_knows_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parsed_path("--workdir=~/runs/x") == f"{tmp_path}/runs/x"
+    assert parsed_path("--workdir=runs/~x") == "runs/~x"
+
+
+@pytest.mark.parametrize("name", ["a b", "a\nb", "[a]", "a\\b", "a#b%20", "ü", "x" * 255])
+def test_a_path_flag_takes_any_name(tmp_path: Path, name: str) -> None:
+    assert parsed_path(f"--workdir={tmp_path / name}") == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 256, "File name too long"),
+        ("ü" * 128 + "/run", "File name too long"),
+        ("a/" * 3000, "File name too long"),
+        ("a\udcff", "is not UTF-8"),
+        ("file/run", "Not a directory"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=message) as error:
+        parsed_path(f"--workdir={tmp_path}/{name}")
+    assert "--workdir" in str(error.value)
+
+
+def test_a_config_is_found_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("def get_config():\n    return {'steps': 3}\n")
+    assert load_file("~/mine.py").steps == 3
+    with pytest.raises(ConfigError, match="unknown config"):
+        load_file("x" * 300)
+
+
+def test_every_flag_that_is_a_path_is_a_path_flag() -> None:
+    names = "workdir|output|source|data_dir|cache_dir|runs|results|page|vocabulary"
+    plain = re.compile(rf'DEFINE_string\(\s*"(?:{names})"')
+    files = [*(ROOT / "rnnlab").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    assert [str(path) for path in files if plain.search(path.read_text(encoding="utf-8"))] == []

@@ -249,12 +249,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("sweeps", False, "a sweep beside the same runs alone, and nothing else", flag_values=values)
     told = "with --sweeps: how many of a sweep's runs are timed alone"
     flags.DEFINE_integer("alone", 64, told, lower_bound=1, flag_values=values)
-    flags.DEFINE_string(
-        "output",
-        None,
-        "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png",
-        flag_values=values,
-    )
+    told = "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png"
+    entry.path_flag(values, "output", None, told)
     entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")

@@ -42,12 +42,10 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_enum("dataset", None, DATASETS, "the corpus", flag_values=values)
     flags.DEFINE_enum("level", "word", list(END), "what a token is", flag_values=values)
-    flags.DEFINE_string("source", None, "folder of the files, for --dataset=text", flag_values=values)
+    entry.path_flag(values, "source", None, "folder of the files, for --dataset=text")
     flags.DEFINE_integer("vocabulary_size", None, "entries at most", lower_bound=3, flag_values=values)
     flags.DEFINE_integer("min_count", None, "occurrences of a word at least", lower_bound=1, flag_values=values)
-    flags.DEFINE_string(
-        "vocabulary", None, "file of the words to take, one a line, with or without counts", flag_values=values
-    )
+    entry.path_flag(values, "vocabulary", None, "file of the words to take, one a line, with or without counts")
     flags.DEFINE_integer("processes", None, "at work at once; else one a core", lower_bound=1, flag_values=values)
     entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
