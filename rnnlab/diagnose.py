@@ -36,6 +36,17 @@ from rnnlab.files import Unwritable
 from rnnlab.output import make_console
 from rnnlab.workdir import check_idle, check_words, read_config, write_file
 
+ROWS, ATLAS_ROWS = 8, 16
+_SIZES = {"measure", "rows", "jacobians", "exponents", "lags"}
+FLAGS: dict[str, set[str]] = {
+    "--atlas": {"atlas", "output", "rows"},
+    "--replay": {"replay", "workdir", "output", "recording", "data_dir", "cache_dir"},
+    "--html without --measure": {"html", "workdir", "output", "checkpoint", "data_dir", "cache_dir"},
+    "--workdir": {"workdir", "output", "checkpoint", "html", "data_dir", "cache_dir", *_SIZES},
+    "--config": {"output", "html", "data_dir", "cache_dir", *_SIZES},
+}
+"""What is done -> the flags that it heeds."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
@@ -45,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("atlas", False, "the atlas of initialisations", flag_values=values)
     entry.path_flag(values, "output", None, "folder to write to")
     flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
-    flags.DEFINE_integer("rows", 8, "rows of the batch", lower_bound=1, flag_values=values)
+    rows = f"rows of the batch; else {ROWS}, of --atlas {ATLAS_ROWS}"
+    flags.DEFINE_integer("rows", None, rows, lower_bound=1, flag_values=values)
     flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("exponents", None, "leading Lyapunov exponents; else all", lower_bound=1, flag_values=values)
     lags = "lags with a part of their own; else all, or, where T is above 1000, a million / T of them"
@@ -61,10 +73,9 @@ def main(argv: Sequence[str]) -> int:
     if len(chosen) != 1:
         what = " and ".join(f"--{name}" for name in chosen) if chosen else "none"
         raise ConfigError(f"one of --workdir, --config and --atlas says what to diagnose; given: {what}")
-    if given["atlas"] and given["html"]:
-        raise ConfigError("--html is of a run: it goes with --workdir or --config, not with --atlas")
+    _check_flags(values, given)
     if given["atlas"]:
-        return _atlas(Path(given["output"] or "runs/atlas"))
+        return _atlas(Path(given["output"] or "runs/atlas"), given["rows"] or ATLAS_ROWS)
     if reference is None or config is None:
         workdir = Path(given["workdir"])
         config = read_config(workdir)
@@ -82,6 +93,20 @@ def main(argv: Sequence[str]) -> int:
     if given["html"]:
         _page(config, workdir, output, given["command"])
     return status
+
+
+def _check_flags(values: flags.FlagValues, given: dict[str, Any]) -> None:
+    """Raises ConfigError where a flag is given that would be ignored."""
+    if given["atlas"] or given["replay"]:
+        what = "--atlas" if given["atlas"] else "--replay"
+    elif given["workdir"]:
+        what = "--html without --measure" if given["html"] and not given["measure"] else "--workdir"
+    else:
+        what = "--config"
+    for name in given:
+        if values[name].present and name not in FLAGS[what]:
+            others = ", ".join(other for other, names in FLAGS.items() if name in names)
+            raise ConfigError(f"--{name} does nothing with {what}; it goes with {others}")
 
 
 def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: str) -> None:
@@ -103,12 +128,12 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
         print("it holds no diagnosis; the command without --html measures it, or --measure=… with it")
 
 
-def _atlas(output: Path) -> int:
+def _atlas(output: Path, rows: int) -> int:
     from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
     from rnnlab.plots.atlas import atlas
 
     console = make_console(soft_wrap=False)
-    found = measure_atlas(progress=lambda name: console.print(f"measuring {name}"))
+    found = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
     console.print(atlas_table(found))
     with entry.beside_numbers():
         check_idle(output)
@@ -147,7 +172,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         if not bool(jnp.isfinite(leaf).all())
     ]
     broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
-    batch = run.sample(given["rows"])  # In single precision, as in training: the same examples.
+    batch = run.sample(given["rows"] or ROWS)  # In single precision, as in training: the same examples.
     result: dict[str, Any] = {
         "step": step,
         "rows": batch.inputs.shape[1],

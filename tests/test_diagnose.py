@@ -164,6 +164,37 @@ def test_nothing_or_too_much_to_diagnose_is_one_clear_line(words: list[str], mes
         diagnose.main(words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--atlas", "--lags=4"], "--lags does nothing with --atlas; it goes with --workdir, --config"),
+        (["--atlas", "--html"], "--html does nothing with --atlas; it goes with --html without --measure, --workdir"),
+        (["--workdir=x", "--recording=7"], "--recording does nothing with --workdir; it goes with --replay"),
+        (["--config=CONFIG", "--checkpoint=last"], "--checkpoint does nothing with --config"),
+        (["--workdir=x", "--replay", "--rows=2"], "--rows does nothing with --replay"),
+        (["--workdir=x", "--html", "--rows=2"], "--rows does nothing with --html without --measure"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    words = [word.replace("CONFIG", str(write_config(tmp_path))) for word in words]
+    with pytest.raises(ConfigError, match=message):
+        diagnose.main(words)
+
+
+@pytest.mark.parametrize(("words", "rows"), [(["--rows=3"], 3), ([], 16)])
+def test_the_atlas_heeds_its_rows(words: list[str], rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    def measure(batch: int, **given: Any) -> Any:
+        batches.append(batch)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("rnnlab.diagnostics.atlas.measure_atlas", measure)
+    with pytest.raises(ConfigError, match="enough"):
+        diagnose.main(["--atlas", f"--output={tmp_path}", *words])
+    assert batches == [rows]
+
+
 def test_unknown_measure_is_one_clear_line(trained: Path) -> None:
     with pytest.raises(ConfigError, match=r"--measure: unknown measure 'lag'; did you mean lags"):
         diagnose.main([f"--workdir={trained}", "--measure=lag"])
