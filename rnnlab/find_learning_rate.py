@@ -5,8 +5,8 @@
 
 Trains from the beginning while the learning rate rises from --lowest to --highest, by the same factor at every step,
 and stops where the smoothed loss exceeds four times its minimum or is not finite. All else of the config is kept, but
-for its schedule and warm-up. Prints the rate at which the loss falls fastest and a tenth of the rate at which it is
-lowest, and writes WORKDIR/find_learning_rate.json and WORKDIR/plots/find_learning_rate.png.
+for its schedule and warm-up. The last line names one rate, where the smoothed loss is lowest before it first rises by
+half, and the flag that it is for. Writes WORKDIR/find_learning_rate.json and WORKDIR/plots/find_learning_rate.png.
 Without --workdir it writes to runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate.
 Exit status: 0, 2 for a mistake in the command, config or data, 3 if the loss is not finite from the start.
 """
@@ -25,10 +25,10 @@ from rnnlab.files import remove
 from rnnlab.surroundings import single_precision
 from rnnlab.workdir import held, unless_too_large, write_file
 
-SMOOTHING = 0.9
-"""Decay of the running mean of the loss."""
 TOO_HIGH = 4.0
-"""The test ends where the smoothed loss is this many times its minimum."""
+"""The test ends where the loss, averaged over the last tenth of the steps, is this many times what it was lowest."""
+RISEN = 1.5
+"""How many times its lowest value so far the smoothed loss is where the rate has become too high for good training."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         from rnnlab import plots
 
         figure = plots.learning_rate_range(workdir)
-    print(f"{conclusion(found)}; figure: {figure}")
+    print(f"figure: {figure}")
+    print(conclusion(found))
     return entry.FINISHED
 
 
@@ -87,8 +88,8 @@ def range_test(
 
     Returns:
         What is written to find_learning_rate.json: `learning_rates`, `losses` and `smoothed` for every step that was
-        made; `stopped`, the learning rate at which it was too high, or None; `steepest` and `tenth_of_minimum` as
-        `suggestions` gives them; `config`.
+        made; `learning_rate`, as `suggestion` gives it; `stopped`, the learning rate at which the loss was too high,
+        or None; `config`.
     """
     from rnnlab.run import Run  # After the checks: these take seconds to import.
     from rnnlab.state import means
@@ -100,8 +101,7 @@ def range_test(
     state = run.programs.start(run.config["seed"])
     rates: list[float] = []
     losses: list[float] = []
-    smoothed: list[float] = []
-    stopped, mean = None, 0.0
+    stopped, lowest_mean = None, math.inf
     for step in range(steps):
         rate = lowest * (highest / lowest) ** (step / (steps - 1))
         state = run.train(state, step + 1)
@@ -109,17 +109,17 @@ def range_test(
         if not math.isfinite(loss):
             stopped = rate
             break
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         rates.append(rate)
         losses.append(loss)
-        smoothed.append(mean / (1 - SMOOTHING ** (step + 1)))
-        if too_high(smoothed):
-            stopped = rate
-            break
-    steepest, tenth = suggestions(rates, smoothed)
+        if len(losses) >= _window(steps):
+            mean = _mean(losses[-_window(steps) :])
+            if too_high(mean, lowest_mean):
+                stopped = rate
+                break
+            lowest_mean = min(lowest_mean, mean)
+    smoothed = smooth(losses, steps)
     return {
-        "steepest": steepest,
-        "tenth_of_minimum": tenth,
+        "learning_rate": suggestion(rates, smoothed),
         "stopped": stopped,
         "learning_rates": rates,
         "losses": losses,
@@ -132,39 +132,55 @@ def _rise(lowest: float, highest: float, steps: int) -> dict[str, Any]:
     return {"name": "exponential", "rate": highest / lowest, "steps": steps - 1}
 
 
-def too_high(smoothed: Sequence[float]) -> bool:
-    """Whether the last smoothed loss exceeds four times the lowest."""
-    return smoothed[-1] > TOO_HIGH * min(smoothed)
+def smooth(losses: Sequence[float], steps: int) -> list[float]:
+    """The mean over a tenth of the test's steps around each, by default 0.8 decades of the rate."""
+    reach = _window(steps) // 2
+    return [_mean(losses[max(0, k - reach) : k + reach + 1]) for k in range(len(losses))]
 
 
-def suggestions(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | None, float | None]:
-    """The rate at which the smoothed loss falls fastest over the logarithm of the rate, and a tenth of the rate at its
-    minimum; None, None if it never falls."""
-    lowest = min(range(len(smoothed)), key=smoothed.__getitem__, default=0)
-    if lowest == 0:
-        return None, None
-    # Over a tenth of the steps, by default 0.8 decades, and not where the running mean is of a few batches only: else
-    # the noise of one batch is steepest (adding, LSTM: at the first step, instead of 2e-4).
-    reach = max(1, len(rates) // 20)
-    settled = reach + round(1 / (1 - SMOOTHING))
+def too_high(mean: float, lowest: float) -> bool:
+    """Whether the mean loss of the last tenth of the test's steps is four times the lowest that a tenth had before."""
+    return 0 < TOO_HIGH * lowest < mean
 
-    def slope(k: int) -> float:
-        a, b = max(0, k - reach), min(len(rates) - 1, k + reach)
-        return (smoothed[b] - smoothed[a]) / math.log(rates[b] / rates[a])
 
-    return rates[min(range(settled, lowest + 1) or range(lowest + 1), key=slope)], rates[lowest] / 10
+def _window(steps: int) -> int:
+    """A tenth of the steps, an odd number."""
+    return 2 * max(1, steps // 20) + 1
+
+
+def _mean(losses: Sequence[float]) -> float:
+    """Of positive losses the geometric one: a batch that explodes weighs little (adding, IRNN: 54 beside 0.3)."""
+    if min(losses) > 0:
+        return math.exp(math.fsum(map(math.log, losses)) / len(losses))
+    return math.fsum(losses) / len(losses)
+
+
+def suggestion(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
+    """The rate at which the smoothed loss is lowest before it first rises by half; None if it never falls.
+
+    Smith's upper bound (2017, section 3.3: where the accuracy slows, becomes ragged, or falls), told by the loss. The
+    window of `smooth` keeps it half a decade below a sharp rise. Behind the first rise a loss may fall again, to that
+    of a network that ignores its input; a rate from there, or a tenth of it, trains nothing.
+    Trained with it, seed 0: adding in 4000 steps, test MSE of IRNN 0.0006 (3.4e-4), LSTM 0.0005 (2.2e-2), GRU 0.00003
+    (1.3e-2); pixels in 3000 steps, accuracy 0.69 (2e-5; the config's 3e-5: 0.70). The rate at which the loss falls
+    fastest is 5e-6, 1.5e-4, 3e-4 there: it is that of the readout's bias.
+    """
+    lowest = 0
+    for k, loss in enumerate(smoothed):
+        if loss < smoothed[lowest]:
+            lowest = k
+        elif loss > 0 and loss > RISEN * smoothed[lowest]:
+            break
+    return rates[lowest] if lowest else None
 
 
 def conclusion(found: Mapping[str, Any]) -> str:
     """The line for the user."""
-    rates, stopped = found["learning_rates"], found["stopped"]
-    if found["steepest"] is None:
-        return f"the loss never fell between learning rates of {rates[0]:.2g} and {rates[-1]:.2g}"
-    end = "" if stopped is None else f"; stopped at {stopped:.2g}, where the loss is not finite or four times as high"
-    return (
-        f"learning rate {found['steepest']:.2g} (the loss falls fastest), "
-        f"or {found['tenth_of_minimum']:.2g} (a tenth of that at the lowest loss){end}"
-    )
+    rates, stopped, rate = found["learning_rates"], found["stopped"], found["learning_rate"]
+    end = "" if stopped is None else f" (stopped at {stopped:.2g}, where the loss is not finite or four times as high)"
+    if rate is None:
+        return f"the loss never fell between learning rates of {rates[0]:.2g} and {rates[-1]:.2g}{end}"
+    return f"learning rate {rate:.2g}: --config.optimizer.learning_rate={rate:.2g}{end}"
 
 
 if __name__ == "__main__":

@@ -123,6 +123,14 @@ def test_lags_are_as_many_as_a_time_that_grows_with_the_steps_allows(steps: int,
     assert diagnosis.default_lags(steps) == lags
 
 
+def test_one_large_state_does_not_put_all_others_into_one_bin() -> None:
+    values = np.random.default_rng(0).normal(size=1000)
+    assert diagnosis._most(values) == (values.min(), values.max())
+    assert diagnosis._most(np.append(values, [1e21, -1e21])) == (values.min(), values.max())
+    assert diagnosis._most(np.ones(3)) == (1, 1)
+    assert diagnosis._most(np.zeros(0)) is None
+
+
 def test_what_lags_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--config={write_config(tmp_path)}", f"--output={tmp_path / 'out'}", "--measure=lags", "--rows=2"]
     assert diagnose.main([*words, "--lags=2"]) == 0

@@ -218,7 +218,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, programs: dict[str, Run]) -> None:
     monkeypatch.setattr(winners, "export", _export)
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"a picture"))
     rates = {"learning_rates": [0.1, 0.2, 0.3], "losses": [3.0, 1.0, 2.0], "smoothed": [3.0, 2.0, 2.0]}
-    rates |= {"steepest": 0.1, "tenth_of_minimum": 0.02, "stopped": None}
+    rates |= {"learning_rate": 0.1, "stopped": None}
     monkeypatch.setattr(find_learning_rate, "range_test", lambda *_: rates)
 
 

@@ -219,11 +219,12 @@ def _values(subject: Subject) -> dict[str, Any]:
         inside = np.asarray(run.inside)
         for name, carry in zip(carry_names(run.cell, len(run.carries)), run.carries, strict=True):
             values = np.asarray(carry)[inside]
-            counts, edges = np.histogram(values[values != 0], 40)  # A rectified carry is mostly 0.
+            some = values[values != 0]  # A rectified carry is mostly 0.
+            counts, edges = np.histogram(some, 40, _most(some))
             dead = measured.get(f"{run.name}/{name}/dead")
-            notes = {"are exactly 0, not drawn": np.mean(values == 0)} | (
-                {} if dead is None else {"of units are dead": dead}
-            )
+            notes = {"are exactly 0, not drawn": np.mean(values == 0)}
+            notes["lie further out, not drawn"] = (len(some) - counts.sum()) / max(1, values.size)
+            notes |= {} if dead is None else {"of units are dead": dead}
             units[f"state {name}"] = {
                 "edges": edges,
                 "shares": counts / max(1, values.size),
@@ -231,6 +232,17 @@ def _values(subject: Subject) -> dict[str, Any]:
             }
         found[run.name] = units
     return found
+
+
+def _most(values: np.ndarray) -> tuple[float, float] | None:
+    """From where to where a histogram goes: over all values but those that are further from the middle half than ten
+    times what it spans, which would put the others into one bin."""
+    if not values.size:
+        return None
+    low, high = np.quantile(values, (0.25, 0.75))
+    reach = 10 * (high - low) if high > low else np.inf
+    inside = values[(values >= low - reach) & (values <= high + reach)]
+    return float(inside.min()), float(inside.max())
 
 
 _NOTES = {"below 0.01": "below 0.01", "above 0.99": "above 0.99", "beyond 0.99": "beyond ±0.99"}

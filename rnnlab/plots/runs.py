@@ -133,10 +133,9 @@ def learning_rate_range(workdir: Path) -> Path:
     figure, (axis,) = make_axes(1)
     axis.plot(found["learning_rates"], found["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
     axis.plot(found["learning_rates"], found["smoothed"], color=COLOURS[0], label="smoothed", linewidth=1.6)
-    names = {"steepest": "steepest descent", "tenth_of_minimum": "a tenth of the minimum's"}
-    for (key, name), colour in zip(names.items(), COLOURS[1:], strict=False):
-        if found[key] is not None:
-            axis.axvline(found[key], color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {found[key]:.2g}")
+    rate = found["learning_rate"]
+    if rate is not None:
+        axis.axvline(rate, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"learning rate {rate:.2g}")
     axis.set_xscale("log")
     # One exploded loss would press all others onto the axis.
     top = 1.5 * max(found["smoothed"][0], min(found["smoothed"]))
