@@ -124,10 +124,11 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
             (a step of T·B = 700, P = 200, V = 33 278 took 312 ms on two, and 374 where each had all words), else one.
 
     Raises:
-        ConfigError: more devices than there are, or a number that does not divide the batch, or that `split` does not
-            divide.
+        ConfigError: no devices, more than there are, or a number that does not divide the batch or is not divisible by
+            `split`.
     """
-    available = jax.devices()
+    with failures():
+        available = jax.devices()
     sharing = distributed.processes()
     all_share = split is None and available[0].platform == "cpu" and sharing == 1
     split = split or 1
