@@ -5,6 +5,7 @@ The order in which a run calls them is in `loop.py`.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -147,6 +148,24 @@ class Programs:
         """The optax chain with these numbers."""
         return make_optimizer(self._section("optimizer", numbers), self.run_steps, self.split)
 
+    def constants(self, others: Mapping[str, float]) -> list[str]:
+        """Those of the numbers of the model, the values of `others` beside their own, that stand in the program as
+        constants: a function or an attribute of a module holds them as they were when it was built."""
+
+        def text(numbers: Mapping[str, float]) -> str:
+            graphdef = nnx.graphdef(nnx.eval_shape(lambda: self._network(dict(numbers), jnp.int32(0))))
+            program = functools.partial(self._metrics, graphdef=graphdef)
+            closed = jax.make_jaxpr(program)(state.params, state.buffers, self.data_shapes, state.seed)
+            held = b"".join(np.asarray(const).tobytes() for const in closed.consts)
+            return re.sub(r" at 0x[0-9a-f]+", "", str(closed)) + held.hex()
+
+        others = {name: value for name, value in others.items() if value != self.numbers[name]}
+        state = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), self.embedding)
+        own = text(self.numbers)
+        if not others or text({**self.numbers, **others}) == own:
+            return []
+        return [name for name, value in others.items() if text({**self.numbers, name: value}) != own]
+
     def _section(self, name: str, numbers: dict[str, Any]) -> Any:
         """A resolved section with these numbers."""
         return merge_numbers(self.structure, numbers)[name]
@@ -177,12 +196,16 @@ class Programs:
             lambda new, old: jnp.where(begins, new, old), network.first_carries(positions.shape[0]), carry
         )
 
-    def _metrics(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array) -> dict[str, jax.Array]:
+    def _metrics(
+        self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array, graphdef: Any = None
+    ) -> dict[str, jax.Array]:
         """What a training step sums up: for the names."""
         rows = jnp.zeros(self.batch_size, jnp.uint32)
         batch = self.task.batch(data, seed, "train", rows)
         training = Training(jax.random.key(seed), rows)
-        sums = self._loss(params, None, buffers, self.numbers, batch, training, graphdef=self.graphdef)[1][0]
+        sums = self._loss(params, None, buffers, self.numbers, batch, training, graphdef=graphdef or self.graphdef)[1][
+            0
+        ]
         if charges_weights(self.structure["penalties"]):
             sums["penalty"] = sums["loss"]
         if make_clipping(self.structure["optimizer"]):

@@ -1,5 +1,7 @@
 """The docs are true: docs/extending.md is applied to a copy of the project, README's library code runs."""
 
+import csv
+import json
 import os
 import re
 import shutil
@@ -12,6 +14,11 @@ import pytest
 from rnnlab.entry import default_workdir
 
 ROOT = Path(__file__).parent.parent
+TABLE_TESTS = [
+    f"tests/test_{name}.py"
+    for name in ("activations", "cells", "initializers", "tasks", "penalties", "build", "config", "imports", "docs")
+]
+"""Those that what docs/extending.md adds is tested by; the slow tests of this file are not among them."""
 BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
 
 
@@ -109,23 +116,38 @@ def test_everything_in_extending_can_be_done_to_the_project(extended):
 
 
 @pytest.mark.slow
-def test_new_cell_passes_every_conformance_test(extended):
-    said = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cells.py", "-k", "mgu")
+def test_everything_new_passes_the_tests_that_read_the_tables(extended):
+    names = [Path(title).stem for language, title, _ in blocks(ROOT / "docs" / "extending.md") if language == "diff"]
+    assert names
+    said = run(extended, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *TABLE_TESTS)
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None
-    assert int(passed[1]) >= 5
+    assert int(passed[1]) >= 300
 
 
 @pytest.mark.slow
 def test_commands_of_extending_train(extended, tmp_path):
     commands = [text for language, _, text in blocks(ROOT / "docs" / "extending.md") if language == "sh"]
-    assert len(commands) == 3
     for number, text in enumerate(commands):
         words = text.replace("\\\n", " ").split()
-        assert words[:3] == ["python", "-m", "rnnlab.train"]
+        assert words[:2] == ["python", "-m"]
         words = [f"--workdir={tmp_path / str(number)}" if w.startswith("--workdir") else w for w in words[1:]]
         small = ["--config.steps=4", "--config.eval_every=4", "--config.task.length=8"]
-        assert "finished at step 4" in run(extended, *words, *small)
+        said = run(extended, *words, *small)
+        assert "rnnlab.train" not in words or "finished at step 4" in said
+
+
+@pytest.mark.slow
+def test_runs_of_the_new_cells_sweep_are_those_of_their_own_numbers(extended, tmp_path):
+    small = ["--config.steps=4", "--config.eval_every=4", "--config.task.length=8"]
+    run(extended, "-m", "rnnlab.sweep", "--config=configs/sweeps/leaky_rate.py", f"--workdir={tmp_path / 's'}", *small)
+    with (tmp_path / "s" / "runs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({row["final_validation_loss"] for row in rows}) == 3
+    cell = ["--config.model.cell=leaky", f"--config.model.cell.rate={rows[1]['model.cell.rate']}"]
+    run(extended, "-m", "rnnlab.train", "--config=configs/adding.py", f"--workdir={tmp_path / 'r'}", *cell, *small)
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["final"]["validation"]["loss"] == pytest.approx(float(rows[1]["final_validation_loss"]), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rnnlab import evaluate
-from rnnlab.build import ConfigError
+from rnnlab.activations import ACTIVATIONS, ActivationSpec, as_activation, hyperparameter
+from rnnlab.build import ConfigError, PositiveInt
+from rnnlab.cells import CELLS, Cell
 from rnnlab.checkpoints import restore_chosen
 from rnnlab.config import resolve_config
 from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
 from rnnlab.state import TrainState
-from rnnlab.sweeps.group_run import run_group
+from rnnlab.sweeps.group_run import KeptPrograms, run_group
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from rnnlab.sweeps.space import Setting
 
@@ -277,3 +281,105 @@ def assert_near(found: Any, expected: Any) -> None:
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
     else:
         assert found == expected
+
+
+# --- numbers of one's own cells and activations ----------------------------------------------------------------------
+
+
+class Kept(Cell):
+    """h' = h + ε (f(z + u) - h), ε kept in one of several ways."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: PositiveInt,
+        *,
+        epsilon: float = 0.1,
+        way: str = "attribute",
+        activation: ActivationSpec = "tanh",
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(in_features, features, rngs=rngs)
+        self.activation = as_activation(activation)
+        if way == "attribute":
+            self.epsilon = epsilon
+        elif way == "hyperparameter":
+            self.epsilon = hyperparameter(epsilon)
+        elif way == "tuple":
+            self.options = (epsilon,)
+        else:
+            self.rate = (lambda: epsilon) if way == "closure" else functools.partial(lambda a: a, epsilon)
+        self.way = way
+
+    def gates(self, carry, z, u):
+        ways = {"attribute": lambda: self.epsilon, "hyperparameter": lambda: self.epsilon[...]}
+        ways |= {"tuple": lambda: self.options[0], "closure": lambda: self.rate(), "partial": lambda: self.rate()}
+        return (carry[0] + ways[self.way]() * (self.activation(z[0] + u[0]) - carry[0]),)
+
+
+def of_epsilon(epsilon: float, **cell: Any) -> Setting:
+    changes = dict(steps=6, log_every=2, eval_every=6, checkpoint_every=6, early_stopping={})
+    model = dict(cell=dict(name="kept", features=4, epsilon=epsilon, **cell))
+    return Setting(f"{epsilon}", {}, config(model=model, **changes))
+
+
+@pytest.mark.parametrize("way", ["attribute", "hyperparameter"])
+def test_number_of_a_cell_is_each_replicas_own(way, tmp_path, monkeypatch):
+    monkeypatch.setitem(CELLS, "kept", Kept)
+    settings = [of_epsilon(epsilon, way=way) for epsilon in (0.01, 0.1, 0.5)]
+    assert run_group(settings, tmp_path, tmp_path / "group", None, lambda _: None, lambda **_: None)
+    losses = [numbers(tmp_path / "runs" / setting.name)[-1]["loss"] for setting in settings]
+    assert len(set(losses)) == 3
+    train_and_evaluate(settings[1].config, tmp_path / "alone")
+    np.testing.assert_allclose(numbers(tmp_path / "alone")[-1]["loss"], losses[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["tuple", "closure", "partial"])
+def test_number_that_the_program_holds_as_a_constant_is_named_before_the_first_step(way, tmp_path, monkeypatch):
+    monkeypatch.setitem(CELLS, "kept", Kept)
+    settings = [of_epsilon(epsilon, way=way) for epsilon in (0.1, 0.5)]
+    Run(settings[0].config)  # Alone it may be trained.
+    with pytest.raises(ConfigError, match=r"^model\.cell\.epsilon: .*self\.name = name.*hyperparameter") as raised:
+        run_group(settings, tmp_path, tmp_path / "group", None, lambda _: None, lambda **_: None)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def scaled(scale: float = 1.0) -> Callable[[jax.Array], jax.Array]:
+    return lambda x: jnp.tanh(scale * x)
+
+
+def test_number_of_an_activation_that_is_a_function_is_named(monkeypatch):
+    monkeypatch.setitem(CELLS, "kept", Kept)
+    monkeypatch.setitem(ACTIVATIONS, "scaled", scaled)
+    settings = [of_epsilon(0.1 * (1 + scale), activation=dict(name="scaled", scale=scale)) for scale in (1.0, 2.0)]
+    with pytest.raises(ConfigError, match=r"^model\.cell\.activation\.scale: "):
+        KeptPrograms().of(settings, None)
+
+
+def test_programs_are_kept_for_runs_of_the_same_constants_alone(monkeypatch):
+    monkeypatch.setitem(CELLS, "kept", Kept)
+    kept = KeptPrograms()
+    kept.of([of_epsilon(0.1, way="closure")], None)
+    with pytest.raises(ConfigError, match=r"^model\.cell\.epsilon: "):
+        kept.of([of_epsilon(0.5, way="closure")], None)
+
+
+EVERY_NUMBER = {
+    "dropout": dict.fromkeys(("input", "between", "output", "state", "zoneout", "recurrent_kernel"), 0.5),
+    "cotangent": {"scale": 0.9, "clip_value": 2.0, "clip_norm": 3.0},
+    "normalization": {"cell": "layer", "input": "batch"},
+}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [*CELLS, *({"name": "vanilla", "activation": name} for name in ACTIVATIONS)],
+    ids=lambda cell: cell if isinstance(cell, str) else cell["activation"],
+)
+def test_no_number_of_ours_is_a_constant(cell):
+    cell = {"name": cell} if isinstance(cell, str) else cell
+    network = CELLS[cell["name"]]
+    around = EVERY_NUMBER if isinstance(network, type) and issubclass(network, Cell) else {}
+    programs = Run(config(model=dict(cell=cell | {"features": 4}, layers=2, **around))).programs
+    assert programs.constants({name: 0.75 * number for name, number in programs.numbers.items()}) == []

@@ -65,6 +65,13 @@ class BaseCell(nnx.Module):
             steps = jax.random.uniform(rngs.params(), (features,), jnp.float32, 1.0, max(chrono - 1.0, 1.0))
             self.bias[...] += jnp.kron(jnp.array(self.chrono_signs, jnp.float32), jnp.log(steps))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A number with a fraction, `self.epsilon = epsilon`, is kept as an array: it enters compiled programs as an
+        argument, so that a sweep may vary it. It is not trained."""
+        if isinstance(value, float | jax.Array):
+            value = nnx.data(jnp.asarray(value, float if isinstance(value, float) else None))
+        super().__setattr__(name, value)
+
     def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int) -> jax.Array:
         """[rows, M], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of its gates."""
         draw, joint = as_initializer(init), self.in_features + self.features

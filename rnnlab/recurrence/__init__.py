@@ -149,14 +149,15 @@ def _run(
     if lengths is not None:
         mask = jnp.arange(steps)[:, None] < lengths
         x = jnp.where(mask[:, :, None], x, 0)  # Before the projection: 0 * NaN is NaN, in the backward pass too.
+    carry: Carry
     if initial_carry is None:
-        dtype = jax.eval_shape(cell.project, x[0]).dtype
-        initial_carry = cell.initial_carry(batch, dtype)
-
+        carry = cell.initial_carry(batch, jax.eval_shape(cell.project, x[0]).dtype)
+    else:
+        carry = initial_carry
     noise, state_mask = lax.stop_gradient((noise, state_mask))
     every: Carry = ()
     if backend == "reference":
-        every, last = reference(cell, initial_carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
+        every, last = reference(cell, carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
         h = every[0]
     else:
         graphdef, params = nnx.split(cell)
@@ -173,10 +174,10 @@ def _run(
             keep_gates=store in ("auto", "gates"),
             compute=cell.compute,
         )
-        if store == "auto" and kept_bytes(plan, params, initial_carry, x, noise) > _GATES_BYTES:
+        if store == "auto" and kept_bytes(plan, params, carry, x, noise) > _GATES_BYTES:
             plan = plan._replace(keep_gates=False)
         result: Any = fused(
-            plan, params, kernel, cell.recurrent_offset(), initial_carry, x, lengths, noise, state_mask, cotangent, taps
+            plan, params, kernel, cell.recurrent_offset(), carry, x, lengths, noise, state_mask, cotangent, taps
         )
         h, last = result
     if mask is not None:

@@ -15,6 +15,7 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import differences
 from rnnlab.loop import disk_errors, interruptions
 from rnnlab.run import Run
+from rnnlab.step import Programs
 from rnnlab.sweeps.groups import structure
 from rnnlab.sweeps.replica_group import Member, ReplicaGroup
 from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
@@ -118,7 +119,8 @@ class KeptPrograms:
         """The programs of settings of one structure.
 
         Raises:
-            ConfigError: a mistake in their config or the data.
+            ConfigError: a mistake in their config or the data, or a number in which they differ and that does not enter
+                the program as an argument.
         """
         mesh = make_replica_mesh(len(settings))
         key = structure(settings[0].config), mesh, data_dir
@@ -130,7 +132,23 @@ class KeptPrograms:
                     "task.on_device: what the host reads is read run by run; say so: task.on_device=False"
                 )
             self._last = key, ReplicaPrograms(run)
+        _check_arguments(self._last[1].run.programs, settings)
         return self._last[1]
+
+
+def _check_arguments(programs: Programs, settings: Sequence[Setting]) -> None:
+    """Raises a ConfigError for a number that the settings vary and the program holds as a constant."""
+    each = list(_numbers(settings).values())
+    farthest = {
+        name: max((numbers[name] for numbers in each), key=lambda value: abs(value - number))
+        for name, number in programs.numbers.items()
+    }
+    if constants := programs.constants(farthest):
+        raise ConfigError(
+            f"{', '.join(constants)}: the compiled program holds the number of one run as a constant, so that all runs "
+            "would train with it; keep it as an attribute of the cell (self.name = name), of another module as "
+            "rnnlab.activations.hyperparameter(name), not in a function's closure or a tuple"
+        )
 
 
 def _numbers(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:
