@@ -23,6 +23,21 @@ def stream(seed: jax.Array, name: str) -> PRNGKeyArray:
     return named(jax.random.key(seed), name)
 
 
+def high_word(step: Int[Array, ""], factor: int) -> Int[Array, ""]:
+    """⌊step · factor / 2^32⌋ of two numbers from 0 to 2^32 - 1, in 32-bit arithmetic."""
+    step = step.astype(jnp.uint32)
+    a, b = (step & 0xFFFF, step >> 16), (jnp.uint32(factor & 0xFFFF), jnp.uint32(factor >> 16))
+    crossed = a[0] * b[1], a[1] * b[0]
+    middle = (a[0] * b[0] >> 16) + (crossed[0] & 0xFFFF) + (crossed[1] & 0xFFFF)
+    return a[1] * b[1] + (crossed[0] >> 16) + (crossed[1] >> 16) + (middle >> 16)
+
+
+def seed_of_span(seed: Int[Array, ""], span: Int[Array, ""]) -> Int[Array, ""]:
+    """The seed of the examples from 2^32 · span on: the run's own for the first 2^32, others after them."""
+    other = jax.random.randint(jax.random.fold_in(stream(seed, "span"), span), (), 0, np.iinfo(np.int32).max)
+    return jnp.where(span == 0, seed, other)
+
+
 class Training(NamedTuple):
     """What a network needs to know of a training step, and only then: None stands for evaluation."""
 

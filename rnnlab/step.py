@@ -27,7 +27,7 @@ from rnnlab.network import Carries, LayerRun, Network
 from rnnlab.objective import batch_loss, charges_weights
 from rnnlab.optimizers import clipped, global_norm, make_clipping, make_optimizer, waits_for_plateau, was_clipped
 from rnnlab.penalties import weight_penalty
-from rnnlab.random import Training, stream
+from rnnlab.random import Training, high_word, seed_of_span, stream
 from rnnlab.recurrence import Taps
 from rnnlab.softmax import softmax_options
 from rnnlab.split import ALL_AXES, MODEL_AXIS, UNSPLIT, row_parts, sum_over_devices
@@ -262,12 +262,19 @@ class Programs:
 
         return lax.while_loop(goes_on, lambda s: self._step(s, data, rows)[0], state)
 
+    def seed_of_examples(self, state: TrainState) -> jax.Array:
+        """The seed that the next step's examples are drawn from: the run's, but in an endless stream, whose positions
+        have 32 bits, another after every 2^32 examples."""
+        if self.task.size("train") is not None or self.run_steps * self.batch_size <= 2**32:
+            return state.seed
+        return seed_of_span(state.seed, high_word(state.step, self.batch_size))
+
     def _step(
         self, state: TrainState, data: PyTree, rows: jax.Array, observed: bool = False
     ) -> tuple[TrainState, Probe | None]:
         """The state after one update, and, of an observed step, what diagnostics look at."""
         positions = state.step.astype(jnp.uint32) * self.batch_size + rows
-        batch = self.task.batch(data, state.seed, "train", positions)
+        batch = self.task.batch(data, self.seed_of_examples(state), "train", positions)
         key = jax.random.fold_in(stream(state.seed, "network"), state.step)
         training = Training(key, rows, ALL_AXES)
         network = self._own_network(state.params, state.buffers)
