@@ -1,6 +1,8 @@
 """What a run needs of memory for certain, known from shapes before anything is compiled, and from what is compiled."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -71,6 +73,14 @@ def check_compiled(programs: Programs, config: dict[str, Any], compiled: Any) ->
         memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(programs, config, "batch_size"))
 
 
+@contextlib.contextmanager
+def quiet_about_length() -> Iterator[None]:
+    """JAX warns where it traces sequences that are longer than an int32 counts, before anybody can refuse them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")
+        yield
+
+
 def _devices(programs: Programs) -> list[Any]:
     return list(programs.mesh.local_devices)
 
@@ -92,8 +102,7 @@ def _batch(programs: Programs, split: Split, rows: int) -> int:
     if split != "train":
         data = jax.eval_shape(lambda: task.data)
     positions = jax.ShapeDtypeStruct((rows,), jnp.uint32 if split == "train" else jnp.int32)
-    with warnings.catch_warnings():  # Of sequences longer than an int32 counts.
-        warnings.simplefilter("ignore")
+    with quiet_about_length():
         batch = jax.eval_shape(lambda d, p: task.batch(d, jnp.int32(0), split, p), data, positions)
     return _bytes(batch) * len(_devices(programs)) // programs.mesh.size
 

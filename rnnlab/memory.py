@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows has none.
     resource = None
 
+SMALLER = "make the batch, the sequences, the network or the vocabulary smaller"
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -80,11 +81,12 @@ def _page_cache(stat: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def check(parts: Mapping[str, int], devices: Sequence[Any], smaller: str) -> None:
+def check(parts: Mapping[str, int], devices: Sequence[Any] | None = None, smaller: str = SMALLER) -> None:
     """Compares what is needed at the same time with what is at hand.
 
     Args:
         parts: {what it is: bytes on all of these devices}.
+        devices: as of `at_hand`.
         smaller: what the user can make smaller.
 
     Raises:
@@ -107,8 +109,8 @@ def said(size: float) -> str:
 
 
 @contextlib.contextmanager
-def allocation_failures() -> Iterator[None]:
-    """Turns whatever comes of an allocation that failed into an OutOfMemory."""
+def allocation_failures(smaller: str = SMALLER) -> Iterator[None]:
+    """Turns whatever comes of an allocation that failed into an OutOfMemory; smaller: as of `check`."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError, OSError) as error:
@@ -116,7 +118,6 @@ def allocation_failures() -> Iterator[None]:
             raise
         free = at_hand()
         there = "" if free is None else f", {said(free)} at hand"
-        smaller = "make the batch, the sequences, the network or the vocabulary smaller"
         raise OutOfMemory(f"out of memory: {wanted}{there}; {smaller}") from error
 
 

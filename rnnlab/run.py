@@ -48,7 +48,8 @@ class Run:
             devices.tune_host(config["batch_size"], config["devices"])
             mesh = devices.make_mesh(config["batch_size"], config["devices"], _words_split(config))
         self.mesh = mesh
-        self.stages = self._stages(data_dir)
+        with footprint.quiet_about_length():
+            self.stages = self._stages(data_dir)
         self.feed: Feed | None = None
         self.stage = -1
         self._fitting: set[tuple[int, Split]] = set()

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
     ["typing", "output", "compiler"],
     ["build", "random", "split", "surroundings"],
-    ["files", "checksums"],
+    ["memory", "files", "checksums"],
     ["norms", "locks"],
     ["initializers", "activations", "linear", "normalization"],
     ["recurrence"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["optimizers"],
     ["roll_call"],
     ["distributed"],
-    ["devices", "memory"],
+    ["devices"],
     ["feeding"],
     ["objective"],
     ["state"],

@@ -19,6 +19,7 @@ from rnnlab.datasets.prepare import main
 from rnnlab.datasets.text import SPLITS
 from rnnlab.datasets.tokens import Request, TokenSet, load_tokens, prepare, read_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
+from rnnlab.memory import OutOfMemory
 
 TEXTS = {
     "train": "the cat , the dog\nthe  Ärger\tof\n\n the <unk> end \n" * 40,
@@ -332,6 +333,22 @@ def test_a_vocabulary_that_is_none_leaves_no_pieces(source: Path, tmp_path: Path
     with pytest.raises(ConfigError, match=r"words: none of its 1 words \('zebra' …\) is in the training text"):
         load(source, vocabulary=tmp_path / "words")
     assert not list(source.parent.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("fails", ["merging", "choosing"])
+def test_words_that_do_not_fit_into_memory_leave_no_pieces(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    if fails == "merging":
+        monkeypatch.setattr("rnnlab.memory.at_hand", lambda devices=None: 100)
+    else:
+        monkeypatch.setattr("rnnlab.datasets.assembly._Merged.counted", no_memory)
+    with pytest.raises(OutOfMemory, match="different words" if fails == "merging" else "out of memory: no more"):
+        load(source)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from rnnlab import memory
 from rnnlab.build import ConfigError
 from rnnlab.datasets.chunks import Chunk, cut, number_all, read_numbered
 from rnnlab.datasets.text import SPLITS, Corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary
 from rnnlab.datasets.writing import whole_file
+
+BYTES_A_WORD = 120
+"""What a word takes in a dict of counts, at the least: a vocabulary is chosen from one."""
+_SMALLER = "take level=character, or a part of the text"
 
 
 def assemble(
@@ -56,8 +61,37 @@ def assemble(
         ready += size
         progress(ready, total)
 
-    number_all(everything, processes, done)
-    say("counting and writing")
+    with _without_pieces_too_large(partial):
+        number_all(everything, processes, done)
+        say("counting and writing")
+        _finish(corpus, level, choose, {**about, "sources": sources}, chunks, folder, partial)
+
+
+@contextlib.contextmanager
+def _without_pieces_too_large(partial: Path) -> Iterator[None]:
+    """What does not fit into memory now does not do so the next time: the pieces go.
+
+    Raises:
+        OutOfMemory: it did not fit.
+    """
+    try:
+        with memory.allocation_failures(_SMALLER):
+            yield
+    except memory.OutOfMemory:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _finish(
+    corpus: Corpus,
+    level: Level,
+    choose: Callable[[Mapping[str, int]], Vocabulary],
+    about: Mapping[str, Any],
+    chunks: Mapping[str, Sequence[Chunk]],
+    folder: Path,
+    partial: Path,
+) -> None:
+    """From the pieces' own numbers to the files."""
     merged = _merge(chunks)
     try:
         for split in SPLITS:
@@ -78,7 +112,7 @@ def assemble(
     vocabulary.save(folder)
     made = {"split": corpus.note, "vocabulary": {"size": len(vocabulary), "hash": vocabulary.hash}, "splits": splits}
     with whole_file(folder / "meta.json") as file:
-        file.write((json.dumps({**about, **made, "sources": sources}, indent=1) + "\n").encode())
+        file.write((json.dumps({**about, **made}, indent=1) + "\n").encode())
     shutil.rmtree(partial)
 
 
@@ -119,6 +153,7 @@ def _merge(chunks: Mapping[str, Sequence[Chunk]]) -> _Merged:
                 total = np.concatenate([total, np.zeros(len(ids), np.int64)])
             total[at] += found  # A piece has each of its words once.
             places[chunk.output] = at
+            memory.check({f"{len(ids):,} different words": len(ids) * BYTES_A_WORD}, smaller=_SMALLER)
         counts[split] = total[: len(ids)]
     return _Merged(list(ids), counts, places)
 

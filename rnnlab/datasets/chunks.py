@@ -25,6 +25,7 @@ from rnnlab.build import ConfigError
 from rnnlab.datasets.text import Part
 from rnnlab.datasets.vocabulary import END, Level
 from rnnlab.datasets.writing import whole_file
+from rnnlab.memory import OutOfMemory
 
 CHUNK = 16 << 20
 """Bytes of a piece."""
@@ -117,7 +118,7 @@ def number_all(chunks: Sequence[Chunk], processes: int | None, done: Callable[[i
             for future in as_completed([pool.submit(number, chunk) for chunk in todo]):
                 done(future.result())
         except BrokenProcessPool:
-            raise ConfigError("a worker was killed, perhaps for want of memory; take fewer --processes") from None
+            raise OutOfMemory("a worker was killed, perhaps for want of memory; take fewer --processes") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
