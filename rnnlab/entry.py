@@ -192,7 +192,7 @@ def beside_numbers() -> Iterator[None]:
     try:
         yield
     except Unwritable as error:
-        print(f"warning: {error}", file=sys.stderr)
+        output.complain(f"warning: {error}")
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
@@ -230,6 +230,10 @@ def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput)
     except Exception as error:
         if error is printed.failure:
             status = FINISHED  # Until the output is looked at, below.
+        elif isinstance(error, OSError) and error.filename is not None:
+            # Of a folder or file that is another user's, or gone: whichever of the readers and writers met it first.
+            output.complain(f"error: {os.fsdecode(error.filename)}: {error.strerror or error}")
+            status = MISTAKE
         elif distributed.processes() == 1:
             raise
         else:

@@ -395,5 +395,5 @@ def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tm
         ):
             command(arguments)
     (tmp_path / "run" / "vocabulary.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"vocabulary\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"vocabulary\.json is cut short; restore it"):
         generate.main(arguments)

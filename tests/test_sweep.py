@@ -321,7 +321,7 @@ def test_a_damaged_sweep_json_is_named_and_nothing_is_lost(tmp_path, run):
     run(seeds=2)
     path = tmp_path / "w" / "sweep.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ConfigError, match=r"sweep\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"sweep\.json is cut short; restore it"):
         run(seeds=2)
     path.unlink()
     with pytest.raises(ConfigError, match=r"w/runs has runs, but no sweep\.json says which"):
