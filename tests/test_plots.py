@@ -291,6 +291,23 @@ def test_a_spike_is_marked_at_the_edge_with_its_value_and_flattens_nothing(spike
     plt.close("all")
 
 
+@pytest.mark.parametrize(("spike", "logarithmic"), [(1e21, False), (-1e21, False), (1e21, True), (1e-30, True)])
+def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarithmic: bool) -> None:
+    _, (axis,) = style.make_axes(1)
+    rows = [[1.0, 1.2], [1.5, spike, 2 * spike], [0.8, float("nan")], [1.1, 1.3], [0.9, 1.0]]
+    for place, values in enumerate(rows):
+        axis.scatter(values, [place] * len(values))
+    axis.set_xscale("log" if logarithmic else "linear")
+    style.hold_points(axis)
+    low, high = axis.get_xlim()
+    assert low <= 0.8 < 1.5 <= high
+    assert high - low < 2
+    (mark,), (text,) = axis.lines, axis.texts
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (1 if spike > 1.5 else 0, 1)
+    assert text.get_text() == ", ".join(f"{value:.3g}" for value in sorted([spike, 2 * spike]))
+    plt.close("all")
+
+
 def test_curves_without_a_spike_keep_their_axis() -> None:
     for values in (np.linspace(0, 1, 50), 0.5 ** np.arange(300.0), 1000 * np.ones(9), np.array([np.nan, np.inf])):
         for scale in ("linear", "log"):

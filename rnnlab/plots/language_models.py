@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rnnlab.files import AGAIN, read_json
-from rnnlab.plots.style import COLOURS, hold_spikes, make_axes, save
+from rnnlab.plots.style import COLOURS, hold_spikes, log_scale, make_axes, save
 
 
 def validation_curves(results: Path) -> Path:
@@ -18,7 +18,7 @@ def validation_curves(results: Path) -> Path:
             steps, values = zip(*run["curves"][label], strict=True)
             axis.plot(steps, values, color=COLOURS[number % len(COLOURS)], linewidth=1.4, marker=".", **named)
             named = {}
-    axis.set_yscale("log")
+    log_scale(axis)
     hold_spikes(axis)
     axis.set_xlabel("updates")
     axis.set_ylabel("validation perplexity")

@@ -13,6 +13,7 @@ from rnnlab.plots.style import (
     GREY,
     TIME_STEP,
     gradient_symbol,
+    hold_points,
     hold_spikes,
     log_scale,
     make_axes,
@@ -201,6 +202,7 @@ def mitigations(results: Path) -> Path:
                 axis.annotate(note, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7)
         if metric == "loss":
             axis.set_xscale("log")
+        hold_points(axis)
         base = sorted(float(run["test"].get(metric, "nan")) for run in rows["without"])
         axis.axvline(base[len(base) // 2], color=COLOURS[1], linewidth=0.8, linestyle="--")
         axis.set_yticks(range(len(rows)), list(rows), fontsize=8)

@@ -105,6 +105,25 @@ def hold_spikes(axis: Axes) -> None:
             _name_spike(axis, far, edge, where)
 
 
+def hold_points(axis: Axes) -> None:
+    """The same along x, of points in rows: ends the x axis without the spikes of all of them."""
+    logarithmic = axis.get_xscale() == "log"
+    points = [np.ma.filled(np.ma.asarray(each.get_offsets(), float), np.nan) for each in axis.collections]
+    drawn = np.concatenate(points or [np.zeros((0, 2))])
+    low, high = without_spikes(drawn[:, 0], logarithmic)
+    x, at = shown(drawn[:, 0], positive=logarithmic), axis.get_yaxis_transform()
+    for edge, beyond, mark, side in ((1, x > high, ">", "right"), (0, x < low, "<", "left")):
+        if not beyond.any():
+            continue
+        factor, margin = (max(high / low, 2) ** 0.05, 0.0) if logarithmic else (1.0, 0.05 * (high - low) or 1.0)
+        axis.set_xlim(low / factor - margin, high * factor + margin)
+        for place in np.unique(drawn[beyond, 1]):
+            values = ", ".join(f"{value:.3g}" for value in np.sort(drawn[beyond & (drawn[:, 1] == place), 0]))
+            axis.plot([edge], [place], mark, transform=at, color=COLOURS[1], markersize=5, clip_on=False, zorder=5)
+            text = {"xytext": (-6 if edge else 6, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+            axis.annotate(values, (edge, place), xycoords=at, fontsize=7, **text)
+
+
 def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tuple[float, float]:
     """These ends, moved so far that they hold the horizontal lines, too."""
     levels = [line.get_ydata() for line in axis.lines if line.get_transform() == axis.get_yaxis_transform("grid")]
