@@ -37,8 +37,8 @@ class _PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         path = os.path.expanduser(argument)
         try:
-            path.encode()
-        except UnicodeEncodeError:
+            path.encode("utf-8", "surrogateescape").decode()  # What was typed, also where the locale has no UTF-8.
+        except UnicodeError:
             raise ValueError(f"{path!r} is not UTF-8; rename the folder, or link to it") from None
         try:
             os.lstat(path)

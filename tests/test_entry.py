@@ -61,7 +61,7 @@ def test_a_path_flag_knows_the_home_folder(tmp_path: Path, monkeypatch: pytest.M
     assert parsed_path("--workdir=runs/~x") == "runs/~x"
 
 
-@pytest.mark.parametrize("name", ["a b", "a\nb", "[a]", "a\\b", "a#b%20", "ü", "x" * 255])
+@pytest.mark.parametrize("name", ["a b", "a\nb", "[a]", "a\\b", "a#b%20", "ü", "\udcc3\udcbc", "x" * 255])
 def test_a_path_flag_takes_any_name(tmp_path: Path, name: str) -> None:
     assert parsed_path(f"--workdir={tmp_path / name}") == str(tmp_path / name)
 
