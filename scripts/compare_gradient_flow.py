@@ -16,6 +16,7 @@ from absl import flags
 from rnnlab import entry, plots
 from rnnlab.build import ConfigError
 from rnnlab.diagnostics import decay_per_step
+from rnnlab.plots.runs import last_forward
 from rnnlab.workdir import read_gradient_flow
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     print("run, network: factor per step back in time, half-life in steps")
     for label, folder in workdirs.items():
         for when, layers in read_gradient_flow(folder).items():
-            factor, half_life = decay_per_step(jnp.asarray(list(layers.values())[-1]))
+            factor, half_life = decay_per_step(jnp.asarray(layers[last_forward(layers)]))
             print(f"{label}, {when}: {factor:.4g}, {half_life:.3g}")
     print(path)
     return entry.FINISHED

@@ -204,6 +204,12 @@ def test_baselines_are_those_of_the_splits_that_are_shown(
     plt.close(figures[0])
 
 
+def test_runs_are_compared_by_their_last_layer_forwards() -> None:
+    names = ["layer 1/h", "layer 1 reverse/h", "layer 2/h", "layer 2 reverse/h"]
+    assert runs.last_forward(names) == "layer 2/h"
+    assert runs.last_forward(["layer 1"]) == "layer 1"
+
+
 # --- legends ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rnnlab.files import interpreting
 from rnnlab.metrics import LINES_AGAIN, read_diagnostics
-from rnnlab.plots.runs import reads_every_step
+from rnnlab.plots.runs import last_forward, reads_every_step
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -63,7 +63,7 @@ def compare_training(workdirs: Mapping[str, Path], path: Path) -> Path:
     for axis, (label, workdir) in zip(axes, workdirs.items(), strict=True):
         lines = [line for line in read_diagnostics(workdir) if "gradient_flow" in line]
         with interpreting(workdir / "diagnostics.jsonl", LINES_AGAIN):
-            name = [name for name in lines[-1]["gradient_flow"] if name.endswith("/h")][-1]
+            name = last_forward(name for name in lines[-1]["gradient_flow"] if name.endswith("/h"))
             norms = np.array([numbers(line["gradient_flow"][name]) for line in lines])
         logs = np.log10(shown(norms, positive=True)) - np.log10(shown(norms[:, -1:], positive=True))
         rows = np.arange(norms.shape[1] + 1) + 0.5

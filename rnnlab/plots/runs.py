@@ -1,6 +1,6 @@
 """Figures of a run and of comparisons between runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -103,7 +103,7 @@ def gradient_flow(workdir: Path) -> Path:
 
 
 def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
-    """One panel untrained, one trained: ‖∂L/∂h_t‖ of the last layer of several runs, side by side.
+    """One panel untrained, one trained: ‖∂L/∂h_t‖ of the last layer of several runs, forwards, side by side.
 
     workdirs: label -> a workdir with a gradient_flow.json.
     """
@@ -111,11 +111,16 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
     moments = list(dict.fromkeys(when for each in measured.values() for when in each))
     figure, axes = make_axes(len(moments))
     for axis, when in zip(axes, moments, strict=True):
-        curves = {label: list(each[when].values())[-1] for label, each in measured.items() if when in each}
+        curves = {label: each[when][last_forward(each[when])] for label, each in measured.items() if when in each}
         _draw_gradient(axis, curves, COLOURS)
         axis.set_title(when)
     axes[0].legend(frameon=False, fontsize=8)
     return save(figure, path)
+
+
+def last_forward(names: Iterable[str]) -> str:
+    """Of names of layers and directions the last that ends at the last step, as time runs."""
+    return [name for name in names if " reverse" not in name][-1]
 
 
 def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
