@@ -143,6 +143,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_or_a_batch_that_does_not_fit_is_refused_where_nothing_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(resolve_config(SMALL_RUN))
+    state = run.programs.start(0)
+    monkeypatch.setattr(memory, "at_hand", lambda devices=None: 1000)
+    with pytest.raises(OutOfMemory, match=r"wanted \(weights and optimiser .*make smaller: model.cell.features"):
+        Run(resolve_config(SMALL_RUN))
+    with pytest.raises(OutOfMemory, match=r"wanted \(a batch .*make smaller: eval_batch_size \(now 32\), task.length"):
+        run.evaluate(state, "test")
+
+
 def test_the_bound_is_below_what_a_run_takes() -> None:
     run = Run(resolve_config(SMALL_RUN))
     compiled = run.programs.train.lower(run.programs.start(0), run.data, jnp.int32(1), run.rows).compile()
