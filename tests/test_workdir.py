@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config, to_json
 from rnnlab.locks import claimed
 from rnnlab.loop import train_and_evaluate
+from rnnlab.metrics import read_metrics
 from rnnlab.sweeps.manifest import make_plan, open_sweep
 from rnnlab.sweeps.space import expand, load_sweep
 from rnnlab.workdir import GROUP_LOCK, LOCK, held, open_workdir, read_config, trainer_of
@@ -223,3 +226,19 @@ def test_readers_write_nothing_to_a_run_in_progress(in_progress: Path, capfd, co
         assert main([f"--workdir={in_progress}", *words]) == 0
         assert f"nothing is written to {in_progress}: process " in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in in_progress.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_of_two_trainings_in_one_workdir_one_ends_with_a_line_and_the_other_is_as_alone(tmp_path: Path) -> None:
+    config = SMALL_RUN | {"devices": 1, "steps": 3000, "checkpoint_every": 100}
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    return {config!r}\n", encoding="utf-8")
+    words = ["-m", "rnnlab.train", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"]
+    pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    both = [subprocess.Popen([sys.executable, *words], **pipes) for _ in range(2)]
+    said = {process.pid: process.communicate(timeout=300) for process in both}
+    (winner,), (loser,) = ([process.pid for process in both if process.returncode == status] for status in (0, 2))
+    (line,) = [line for line in said[loser][1].splitlines() if not line.startswith(("E0", "W0", "E1", "W1"))]
+    assert line.startswith(f"error: {tmp_path / 'run'} is in use: process {winner} on ")
+    assert said[loser][0] == ""
+    lines = [(each["step"], each["split"]) for each in read_metrics(tmp_path / "run")]
+    assert len(lines) == len(set(lines)) == 300 + 150 + 1
