@@ -144,6 +144,24 @@ def test_what_lags_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert diagnosis._needed(["nan"]) == "none"
 
 
+def published() -> dict[str, Path]:
+    """One published checkpoint of every task that has any."""
+    found: dict[str, Path] = {}
+    for config in sorted((Path(__file__).parent.parent / "docs" / "results" / "checkpoints").glob("*/config.json")):
+        found.setdefault(json.loads(config.read_text())["task"]["name"], config.parent)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", published())
+def test_published_checkpoints_can_be_diagnosed(task: str, tmp_path: Path, real_data: Path) -> None:
+    words = [f"--workdir={published()[task]}", f"--output={tmp_path}", f"--data_dir={real_data}"]
+    assert diagnose.main([*words, "--measure=horizon,values", "--rows=2"]) == 0
+    found = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert found["problems"] == []
+    assert found["horizon"]["layer 1"]["horizon"] <= found["horizon"]["longest_dependency"]
+
+
 @pytest.mark.slow
 def test_what_is_not_defined_for_a_cell_is_left_out_and_the_rest_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
