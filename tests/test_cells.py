@@ -4,7 +4,10 @@ Which steps a mask lets through and what the taps mean is in test_recurrence.py;
 test_peers.py; how parameters are drawn in test_initializers.py.
 """
 
+import copy
 import functools
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +17,9 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rnnlab.activations import ACTIVATIONS, as_activation, hyperparameter
 from rnnlab.cells import CELLS, Cell, Vanilla
-from rnnlab.recurrence import FusableCell, make_taps, unroll
+from rnnlab.recurrence import Cotangent, FusableCell, make_taps, unroll
 from tests.helpers import (
     CELL_VARIANTS,
     PLAIN_FUNCTIONS,
@@ -416,3 +420,37 @@ def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
 
             results.append(quick_jit(jax.grad(penalty, (0, 1)))(*point))
         assert_close(*results, 1e-10)
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda a: pickle.loads(pickle.dumps(a)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "cloudpickle": lambda a: pickle.loads(pytest.importorskip("cloudpickle").dumps(a)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("variant", [*CELL_VARIANTS, *PLAIN_FUNCTIONS])
+def test_copies_of_a_cell_put_out_the_same(variant, way):
+    if variant == "vanilla_where" and way == "pickle":
+        pytest.skip("pickle takes no lambda")
+    cell, x = make_cell(variant), random_array(0, 2, 1, D)
+    found = COPIES[way](cell)
+    assert_close(unroll(found, x, backend="reference"), unroll(cell, x, backend="reference"), 0)
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_of_what_goes_with_a_cell_are_equal(way):
+    cell = make_cell("lstm")
+    number = hyperparameter(0.25)
+    together = (make_taps(cell, jnp.ones((2, 1, D))), Cotangent(clip_norm=jnp.float32(2.0)), number)
+    for one in together:
+        assert_close(COPIES[way](one), one, 0)
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_copies_of_an_activation_are_the_same_function(name, way):
+    function, x = as_activation(name), jnp.linspace(-2, 2, 9)
+    np.testing.assert_array_equal(COPIES[way](function)(x), function(x))

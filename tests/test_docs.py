@@ -40,9 +40,10 @@ def insert(text: str, diff: str) -> str:
 def extended(tmp_path_factory) -> Path:
     """A copy of the project with everything in docs/extending.md done to it."""
     copy = tmp_path_factory.mktemp("extended")
-    for name in ("rnnlab", "tests", "configs", "docs"):
+    for name in ("rnnlab", "tests", "configs", "docs", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for file in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
+        shutil.copy(file, copy)
     for language, title, text in blocks(ROOT / "docs" / "extending.md"):
         if language == "python":
             (copy / title).write_text(text)

@@ -3,7 +3,9 @@
 That the engine and the cells are right is in test_recurrence.py and test_cells.py; here they are taken as given.
 """
 
+import copy
 import itertools
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -302,3 +304,13 @@ def test_padding_reaches_neither_outputs_nor_gradients(projection: int | None) -
 
 def test_graph_is_hashable_so_that_it_can_be_a_static_argument():
     hash(nnx.graphdef(Network(2, 1, cell={"name": "lstm", "features": 3}, rngs=nnx.Rngs(0))))
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "cloudpickle"])
+def test_copies_of_a_network_put_out_the_same(way):
+    fields: dict[str, Any] = {"layers": 2, "dropout": {"input": 0.1}, "cotangent": {"scale": 0.5}}
+    network = Network(D, O, cell=LSTM, normalization={"between": "batch"}, **fields, rngs=nnx.Rngs(0))
+    ways = {"pickle": pickle, "cloudpickle": pickle if way != "cloudpickle" else pytest.importorskip("cloudpickle")}
+    found = copy.deepcopy(network) if way == "deepcopy" else pickle.loads(ways[way].dumps(network))
+    x = random_array(0, T, B, D)
+    assert_close(found(x), network(x), 0)

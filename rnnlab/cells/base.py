@@ -4,7 +4,10 @@ A new cell names its gates and writes `gates`; the equations of the known ones s
 """
 
 import abc
-from typing import Any, ClassVar
+import importlib
+import operator
+import types
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,27 @@ from rnnlab.build import ConfigError, PositiveInt
 from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
+
+
+class _Named(NamedTuple):
+    """A function, by where it stands."""
+
+    module: str
+    name: str
+
+    def __call__(self) -> Any:
+        return operator.attrgetter(self.name)(importlib.import_module(self.module))
+
+
+def _by_name(value: Any) -> Any:
+    """A compiled function of a module as `_Named`, anything else as it is."""
+    if isinstance(value, nnx.Module | types.FunctionType) or not callable(value):
+        return value
+    named = _Named(getattr(value, "__module__", None) or "", getattr(value, "__qualname__", ""))
+    try:
+        return named if named() is value else value
+    except (ImportError, AttributeError, ValueError):
+        return value
 
 
 class BaseCell(nnx.Module):
@@ -71,6 +95,13 @@ class BaseCell(nnx.Module):
         if isinstance(value, float | jax.Array):
             value = nnx.data(jnp.asarray(value, float if isinstance(value, float) else None))
         super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: a compiled function such as `jnp.tanh`, which pickle does not take, by its name."""
+        return {name: _by_name(value) for name, value in super().__getstate__().items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({name: v() if isinstance(v, _Named) else v for name, v in state.items()})
 
     def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int) -> jax.Array:
         """[rows, M], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of its gates."""
