@@ -468,7 +468,7 @@ def read_only(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)  # Lazily: arrays may still be mapped.
 
 
 @contextlib.contextmanager
