@@ -83,7 +83,7 @@ def hold_spikes(axis: Axes) -> None:
     curves = [line for line in axis.lines if line.get_transform() == axis.transData]
     logarithmic = axis.get_yscale() == "log"
     drawn = [shown(np.asarray(line.get_ydata(), float), positive=logarithmic) for line in curves]
-    low, high = without_spikes(np.concatenate(drawn or [np.zeros(0)]), logarithmic)
+    low, high = _unflattened(np.concatenate(drawn or [np.zeros(0)]), logarithmic)
     bottom, top = _with_levels(axis, low, high, logarithmic)
     for edge, beyond, mark, where in (
         (1, [values > top for values in drawn], "^", "top"),
@@ -105,12 +105,24 @@ def hold_spikes(axis: Axes) -> None:
             _name_spike(axis, far, edge, where)
 
 
+def _unflattened(values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
+    """`without_spikes` where spikes would leave the rest a tenth of a plain axis or a third of a logarithmic one; else
+    the lowest and the highest of all: the tail of a curve is no spike."""
+    low, high = without_spikes(values, logarithmic)
+    values = values[~np.isnan(shown(values, positive=logarithmic))]
+    if not values.size:
+        return low, high
+    ends = np.array([low, high, values.min(), values.max()])
+    kept, whole = np.diff((np.log10(ends) if logarithmic else ends).reshape(2, 2))[:, 0]
+    return (low, high) if whole > (3 if logarithmic else 10) * kept else (float(ends[2]), float(ends[3]))
+
+
 def hold_points(axis: Axes) -> None:
     """The same along x, of points in rows: ends the x axis without the spikes of all of them."""
     logarithmic = axis.get_xscale() == "log"
     points = [np.ma.filled(np.ma.asarray(each.get_offsets(), float), np.nan) for each in axis.collections]
     drawn = np.concatenate(points or [np.zeros((0, 2))])
-    low, high = without_spikes(drawn[:, 0], logarithmic)
+    low, high = _unflattened(drawn[:, 0], logarithmic)
     x, at = shown(drawn[:, 0], positive=logarithmic), axis.get_yaxis_transform()
     for edge, beyond, mark, side in ((1, x > high, ">", "right"), (0, x < low, "<", "left")):
         if not beyond.any():
