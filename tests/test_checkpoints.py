@@ -114,4 +114,4 @@ def test_saving_does_not_eat_the_memory(tmp_path: Path) -> None:
     later, lists_later = after(range(150, 150 + count))
     checkpoints.close()
     assert lists_later - lists < count / 10  # 20 a save, where tensorstore's counts are asked for.
-    assert (later - before) / count < 30_000  # 17 KB, later 5; 37 with these counts.
+    assert (later - before) / count < 30_000  # 17 KB, in the long run 5; 37 with these counts.
