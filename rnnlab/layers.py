@@ -372,8 +372,8 @@ class Attention(nnx.Module):
         """Sums to 1 over the valid steps of each row; zero past its end."""
         query, key_kernel = state @ self.query_kernel[...], self.key_kernel[...]
         if self.score_kernel is None:
-            # As a product, not as (q * h).sum(-1): with the softmax behind it, XLA's CPU code (jax 0.10.2) puts both
-            # reductions into one loop and computes something else for B = 500.
+            # As a product: jaxlib 0.10.2, which is no longer admitted, computed (q * h).sum(-1) with the softmax behind
+            # it wrongly for B = 500.
             scores = jnp.einsum("tbh,bh->tb", h, query @ key_kernel.T) / jnp.sqrt(h.shape[-1])
         else:
             scores = (jnp.tanh(query + h @ key_kernel) @ self.score_kernel[...])[..., 0]

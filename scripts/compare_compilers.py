@@ -60,8 +60,8 @@ def cases() -> Iterator[Case]:
     from rnnlab.sweeps.space import expand, load_sweep
 
     for folder in sorted(path.parent for path in CHECKPOINTS.glob("*/config.json")):
-        config = resolve_config(json.loads((folder / "config.json").read_text()))
-        replicas = "replicas" in json.loads((folder / "summary.json").read_text())
+        config = resolve_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        replicas = "replicas" in json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         yield Case(f"checkpoints/{folder.name}", config, replicas, folder)
     for file in sorted((ROOT / "configs").glob("*.py")) + sorted((ROOT / "configs" / "irnn").glob("*.py")):
         for preset in _module(file).PRESETS:
@@ -295,14 +295,14 @@ def _worst(column: Mapping[str, float]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("record", None, "folder for what this jaxlib computes", flag_values=values)
+    entry.path_flag(values, "record", None, "folder for what this jaxlib computes")
     flags.DEFINE_list("runs", [], "folders to compare, with commas between", flag_values=values)
     flags.DEFINE_list("only", [], "parts of the names of configurations; all if empty", flag_values=values)
     flags.DEFINE_list("without", [], "parts of the names of those that are left out", flag_values=values)
     flags.DEFINE_bool("all_stages", False, "all stages of curricula, or else the last", flag_values=values)
     flags.DEFINE_bool("flows", False, "the gradient over time and an evaluation, too", flag_values=values)
     flags.DEFINE_bool("verbose", False, "lines for those that are equal, too", flag_values=values)
-    entry.data_dir_flag(values)
+    entry.data_flags(values)
     given = entry.parse(values, argv, __doc__).flags
     if not given["record"]:
         if len(given["runs"]) < 2:

@@ -40,7 +40,7 @@ def test_flags_are_repaired_for_a_wrong_compiler_alone_and_said(case: str) -> No
 
 def test_flags_in_a_file_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "flags.txt"
-    file.write_text("--other=1\n--last=2\n")
+    file.write_text("--other=1\n--last=2\n", encoding="utf-8")
     found, _ = compiler.repaired(WRONG, str(file), False)
     assert found is not None
     assert found.split() == ["--other=1", "--last=2", f"{SWITCH}false"]

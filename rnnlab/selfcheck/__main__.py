@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     numbers = range(given["draws"]) if given["draw"] is None else [given["draw"]]
     verdicts = []
     columns = TextColumn("checking gradients"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=make_console(), transient=True) as progress:
+    console = make_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(numbers))
         for verdict in judged(seed, numbers, given["seconds"] or None):
             verdicts.append(verdict)

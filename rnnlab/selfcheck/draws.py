@@ -21,9 +21,18 @@ from rnnlab.initializers import INITIALIZERS
 from rnnlab.recurrence import unroll
 from rnnlab.typing import PyTree
 
-LARGEST = {"T": 12, "B": 9, "D": 5, "H": 18}
+LARGEST = {"T": 9, "B": 6, "D": 4, "H": 8}
+"""Small arrays, whose loops end within a vector or two: there jaxlib 0.10.2 was wrong, for few shapes of many."""
 WIDE = {"B": 40, "H": 130}
 """In one draw of eight."""
+KNOWN: tuple[dict[str, Any], ...] = (
+    {"cell": "gru"},
+    {"cell": "gru", "second": True},
+    {"cell": "gru", "replicas": 2},
+    {"cell": "lstm", "replicas": 3},
+)
+"""What jaxlib 0.10.2 computes wrongly with T=7 B=4 D=3 H=5, on the reference backend in double precision: the first
+draws of every seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +78,10 @@ _USUAL = {"backend": "auto", "reverse": False, "chunk": None, "store": "auto", "
 
 def make_draw(seed: int, number: int, double: bool = True) -> Draw:
     """The draw of this number. double: whether the device has double precision; else all draws are float32."""
+    if number < len(KNOWN):
+        usual: dict[str, Any] = {"parameters": {}, "around": (), "lengths": None, "state_mask": False}
+        usual |= {"options": _USUAL | {"backend": "reference"}, "replicas": None, "second": False}
+        return Draw(**(usual | KNOWN[number]), seed=seed, number=number, double=double, shape=(7, 4, 3, 5))
     rng = np.random.default_rng([seed, number])
 
     def choice(*values: Any) -> Any:
@@ -86,7 +99,7 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
     cell = _abstract_cell(name, parameters, shape["D"], shape["H"])
     fusable = isinstance(cell, Cell)
     second = happens(0.15)
-    backend = "reference" if second or not fusable else choice("auto", "reference", "fused")
+    backend = "reference" if second or not fusable else choice("auto", "fused", "reference", "reference")
     fused = fusable and backend != "reference"
     possible = ["zoneout", *(["candidate"] if cell.has_candidate else ["kernel_mask"] if fusable else [])]
     possible += ["gains"] if fusable and shape["H"] > 2 else []  # The variance of two units may be anything.
@@ -96,7 +109,7 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
         cell=name,
         parameters={field: value for field, value in parameters.items() if value},
         around=tuple(part for part in possible if happens(0.15)),
-        double=happens(0.5) and double,
+        double=happens(0.6) and double,
         shape=(steps, batch, shape["D"], shape["H"]),
         lengths=tuple(int(n) for n in rng.integers(0, steps + 1, batch)) if happens(0.3) else None,
         options={

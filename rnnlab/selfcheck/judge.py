@@ -204,9 +204,10 @@ def _torch_of_one(draw: Draw, peer: tuple[str, dict[str, Any]], point: dict[str,
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.tensor(np.ascontiguousarray(given[name])))
     x = torch.tensor(point["x"], requires_grad=True)
-    carry = [torch.tensor(a, requires_grad=True) for a in point["carry"]]
-    start = tuple(c[None] for c in carry)
-    h, last = module(x.flip(0) if draw.options["reverse"] else x, start if len(start) > 1 else start[0])
+    carry: list[Any] = [torch.tensor(a, requires_grad=True) for a in point["carry"]]
+    starts = [c[None] for c in carry]
+    start = tuple(starts) if len(starts) > 1 else starts[0]
+    h, last = module(x.flip(0) if draw.options["reverse"] else x, start)
     h = h.flip(0) if draw.options["reverse"] else h
     results = [h, *(part[0] for part in (last if isinstance(last, tuple) else (last,)))]
     pairs = zip(jax.tree.leaves(weights), results, strict=True)
