@@ -26,24 +26,37 @@ def check_state(programs: Programs, config: dict[str, Any]) -> None:
     memory.check(parts, _devices(programs), _smaller_network(programs, config))
 
 
-def check_step(programs: Programs, config: dict[str, Any], split: Split, rows: int) -> None:
-    """Whether a batch of so many rows fits beside what it is needed with: in training the state, and a gradient or, as
-    a checkpoint is saved, a copy; in evaluation the parameters. The states of the recurrence, and what the backward
-    pass keeps of them, come on top: what fails here cannot run, what passes may still not.
+def check_training(programs: Programs, config: dict[str, Any]) -> None:
+    """Whether the state fits beside what it is trained with, a batch and a gradient or, as a checkpoint is saved, a
+    copy; before anything of it is made. The states of the recurrence, and what the backward pass keeps of them, come on
+    top: what fails here cannot run, what passes may still not.
 
     Raises:
         OutOfMemory: it does not.
     """
-    batch = _batch(programs, split, rows)
-    if split == "train":
-        state, gradient = _held(programs, programs.shapes), _held(programs, programs.shapes.params)
-        parts = {"weights and optimiser": state, "a batch": batch, "gradient": gradient}
-        if batch + gradient < state:
-            parts = {"weights and optimiser": state, "their copy for a checkpoint": state}
-    else:
-        parts = {"a batch": batch, "weights": _held(programs, programs.shapes.params)}
-    largest = max(parts, key=lambda name: parts[name])
+    state = {"weights and optimiser": _held(programs, programs.shapes)}
+    step = _of_batch(programs, "train", config["batch_size"])
+    copy = {"their copy for a checkpoint": sum(state.values())}
+    _check(programs, config, state | (step if sum(step.values()) > sum(copy.values()) else copy), "batch_size")
+
+
+def check_batch(programs: Programs, config: dict[str, Any], split: Split, rows: int) -> None:
+    """Whether a batch of so many rows fits, in training with a gradient, now that the state is in memory.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
     field = "batch_size" if split == "train" else "eval_batch_size"
+    _check(programs, config, _of_batch(programs, split, rows), field)
+
+
+def _of_batch(programs: Programs, split: Split, rows: int) -> dict[str, int]:
+    gradient = {"gradient": _held(programs, programs.shapes.params)} if split == "train" else {}
+    return {"a batch": _batch(programs, split, rows)} | gradient
+
+
+def _check(programs: Programs, config: dict[str, Any], parts: dict[str, int], field: str) -> None:
+    largest = max(parts, key=lambda name: parts[name])
     smaller = _smaller_batch(programs, config, field) if largest == "a batch" else _smaller_network(programs, config)
     memory.check(parts, _devices(programs), smaller)
 

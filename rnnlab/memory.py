@@ -4,7 +4,9 @@ What a run needs is in `footprint.py`.
 """
 
 import contextlib
+import ctypes
 import errno
+import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +42,25 @@ def at_hand(devices: Sequence[Any] | None = None) -> int | None:
             return None
         return sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
     free = psutil.virtual_memory().available + psutil.swap_memory().free
-    return max(0, min([free, *_left_to_group(), *_left_to_process()]))
+    return max(0, min([free, *_left_to_group(), *_left_to_process()]) + _free_in_heap())
+
+
+class _HeapSizes(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (*"abcdefgh", "fordblks", "keepcost")]
+
+
+def _free_in_heap() -> int:
+    """What this process has freed and keeps (`devices.tune_host` wants that), as far as the C library says."""
+    if platform.libc_ver()[0] != "glibc":
+        return 0
+    try:
+        sizes = ctypes.CDLL(None).mallinfo2
+    except AttributeError:  # Before version 2.33.
+        return 0
+    sizes.restype = _HeapSizes
+    return sizes().fordblks
 
 
 def _left_to_process() -> Iterator[int]:

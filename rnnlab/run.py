@@ -59,18 +59,19 @@ class Run:
         self.enter(len(self.stages) - 1)
 
     def check_training(self) -> None:
-        """Whether a training batch of every stage fits into memory, as far as shapes tell.
+        """Whether the state of every stage fits into memory with a batch, as far as shapes tell; before it is made.
 
         Raises:
             OutOfMemory: it does not.
         """
         for programs in self.stages:
-            footprint.check_step(programs, self.config, "train", self.config["batch_size"])
+            footprint.check_training(programs, self.config)
 
     @functools.cached_property
     def rows(self) -> jax.Array:
         """The rows [B] of a training batch, every device's own on it."""
-        self.check_training()
+        for programs in self.stages:
+            footprint.check_batch(programs, self.config, "train", self.config["batch_size"])
         return self._placed(np.arange(self.config["batch_size"], dtype=np.uint32))
 
     def _stages(self, data_dir: str | None) -> list[Programs]:
@@ -198,7 +199,7 @@ class Run:
         """Means over a whole split of the stage's task, with the stage's label."""
         size, rows = self.evaluated_rows(split)
         if (self.stage, split) not in self._fitting:
-            footprint.check_step(self.programs, self.config, split, rows.shape[0])
+            footprint.check_batch(self.programs, self.config, split, rows.shape[0])
             self._fitting.add((self.stage, split))
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
         return self.described(self.label | {name: float(value) for name, value in values.items()})

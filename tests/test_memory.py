@@ -1,7 +1,9 @@
 """Memory: what is at hand, and the one line for what needs more; nothing is begun that does not fit."""
 
+import ctypes
 import errno
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -33,6 +35,7 @@ def test_limits_of_the_process_count(limit: str, monkeypatch: pytest.MonkeyPatch
     used = psutil.Process().memory_info()
     taken = used.vms if limit == "RLIMIT_AS" else used.data
     monkeypatch.setattr(resource, "getrlimit", lambda n: (taken + 10**6, -1) if n == number else real(n))
+    monkeypatch.setattr(memory, "_free_in_heap", lambda: 0)
     free = memory.at_hand()
     assert free is not None
     assert free <= 10**6 + 2**26  # The process may have given back some since.
@@ -63,7 +66,10 @@ def test_control_groups_count(
         file.write_text(text.replace("{cache}", "inactive_file 500\n"))
         stat = file.parent / "memory.stat"
         stat.exists() or stat.write_text("")
+    monkeypatch.setattr(memory, "_free_in_heap", lambda: 0)
     assert memory.at_hand() == 2000
+    monkeypatch.setattr(memory, "_free_in_heap", lambda: 70)
+    assert memory.at_hand() == 2070
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,28 @@ def test_control_groups_count(
 )
 def test_sizes_are_said_in_the_unit_that_people_use(size: int, text: str) -> None:
     assert memory.said(size) == text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_the_heap_keeps_is_at_hand() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [libc.malloc(100_000) for _ in range(200)]
+    before = memory._free_in_heap()
+    for block in blocks[:-1]:  # The last one keeps the heap from shrinking.
+        libc.free(block)
+    kept = memory._free_in_heap() - before
+    libc.free(blocks[-1])
+    assert 15 * 10**6 < kept < 25 * 10**6
+
+
+def test_a_state_that_is_in_memory_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(resolve_config(SMALL_RUN | WIDE))
+    state = footprint._held(run.programs, run.programs.shapes)
+    monkeypatch.setattr(memory, "at_hand", lambda devices=None: state)  # For two there is no room.
+    with pytest.raises(OutOfMemory):
+        run.check_training()
+    assert run.rows.shape == (4,)
 
 
 # --- what fails ------------------------------------------------------------------------------------------------------
