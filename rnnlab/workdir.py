@@ -112,17 +112,26 @@ def is_done(workdir: Path) -> bool:
 def unless_too_large(workdir: Path) -> Iterator[None]:
     """What a run has begun in its folder goes again where it turns out that the run does not fit into memory, unless a
     checkpoint is there: the next try has another config."""
-    before = set(workdir.iterdir()) if workdir.is_dir() else None
+    existed = workdir.exists()
+    before = _entries(workdir)
     try:
         yield
     except OutOfMemory:
-        begun = set(workdir.iterdir()) - (before or set()) if workdir.is_dir() else set()
-        if not any((workdir / "checkpoints").glob("[0-9]*")):
-            for path in begun:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                workdir.rmdir() if before is None else None
+        with contextlib.suppress(OSError):
+            if not any(path.name.isdigit() for path in _entries(workdir / "checkpoints")):
+                for path in _entries(workdir) - before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                if not existed:
+                    workdir.rmdir()
         raise
+
+
+def _entries(folder: Path) -> set[Path]:
+    """What is in a folder; nothing where it is none, or cannot be read."""
+    try:
+        return set(folder.iterdir())
+    except OSError:
+        return set()
 
 
 def open_workdir(
