@@ -12,10 +12,12 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from rnnlab import plots
+from rnnlab.config import resolve_config
 from rnnlab.plots import runs, style
 from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
 from rnnlab.plots.legends import clear_legends
 from rnnlab.plots.observed import FIGURES as OBSERVED
+from tests.helpers import SMALL_RUN
 
 STEPS, LENGTH = 4, 5
 
@@ -118,7 +120,7 @@ def test_no_half_life_is_drawn_where_every_step_is_read(
     tmp_path: Path, drawn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rnnlab.tasks.adding.Adding.readout", "every")
-    (tmp_path / "config.json").write_text('{"task": {"name": "adding"}}')
+    (tmp_path / "config.json").write_text(json.dumps(resolve_config(SMALL_RUN)))
     write_lines(tmp_path, [observed_line(0, 0.5)])
     plots.observed(tmp_path)
     assert set(drawn) == set(OBSERVED) - {"half_life"}
