@@ -224,5 +224,5 @@ def test_mistake_is_one_clear_line(config_file: Path, tmp_path: Path, flags: lis
 def test_missing_config_and_unwritable_workdir_are_named(config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--config is missing"):
         find_learning_rate.main([])
-    with pytest.raises(ConfigError, match="--workdir=.*: Not a directory"):
+    with pytest.raises(ConfigError, match=r"--workdir=.*: Not a directory"):
         find_learning_rate.main([f"--config={config_file}", f"--workdir={config_file / 'out'}", "--steps=10"])
