@@ -157,11 +157,11 @@ def test_runs_of_the_new_cells_sweep_are_those_of_their_own_numbers(extended, tm
     run(extended, "-m", "rnnlab.sweep", "--config=configs/sweeps/leaky_rate.py", f"--workdir={tmp_path / 's'}", *small)
     with (tmp_path / "s" / "runs.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len({row["final_validation_loss"] for row in rows}) == 3
+    assert len(rows) == len({row["final.validation.loss"] for row in rows}) == 3
     cell = ["--config.model.cell=leaky", f"--config.model.cell.rate={rows[1]['model.cell.rate']}"]
     run(extended, "-m", "rnnlab.train", "--config=configs/adding.py", f"--workdir={tmp_path / 'r'}", *cell, *small)
     summary = json.loads((tmp_path / "r" / "summary.json").read_text(encoding="utf-8"))
-    assert summary["final"]["validation"]["loss"] == pytest.approx(float(rows[1]["final_validation_loss"]), rel=1e-5)
+    assert summary["final"]["validation"]["loss"] == pytest.approx(float(rows[1]["final.validation.loss"]), rel=1e-5)
 
 
 @pytest.mark.slow
