@@ -299,6 +299,30 @@ def test_a_spike_is_marked_at_the_edge_with_its_value_and_flattens_nothing(spike
     plt.close("all")
 
 
+def picture_of(figure, text) -> np.ndarray:
+    """The pixels of a text and of what is drawn there with it."""
+    figure.canvas.draw()
+    box = text.get_window_extent()
+    pixels = np.array(figure.canvas.buffer_rgba())
+    return pixels[int(len(pixels) - box.y1) : int(len(pixels) - box.y0), int(box.x0) : int(box.x1)]
+
+
+@pytest.mark.parametrize("spike", [1e21, 1e-30])
+def test_the_value_of_a_spike_is_as_readable_over_curves_as_alone(spike: float) -> None:
+    figure, (axis,) = style.make_axes(1)
+    axis.grid(False)
+    t = np.arange(30.0)
+    axis.plot(t, np.where(t == 2, spike, 1 + 0.3 * np.sin(t)))
+    axis.set_yscale("log")
+    style.hold_spikes(axis)
+    (text,) = axis.texts
+    after = picture_of(figure, text)
+    axis.lines[0].remove()
+    assert np.array_equal(after, picture_of(figure, text))
+    assert (after != 255).any()
+    plt.close("all")
+
+
 @pytest.mark.parametrize(("spike", "logarithmic"), [(1e21, False), (-1e21, False), (1e21, True), (1e-30, True)])
 def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarithmic: bool) -> None:
     _, (axis,) = style.make_axes(1)

@@ -24,6 +24,8 @@ NOTHING = "#dddddd"
 """Where a heat map has no number."""
 TIME_STEP = "time step t (shorter rows end at the last)"
 """The axis of what is averaged over rows that are aligned at their ends."""
+_OVER_CURVES = {"zorder": 4, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
+"""The look of a text beside the mark of a spike, to and from which curves run."""
 
 
 def make_axes(columns: int) -> tuple[Figure, list]:
@@ -133,7 +135,7 @@ def hold_points(axis: Axes) -> None:
             values = ", ".join(f"{value:.3g}" for value in np.sort(drawn[beyond & (drawn[:, 1] == place), 0]))
             axis.plot([edge], [place], mark, transform=at, color=COLOURS[1], markersize=5, clip_on=False, zorder=5)
             text = {"xytext": (-6 if edge else 6, 0), "textcoords": "offset points", "ha": side, "va": "center"}
-            axis.annotate(values, (edge, place), xycoords=at, fontsize=7, **text)
+            axis.annotate(values, (edge, place), xycoords=at, fontsize=7, **text, **_OVER_CURVES)
 
 
 def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tuple[float, float]:
@@ -169,6 +171,7 @@ def _name_spike(axis: Axes, spike: tuple[float, float, Any], edge: int, where: s
         va=where,
         fontsize=7,
         color=colour,
+        **_OVER_CURVES,
     )
 
 
