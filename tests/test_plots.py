@@ -340,6 +340,25 @@ def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarith
     plt.close("all")
 
 
+@pytest.mark.parametrize(("losses", "ticks"), [([0.04, 0.16, 0.17], 2), ([0.16, 0.165, 0.17], 1), ([1e-4, 1e-2], 2)])
+def test_a_logarithmic_axis_of_cures_names_enough_numbers(losses, ticks, monkeypatch, tmp_path: Path) -> None:
+    done = [{"seed": seed, "status": "finished", "test": {"loss": loss}} for seed, loss in enumerate(losses)]
+    cures = {"settings": {"held": {"runs": done}}, "cures": {"averaging": {"setting": "held", "runs": done}}}
+    (tmp_path / "cures.json").write_text(json.dumps(cures))
+    monkeypatch.setattr(runs, "save", lambda figure, path: figure)
+    runs.mitigations(tmp_path / "cures.json")
+    plt.gcf().canvas.draw()
+    (axis,) = plt.gcf().axes
+    low, high = axis.get_xlim()
+    labels = [
+        tick.get_text()
+        for place, tick in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+        if low <= place <= high and tick.get_text()
+    ]
+    assert len(labels) >= ticks
+    plt.close("all")
+
+
 ORDINARY = {
     "a line": (np.linspace(0.1, 1, 50), ("linear", "log")),
     "a decay over a hundred decades": (0.5 ** np.arange(300.0), ("log",)),

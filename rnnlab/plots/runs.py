@@ -17,6 +17,7 @@ from rnnlab.plots.style import (
     hold_spikes,
     log_scale,
     make_axes,
+    name_few_decades,
     numbers,
     save,
     shown,
@@ -207,6 +208,8 @@ def mitigations(results: Path) -> Path:
                 axis.annotate(note, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7)
         if metric == "loss":
             axis.set_xscale("log")
+            drawn = [float(run["test"].get(metric, "nan")) for runs in rows.values() for run in runs]
+            name_few_decades(axis.xaxis, drawn)
         hold_points(axis)
         base = sorted(float(run["test"].get(metric, "nan")) for run in rows["without"])
         axis.axvline(base[len(base) // 2], color=COLOURS[1], linewidth=0.8, linestyle="--")

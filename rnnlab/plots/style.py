@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -182,12 +183,17 @@ def log_scale(axis: Axes) -> None:
     if not positive.size:
         return
     axis.set_yscale("log")
-    low, high = without_spikes(positive, logarithmic=True)
+    name_few_decades(axis.yaxis, positive)
+
+
+def name_few_decades(scale: Axis, values: Any) -> None:
+    """Plain numbers between the powers of ten of a logarithmic axis, where these values (but for spikes) span few."""
+    low, high = without_spikes(values, logarithmic=True)
     if high < 30 * low:
         few = high < 3 * low
-        axis.yaxis.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if few else (1.0, 2.0, 5.0)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
+        scale.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if few else (1.0, 2.0, 5.0)))
+        scale.set_major_formatter("{x:g}")
+        scale.set_minor_formatter(NullFormatter())
 
 
 def powers_of_two(axis: Axes, values: Sequence[float]) -> None:
