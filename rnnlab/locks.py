@@ -138,7 +138,11 @@ def _here() -> dict[str, str | int]:
     """Who this process is."""
     command = shlex.join(["rnnlab" if not sys.argv or not sys.argv[0] else Path(sys.argv[0]).name, *sys.argv[1:]])
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"process": os.getpid(), "host": socket.gethostname(), "since": now, "command": command[:200]}
+    return {"process": os.getpid(), "host": socket.gethostname(), "since": now, "command": _cut(command)}
+
+
+def _cut(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
 _warned = False

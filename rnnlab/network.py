@@ -28,7 +28,7 @@ from rnnlab.layers import (
 from rnnlab.linear import ComputeType, check_width
 from rnnlab.normalization import BatchNormalization, LayerNormalization
 from rnnlab.random import Training
-from rnnlab.recurrence import Taps, check_lengths, make_taps
+from rnnlab.recurrence import Taps, check_lengths, check_range, make_taps
 from rnnlab.softmax import Softmax, SoftmaxSpec, check_softmax, embed, parts_of_embedding, softmax_options
 from rnnlab.split import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, own_rows
 from rnnlab.typing import Array, Carry, Float, Int, Shaped
@@ -268,6 +268,8 @@ class Network(nnx.Module):
         if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
             inside = jnp.arange(x.shape[0])[:, None] < lengths
             x = jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
+        if self.vocabulary is not None:
+            check_range(x, 0, self.vocabulary - 1, "tokens of this network")
         x = self.embed(x, training)
         state = x[-1] if lengths is None else _last(x, lengths)
         below, seen = Hidden(x, state), []

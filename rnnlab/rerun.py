@@ -11,11 +11,13 @@ from rnnlab.metrics import described
 from rnnlab.run import Run
 from rnnlab.workdir import DONE, check_config, held, read_config, read_summary, write_file
 
+_ENDED_BY_ITSELF = ("stopped_early", "diverged")
+"""The statuses of a run that more steps would not change."""
 FLOW, FLOW_FIGURE, CURVE = "gradient_flow.json", "plots/gradient_flow.png", "plots/learning_curve.png"
 
 
 def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What summary.json says of the run in a workdir, where it is over and this resolved config asks for no more.
+    """What summary.json says of the run in a workdir, where it is over and this resolved config trains it no further.
 
     Raises:
         ConfigError: it is of another config, or longer.
@@ -27,6 +29,8 @@ def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | Non
     if not all(isinstance(summary.get(name), kind) for name, kind in kinds.items()):
         return None
     check_config(workdir, config)
+    if summary["status"] in _ENDED_BY_ITSELF:
+        return summary
     if config["steps"] > read_config(workdir)["steps"]:
         return None
     # A run that is being made longer still has the summary of before.
@@ -52,10 +56,10 @@ def repeat(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any],
     numbers = "; ".join(f"{split} {described(each)}" for split, each in values.items() if each)
     of = f" (test of step {best['step']})" if best.get("test") and best["step"] not in (None, summary["steps"]) else ""
     done = f"; made again: {', '.join(lacking)}" if lacking else "; nothing to do"
-    return (
-        f"{workdir}: {summary['status'].replace('_', ' ')} at step {summary['steps']} before{done}. {numbers}{of}. "
-        "More steps go on: --config.steps=…"
-    )
+    before = f"{workdir}: {summary['status'].replace('_', ' ')} at step {summary['steps']} before{done}"
+    ended = summary["status"] in _ENDED_BY_ITSELF
+    more = "More steps would not change it" if ended else "More steps go on: --config.steps=…"
+    return ". ".join(filter(None, [before, numbers + of, more]))
 
 
 def _lacking(workdir: Path) -> list[str]:

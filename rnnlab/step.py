@@ -15,6 +15,8 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.averaging import averaged
@@ -156,6 +158,7 @@ class Programs:
             graphdef = nnx.graphdef(nnx.eval_shape(lambda: self._network(dict(numbers), jnp.int32(0))))
             program = functools.partial(self._metrics, graphdef=graphdef)
             closed = jax.make_jaxpr(program)(state.params, state.buffers, self.data_shapes, state.seed)
+            _check_constants(closed)
             held = b"".join(np.asarray(const).tobytes() for const in closed.consts)
             return re.sub(r" at 0x[0-9a-f]+", "", str(closed)) + held.hex()
 
@@ -231,7 +234,8 @@ class Programs:
         _, params, buffers = nnx.split(network, nnx.Param, ...)
         params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
         zero = jnp.zeros((), jnp.float32)
-        names = jax.eval_shape(self._metrics, params, buffers, self.data_shapes, seed)
+        program, names = jax.make_jaxpr(self._metrics, return_shape=True)(params, buffers, self.data_shapes, seed)
+        _check_constants(program)
         carry = network.first_carries(batch or self.batch_size) if isinstance(self.task, StreamTask) else None
         params = own(params)
         return TrainState(
@@ -416,6 +420,23 @@ class Programs:
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""
         return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed), self.embedding)
+
+
+def _check_constants(program: ClosedJaxpr) -> None:
+    """Raises a ConfigError if a program holds an array from outside that has no value: one that a module made as it was
+    built and keeps where nothing finds it."""
+    if any(isinstance(const, Tracer) for const in program.consts):
+        raise ConfigError(
+            "model: a module of the network keeps an array in a function's closure or the like, where no program finds "
+            f"it; {KEEP_NUMBERS}"
+        )
+
+
+KEEP_NUMBERS = (
+    "keep it as an attribute of the cell (self.name = name), of another module as "
+    "rnnlab.activations.hyperparameter(name)"
+)
+"""What to do about one that is a constant."""
 
 
 def _with_words_split(model: dict[str, Any], devices: int) -> dict[str, Any]:

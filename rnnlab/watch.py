@@ -148,13 +148,14 @@ class EarlyStopping(_Remembers):
         """The watched metric as a finite number, larger is better."""
         return score(values[self.metric], self.sign)
 
-    def see(self, step: int, values: dict[str, float]) -> bool:
-        """Takes in an evaluation; True if it is the best so far."""
+    def see(self, step: int, values: dict[str, float], counts: bool = True) -> bool:
+        """Takes in an evaluation; True if it is the best so far. counts: whether it counts for patience."""
         reached = self.score(values)
-        if self.mark is None or reached > self.mark + self.min_change:
-            self.mark, self.without = reached, 0
-        else:
-            self.without += 1
+        if counts:
+            if self.mark is None or reached > self.mark + self.min_change:
+                self.mark, self.without = reached, 0
+            else:
+                self.without += 1
         better = not self.best_values or reached > self.score(self.best_values)
         if better:
             self.best_step, self.best_values = step, values
@@ -293,15 +294,10 @@ class Memory:
         every = self.config["eval_every"]
         if step != planned or planned % every == 0:
             return None
-        counts = [
-            "the best checkpoint",
-            *(["early stopping's patience"] if self.stopping.patience is not None else []),
-            *(["the plateau"] if self.plateau is not None else []),
-            *(["the curriculum"] if self.curriculum.stages > 1 else []),
-        ]
+        solved = " and for when the task is solved" if self.convergence.solved is not None else ""
         return (
-            f"step {planned}, the end before, was evaluated although eval_every is {every}; it counts for "
-            f"{', '.join(counts)}"
+            f"step {planned}, the end before, was evaluated although eval_every is {every}; it counts for the best "
+            f"checkpoint{solved}"
         )
 
     def see(self, step: int, values: dict[str, float], seconds: float) -> tuple[bool, bool]:
@@ -310,10 +306,11 @@ class Memory:
         seconds: of training.
         """
         self.validation = values
-        improved, lowered = self.stopping.see(step, values), False
+        planned = step % self.config["eval_every"] == 0  # A run made longer goes on as if it had not ended elsewhere.
+        improved, lowered = self.stopping.see(step, values, planned), False
         if self.curriculum.stage + 1 == self.curriculum.stages:
             self.convergence.see(step, values, seconds)
-        if step % self.config["eval_every"] == 0:  # A run made longer goes on as if it had not ended here.
+        if planned:
             self.curriculum.see(values)
             lowered = self.plateau is not None and self.plateau.see(values)
         return improved, lowered

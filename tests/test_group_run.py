@@ -307,6 +307,9 @@ class Kept(Cell):
             self.epsilon = hyperparameter(epsilon)
         elif way == "tuple":
             self.options = (epsilon,)
+        elif way == "array":
+            array = jnp.asarray(epsilon)
+            self.rate = lambda: array
         else:
             self.rate = (lambda: epsilon) if way == "closure" else functools.partial(lambda a: a, epsilon)
         self.way = way
@@ -314,6 +317,7 @@ class Kept(Cell):
     def gates(self, carry, z, u):
         ways = {"attribute": lambda: self.epsilon, "hyperparameter": lambda: self.epsilon[...]}
         ways |= {"tuple": lambda: self.options[0], "closure": lambda: self.rate(), "partial": lambda: self.rate()}
+        ways["array"] = lambda: self.rate()
         return (carry[0] + ways[self.way]() * (self.activation(z[0] + u[0]) - carry[0]),)
 
 
@@ -343,6 +347,14 @@ def test_number_that_the_program_holds_as_a_constant_is_named_before_the_first_s
         run_group(settings, tmp_path, tmp_path / "group", None, lambda _: None, lambda **_: None)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_array_that_a_closure_holds_is_refused_alone_and_in_a_sweep(monkeypatch):
+    monkeypatch.setitem(CELLS, "kept", Kept)
+    settings = [of_epsilon(epsilon, way="array") for epsilon in (0.1, 0.5)]
+    for build in (lambda: Run(settings[0].config), lambda: KeptPrograms().of(settings, None)):
+        with pytest.raises(ConfigError, match=r"an array in a function's closure.*self\.name = name"):
+            build()
 
 
 def scaled(scale: float = 1.0) -> Callable[[jax.Array], jax.Array]:

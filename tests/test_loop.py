@@ -24,7 +24,7 @@ from rnnlab.config import render, resolve_config
 from rnnlab.loop import train_and_evaluate
 from rnnlab.metrics import read_metrics
 from rnnlab.run import Run
-from rnnlab.watch import EarlyStopping, TrainingClock
+from rnnlab.watch import EarlyStopping, Memory, TrainingClock
 from tests.helpers import SMALL_RUN, float64
 
 ROOT = Path(__file__).parent.parent
@@ -159,7 +159,7 @@ def test_run_made_longer_says_what_that_changes(tmp_path, capsys):
         "goes from 0.00274 to 0.00961",
         "warning: step 30, the end before, was evaluated although eval_every is 20",
     ]
-    assert said[1].endswith("it counts for the best checkpoint, early stopping's patience")
+    assert said[1].endswith("it counts for the best checkpoint and for when the task is solved")
 
 
 @pytest.mark.slow
@@ -308,6 +308,17 @@ def test_best_is_the_best_value_and_min_change_is_for_patience_alone(values, bes
     assert stopping.best_step == improved[-1] == best
     assert stopping.best_values == {"m": -sign * min(values)}
     assert stopping.exhausted == exhausted
+
+
+def test_evaluation_at_an_old_end_is_for_the_best_and_not_for_patience() -> None:
+    config = resolve_config(small(eval_every=10, early_stopping=dict(patience=2)))
+    ended, whole = (Memory(config | {"steps": steps}, None, lambda *_: -1.0) for steps in (25, 40))
+    for memory, losses in ((ended, {10: 1.0, 20: 2.0, 25: 0.5, 30: 0.9}), (whole, {10: 1.0, 20: 2.0, 30: 0.9})):
+        for step, loss in losses.items():
+            memory.see(step, {"loss": loss}, 0.0)
+    assert (ended.stopping.without, ended.stopping.mark) == (whole.stopping.without, whole.stopping.mark)
+    assert (ended.stopping.best_step, whole.stopping.best_step) == (25, 30)
+    assert str(ended.check_length(25, 25)).endswith("it counts for the best checkpoint")
 
 
 def test_early_stopping_goes_on_from_a_checkpoint_that_has_no_mark() -> None:

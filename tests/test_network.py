@@ -118,6 +118,17 @@ def test_first_carries_of_another_network_are_refused(bidirectional):
             jax.eval_shape(lambda n, o, x: n.hidden(x, first=o.first_carries(B)), network, other, x)
 
 
+@pytest.mark.parametrize("embedding", [None, 2])
+@pytest.mark.parametrize("token", [-1, 5])
+def test_tokens_beyond_the_vocabulary_are_refused_where_they_are_known(embedding, token):
+    graphdef, params, rest = random_network(vocabulary=5, embedding=embedding)
+    network, x = nnx.merge(graphdef, params, rest), jnp.zeros((T, B), jnp.int32).at[-1, 1].set(token)
+    with pytest.raises(ValueError, match=r"tokens of this network .* from 0 to 4$"):
+        network(x)
+    lengths = jnp.full(B, T - 1)  # In the padding anything may stand.
+    np.testing.assert_array_equal(network(x, lengths), network(jnp.zeros_like(x), lengths))
+
+
 def test_integers_are_numbers_in_a_network_too():
     fields = {"normalization": {"input": "layer"}}
     graphdef, params, rest = random_network(**fields)

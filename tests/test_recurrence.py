@@ -266,6 +266,7 @@ BAD_ARGUMENTS = {
     ),
     "lengths that are not counts": ({"x": (T, B, D), "lengths": ("float32", B)}, {}, "lengths holds float32"),
     "lengths that are a mask": ({"x": (T, B, D), "lengths": ("bool", B)}, {}, "lengths holds bool"),
+    "x of complex numbers": ({"x": ("complex64", T, B, D)}, {}, "x holds complex64"),
     "x without rows": ({"x": (T, 0, D)}, {}, "no rows"),
     **{
         f"x of width {width}": ({"x": (T, B, width)}, {}, rf"\({T}, {B}, {width}\); this Vanilla takes {D} features")
@@ -319,6 +320,22 @@ def test_bad_arguments_are_refused_by_name(case):
     for run in (unroll, jax.jit(lambda x, **arguments: unroll(cell, x, **arguments, **options))):
         with pytest.raises(ValueError, match=message):
             run(*((cell, x) if run is unroll else (x,)), **arguments, **(options if run is unroll else {}))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("carry", [{"h": jnp.ones((B, H))}, (None,), "zeros", 0, (0.0,), [[0.0] * H] * B])
+def test_carry_of_something_else_is_one_line_with_what_is_needed(carry):
+    cell = make_cell("vanilla", D, H)
+    with pytest.raises(ValueError, match=rf"^initial_carry is [^\n]*; [^\n]* float32\[{B}, {H}\]$"):
+        unroll(cell, jnp.ones((T, B, D)), initial_carry=carry)
+
+
+@pytest.mark.parametrize("length", [-1, T + 1])
+def test_lengths_beyond_the_steps_are_refused_where_they_are_known(length):
+    cell, x, lengths = make_cell("vanilla", D, H), jnp.ones((T, B, D)), jnp.full(B, T).at[1].set(length)
+    with pytest.raises(ValueError, match=rf"lengths of x .* from 0 to {T}$"):
+        unroll(cell, x, lengths=lengths)
+    jax.jit(lambda lengths: unroll(cell, x, lengths=lengths))(lengths)
 
 
 @pytest.mark.usefixtures("without_type_checks")

@@ -71,6 +71,21 @@ def test_the_same_command_again_writes_nothing_and_says_one_line_with_the_number
         assert f"loss {float(values['loss']):.4g}" in line
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("status", ["stopped_early", "diverged"])
+def test_more_steps_leave_a_run_alone_that_ended_by_itself(tmp_path: Path, monkeypatch, capsys, status: str) -> None:
+    config, options = ENDS[status]
+    train_and_evaluate(config, tmp_path, **options)
+    before = contents(tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr(Run, "__init__", fails)
+    assert train_and_evaluate(config | {"steps": 60}, tmp_path)["status"] == status
+    assert contents(tmp_path) == before
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(". More steps would not change it")
+    assert ". ." not in line
+
+
 @pytest.mark.parametrize("steps", [39, 1])
 def test_fewer_steps_are_refused_and_config_json_is_untouched(over, steps: int) -> None:
     _, config, workdir = over

@@ -106,6 +106,17 @@ def test_runs_that_are_over_are_not_run_again(run, trainer):
     assert trainer.trained == []
 
 
+def test_a_sweep_that_is_over_keeps_the_commit_that_it_was_made_by(tmp_path, run, trainer, monkeypatch):
+    assert run() == entry.FINISHED
+    made_by = {name: read_sweep(tmp_path / "w")[name] for name in ("git_commit", "versions")}
+    monkeypatch.setattr("rnnlab.sweeps.manifest.git_commit", lambda: "another")
+    monkeypatch.setattr("rnnlab.sweeps.manifest.versions", lambda: {"jax": "another"})
+    assert run() == entry.FINISHED
+    assert {name: read_sweep(tmp_path / "w")[name] for name in made_by} == made_by
+    assert run(seeds=9) == entry.FINISHED
+    assert read_sweep(tmp_path / "w")["git_commit"] == "another"
+
+
 def test_diverged_runs_are_results(tmp_path, run, trainer):
     assert run(product={RATE: [0.1, 2.0]}) == 0
     assert [row["status"] for row in rows(tmp_path).values()] == ["finished", "diverged"]

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from rnnlab.recurrence.checks import check_beside, check_carry, check_lengths, check_sequence
+from rnnlab.recurrence.checks import check_beside, check_carry, check_lengths, check_range, check_sequence
 from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
 from rnnlab.recurrence.fused import fused
 from rnnlab.recurrence.plan import Plan, kept_bytes
@@ -233,6 +233,7 @@ __all__ = [
     "Store",
     "Taps",
     "check_lengths",
+    "check_range",
     "default_chunk",
     "make_taps",
     "resolve_backend",

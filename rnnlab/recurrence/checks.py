@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from rnnlab.linear import check_width
 from rnnlab.recurrence.contract import FusableCell, StepCell, Taps, make_taps
@@ -17,7 +19,7 @@ def check_sequence(cell: FusableCell | StepCell, x: jax.Array) -> jax.Array:
     """x [T, B, D]; integers and truth values as the numbers that the cell computes with.
 
     Raises:
-        ValueError: no time steps, no rows, or another shape than the cell takes.
+        ValueError: no time steps, no rows, complex numbers, or another shape than the cell takes.
     """
     x = jnp.asarray(x)
     if x.ndim != 3:
@@ -25,6 +27,8 @@ def check_sequence(cell: FusableCell | StepCell, x: jax.Array) -> jax.Array:
     for size, name in zip(x.shape, ("time steps", "rows"), strict=False):
         if size == 0:
             raise ValueError(f"x has no {name}: its shape is {x.shape}; {_TIME_FIRST}")
+    if jnp.iscomplexobj(x):
+        raise ValueError(f"x holds {x.dtype}; a cell takes real numbers")
     in_features = getattr(cell, "in_features", None)
     if in_features is not None:
         check_width(x, in_features, f"this {type(cell).__name__}")
@@ -37,7 +41,7 @@ def check_lengths(lengths: jax.Array, x: jax.Array) -> jax.Array:
     """lengths [B] of x [T, B, ...].
 
     Raises:
-        ValueError: another shape, or no integers.
+        ValueError: another shape, no integers, or, where their values are known, one below 0 or above T.
     """
     lengths, (steps, batch) = jnp.asarray(lengths), x.shape[:2]
     if lengths.shape != (batch,):
@@ -45,7 +49,18 @@ def check_lengths(lengths: jax.Array, x: jax.Array) -> jax.Array:
         raise ValueError(f"lengths has shape {lengths.shape}; x {x.shape} needs ({batch},){order}")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths holds {lengths.dtype}; they are counts of steps, integers [B]")
+    check_range(lengths, 0, steps, f"lengths of x {x.shape}")
     return lengths
+
+
+def check_range(a: jax.Array, low: int, high: int, what: str) -> None:
+    """Raises a ValueError for integers below low or above high, unless they are traced; what: they are, for the
+    message."""
+    if isinstance(a, Tracer) or not getattr(a, "is_fully_addressable", True):
+        return
+    least, most = int(a.min()), int(a.max())
+    if least < low or most > high:
+        raise ValueError(f"{what} go from {least} to {most}; they may go from {low} to {high}")
 
 
 def check_carry(cell: FusableCell | StepCell, carry: Any, x: jax.Array) -> Carry:
@@ -57,8 +72,10 @@ def check_carry(cell: FusableCell | StepCell, carry: Any, x: jax.Array) -> Carry
     z = jax.eval_shape(cell.project, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     own = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     needed = f"this {type(cell).__name__} with x {x.shape} needs a tuple of {_described(own)}"
-    if not isinstance(carry, Sequence):
+    if not isinstance(carry, Sequence) or isinstance(carry, str):
         raise ValueError(f"initial_carry is no tuple, but {_described([carry])}; {needed}")
+    if not all(isinstance(a, jax.Array | np.ndarray) for a in carry):
+        raise ValueError(f"initial_carry is {_described(carry)}; {needed}")
     carry = tuple(map(jnp.asarray, carry))
     if [(a.shape, a.dtype) for a in carry] != [(a.shape, a.dtype) for a in own]:
         swapped = [a.shape for a in carry] == [(x.shape[0], *a.shape[1:]) for a in own]
@@ -90,7 +107,8 @@ def check_beside(
 
 def _described(arrays: Sequence[Any]) -> str:
     """As "float32[2, 4], float32[2, 4]"."""
-    return ", ".join(f"{a.dtype}{list(a.shape)}" if hasattr(a, "dtype") else repr(a) for a in arrays) or "nothing"
+    each = (f"{a.dtype}{list(a.shape)}" if hasattr(a, "dtype") else type(a).__name__ for a in arrays)
+    return ", ".join(each) or "nothing"
 
 
 def _of_other_order(x: jax.Array) -> str:

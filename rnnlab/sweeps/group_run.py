@@ -15,7 +15,7 @@ from rnnlab.checkpoints import Checkpoints
 from rnnlab.config import differences
 from rnnlab.loop import disk_errors, interruptions
 from rnnlab.run import Run
-from rnnlab.step import Programs
+from rnnlab.step import KEEP_NUMBERS, Programs
 from rnnlab.sweeps.groups import structure
 from rnnlab.sweeps.replica_group import Member, ReplicaGroup
 from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
@@ -146,8 +146,7 @@ def _check_arguments(programs: Programs, settings: Sequence[Setting]) -> None:
     if constants := programs.constants(farthest):
         raise ConfigError(
             f"{', '.join(constants)}: the compiled program holds the number of one run as a constant, so that all runs "
-            "would train with it; keep it as an attribute of the cell (self.name = name), of another module as "
-            "rnnlab.activations.hyperparameter(name), not in a function's closure or a tuple"
+            f"would train with it; {KEEP_NUMBERS}, not in a function's closure, a list or a tuple"
         )
 
 

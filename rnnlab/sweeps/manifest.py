@@ -106,6 +106,9 @@ def open_sweep(
                     "command": command(base, {**sweep["overrides"], **s.overrides}, workdir / "runs" / s.name),
                 }
             )
+        made_by = {"versions": versions(), "git_commit": git_commit()}
+        if plan.settings and all(is_done(workdir / "runs" / s.name) for s in plan.settings):
+            made_by |= {name: known[name] for name in made_by if name in known}  # Nothing is trained any more.
         written = {
             "sweep": dict(sweep),
             "axes": paths,
@@ -115,8 +118,7 @@ def open_sweep(
                 name: {"runs": [s.name for s in group.settings], "alone": group.alone}
                 for name, group in plan.groups.items()
             },
-            "versions": versions(),
-            "git_commit": git_commit(),
+            **made_by,
         }
         write_file(workdir / "sweep.json", json.dumps(written, indent=1) + "\n")
     return plan
