@@ -1,8 +1,9 @@
 """Versions of XLA's compiler that are known to be wrong or noisy, and what mends them.
 
-jaxlib 0.10.2 computes wrong gradients on CPUs with AVX-512. No requirement of this package admits it; where it is
-installed all the same, the switch that mends it is put into XLA_FLAGS at `import rnnlab`, before JAX reads them.
-What looks for the next such version is `selfcheck`.
+jaxlib 0.10 computes wrong gradients on CPUs with AVX-512, for a few programs of small arrays in double precision. The
+switch that mends it is put into XLA_FLAGS at `import rnnlab`, before JAX reads them. Python 3.11 gets no newer jaxlib
+than 0.10; 0.10.2, with which most such programs were found, is admitted by no requirement of this package.
+`selfcheck` looks for the next such version.
 """
 
 import importlib
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import jax
 
-WRONG = ("0.10.2",)
+WRONG = ("0.10.0", "0.10.1", "0.10.2")
 """Versions of jaxlib that are wrong on CPUs with AVX-512, and right with this switch, which newer ones do not know:"""
+ADMITTED = ("0.10.1",)
+"""Those of them that the requirements admit: repaired without a word."""
 SWITCH = "--xla_cpu_use_fusion_emitters"
 NOISY = ("0.10.0", "0.10.1")
 """Versions that print two lines of error for every program from the persistent cache, on CPUs with AVX-512: they take
@@ -60,13 +63,14 @@ def repaired(version: str, flags: str | None, begun: bool) -> tuple[str | None, 
     switches = _read(flags).split()
     chosen = [switch.partition("=")[2] for switch in switches if switch.partition("=")[0] == SWITCH]
     wrong = f"jaxlib {version} computes wrong gradients on CPUs with AVX-512"
-    instead = f'pip install "jax!={version}" "jaxlib!={version}" replaces it'
+    instead = f"set XLA_FLAGS={SWITCH}=false, or install a newer jaxlib"
     if chosen:
         off = chosen[-1] in _OFF
-        return flags, None if off else f"{wrong}, and XLA_FLAGS asks for it ({SWITCH}={chosen[-1]}); {instead}"
+        return flags, None if off else f"{wrong}, and XLA_FLAGS asks for it ({SWITCH}={chosen[-1]}): {instead}"
     if begun:
-        return flags, f"{wrong}, and it is too late to repair it: import rnnlab before JAX is used; {instead}"
-    return " ".join([*switches, f"{SWITCH}=false"]), f"{wrong}; repaired by XLA_FLAGS={SWITCH}=false; {instead}"
+        return flags, f"{wrong}, and JAX is in use already: import rnnlab before, or {instead}"
+    line = None if version in ADMITTED else f"{wrong}: repaired by XLA_FLAGS={SWITCH}=false; install another"
+    return " ".join([*switches, f"{SWITCH}=false"]), line
 
 
 def _read(flags: str | None) -> str:

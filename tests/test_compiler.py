@@ -12,19 +12,22 @@ import pytest
 
 from rnnlab import compiler
 
-WRONG = "0.10.2"
+WRONG, ADMITTED = "0.10.2", "0.10.1"
 SWITCH = "--xla_cpu_use_fusion_emitters="
 
 # (version of jaxlib, XLA_FLAGS, whether JAX has begun) -> (XLA_FLAGS afterwards, a word of what is said)
 CASES = {
-    "a right compiler": (("0.10.1", None, False), (None, None)),
+    "a right compiler": (("0.11.2", None, False), (None, None)),
     "a right one that comes later": (("0.10.20", "--other=1", False), ("--other=1", None)),
+    "a wrong one that is admitted": ((ADMITTED, "--other=1", False), (f"--other=1 {SWITCH}false", None)),
+    "admitted, switched on by the user": ((ADMITTED, f"{SWITCH}true", False), (f"{SWITCH}true", "wrong gradients")),
+    "admitted, too late": ((ADMITTED, None, True), (None, "in use")),
     "no flags": ((WRONG, None, False), (f"{SWITCH}false", "repaired")),
     "flags of the user's": ((WRONG, "--other=1 --last", False), (f"--other=1 --last {SWITCH}false", "repaired")),
     "repaired before": ((WRONG, f"--other=1 {SWITCH}false", False), (f"--other=1 {SWITCH}false", None)),
     "switched on by the user": ((WRONG, f"{SWITCH}true", False), (f"{SWITCH}true", "wrong gradients")),
     "switched on again": ((WRONG, f"{SWITCH}0 {SWITCH}1", False), (f"{SWITCH}0 {SWITCH}1", "wrong gradients")),
-    "too late": ((WRONG, "--other=1", True), ("--other=1", "too late")),
+    "too late": ((WRONG, "--other=1", True), ("--other=1", "in use")),
     "repaired before, JAX has begun": ((WRONG, f"{SWITCH}false", True), (f"{SWITCH}false", None)),
 }
 
@@ -35,7 +38,7 @@ def test_flags_are_repaired_for_a_wrong_compiler_alone_and_said(case: str) -> No
     found, line = compiler.repaired(*given)
     assert found == flags
     assert (line is None) == (word is None)
-    assert line is None or (word in line and "\n" not in line and WRONG in line)
+    assert line is None or (word in line and "\n" not in line and given[0] in line)
 
 
 def test_flags_in_a_file_are_kept(tmp_path: Path) -> None:

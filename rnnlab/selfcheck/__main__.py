@@ -9,8 +9,8 @@ Draws programs at random: a cell, shapes, precision, lengths, masks, direction, 
 GPU or TPU: for the CPU), and run by PyTorch where that is installed and has the cell. Where two disagree, finite
 differences in double precision decide. Every draw follows from --seed, the day's date if not given, and its number.
 
-jaxlib 0.10.2 has been wrong in this way on CPUs with AVX-512, and no training says so: run this after an update of jax
-or on a new kind of machine.
+jaxlib 0.10 is wrong in this way on CPUs with AVX-512 where rnnlab does not repair it, and no training says so: run this
+after an update of jax or on a new kind of machine.
 Exit status: 0 all right, 2 a mistake in the command, 5 wrong gradients were found; the last line says what to do.
 """
 

@@ -22,7 +22,7 @@ from rnnlab.recurrence import unroll
 from rnnlab.typing import PyTree
 
 LARGEST = {"T": 9, "B": 6, "D": 4, "H": 8}
-"""Small arrays, whose loops end within a vector or two: there jaxlib 0.10.2 was wrong, for few shapes of many."""
+"""Small arrays, whose loops end within a vector or two: there jaxlib 0.10 is wrong, for few shapes of many."""
 WIDE = {"B": 40, "H": 130}
 """In one draw of eight."""
 KNOWN: tuple[dict[str, Any], ...] = (
@@ -31,8 +31,8 @@ KNOWN: tuple[dict[str, Any], ...] = (
     {"cell": "gru", "replicas": 2},
     {"cell": "lstm", "replicas": 3},
 )
-"""What jaxlib 0.10.2 computes wrongly with T=7 B=4 D=3 H=5, on the reference backend in double precision: the first
-draws of every seed."""
+"""What jaxlib 0.10.2 computes wrongly with T=7 B=4 D=3 H=5, on the reference backend in double precision, 0.10.1 those
+with replicas: the first draws of every seed."""
 
 
 @dataclasses.dataclass(frozen=True)
