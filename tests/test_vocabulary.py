@@ -134,6 +134,14 @@ def test_saved_characters_are_read_as_a_list_too(tmp_path: Path) -> None:
     assert Vocabulary.read(tmp_path / "vocabulary.txt", counts, "character").words == ("b", "\n", "a", "<unk>")
 
 
+def test_list_of_two_numbers_a_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("12 7\n3 5\n")
+    with pytest.raises(ConfigError, match=r"words, line 1: '12 7': on every line two numbers"):
+        read_words(tmp_path / "words", "word")
+    (tmp_path / "words").write_text("12 7\nthree 5\n")
+    assert read_words(tmp_path / "words", "word") == ["12", "three"]
+
+
 WORD_LISTS = {  # As others write them; all of them are c, new and a.
     "plain": "c\nnew\na\n",
     "no last line feed": "c\nnew\na",

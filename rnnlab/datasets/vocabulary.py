@@ -213,7 +213,14 @@ def read_words(path: Path, level: Level) -> list[str]:
     forms = _CHARACTER_LINES if level == "character" else _WORD_LINES
     if level == "word":
         numbered = [(number, line.strip(_BLANKS)) for number, line in numbered if line.strip(_BLANKS)]
-    form = next((form for form in forms if all(form.fullmatch(line) for _, line in numbered)), None)
+    fitting = [form for form in forms if all(form.fullmatch(line) for _, line in numbered)]
+    form = next(iter(fitting), None)
+    if numbered and len(fitting) > 1:
+        number, line = numbered[0]
+        raise ConfigError(
+            f"{path}, line {number}: {line[:60]!r}: on every line two numbers, either of which may be the count; leave "
+            "the counts out"
+        )
     if form is None:
         one = "word" if level == "word" else "character"
         number, line = next((n, line) for n, line in numbered if not forms[0].fullmatch(line))
