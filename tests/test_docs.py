@@ -81,6 +81,12 @@ def shell_commands(page: str) -> list[list[str]]:
     return [words for words in commands if words]
 
 
+def flags_of(words: list[str]) -> dict[str, str]:
+    """The flags of a command, by their names."""
+    pairs = [word.removeprefix("--").partition("=") for word in words if word.startswith("--")]
+    return {name: value for name, _, value in pairs}
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -98,7 +104,7 @@ def test_commands_of_the_readme_can_be_typed_in_order() -> None:
     for words in shell_commands((ROOT / "README.md").read_text()):
         if words[0] != "python" or "$" in "".join(words):
             continue
-        flags = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+        flags = flags_of(words)
         checked += 1
         if words[1] == "-m":
             module = words[2].replace(".", "/")
@@ -112,6 +118,20 @@ def test_commands_of_the_readme_can_be_typed_in_order() -> None:
         elif workdir is not None and not workdir.startswith(("/", "docs/results/")):
             assert workdir in made, f"{' '.join(words)}: no command before it makes {workdir}"
     assert checked > 20
+
+
+def test_no_command_trains_where_another_one_of_the_pages_has_left_another_run() -> None:
+    trained = {}
+    for page in PAGES:
+        for words in shell_commands(page.read_text()):
+            if words[1:3] != ["-m", "rnnlab.train"] or "$" in "".join(words):
+                continue
+            flags = flags_of(words)
+            fields = {name: value for name, value in flags.items() if name.startswith("config")}
+            fields.pop("config.steps", None)  # More of them go on.
+            workdir = flags.get("workdir") or str(default_workdir(flags["config"]))
+            assert trained.setdefault(workdir, fields) == fields, f"{page.name}: {' '.join(words)}"
+    assert len(trained) > 10
 
 
 def test_new_cell_is_twelve_lines_or_fewer():

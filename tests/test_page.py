@@ -11,8 +11,10 @@ import matplotlib.pyplot as plt
 import pytest
 
 from rnnlab import diagnose, plots
+from rnnlab.config import resolve_config
 from rnnlab.plots.page import _PAGE, summary_rows, table
 from rnnlab.plots.style import make_axes, save
+from tests.helpers import SMALL_RUN
 
 CONFIG: dict[str, Any] = {
     "task": {"name": "adding", "note": "<script>alert('&')</script>"},
@@ -141,6 +143,7 @@ def test_diagnosis_is_a_table_and_its_problems_are_named(workdir: Path) -> None:
 
 def test_a_run_without_a_checkpoint_has_a_page(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workdir / "summary.json").unlink()
+    (workdir / "config.json").write_text(json.dumps(resolve_config(SMALL_RUN)))
     assert diagnose.main([f"--workdir={workdir}", "--html"]) == 0
     assert "it holds no diagnosis" in capsys.readouterr().out
     assert "Summary" not in "".join(read(workdir / "report.html").texts)
@@ -161,3 +164,4 @@ def test_a_table_breaks_no_number_and_no_name(cell: str, wraps: bool) -> None:
     assert "white-space: nowrap" in rules["th, td"]
     assert not any("overflow-wrap" in rule for cells, rule in rules.items() if "td" in cells)  # Wraps at spaces alone.
     assert "overflow-x: auto" in rules[".wide"]
+    assert "100vw" in rules[".wide"]  # Not scrolled before it is as wide as the window.

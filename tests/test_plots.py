@@ -316,6 +316,7 @@ def test_the_value_of_a_spike_is_as_readable_over_curves_as_alone(spike: float) 
     axis.set_yscale("log")
     style.hold_spikes(axis)
     (text,) = axis.texts
+    assert not text.get_bbox_patch().get_window_extent().overlaps(axis.spines["bottom"].get_window_extent())
     after = picture_of(figure, text)
     axis.lines[0].remove()
     assert np.array_equal(after, picture_of(figure, text))
@@ -362,6 +363,8 @@ def test_a_logarithmic_axis_of_cures_names_enough_numbers(losses, ticks, monkeyp
 ORDINARY = {
     "a line": (np.linspace(0.1, 1, 50), ("linear", "log")),
     "a decay over a hundred decades": (0.5 ** np.arange(300.0), ("log",)),
+    "a decay beside curves that hold": ([*np.ones(300), *0.27 ** np.arange(63.0)], ("log",)),
+    "a growth beside curves that hold": ([*np.ones(300), *1e2 ** np.arange(19.0)], ("log",)),
     "a tail, as of Lyapunov exponents": (-1 / (101 - np.arange(100.0)), ("linear",)),
     "one number": (1000 * np.ones(9), ("linear", "log")),
     "no number": (np.array([np.nan, np.inf]), ("linear", "log")),
@@ -373,7 +376,7 @@ def test_curves_without_a_spike_keep_their_axis(name: str) -> None:
     values, scales = ORDINARY[name]
     for scale in scales:
         _, (axis,) = style.make_axes(1)
-        axis.plot(style.shown(values))
+        axis.plot(style.shown(np.array(values)))
         axis.set_yscale(scale)
         before = axis.get_ylim()
         style.hold_spikes(axis)

@@ -232,12 +232,13 @@ body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: var(--text);
 h1 { font-size: 1.6rem; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin-top: 2.4rem; border-bottom: 1px solid var(--line) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem 1.2rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top;
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top;
   white-space: nowrap }
 td.text { white-space: normal; min-width: 24rem }
 th { font-weight: 500 }
 th[scope] { color: var(--quiet) }
-.wide { overflow-x: auto }
+/* A table that is wider than the text goes on to the right end of the window before it is scrolled. */
+.wide { overflow-x: auto; width: max-content; max-width: calc(100vw - 3rem - max(0rem, 50vw - 32rem)) }
 .note, figcaption { color: var(--quiet); font-size: .9rem }
 figure { margin: 1.6rem 0 }
 img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);

@@ -67,7 +67,8 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
     which would press the others onto a line.
 
     A spike is further from the middle half of the values than ten times what that spans, and than six decades on a
-    logarithmic axis; where the middle half is one number, on a plain axis, none is.
+    logarithmic axis; where the middle half is one number, on a plain axis, none is. What values on a logarithmic axis
+    lead up to, with at most three decades from one to the next, is a decay or a growth and no spike.
     """
     found = np.asarray(values, float).ravel()
     found = found[~np.isnan(shown(found, positive=logarithmic))]
@@ -76,8 +77,15 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
     places = np.log10(found) if logarithmic else found
     low, high = sorted((np.quantile(places, 0.25, method="higher"), np.quantile(places, 0.75, method="lower")))
     reach = max(10 * (high - low), 6.0) if logarithmic else 10 * (high - low) or np.inf
-    inside = found[(places >= low - reach) & (places <= high + reach)]
-    return float(inside.min()), float(inside.max())
+    order = np.argsort(places)
+    places = places[order]
+    first = int(np.searchsorted(places, low - reach))
+    last = int(np.searchsorted(places, high + reach, side="right")) - 1
+    if logarithmic:
+        leaps = np.flatnonzero(np.diff(places) > 3)  # Between a place of this number and the next.
+        first = int(max(leaps[leaps < first], default=-1)) + 1
+        last = int(min(leaps[leaps >= last], default=len(places) - 1))
+    return float(found[order[first]]), float(found[order[last]])
 
 
 def hold_spikes(axis: Axes) -> None:
@@ -166,7 +174,7 @@ def _name_spike(axis: Axes, spike: tuple[float, float, Any], edge: int, where: s
         f"{value:.3g}",
         (x, edge),
         xycoords=axis.get_xaxis_transform(),
-        xytext=(6 if begins else -6, 0),
+        xytext=(6 if begins else -6, -2 if edge else 2),
         textcoords="offset points",
         ha="left" if begins else "right",
         va=where,
