@@ -93,6 +93,15 @@ FROM_CONFIG = object()
 """In `Annotated`: a parameter that a config sets, although its name is in `GIVEN_BY_CODE`."""
 
 
+def check_count(value: Any, where: str) -> int:
+    """The value as a whole number from 1 up, which may come as NumPy's or as 4.0.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return _check(value.item() if isinstance(value, np.integer) else value, PositiveInt, where)
+
+
 def check_float32(value: float, where: str) -> float:
     """The value, which enters compiled programs as a float32.
 

@@ -175,7 +175,7 @@ def interventions_table(found: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(title=f"updates {found['start'] + 1} to {found['update']} and as many after it")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in ("largest gradient norm", "largest loss", "last loss", "gradient held"):
         table.add_column(name, justify="right")
     for label, each in found["interventions"].items():

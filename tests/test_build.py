@@ -22,6 +22,7 @@ from rnnlab.build import (
     Positive,
     PositiveInt,
     build,
+    check_count,
     fields_of,
     merge_numbers,
     resolve,
@@ -298,3 +299,15 @@ def test_merged_numbers_may_be_traced():
 
     assert jnp.allclose(draw(numbers) * 2, draw({"scale": 2.0}))
     assert draw._cache_size() == 1
+
+
+@pytest.mark.parametrize("value", [4, 4.0, np.int64(4), np.uint8(4)])
+def test_a_whole_number_of_any_kind_is_a_count(value):
+    count = check_count(value, "features")
+    assert (count, type(count)) == (4, int)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "4", True, np.bool_(True), None, np.int64(0), 2**31])
+def test_what_is_no_count_is_one_line(value):
+    with pytest.raises(ConfigError, match=r"^features: [^\n]*$"):
+        check_count(value, "features")

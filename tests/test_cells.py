@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.activations import ACTIVATIONS, as_activation, hyperparameter
+from rnnlab.build import ConfigError
 from rnnlab.cells import CELLS, Cell, Vanilla
 from rnnlab.recurrence import Cotangent, FusableCell, make_taps, unroll
 from tests.helpers import (
@@ -420,6 +421,14 @@ def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
 
             results.append(quick_jit(jax.grad(penalty, (0, 1)))(*point))
         assert_close(*results, 1e-10)
+
+
+@pytest.mark.parametrize("width", [0, -1])
+@pytest.mark.parametrize("variant", CELLS)
+def test_a_width_below_one_is_one_line(variant, width):
+    for name, sizes in (("in_features", (width, 4)), ("features", (3, width))):
+        with pytest.raises(ConfigError, match=rf"^\w+'s {name}: {width} is out of range"):
+            CELLS[variant](*sizes, rngs=nnx.Rngs(0))
 
 
 COPIES: dict[str, Callable[[Any], Any]] = {

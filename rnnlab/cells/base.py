@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.build import ConfigError, PositiveInt
+from rnnlab.build import ConfigError, PositiveInt, check_count
 from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
@@ -74,10 +74,10 @@ class BaseCell(nnx.Module):
         their state for 2 to `chrono` steps.
 
         Raises:
-            ConfigError: chrono of a cell without `chrono_signs`.
+            ConfigError: D or H is no number from 1 up, or chrono of a cell without `chrono_signs`.
         """
-        self.in_features = in_features
-        self.features = features
+        self.in_features = in_features = check_count(in_features, f"{type(self).__name__}'s in_features")
+        self.features = features = check_count(features, f"{type(self).__name__}'s features")
         self.input_kernel = nnx.Param(self._draw_gates(input_init, rngs, in_features))
         self.recurrent_kernel = nnx.Param(self._draw_gates(recurrent_init, rngs, features))
         draw_bias = as_initializer(bias_init)
