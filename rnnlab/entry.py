@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ class _PathParser(flags.ArgumentParser):
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
+        if re.match(r"[a-z][a-z0-9+.-]+://", argument, re.IGNORECASE):
+            raise ValueError(f"{argument!r} is an address; what is read and written is on this machine or mounted here")
         path = os.path.expanduser(argument)
         try:
             path.encode("utf-8", "surrogateescape").decode()  # What was typed, also where the locale has no UTF-8.

@@ -54,7 +54,8 @@ class MetricsWriter(MetricsFile):
             _rewrite(self.diagnostics_path, list(last.values()))
         from tensorboardX import SummaryWriter  # Here: the import takes a second or two.
 
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
+        folder = _events_folder(workdir)
+        self._events = SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=10)
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         super().write(step, split, values, seconds)
@@ -108,8 +109,13 @@ def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
     if (workdir / "tensorboard").is_dir():
         from tensorboardX import SummaryWriter
 
-        with SummaryWriter(str(workdir / "tensorboard")) as events:
+        with SummaryWriter(_events_folder(workdir)) as events:
             _add_figures(events, step, paths)
+
+
+def _events_folder(workdir: Path) -> str:
+    """Absolute, since tensorboardX takes a relative one whose first folder is named gs: or s3: for a bucket."""
+    return str(workdir.absolute() / "tensorboard")
 
 
 def _add_figures(events: Any, step: int, paths: Iterable[Path]) -> None:

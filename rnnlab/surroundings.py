@@ -12,11 +12,15 @@ from collections.abc import Iterator
 import jax
 
 SETTINGS = {
+    "jax_check_tracer_leaks": False,  # It takes what the garbage collector has not met yet for a mistake.
     "jax_debug_infs": False,  # A run that diverges says so itself, and keeps what it has.
     "jax_debug_nans": False,
     "jax_default_prng_impl": "threefry2x32",
     "jax_disable_jit": False,
     "jax_enable_x64": False,
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
     "jax_legacy_prng_key": "allow",
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",

@@ -83,6 +83,12 @@ def test_a_path_that_cannot_be_is_one_line(tmp_path: Path, name: str, message: s
     assert "--workdir" in str(error.value)
 
 
+@pytest.mark.parametrize("address", ["gs://bucket/run", "S3://bucket/run", "file:///tmp/run", "https://host/run"])
+def test_an_address_is_no_path(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"--workdir={address}.* is an address"):
+        parsed_path(f"--workdir={address}")
+
+
 def test_a_config_is_found_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("def get_config():\n    return {'steps': 3}\n")

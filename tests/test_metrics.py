@@ -132,3 +132,11 @@ def test_full_disk_at_a_resume_leaves_the_lines_as_they_are(tmp_path: Path, monk
         MetricsFile(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert metrics.read_metrics(tmp_path) == [line(1), line(2), line(3)]
+
+
+def test_a_folder_named_like_a_bucket_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workdir = Path("gs:/bucket/run")
+    workdir.mkdir(parents=True)
+    MetricsWriter(workdir, 0).close()
+    assert list((tmp_path / workdir / "tensorboard").iterdir())

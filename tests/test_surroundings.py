@@ -17,6 +17,9 @@ from rnnlab.workdir import write_file
 ROOT = Path(__file__).parent.parent
 OTHERS = {
     "jax_default_prng_impl": "rbg",
+    "jax_error_checking_behavior_divide": "raise",
+    "jax_error_checking_behavior_nan": "raise",
+    "jax_error_checking_behavior_oob": "raise",
     "jax_legacy_prng_key": "error",
     "jax_numpy_dtype_promotion": "strict",
     "jax_numpy_rank_promotion": "raise",
