@@ -448,6 +448,14 @@ def test_every_damage_of_every_file_is_one_line_or_does_not_matter(tmp_path, who
 
 # --- read-only, in use, of another version, too large ----------------------------------------------------------------
 
+_HOLD_READ_ONLY = """
+mount --bind "$1" "$1" || exit
+mount -o remount,bind,ro "$1" && echo
+read -r _
+umount -l "$1"
+"""
+"""Mounts a folder until its input ends, and so also where the tests are killed. Lazily: arrays may still be mapped."""
+
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
@@ -462,13 +470,18 @@ def read_only(folder: Path) -> Iterator[None]:
             for path, mode in modes.items():
                 path.chmod(mode)
         return
-    for words in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
-        if subprocess.run(["mount", *words], capture_output=True).returncode:
+    with subprocess.Popen(
+        ["sh", "-c", _HOLD_READ_ONLY, "sh", folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as holder:
+        assert holder.stdout
+        if not holder.stdout.readline():
             pytest.skip("root writes everywhere, and nothing can be mounted here")
-    try:
         yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)  # Lazily: arrays may still be mapped.
+    assert holder.returncode == 0
 
 
 @contextlib.contextmanager
