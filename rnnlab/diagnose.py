@@ -206,7 +206,8 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
             keeps = keeps and _keep(output, result)
     measured = any(name in result for name in names)
     if measured:
-        console.print(_table(result))
+        table = _table(result)
+        console.print(table if table.row_count else table.title)
         for note in notes(result):
             console.print(note, markup=False)
     if keeps:

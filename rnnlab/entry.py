@@ -36,6 +36,8 @@ class _PathParser(flags.ArgumentParser):
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("an empty path; . is the current folder")
         if re.match(r"[a-z][a-z0-9+.-]+://", argument, re.IGNORECASE):
             raise ValueError(f"{argument!r} is an address; what is read and written is on this machine or mounted here")
         path = os.path.expanduser(argument)

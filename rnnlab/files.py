@@ -247,6 +247,8 @@ def unreadable(path: Path, error: OSError, remedy: str) -> ConfigError:
 
 def unwritable(path: Path, error: OSError) -> Unwritable:
     """The line about a file that the system does not take."""
+    if isinstance(error, FileExistsError):  # Of mkdir, which takes a folder that is there.
+        return Unwritable(f"cannot write {path}: {path.parent} is no folder")
     return Unwritable(f"cannot write {path}: {error.strerror or error}")
 
 

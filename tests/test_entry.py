@@ -89,6 +89,12 @@ def test_an_address_is_no_path(address: str) -> None:
         parsed_path(f"--workdir={address}")
 
 
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--workdir=: an empty path; \. is the current folder"):
+        parsed_path("--workdir=")
+    assert parsed_path("--workdir=.") == "."
+
+
 def test_a_config_is_found_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("def get_config():\n    return {'steps': 3}\n")

@@ -1,5 +1,6 @@
 """Reading the files that commands leave: every damage is one line that names the file and says what to do."""
 
+import contextlib
 import json
 import os
 import zipfile
@@ -9,7 +10,18 @@ import numpy as np
 import pytest
 
 from rnnlab.build import ConfigError
-from rnnlab.files import interpreting, read_arrays, read_json, read_json_lines, read_text, read_toml
+from rnnlab.datasets.writing import whole_file
+from rnnlab.files import (
+    Unwritable,
+    interpreting,
+    read_arrays,
+    read_json,
+    read_json_lines,
+    read_text,
+    read_toml,
+    write_bytes,
+)
+from rnnlab.locks import claimed
 
 REMEDY = "remove it and measure again"
 TEXT = json.dumps({"step": 3, "best": {"loss": 0.5}, "runs": ["a", "b"], "note": None})
@@ -143,3 +155,20 @@ def test_what_cannot_be_made_sense_of_names_the_file(mistake, problem: str):
 def test_a_mistake_that_is_named_already_stays_as_it_is():
     with pytest.raises(ConfigError, match=r"^another$"), interpreting(Path("found.json"), REMEDY):
         raise ConfigError("another")
+
+
+WRITERS = {
+    "a file": lambda path: write_bytes(path, b"x"),
+    "a data file": lambda path: whole_file(path).__enter__(),
+    "a lock": claimed,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, writer: str):
+    (tmp_path / "folder").touch()
+    with (
+        pytest.raises(Unwritable, match=r"^cannot write .*/folder/x: .*/folder is no folder$"),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.enter_context(WRITERS[writer](tmp_path / "folder" / "x"))

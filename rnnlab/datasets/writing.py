@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from rnnlab.build import ConfigError
+from rnnlab.files import unwritable
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
