@@ -69,7 +69,7 @@ def repaired(version: str, flags: str | None, begun: bool) -> tuple[str | None, 
         return flags, None if off else f"{wrong}, and XLA_FLAGS asks for it ({SWITCH}={chosen[-1]}): {instead}"
     if begun:
         return flags, f"{wrong}, and JAX is in use already: import rnnlab before, or {instead}"
-    line = None if version in ADMITTED else f"{wrong}: repaired by XLA_FLAGS={SWITCH}=false; install another"
+    line = None if version in ADMITTED else f"{wrong}: repaired by XLA_FLAGS={SWITCH}=false; install another version"
     return " ".join([*switches, f"{SWITCH}=false"]), line
 
 

@@ -463,3 +463,28 @@ def test_copies_of_what_goes_with_a_cell_are_equal(way):
 def test_copies_of_an_activation_are_the_same_function(name, way):
     function, x = as_activation(name), jnp.linspace(-2, 2, 9)
     np.testing.assert_array_equal(COPIES[way](function)(x), function(x))
+
+
+class Leaky(Cell):
+    """h' = h + ε (tanh(z + u) - h)."""
+
+    epsilon: Any
+
+    def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
+        super().__init__(in_features, features, rngs=rngs)
+        self.epsilon = 0.3
+
+    def gates(self, carry, z, u):
+        return (carry[0] + self.epsilon * (jnp.tanh(z[0] + u[0]) - carry[0]),)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_a_number_of_a_cell_has_the_type_of_what_it_meets(backend, dtype):
+    """Where double precision is on, too."""
+    with jax.enable_x64(True):
+        cell = Leaky(2, 3, rngs=nnx.Rngs(0))
+        graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
+        cell = nnx.merge(graphdef, jax.tree.map(lambda a: a.astype(dtype), params), rest)
+        h, (last,) = unroll(cell, jnp.ones((4, 2, 2), dtype), backend=backend)
+    assert (h.dtype, last.dtype) == (dtype, dtype)

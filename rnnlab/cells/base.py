@@ -93,7 +93,7 @@ class BaseCell(nnx.Module):
         """A number with a fraction, `self.epsilon = epsilon`, is kept as an array: it enters compiled programs as an
         argument, so that a sweep may vary it. It is not trained."""
         if isinstance(value, float | jax.Array):
-            value = nnx.data(jnp.asarray(value, float if isinstance(value, float) else None))
+            value = nnx.data(jnp.asarray(value))
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which gets its name only once all of it is on the disk.
 
     Raises:
-        ConfigError: the disk is full, or the folder cannot be written to; nothing is left behind.
+        Unwritable: the disk is full, or the folder cannot be written to; nothing is left behind.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
