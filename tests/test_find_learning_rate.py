@@ -45,13 +45,13 @@ def adding() -> dict[str, Any]:
     """The range test of configs/adding.py with shorter sequences and fewer units."""
     config = load_file(str(ROOT / "configs" / "adding.py"))
     config.task.length, config.model.cell.features, config.devices = 10, 32, 1
-    return range_test(resolve_config(config), 1e-5, 10.0, 150)
+    return range_test(resolve_config(config), 1e-5, 1000.0, 200)
 
 
 def test_rates_rise_by_the_same_factor_and_all_else_is_the_configs(adding: dict[str, Any]) -> None:
     rates = np.array(adding["learning_rates"])
     assert rates[0] == 1e-5
-    np.testing.assert_allclose(rates[1:] / rates[:-1], (10 / 1e-5) ** (1 / 149), rtol=1e-12)
+    np.testing.assert_allclose(rates[1:] / rates[:-1], (1000 / 1e-5) ** (1 / 199), rtol=1e-12)
     assert adding["config"]["optimizer"]["clip_norm"] == 1.0
     assert adding["config"]["optimizer"]["name"] == "adam"
 
@@ -63,8 +63,8 @@ def test_the_rate_of_adding_is_sane(adding: dict[str, Any]) -> None:
 
 def test_it_stops_where_a_tenth_of_the_steps_has_four_times_the_lowest_mean_loss(adding: dict[str, Any]) -> None:
     losses = np.array(adding["losses"])
-    assert adding["stopped"] == adding["learning_rates"][-1] < 10
-    means = np.exp(np.convolve(np.log(losses), np.ones(15) / 15, "valid"))  # Of 150 steps, 15.
+    assert adding["stopped"] == adding["learning_rates"][-1] < 1000
+    means = np.exp(np.convolve(np.log(losses), np.ones(20) / 20, "valid"))  # Of 200 steps, 20.
     above = means[1:] > 4 * np.minimum.accumulate(means)[:-1]
     assert above[-1]
     assert not above[:-1].any()

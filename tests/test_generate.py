@@ -21,6 +21,7 @@ from flax import nnx
 from rnnlab import entry, generate
 from rnnlab.build import ConfigError
 from rnnlab.checkpoints import Checkpoints, restore_chosen
+from rnnlab.config import resolve_config
 from rnnlab.datasets.tokens import load_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.evaluate import main as evaluate
@@ -29,7 +30,7 @@ from rnnlab.loop import train_and_evaluate
 from rnnlab.network import Network
 from rnnlab.run import Run
 from rnnlab.workdir import open_workdir
-from tests.helpers import assert_close, float64, in_double, quick_jit, random_like, without_cache_lines
+from tests.helpers import SMALL_RUN, assert_close, float64, in_double, quick_jit, random_like, without_cache_lines
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
 
@@ -341,8 +342,7 @@ def test_without_a_workdir_the_line_says_so() -> None:
 
 
 def test_runs_of_other_tasks_are_refused(tmp_path) -> None:
-    config = {"task": {"name": "adding"}, "model": {"normalization": {"cell": None}}}
-    open_workdir(tmp_path / "run", config)
+    open_workdir(tmp_path / "run", resolve_config(SMALL_RUN))
     with pytest.raises(ConfigError) as caught:
         generate.main([f"--workdir={tmp_path / 'run'}"])
     assert str(caught.value) == (
