@@ -178,6 +178,18 @@ def test_taps_carry_holds_the_gradient_by_each_hidden_state(backend):
             assert_close(tuple(tap[t] for tap in dtaps.carry), expected, 1e-12)
 
 
+def test_lengths_that_a_compiled_function_closes_over_are_read_and_checked():
+    graphdef, state = random_cell("vanilla", in_features=D, features=H)
+    x = random_array(0, T, B, D)
+
+    def outputs(lengths: jax.Array) -> jax.Array:
+        return quick_jit(lambda x: unroll(nnx.merge(graphdef, state), x, lengths=lengths)[0])(x)
+
+    assert not outputs(jnp.array([1] * B))[1:].any()
+    with pytest.raises(ValueError, match=f"go from {T + 1} to {T + 1}; they may go from 0 to {T}"):
+        outputs(jnp.array([T + 1] * B))
+
+
 def test_no_lengths_equal_full_lengths():
     with float64():
         graphdef, (state, x, carry, _) = point("lstm")

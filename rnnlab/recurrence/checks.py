@@ -58,7 +58,8 @@ def check_range(a: jax.Array, low: int, high: int, what: str) -> None:
     message."""
     if isinstance(a, Tracer) or not getattr(a, "is_fully_addressable", True):
         return
-    least, most = int(a.min()), int(a.max())
+    values = np.asarray(a)  # Within a trace a.min() would be traced, though a is not.
+    least, most = int(values.min()), int(values.max())
     if least < low or most > high:
         raise ValueError(f"{what} go from {least} to {most}; they may go from {low} to {high}")
 
