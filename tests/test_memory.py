@@ -19,6 +19,7 @@ from rnnlab import entry, find_learning_rate, footprint, memory, sweep, train
 from rnnlab.build import ConfigError
 from rnnlab.config import resolve_config
 from rnnlab.memory import OutOfMemory
+from rnnlab.recurrence import products
 from rnnlab.run import Run
 from rnnlab.sweeps.replicas import ReplicaPrograms
 from tests.helpers import SMALL_RUN
@@ -144,6 +145,16 @@ def test_a_command_that_runs_out_of_memory_ends_with_2(capsys: pytest.CaptureFix
 WIDE = {"model": {"cell": {"name": "irnn", "features": 500}}}
 LONG = {"task": {"name": "adding", "length": 10_000, "validation_size": 50, "test_size": 40}}
 LARGE = {"batch_size": 1000}
+
+
+def test_a_kernel_of_any_width_is_traced_in_few_operations() -> None:
+    """A network is refused by its shapes, and so after it has been traced: 9 million units took more than a minute."""
+
+    def cut(width: int) -> int:
+        return len(jax.eval_shape(products.column_blocks, jax.ShapeDtypeStruct((width, width), jnp.float32)))
+
+    assert cut(2048) == 32
+    assert max(cut(width) for width in (65_536, 65_537, 9_000_000)) == 1024
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from rnnlab.linear import ComputeType, matmul, rounded
 COLUMNS = 64
 _CACHED_KERNEL = 1 << 18
 """Elements of a kernel that stays in a core's own cache (1 MiB) from step to step."""
+_MOST_BLOCKS = 1024
+"""More would only be traced, for minutes, until the network is refused: a square kernel of so many takes 16 GiB."""
 
 
 def column_blocks(kernel: jax.Array) -> list[jax.Array]:
@@ -19,9 +21,9 @@ def column_blocks(kernel: jax.Array) -> list[jax.Array]:
     The product goes through 64 columns at a time, a new page with every row of a wide kernel: on one core [10, 2600] by
     [2600, 650] takes 453 µs, by blocks 379, [32, 2048] by [2048, 512] 679 and 518.
     """
-    if kernel.size <= _CACHED_KERNEL:
-        return [kernel]
     columns = kernel.shape[1]
+    if kernel.size <= _CACHED_KERNEL or columns > COLUMNS * _MOST_BLOCKS:
+        return [kernel]
     blocks = [kernel[:, start : start + COLUMNS] for start in range(0, columns, COLUMNS)]
     return list(lax.optimization_barrier(blocks))  # Else XLA cuts them out again at every step.
 
