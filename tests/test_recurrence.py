@@ -347,6 +347,8 @@ def test_lengths_beyond_the_steps_are_refused_where_they_are_known(length):
     cell, x, lengths = make_cell("vanilla", D, H), jnp.ones((T, B, D)), jnp.full(B, T).at[1].set(length)
     with pytest.raises(ValueError, match=rf"lengths of x .* from 0 to {T}$"):
         unroll(cell, x, lengths=lengths)
+    with pytest.raises(ValueError, match="lengths of x"):
+        jax.jit(lambda x: unroll(cell, x, lengths=lengths))(x)
     jax.jit(lambda lengths: unroll(cell, x, lengths=lengths))(lengths)
 
 
