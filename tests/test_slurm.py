@@ -1,6 +1,5 @@
 """Sweeps as job arrays: what is submitted, what a job does on a signal; slow: a real SLURM that takes jobs away."""
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,8 @@ from rnnlab import entry, sweep
 from rnnlab.build import ConfigError
 from rnnlab.metrics import read_metrics
 from rnnlab.sweeps import submit
+from rnnlab.sweeps.manifest import open_sweep
+from rnnlab.sweeps.space import expand, load_sweep
 from rnnlab.workdir import is_done
 from tests.helpers import SMALL_RUN
 from tests.slurm import cluster, said, wait_for
@@ -117,21 +118,14 @@ def test_a_search_is_submitted_whose_points_are_not_known_yet(tmp_path, call, ca
 
 def test_a_sweep_that_is_over_is_not_submitted(tmp_path, call, capsys):
     call("--submit=slurm", "--jobs=1")
+    two = load_sweep(str(tmp_path / "two.py"), {})
+    open_sweep(tmp_path / "w", two, expand(two))
     for name in ("0000", "0001"):
         (tmp_path / "w" / "runs" / name).mkdir(parents=True)
         (tmp_path / "w" / "runs" / name / "summary.json").write_text('{"status": "finished"}')
-    (tmp_path / "w" / "sweep.json").write_text(json.dumps(_manifest(tmp_path)))
     capsys.readouterr()
     call("--submit=slurm", "--jobs=1")
     assert "nothing to submit: all 2 runs are done" in capsys.readouterr().out
-
-
-def _manifest(tmp_path: Path) -> dict[str, Any]:
-    from rnnlab.sweeps.space import expand, load_sweep
-
-    settings = expand(load_sweep(str(tmp_path / "two.py"), {}))
-    groups = {f"{i:03}": {"runs": [s.name], "alone": None} for i, s in enumerate(settings)}
-    return {"runs": [{"name": s.name, "key": s.key} for s in settings], "groups": groups}
 
 
 def test_a_dry_run_submits_nothing(tmp_path, call, capsys):
