@@ -59,13 +59,16 @@ def main(argv: Sequence[str]) -> int:
     for split, each in recognized.items():
         results[split] |= each.values
     written = results if given["split"] == "all" else results[splits[0]]
-    for result in results.values():
-        print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    figures = []
     with entry.beside_numbers():
         check_idle(workdir)
         write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
         if recognized:
-            _keep(recognized, workdir)
+            figures = _keep(recognized, workdir)
+    for result in results.values():  # Last: what is written is there though nobody reads what is printed.
+        print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    for figure in figures:
+        print(figure)
     return entry.FINISHED
 
 
@@ -76,15 +79,14 @@ def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Sp
     return {split: recognize(run, state, split) for split in splits}
 
 
-def _keep(recognized: Mapping[Split, "Recognition"], workdir: Path) -> None:
-    """Leaves files and figures in the workdir; arrays are of the last split."""
+def _keep(recognized: Mapping[Split, "Recognition"], workdir: Path) -> list[Path]:
+    """Leaves files and figures in the workdir, and says which figures; arrays are of the last split."""
     from rnnlab.plots import confusion, utterance
 
     written = {split: {**each.values, "transcripts": each.transcripts} for split, each in recognized.items()}
     write_file(workdir / "recognition.json", json.dumps(written, indent=1) + "\n")
     write_arrays(workdir / "recognition.npz", list(recognized.values())[-1].arrays, compressed=True)
-    for figure in (utterance(workdir), confusion(workdir)):
-        print(figure)
+    return [utterance(workdir), confusion(workdir)]
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def read_gradient_flow(workdir: Path) -> dict[str, dict[str, list[Any]]]:
         ConfigError: it is not there, or damaged.
     """
     path, remedy = workdir / "gradient_flow.json", "remove it and summary.json, and the run's command makes both again"
-    flow = read_json(path, remedy)
+    flow = read_json(path, remedy, {"untrained": {}, "trained": {}})
     for when, layers in flow.items():
         for layer, norms in layers.items() if isinstance(layers, dict) else [("", None)]:
             if not isinstance(norms, list) or not norms or not all(is_number(norm) for norm in norms):
