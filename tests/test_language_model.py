@@ -257,7 +257,8 @@ def last_state(config: dict[str, Any], workdir: Path, folder: Path) -> Any:
 @pytest.mark.slow
 def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would_have(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("rnnlab.loop.plots", mock.MagicMock())
-    monkeypatch.setattr(Run, "gradient_flow", lambda *_: {"trained": {}})
+    flow = {"layer 1": [0.5, 1.0]}
+    monkeypatch.setattr(Run, "gradient_flow", lambda *_: {"untrained": flow, "trained": flow})
     config = {
         "steps": 9,
         "batch_size": 2,
@@ -275,6 +276,7 @@ def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would
     assert (tmp_path / "whole" / "vocabulary.json").exists()
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")  # After step 9, before its checkpoint.
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "9")
+    (tmp_path / "killed" / "summary.json").unlink()
     train_and_evaluate(config, tmp_path / "killed", str(folder))
     train_and_evaluate(config | {"steps": 4}, tmp_path / "stopped", str(folder))
     train_and_evaluate(config, tmp_path / "stopped", str(folder))
