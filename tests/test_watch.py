@@ -449,8 +449,9 @@ def test_a_diverged_run_started_again_reports_the_last_finite_means(tmp_path, ca
     words.append(capsys.readouterr().out.splitlines()[-1])
     assert first["status"] == again["status"] == "diverged"
     assert first["steps"] > 0
-    assert f"  loss {first['final']['train']['loss']:.4g}  " in words[0]
-    assert words[0] == words[1]
+    assert again["final"] == first["final"]
+    loss = f"  loss {first['final']['train']['loss']:.4g}  "
+    assert [loss in line and "diverged at step" in line for line in words] == [True, True], words
 
 
 def test_what_is_remembered_is_all_that_changes() -> None:
