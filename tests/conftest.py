@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 # Programs are compiled once per machine, not once per test and process: the tests start the same few runs many times.
@@ -12,6 +13,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Compiled code runs for milliseconds here: what it costs to optimise it is never earned back.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+if version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2") and "fusion_emitters" not in os.environ["XLA_FLAGS"]:
+    # As rnnlab/compiler.py does in the processes that tests start; here JAX begins before rnnlab is imported.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -96,11 +96,6 @@ def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
         process.wait()
 
 
-def assert_equal_to_rounding(a: np.ndarray, b: np.ndarray) -> None:
-    """The one process here is compiled with other settings than the two: sums of float32 may differ in their order."""
-    np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [False, True], ids=["flags", "slurm"], indirect=True)
 def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) -> None:
@@ -118,7 +113,7 @@ def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) 
         train_and_evaluate(small(devices=devices), tmp_path / f"one{devices}")
         for a, b in zip(pair_ends, final_params(small(devices=devices), tmp_path / f"one{devices}"), strict=True):
             if devices == 2:  # The same two summands.
-                assert_equal_to_rounding(a, b)
+                np.testing.assert_array_equal(a, b)
             else:
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # float32; 2e-6 and 1e-7 were seen.
 
@@ -142,7 +137,7 @@ def test_streams_that_the_host_feeds_go_on_over_two_processes(tmp_path: Path, mo
     assert "at step 10" in pair.said(0)
     train_and_evaluate(config, tmp_path / "one")
     for a, b in zip(final_params(config, pair.workdir), final_params(config, tmp_path / "one"), strict=True):
-        assert_equal_to_rounding(a, b)
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
