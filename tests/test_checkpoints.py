@@ -1,6 +1,7 @@
 """Checkpoints read beside the run that writes them, and folders of any name."""
 
 import gc
+import itertools
 import signal
 import subprocess
 import sys
@@ -110,8 +111,10 @@ def test_saving_does_not_eat_the_memory(tmp_path: Path) -> None:
         gc.collect()
         return psutil.Process().memory_info().rss, sum(type(each) is list for each in gc.get_objects())
 
-    (before, lists), count = after(range(150)), 300
-    later, lists_later = after(range(150, 150 + count))
+    count = 150
+    counted = [after(range(start, start + count)) for start in range(0, 4 * count, count)]
     checkpoints.close()
+    (_, lists), (_, lists_later) = counted[0], counted[-1]
     assert lists_later - lists < count / 10  # 20 a save, where tensorstore's counts are asked for.
-    assert (later - before) / count < 30_000  # 17 KB, in the long run 5; 37 with these counts.
+    # 17 KB, in the long run 5; 37 with these counts. The allocator takes some megabytes at a time: not in every span.
+    assert min(later - before for (before, _), (later, _) in itertools.pairwise(counted)) / count < 30_000

@@ -64,7 +64,7 @@ def test_the_rate_of_adding_is_sane(adding: dict[str, Any]) -> None:
 def test_it_stops_where_a_tenth_of_the_steps_has_four_times_the_lowest_mean_loss(adding: dict[str, Any]) -> None:
     losses = np.array(adding["losses"])
     assert adding["stopped"] == adding["learning_rates"][-1] < 1000
-    means = np.exp(np.convolve(np.log(losses), np.ones(20) / 20, "valid"))  # Of 200 steps, 20.
+    means = np.exp(np.convolve(np.log(losses), np.ones(21) / 21, "valid"))  # Of 200 steps, an odd number.
     above = means[1:] > 4 * np.minimum.accumulate(means)[:-1]
     assert above[-1]
     assert not above[:-1].any()
@@ -77,7 +77,7 @@ def test_it_stops_where_a_tenth_of_the_steps_has_four_times_the_lowest_mean_loss
 def test_smoothed_loss_is_the_geometric_mean_of_a_tenth_of_the_steps_around_it(adding: dict[str, Any]) -> None:
     losses = np.log(adding["losses"])
     for k in (0, 1, 30, len(losses) - 1):
-        expected = np.exp(losses[max(0, k - 7) : k + 8].mean())
+        expected = np.exp(losses[max(0, k - 10) : k + 11].mean())
         assert adding["smoothed"][k] == pytest.approx(expected, rel=1e-12)
     assert smooth([1.0, -3.0, 8.0], 10) == pytest.approx([-1, 2, 2.5])
 

@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.path import Path
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 PLACES: tuple[Any, ...] = (
     *("upper right", "upper left", "lower right", "lower left"),
@@ -67,13 +67,13 @@ class _Marks(NamedTuple):
     radius: float
 
 
-def _meet(box: Bbox, drawn: Path | Bbox | _Marks) -> bool:
+def _meet(box: Bbox, drawn: Path | BboxBase | _Marks) -> bool:
     if isinstance(drawn, _Marks):
         return box.padded(drawn.radius).count_contains(drawn.points) > 0
-    return box.overlaps(drawn) if isinstance(drawn, Bbox) else drawn.intersects_bbox(box, filled=False)
+    return box.overlaps(drawn) if isinstance(drawn, BboxBase) else drawn.intersects_bbox(box, filled=False)
 
 
-def _drawn(axis: Axes, renderer: RendererBase) -> Iterator[Path | Bbox | _Marks]:
+def _drawn(axis: Axes, renderer: RendererBase) -> Iterator[Path | BboxBase | _Marks]:
     """All that a panel shows beside its axes, in pixels."""
     panel = axis.get_window_extent(renderer)
     for line in axis.lines:

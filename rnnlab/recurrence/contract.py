@@ -126,10 +126,10 @@ class Cotangent(NamedTuple):
 
 def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
     """Taps for `unroll(cell, x)` with x [T, B, D]; of a `StepCell`, which has no one u, those of u get none."""
-    z = jax.eval_shape(cell.project, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    z = jax.eval_shape(cell.project, x)  # Of all steps: batch normalisation has statistics of its own at each.
     carry = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
-    steps = x.shape[0]
-    return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), Taps(carry, z))
+    zeros = jax.tree.map(lambda a: jnp.zeros((x.shape[0], *a.shape), a.dtype), carry)
+    return Taps(zeros, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), z))
 
 
 def recur(h: jax.Array, kernel: jax.Array, offset: jax.Array | None, compute: ComputeType) -> jax.Array:

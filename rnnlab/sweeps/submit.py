@@ -179,19 +179,25 @@ class SweepJob:
     def _run(self, submitits: int) -> tuple[list[int], int]:
         """The signals that came, and the command's return code; submitits: its signal."""
         told: list[int] = []
+        child: subprocess.Popen[bytes] | None = None
+
+        def end(process: subprocess.Popen[bytes]) -> None:
+            process.terminate()
+            signal.alarm(self.answer)
 
         def note(number: int, _: Any) -> None:
             """SLURM sends a signal to all processes of a job; of submitit's the command hears by a TERM only."""
             told.append(number)
-            if number == submitits:
-                child.terminate()
-                signal.alarm(self.answer)
+            if number == submitits and child is not None:
+                end(child)
 
         signal.pthread_sigmask(signal.SIG_BLOCK, {submitits})  # The command inherits that, and keeps it.
         signal.signal(submitits, note)
         signal.signal(signal.SIGTERM, note)
-        signal.signal(signal.SIGALRM, lambda *_: child.kill())
+        signal.signal(signal.SIGALRM, lambda *_: child and child.kill())
         child = subprocess.Popen([sys.executable, "-m", "rnnlab.sweep", *self.words])
+        if submitits in told:  # Another thread of this process, which does not block it, got it meanwhile.
+            end(child)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {submitits})
         status = child.wait()
         signal.alarm(0)
