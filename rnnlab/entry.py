@@ -16,10 +16,9 @@ from rnnlab.build import ConfigError, unknown
 from rnnlab.config import apply_overrides, field_paths, fields_named, load_file, render, resolve_config
 from rnnlab.files import Unwritable
 from rnnlab.memory import allocation_failures
+from rnnlab.statuses import CRASHED, DIVERGED, FINISHED, INCOMPLETE, INTERRUPTED, LOST, MISTAKE, UNREAD
 from rnnlab.workdir import source_hashes, versions
 
-FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INCOMPLETE, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 130, 141
-"""UNREAD: a pipe was closed before all was printed; what a shell says of a command that SIGPIPE has ended."""
 EXIT_STATUS = {
     "finished": FINISHED,
     "stopped_early": FINISHED,
@@ -28,6 +27,7 @@ EXIT_STATUS = {
     "incomplete": INCOMPLETE,
     "interrupted": INTERRUPTED,
 }
+"""What a run or a sweep of this status ends with."""
 
 
 class _PathParser(flags.ArgumentParser):

@@ -11,7 +11,7 @@ after one update), the update and, with --flows, the gradient over time and an e
 is the same text are computed once, but for the published weights.
 
 --runs prints a line for each configuration in which a folder differs from the first by more than rounding: by a part of
-1e-4 of an array, and by 100 times what the last of three or more folders does. Exit status 1 where one differs.
+1e-4 of an array, and by 100 times what the last of three or more folders does. Exit status 6 where one differs.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from rnnlab import entry
+from rnnlab import entry, statuses
 from rnnlab.build import ConfigError
 from rnnlab.config import read_file, resolve_config, set_fields
 
@@ -307,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
     if not given["record"]:
         if len(given["runs"]) < 2:
             raise ConfigError("--record=FOLDER or --runs=FOLDER,FOLDER is missing (--help says more)")
-        return 1 if compare([Path(f) for f in given["runs"]], given["verbose"]) else 0
+        return statuses.WRONG if compare([Path(f) for f in given["runs"]], given["verbose"]) else entry.FINISHED
     import jax
 
     jax.config.update("jax_num_cpu_devices", DEVICES)

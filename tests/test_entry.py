@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from rnnlab import entry, find_learning_rate, sweep, train
+from rnnlab import entry, find_learning_rate, statuses, sweep, train
 from rnnlab.build import ConfigError
 from rnnlab.config import load_file
 
@@ -108,3 +108,25 @@ def test_every_flag_that_is_a_path_is_a_path_flag() -> None:
     plain = re.compile(rf'DEFINE_string\(\s*"(?:{names})"')
     files = [*(ROOT / "rnnlab").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
     assert [str(path) for path in files if plain.search(path.read_text(encoding="utf-8"))] == []
+
+
+# --- exit statuses ---------------------------------------------------------------------------------------------------
+
+
+def test_every_exit_status_has_one_meaning_and_its_row_in_the_readme() -> None:
+    numbers = {name: value for name, value in vars(statuses).items() if name.isupper() and isinstance(value, int)}
+    assert sorted(numbers.values()) == sorted(statuses.MEANINGS)
+    readme = (ROOT / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", readme, re.M))
+    assert rows == {str(number): meaning for number, meaning in statuses.MEANINGS.items()}
+
+
+SAYING = [*(ROOT / "rnnlab").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+
+
+@pytest.mark.parametrize("path", [p for p in SAYING if "\nExit status: " in p.read_text()], ids=lambda path: path.stem)
+def test_a_command_ends_with_statuses_of_the_table(path: Path) -> None:
+    said = re.search(r"^Exit status: (.*?)\"\"\"", path.read_text(), re.M | re.S)
+    assert said
+    assert {int(number) for number in re.findall(r"\b\d+\b", said[1])} <= statuses.MEANINGS.keys()
+    assert not re.search(r"^[A-Z_]+ = \d\n\"\"\"The exit status", path.read_text(), re.M)

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 LAYERS = [
-    ["typing", "output", "compiler"],
+    ["typing", "output", "compiler", "statuses"],
     ["build", "random", "split", "surroundings"],
     ["memory", "files", "checksums"],
     ["norms", "locks"],

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab import entry
+from rnnlab import entry, statuses
 from rnnlab.activations import ACTIVATIONS
 from rnnlab.cells import CELLS
 from rnnlab.selfcheck import __main__ as selfcheck
@@ -135,13 +135,13 @@ def test_a_wrong_draw_is_printed_as_its_command(
         return Verdict(some_draws()[number], "the gradient of x differs" if number == 2 else None, False, 1e-15)
 
     monkeypatch.setattr(selfcheck, "judge", of)
-    assert selfcheck.main(["--draws=4", "--seed=0"]) == selfcheck.WRONG
+    assert selfcheck.main(["--draws=4", "--seed=0"]) == statuses.WRONG
     printed = capsys.readouterr().out
     *lines, last = printed.splitlines()
     assert last.startswith("WRONG gradients in 1 of 4 draws")
     commands = [shlex.split(line, comments=True) for line in lines if "rnnlab.selfcheck" in line]
     assert len(commands) == 1
-    assert selfcheck.main(commands[0][3:]) == selfcheck.WRONG
+    assert selfcheck.main(commands[0][3:]) == statuses.WRONG
     assert "the gradient of x differs" in capsys.readouterr().out
     assert selfcheck.main(["--draws=2", "--seed=0"]) == entry.FINISHED
     assert capsys.readouterr().out.splitlines()[-1].startswith("right gradients in 2 draws")

@@ -11,7 +11,7 @@ differences in double precision decide. Every draw follows from --seed, the day'
 
 jaxlib 0.10 is wrong in this way on CPUs with AVX-512 where rnnlab does not repair it, and no training says so: run this
 after an update of jax or on a new kind of machine.
-Exit status: 0 all right, 2 a mistake in the command, 5 wrong gradients were found; the last line says what to do.
+Exit status: 0 all right, 2 a mistake in the command, 6 wrong gradients were found; the last line says what to do.
 """
 
 import datetime
@@ -26,12 +26,9 @@ import jax
 from absl import flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rnnlab import devices, entry
+from rnnlab import devices, entry, statuses
 from rnnlab.output import make_console
 from rnnlab.selfcheck.judge import Verdict, judge
-
-WRONG = 5
-"""The exit status where a gradient is wrong."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             if verdict.wrong is not None or given["draw"] is not None:
                 progress.console.print(described(verdict), markup=False, highlight=False, soft_wrap=True)
     print(last_line(verdicts, seed, time.monotonic() - began))
-    return WRONG if any(verdict.wrong for verdict in verdicts) else entry.FINISHED
+    return statuses.WRONG if any(verdict.wrong for verdict in verdicts) else entry.FINISHED
 
 
 def judged(seed: int, numbers: Sequence[int], seconds: float | None) -> Iterator[Verdict]:

@@ -15,6 +15,7 @@ from typing import Any
 from rnnlab.build import ConfigError, unknown
 from rnnlab.config import literal
 from rnnlab.locks import can_lock
+from rnnlab.statuses import FINISHED, INCOMPLETE, INTERRUPTED
 from rnnlab.sweeps.manifest import make_plan
 from rnnlab.sweeps.space import expand
 from rnnlab.workdir import is_done
@@ -27,10 +28,6 @@ TIMEOUTS = 100
 
 EACH = "each"
 """As --shard: job i of n takes the shard i/n."""
-
-_INTERRUPTED, _INCOMPLETE = 130, 5
-"""What `rnnlab.sweep` ends with when it has saved, and when others still have groups: `entry.INTERRUPTED` and
-`entry.INCOMPLETE`, which are above this room."""
 
 _ANSWER = 0.6
 """The share of signal_delay_s that the command has for saving."""
@@ -166,9 +163,9 @@ class SweepJob:
         submitits = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
         requeue = signal.getsignal(submitits)
         told, status = self._run(submitits)
-        if status in (0, _INCOMPLETE):
+        if status in (FINISHED, INCOMPLETE):
             return
-        if told and status in (_INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL) and _is_ours():
+        if told and status in (INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL) and _is_ours():
             assert callable(requeue)
             requeue(submitits, None)  # Raises SystemExit.
         if status < 0:
