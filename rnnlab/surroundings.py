@@ -30,6 +30,14 @@ SETTINGS = {
 }
 """Those that change a run's numbers or end it. A config says all that a run depends on, and a run that is resumed
 elsewhere has to be the same."""
+INSTEAD = {
+    ("jax_debug_infs", "jax_debug_nans", "jax_error_checking_behavior_nan"): (
+        "--config.flight_recorder.steps=10 keeps what comes before a loss that is not finite, for rnnlab.diagnose "
+        "--replay"
+    ),
+    ("jax_random_seed_offset",): "--config.seed=… is another seed",
+}
+"""What does what is wanted of a setting that does not count."""
 
 
 @contextlib.contextmanager
@@ -50,6 +58,7 @@ def settle() -> None:
             continue
         jax.config.update(name, value)
         if getattr(jax.config, name) != before:
-            print(f"{variable}={text} does not count here: a run is what its config says", file=sys.stderr)
+            instead = "".join(f"; {words}" for names, words in INSTEAD.items() if name in names)
+            print(f"{variable}={text} does not count here: a run is what its config says{instead}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

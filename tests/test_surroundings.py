@@ -42,9 +42,25 @@ def test_a_setting_of_jax_that_changes_numbers_is_put_back_and_said(name, monkey
     finally:
         jax.config.update(name, value)
     assert name.upper() not in os.environ  # A process that is started now must not say it again.
-    assert capsys.readouterr().err == f"{name.upper()}={other} does not count here: a run is what its config says\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"{name.upper()}={other} does not count here: a run is what its config says")
+    assert said.endswith("\n")
+    assert said.count("\n") == 1
     surroundings.settle()
     assert capsys.readouterr().err == ""
+
+
+def test_what_finds_values_that_are_not_finite_is_named_in_place_of_the_settings_that_do_not_count(capsys):
+    for name, flag in {"jax_debug_nans": "--config.flight_recorder", "jax_random_seed_offset": "--config.seed"}.items():
+        try:
+            jax.config.update(name, 1)
+            surroundings.settle()
+        finally:
+            jax.config.update(name, surroundings.SETTINGS[name])
+        assert flag in capsys.readouterr().err
+    named = [name for names in surroundings.INSTEAD for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) <= surroundings.SETTINGS.keys()
 
 
 def test_a_setting_that_is_as_it_should_be_is_not_said(monkeypatch, capsys):
