@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rnnlab.cells import CELLS
 from rnnlab.optimizers import global_norm
 from rnnlab.recurrence import FusableCell, default_chunk, make_taps, products, resolve_backend, unroll
 from rnnlab.recurrence.plan import Plan, kept_bytes
@@ -340,6 +341,28 @@ def test_carry_of_something_else_is_one_line_with_what_is_needed(carry):
     cell = make_cell("vanilla", D, H)
     with pytest.raises(ValueError, match=rf"^initial_carry is [^\n]*; [^\n]* float32\[{B}, {H}\]$"):
         unroll(cell, jnp.ones((T, B, D)), initial_carry=carry)
+
+
+def no_cells():
+    """By what they are called in the message."""
+    torch = pytest.importorskip("torch")
+    flax_cell = nnx.LSTMCell(D, H, rngs=nnx.Rngs(0))
+    found = {"'lstm'": "lstm", "None": None, "a torch.nn.modules.rnn.LSTM, ": torch.nn.LSTM(D, H)}
+    found |= {f"a {nnx.LSTMCell.__module__}.LSTMCell, which lacks project": flax_cell, "a builtins.dict, ": {}}
+    return found | {
+        f"the class {each.__name__}, not an instance": each for each in set(CELLS.values()) if isinstance(each, type)
+    }
+
+
+@pytest.mark.parametrize("function", [unroll, make_taps, lambda cell, _: resolve_backend(cell, "auto")])
+def test_what_is_no_cell_is_one_line_with_how_to_make_one(function):
+    for what, cell in no_cells().items():
+        with pytest.raises(TypeError) as caught:
+            function(cell, jnp.ones((T, B, D)))
+        said = str(caught.value)
+        assert said.startswith(f"cell is {what}"), said
+        assert "rnnlab.LSTM(in_features, features, rngs=flax.nnx.Rngs(0))" in said
+        assert "\n" not in said
 
 
 @pytest.mark.parametrize("length", [-1, T + 1])

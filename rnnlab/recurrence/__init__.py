@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from rnnlab.recurrence.checks import check_beside, check_carry, check_lengths, check_range, check_sequence
-from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
+from rnnlab.recurrence.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, check_cell, make_taps
 from rnnlab.recurrence.fused import fused
 from rnnlab.recurrence.plan import Plan, kept_bytes
 from rnnlab.recurrence.reference import reference
@@ -72,6 +72,7 @@ def unroll(
         h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
 
     Raises:
+        TypeError: the cell is none, but a name, a class or a cell of another library.
         ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" or a state_mask for a cell
             without `gates`, or `carries` of the fused backend.
     """
@@ -81,6 +82,7 @@ def unroll(
         raise ValueError(f"unknown store {store!r}; known: {', '.join(get_args(Store))}")
     if unroll_steps < 1:
         raise ValueError(f"unroll_steps is {unroll_steps}; it must be at least 1")
+    check_cell(cell)
     x = check_sequence(cell, x)
     if lengths is not None:
         lengths = check_lengths(lengths, x)
@@ -187,6 +189,7 @@ def _run(
 
 def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:
     """The backend that `unroll` will use: "auto" is fused where the cell has `gates`."""
+    check_cell(cell)
     if backend not in ("auto", "fused", "reference"):
         raise ValueError(f"unknown backend {backend!r}; known: auto, fused, reference")
     if isinstance(cell, FusableCell):

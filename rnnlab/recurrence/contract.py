@@ -63,6 +63,24 @@ class StepCell(Protocol):
     def initial_carry(self, batch: int, dtype: Any) -> Carry: ...
 
 
+def check_cell(cell: Any) -> None:
+    """Raises a TypeError for what is no cell: a name, a class, a cell of another library."""
+    if not isinstance(cell, type) and isinstance(cell, FusableCell | StepCell):
+        return
+    kind = type(cell)
+    if isinstance(cell, type):
+        what = f"the class {cell.__name__}, not an instance of it"
+    elif cell is None or isinstance(cell, str):
+        what = repr(cell)
+    else:
+        missing = [name for name in ("project", "split", "initial_carry") if not hasattr(cell, name)]
+        what = f"a {kind.__module__}.{kind.__qualname__}, which lacks {', '.join(missing or ['gates or step'])}"
+    raise TypeError(
+        f"cell is {what}; an instance of a cell is needed, as rnnlab.LSTM(in_features, features, "
+        "rngs=flax.nnx.Rngs(0)), or rnnlab.CELLS['lstm'](…) by its name"
+    )
+
+
 class Taps(NamedTuple):
     """Zeros that stand beside every step; their gradients are what flows through that step.
 
@@ -125,7 +143,12 @@ class Cotangent(NamedTuple):
 
 
 def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
-    """Taps for `unroll(cell, x)` with x [T, B, D]; of a `StepCell`, which has no one u, those of u get none."""
+    """Taps for `unroll(cell, x)` with x [T, B, D]; of a `StepCell`, which has no one u, those of u get none.
+
+    Raises:
+        TypeError: the cell is none.
+    """
+    check_cell(cell)
     z = jax.eval_shape(cell.project, x)  # Of all steps: batch normalisation has statistics of its own at each.
     carry = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     zeros = jax.tree.map(lambda a: jnp.zeros((x.shape[0], *a.shape), a.dtype), carry)
