@@ -1,6 +1,6 @@
 """1 Billion Word, word by word, sentence by sentence: the five language models of the IRNN paper.
 
-    python -m rnnlab.datasets.prepare --dataset=lm1b --min_count=3   # once: 4 GB of text, or whatever shards are there
+    python -m rnnlab.prepare --dataset=lm1b --min_count=3   # once: 4 GB of text, or whatever shards are there
     python -m rnnlab.train --config=configs/lm1b.py                  # in runs/lm1b; also :irnn4, :irnn1024, :tanh4, …
 
 The presets are the rows of the paper's table (Le, Jaitly and Hinton, 2015, section 4.3), with its test perplexities

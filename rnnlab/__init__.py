@@ -4,12 +4,13 @@ As a library: cells, `unroll`, initialisers, activations and networks for any Fl
 As a program: `python -m rnnlab.train --help`.
 """
 
-from rnnlab import activations, compiler, initializers
-from rnnlab.activations import ACTIVATIONS
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
-from rnnlab.initializers import INITIALIZERS
-from rnnlab.network import Network, RecurrentLayer
-from rnnlab.recurrence import Taps, make_taps, unroll
+from rnnlab.engine import Taps, make_taps, unroll
+from rnnlab.nn.network import Network, RecurrentLayer
+from rnnlab.ops import activations, initializers
+from rnnlab.ops.activations import ACTIVATIONS
+from rnnlab.ops.initializers import INITIALIZERS
+from rnnlab.parallel import compiler
 
 __version__ = "0.1.0"
 

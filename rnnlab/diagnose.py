@@ -30,11 +30,11 @@ from typing import Any
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError, unknown
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import Unwritable
-from rnnlab.output import make_console
-from rnnlab.workdir import check_idle, check_words, read_config, write_file
+from rnnlab.files.output import make_console
+from rnnlab.records.workdir import check_idle, check_words, read_config, write_file
 
 ROWS, ATLAS_ROWS = 8, 16
 _SIZES = {"measure", "rows", "jacobians", "exponents", "lags"}
@@ -51,10 +51,10 @@ FLAGS: dict[str, set[str]] = {
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
+    cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_string("checkpoint", "best", "of --workdir: best, last, or a step", flag_values=values)
     flags.DEFINE_bool("atlas", False, "the atlas of initialisations", flag_values=values)
-    entry.path_flag(values, "output", None, "folder to write to")
+    cli.path_flag(values, "output", None, "folder to write to")
     flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
     rows = f"rows of the batch; else {ROWS}, of --atlas {ATLAS_ROWS}"
     flags.DEFINE_integer("rows", None, rows, lower_bound=1, flag_values=values)
@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("replay", False, "of --workdir: a recording of its flight recorder", flag_values=values)
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
-    entry.data_flags(values)
-    given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
+    cli.data_flags(values)
+    given, reference, config = cli.parse(values, argv, __doc__, accept_config=True)
     if given["replay"] and not given["workdir"]:
         raise ConfigError("--replay: needs --workdir, the folder of a run with a flight recorder")
     chosen = [name for name in ("workdir", "atlas") if given[name]] + (["config"] if reference else [])
@@ -83,11 +83,11 @@ def main(argv: Sequence[str]) -> int:
         if given["replay"]:
             return _replay(config, workdir, output, given)
     else:
-        workdir, default = None, entry.default_workdir(reference)
+        workdir, default = None, cli.default_workdir(reference)
         output = Path(given["output"] or default.with_name(f"{default.name}-untrained"))
     given["command"] = shlex.join(["python", "-m", "rnnlab.diagnose", *argv])
     # A page of a run shows what was measured before, and so needs no checkpoint.
-    status = entry.FINISHED
+    status = cli.FINISHED
     if not given["html"] or workdir is None or given["measure"]:
         status = _diagnose(config, workdir, output, given)
     if given["html"]:
@@ -113,7 +113,7 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
     from rnnlab import plots
 
     run = output if workdir is None else workdir
-    with entry.beside_numbers():  # What was drawn before is shown all the same.
+    with cli.beside_numbers():  # What was drawn before is shown all the same.
         check_idle(output)
         for name, draw in {"diagnostics.jsonl": plots.observed, "diagnosis.json": plots.diagnosis}.items():
             for folder in dict.fromkeys((run, output)):
@@ -135,11 +135,11 @@ def _atlas(output: Path, rows: int) -> int:
     console = make_console(soft_wrap=False)
     found = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
     console.print(atlas_table(found))
-    with entry.beside_numbers():
+    with cli.beside_numbers():
         check_idle(output)
         write_file(output / "atlas.json", json.dumps(found) + "\n")
         console.print(f"figure: {atlas(output / 'atlas.json')}")
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given: dict[str, Any]) -> int:
@@ -148,10 +148,10 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     import numpy as np
 
     from rnnlab import plots
-    from rnnlab.checkpoints import restore_chosen
     from rnnlab.diagnostics.diagnosis import MEASURES, notes, plain_arrays, subject_of
-    from rnnlab.metrics import write_figures
-    from rnnlab.run import Run
+    from rnnlab.records.metrics import write_figures
+    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.setup import Run
 
     names = given["measure"] or list(MEASURES)
     for name in names:
@@ -211,14 +211,14 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         for note in notes(result):
             console.print(note, markup=False)
     if keeps:
-        with entry.beside_numbers():
+        with cli.beside_numbers():
             check_idle(output)
             figures = plots.diagnosis(output)
             console.print(f"figures in {output / 'plots'}: {', '.join(path.name for path in figures) or 'none'}")
             write_figures(output, step, figures)
     if not measured:
         print("error: nothing could be measured", file=sys.stderr)
-    return entry.FINISHED if measured else entry.MISTAKE
+    return cli.FINISHED if measured else cli.MISTAKE
 
 
 def _keep(output: Path, result: dict[str, Any]) -> bool:
@@ -249,9 +249,9 @@ def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str])
 
 
 def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str, Any]) -> int:
-    from rnnlab.plots.replay import replay as draw
-    from rnnlab.recorder import read_recording
-    from rnnlab.replay import described, interventions_table, replay
+    from rnnlab.plots.replayed import replay as draw
+    from rnnlab.training.flight_recorder import read_recording
+    from rnnlab.training.replay import described, interventions_table, replay
 
     console = make_console()
     recording = read_recording(workdir, given["recording"])
@@ -259,11 +259,11 @@ def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str
     for line in described(found):
         console.print(line, markup=False)
     console.print(interventions_table(found))
-    with entry.beside_numbers():
+    with cli.beside_numbers():
         check_idle(output)
         write_file(output / "replay.json", json.dumps(found) + "\n")
         console.print(f"figure: {draw(output)}")
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def _table(result: dict[str, Any]) -> Any:
@@ -282,4 +282,4 @@ def _table(result: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -17,36 +17,36 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_arrays
-from rnnlab.metrics import plain
+from rnnlab.records.metrics import plain
+from rnnlab.records.workdir import check_idle, check_words, read_config, write_file
 from rnnlab.tasks import Split
-from rnnlab.workdir import check_idle, check_words, read_config, write_file
 
 if TYPE_CHECKING:
-    from rnnlab.recognition import Recognition
-    from rnnlab.run import Run
-    from rnnlab.state import TrainState
+    from rnnlab.training.recognition import Recognition
+    from rnnlab.training.setup import Run
+    from rnnlab.training.state import TrainState
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
+    cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
     workdir, which = Path(given["workdir"]), given["checkpoint"]
     splits: list[Split] = ["validation", "test"] if given["split"] == "all" else [given["split"]]
     config = read_config(workdir)
 
-    from rnnlab.checkpoints import restore_chosen
-    from rnnlab.run import Run
+    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.setup import Run
 
     run = Run(config, given["data_dir"])
     check_words(workdir, run.task.words)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         results[split] |= each.values
     written = results if given["split"] == "all" else results[splits[0]]
     figures = []
-    with entry.beside_numbers():
+    with cli.beside_numbers():
         check_idle(workdir)
         write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
         if recognized:
@@ -69,12 +69,12 @@ def main(argv: Sequence[str]) -> int:
         print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
     for figure in figures:
         print(figure)
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, "Recognition"]:
     """What was recognised of each split."""
-    from rnnlab.recognition import recognize
+    from rnnlab.training.recognition import recognize
 
     return {split: recognize(run, state, split) for split in splits}
 
@@ -90,4 +90,4 @@ def _keep(recognized: Mapping[Split, "Recognition"], workdir: Path) -> list[Path
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

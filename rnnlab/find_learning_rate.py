@@ -19,11 +19,11 @@ from typing import Any
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
 from rnnlab.files import remove
-from rnnlab.surroundings import single_precision
-from rnnlab.workdir import held, unless_too_large, write_file
+from rnnlab.parallel.environment import single_precision
+from rnnlab.records.workdir import held, unless_too_large, write_file
 
 TOO_HIGH = 4.0
 """The test ends where the loss, averaged over the last tenth of the steps, is this many times what it was lowest."""
@@ -38,14 +38,14 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("highest", 10.0, "the learning rate of the last step", flag_values=values)
     flags.DEFINE_integer("steps", 200, "how many steps there are from the one to the other", flag_values=values)
     told = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
-    entry.path_flag(values, "workdir", None, told)
-    entry.data_flags(values)
-    given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
+    cli.path_flag(values, "workdir", None, told)
+    cli.data_flags(values)
+    given, reference, config = cli.parse(values, argv, __doc__, accept_config=True)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
     lowest, highest, steps = given["lowest"], given["highest"], given["steps"]
     check_range(lowest, highest, steps)
-    default = entry.default_workdir(reference)
+    default = cli.default_workdir(reference)
     workdir = Path(given["workdir"] or default.with_name(f"{default.name}-find_learning_rate"))
     with unless_too_large(workdir), held(workdir):
         path = workdir / "find_learning_rate.json"
@@ -54,13 +54,13 @@ def main(argv: Sequence[str]) -> int:
         write_file(path, json.dumps(found, indent=2) + "\n")
         if not found["losses"]:
             print(f"the loss or its gradient is not finite at the first step, with a learning rate of {lowest:g}")
-            return entry.DIVERGED
+            return cli.DIVERGED
         from rnnlab import plots
 
         figure = plots.learning_rate_range(workdir)
     print(f"figure: {figure}")
     print(conclusion(found))
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def check_range(lowest: float, highest: float, steps: int) -> None:
@@ -91,8 +91,8 @@ def range_test(
         made; `learning_rate`, as `suggestion` gives it; `stopped`, the learning rate at which the loss was too high,
         or None; `config`.
     """
-    from rnnlab.run import Run  # After the checks: these take seconds to import.
-    from rnnlab.state import means
+    from rnnlab.training.setup import Run  # After the checks: these take seconds to import.
+    from rnnlab.training.state import means
 
     rising = {"learning_rate": lowest, "schedule": _rise(lowest, highest, steps), "warmup_steps": 0}
     run = Run(
@@ -184,4 +184,4 @@ def conclusion(found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -22,15 +22,16 @@ from absl import flags
 from flax import nnx
 from jax import lax
 
-from rnnlab import entry
-from rnnlab.build import ConfigError, check_float32
-from rnnlab.cross_entropy import Distribution
+from rnnlab import cli
+from rnnlab.config.bounds import check_float32
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.vocabulary import END, Vocabulary
-from rnnlab.network import Carries, Hidden, Network
-from rnnlab.random import stream
+from rnnlab.nn.cross_entropy import Distribution
+from rnnlab.nn.network import Carries, Hidden, Network
+from rnnlab.ops.random_streams import stream
+from rnnlab.records.workdir import check_words, read_config
 from rnnlab.tasks import TASKS, LanguageModel, Sentences
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray
-from rnnlab.workdir import check_words, read_config
 
 
 class Place(NamedTuple):
@@ -125,7 +126,7 @@ def draw(
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
+    cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_string("prompt", "", "what the text begins with", flag_values=values)
     flags.DEFINE_float("temperature", 1.0, "of the softmax; 0: always the most likely token", flag_values=values)
     flags.DEFINE_integer("top_k", None, "from the k most likely tokens only", lower_bound=1, flag_values=values)
@@ -135,8 +136,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("length", 200, "tokens of a text after the prompt", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("allow_unknown", False, "whether <unk> may be generated", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/shakespeare (--help says more)")
     temperature, top_p = given["temperature"], given["top_p"]
@@ -151,8 +152,8 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(workdir)
     _check_makes_text(workdir, config)
 
-    from rnnlab.checkpoints import restore_chosen
-    from rnnlab.run import Run
+    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.setup import Run
 
     run = Run(config, given["data_dir"])
     task: Any = run.task
@@ -180,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
     except FloatingPointError as error:
         print()
         raise ConfigError(f"{workdir}: checkpoint {restored.step}: {error}") from None
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def _check_makes_text(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -239,4 +240,4 @@ def _show(vocabulary: Vocabulary, tokens: Iterable[int]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -18,27 +18,29 @@ from pathlib import Path
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError
-from rnnlab.workdir import held
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
+from rnnlab.records.workdir import held
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "workdir", None, "folder of a sweep of rnnlab.sweep")
+    cli.path_flag(values, "workdir", None, "folder of a sweep of rnnlab.sweep")
     told = "what settings are compared by: a column of runs.csv that is a number"
     flags.DEFINE_string("metric", "best.validation.loss", told, flag_values=values)
     told = "what settings are compared with, as model.cell=lstm, several with commas; else what the sweep's file names"
     flags.DEFINE_string("baseline", None, told, flag_values=values)
     told = "axes for whose values together the best settings are named; else for each axis by itself"
     flags.DEFINE_list("group", [], told, flag_values=values)
-    entry.path_flag(values, "output", None, "folder to write to; else --workdir")
-    given = entry.parse(values, argv, __doc__).flags
+    cli.path_flag(values, "output", None, "folder to write to; else --workdir")
+    given = cli.parse(values, argv, __doc__).flags
     if not given["workdir"]:
         raise ConfigError("--workdir is missing: the folder of a sweep, as in --workdir=runs/init_by_activation")
-    from rnnlab.sweeps.manifest import read_sweep
-    from rnnlab.sweeps.report import write_report  # Here: it takes seconds to import, and --help needs none of it.
+    from rnnlab.sweeps.report.document import (
+        write_report,  # Here: it takes seconds to import, and --help needs none of it.
+    )
+    from rnnlab.sweeps.spec.manifest import read_sweep
 
     workdir = Path(given["workdir"])
     command = shlex.join(["python", "-m", "rnnlab.report", *argv])
@@ -47,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
     with held(output, "report.lock"):
         for line in write_report(workdir, output, given["metric"], given["baseline"], given["group"], command):
             print(line)
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

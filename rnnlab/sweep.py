@@ -22,8 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "file of the sweep, or FILE:PRESET", flag_values=values)
     told = "folder of the sweep, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
-    entry.path_flag(values, "workdir", None, told)
+    cli.path_flag(values, "workdir", None, told)
     flags.DEFINE_bool("dry_run", False, "print groups, runs and programs; train and write nothing", flag_values=values)
     told = "i/n, i from 0: work on the groups i, i + n, …; not needed where files can be locked. each: a job its own"
     flags.DEFINE_string("shard", None, told, flag_values=values)
@@ -39,10 +39,10 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("replicas", None, told, lower_bound=1, flag_values=values)
     flags.DEFINE_enum("submit", None, ["slurm"], "submit the sweep instead of running it here", flag_values=values)
     flags.DEFINE_integer("jobs", None, "with --submit: so many jobs share the work", lower_bound=1, flag_values=values)
-    entry.data_flags(values)
-    reference, overrides, words = entry.take_config(argv)
-    stray, slurm, words = entry.take_config(words, "slurm")
-    given = entry.parse(values, words, __doc__, fields=lambda: _first_config(reference)).flags
+    cli.data_flags(values)
+    reference, overrides, words = cli.take_config(argv)
+    stray, slurm, words = cli.take_config(words, "slurm")
+    given = cli.parse(values, words, __doc__, fields=lambda: _first_config(reference)).flags
     if reference is None:
         raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")
     if stray is not None:
@@ -54,10 +54,10 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--submit=slurm: how many jobs? As in --jobs=8")
     shard = (0, 1) if given["shard"] in (None, "each") else parse_shard(given["shard"])
     from rnnlab.sweeps.runner import run_sweep
-    from rnnlab.sweeps.space import load_sweep
+    from rnnlab.sweeps.spec.space import load_sweep
 
     sweep = load_sweep(reference, overrides)
-    workdir = Path(given["workdir"] or entry.default_workdir(reference))
+    workdir = Path(given["workdir"] or cli.default_workdir(reference))
     if jobs is not None and not given["dry_run"]:
         from rnnlab.sweeps.submit import submit
 
@@ -66,18 +66,18 @@ def main(argv: Sequence[str]) -> int:
         again += [f"--config={reference}", *(f"--config.{path}={text}" for path, text in overrides.items())]
         for line in submit(sweep, again, workdir, jobs, given["shard"], slurm, given["replicas"]):
             print(line)
-        return entry.FINISHED
+        return cli.FINISHED
     status = run_sweep(
         sweep, workdir, given["data_dir"], dry_run=given["dry_run"], shard=shard, at_most=given["replicas"]
     )
-    return entry.EXIT_STATUS[status]
+    return cli.EXIT_STATUS[status]
 
 
 def _first_config(reference: str | None) -> Mapping[str, Any]:
     """Of the runs of a sweep."""
     if reference is None:
         return {}
-    from rnnlab.sweeps.space import expand, load_sweep
+    from rnnlab.sweeps.spec.space import expand, load_sweep
 
     sweep = load_sweep(reference, {})
     return {} if sweep["optuna"] is not None else expand(sweep)[0].config
@@ -92,4 +92,4 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -17,27 +17,27 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     told = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
-    entry.path_flag(values, "workdir", None, told)
-    entry.data_flags(values)
-    entry.process_flags(values)
-    given, reference, config = entry.parse(values, argv, __doc__, accept_config=True)
+    cli.path_flag(values, "workdir", None, told)
+    cli.data_flags(values)
+    cli.process_flags(values)
+    given, reference, config = cli.parse(values, argv, __doc__, accept_config=True)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
-    workdir = entry.default_workdir(reference) if given["workdir"] is None else given["workdir"]
-    entry.start_processes(given, config)
-    from rnnlab.loop import train_and_evaluate  # After the checks: it takes seconds to import.
+    workdir = cli.default_workdir(reference) if given["workdir"] is None else given["workdir"]
+    cli.start_processes(given, config)
+    from rnnlab.training.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
     summary = train_and_evaluate(config, workdir, given["data_dir"])
-    return entry.EXIT_STATUS[summary["status"]]
+    return cli.EXIT_STATUS[summary["status"]]
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

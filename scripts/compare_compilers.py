@@ -28,9 +28,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from rnnlab import entry, statuses
-from rnnlab.build import ConfigError
-from rnnlab.config import read_file, resolve_config, set_fields
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.overrides import read_file
+from rnnlab.records import statuses
+from rnnlab.records.run_config import resolve_config, set_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "docs" / "results" / "checkpoints"
@@ -56,8 +58,8 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """All of them, those first whose results stand in most places."""
-    from rnnlab.sweeps.groups import not_replicable, structure
-    from rnnlab.sweeps.space import expand, load_sweep
+    from rnnlab.sweeps.spec.groups import not_replicable, structure
+    from rnnlab.sweeps.spec.space import expand, load_sweep
 
     for folder in sorted(path.parent for path in CHECKPOINTS.glob("*/config.json")):
         config = resolve_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
@@ -123,9 +125,9 @@ class Computed:
         import jax
         import jax.numpy as jnp
 
-        from rnnlab import devices
-        from rnnlab.run import Run
-        from rnnlab.sweeps.replicas import ReplicaPrograms, make_replica_mesh
+        from rnnlab.parallel import devices
+        from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
+        from rnnlab.training.setup import Run
 
         config = dict(case.config)
         if config["optimizer"]["name"] == "sgd" and config["optimizer"]["momentum"] is None:
@@ -204,7 +206,7 @@ def _published(case: Case, run: Any, state: Any) -> Any:
 
     import jax
 
-    from rnnlab.checkpoints import restore_chosen
+    from rnnlab.training.checkpoints import restore_chosen
 
     assert case.workdir is not None
     restored = restore_chosen(case.workdir, "best", run.programs.start(0), run.programs.word_leaves).state
@@ -295,19 +297,19 @@ def _worst(column: Mapping[str, float]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "record", None, "folder for what this jaxlib computes")
+    cli.path_flag(values, "record", None, "folder for what this jaxlib computes")
     flags.DEFINE_list("runs", [], "folders to compare, with commas between", flag_values=values)
     flags.DEFINE_list("only", [], "parts of the names of configurations; all if empty", flag_values=values)
     flags.DEFINE_list("without", [], "parts of the names of those that are left out", flag_values=values)
     flags.DEFINE_bool("all_stages", False, "all stages of curricula, or else the last", flag_values=values)
     flags.DEFINE_bool("flows", False, "the gradient over time and an evaluation, too", flag_values=values)
     flags.DEFINE_bool("verbose", False, "lines for those that are equal, too", flag_values=values)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     if not given["record"]:
         if len(given["runs"]) < 2:
             raise ConfigError("--record=FOLDER or --runs=FOLDER,FOLDER is missing (--help says more)")
-        return statuses.WRONG if compare([Path(f) for f in given["runs"]], given["verbose"]) else entry.FINISHED
+        return statuses.WRONG if compare([Path(f) for f in given["runs"]], given["verbose"]) else cli.FINISHED
     import jax
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
@@ -323,8 +325,8 @@ def main(argv: Sequence[str]) -> int:
         except (ConfigError, ImportError) as error:
             words = f"left out: {error}"
         print(f"{case.name}: {time.monotonic() - began:.1f} s {words}", flush=True)
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -13,20 +13,20 @@ from pathlib import Path
 import jax.numpy as jnp
 from absl import flags
 
-from rnnlab import entry, plots
-from rnnlab.build import ConfigError
+from rnnlab import cli, plots
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics import decay_per_step
 from rnnlab.plots.runs import last_forward
-from rnnlab.workdir import read_gradient_flow
+from rnnlab.records.workdir import read_gradient_flow
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
-    entry.path_flag(values, "output", "gradient_flow.png", "the figure")
+    cli.path_flag(values, "output", "gradient_flow.png", "the figure")
     flags.DEFINE_bool("training", False, "over the whole training", flag_values=values)
-    given = entry.parse(values, argv, __doc__).flags
+    given = cli.parse(values, argv, __doc__).flags
     if not given["runs"]:
         raise ConfigError('--runs is missing, as in --runs="IRNN=runs/adding" (--help says more)')
     workdirs = {}
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         workdirs[label] = Path(folder)
     if given["training"]:
         print(plots.compare_training(workdirs, Path(given["output"])))
-        return entry.FINISHED
+        return cli.FINISHED
     path = plots.compare_gradient_flow(workdirs, Path(given["output"]))
     print("run, network: factor per step back in time, half-life in steps")
     for label, folder in workdirs.items():
@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> int:
             factor, half_life = decay_per_step(jnp.asarray(layers[last_forward(layers)]))
             print(f"{label}, {when}: {factor:.4g}, {half_life:.3g}")
     print(path)
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

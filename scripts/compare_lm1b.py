@@ -16,13 +16,14 @@ from typing import Any
 
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.build import ConfigError, unknown
-from rnnlab.config import apply_overrides, load_file, resolve_config
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.overrides import load_file
 from rnnlab.datasets.tokens import load_tokens
-from rnnlab.metrics import read_metrics
-from rnnlab.reproduction.results import best_rates, json_text, read_flow
-from rnnlab.workdir import git_commit, versions, write_file
+from rnnlab.records.metrics import read_metrics
+from rnnlab.records.run_config import apply_overrides, resolve_config
+from rnnlab.records.workdir import git_commit, versions, write_file
+from scripts.irnn.results import best_rates, json_text, read_flow
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lm1b.py"
 PAPER = {"lstm": 68.8, "irnn4": 69.4, "irnn1024": 70.2, "tanh4": 71.8, "tanh1024": 72.5}
@@ -56,7 +57,7 @@ def config_of(preset: str, seed: int, steps: int, rate: float | None, changes: M
 
 def train(preset: str, config: dict[str, Any], workdir: Path, data_dir: str | None) -> dict[str, Any]:
     """What one run came to; perplexities are those of its best checkpoint by validation."""
-    from rnnlab.loop import train_and_evaluate
+    from rnnlab.training.loop import train_and_evaluate
 
     summary = train_and_evaluate(config, workdir, data_dir)
     curve = [(line["step"], line["perplexity"]) for line in read_metrics(workdir) if line["split"] == "validation"]
@@ -111,14 +112,14 @@ def table(runs: Sequence[Mapping[str, Any]], note: str) -> str:
 def main(argv: Sequence[str], **changes: Any) -> int:
     """Runs the command; returns the exit status. changes: further overrides of every config."""
     values = flags.FlagValues()
-    entry.path_flag(values, "output", "runs/lm1b_standin.json", "JSON file; the table and the figure are put beside it")
-    entry.path_flag(values, "workdir", "runs/lm1b_standin", "folder of the runs")
+    cli.path_flag(values, "output", "runs/lm1b_standin.json", "JSON file; the table and the figure are put beside it")
+    cli.path_flag(values, "workdir", "runs/lm1b_standin", "folder of the runs")
     flags.DEFINE_string("only", "", "models, with commas between; all if empty", flag_values=values)
     flags.DEFINE_integer("steps", 2000, "updates of each", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_list("rates", [], "learning rates; those of the config if empty", flag_values=values)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     models = given["only"].split(",") if given["only"] else list(PAPER)
     for model in models:
         if model not in PAPER:
@@ -137,13 +138,13 @@ def main(argv: Sequence[str], **changes: Any) -> int:
                 name = f"{model}-{given['steps']}-{config['optimizer']['learning_rate']:g}-{seed}"
                 runs.append(train(model, config, Path(given["workdir"]) / name, given["data_dir"]))
                 if runs[-1]["status"] == "interrupted":
-                    return entry.INTERRUPTED
+                    return cli.INTERRUPTED
     # At the end: a file that is there is of all runs, and the runs themselves are kept in the workdir.
     print(save(path, runs, config, given["rates"], given["data_dir"]))
     from rnnlab.plots import validation_curves
 
     print(path, path.with_suffix(".md"), validation_curves(path))
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def save(
@@ -178,4 +179,4 @@ def save(
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

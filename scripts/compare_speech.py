@@ -23,12 +23,13 @@ import numpy as np
 import optax
 from absl import flags
 
-from rnnlab import compiler, entry
+from rnnlab import cli
 from rnnlab.files import AGAIN, check_fields, read_json, read_text
-from rnnlab.reproduction.results import json_text, read_flow
+from rnnlab.parallel import compiler
+from rnnlab.records.workdir import write_file
 from rnnlab.sweeps.statistics import SHARE, mean_interval
 from rnnlab.tasks import Speech
-from rnnlab.workdir import write_file
+from scripts.irnn.results import json_text, read_flow
 
 UNITS = 100
 RECURRENT: dict[str, dict[str, Any]] = {
@@ -95,7 +96,7 @@ def config_of(network: str, seed: int, folder: str, steps: int) -> dict[str, Any
 
 def train_recurrent(network: str, seed: int, folder: str, steps: int, data_dir: str | None) -> dict[str, Any]:
     """Validation and test of the checkpoint that is best on validation; of seed 0 the gradient's reach as well."""
-    from rnnlab.loop import train_and_evaluate
+    from rnnlab.training.loop import train_and_evaluate
 
     with tempfile.TemporaryDirectory() as workdir:
         config = config_of(network, seed, folder, steps)
@@ -193,13 +194,13 @@ def summarize(row: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "output", "runs/speech.json", "JSON file; what it holds already is kept")
+    cli.path_flag(values, "output", "runs/speech.json", "JSON file; what it holds already is kept")
     flags.DEFINE_string("folder", "timit", "of the corpus, as task.folder", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("steps", STEPS, "of a recurrent network", lower_bound=1, flag_values=values)
-    entry.path_flag(values, "page", None, "Markdown file whose table is written anew")
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.path_flag(values, "page", None, "Markdown file whose table is written anew")
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     path, folder, data_dir = Path(given["output"]), given["folder"], given["data_dir"]
     results = {"networks": {}}
     if path.exists():
@@ -231,7 +232,7 @@ def main(argv: Sequence[str]) -> int:
         before, _, rest = read_text(page, "restore it").partition(BEGIN)
         figure = f"\n![frame errors](results/{path.stem}.png)\n"
         write_file(page, f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
@@ -253,4 +254,4 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from absl import flags
 
-from rnnlab import entry
-from rnnlab.metrics import read_metrics
-from rnnlab.optimizers import common_options
-from rnnlab.run import Run
-from rnnlab.schedules import make_schedule
+from rnnlab import cli
+from rnnlab.optim.optimizers import common_options
+from rnnlab.optim.schedules import make_schedule
+from rnnlab.records.metrics import read_metrics
+from rnnlab.records.workdir import git_commit, versions, write_file
 from rnnlab.tasks import Split, StreamTask
-from rnnlab.workdir import git_commit, versions, write_file
+from rnnlab.training.setup import Run
 
 # As in PyTorch's own example of a word-level language model, whose rate and clipping these are; the rate goes to 0.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -200,7 +200,7 @@ def train_twin(run: Run, folder: Path) -> dict[str, Any]:
 
 def compare(config: dict[str, Any], folder: Path, data_dir: str | None) -> dict[str, Any] | None:
     """Both runs of one seed; None where the first was interrupted."""
-    from rnnlab.loop import train_and_evaluate
+    from rnnlab.training.loop import train_and_evaluate
 
     summary = train_and_evaluate(config, folder / "rnnlab", data_dir)
     if summary["status"] == "interrupted":
@@ -222,15 +222,15 @@ def compare(config: dict[str, Any], folder: Path, data_dir: str | None) -> dict[
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "output", "runs/twin.json", "JSON file; the figure is put beside it")
-    entry.path_flag(values, "workdir", "runs/twin", "folder of the runs")
+    cli.path_flag(values, "output", "runs/twin.json", "JSON file; the figure is put beside it")
+    cli.path_flag(values, "workdir", "runs/twin", "folder of the runs")
     flags.DEFINE_enum("optimizer", "sgd", list(OPTIMIZERS), "what both train with", flag_values=values)
     flags.DEFINE_integer("steps", 6000, "updates of each; an epoch has 2983", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("features", 200, "units, and dimensions of a word", lower_bound=1, flag_values=values)
     flags.DEFINE_float("dropout", 0.2, "on words and before the readout", 0.0, 0.99, flag_values=values)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     runs, path, config = [], Path(given["output"]), {}
     for seed in range(given["seeds"]):
         config = config_of(
@@ -239,7 +239,7 @@ def main(argv: Sequence[str]) -> int:
         name = f"{given['optimizer']}-{given['features']}-{given['dropout']:g}-{given['steps']}-{seed}"
         found = compare(config, Path(given["workdir"]) / name, given["data_dir"])
         if found is None:
-            return entry.INTERRUPTED
+            return cli.INTERRUPTED
         runs.append(found)
     # At the end: a file that is there is of all seeds, and the runs themselves are kept in the workdir.
     results = {
@@ -253,7 +253,7 @@ def main(argv: Sequence[str]) -> int:
 
     print(table(runs))
     print(path, validation_curves(path))
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -267,4 +267,4 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

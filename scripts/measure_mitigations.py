@@ -21,11 +21,12 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from rnnlab import compiler, entry
-from rnnlab.build import ConfigError, unknown
-from rnnlab.config import apply_overrides
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import AGAIN, check_fields, read_json, read_text
-from rnnlab.workdir import write_file
+from rnnlab.parallel import compiler
+from rnnlab.records.run_config import apply_overrides
+from rnnlab.records.workdir import write_file
 
 # Few images of MNIST by rows, a network that can learn them by heart.
 SMALL = {
@@ -370,7 +371,7 @@ def config_of(setting: str, overrides: dict[str, Any], seed: int) -> dict[str, A
 
 def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | None) -> dict[str, Any]:
     """What one run came to: its end, and the metric on the test set (NaN where it diverged)."""
-    from rnnlab.loop import train_and_evaluate
+    from rnnlab.training.loop import train_and_evaluate
 
     with tempfile.TemporaryDirectory() as workdir:
         summary = train_and_evaluate(config_of(setting, overrides, seed), Path(workdir) / "run", data_dir)
@@ -381,7 +382,7 @@ def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | No
 
 def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: int = 5) -> float | None:
     """The time of a training step with the cure over that without, by turns: the median; None where one diverged."""
-    from rnnlab.run import Run
+    from rnnlab.training.setup import Run
 
     runs = [Run(config_of(setting, each, 0), data_dir) for each in ({}, overrides)]
     states = [run.programs.start(0) for run in runs]
@@ -405,13 +406,13 @@ def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: i
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    entry.path_flag(values, "output", "runs/mitigations.json", "JSON file; what it holds already is kept")
+    cli.path_flag(values, "output", "runs/mitigations.json", "JSON file; what it holds already is kept")
     flags.DEFINE_string("only", "", "names from CURES, with commas between; all if empty", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "how many seeds, from 0", lower_bound=1, flag_values=values)
-    entry.path_flag(values, "page", None, "Markdown file whose table is written anew")
+    cli.path_flag(values, "page", None, "Markdown file whose table is written anew")
     flags.DEFINE_bool("costs", False, "measure the cost of a step instead of training", flag_values=values)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     names = given["only"].split(",") if given["only"] else list(CURES)
     for name in names:
         if name not in CURES:
@@ -446,7 +447,7 @@ def main(argv: Sequence[str]) -> int:
         page = Path(given["page"])
         before, _, rest = read_text(page, "restore it").partition(BEGIN)
         write_file(page, f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 def _rounded(ratio: float | None) -> str:
@@ -487,4 +488,4 @@ def describe(owner: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from rnnlab import devices, entry
+from rnnlab import cli
 from rnnlab.benchmark import contestants
 from rnnlab.benchmark.__main__ import parse_list
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
+from rnnlab.parallel import devices
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     stores = ["gates", "carries", "ends"]
     flags.DEFINE_list("stores", stores, "what is stored, separated by commas", flag_values=values)
     flags.DEFINE_bool("reference", False, "also the reference backend, which needs the most", flag_values=values)
-    given = entry.parse(values, argv, __doc__).flags
+    given = cli.parse(values, argv, __doc__).flags
     cell = parse_list(given["cell"], CELLS, "cell")[0]
     try:
         chunks = [int(chunk) for chunk in given["chunks"]]
@@ -51,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
         stored, chunk = options.get("store", "all (reference)"), options.get("chunk", "")
         memory = "" if made.temporary_bytes is None else f"{made.temporary_bytes / 2**20:.0f}"
         print(f"| {stored} | {chunk} | {memory} | {seconds:.2f} | {made.loss:.6f} |", flush=True)
-    return entry.FINISHED
+    return cli.FINISHED
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # Compiled code runs for milliseconds here: what it costs to optimise it is never earned back.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 if version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2") and "fusion_emitters" not in os.environ["XLA_FLAGS"]:
-    # As rnnlab/compiler.py does in the processes that tests start; here JAX begins before rnnlab is imported.
+    # As rnnlab/parallel/compiler.py does in the processes that tests start; here JAX begins before rnnlab is imported.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
@@ -28,7 +28,7 @@ jax.config.update("jax_platforms", "cpu")
 assert len(jax.devices()) == 2  # Made now: a run in this process would choose their number for itself.
 
 # Every [T, B, D] of these modules' signatures is checked on each call.
-hook = install_import_hook(["rnnlab.recurrence", "rnnlab.network", "rnnlab.cells"], "tests.typechecker.checked")
+hook = install_import_hook(["rnnlab.engine", "rnnlab.nn.network", "rnnlab.cells"], "tests.typechecker.checked")
 with hook:
     import rnnlab  # noqa: F401
 

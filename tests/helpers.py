@@ -14,10 +14,10 @@ import jaxtyping
 import numpy as np
 from flax import nnx
 
-from rnnlab.activations import ACTIVATIONS
-from rnnlab.build import fields_of
 from rnnlab.cells import CELLS
-from rnnlab.recurrence import FusableCell, Taps
+from rnnlab.config.schema import fields_of
+from rnnlab.engine import FusableCell, Taps
+from rnnlab.ops.activations import ACTIVATIONS
 
 float64 = functools.partial(jax.enable_x64, True)
 """A context in which arrays have double precision."""

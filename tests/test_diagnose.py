@@ -15,15 +15,15 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from rnnlab import diagnose
-from rnnlab.build import ConfigError
-from rnnlab.checkpoints import Checkpoints, restore_chosen
-from rnnlab.config import resolve_config
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics import diagnosis, jacobians
 from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER
-from rnnlab.loop import train_and_evaluate
-from rnnlab.run import Run
+from rnnlab.records.run_config import resolve_config
+from rnnlab.records.workdir import read_config
 from rnnlab.tasks import TASKS
-from rnnlab.workdir import read_config
+from rnnlab.training.checkpoints import Checkpoints, restore_chosen
+from rnnlab.training.loop import train_and_evaluate
+from rnnlab.training.setup import Run
 from tests.generated_tasks import small_task
 
 CONFIG = """
@@ -46,7 +46,7 @@ def write_config(folder: Path, cell: str = "lstm") -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    from rnnlab.config import load_file
+    from rnnlab.config.overrides import load_file
 
     train_and_evaluate(load_file(str(write_config(folder))), folder / "run")
     return folder / "run"

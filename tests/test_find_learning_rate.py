@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from rnnlab import find_learning_rate
-from rnnlab.build import ConfigError
-from rnnlab.config import load_file, resolve_config
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.overrides import load_file
 from rnnlab.find_learning_rate import conclusion, range_test, smooth, suggestion, too_high
+from rnnlab.records.run_config import resolve_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,8 +89,8 @@ def test_steps_take_the_rates_that_are_reported() -> None:
     import jax
     import jax.numpy as jnp
 
-    from rnnlab.objective import batch_loss
-    from rnnlab.run import Run
+    from rnnlab.training.loss import batch_loss
+    from rnnlab.training.setup import Run
 
     config = resolve_config(
         dict(

@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab import entry, generate
-from rnnlab.build import ConfigError
-from rnnlab.checkpoints import Checkpoints, restore_chosen
-from rnnlab.config import resolve_config
+from rnnlab import cli, generate
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.tokens import load_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.evaluate import main as evaluate
 from rnnlab.generate import Generator, draw
-from rnnlab.loop import train_and_evaluate
-from rnnlab.network import Network
-from rnnlab.run import Run
-from rnnlab.workdir import open_workdir
+from rnnlab.nn.network import Network
+from rnnlab.records.run_config import resolve_config
+from rnnlab.records.workdir import open_workdir
+from rnnlab.training.checkpoints import Checkpoints, restore_chosen
+from rnnlab.training.loop import train_and_evaluate
+from rnnlab.training.setup import Run
 from tests.helpers import SMALL_RUN, assert_close, float64, in_double, quick_jit, random_like, without_cache_lines
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
             made[key] = restore_chosen(workdir, which, like, words)
         return made[key]
 
-    monkeypatch.setattr("rnnlab.run.Run", run)
-    monkeypatch.setattr("rnnlab.checkpoints.restore_chosen", restored)
+    monkeypatch.setattr("rnnlab.training.setup.Run", run)
+    monkeypatch.setattr("rnnlab.training.checkpoints.restore_chosen", restored)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_who_reads_the_text_may_stop(data, workdirs) -> None:
     process.stdout.close()
     with contextlib.closing(process.stderr):
         assert without_cache_lines(process.stderr.read().decode()) == ""
-        assert process.wait(timeout=60) == entry.UNREAD
+        assert process.wait(timeout=60) == cli.UNREAD
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def test_a_network_that_is_not_finite_is_named(data, workdirs, tmp_path, capsys)
 
 def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tmp_path, monkeypatch) -> None:
     """Of the same size, so that no shape gives it away."""
-    monkeypatch.setattr("rnnlab.run.Run", Run)
+    monkeypatch.setattr("rnnlab.training.setup.Run", Run)
     shutil.copytree(data / "text", tmp_path / "text")
     config = config_of(tmp_path, "words")
     begin(config, tmp_path / "run", tmp_path)

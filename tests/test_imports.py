@@ -6,55 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
-LAYERS = [
-    ["typing", "output", "compiler", "statuses"],
-    ["build", "random", "split", "surroundings"],
-    ["memory", "files", "checksums"],
-    ["norms", "locks"],
-    ["initializers", "activations", "linear", "normalization"],
-    ["recurrence"],
-    ["cells"],
-    ["layers"],
-    ["cross_entropy"],
-    ["softmax"],
-    ["network"],
-    ["trajectory"],
-    ["penalties"],
-    ["datasets"],
-    ["tasks"],
-    ["diagnostics"],
-    ["schedules", "averaging"],
-    ["optimizers"],
-    ["roll_call"],
-    ["distributed"],
-    ["devices"],
-    ["feeding"],
-    ["objective"],
-    ["state"],
-    ["step"],
-    ["footprint"],
-    ["config"],
-    ["workdir", "metrics", "checkpoints"],
-    ["plots", "watch"],
-    ["run"],
-    ["recorder", "recognition", "rerun"],
-    ["replay"],
-    ["loop"],
-    ["sweeps"],
-    ["reproduction"],
-    ["entry"],
-    ["train", "evaluate", "sweep", "report", "benchmark", "find_learning_rate", "diagnose", "generate", "prepare"],
-    ["selfcheck"],
+ROOMS = [
+    *("typing", "config", "files", "parallel", "ops", "engine", "cells", "nn", "datasets", "tasks", "diagnostics"),
+    *("optim", "records", "plots", "training", "sweeps", "cli"),
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TOP = len(LAYERS)
-"""The rank of the package itself, which imports what it exports."""
+"""From below upwards; above them the commands, which nothing imports."""
+RANK = {name: rank for rank, name in enumerate(ROOMS)}
+TOP = len(ROOMS)
 
 
 def room(path: Path) -> str:
-    """The module or folder directly below the package that a file belongs to; an entry is a room of its own."""
-    if path == PACKAGE / "datasets" / "prepare.py":
-        return "prepare"
+    """The module or folder directly below the package that a file belongs to; a command is a room of its own."""
     part = path.relative_to(PACKAGE).parts[0]
     return part.removesuffix(".py")
 
@@ -76,32 +38,43 @@ def imported(text: str, package: list[str]) -> set[str]:
     return found
 
 
+def is_command(name: str) -> bool:
+    """Whether `python -m rnnlab.NAME` starts a room."""
+    if (PACKAGE / name).is_dir():
+        return (PACKAGE / name / "__main__.py").exists()
+    return '__name__ == "__main__"' in (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+
+
 def test_imports_run_one_way():
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):
         here = room(path)
         if here == "__init__":
             continue
-        assert here in RANK, f"{path} has no layer; name it in this test"
-        names = imported(path.read_text(), list(path.relative_to(PACKAGE.parent).parts[:-1])) - {here}
-        wrong += [f"{path.name} imports {name or 'rnnlab'}" for name in names if RANK.get(name, TOP) >= RANK[here]]
+        assert here in RANK or is_command(here), f"{path} is in no room; rooms are {', '.join(ROOMS)}"
+        names = imported(path.read_text(encoding="utf-8"), list(path.relative_to(PACKAGE.parent).parts[:-1])) - {here}
+        wrong += [
+            f"{path.relative_to(PACKAGE)} imports {name or 'rnnlab'}"
+            for name in names
+            if RANK.get(name, TOP) >= RANK.get(here, TOP)
+        ]
     assert not wrong
 
 
 @pytest.mark.parametrize(
     ("line", "package", "room"),
     [
-        ("import rnnlab.loop", "rnnlab", "loop"),
-        ("import jax, rnnlab.loop as other", "rnnlab", "loop"),
-        ("from rnnlab import loop", "rnnlab", "loop"),
-        ("from rnnlab.loop import Run", "rnnlab", "loop"),
-        ("def function():\n    from rnnlab.loop import Run", "rnnlab", "loop"),
-        ("from . import loop", "rnnlab", "loop"),
-        ("from .loop import Run", "rnnlab", "loop"),
-        ("from .. import loop", "rnnlab.cells", "loop"),
-        ("from ..loop import Run", "rnnlab.cells", "loop"),
+        ("import rnnlab.tasks", "rnnlab", "tasks"),
+        ("import jax, rnnlab.tasks as other", "rnnlab", "tasks"),
+        ("from rnnlab import tasks", "rnnlab", "tasks"),
+        ("from rnnlab.tasks import Task", "rnnlab", "tasks"),
+        ("def function():\n    from rnnlab.tasks import Task", "rnnlab", "tasks"),
+        ("from . import tasks", "rnnlab", "tasks"),
+        ("from .tasks import Task", "rnnlab", "tasks"),
+        ("from .. import tasks", "rnnlab.cells", "tasks"),
+        ("from ..tasks import Task", "rnnlab.cells", "tasks"),
         ("from .base import Cell", "rnnlab.cells", "cells"),
-        ("from rnnlab import Run", "rnnlab", "Run"),
+        ("from rnnlab import Task", "rnnlab", "Task"),
         ("import rnnlab", "rnnlab", ""),
     ],
 )
@@ -115,8 +88,8 @@ def test_orbax_is_imported_in_one_place():
 
 
 def test_loops_over_time_are_in_the_engine_only():
-    # step.py loops over steps and evaluation batches; diagnostics along a run of the engine, over lags and windows.
-    allowed = {"recurrence", "step", "diagnostics"}
+    # `training` loops over steps and evaluation batches; diagnostics along a run of the engine, over lags and windows.
+    allowed = {"engine", "training", "diagnostics"}
     files = [path for path in PACKAGE.rglob("*.py") if room(path) != "benchmark"]  # Which measures a plain scan.
     users = {room(path) for path in files if "lax.scan" in path.read_text()}
     assert users <= allowed

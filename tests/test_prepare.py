@@ -12,14 +12,14 @@ import numpy as np
 import pooch
 import pytest
 
-from rnnlab import entry
-from rnnlab.build import ConfigError
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import assembly, chunks, text, tokens
-from rnnlab.datasets.prepare import main
 from rnnlab.datasets.text import SPLITS
 from rnnlab.datasets.tokens import Request, TokenSet, load_tokens, prepare, read_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
-from rnnlab.memory import OutOfMemory
+from rnnlab.parallel.memory import OutOfMemory
+from rnnlab.prepare import main
 
 TEXTS = {
     "train": "the cat , the dog\nthe  Ärger\tof\n\n the <unk> end \n" * 40,
@@ -343,7 +343,7 @@ def test_words_that_do_not_fit_into_memory_leave_no_pieces(
         raise MemoryError
 
     if fails == "merging":
-        monkeypatch.setattr("rnnlab.memory.at_hand", lambda devices=None: 100)
+        monkeypatch.setattr("rnnlab.parallel.memory.at_hand", lambda devices=None: 100)
     else:
         monkeypatch.setattr("rnnlab.datasets.assembly._Merged.counted", no_memory)
     with pytest.raises(OutOfMemory, match="different words" if fails == "merging" else "out of memory: no more"):
@@ -397,7 +397,7 @@ def test_a_large_corpus_is_not_prepared_on_the_way(source: Path, monkeypatch: py
     with pytest.raises(ConfigError) as caught:
         load(source, min_count=2)
     assert str(caught.value).endswith(
-        f"first run python -m rnnlab.datasets.prepare --dataset=text --data_dir={source.parent} --level=word "
+        f"first run python -m rnnlab.prepare --dataset=text --data_dir={source.parent} --level=word "
         f"--min_count=2 --source={source}"
     )
     prepare(Request("text", source.parent, min_count=2, source=source), 1, quiet)
@@ -435,7 +435,7 @@ def test_a_cache_folder_that_is_named_takes_all_that_is_made(
     data.mkdir()
     monkeypatch.setenv("RNNLAB_CACHE", "")  # The flag sets it; taken back after the test.
     words = ["--dataset=text", f"--source={source}", f"--data_dir={data}", f"--cache_dir={cache}", "--processes=1"]
-    assert main(words) == entry.FINISHED
+    assert main(words) == cli.FINISHED
     assert not list(data.iterdir())
     assert load_tokens("text", data, source=source, say=quiet).folder.is_relative_to(cache)
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "other"))
@@ -474,11 +474,11 @@ def test_command_prepares_says_what_it_made_and_then_that_it_is_there(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--dataset=text", f"--source={source}", f"--data_dir={source.parent}", "--min_count=80", "--processes=1"]
-    assert main(words) == entry.FINISHED
+    assert main(words) == cli.FINISHED
     said = capsys.readouterr().out
     assert "vocabulary: 3 entries; 46.67% of the training tokens are <unk>" in said
     assert "train: 600 tokens, 160 sentences" in said
-    assert main(words) == entry.FINISHED
+    assert main(words) == cli.FINISHED
     assert capsys.readouterr().out.strip().endswith("is there already; nothing to do")
 
 

@@ -23,20 +23,19 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rnnlab import diagnose, entry, evaluate, find_learning_rate, generate, output, report, sweep, train
-from rnnlab.checkpoints import Checkpoints
-from rnnlab.config import resolve_config
-from rnnlab.datasets import prepare
-from rnnlab.files import write_arrays
-from rnnlab.locks import claimed
-from rnnlab.loop import train_and_evaluate
-from rnnlab.reproduction import winners
-from rnnlab.run import Run
-from rnnlab.sweeps.space import Setting
-from rnnlab.workdir import open_workdir
+from rnnlab import cli, diagnose, evaluate, find_learning_rate, generate, prepare, report, sweep, train
+from rnnlab.files import output, write_arrays
+from rnnlab.files.locks import claimed
+from rnnlab.records.run_config import resolve_config
+from rnnlab.records.workdir import open_workdir
+from rnnlab.sweeps.spec.space import Setting
+from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.loop import train_and_evaluate
+from rnnlab.training.setup import Run
 from scripts import reproduce_irnn
+from scripts.irnn import winners
 from tests.helpers import SMALL_RUN
-from tests.sweeping import RATE, put_in_place
+from tests.sweeps.sweeping import RATE, put_in_place
 
 RUN: dict[str, Any] = dict(
     task=dict(name="adding", length=8, validation_size=8, test_size=8),
@@ -64,7 +63,7 @@ TEXT: dict[str, Any] = dict(
     devices=1,
 )
 SWEEP: dict[str, Any] = dict(base=SMALL_RUN, product={RATE: [0.1, 0.2]}, seeds=2, halving=dict(first=20, eta=2))
-STATUSES = (entry.FINISHED, entry.MISTAKE, entry.DIVERGED, entry.LOST, entry.INTERRUPTED)
+STATUSES = (cli.FINISHED, cli.MISTAKE, cli.DIVERGED, cli.LOST, cli.INTERRUPTED)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -365,9 +364,9 @@ class Outcome(NamedTuple):
         if self.status not in STATUSES:
             return f"exit status {self.status}"
         errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        if self.status == entry.MISTAKE and len(errors) != 1:
+        if self.status == cli.MISTAKE and len(errors) != 1:
             return f"{len(errors)} lines of errors: {self.err[:300]}"
-        if self.status == entry.FINISHED and errors:
+        if self.status == cli.FINISHED and errors:
             return f"an error and status 0: {errors[0]}"
         return None
 
@@ -382,12 +381,12 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         hook = sys.unraisablehook
         try:
             with output.watched() as printed:
-                status = entry._status(command.main, printed)
+                status = cli._status(command.main, printed)
         except Exception as error:
             import traceback
 
             traceback.print_exception(error)
-            status = entry.CRASHED
+            status = cli.CRASHED
         finally:
             sys.unraisablehook = hook
             logging.captureWarnings(False)
@@ -541,7 +540,7 @@ def test_every_command_copes_with_a_folder_of_every_kind(tmp_path, whole, call, 
         outcome = call(COMMANDS[kind][name], folder)
     assert outcome.problem() is None
     if state == "read-only" and name in ("evaluate", "diagnose", "diagnose --replay", "generate"):
-        assert (outcome.status, bool(outcome.out)) == (entry.FINISHED, True)
+        assert (outcome.status, bool(outcome.out)) == (cli.FINISHED, True)
 
 
 @pytest.mark.exhaustive

@@ -1,7 +1,7 @@
 """The adding problem of the IRNN paper (Le, Jaitly and Hinton, 2015, section 4.1): by its protocol and by ours.
 
     python -m rnnlab.train --config=configs/irnn/adding.py:irnn-modern-150   # NETWORK-VARIANT-LENGTH
-    python scripts/reproduce_irnn.py --experiment=adding --length=150 --variant=modern   # all networks, three seeds
+    python -m scripts.irnn --experiment=adding --length=150 --variant=modern   # all networks, three seeds
 
 `paper`: the protocol and the best setting of the paper's grid to the letter; what it does not state is marked as our
 choice. `modern`: the same networks (and GRU) and task, trained as we would.

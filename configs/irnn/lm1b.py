@@ -1,6 +1,6 @@
 """The language models of the IRNN paper (Le, Jaitly and Hinton, 2015, section 4.3): by its protocol and by ours.
 
-    python -m rnnlab.datasets.prepare --dataset=lm1b --vocabulary_size=1000000   # once, for `paper`: 4 GB of text
+    python -m rnnlab.prepare --dataset=lm1b --vocabulary_size=1000000   # once, for `paper`: 4 GB of text
     python -m rnnlab.train --config=configs/irnn/lm1b.py:irnn4-paper             # NETWORK-VARIANT
 
 `modern` is configs/lm1b.py, whose networks these are. Neither has been trained on the whole corpus here.
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rnnlab.config import read_file, set_fields
+from rnnlab.config.overrides import read_file
+from rnnlab.records.run_config import set_fields
 
 OURS = Path(__file__).resolve().parents[1] / "lm1b.py"
 NETWORKS = ("lstm", "irnn4", "irnn1024", "tanh4", "tanh1024")

@@ -2,7 +2,7 @@
 
     python -m rnnlab.train --config=configs/irnn/pixels.py:irnn-modern             # NETWORK-VARIANT
     python -m rnnlab.train --config=configs/irnn/pixels.py:irnn-modern-permuted    # the pixels in one random order
-    python scripts/reproduce_irnn.py --experiment=permuted --variant=modern        # all networks, three seeds
+    python -m scripts.irnn --experiment=permuted --variant=modern        # all networks, three seeds
 
 `paper`: the protocol and the best setting of the paper's grid to the letter; what it does not state is marked as our
 choice. `modern`: the same networks (and GRU) and task, trained as we would. The MNIST files: see configs/pixels.py.
@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rnnlab.config import set_fields
+from rnnlab.records.run_config import set_fields
 
 # --- paper -----------------------------------------------------------------------------------------------------------
 

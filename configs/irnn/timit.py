@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rnnlab.config import read_file, set_fields
+from rnnlab.config.overrides import read_file
+from rnnlab.records.run_config import set_fields
 
 OURS = Path(__file__).resolve().parents[1] / "speech.py"
 ROWS = tuple(

@@ -40,14 +40,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from rnnlab import entry
+from rnnlab import cli
 from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
-from rnnlab.build import ConfigError, unknown
+from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import remove
-from rnnlab.output import make_console
-from rnnlab.workdir import git_commit, versions, write_file
+from rnnlab.files.output import make_console
+from rnnlab.records.workdir import git_commit, versions, write_file
 
 DEFAULT = "rnnlab fused"
 KINDS = ("rnnlab", "jax", "torch")
@@ -194,7 +194,7 @@ def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None,
     if output is not None:
         save(output, results, turns, diagnostics.markdown(results), over=True)
     console.print(diagnostics.markdown(results), markup=False)
-    return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
+    return cli.FINISHED if any("error" not in row for row in results) else cli.MISTAKE
 
 
 def measure_whole(
@@ -212,7 +212,7 @@ def measure_whole(
     console.print(kind.markdown(results), markup=False, soft_wrap=True)
     for row in (row for row in results if "error" in row):
         console.print(f"{row['shape']} {row.get('contestant', '')}: {row['error']}", markup=False)
-    return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
+    return cli.FINISHED if any("error" not in row for row in results) else cli.MISTAKE
 
 
 def save(path: Path, results: list[dict[str, Any]], turns: int, table: str, over: bool = False) -> None:
@@ -250,9 +250,9 @@ def main(argv: Sequence[str]) -> int:
     told = "with --sweeps: how many of a sweep's runs are timed alone"
     flags.DEFINE_integer("alone", 64, told, lower_bound=1, flag_values=values)
     told = "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png"
-    entry.path_flag(values, "output", None, told)
-    entry.data_flags(values)
-    given = entry.parse(values, argv, __doc__).flags
+    cli.path_flag(values, "output", None, told)
+    cli.data_flags(values)
+    given = cli.parse(values, argv, __doc__).flags
     cells = parse_list(given["cells"], CELLS, "cells")
     chosen = [kind for kind in (language_model, speech, sweeps) if given[kind.__name__.rpartition(".")[2]]]
     if len(chosen) > 1:
@@ -297,8 +297,8 @@ def main(argv: Sequence[str]) -> int:
     show(results, console)
     if output is not None:
         console.print(f"{output}, {output.with_suffix('.md')}, {benchmark_ratios(output)}")
-    return entry.FINISHED if any("error" not in row for row in results) else entry.MISTAKE
+    return cli.FINISHED if any("error" not in row for row in results) else cli.MISTAKE
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

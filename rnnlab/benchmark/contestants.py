@@ -35,9 +35,9 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
     from flax import nnx
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from rnnlab import devices
-    from rnnlab.network import RecurrentLayer
-    from rnnlab.split import sum_over_devices
+    from rnnlab.nn.network import RecurrentLayer
+    from rnnlab.parallel import devices
+    from rnnlab.parallel.sharding import sum_over_devices
 
     names = {"vanilla": {"name": "vanilla"}, "irnn": {"name": "vanilla", "activation": "relu"}}
     section = names.get(case.cell, {"name": case.cell}) | {"features": case.features}

@@ -50,8 +50,8 @@ def measure(config: Mapping[str, Any], turns: int, seconds: float, data_dir: str
 
     from rnnlab.benchmark.worker import time_calls, time_steps
     from rnnlab.diagnostics import DIAGNOSTICS
-    from rnnlab.metrics import MetricsWriter
-    from rnnlab.run import Run
+    from rnnlab.records.metrics import MetricsWriter
+    from rnnlab.training.setup import Run
 
     chosen = {name: (name,) for name in DIAGNOSTICS} | {"all": tuple(DIAGNOSTICS)}
     runs = {name: Run({**config, "diagnostics": names}, data_dir) for name, names in chosen.items()}

@@ -86,7 +86,7 @@ def config_of(case: Case, source: str) -> dict[str, Any]:
 
 def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights and its streams in the folder for the others."""
-    from rnnlab.run import Run
+    from rnnlab.training.setup import Run
 
     case = Case(*values)
     run = Run(config_of(case, str(folder)), str(folder))

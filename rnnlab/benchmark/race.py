@@ -86,7 +86,7 @@ def as_rnnlab_trains(run: Any, state: Any) -> Contestant:
     """A run from this state, as `rnnlab.train` makes its updates."""
     import jax
 
-    from rnnlab.state import means
+    from rnnlab.training.state import means
 
     held, losses = {"state": state}, []
 

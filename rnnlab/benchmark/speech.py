@@ -56,8 +56,8 @@ def write_utterances(case: Case, folder: Path) -> None:
 def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights in the folder for the other."""
     from rnnlab.benchmark.utterances import Utterances
-    from rnnlab.run import Run
     from rnnlab.tasks import TASKS
+    from rnnlab.training.setup import Run
 
     case = Case(*values)
     TASKS["invented_utterances"] = Utterances

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.benchmark.diagnostics import ADDING
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 
 AGREE = 1e-3
 """Largest relative difference of the first 100 steps' mean loss between a run in the sweep and the same alone, in the

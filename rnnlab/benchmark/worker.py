@@ -99,7 +99,7 @@ def main(kind: str) -> None:
     if kind == "rnnlab":
         import os
 
-        from rnnlab import devices
+        from rnnlab.parallel import devices
 
         devices.tune_host(os.cpu_count() or 1)
     known, ready = contestants(kind), {}
@@ -108,7 +108,7 @@ def main(kind: str) -> None:
         if request["do"] == "describe":
             return list(known)
         if request["do"] == "rate":
-            from rnnlab.devices import failures
+            from rnnlab.parallel.devices import failures
 
             with failures():
                 return matrix_product_rate(request["seconds"])

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.build import ConfigError, PositiveInt, check_count
-from rnnlab.initializers import InitializerSpec, as_initializer, draw_block
-from rnnlab.linear import ComputeType, affine
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import check_count
+from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
+from rnnlab.ops.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
 
 

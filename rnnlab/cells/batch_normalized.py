@@ -1,7 +1,7 @@
 """Recurrent batch normalisation (Cooijmans et al., 2016): the statistics of every time step, and the cell with them.
 
 Its rows see each other, so it runs on the reference backend alone. Normalisation between layers is in
-`normalization.py`, everything else that is put around a cell in `modified.py`.
+`ops/normalization.py`, everything else that is put around a cell in `modified.py`.
 """
 
 import jax
@@ -11,10 +11,10 @@ from jax import lax
 
 from rnnlab.cells.base import Cell
 from rnnlab.cells.lstm import LSTM
-from rnnlab.cells.modified import Around
-from rnnlab.linear import matmul
-from rnnlab.normalization import EPSILON, Statistic
-from rnnlab.random import number
+from rnnlab.cells.wrappers import Around
+from rnnlab.ops.linear import matmul
+from rnnlab.ops.normalization import EPSILON, Statistic
+from rnnlab.ops.random_streams import number
 from rnnlab.typing import Array, Axes, Carry, Float, Parts
 
 

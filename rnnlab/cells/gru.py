@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.activations import sigmoid, tanh
-from rnnlab.build import PositiveInt
 from rnnlab.cells.base import BaseCell, Cell
-from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.linear import matmul
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.ops.activations import sigmoid, tanh
+from rnnlab.ops.initializers import InitializerSpec, as_initializer
+from rnnlab.ops.linear import matmul
 from rnnlab.typing import Array, Carry, Float, Parts
 
 

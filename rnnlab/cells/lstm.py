@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.activations import sigmoid, tanh
-from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
-from rnnlab.initializers import InitializerSpec, as_initializer
-from rnnlab.normalization import standardized
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.ops.activations import sigmoid, tanh
+from rnnlab.ops.initializers import InitializerSpec, as_initializer
+from rnnlab.ops.normalization import standardized
 from rnnlab.typing import Array, Carry, Float, Parts
 
 

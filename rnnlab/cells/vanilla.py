@@ -2,10 +2,10 @@
 
 from flax import nnx
 
-from rnnlab.activations import ActivationSpec, as_activation
-from rnnlab.build import PositiveInt
 from rnnlab.cells.base import Cell
-from rnnlab.initializers import InitializerSpec
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.ops.activations import ActivationSpec, as_activation
+from rnnlab.ops.initializers import InitializerSpec
 from rnnlab.typing import Carry, Parts
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.audio import SAMPLE_RATE
 from rnnlab.datasets.phones import PHONES
 

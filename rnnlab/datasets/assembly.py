@@ -10,12 +10,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from rnnlab import memory
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.chunks import Chunk, cut, number_all, read_numbered
 from rnnlab.datasets.text import SPLITS, Corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary
 from rnnlab.datasets.writing import whole_file
+from rnnlab.parallel import memory
 
 BYTES_A_WORD = 120
 """What a word takes in a dict of counts, at the least: a vocabulary is chosen from one."""

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 
 SAMPLE_RATE = 16000
 """Hz, of every recording that is used here."""

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.text import Part
 from rnnlab.datasets.vocabulary import END, Level
 from rnnlab.datasets.writing import whole_file
-from rnnlab.memory import OutOfMemory
+from rnnlab.parallel.memory import OutOfMemory
 
 CHUNK = 16 << 20
 """Bytes of a piece."""

@@ -1,6 +1,6 @@
 """Pretrained word vectors from GloVe's and word2vec's text files, for a given list of words.
 
-A file is read line by line and only the wanted rows are kept; what becomes of the table is in `loop.py`.
+A file is read line by line and only the wanted rows are kept; what becomes of the table is in `training/loop.py`.
 """
 
 import codecs
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.build import ConfigError
-from rnnlab.datasets.files import find_given
+from rnnlab.config.errors import ConfigError
+from rnnlab.datasets.locations import find_given
 
 LARGEST = float(np.finfo(np.float32).max)
 

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.audio import SAMPLE_RATE, read_samples
-from rnnlab.datasets.files import cache_root
+from rnnlab.datasets.locations import cache_root
 
 WINDOW = 400
 """Samples in a frame: 25 ms."""

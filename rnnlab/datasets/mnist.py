@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.build import ConfigError
-from rnnlab.datasets.files import find_file
+from rnnlab.config.errors import ConfigError
+from rnnlab.datasets.locations import find_file
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 CHECKSUMS = {

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnlab.build import ConfigError
-from rnnlab.datasets.files import cached, check_link, data_root, files_below, find_file, writable
+from rnnlab.config.errors import ConfigError
+from rnnlab.datasets.locations import cached, check_link, data_root, files_below, find_file, writable
 from rnnlab.datasets.vocabulary import Level
 from rnnlab.datasets.writing import whole_file
 

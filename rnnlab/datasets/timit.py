@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import alignments, audio, features
 from rnnlab.datasets.alignments import FAR, NEAR, Segments
-from rnnlab.datasets.files import data_root, find_given
+from rnnlab.datasets.locations import data_root, find_given
 from rnnlab.datasets.phones import PHONES, folding
 from rnnlab.datasets.timit_splits import Recording, find_recordings
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnlab.build import ConfigError
-from rnnlab.datasets.files import files_below
+from rnnlab.config.errors import ConfigError
+from rnnlab.datasets.locations import files_below
 
 # The core test set: two men and one woman from each dialect region, from the corpus' own testset.doc.
 CORE_TEST = frozenset(

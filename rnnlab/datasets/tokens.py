@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.build import ConfigError, unknown
+from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.datasets.assembly import assemble
-from rnnlab.datasets.files import cached, data_root, named_cache, writable
+from rnnlab.datasets.locations import cached, data_root, named_cache, writable
 from rnnlab.datasets.text import DATASETS, OWN_SPLITS, SPLITS, Ambiguous, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
-from rnnlab.locks import alone
+from rnnlab.files.locks import alone
 
 VERSION = 1
 AUTOMATIC = 256 << 20
@@ -64,7 +64,7 @@ class Request(NamedTuple):
         """What prepares it."""
         given = [f"--{name}={value}" for name, value in self._asdict().items() if value is not None]
         given += [f"--cache_dir={cache}"] if (cache := named_cache()) else []
-        return " ".join(["python -m rnnlab.datasets.prepare", *given])
+        return " ".join(["python -m rnnlab.prepare", *given])
 
 
 def load_tokens(

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.writing import whole_file
 
 Level = Literal["word", "character"]

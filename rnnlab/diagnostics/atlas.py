@@ -15,12 +15,13 @@ from flax import nnx
 from jax import lax
 from rich.table import Table
 
-from rnnlab.build import ConfigError, build
 from rnnlab.cells import CELLS, Vanilla
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import build
 from rnnlab.diagnostics.gradient_flow import decay_per_step
-from rnnlab.norms import row_norms
-from rnnlab.random import stream
-from rnnlab.recurrence import make_taps, unroll
+from rnnlab.engine import make_taps, unroll
+from rnnlab.ops.random_streams import stream
+from rnnlab.ops.safe_norms import row_norms
 from rnnlab.typing import Array, Bool, Float, PyTree
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -50,7 +51,7 @@ INITIALIZATIONS: dict[str, str] = {
     "he_normal": "He",
     "large_normal": "N(0, 1)",
 }
-"""Name in `rnnlab.initializers.INITIALIZERS` -> label; of each gate's block of the recurrent kernel."""
+"""Name in `rnnlab.ops.initializers.INITIALIZERS` -> label; of each gate's block of the recurrent kernel."""
 
 SCALES = (0.5, 0.9, 1.0, 1.1, math.sqrt(2), 2.0)
 """Factors of the drawn recurrent kernel. √2 is where Glorot becomes He: 2 / fan_in in place of 1 / fan_in."""

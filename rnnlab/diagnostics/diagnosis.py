@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.gradient_flow import decay_per_step, gradient_reach, memory_horizon
 from rnnlab.diagnostics.jacobians import (
     MEMORY_LIMIT,
@@ -31,9 +31,9 @@ from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
 from rnnlab.files import read_json
-from rnnlab.network import Network
+from rnnlab.nn.network import Network
+from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.tasks import Batch, Task
-from rnnlab.trajectory import Trajectory, trajectories
 
 
 class Subject(NamedTuple):

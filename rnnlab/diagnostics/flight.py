@@ -5,8 +5,11 @@ import jax
 from rnnlab.diagnostics.gradient_flow import aligned, gather_rows, root_mean_square
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.norms import row_norms
+from rnnlab.ops.safe_norms import row_norms
 from rnnlab.typing import PyTree
+
+SPIKE = 10.0
+"""A step is a spike if its gradient's norm exceeds this many times the running mean."""
 
 
 def flight(probe: Probe) -> dict[str, PyTree]:

@@ -8,9 +8,9 @@ from jax import lax
 
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.network import Network
-from rnnlab.norms import row_norms
-from rnnlab.recurrence import FusableCell, Taps
+from rnnlab.engine import FusableCell, Taps
+from rnnlab.nn.network import Network
+from rnnlab.ops.safe_norms import row_norms
 from rnnlab.tasks import Batch, Task
 from rnnlab.typing import Array, Bool, Float, Int
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.build import ConfigError
 from rnnlab.cells.batch_normalized import BatchNormalizedCell
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.names import carry_names, inner_cell
-from rnnlab.trajectory import Trajectory
+from rnnlab.nn.trajectory import Trajectory
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts
 
 MEMORY_LIMIT = 4e9

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.gradient_flow import over_rows
 from rnnlab.diagnostics.truncation import with_windows
-from rnnlab.linear import matmul
-from rnnlab.network import Hidden, Network
-from rnnlab.norms import alignment, global_norm, row_norms, share
-from rnnlab.recurrence.contract import FusableCell, recur
+from rnnlab.engine.contract import FusableCell, recur
+from rnnlab.nn.network import Hidden, Network
+from rnnlab.nn.trajectory import Trajectory, inside
+from rnnlab.ops.linear import matmul
+from rnnlab.ops.safe_norms import alignment, global_norm, row_norms, share
 from rnnlab.tasks import Batch, Task
-from rnnlab.trajectory import Trajectory, inside
 from rnnlab.typing import Array, Carry, Float, Parts
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.jacobians import check_memory, in_order, independent_step, pulled, pushed
-from rnnlab.trajectory import Trajectory
+from rnnlab.nn.trajectory import Trajectory
 from rnnlab.typing import Array, Float, Int
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rnnlab.trajectory import Trajectory
+from rnnlab.nn.trajectory import Trajectory
 
 
 def inner_cell(cell: Any) -> Any:

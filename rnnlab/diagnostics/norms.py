@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.norms import row_norms
+from rnnlab.ops.safe_norms import row_norms
 from rnnlab.typing import Array, Float
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.recurrence import Taps
-from rnnlab.trajectory import Trajectory
+from rnnlab.engine import Taps
+from rnnlab.nn.trajectory import Trajectory
 from rnnlab.typing import Array, Axes, Float, PyTree
 
 

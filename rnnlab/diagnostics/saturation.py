@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.names import carry_names, gate_names, inner_cell
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.units import Unit, units_of
-from rnnlab.norms import row_norms
-from rnnlab.trajectory import Trajectory
+from rnnlab.nn.trajectory import Trajectory
+from rnnlab.ops.safe_norms import row_norms
 from rnnlab.typing import Array, Bool, Float
 
 BINS = 20

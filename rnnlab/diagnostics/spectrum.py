@@ -6,7 +6,7 @@ Of the weights alone; the Jacobians of steps, activations included, are not meas
 import jax
 import jax.numpy as jnp
 
-from rnnlab.build import ConfigError
+from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.typing import Array, Float

@@ -13,9 +13,9 @@ from flax import nnx
 from jax import lax
 from jax.core import Tracer
 
-from rnnlab.build import ConfigError
-from rnnlab.network import Network
-from rnnlab.norms import alignment
+from rnnlab.config.errors import ConfigError
+from rnnlab.nn.network import Network
+from rnnlab.ops.safe_norms import alignment
 from rnnlab.tasks import Batch, Task
 from rnnlab.typing import Array, Float, Int, PyTree
 

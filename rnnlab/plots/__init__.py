@@ -8,7 +8,7 @@ os.environ["MATPLOTLIBRC"] = os.devnull
 from rnnlab.plots.diagnosis import diagnosis
 from rnnlab.plots.language_models import validation_curves
 from rnnlab.plots.observed import compare_training, observed
-from rnnlab.plots.page import page
+from rnnlab.plots.run_page import page
 from rnnlab.plots.runs import (
     benchmark_ratios,
     compare_gradient_flow,

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rnnlab.files import interpreting
-from rnnlab.metrics import LINES_AGAIN, read_diagnostics
 from rnnlab.plots.runs import last_forward, reads_every_step
 from rnnlab.plots.style import (
     COLOURS,
@@ -27,6 +26,7 @@ from rnnlab.plots.style import (
     save,
     shown,
 )
+from rnnlab.records.metrics import LINES_AGAIN, read_diagnostics
 
 Lines = list[dict[str, Any]]
 """What one diagnostic found, an entry for each training step that was looked at."""

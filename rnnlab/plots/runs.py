@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from rnnlab.files import AGAIN, read_json
-from rnnlab.metrics import read_metrics
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -22,8 +21,9 @@ from rnnlab.plots.style import (
     save,
     shown,
 )
+from rnnlab.records.metrics import read_metrics
+from rnnlab.records.workdir import read_config, read_gradient_flow
 from rnnlab.tasks import TASKS, Split
-from rnnlab.workdir import read_config, read_gradient_flow
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 

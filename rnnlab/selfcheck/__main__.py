@@ -26,8 +26,10 @@ import jax
 from absl import flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rnnlab import devices, entry, statuses
-from rnnlab.output import make_console
+from rnnlab import cli
+from rnnlab.files.output import make_console
+from rnnlab.parallel import devices
+from rnnlab.records import statuses
 from rnnlab.selfcheck.judge import Verdict, judge
 
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("seconds", 50.0, "no draw begins after so long; 0: no limit", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("seed", None, "what is drawn; the date if not given", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("draw", None, "this one alone, by its number", lower_bound=0, flag_values=values)
-    given = entry.parse(values, argv, __doc__).flags
+    given = cli.parse(values, argv, __doc__).flags
     seed = int(f"{datetime.date.today():%Y%m%d}") if given["seed"] is None else given["seed"]
     jax.config.update("jax_enable_compilation_cache", False)  # Today's compiler is asked, not an earlier one.
     began = time.monotonic()
@@ -54,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
             if verdict.wrong is not None or given["draw"] is not None:
                 progress.console.print(described(verdict), markup=False, highlight=False, soft_wrap=True)
     print(last_line(verdicts, seed, time.monotonic() - began))
-    return statuses.WRONG if any(verdict.wrong for verdict in verdicts) else entry.FINISHED
+    return statuses.WRONG if any(verdict.wrong for verdict in verdicts) else cli.FINISHED
 
 
 def judged(seed: int, numbers: Sequence[int], seconds: float | None) -> Iterator[Verdict]:
@@ -102,4 +104,4 @@ def last_line(verdicts: Sequence[Verdict], seed: int, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli.run(main)

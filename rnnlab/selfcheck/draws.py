@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnnlab.activations import ACTIVATIONS
-from rnnlab.build import fields_of
 from rnnlab.cells import CELLS, BaseCell, Cell
-from rnnlab.cells.modified import GateGains, ModifiedCell, ModifiedStepCell
-from rnnlab.initializers import INITIALIZERS
-from rnnlab.recurrence import unroll
+from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
+from rnnlab.config.schema import fields_of
+from rnnlab.engine import unroll
+from rnnlab.ops.activations import ACTIVATIONS
+from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.typing import PyTree
 
 LARGEST = {"T": 9, "B": 6, "D": 4, "H": 8}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from rich.progress import Progress
 
-from rnnlab.metrics import duration, live_line
-from rnnlab.output import make_console
+from rnnlab.files.output import make_console
+from rnnlab.records.metrics import duration, live_line
 
 
 class SweepProgress:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnlab.surroundings import single_precision
-from rnnlab.sweeps.halving import Halving, left_before
-from rnnlab.sweeps.manifest import Plan, make_plan, open_sweep
+from rnnlab.parallel.environment import single_precision
+from rnnlab.records.workdir import is_done
 from rnnlab.sweeps.progress import SweepProgress
-from rnnlab.sweeps.search import Search
-from rnnlab.sweeps.space import Setting, described, expand
+from rnnlab.sweeps.spec.halving import Halving, left_before
+from rnnlab.sweeps.spec.manifest import Plan, make_plan, open_sweep
+from rnnlab.sweeps.spec.search import Search
+from rnnlab.sweeps.spec.space import Setting, described, expand
 from rnnlab.sweeps.worker import TableFile, Worker, shared_axes
-from rnnlab.workdir import is_done
 
 
 @single_precision()
@@ -67,7 +67,7 @@ def run_sweep(
     runs = len(plan.settings) if search is None else search.runs
     progress = SweepProgress(runs, table.done, even=halving is None)
     progress.say(_first_words(plan, workdir, table.done))
-    from rnnlab.loop import interruptions  # Here: it takes seconds to import, and a dry run needs none of it.
+    from rnnlab.training.loop import interruptions  # Here: it takes seconds to import, and a dry run needs none of it.
 
     try:
         with interruptions(progress.say) as interrupted:
@@ -129,7 +129,7 @@ def _use_all_cores() -> None:
     other batches, could have no more."""
     import jax
 
-    from rnnlab import devices
+    from rnnlab.parallel import devices
 
     devices.tune_host(count := devices.cores(), count)
     jax.devices()

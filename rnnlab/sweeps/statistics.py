@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit  # scipy.stats has the same two and takes a second more to import.
 
-from rnnlab.workdir import DONE
+from rnnlab.records.workdir import DONE
 
 LEVEL = 0.95
 """Of every interval."""

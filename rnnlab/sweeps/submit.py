@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.build import ConfigError, unknown
-from rnnlab.config import literal
-from rnnlab.locks import can_lock
-from rnnlab.statuses import FINISHED, INCOMPLETE, INTERRUPTED
-from rnnlab.sweeps.manifest import make_plan
-from rnnlab.sweeps.space import expand
-from rnnlab.workdir import is_done
+from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.overrides import literal
+from rnnlab.files.locks import can_lock
+from rnnlab.records.statuses import FINISHED, INCOMPLETE, INTERRUPTED
+from rnnlab.records.workdir import is_done
+from rnnlab.sweeps.spec.manifest import make_plan
+from rnnlab.sweeps.spec.space import expand
 
 DEFAULTS: dict[str, Any] = dict(job_name="rnnlab", time=240, signal_delay_s=90, stderr_to_stdout=True)
 """Minutes and seconds. submitit's own time is 5 minutes."""

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.build import ConfigError
-from rnnlab.locks import claimed
-from rnnlab.sweeps.groups import Group
-from rnnlab.sweeps.halving import left_before, mark_reached
-from rnnlab.sweeps.manifest import Plan, read_sweep
+from rnnlab.config.errors import ConfigError
+from rnnlab.files.locks import claimed
+from rnnlab.records.workdir import DONE, GROUP_LOCK
 from rnnlab.sweeps.progress import SweepProgress
-from rnnlab.sweeps.space import described
-from rnnlab.sweeps.table import write_table
-from rnnlab.workdir import DONE, GROUP_LOCK
+from rnnlab.sweeps.report.table import write_table
+from rnnlab.sweeps.spec.groups import Group
+from rnnlab.sweeps.spec.halving import left_before, mark_reached
+from rnnlab.sweeps.spec.manifest import Plan, read_sweep
+from rnnlab.sweeps.spec.space import described
 
 TABLE_EVERY = 100.0
 """The table is written again after so many times the seconds that it takes, and at the end."""
@@ -124,8 +124,8 @@ class Worker:
 
     def _train(self, group: Group, folder: Path, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
         """Trains the runs of a group that are not over yet; False, after saving, where it is interrupted."""
-        from rnnlab.loop import train_and_evaluate
-        from rnnlab.sweeps.group_run import KeptPrograms, run_group
+        from rnnlab.sweeps.replicas.group_run import KeptPrograms, run_group
+        from rnnlab.training.loop import train_and_evaluate
 
         workdir, progress, table = self.workdir, self.progress, self.table
         if group.alone is None:

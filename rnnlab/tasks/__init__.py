@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from rnnlab.build import build, find, takes
+from rnnlab.config.schema import build, find, takes
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationSpec
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task

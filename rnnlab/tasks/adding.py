@@ -6,7 +6,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from rnnlab.build import LARGEST_INT, Bound, NonNegativeInt, PositiveInt
+from rnnlab.config.bounds import LARGEST_INT, Bound, NonNegativeInt, PositiveInt
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.build import Bound, ConfigError, NonNegative, PositiveInt
+from rnnlab.config.bounds import Bound, NonNegative, PositiveInt
+from rnnlab.config.errors import ConfigError
 from rnnlab.typing import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 Length = Int[Array, ""] | None

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.build import resolve
-from rnnlab.random import stream
+from rnnlab.config.schema import resolve
+from rnnlab.ops.random_streams import stream
 from rnnlab.tasks.augmentation import Augmentation, Augmented, augmentation_options
 from rnnlab.typing import Array, Bool, Int, Num, PRNGKeyArray, PyTree
 
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["first", "examples"], meta_fields=["batch_size"])
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The training examples of some consecutive steps, read on the host: see `rnnlab.feeding`."""
+    """The training examples of some consecutive steps, read on the host: see `rnnlab.training.prefetch`."""
 
     first: Int[Array, ""]
     """The position of the first in the endless stream of examples."""
@@ -114,7 +114,7 @@ class Task(abc.ABC):
     def score(self, outputs: Any, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by.
 
-        outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.cross_entropy.Distribution`.
+        outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.nn.cross_entropy.Distribution`.
         """
 
     def sample(self, count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Language models: the next word or character of a text, in contiguous streams or sentence by sentence.
 
-Corpora become tokens in `datasets/`; how a large vocabulary's logits are avoided is in `rnnlab/cross_entropy.py`.
+Corpora become tokens in `datasets/`; how a large vocabulary's logits are avoided is in `rnnlab/nn/cross_entropy.py`.
 """
 
 import math
@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.build import ConfigError, PositiveInt
-from rnnlab.cross_entropy import Distribution
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.tokens import TokenSet, load_tokens
 from rnnlab.datasets.vocabulary import Level
+from rnnlab.nn.cross_entropy import Distribution
 from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task, frequency_loss
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 

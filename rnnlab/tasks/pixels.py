@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.build import Bound, ConfigError, NonNegativeInt, Positive
+from rnnlab.config.bounds import Bound, NonNegativeInt, Positive
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import mnist
 from rnnlab.tasks.base import Batch, Example, Split, Task
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree

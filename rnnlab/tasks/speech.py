@@ -1,6 +1,6 @@
 """TIMIT frame classification (Le, Jaitly and Hinton, 2015, section 4.4): which phone, or state, each 10 ms belong to.
 
-Files, features and classes are in `datasets/timit.py`, phone strings and their error rate in `recognition.py`.
+Files, features and classes are in `datasets/timit.py`, phone strings and their error rate in `training/recognition.py`.
 """
 
 import os
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.build import ConfigError, PositiveInt
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import timit
 from rnnlab.datasets.features import FEATURES
-from rnnlab.random import stream
+from rnnlab.ops.random_streams import stream
 from rnnlab.tasks.base import SPLITS, Batch, Example, Split, Task, frequency_loss
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
 

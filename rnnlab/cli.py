@@ -1,0 +1,255 @@
+"""What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
+
+import contextlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.overrides import field_paths, fields_named, load_file
+from rnnlab.files import Unwritable, output
+from rnnlab.parallel import devices, environment, processes
+from rnnlab.parallel.memory import allocation_failures
+from rnnlab.records.run_config import apply_overrides, render, resolve_config
+from rnnlab.records.statuses import CRASHED, DIVERGED, FINISHED, INCOMPLETE, INTERRUPTED, LOST, MISTAKE, UNREAD
+from rnnlab.records.workdir import source_hashes, versions
+
+EXIT_STATUS = {
+    "finished": FINISHED,
+    "stopped_early": FINISHED,
+    "pruned": FINISHED,
+    "diverged": DIVERGED,
+    "incomplete": INCOMPLETE,
+    "interrupted": INTERRUPTED,
+}
+"""What a run or a sweep of this status ends with."""
+
+
+class _PathParser(flags.ArgumentParser):
+    """~ and ~user stand for home folders, as a shell has them only at the beginning of a word."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("an empty path; . is the current folder")
+        if re.match(r"[a-z][a-z0-9+.-]+://", argument, re.IGNORECASE):
+            raise ValueError(f"{argument!r} is an address; what is read and written is on this machine or mounted here")
+        path = os.path.expanduser(argument)
+        try:
+            path.encode("utf-8", "surrogateescape").decode()  # What was typed, also where the locale has no UTF-8.
+        except UnicodeError:
+            raise ValueError(f"{path!r} is not UTF-8; rename the folder, or link to it") from None
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # Too long a name, a file among the folders above, folders that are closed.
+            raise ValueError(f"{path!r}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{path!r}: {error}") from None
+        return path
+
+
+def path_flag(values: flags.FlagValues, name: str, default: str | None, told: str) -> None:
+    """A flag that takes the path of a file or a folder."""
+    flags.DEFINE(_PathParser(), name, default, told, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
+def data_flags(values: flags.FlagValues) -> None:
+    """--data_dir and --cache_dir, the same wherever data is read."""
+    path_flag(values, "data_dir", None, "data folder; else RNNLAB_DATA, else the cache")
+    told = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
+    path_flag(values, "cache_dir", None, told)
+
+
+def process_flags(values: flags.FlagValues) -> None:
+    """--coordinator, --processes and --process, wherever one run may have several processes."""
+    told = "host:port where process 0 listens; SLURM, Open MPI, TPU pods and Kubernetes are found without it"
+    flags.DEFINE_string("coordinator", None, told, flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many the run has", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process", None, "which one this is, from 0", lower_bound=0, flag_values=values)
+    alone, launched = processes.JOIN_SECONDS, processes.LAUNCH_SECONDS
+    told = f"how long it waits for the others (default {alone}, under a launcher {launched})"
+    flags.DEFINE_float("join_seconds", None, told, lower_bound=0, flag_values=values)
+
+
+def start_processes(given: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """Joins the other processes of the run, if there are any; given: the values of `process_flags`."""
+    account = {"config": config, "code": source_hashes(), "versions": versions()}
+    processes.start(given["coordinator"], given["processes"], given["process"], account, given["join_seconds"])
+    if processes.processes() > 1 and isinstance(sys.stdout, output.WatchedOutput):
+        sys.stdout.keep_from_libraries()  # gloo says there whom it has found, in the middle of our lines.
+
+
+def default_workdir(reference: str) -> Path:
+    """runs/adding for "configs/adding.py", runs/adding-lstm for "configs/adding.py:lstm"."""
+    file, _, preset = reference.partition(":")
+    stem = Path(file).stem
+    return Path("runs", f"{stem}-{preset}" if preset else stem)
+
+
+class Words(NamedTuple):
+    """A parsed command line."""
+
+    flags: dict[str, Any]
+    reference: str | None
+    """The value of --config."""
+    config: dict[str, Any] | None
+    """What that file says, changed by every --config.path.to.field, resolved."""
+
+
+def parse(
+    values: flags.FlagValues,
+    argv: Sequence[str],
+    doc: str | None,
+    accept_config: bool = False,
+    fields: Callable[[], Mapping[str, Any]] | None = None,
+) -> Words:
+    """Parses the flags of an entry. --help, which all have, prints what the entry does and takes.
+
+    Args:
+        values: the entry's own flags.
+        argv: without the program's name.
+        doc: the entry's docstring, for --help.
+        accept_config: whether --config and --config.path.to.field are known too.
+        fields: makes a resolved config, for what to say of a flag that is the name of a field; None: that of --config.
+
+    Raises:
+        ConfigError: an unknown flag, a stray word, a bad value, a mistake in the config.
+        SystemExit: with status 0, after the help.
+    """
+    flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
+    reference, overrides, words = take_config(argv) if accept_config else (None, {}, list(argv))
+    try:
+        stray = values(["rnnlab", *words])[1:]
+    except flags.UnrecognizedFlagError as error:
+        name, paths = error.flagname, []
+        with contextlib.suppress(ConfigError):
+            fields = fields or (lambda: {} if reference is None else resolve_config(load_file(reference)))
+            paths = fields_named(name, field_paths(fields()))
+        if paths:
+            listed = " or ".join(f"--config.{path}" for path in paths)
+            raise ConfigError(f"unknown flag '--{name}'; did you mean {listed}? Fields of a config are flags") from None
+        known = [f"--{name}" for name in _names(values)] + (["--config"] if accept_config else [])
+        raise ConfigError(unknown("flag", f"--{name}", known)) from None
+    except flags.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    if stray:
+        raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+    given = values.flag_values_dict()
+    if given.get("cache_dir"):
+        os.environ["RNNLAB_CACHE"] = os.path.abspath(os.path.expanduser(given["cache_dir"]))  # Of other processes, too.
+    config = None if reference is None else resolve_config(apply_overrides(load_file(reference), overrides))
+    if given["help"]:
+        _show_help(doc or "", values)
+        if config is not None:
+            print(f"\nFields of {reference}:\n{render(config)}")
+        raise SystemExit(FINISHED)
+    return Words(given, reference, config)
+
+
+def take_config(argv: Sequence[str], section: str = "config") -> tuple[str | None, dict[str, str], list[str]]:
+    """The value of --config, {"path.to.field": text} of every --config.path.to.field, and the other words; or of
+    another section than config."""
+    reference, overrides, rest = None, {}, []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if not (word.startswith("--") and (name == section or name.startswith(f"{section}."))):
+            rest.append(word)
+            continue
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"--{name} needs a value: --{name}=…")
+            value = words.pop(0)
+        if name == section:
+            reference = value
+        else:
+            overrides[name.removeprefix(f"{section}.")] = value
+    return reference, overrides, rest
+
+
+def _names(values: flags.FlagValues) -> list[str]:
+    """The flags without their one-letter aliases."""
+    return sorted(name for name in values if values[name].name == name)
+
+
+def _show_help(doc: str, values: flags.FlagValues) -> None:
+    print(doc.strip())
+    print("\nFlags:")
+    for name in _names(values):
+        flag = values[name]
+        default = "" if flag.default is None else f" (default {flag.default})"
+        print(f"  --{name}: {flag.help}{default}")
+
+
+@contextlib.contextmanager
+def beside_numbers() -> Iterator[None]:
+    """A block that writes what a command leaves beside the numbers that it prints: where it cannot, one line on stderr
+    says so, and the command goes on."""
+    try:
+        yield
+    except Unwritable as error:
+        output.complain(f"warning: {error}")
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+    """Calls main with the arguments and exits with its status; a ConfigError is one line on stderr and status 2, and so
+    is whatever comes of devices that JAX cannot make.
+
+    One of several processes that fails ends at once: what runs at exit would wait for the others, which wait for it.
+    """
+    output.open_closed_streams()
+    environment.settle()
+    with output.watched() as printed:
+        status = _status(main, printed)
+    if status in (MISTAKE, CRASHED, LOST) and processes.processes() > 1:
+        processes.leave(status)
+    sys.exit(status)
+
+
+def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput) -> int:
+    """Of main, after it has said what went wrong."""
+    try:
+        with devices.failures(), allocation_failures():
+            status = main(sys.argv[1:])
+    except SystemExit as end:  # After --help.
+        status = end.code if isinstance(end.code, int) else FINISHED
+    except ConfigError as error:
+        output.complain(f"error: {' '.join(str(error).split())}")
+        status = MISTAKE
+        sys.unraisablehook = lambda _: None  # A full disk fails once more in every writer that closes at exit.
+    except KeyboardInterrupt:
+        output.complain("interrupted")
+        status = INTERRUPTED
+    except processes.LostProcess as error:
+        output.complain(f"error: {error}")
+        status = LOST
+    except Exception as error:
+        if error is printed.failure:
+            status = FINISHED  # Until the output is looked at, below.
+        elif isinstance(error, OSError) and error.filename is not None:
+            # Of a folder or file that is another user's, or gone: whichever of the readers and writers met it first.
+            output.complain(f"error: {os.fsdecode(error.filename)}: {error.strerror or error}")
+            status = MISTAKE
+        elif processes.processes() == 1:
+            raise
+        else:
+            traceback.print_exc()
+            status = CRASHED
+    with contextlib.suppress(OSError):
+        printed.flush()
+    if printed.failure is None or status != FINISHED:
+        return status
+    if isinstance(printed.failure, BrokenPipeError):
+        return UNREAD
+    output.complain(f"error: cannot write to standard output: {printed.failure.strerror or printed.failure}")
+    return MISTAKE

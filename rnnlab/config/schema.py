@@ -1,0 +1,253 @@
+"""From config sections to objects: tables, checks and the split of a section into structure and numbers.
+
+A factory's signature is its schema: `resolve` fills a section with its defaults and checks every field against the
+annotations, so that a mistake is one line before anything is compiled. `build` calls the factory.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Union
+
+import numpy as np
+
+from rnnlab.config.bounds import NON_EMPTY, Bound, OneOf, PositiveInt, check_float32
+from rnnlab.config.errors import ConfigError, UnknownField, unknown
+
+GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs"})
+"""Parameters of factories that the code supplies; a config cannot set them."""
+FROM_CONFIG = object()
+"""In `Annotated`: a parameter that a config sets, although its name is in `GIVEN_BY_CODE`."""
+
+
+def check_count(value: Any, where: str) -> int:
+    """The value as a whole number from 1 up, which may come as NumPy's or as 4.0.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return _check(value.item() if isinstance(value, np.integer) else value, PositiveInt, where)
+
+
+def find(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str) -> tuple[Any, dict]:
+    """The factory that a section names, and the section's other fields."""
+    if isinstance(section, str):
+        section = {"name": section}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{kind}: {section!r} is neither a name nor a section; known: {', '.join(sorted(table))}")
+    fields = dict(section)
+    name = fields.pop("name", None)
+    if name is None:
+        raise ConfigError(f"{kind}: the field 'name' is missing; known: {', '.join(sorted(table))}")
+    if not isinstance(name, str) or name not in table:
+        raise ConfigError(unknown(kind, name, table))
+    return table[name], fields
+
+
+def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str, **given: Any) -> Any:
+    """Calls the factory that a section names with the section's other fields and what the code gives.
+
+    Raises:
+        ConfigError: no name, an unknown name, or fields that the factory does not take.
+    """
+    factory, fields = find(table, section, kind)
+    known = fields_of(factory)
+    for field in fields:
+        if field not in known:
+            raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, known))
+    return factory(**fields, **given)
+
+
+def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, *common: Callable[..., Any]) -> dict:
+    """A section with every field of the factory (and of `common`) present, checked and of its declared type.
+
+    Args:
+        factory: its keyword parameters are the fields; annotations say what they admit.
+        section: what the user set.
+        path: where the section stands in the config, for messages.
+        common: further functions whose parameters belong to the same section; where one has a parameter that the
+            factory has too, the factory's is taken.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, a value out of bounds, a missing field.
+    """
+    fields = dict(fields_of(factory))
+    for function in common:
+        fields |= {key: field for key, field in fields_of(function).items() if key not in fields}
+    prefix = f"{path}." if path else ""
+    for key in section:
+        if key not in fields:
+            raise UnknownField(prefix, str(key), fields)
+    resolved = {}
+    for key, (hint, default) in fields.items():
+        value = section.get(key, default)
+        if isinstance(value, Mapping) and "name" not in value:  # Some fields of a section whose name is the default.
+            value = ({"name": default} if isinstance(default, str) else _mapping(default)) | dict(value)
+        if value is inspect.Parameter.empty:
+            raise ConfigError(f"{prefix}{key}: missing; expected {_describe(hint)}")
+        resolved[key] = _check(value, hint, prefix + key)
+    return resolved
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _name(section: str | Mapping[str, Any]) -> str:
+    return section if isinstance(section, str) else section["name"]
+
+
+class Field(NamedTuple):
+    """What a factory's signature says of one parameter."""
+
+    hint: Any
+    default: Any
+    """`inspect.Parameter.empty` if there is none."""
+
+
+@functools.cache  # A sweep resolves a thousand configs: 0.3 ms each instead of 1.4.
+def fields_of(function: Callable[..., Any]) -> Mapping[str, Field]:
+    """The parameters of a factory that a config sets."""
+    target = _signed(function)
+    hints = typing.get_type_hints(target, include_extras=True)
+    preset = function.keywords if isinstance(function, functools.partial) else {}
+    return {
+        name: Field(hints.get(name, Any), preset.get(name, parameter.default))
+        for name, parameter in inspect.signature(target).parameters.items()
+        if (name not in GIVEN_BY_CODE or FROM_CONFIG in getattr(hints.get(name), "__metadata__", ()))
+        and name != "self"
+        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    }
+
+
+def subsection(hint: Any) -> Callable[..., Any] | None:
+    """The function whose parameters are the fields of a section with this annotation; None for what is no section, or
+    one whose fields depend on its name."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return next((found for member in typing.get_args(hint) if (found := subsection(member))), None)
+    if typing.get_origin(hint) is not Annotated:
+        return None
+    marks = typing.get_args(hint)[1:]
+    if any(isinstance(mark, dict) for mark in marks):
+        return None
+    return next((mark for mark in marks if inspect.isfunction(mark) or inspect.isclass(mark)), None)
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a factory has a parameter of this name, be it the config's or the code's."""
+    return name in inspect.signature(_signed(function)).parameters
+
+
+def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a factory's signature stands."""
+    target = function.func if isinstance(function, functools.partial) else function
+    # Of a class, its constructor: the metaclass of Flax's modules hides the signature.
+    return target.__init__ if isinstance(target, type) else target
+
+
+def _check(value: Any, hint: Any, path: str) -> Any:
+    """The value as its annotation wants it, or a ConfigError that names the path."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        inner, *marks = typing.get_args(hint)
+        tables = [mark for mark in marks if isinstance(mark, dict)]
+        functions = [mark for mark in marks if inspect.isfunction(mark) or inspect.isclass(mark)]
+        if tables:
+            return _check_section(value, tables[0], functions, path)
+        if functions:
+            return resolve(functions[0], _check(value, Mapping, path), path, *functions[1:])
+        value = _check(value, inner, path)
+        for mark in marks:
+            if isinstance(mark, Bound) and not mark.admits(value):
+                raise ConfigError(f"{path}: {value!r} is out of range; it must be {mark}")
+            if isinstance(mark, Bound) and isinstance(value, float) and mark.refuses_rounded(value):
+                rounded = float(np.float32(value))
+                raise ConfigError(f"{path}: {value!r} is {rounded:g} in float32; there, too, it must be {mark}")
+            if isinstance(mark, OneOf) and value not in mark.names:
+                raise ConfigError(f"{path}: {unknown(mark.kind, value, mark.names)}")
+            if mark is NON_EMPTY and not value:
+                raise ConfigError(f"{path}: empty; expected {_describe(inner)}, and at least one")
+        return value
+    if origin in (Union, types.UnionType):
+        members = typing.get_args(hint)
+        if value is None and type(None) in members:
+            return None
+        failures = {}
+        for member in members:
+            if member is type(None):
+                continue
+            try:
+                return _check(value, member, path)
+            except ConfigError as error:
+                failures[typing.get_args(member)[0] if typing.get_origin(member) is Annotated else member] = error
+        if len(failures) == 1 or (isinstance(value, float) and float in failures):
+            raise failures.get(float) or next(iter(failures.values()))
+    elif origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+    elif origin is tuple:
+        if isinstance(value, str):  # As on the command line: a,b
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, list | tuple):
+            return tuple(_check(v, typing.get_args(hint)[0], f"{path}[{i}]") for i, v in enumerate(value))
+    elif hint is Any:
+        return value
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value != value:
+                raise ConfigError(f"{path}: not a number (nan)")
+            try:
+                return check_float32(float(value), path)
+            except OverflowError:
+                raise ConfigError(f"{path}: {value!r} does not fit a float") from None
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, float) and value.is_integer():
+            return int(value)  # 1e4 is how people write a number of steps.
+    elif hint is str:
+        if isinstance(value, str):
+            return value
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ConfigError(f"{path}: {value!r} is {_article(type(value).__name__)}; expected {_describe(hint)}")
+
+
+def _check_section(value: Any, table: dict[str, Any], common: list[Callable[..., Any]], path: str) -> Any:
+    if callable(value):
+        return value
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(
+            f"{path}: {value!r} is {_article(type(value).__name__)}; expected one of {', '.join(sorted(table))}, "
+            "or a section with that name and its fields"
+        )
+    factory, fields = find(table, value, path)
+    return {"name": _name(value)} | resolve(factory, fields, path, *common)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "NoneType" else "None"
+
+
+def _describe(hint: Any) -> str:
+    """What an annotation admits, in words."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        tables = [mark for mark in args[1:] if isinstance(mark, dict)]
+        if tables:
+            return f"one of {', '.join(sorted(tables[0]))}"
+        if names := [mark.names for mark in args[1:] if isinstance(mark, OneOf)]:
+            return f"one of {', '.join(names[0])}"
+        bounds = [str(mark) for mark in args[1:] if isinstance(mark, Bound)]
+        return " ".join([_describe(args[0]), *bounds])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin is tuple:
+        return f"a list, each {_describe(args[0])}"
+    if hint is type(None):
+        return "None"
+    return _article(getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,144 @@
+"""Where data files are found: the folder that the user names, else RNNLAB_DATA, else our cache, else the net; and where
+what is made of them is kept."""
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pooch
+
+from rnnlab.config.errors import ConfigError
+
+
+def data_root(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The data folder: data_dir, else the environment's RNNLAB_DATA, else our cache folder."""
+    chosen = data_dir or os.environ.get("RNNLAB_DATA")
+    return Path(chosen).expanduser() if chosen else cache_root()
+
+
+def cache_root() -> Path:
+    """Our cache folder: RNNLAB_CACHE, which the flag --cache_dir sets, else the system's place for a user's caches."""
+    return named_cache() or Path(pooch.os_cache("rnnlab"))
+
+
+def named_cache() -> Path | None:
+    """The cache folder that the user names, if any."""
+    chosen = os.environ.get("RNNLAB_CACHE")
+    return Path(chosen).expanduser() if chosen else None
+
+
+def cached(folder: Path) -> Path:
+    """The folder of our cache that stands for a data folder into which nothing is to be written."""
+    where = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:8]
+    return cache_root() / f"{folder.name}-{where}"
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder that may not exist yet. A read-only mode counts for root too."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files below a folder, sorted; links are followed, hidden files and folders left out.
+
+    Args:
+        above: the folders that it is reached through, without links.
+
+    Raises:
+        ConfigError: a link leads nowhere, or back to a folder that it is in; a folder cannot be read.
+    """
+    above = (*above, folder.resolve())
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {error.strerror or error}") from None
+    for path in entries:
+        check_link(path)
+        if not path.is_dir():
+            yield path
+        elif path.is_symlink() and path.resolve() in above:
+            raise ConfigError(f"{path}: a link to {os.readlink(path)}, a folder that it is in")
+        else:
+            yield from files_below(path, above)
+
+
+def check_link(path: Path) -> None:
+    """Raises ConfigError if a path is a link that leads nowhere."""
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(f"{path}: a link to {os.readlink(path)}, which is not there")
+
+
+def find_file(
+    name: str, url: str, sha256: str, data_dir: str | os.PathLike[str] | None = None, content: str | None = None
+) -> Path:
+    """The path of a data file, downloaded if it is not there, its checksum verified.
+
+    Args:
+        name: path below the data folder, as "mnist/train-images-idx3-ubyte.gz".
+        url: where it is downloaded from.
+        sha256: its checksum, 64 hexadecimal digits.
+        content: of a gzip file, the checksum of what is in it, which may have been compressed anew.
+        data_dir: as in `data_root`.
+
+    Raises:
+        ConfigError: a wrong checksum (the file is left as it is), a link to nowhere, or neither file nor network.
+    """
+    root = data_root(data_dir)
+    path = root / name
+    check_link(path)
+    if path.exists():
+        found = pooch.file_hash(str(path))
+        if found != sha256 and (content is None or _content_hash(path) != content):
+            raise ConfigError(
+                f"{path} is truncated or corrupt: expected sha256 {sha256}, found {found}; "
+                f"delete it to download it again, or replace it by {url}"
+            )
+        return path
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent, progressbar=False)
+    except Exception as error:  # Whatever the network, the server or the disk did, the user's way out is the same.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"{path} is missing and could not be downloaded from {url} ({reason[:200]}); "
+            f"put the file there by hand, or name its folder with --data_dir or RNNLAB_DATA"
+        ) from None
+    return path
+
+
+def _content_hash(path: Path) -> str | None:
+    """The sha256 of what is in a gzip file; None of one that is none, or not whole."""
+    found = hashlib.sha256()
+    try:
+        with gzip.open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return found.hexdigest()
+
+
+def find_given(
+    what: str,
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    accepts: Callable[[Path], bool] = Path.exists,
+) -> Path:
+    """What the user named: a path as it stands, else one below the data folder (see `data_root`).
+
+    what: for the message, such as "alignments".
+
+    Raises:
+        ConfigError: it is in neither place, or a link that leads nowhere is.
+    """
+    places = [Path(name).expanduser(), data_root(data_dir) / name]
+    for place in places:
+        check_link(place)
+        if accepts(place):
+            return place
+    looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise ConfigError(f"{what} {str(name)!r} not found; looked for {looked}")

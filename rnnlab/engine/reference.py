@@ -1,0 +1,72 @@
+"""The reference backend: a plain scan, differentiated by JAX. Every other backend is tested against it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnlab.engine.contract import Cotangent, FusableCell, StepCell, Taps, masked, recur
+from rnnlab.typing import Carry
+
+
+def reference(
+    cell: FusableCell | StepCell,
+    carry: Carry,
+    x: jax.Array,
+    mask: jax.Array | None,
+    taps: Taps | None,
+    reverse: bool,
+    unroll_steps: int,
+    noise: tuple[jax.Array, ...] = (),
+    state_mask: jax.Array | None = None,
+    cotangent: Cotangent | None = None,
+) -> tuple[Carry, Carry]:
+    """All carries [T, B, H] and the last one, by a plain scan; taps are added where they stand."""
+    z = cell.split(cell.project(x))
+    fusable = isinstance(cell, FusableCell)
+    kernel, offset = (cell.recurrent_matrix(), cell.recurrent_offset()) if fusable else (None, None)
+
+    def body(carry: Carry, inputs: tuple) -> tuple[Carry, Carry]:
+        z_t, mask_t, tap, noise_t, t = inputs
+        before: Any = carry if cotangent is None else _pass(reverse, carry, t, ends, cotangent)
+        if isinstance(cell, FusableCell):
+            assert kernel is not None
+            h = before[0] if state_mask is None else before[0] * state_mask
+            u = recur(h, kernel, offset, cell.compute)
+            new = cell.gates(before, [*z_t, *noise_t], cell.split(u if tap is None else u + tap.u))
+        else:
+            new = cell.step(before, [*z_t, *noise_t])
+        if tap is not None:
+            new = jax.tree.map(jnp.add, new, tap.carry)
+        if cotangent is not None:
+            new = _clip(new, cotangent)
+        new = masked(mask_t, new, carry)
+        return new, new
+
+    ends = jnp.full(1, x.shape[0]) if mask is None else mask.sum(0)
+    times = None if cotangent is None else jnp.arange(x.shape[0])
+    last, carries = lax.scan(body, carry, (z, mask, taps, noise, times), reverse=reverse, unroll=unroll_steps)
+    return carries, last
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pass(reverse: bool, carry: Carry, t: jax.Array, ends: jax.Array, cotangent: Cotangent) -> Carry:
+    """The identity, with `cotangent.passed` on the way back."""
+    return carry
+
+
+_pass.defvjp(
+    lambda reverse, carry, t, ends, cotangent: (carry, (t, ends, cotangent)),
+    lambda reverse, saved, d: (saved[2].passed(d, saved[0], saved[1], reverse), None, None, None),
+)
+
+
+@jax.custom_vjp
+def _clip(carry: Carry, cotangent: Cotangent) -> Carry:
+    """The identity, with `cotangent.clipped` on the way back."""
+    return carry
+
+
+_clip.defvjp(lambda carry, cotangent: (carry, cotangent), lambda cotangent, d: (cotangent.clipped(d), None))

@@ -1,0 +1,228 @@
+"""The engine: the only loops over time in the project, derived from a cell's three pieces.
+
+A cell says what happens at one step (`project`, `recurrent_matrix`, `gates`: `contract.py`); here that becomes a
+sequence. Two backends give the same numbers:
+    reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
+    fused      a custom VJP whose backward loop holds only what is sequential
+Not here: parameters and equations (`cells/`), stacking and directions (`nn/network.py`).
+"""
+
+import math
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from rnnlab.engine.checks import check_beside, check_carry, check_lengths, check_sequence
+from rnnlab.engine.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, check_cell
+from rnnlab.engine.fused import fused
+from rnnlab.engine.plan import Plan, kept_bytes
+from rnnlab.engine.reference import reference
+from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
+from rnnlab.typing import Array, Carry, Float, Int, Shaped
+
+
+def unroll(
+    cell: FusableCell | StepCell,
+    x: Shaped[Array, "T B D"],
+    *,
+    lengths: Int[Array, " B"] | None = None,
+    reverse: bool = False,
+    initial_carry: Carry | None = None,
+    backend: Backend = "auto",
+    chunk: int | None = None,
+    unroll_steps: int = 1,
+    store: Store = "auto",
+    noise: tuple[Float[Array, "T B _"], ...] = (),
+    state_mask: Float[Array, "B H"] | None = None,
+    cotangent: Cotangent | None = None,
+    taps: Taps | None = None,
+    carries: list[jax.Array] | None = None,
+) -> tuple[Float[Array, "T B H"], Carry]:
+    """Runs a cell over a sequence.
+
+    Args:
+        cell: a `FusableCell` or a `StepCell`.
+        x: inputs [T, B, D]; integers and truth values are taken as numbers, without a gradient.
+        lengths: valid steps per row [B], 0 to T. Past its end a row keeps its carry, puts out zeros, and neither
+            values nor gradients (NaN included) leave its padding. The fused backend does not run the chunks past the
+            longest row, so that a batch costs what its longest row does.
+        reverse: from the last valid step of each row to the first; output t still belongs to input t.
+        initial_carry: a tuple of [B, H] arrays; the cell's zeros if not given. Gradients reach it.
+        backend: "reference", "fused", or "auto": fused where the cell allows it.
+        chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
+            It need not divide T.
+        unroll_steps: steps per iteration of the compiled loop.
+        store: fused only: what is kept for the backward pass, the rest being recomputed chunk by chunk. "gates":
+            the carries and what the derivatives of the gates need of every step, so that nothing is computed again;
+            "carries": the carries of every step; "ends": those at the chunks' ends, so that memory beside the outputs
+            grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
+        noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get
+            no gradient.
+        state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H]; it gets no gradient. Not for a
+            `StepCell`.
+        cotangent: what is done to the gradient at every step of the backward pass.
+        taps: zeros made by `make_taps`, to be differentiated with respect to.
+        carries: reference only: a list that gets each element of the carry after every step [T, B, H].
+
+    Returns:
+        h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
+
+    Raises:
+        TypeError: the cell is none, but a name, a class or a cell of another library.
+        ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" or a state_mask for a cell
+            without `gates`, or `carries` of the fused backend.
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least 1")
+    if store not in get_args(Store):
+        raise ValueError(f"unknown store {store!r}; known: {', '.join(get_args(Store))}")
+    if unroll_steps < 1:
+        raise ValueError(f"unroll_steps is {unroll_steps}; it must be at least 1")
+    check_cell(cell)
+    x = check_sequence(cell, x)
+    if lengths is not None:
+        lengths = check_lengths(lengths, x)
+    if initial_carry is not None:
+        initial_carry = check_carry(cell, initial_carry, x)
+    check_beside(cell, x, noise, state_mask, taps)
+    if state_mask is not None and not isinstance(cell, FusableCell):
+        raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
+    backend = resolve_backend(cell, backend)
+    if backend == "fused" and carries is not None:
+        raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
+
+    switches = _Switches(backend, reverse, chunk, unroll_steps, store)
+    arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
+    mesh = explicit_mesh((nnx.state(cell), arguments) if isinstance(cell, nnx.Module) else arguments)
+    if mesh is None:
+        h, last, every = _run(switches, cell, *arguments)
+    else:
+        h, last, every = _run_on(mesh, switches, cell, arguments)
+    if carries is not None:
+        carries += every
+    return h, last
+
+
+class _Switches(NamedTuple):
+    """What is static in an `unroll`; the meanings are its own."""
+
+    backend: Backend
+    reverse: bool
+    chunk: int | None
+    unroll_steps: int
+    store: Store
+
+
+def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple[Any, ...]) -> Any:
+    """`_run` where axes of a mesh are explicit: within, XLA places the arrays; what comes out lies where the rows of x
+    do."""
+    rows = jax.typeof(arguments[0]).sharding.spec[1]
+    graphdef, state = nnx.split(cell)
+
+    def run(state: Any, *arguments: Any) -> Any:
+        return _run(switches, nnx.merge(graphdef, state), *arguments)
+
+    count = len(jax.eval_shape(lambda: cell.initial_carry(1, jnp.float32)))
+    over_time, at_end = PartitionSpec(None, rows, None), PartitionSpec(rows, None)
+    every = (over_time,) * (count if switches.backend == "reference" else 0)
+    places = (over_time, (at_end,) * count, every)
+    return on_explicit_mesh(mesh, run, places, state, *arguments)
+
+
+def _run(
+    switches: _Switches,
+    cell: Any,
+    x: jax.Array,
+    lengths: jax.Array | None,
+    initial_carry: Carry | None,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
+    cotangent: Cotangent | None,
+    taps: Taps | None,
+) -> tuple[jax.Array, Carry, Carry]:
+    """`unroll` of arguments that fit: h, the last carry, and, of the reference backend, all carries."""
+    steps, batch = x.shape[:2]
+    backend, reverse, chunk, unroll_steps, store = switches
+    mask = None
+    if lengths is not None:
+        mask = jnp.arange(steps)[:, None] < lengths
+        x = jnp.where(mask[:, :, None], x, 0)  # Before the projection: 0 * NaN is NaN, in the backward pass too.
+    carry: Carry
+    if initial_carry is None:
+        carry = cell.initial_carry(batch, jax.eval_shape(cell.project, x[0]).dtype)
+    else:
+        carry = initial_carry
+    noise, state_mask = lax.stop_gradient((noise, state_mask))
+    every: Carry = ()
+    if backend == "reference":
+        every, last = reference(cell, carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
+        h = every[0]
+    else:
+        graphdef, params = nnx.split(cell)
+        kernel = cell.recurrent_matrix()
+        width = kernel.shape[1]
+        if chunk is None:
+            chunk = default_chunk(steps, batch, width, padded=lengths is not None)
+        plan = Plan(
+            graphdef,
+            min(chunk, steps),
+            reverse,
+            unroll_steps,
+            keep_carries=store != "ends",
+            keep_gates=store in ("auto", "gates"),
+            compute=cell.compute,
+        )
+        if store == "auto" and kept_bytes(plan, params, carry, x, noise) > _GATES_BYTES:
+            plan = plan._replace(keep_gates=False)
+        result: Any = fused(
+            plan, params, kernel, cell.recurrent_offset(), carry, x, lengths, noise, state_mask, cotangent, taps
+        )
+        h, last = result
+    if mask is not None:
+        h = jnp.where(mask[:, :, None], h, 0)
+    return h, last, every
+
+
+def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:
+    """The backend that `unroll` will use: "auto" is fused where the cell has `gates`."""
+    check_cell(cell)
+    if backend not in ("auto", "fused", "reference"):
+        raise ValueError(f"unknown backend {backend!r}; known: auto, fused, reference")
+    if isinstance(cell, FusableCell):
+        return "fused" if backend == "auto" else backend
+    if backend == "fused":
+        raise ValueError(
+            f"{type(cell).__name__} has no `gates` (its state meets more than one matrix in sequence), "
+            "so the fused backend cannot run it; use backend='reference' or 'auto'"
+        )
+    return "reference"
+
+
+def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> int:
+    """Chunk length for T, B (of one device) and gate width M, and whether rows may be shorter than T.
+
+    As long as what the backward pass computes again of a chunk, about four arrays [C, B, M], stays in a cache of 2 MiB,
+    and long enough that its C B rows pay for adding up the weights' gradients once a chunk; of such, one that divides
+    T.
+    On one core with the rows of one of two devices, store="gates" and "carries": LSTM, B=64 M=512: 298 to 303 ms a step
+    for chunks of 4 to 28, and 286 to 311 for 4 to 8; LSTM, B=8 M=400: 20.6 to 21.2 ms for 14 to 112. Between these no
+    rule is better than another; before gates were kept, 112 steps cost 16 % more than 8 (B=64) and 196 of a vanilla
+    network of 100 cost 40 % more than 112.
+    Of padded rows whole chunks are left out, so there are at least four, as long as half of those rows are in each.
+    """
+    longest = min(steps, max(_CACHED_ELEMENTS // (batch * width), math.ceil(_ROWS / batch), 8))
+    if padded:
+        longest = min(longest, max(math.ceil(steps / 4), math.ceil(_ROWS / (2 * batch)), 8))
+    for chunk in range(longest, longest // 2, -1):  # A remainder is compiled as a second pair of loops.
+        if steps % chunk == 0:
+            return chunk
+    return math.ceil(steps / math.ceil(steps / longest))
+
+
+_CACHED_ELEMENTS = 1 << 17
+_ROWS = 512
+_GATES_BYTES = 1 << 28

@@ -1,0 +1,65 @@
+"""Files written whole or not at all, and removed, with one line where that cannot be."""
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnlab.config.errors import ConfigError
+
+
+class Unwritable(ConfigError):
+    """A file cannot be written: the disk is full or read-only, or the folder is another user's."""
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = False) -> None:
+    """Writes a NumPy archive whole or not at all.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    content = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(content, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, and the folders above it.
+
+    Raises:
+        Unwritable: it cannot be written; nothing is left behind.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise unwritable(path, error) from None
+
+
+def remove(path: Path) -> None:
+    """Removes a file that is of something else, if there is one.
+
+    Raises:
+        Unwritable: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        pass  # Then there is none.
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> Unwritable:
+    """The line about a file that the system does not take."""
+    if isinstance(error, FileExistsError):  # Of mkdir, which takes a folder that is there.
+        return Unwritable(f"cannot write {path}: {path.parent} is no folder")
+    return Unwritable(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,391 @@
+"""What networks are made of: linear maps, recurrent layers with their dropout, attention over time.
+
+What happens in one step is a cell's (`cells/`), what happens over time the engine's (`recurrence/`), how layers are
+connected the network's (`nn/network.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnnlab.cells import CELLS, CellSpec
+from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, row_weights
+from rnnlab.cells.lstm import LSTM
+from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
+from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import build
+from rnnlab.engine import Backend, Cotangent, Store, Taps, resolve_backend, unroll
+from rnnlab.ops.initializers import InitializerSpec, as_initializer
+from rnnlab.ops.linear import ComputeType, affine
+from rnnlab.ops.random_streams import Training, number
+from rnnlab.typing import Array, Carry, Float, Int
+
+
+def recurrence_options(
+    *, backend: Backend = "auto", chunk: PositiveInt | None = None, unroll_steps: PositiveInt = 1, store: Store = "auto"
+) -> dict[str, Any]:
+    """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
+    return {"backend": backend, "chunk": chunk, "unroll_steps": unroll_steps, "store": store}
+
+
+def cotangent_options(
+    *,
+    scale: Positive | None = None,
+    cut_every: PositiveInt | None = None,
+    clip_value: Positive | None = None,
+    clip_norm: Positive | None = None,
+) -> dict[str, Any]:
+    """What is done to the gradient of each row at each time step inside the backward pass of every layer; the meanings
+    are those of `rnnlab.engine.Cotangent`."""
+    return {"scale": scale, "cut_every": cut_every, "clip_value": clip_value, "clip_norm": clip_norm}
+
+
+def dropout_options(
+    *,
+    input: Rate | None = None,
+    between: Rate | None = None,
+    output: Rate | None = None,
+    same_over_time: bool = False,
+    embedding: Rate | None = None,
+    state: Rate | None = None,
+    candidate: Rate | None = None,
+    zoneout: Rate | None = None,
+    zoneout_cell: Rate | None = None,
+    recurrent_kernel: Rate | None = None,
+) -> dict[str, Any]:
+    """Probabilities with which something is dropped in training; None: not in the program.
+
+    input, between, output: units of what enters the first layer, the others, and the readout (Zaremba et al., 2014),
+    anew at every step, or with same_over_time one mask a sequence (Gal and Ghahramani, 2016). embedding: whole words of
+    the table, for the batch (Gal and Ghahramani). state: units of h_{t-1} where it meets R, one mask a sequence (Gal
+    and Ghahramani). candidate: units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and
+    GRU). zoneout: units of h that keep their old value, zoneout_cell: those of c (Krueger et al., 2017).
+    recurrent_kernel: elements of R, for the batch (weight drop, Merity et al., 2018).
+    """
+    return {
+        "input": input,
+        "between": between,
+        "output": output,
+        "same_over_time": same_over_time,
+        "embedding": embedding,
+        "state": state,
+        "candidate": candidate,
+        "zoneout": zoneout,
+        "zoneout_cell": zoneout_cell,
+        "recurrent_kernel": recurrent_kernel,
+    }
+
+
+def normalization_options(
+    *,
+    cell: Literal["layer", "batch"] | None = None,
+    between: Literal["layer", "batch"] | None = None,
+    input: Literal["layer", "batch"] | None = None,
+    decay: Decay = 0.99,
+    steps: PositiveInt | None = None,
+) -> dict[str, Any]:
+    """cell: of x W and of h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20), "batch"
+    over the rows at each time step, and of the LSTM's c (Cooijmans et al., 2016; slow, on the reference backend).
+    between: of what enters every layer but the first. input: of what enters the first. decay: of the running mean and
+    variance of "batch". steps: for cell "batch", how many time steps have running statistics of their own; evaluation
+    takes the last ones for later steps."""
+    return {"cell": cell, "between": between, "input": input, "decay": decay, "steps": steps}
+
+
+RecurrenceSpec = Annotated[Mapping[str, Any], recurrence_options]
+CotangentSpec = Annotated[Mapping[str, Any], cotangent_options]
+DropoutSpec = Annotated[Mapping[str, Any], dropout_options]
+NormalizationSpec = Annotated[Mapping[str, Any], normalization_options]
+
+
+class Rates(nnx.Module):
+    """The numbers of a section that are set, as variables: none of them is a constant of the program."""
+
+    def __init__(self, **values: Any):
+        self.values = nnx.Dict({k: nnx.Variable(number(v)) for k, v in values.items() if v is not None})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def __getitem__(self, name: str) -> Float[Array, ""]:
+        return self.values[name][...]
+
+
+class Linear(nnx.Module):
+    """x W + b, W [D, O]."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: InitializerSpec = "glorot_uniform",
+        bias_init: InitializerSpec = "zeros",
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(as_initializer(kernel_init)(rngs.params(), (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
+        self.compute: ComputeType = "float32"
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
+        return affine(x, self.kernel[...], self.bias[...], self.compute)
+
+
+class RecurrentLayer(nnx.Module):
+    """One layer: a cell over time, or one cell in each direction with their outputs side by side."""
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        cell: CellSpec,
+        bidirectional: bool = False,
+        learned_carry: bool = False,
+        recurrence: RecurrenceSpec | None = None,
+        cotangent: CotangentSpec | None = None,
+        dropout: DropoutSpec | None = None,
+        normalization: NormalizationSpec | None = None,
+        name: str = "layer",
+        rngs: nnx.Rngs,
+    ):
+        """D, the cell's section, whether the initial carry is trained (zeros at initialisation), and the sections of
+        the same names; of dropout and normalization, what happens inside a layer. name: of its streams of random
+        numbers.
+
+        Raises:
+            ConfigError: something that this cell has no place for.
+        """
+        directions = 2 if bidirectional else 1
+        self.cells = nnx.List(
+            [build(CELLS, cell, "cell", in_features=in_features, rngs=rngs) for _ in range(directions)]
+        )
+        first: BaseCell = self.cells[0]
+        self.out_features = directions * first.features
+        options = recurrence_options(**(recurrence or {}))
+        self.options = tuple(options.items())  # Hashable, as what is static in a module should be.
+        normalize = normalization_options(**(normalization or {}))
+        self.backend: Backend = "reference"
+        """What runs the layer."""
+        if normalize["cell"] == "batch":
+            _check_batch_normalization(first, normalize["steps"], options["backend"], dropout or {})
+        else:
+            self.backend = resolve_backend(self.cells[0], options["backend"])
+        carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
+        self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
+        set_cotangent = {k: v for k, v in (cotangent or {}).items() if v is not None and k != "cut_every"}
+        self.cut_every = (cotangent or {}).get("cut_every")
+        self.cotangent = Rates(**set_cotangent) if set_cotangent else None
+        self.rates = Rates(**{k: v for k, v in (dropout or {}).items() if k in _INSIDE})
+        kind = type(first).__name__
+        for rate in ("state", "recurrent_kernel"):
+            if rate in self.rates and not isinstance(first, Cell):
+                raise ConfigError(f"model.dropout.{rate}: {kind} has no one recurrent matrix to apply it to; use gru")
+        if "candidate" in self.rates and not first.has_candidate:
+            raise ConfigError(
+                f"model.dropout.candidate: {kind} has no candidate; lstm and gru have, others take zoneout"
+            )
+        if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
+            raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
+        if normalize["cell"] is not None and not isinstance(first, Cell):
+            raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
+        width = len(first.gate_names) * first.features
+        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if normalize["cell"] == "layer" else None
+        norms = None
+        if normalize["cell"] == "batch":
+            steps, decay = normalize["steps"], normalize["decay"]
+            norms = nnx.List([RecurrentBatchNorm(each, steps, decay) for each in self.cells])
+        self.batch_norms = norms
+        self.name = name
+
+    def __call__(
+        self,
+        x: Float[Array, "T B D"],
+        lengths: Int[Array, " B"] | None = None,
+        taps: list[Taps] | None = None,
+        training: Training | None = None,
+        first: list[Carry] | None = None,
+        last: list[Carry] | None = None,
+    ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
+        """Outputs at every step, and the state after the last valid step (in reverse: after the first).
+
+        first: the carry that each direction begins with; its `initial_carry` if not given. last: a list that gets the
+        carry after each direction's last step.
+        """
+        if first is not None and len(first) != len(self.cells):
+            raise ValueError(f"first has {len(first)} carries; this layer has {len(self.cells)} directions")
+        outputs, states = [], []
+        for direction in range(len(self.cells)):
+            cell, noise, state_mask = self.modified(direction, x.shape[:2], training, lengths)
+            initial = self.initial_carry(direction, x.shape[1]) if first is None else first[direction]
+            norm = None if training is None or self.batch_norms is None else self.batch_norms[direction]
+            carries: list[jax.Array] | None = None if norm is None else []
+            h, carry = unroll(
+                cell,
+                x,
+                lengths=lengths,
+                reverse=direction == 1,
+                initial_carry=initial,
+                noise=noise,
+                state_mask=state_mask,
+                cotangent=self._cotangent(),
+                taps=None if taps is None else taps[direction],
+                carries=carries,
+                **dict(self.options),
+            )
+            if norm is not None and carries is not None:
+                carry0 = initial or cell.initial_carry(x.shape[1], h.dtype)
+                norm.remember(cell, x, carry0, tuple(carries), direction == 1, noise[-1])
+            outputs.append(h)
+            states.append(carry[0])
+            if last is not None:
+                last.append(carry)
+        if len(outputs) == 1:
+            return outputs[0], states[0]
+        return jnp.concatenate(outputs, -1), jnp.concatenate(states, -1)
+
+    def initial_carry(self, direction: int, batch: int) -> Carry | None:
+        """The trained one of a direction, for every row; None for the cell's own."""
+        if self.carries is None:
+            return None
+        return tuple(jnp.broadcast_to(row[...], (batch, *row.shape)) for row in self.carries[direction])
+
+    def first_carry(self, batch: int) -> list[Carry]:
+        """What each direction begins with, [B, H] each."""
+        found = []
+        for direction, cell in enumerate(self.cells):
+            learned = self.initial_carry(direction, batch)
+            own = cell.initial_carry(batch, cell.input_kernel[...].dtype)
+            found.append(own if learned is None else learned)
+        return found
+
+    def _cotangent(self) -> Cotangent | None:
+        if self.cotangent is None and self.cut_every is None:
+            return None
+        numbers = {} if self.cotangent is None else {name: self.cotangent[name] for name in self.cotangent.values}
+        cut = None if self.cut_every is None else jnp.int32(self.cut_every)
+        return Cotangent(**numbers, cut_every=cut)
+
+    def modified(
+        self,
+        direction: int,
+        shape: tuple[int, ...],
+        training: Training | None,
+        lengths: Int[Array, " B"] | None = None,
+    ) -> tuple[Any, tuple[jax.Array, ...], jax.Array | None]:
+        """The cell of a direction with all that is put around it, its noise, and its state mask. shape: (T, B)."""
+        steps = shape[0]
+        cell: BaseCell = self.cells[direction]
+        rates = self.rates
+        zoneout = tuple(i for i, rate in enumerate(("zoneout", "zoneout_cell")) if rate in rates)
+        noise, state_mask, kernel_mask = [], None, None
+        if training is not None:
+            prefix = f"{self.name}/{direction}"
+            if "state" in rates:
+                state_mask = training.mask(f"{prefix}/state", rates["state"], cell.features)
+            if "recurrent_kernel" in rates:
+                of_kernel = (cell.features, len(cell.gate_names) * cell.features)
+                kernel_mask = training.shared_mask(f"{prefix}/recurrent_kernel", rates["recurrent_kernel"], of_kernel)
+            if "candidate" in rates:
+                noise.append(training.mask(f"{prefix}/candidate", rates["candidate"], steps, cell.features))
+            for rate in (("zoneout", "zoneout_cell")[i] for i in zoneout):
+                mask = training.mask(f"{prefix}/{rate}", rates[rate], steps, cell.features)
+                noise.append((mask > 0).astype(jnp.float32))
+        else:
+            for rate in (("zoneout", "zoneout_cell")[i] for i in zoneout):
+                noise.append(jnp.full((*shape, 1), 1 - rates[rate]))
+        candidate = training is not None and "candidate" in rates
+        if self.batch_norms is not None and isinstance(cell, Cell):
+            weights = axis = None
+            last = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.float32)[:, None, None], (*shape, 1))
+            if training is not None:
+                axis = training.axis
+                last = weights = row_weights(shape[0], shape[1], lengths, axis, cell.bias[...].dtype)
+            around = BatchNormalizedCell(
+                cell,
+                self.batch_norms[direction],
+                weights=weights,
+                axis=axis,
+                state_mask=state_mask,
+                kernel_mask=kernel_mask,
+                candidate=candidate,
+                zoneout=zoneout,
+            )
+            return around, (*noise, last), None
+        if self.gains is None and kernel_mask is None and not noise:
+            return cell, (), state_mask
+        if not isinstance(cell, Cell):
+            return ModifiedStepCell(cell, candidate=candidate, zoneout=zoneout), tuple(noise), None
+        gains = None if self.gains is None else self.gains[direction]
+        around = ModifiedCell(cell, gains=gains, kernel_mask=kernel_mask, candidate=candidate, zoneout=zoneout)
+        return around, tuple(noise), state_mask
+
+
+def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: Mapping[str, Any]) -> None:
+    """Raises a ConfigError for what recurrent batch normalisation cannot be combined with."""
+    if steps is None:
+        raise ConfigError(
+            "model.normalization.steps: missing; cell='batch' keeps statistics of every time step, and this is how "
+            "many: as a rule the length of the task's longest sequence"
+        )
+    if backend == "fused":
+        raise ConfigError(
+            "model.recurrence.backend: 'fused' cannot run model.normalization.cell='batch', whose rows see each other; "
+            "use reference or auto"
+        )
+    if isinstance(cell, LSTM) and cell.cell_gain is not None:
+        raise ConfigError(
+            "model.cell.normalize_cell: model.normalization.cell='batch' normalises c already; set one of the two"
+        )
+    if dropout.get("zoneout_cell") is not None:
+        raise ConfigError(
+            "model.dropout.zoneout_cell: not with model.normalization.cell='batch', whose statistics of c are those "
+            "before zoneout; use zoneout"
+        )
+
+
+_INSIDE = ("state", "candidate", "zoneout", "zoneout_cell", "recurrent_kernel")
+"""The kinds of dropout that act inside a layer."""
+
+
+class Attention(nnx.Module):
+    """A mean of the hidden states of all steps, weighted by how well each fits the last state.
+
+    "dot": softmax over t of (s W_q) · (h_t W_k) / √A (Vaswani et al., 2017, eq. 1, one head);
+    "additive": softmax over t of vᵀ tanh(s W_q + h_t W_k) (Bahdanau et al., 2015, appendix A.1.2); A = H.
+    """
+
+    def __init__(self, features: int, kind: Literal["dot", "additive"], *, rngs: nnx.Rngs):
+        draw = as_initializer("glorot_uniform")
+        shape = (features, features)
+        self.kind = kind
+        self.query_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
+        self.key_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
+        additive = kind == "additive"
+        self.score_kernel = nnx.Param(draw(rngs.params(), (features, 1), jnp.float32)) if additive else None
+
+    def weights(
+        self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
+    ) -> Float[Array, "T B"]:
+        """Sums to 1 over the valid steps of each row; zero past its end."""
+        query, key_kernel = state @ self.query_kernel[...], self.key_kernel[...]
+        if self.score_kernel is None:
+            # As a product: jaxlib 0.10.2, which is no longer admitted, computed (q * h).sum(-1) with the softmax behind
+            # it wrongly for B = 500.
+            scores = jnp.einsum("tbh,bh->tb", h, query @ key_kernel.T) / jnp.sqrt(h.shape[-1])
+        else:
+            scores = (jnp.tanh(query + h @ key_kernel) @ self.score_kernel[...])[..., 0]
+        if lengths is None:
+            return jax.nn.softmax(scores, axis=0)
+        valid = jnp.arange(h.shape[0])[:, None] < lengths
+        return jax.nn.softmax(scores, axis=0, where=valid | (lengths == 0)) * valid
+
+    def __call__(
+        self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
+    ) -> Float[Array, "B H"]:
+        """Σ_t weight_t h_t."""
+        return jnp.einsum("tb,tbh->bh", self.weights(h, state, lengths), h)

@@ -1,0 +1,182 @@
+"""The readout over a large vocabulary: the words' vectors, candidates for a step's normaliser, the embedding.
+
+What a distribution's cross-entropy is and costs is in `nn/cross_entropy.py`; what is done with it is a task's.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.errors import ConfigError
+from rnnlab.nn.cross_entropy import Candidates, Distribution
+from rnnlab.nn.recurrent_layer import Linear
+from rnnlab.ops.initializers import InitializerSpec, as_initializer
+from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.random_streams import Training, named
+from rnnlab.parallel.sharding import explicit_mesh, filled, held_rows, on_explicit_mesh
+from rnnlab.typing import Array, Float, Int, PRNGKeyArray
+
+
+def softmax_options(
+    *,
+    chunk: PositiveInt | None = None,
+    samples: PositiveInt | None = None,
+    tied: bool = False,
+    projection: PositiveInt | None = None,
+    split: PositiveInt | None = None,
+) -> dict[str, Any]:
+    """The readout as a distribution over the task's vocabulary.
+
+    chunk: how many words' logits are held at a time; None: as many as are fast. samples: in training the normaliser is
+    estimated from that many words (`Candidates`); evaluation is exact always. tied: the words' vectors are those of the
+    embedding (Press and Wolf, 2017). projection: a linear layer of that width before the product with them (Sak et al.,
+    2014). split: how many devices share the words: each holds the vectors, biases and optimiser state of its part
+    alone (of the embedding too, if it is trained), and computes the logits of its words for the rows of all of them;
+    None: all CPUs of a process, since large gradients need then not be summed over them, and one of other devices.
+    """
+    return {"chunk": chunk, "samples": samples, "tied": tied, "projection": projection, "split": split}
+
+
+SoftmaxSpec = Annotated[Mapping[str, Any], softmax_options]
+
+
+def check_softmax(
+    options: Mapping[str, Any], width: int, words: int, vocabulary: int | None, embedding: int | None
+) -> None:
+    """Checks the section of a network whose readout sees `width` features and puts out `words`.
+
+    Raises:
+        ConfigError: a softmax over what is no vocabulary, or one that cannot be tied.
+    """
+    if words != vocabulary:
+        raise ConfigError("model.softmax: this task's answers are not words of its vocabulary; leave it None")
+    if not options["tied"]:
+        return
+    if embedding is None:
+        raise ConfigError("model.softmax.tied: needs model.embedding, the vectors that are shared")
+    if embedding != (options["projection"] or width):
+        raise ConfigError(
+            f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
+            f"{options['projection'] or width}; make them equal, or set model.softmax.projection to {embedding}"
+        )
+
+
+def parts_of_embedding(softmax: Mapping[str, Any] | None, trained: bool) -> int:
+    """How many devices share the embedding: those that share the words of the softmax, if it is trained.
+
+    Raises:
+        ConfigError: it is not, and tied.
+    """
+    options = softmax_options(**(softmax or {}))
+    parts = options["split"] or 1
+    if trained or parts == 1:
+        return parts
+    if options["tied"]:
+        raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
+    return 1
+
+
+def draw_candidates(key: PRNGKeyArray, samples: int, vocabulary: int) -> Candidates:
+    """Words with probability ln((k + 2) / (k + 1)) / ln(V + 1), the log-uniform (Zipfian) distribution of a vocabulary
+    that is sorted by frequency, most frequent first (Jozefowicz et al., 2016).
+
+    Words that would be expected more than once are taken for certain and once; the others are drawn, with replacement,
+    from the same distribution over what is left, one from each of equal strata of its probability. So
+    Σ exp(z) / expected count over the candidates has the mean Σ exp(z) over all words, and with `samples` of V or more
+    they are all words.
+    """
+    certain = _certain(samples, vocabulary)
+    words = jnp.arange(certain, dtype=jnp.int32)
+    drawn = samples - certain
+    if certain == vocabulary:
+        return Candidates(words, jnp.zeros(certain))
+    low, high = math.log1p(certain), math.log1p(vocabulary)
+    u = (jnp.arange(drawn) + jax.random.uniform(key, (drawn,))) / drawn
+    # Rounding may put a word next to its own place, at the ends outside.
+    tail = jnp.clip(jnp.exp(low + u * (high - low)).astype(jnp.int32) - 1, certain, vocabulary - 1)
+    log_counts = math.log(drawn / (high - low)) + jnp.log(jnp.log1p(1 / (tail + 1.0)))
+    return Candidates(jnp.concatenate([words, tail]), jnp.concatenate([jnp.zeros(certain), log_counts]))
+
+
+def _certain(samples: int, vocabulary: int) -> int:
+    """How many of the most frequent words are taken for certain: the fewest such that the next is expected at most
+    once among the words drawn."""
+    if samples >= vocabulary:
+        return vocabulary
+    k = np.arange(samples)
+    expected = (samples - k) * np.log1p(1 / (k + 1)) / (np.log1p(vocabulary) - np.log1p(k))
+    return int(np.argmax(expected <= 1))
+
+
+class Softmax(nnx.Module):
+    """What turns h into a `Distribution`: vectors of words unless they are the embedding's, biases, a projection."""
+
+    def __init__(
+        self,
+        in_features: int,
+        vocabulary: int,
+        *,
+        chunk: int | None = None,
+        samples: int | None = None,
+        tied: bool = False,
+        projection: int | None = None,
+        split: int | None = None,
+        kernel_init: InitializerSpec = "glorot_uniform",
+        bias_init: InitializerSpec = "zeros",
+        rngs: nnx.Rngs,
+    ):
+        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. Rows of zeros that are
+        no words fill up the vectors to a multiple of `split`, of None to none."""
+        project = None
+        if projection is not None:
+            project = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
+            in_features = projection
+        self.projection = project
+        self.features, self.vocabulary = in_features, vocabulary
+        self.chunk, self.samples = chunk, samples
+        # A word's vector is a row, so that gathering some of them reads memory in order.
+        table = None
+        if not tied:
+            drawn = as_initializer(kernel_init)(rngs.params(), (in_features, vocabulary), jnp.float32)
+            table = nnx.Param(filled(drawn.T, split or 1))
+        self.word_kernel = table
+        bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
+        self.bias = nnx.Param(filled(bias, split or 1))
+        self.compute: ComputeType = "float32"
+        self.axis_name: str | None = None
+        """Set where this device has a part of the words."""
+
+    def __call__(
+        self, h: Float[Array, "*TB O"], embedding: Float[Array, "V P"] | None = None, training: Training | None = None
+    ) -> Distribution:
+        """embedding: the words' vectors, where they are tied."""
+        kernel = embedding if self.word_kernel is None else self.word_kernel[...]
+        assert kernel is not None
+        candidates = None
+        if training is not None and self.samples is not None and self.samples < self.vocabulary:
+            candidates = draw_candidates(named(training.key, "softmax"), self.samples, self.vocabulary)
+        h = h if self.projection is None else self.projection(h)
+        bias = self.bias[...]
+        vocabulary = None if bias.shape[0] == self.vocabulary else self.vocabulary
+        return Distribution(h, kernel, bias, candidates, vocabulary, self.chunk, self.compute, self.axis_name)
+
+
+def embed(table: Float[Array, "V E"], words: Int[Array, "*TB"], axis_name: str | None = None) -> Float[Array, "*TB E"]:
+    """The words' vectors. Where the table is split over `axis_name`, each device has words of its own, all of them as
+    many, and the gradient of its part of the table is that of the words of all."""
+    if axis_name is None:
+        mesh = explicit_mesh((table, words))
+        if mesh is None:
+            return table[words]
+        place = PartitionSpec(*jax.typeof(words).sharding.spec, None)
+        return on_explicit_mesh(mesh, lambda table, words: table[words], place, table, words)
+    place, here = held_rows(lax.all_gather(words, axis_name), table.shape[0], axis_name)
+    return lax.psum_scatter(jnp.where(here[..., None], table[place], 0), axis_name)

@@ -1,0 +1,125 @@
+"""How weights are drawn: name -> factory -> (key, shape, dtype) -> array.
+
+A matrix has shape [fan_in, fan_out]. Cells draw every gate's block by itself (`rnnlab.cells.base`), so nothing here
+knows about gates. Scales may be traced arrays: a sweep over gains is one compiled program.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers as jax_initializers
+
+from rnnlab.config.bounds import NonNegative
+from rnnlab.config.schema import build
+from rnnlab.typing import Initializer
+
+
+def zeros() -> Initializer:
+    """All zeros."""
+    return lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype)
+
+
+def constant(value: float = 0.0) -> Initializer:
+    """All equal to value."""
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
+
+
+def uniform(scale: NonNegative = 0.01) -> Initializer:
+    """U[-scale, scale]; the default is the naive choice that vanishes."""
+    return lambda key, shape, dtype=jnp.float32: scale * jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+
+
+def normal(stddev: NonNegative = 0.01) -> Initializer:
+    """N(0, stddev²)."""
+    return lambda key, shape, dtype=jnp.float32: stddev * jax.random.normal(key, shape, dtype)
+
+
+def _variance_scaling(scale: float, mode: Any, distribution: Any, gain: NonNegative, joint_fan: bool) -> Initializer:
+    unit = jax_initializers.variance_scaling(scale, mode, distribution)
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return gain * unit(key, shape, dtype)
+
+    return _JointFan(draw) if joint_fan else draw
+
+
+class _JointFan:
+    """Marks an initialiser whose fan-in counts input and hidden units together (see `draw_block`)."""
+
+    def __init__(self, draw: Initializer):
+        self.draw = draw
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return self.draw(key, shape, dtype)
+
+
+def draw_block(
+    init: Initializer, key: jax.Array, shape: tuple[int, int], joint_fan_in: int, dtype: Any = jnp.float32
+) -> jax.Array:
+    """One gate's block [fan_in, H]; with `joint_fan` it is cut from a draw of [D + H, H], whose fan-in is D + H."""
+    if isinstance(init, _JointFan):
+        return init(key, (joint_fan_in, shape[1]), dtype)[: shape[0]]
+    return init(key, shape, dtype)
+
+
+def glorot_uniform(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+    """U[±gain √(6 / (fan_in + fan_out))] (Glorot and Bengio, 2010, eq. 16).
+
+    joint_fan: on a recurrent layer, take fan_in = D + H for the input and the recurrent kernel alike.
+    """
+    return _variance_scaling(1.0, "fan_avg", "uniform", gain, joint_fan)
+
+
+def glorot_normal(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+    """N(0, gain² · 2 / (fan_in + fan_out)) (Glorot and Bengio, 2010, eq. 12); joint_fan as in `glorot_uniform`."""
+    return _variance_scaling(1.0, "fan_avg", "normal", gain, joint_fan)
+
+
+def he_uniform(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+    """U[±gain √(6 / fan_in)] (He et al., 2015, eq. 10); joint_fan as in `glorot_uniform`."""
+    return _variance_scaling(2.0, "fan_in", "uniform", gain, joint_fan)
+
+
+def he_normal(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+    """N(0, gain² · 2 / fan_in) (He et al., 2015, eq. 10); joint_fan as in `glorot_uniform`."""
+    return _variance_scaling(2.0, "fan_in", "normal", gain, joint_fan)
+
+
+def orthogonal(gain: NonNegative = 1.0) -> Initializer:
+    """gain times a (semi-)orthogonal matrix, uniform over them (Saxe et al., 2014): every singular value is gain."""
+    unit = jax_initializers.orthogonal()
+    return lambda key, shape, dtype=jnp.float32: gain * unit(key, shape, dtype)
+
+
+def identity(scale: float = 1.0) -> Initializer:
+    """scale · I (Le, Jaitly and Hinton, 2015: 1 for the IRNN, 0.01 for speech); ones on the diagonal if not square."""
+    return lambda key, shape, dtype=jnp.float32: scale * jnp.eye(*shape, dtype=dtype)
+
+
+INITIALIZERS: dict[str, Callable[..., Initializer]] = {
+    "zeros": zeros,
+    "constant": constant,
+    "uniform": uniform,
+    "naive_uniform": functools.partial(uniform, scale=0.01),
+    "normal": normal,
+    "small_normal": functools.partial(normal, stddev=1e-3),
+    "large_normal": functools.partial(normal, stddev=1.0),
+    "glorot_uniform": glorot_uniform,
+    "glorot_normal": glorot_normal,
+    "he_uniform": he_uniform,
+    "he_normal": he_normal,
+    "orthogonal": orthogonal,
+    "identity": identity,
+    "scaled_identity": functools.partial(identity, scale=0.01),
+}
+
+InitializerSpec = Annotated[str | Mapping[str, Any] | Initializer, INITIALIZERS]
+"""A name in `INITIALIZERS`, a section with that name and its parameters, or the function itself."""
+
+
+def as_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
+    """What an `InitializerSpec` stands for."""
+    return spec if callable(spec) else build(INITIALIZERS, spec, "initialiser")

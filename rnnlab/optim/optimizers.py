@@ -1,0 +1,324 @@
+"""From the config's optimizer section to an optax chain: clip, precondition, decay, scale by the schedule.
+
+All numbers may be traced arrays, so the chain is rebuilt inside the compiled step and a sweep over its numbers compiles
+once. The order is fixed: clip by value, by layer, by unit (adaptive), by global norm; gradient noise; optimiser;
+decoupled weight decay; learning rate; max-norm of the weights that result. Schedules are in `optim/schedules.py`.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnnlab.config.bounds import Decay, NonNegative, NonNegativeInt, Positive
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import build, fields_of, find
+from rnnlab.ops.safe_norms import global_norm, unit_norms
+from rnnlab.optim.schedules import ScheduleSpec, make_schedule
+from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
+from rnnlab.typing import PRNGKeyArray, PyTree
+
+# --- optimisers ------------------------------------------------------------------------------------------------------
+
+
+def sgd(momentum: Decay | None = None, nesterov: bool = False) -> optax.GradientTransformation:
+    """Stochastic gradient descent; momentum as v ← momentum v + g (Sutskever et al., 2013, with the rate outside)."""
+    if momentum is None:
+        if nesterov:
+            raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
+        return optax.identity()
+    return optax.trace(momentum, nesterov)  # pyright: ignore[reportArgumentType]
+
+
+def rmsprop(decay: Decay = 0.9, eps: Positive = 1e-8, momentum: Decay | None = None) -> optax.GradientTransformation:
+    """g / √(running mean of g² + eps) (Tieleman and Hinton, 2012)."""
+    scale = optax.scale_by_rms(decay=decay, eps=eps)
+    return scale if momentum is None else optax.chain(scale, optax.trace(momentum))  # pyright: ignore
+
+
+def adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, 2015, algorithm 1); with weight_decay above 0 it is AdamW."""
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)  # pyright: ignore[reportArgumentType]
+
+
+def adamw(
+    b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8, weight_decay: NonNegative = 0.01
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, times the learning rate (Loshchilov and Hutter, 2019, algorithm 2)."""
+    return optax.chain(adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, mask=decayed))
+
+
+def adagrad(initial_accumulator: NonNegative = 0.1, eps: Positive = 1e-7) -> optax.GradientTransformation:
+    """g / √(initial_accumulator + Σ g² + eps), the sum over all steps so far (Duchi et al., 2011)."""
+    return optax.scale_by_rss(initial_accumulator, eps)
+
+
+def adafactor(
+    decay_exponent: Positive = 0.8,
+    clip_update: Positive | None = 1.0,
+    scale_by_parameter: bool = True,
+    eps: Positive = 1e-30,
+) -> optax.GradientTransformation:
+    """g / √v with v, the running mean of g² + eps, held as a vector of rows and one of columns where a parameter has
+    two axes of 128 or more, at decay 1 - t^-decay_exponent (Shazeer and Stern, 2018, algorithm 4); no momentum.
+
+    clip_update: bound on the root mean square of each parameter's update. scale_by_parameter: the learning rate is
+    relative to the root mean square of the parameter, at least 10⁻³.
+    """
+    chain: list[Any] = [optax.scale_by_factored_rms(decay_rate=decay_exponent, epsilon=eps)]
+    if clip_update is not None:
+        chain.append(optax.clip_by_block_rms(clip_update))
+    if scale_by_parameter:
+        chain.append(optax.scale_by_param_block_rms())
+    return optax.chain(*chain)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "adamw": adamw,
+    "adagrad": adagrad,
+    "adafactor": adafactor,
+}
+
+
+def common_options(
+    *,
+    learning_rate: Positive,
+    clip_norm: Positive | None = None,
+    clip_value: Positive | None = None,
+    clip_layer_norm: Positive | None = None,
+    clip_adaptive: Positive | None = None,
+    gradient_noise: Positive | None = None,
+    gradient_noise_decay: NonNegative = 0.55,
+    weight_decay: NonNegative | None = None,
+    max_norm: Positive | None = None,
+    schedule: ScheduleSpec = "constant",
+    warmup_steps: NonNegativeInt = 0,
+) -> dict[str, Any]:
+    """The fields that every optimiser has, unless it declares one of the same name itself. None switches clipping,
+    noise, decay and max-norm off."""
+    return {
+        "learning_rate": learning_rate,
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "clip_layer_norm": clip_layer_norm,
+        "clip_adaptive": clip_adaptive,
+        "gradient_noise": gradient_noise,
+        "gradient_noise_decay": gradient_noise_decay,
+        "weight_decay": weight_decay,
+        "max_norm": max_norm,
+        "schedule": schedule,
+        "warmup_steps": warmup_steps,
+    }
+
+
+OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
+
+
+def make_optimizer(
+    section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT
+) -> optax.GradientTransformationExtraArgs:
+    """The chain of a resolved section whose numbers may be traced.
+
+    `update(gradients, state, params, key=key, rate_scale=scale)`: key is the step's own, for gradient noise, rate_scale
+    the factor of the schedule "plateau"; without these both may be left out.
+
+    Args:
+        section: name, the fields of `common_options`, and the optimiser's own.
+        run_steps: length of the run, for schedules that span it.
+        split: which parameters are this device's part.
+
+    Raises:
+        ConfigError: parameters are split, and the optimiser needs them whole.
+    """
+    if split and section["name"] == "adafactor":
+        raise ConfigError(
+            "optimizer: adafactor has means over all words, which model.softmax.split leaves on no device; known with "
+            f"it: {', '.join(name for name in sorted(OPTIMIZERS) if name != 'adafactor')}"
+        )
+    own = dict(section)
+    factory, _ = find(OPTIMIZERS, section, "optimizer")
+    common = fields_of(common_options).keys() - fields_of(factory).keys()
+    options = common_options(**{key: own.pop(key) for key in list(own) if key in common})
+    chain: list[Any] = [*make_clipping(options, split)]
+    if options["gradient_noise"] is not None:
+        chain.append(add_noise(options["gradient_noise"], options["gradient_noise_decay"], split))
+    chain.append(build(OPTIMIZERS, own, "optimizer"))
+    if options["weight_decay"] is not None:
+        chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
+    schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
+    chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
+    if waits_for_plateau(section):
+        chain.append(scale_by_rate_scale())
+    if options["max_norm"] is not None:
+        chain.append(bound_unit_norms(options["max_norm"]))
+    return optax.chain(*chain)
+
+
+def make_clipping(section: Mapping[str, Any], split: SplitLeaves = UNSPLIT) -> list[optax.GradientTransformation]:
+    """What a section clips by, in the order of the chain; none of them keeps a state."""
+    options = {name: section.get(name) for name in ("clip_value", "clip_layer_norm", "clip_adaptive", "clip_norm")}
+    table = {
+        "clip_value": optax.clip,
+        "clip_layer_norm": functools.partial(clip_by_layer_norm, split=split),
+        "clip_adaptive": functools.partial(clip_by_unit_ratio, split=split),
+        "clip_norm": functools.partial(clip_by_global_norm, split=split),
+    }
+    return [table[name](bound) for name, bound in options.items() if bound is not None]
+
+
+def clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
+    """The gradients after all that a section clips by."""
+    for clip in make_clipping(section, split):
+        gradients, _ = clip.update(gradients, optax.EmptyState(), params)
+    return gradients
+
+
+def was_clipped(
+    section: Mapping[str, Any], gradients: PyTree, params: PyTree, norm: jax.Array, split: SplitLeaves = UNSPLIT
+) -> jax.Array | None:
+    """Whether that changes them; None where a section clips nothing. norm: their global norm."""
+    clippings = len(make_clipping(section))
+    if not clippings:
+        return None
+    if clippings == 1 and section.get("clip_norm") is not None:
+        return norm > section["clip_norm"]  # `clip_by_global_norm`'s own rule: the gradients need not be read again.
+    pairs = zip(*map(jax.tree.leaves, (gradients, clipped(section, gradients, params, split))), strict=True)
+    changed = jnp.any(jnp.stack([jnp.any(before != after) for before, after in pairs]))
+    return split.largest(changed.astype(jnp.int32)) > 0 if split else changed
+
+
+def waits_for_plateau(section: Mapping[str, Any]) -> bool:
+    """Whether an optimizer section has the schedule "plateau", whose factor is `rate_scale`."""
+    schedule = section.get("schedule")
+    return "plateau" in (schedule, schedule.get("name") if isinstance(schedule, Mapping) else None)
+
+
+def scale_by_rate_scale() -> optax.GradientTransformationExtraArgs:
+    """Updates times the extra argument `rate_scale`, a scalar."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(lambda u: (u * extra["rate_scale"]).astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def decayed(params: PyTree) -> PyTree:
+    """True for the leaves that weight decay and max-norm touch: kernels, not biases, carries or embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
+
+
+# --- what stands in the chain beside the optimiser -------------------------------------------------------------------
+
+
+def clip_by_global_norm(max_norm: float | jax.Array, split: SplitLeaves = UNSPLIT) -> optax.GradientTransformation:
+    """Scales the whole gradient to norm max_norm where its norm is larger (Pascanu et al., 2013, algorithm 1)."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        norm = global_norm(updates, split)
+        scale = jnp.where(norm > max_norm, max_norm / norm, 1.0)
+        return jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clip_by_layer_norm(max_norm: float | jax.Array, split: SplitLeaves = UNSPLIT) -> optax.GradientTransformation:
+    """`clip_by_global_norm` for each layer by itself: an explosion in one leaves the gradient of the others as it is.
+
+    A layer is all that stands below one module of the network: `layers.0` (both directions and learned carries),
+    `readout`, `embedding`.
+    """
+    clip = clip_by_global_norm(max_norm, split)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        clipped = updates
+        for layer in dict.fromkeys(layer_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)):
+            inside = lambda path, layer=layer: layer_of(path) == layer  # noqa: E731
+            own = jax.tree_util.tree_map_with_path(lambda path, g, i=inside: g if i(path) else None, updates)
+            own, _ = clip.update(own, optax.EmptyState())
+            clipped = jax.tree.map(lambda all, own: all if own is None else own, clipped, own)
+        return clipped, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def layer_of(path: tuple) -> tuple:
+    """The part of a leaf's path that names its layer: ("layers", 0) or ("readout",)."""
+    keys = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
+    return keys[:2] if len(keys) > 2 and isinstance(keys[1], int) else keys[:1]
+
+
+def clip_by_unit_ratio(
+    ratio: float | jax.Array, eps: float = 1e-3, split: SplitLeaves = UNSPLIT
+) -> optax.GradientTransformation:
+    """Scales each unit's gradient to ratio times the norm of its weights, at least eps, where it is larger (adaptive
+    gradient clipping: Brock et al., 2021, eq. 3).
+
+    A unit's weights are a column of a kernel, a word's in a softmax a row; a bias is clipped as a whole, as in the
+    authors' code.
+    `optax.adaptive_grad_clip` is this too, but takes a kernel of one row as a whole, and its squares overflow: a
+    gradient of 1e20 would become 0.
+    """
+
+    def clip(path: tuple, g: jax.Array, p: jax.Array) -> jax.Array:
+        norm, of_weights = (_norms_of_units(path, a, split) for a in (g, p))
+        bound = ratio * jnp.maximum(of_weights, eps)
+        return (g * jnp.where(norm > bound, bound / norm, 1.0)).astype(g.dtype)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return jax.tree_util.tree_map_with_path(clip, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def add_noise(
+    eta: float | jax.Array, decay: float | jax.Array, split: SplitLeaves = UNSPLIT
+) -> optax.GradientTransformationExtraArgs:
+    """g + N(0, eta / (1 + t)^decay) at step t, from 0 (Neelakantan et al., 2015, eq. 1).
+
+    Drawn from the `key` that `update` is given; `optax.add_noise` has a key of its own, fixed when it is made.
+    """
+
+    def init(params: PyTree) -> PyTree:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))  # Nothing but the count of updates.
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, key: PRNGKeyArray, **others: Any
+    ) -> tuple[PyTree, PyTree]:
+        deviation = jnp.sqrt(eta / (1.0 + state.count) ** decay)
+        noise = optax.tree.random_like(key, split.unfilled(updates), sampler=jax.random.normal)
+        noise = split.own(split.filled(noise))
+        noisy = jax.tree.map(lambda g, n: (g + deviation * n).astype(g.dtype), updates, noise)
+        return noisy, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformation:
+    """Last in the chain: after the update the incoming weights of each unit of each kernel are scaled to max_norm where
+    their norm is larger (Srivastava et al., 2014, section 5.1).
+
+    A gate's input kernel and recurrent kernel are bounded each by itself, up to rounding.
+    """
+
+    def bound(path: tuple, u: jax.Array, p: jax.Array, kernel: bool) -> jax.Array:
+        if not kernel:
+            return u
+        norm = _norms_of_units(path, p + u)
+        return jnp.where(norm > max_norm, (p + u) * (max_norm / norm) - p, u).astype(u.dtype)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return jax.tree_util.tree_map_with_path(bound, updates, params, decayed(params)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _norms_of_units(path: tuple, leaf: jax.Array, split: SplitLeaves = UNSPLIT) -> jax.Array:
+    """`unit_norms`; of the softmax, whose `word_kernel` has a unit's weights in a row, of rows."""
+    by_row = bool(path) and getattr(path[-1], "key", None) == "word_kernel"
+    return unit_norms(leaf.T).T if by_row else unit_norms(leaf, split if path in split else UNSPLIT)

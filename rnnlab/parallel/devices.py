@@ -1,0 +1,198 @@
+"""Which devices a run uses: the mesh, the host's cores as devices, and the allocator.
+
+One process uses all of a CPU: XLA runs the small products of a recurrent step on one core, so the batch is split over
+one CPU device per core instead.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import platform
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from threadpoolctl import threadpool_limits
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.parallel import processes
+from rnnlab.parallel.sharding import ALL_AXES, DATA_AXIS, MODEL_AXIS
+from rnnlab.typing import PyTree
+
+BATCHES = PartitionSpec(None, ALL_AXES)
+"""How arrays [step, row of the batch, ...] lie on the devices."""
+
+
+def tune_host(batch_size: int, devices: int | None = None) -> None:
+    """Sets up the host for one run; must come before the first use of JAX's devices, and does nothing after it.
+
+    Makes as many CPU devices as divide the batch, at most one per core (or `devices`), each of several processes its
+    share of both, and keeps freed buffers in the
+    process: with glibc's defaults every step returns them to the operating system, and the page faults cost up to half
+    of a large step (a plain-scan LSTM step, T=784 B=128 H=128: 937 ms against 399). The number of malloc's arenas stays
+    as it is: with one for all, devices wait for each other at every small product (vanilla, T=784 B=16 H=100: 9.7 ms a
+    step against 6.9). The library behind `jnp.linalg` on a CPU, OpenBLAS, gets one thread: its own wait for each other
+    in a loop, beside one device per core (singular values of four [100, 100] kernels: 1.5 ms against 11).
+    """
+    sharing = processes.processes()
+    count = max(1, devices // sharing) if devices else largest_divisor(max(1, batch_size // sharing), own_cores())
+    with contextlib.suppress(RuntimeError):  # The devices are made already: a notebook, or a second run in one process.
+        jax.config.update("jax_num_cpu_devices", count)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    importlib.import_module("scipy.linalg.cython_lapack")  # JAX loads it when it is needed; its threads are set now.
+    threadpool_limits(1, user_api="blas")
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Turns whatever comes of devices that cannot be made, such as JAX_PLATFORMS=cuda where there is no GPU, into a
+    ConfigError; JAX has several exceptions for it, some of them without a word."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        reason = _why_no_devices(error)
+        if reason is None:
+            raise
+        platforms = jax.config.values["jax_platforms"]
+        asked = f"JAX_PLATFORMS={platforms}" if platforms else "JAX"
+        raise ConfigError(
+            f"{asked}: no such device can be used here{reason and f' ({reason})'}; unset JAX_PLATFORMS, or name "
+            "another, such as cpu"
+        ) from None
+
+
+def _why_no_devices(error: Exception) -> str | None:
+    """What JAX says of devices that it cannot make, if that is behind an error; None where there are devices."""
+    if processes.processes() == 1:
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError) as again:
+            error = again
+        else:
+            return None
+    elif "initialize backend" not in str(error):  # To ask again would be to wait for the others.
+        return None
+    return " ".join(str(error).split())[:200]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+
+
+_LINUX = hasattr(os, "sched_getaffinity")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def own_cores() -> int:
+    """How many of them are left to it where the others of the run are on the same machine."""
+    return max(1, cores() // processes.processes_here())
+
+
+def idle_cores(batch_size: int, devices: int) -> str | None:
+    """What to say of a batch that leaves cores of this machine idle; None where all are used, or none can be.
+
+    devices: how many CPU devices of this process the batch is split over.
+    """
+    count, sharing = own_cores(), processes.processes()
+    if devices >= count:
+        return None
+    whole = count * sharing
+    sizes = [size for size in (batch_size // whole * whole, -(-batch_size // whole) * whole) if size]
+    listed = " or ".join(map(str, dict.fromkeys(sizes)))
+    return f"batch_size {batch_size} is split over {devices} of {count} cores; {listed} would use them all"
+
+
+def largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n that does not exceed limit."""
+    return max(d for d in range(1, min(n, max(1, limit)) + 1) if n % d == 0)
+
+
+def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1) -> Mesh:
+    """A mesh with the axes `DATA_AXIS` and `MODEL_AXIS`. The batch is split over both.
+
+    Args:
+        batch_size: of the whole run.
+        devices: how many to use; None for the largest number at hand that divides the batch, and that `split` divides.
+        split: how many of them share the words of a softmax: the length of `MODEL_AXIS`; None: all CPUs of one process
+            (a step of T·B = 700, P = 200, V = 33 278 took 312 ms on two, and 374 where each had all words), else one.
+
+    Raises:
+        ConfigError: no devices, more than there are, or a number that does not divide the batch or is not divisible by
+            `split`.
+    """
+    with failures():
+        available = jax.devices()
+    sharing = processes.processes()
+    all_share = split is None and available[0].platform == "cpu" and sharing == 1
+    split = split or 1
+    if split > (devices or len(available)):
+        what = f"{len(available)} at hand ({available[0].platform})" if devices is None else f"devices={devices}"
+        raise ConfigError(f"model.softmax.split: {split} devices asked for, {what}")
+    if devices is None:
+        if batch_size % split:
+            raise ConfigError(f"batch_size {batch_size} is not divisible by the {split} devices of model.softmax.split")
+        counts = range(split, len(available) + 1, split)
+        devices = max((d for d in counts if batch_size % d == 0 and d % sharing == 0), default=split * sharing)
+    if devices > len(available):
+        raise ConfigError(f"devices: {devices} asked for, {len(available)} at hand ({available[0].platform})")
+    if devices % split:
+        raise ConfigError(f"devices: {devices} is not divisible by model.softmax.split={split}")
+    if devices % sharing:
+        raise ConfigError(f"devices: {devices} asked for, not as many in each of {sharing} processes")
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        sizes = ", ".join(str(s) for s in (below, below + devices) if s)
+        counts = ", ".join(str(d) for d in range(1, len(available) + 1) if batch_size % d == 0)
+        raise ConfigError(
+            f"batch_size {batch_size} is not divisible by {devices} devices; "
+            f"sizes that are: {sizes}; device counts that divide it: {counts}"
+        )
+    if sharing > 1:
+        each = devices // sharing
+        owned = [[d for d in available if d.process_index == process][:each] for process in range(sharing)]
+        if short := [process for process, found in enumerate(owned) if len(found) < each]:
+            raise ConfigError(f"devices: {each} in each process asked for, process {short[0]} has fewer")
+        available = [device for found in owned for device in found]
+    grid = np.asarray(available[:devices]).reshape(-1, devices if all_share else split)
+    return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_compute(mesh: Mesh, dtype: str) -> None:
+    """Tries a product of this type.
+
+    Raises:
+        ConfigError: the devices cannot.
+    """
+    device = mesh.local_devices[0]
+    try:
+        with jax.default_device(device):
+            ones = jnp.ones((8, 8), dtype)
+            jax.block_until_ready(jnp.matmul(ones, ones, preferred_element_type=jnp.float32))
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ConfigError(
+            f"model.compute: {device.platform} cannot multiply in {dtype} ({reason}); float32 works"
+        ) from error
+
+
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The tree on every device of the mesh, whole; each of several processes has the whole of it."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if processes.processes() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
+
+
+def describe(mesh: Mesh) -> str:
+    """For people: "2 × cpu", "8 × NVIDIA H100 in 2 processes"."""
+    first = mesh.devices.flat[0]
+    kind = first.device_kind
+    shared = f" in {processes.processes()} processes" if processes.processes() > 1 else ""
+    return f"{mesh.devices.size} × {kind}{shared}"

@@ -1,0 +1,223 @@
+"""Configs: read from a file, changed by the command line, resolved against the code's signatures, compared.
+
+A resolved config has every field of the run, of its declared type; it dies in `training/loop.py`.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from rnnlab.config.bounds import NonNegative, NonNegativeInt, OneOf, PositiveInt
+from rnnlab.config.errors import ConfigError, UnknownField, unknown
+from rnnlab.config.overrides import field_paths, fields_named, literal, set_paths, to_dict
+from rnnlab.config.schema import fields_of, resolve, subsection
+from rnnlab.diagnostics import DIAGNOSTICS
+from rnnlab.nn.network import ModelSpec
+from rnnlab.optim.averaging import AveragingSpec
+from rnnlab.optim.optimizers import OptimizerSpec, common_options
+from rnnlab.optim.penalties import PenaltySpec
+from rnnlab.tasks import AugmentationSpec, TaskSpec
+
+
+def early_stopping_options(
+    *, metric: str = "loss", patience: PositiveInt | None = None, min_change: NonNegative = 0.0
+) -> dict[str, Any]:
+    """Which validation metric is watched (smaller is better for a loss or an error, larger for an accuracy or share),
+    and after how many evaluations without an improvement by more than min_change the run stops (None: never). The best
+    checkpoint is that of its best value, by however little."""
+    return {"metric": metric, "patience": patience, "min_change": min_change}
+
+
+EarlyStoppingSpec = Annotated[Mapping[str, Any], early_stopping_options]
+
+
+def curriculum_options(
+    *,
+    field: str,
+    values: tuple[int | float, ...],
+    steps: tuple[PositiveInt, ...] | None = None,
+    metric: str | None = None,
+    threshold: float | None = None,
+    at_most: PositiveInt | None = None,
+) -> dict[str, Any]:
+    """A number of the task that is raised in stages (Bengio et al., 2009). The task's own value is the last stage.
+
+    field: its name in the task's section. values: the stages before the last. steps: the step at which each next stage
+    begins, one for each of values; or metric and threshold: it begins at the first evaluation of the stage (every
+    eval_every steps) in which this validation metric reaches the threshold from the worse side, and after at_most steps
+    of the stage if that comes first (None: never).
+    """
+    return {
+        "field": field,
+        "values": values,
+        "steps": steps,
+        "metric": metric,
+        "threshold": threshold,
+        "at_most": at_most,
+    }
+
+
+CurriculumSpec = Annotated[Mapping[str, Any], curriculum_options]
+
+
+def flight_recorder_options(*, steps: PositiveInt = 10, at_most: PositiveInt = 3) -> dict[str, Any]:
+    """A recording of each spike, a gradient of more than 10 times the usual norm, and of a loss or gradient that is not
+    finite, with the `steps` updates before it; spikes so close together count as one. The last
+    at_most recordings are kept; `python -m rnnlab.diagnose --workdir=… --replay` looks at them."""
+    return {"steps": steps, "at_most": at_most}
+
+
+FlightRecorderSpec = Annotated[Mapping[str, Any], flight_recorder_options]
+DiagnosticName = Annotated[str, OneOf("diagnostic", tuple(DIAGNOSTICS))]
+
+
+def _run_fields(
+    *,
+    task: TaskSpec,
+    model: ModelSpec,
+    optimizer: OptimizerSpec,
+    penalties: PenaltySpec = {},  # noqa: B006  (never changed)
+    averaging: AveragingSpec | None = None,
+    early_stopping: EarlyStoppingSpec = {},  # noqa: B006
+    augmentation: AugmentationSpec = {},  # noqa: B006
+    curriculum: CurriculumSpec | None = None,
+    diagnostics: tuple[DiagnosticName, ...] = (),
+    diagnostics_every: PositiveInt = 100,
+    flight_recorder: FlightRecorderSpec | None = None,
+    steps: PositiveInt,
+    batch_size: PositiveInt = 16,
+    seed: NonNegativeInt = 0,
+    log_every: PositiveInt = 100,
+    eval_every: PositiveInt = 1000,
+    eval_batch_size: PositiveInt = 500,
+    checkpoint_every: PositiveInt = 1000,
+    devices: PositiveInt | None = None,
+) -> None:
+    """The fields of a run.
+
+    diagnostics: what is measured of a training step, every diagnostics_every steps. steps: updates of
+    the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every, diagnostics_every: in
+    steps. devices: how many to split the batch over; None takes the most that divide it.
+    """
+
+
+def apply_overrides(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The config as a plain dict with `{"task.length": "400"}` set as `set_fields` does; values are Python literals,
+    else strings."""
+    return set_fields(config, {path: literal(text) for path, text in overrides.items()})
+
+
+def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with values that are no texts; see `config.overrides.set_paths`."""
+    return set_paths(config, overrides, _KEPT_BY_NAME)
+
+
+_KEPT_BY_NAME = {
+    "model.cell": ("features",),
+    "optimizer": tuple(fields_of(common_options)),
+}
+"""Fields that mean the same under every name of a section, so a new name keeps them."""
+
+
+def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every field present and checked; the same again for one that is resolved already.
+
+    Raises:
+        ConfigError: anything wrong with it, in one line that says where.
+    """
+    try:
+        resolved = resolve(_run_fields, to_dict(config), "")
+    except UnknownField as error:
+        if paths := fields_named(error.name, _paths_without(config, error)):
+            raise ConfigError(
+                f"unknown field {error.path + error.name!r}; did you mean {' or '.join(paths)}?"
+            ) from None
+        raise
+    optimizer = resolved["optimizer"]
+    if optimizer.get("nesterov") and optimizer["momentum"] is None:
+        raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
+    if resolved["model"]["normalization"]["cell"] == "batch" and resolved["batch_size"] == 1:
+        raise ConfigError("batch_size: 1 row has no variance; model.normalization.cell='batch' needs at least 2")
+    if resolved["curriculum"] is not None:
+        resolved["curriculum"] |= {"values": _stage_values(resolved)}
+    return resolved
+
+
+def _paths_without(config: ConfigDict | Mapping[str, Any], error: UnknownField) -> list[str]:
+    """The paths of all fields of a config without one that is unknown; none where it has more mistakes."""
+    rest = section = to_dict(config)
+    for part in error.path.split(".")[:-1]:
+        section = section[part]
+    del section[error.name]
+    try:
+        return field_paths(resolve_config(rest))
+    except ConfigError:
+        return []
+
+
+def task_stages(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The task's section in every stage of the curriculum of a resolved config; without one, the one section."""
+    curriculum, task = config["curriculum"], config["task"]
+    earlier = [] if curriculum is None else [task | {curriculum["field"]: value} for value in curriculum["values"]]
+    return [*earlier, task]
+
+
+def _stage_values(config: Mapping[str, Any]) -> tuple[int | float, ...]:
+    """The curriculum's values in the type of the task's field, after all checks that need no task."""
+    curriculum, task = config["curriculum"], config["task"]
+    field, values, steps = curriculum["field"], curriculum["values"], curriculum["steps"]
+    known = sorted(k for k, v in task.items() if isinstance(v, int | float) and not isinstance(v, bool))
+    if field not in task:
+        raise ConfigError(f"curriculum.field: {unknown('field', field, known, 'task.')}")
+    if field not in known:
+        numbers = ", ".join(f"task.{name}" for name in known)
+        raise ConfigError(f"curriculum.field: task.{field} is {task[field]!r}, which is no number; numbers: {numbers}")
+    if not values:
+        raise ConfigError(f"curriculum.values: empty; it lists the stages before the last (task.{field}={task[field]})")
+    if (steps is None) == (curriculum["metric"] is None):
+        raise ConfigError("curriculum: needs either steps or metric and threshold, and not both")
+    if (curriculum["metric"] is None) != (curriculum["threshold"] is None):
+        raise ConfigError("curriculum.threshold: goes with curriculum.metric, each needs the other")
+    if steps is not None:
+        if curriculum["at_most"] is not None:
+            raise ConfigError("curriculum.at_most: goes with curriculum.metric; curriculum.steps says all by itself")
+        if len(steps) != len(values):
+            raise ConfigError(
+                f"curriculum.steps: {len(steps)} steps for {len(values)} values; each value needs the step at which "
+                "the next stage begins"
+            )
+        if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+            raise ConfigError(f"curriculum.steps: {steps} do not ascend")
+    checked = []
+    for number, section in enumerate(task_stages(config)[:-1], 1):
+        try:
+            checked.append(resolve(_run_fields, {**config, "task": section}, "")["task"][field])
+        except ConfigError as error:
+            raise ConfigError(f"curriculum.values: stage {number}: {error}") from None
+    for number, (value, following) in enumerate(itertools.pairwise([*checked, task[field]]), 1):
+        if value == following:
+            last = f" (the last stage is task.{field} itself)" if number == len(checked) else ""
+            raise ConfigError(f"curriculum.values: stages {number} and {number + 1} are both {value}{last}")
+    return tuple(checked)
+
+
+def render(config: Mapping[str, Any]) -> str:
+    """The override flag of every field of a resolved config with its value, a line each, for --help; of a section that
+    is off, its fields too."""
+    return "\n".join(_flags(config, _run_fields, ""))
+
+
+def _flags(section: Mapping[str, Any], factory: Callable[..., Any] | None, path: str) -> list[str]:
+    """factory: the function whose parameters are the section's fields; None where its name says which."""
+    hints = {} if factory is None else fields_of(factory)
+    lines = []
+    for key, value in section.items():
+        inner = subsection(hints[key].hint) if key in hints else None
+        if isinstance(value, Mapping):
+            lines += _flags(value, inner, f"{path}{key}.")
+        else:
+            off = f" (a section: {', '.join(fields_of(inner))})" if value is None and inner is not None else ""
+            lines.append(f"  --config.{path}{key}={value}{off}")
+    return lines

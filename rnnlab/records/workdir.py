@@ -1,0 +1,291 @@
+"""What a run leaves behind, and who may write there: config.json, summary.json and the folder itself."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.overrides import differences, to_json
+from rnnlab.files import Unwritable, as_typed, check_objects, damaged, interpreting, is_number, read_json, write_bytes
+from rnnlab.files.locks import GRACE, claimed, holder
+from rnnlab.files.output import complain
+from rnnlab.parallel.memory import OutOfMemory
+from rnnlab.records.run_config import resolve_config
+
+DONE = ("finished", "stopped_early", "diverged", "pruned")
+"""The statuses of a run that is over: the same command does not start it again."""
+LOCK = "run.lock"
+SUMMARY_AGAIN = "remove it, and the run's command writes it again"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@contextlib.contextmanager
+def held(workdir: Path, lock: str = LOCK) -> Iterator[None]:
+    """This process alone writes to the folder, which is made, from here to the end of the block; one that is made and
+    stays empty is removed. Where the file system has no locks, one warning says so.
+
+    Args:
+        lock: the name of the lock file; of a folder that several processes may train in, but one at a time report.
+
+    Raises:
+        ConfigError: another process writes there, or nobody can.
+    """
+    made = not workdir.exists()
+    with contextlib.ExitStack() as stack:
+        if made:
+            stack.callback(_remove_if_empty, workdir)
+        who = None if lock != LOCK else _holder_of_group(workdir)
+        if who is None and not stack.enter_context(claimed(workdir / lock, patience=GRACE)):
+            who = holder(workdir / lock) or "another process"
+        if who is not None:
+            raise ConfigError(f"{workdir} is in use: {who} writes there; wait for its end, or take another folder")
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def trainer_of(workdir: Path) -> str | None:
+    """Who trains in a run's folder, for people; None where nobody does. Commands that read a run write nothing to it
+    meanwhile."""
+    return holder(workdir / LOCK) or _holder_of_group(workdir)
+
+
+def check_idle(workdir: Path) -> None:
+    """Raises Unwritable where a run is in progress."""
+    if (trainer := trainer_of(workdir)) is not None:
+        raise Unwritable(f"nothing is written to {workdir}: {trainer} trains there")
+
+
+def _holder_of_group(workdir: Path) -> str | None:
+    """Of a sweep's run: who trains the replicas that it is one of."""
+    run = workdir.absolute()
+    sweep = run.parent.parent
+    if run.parent.name != "runs" or not (sweep / "sweep.json").is_file():
+        return None
+    try:
+        groups = read_json(sweep / "sweep.json", "", {"groups": {}})["groups"]
+        check_objects(sweep / "sweep.json", groups.values(), {"runs": list}, "", "groups")
+    except ConfigError:
+        return None
+    names = [name for name, group in groups.items() if run.name in group["runs"]]
+    return next(filter(None, (holder(sweep / "groups" / name / GROUP_LOCK) for name in names)), None)
+
+
+GROUP_LOCK = "group.lock"
+"""In SWEEP/groups/NAME: who trains its runs."""
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """summary.json of a run's folder; None where there is none. One that is damaged counts as none, so that the run
+    makes it again, and a line on stderr says so, once."""
+    path = workdir / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        return read_json(path, SUMMARY_AGAIN, {"status": str})
+    except ConfigError as error:
+        if path not in _complained:
+            _complained.add(path)
+            complain(f"warning: {error}")
+        return None
+
+
+_complained: set[Path] = set()
+
+
+def is_done(workdir: Path) -> bool:
+    """Whether the run of a folder is over."""
+    summary = read_summary(workdir)
+    return summary is not None and summary["status"] in DONE
+
+
+@contextlib.contextmanager
+def unless_too_large(workdir: Path) -> Iterator[None]:
+    """What a run has begun in its folder goes again where it turns out that the run does not fit into memory, unless a
+    checkpoint is there: the next try has another config."""
+    existed = workdir.exists()
+    before = _entries(workdir)
+    try:
+        yield
+    except OutOfMemory:
+        with contextlib.suppress(OSError):
+            if not any(path.name.isdigit() for path in _entries(workdir / "checkpoints")):
+                for path in _entries(workdir) - before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                if not existed:
+                    workdir.rmdir()
+        raise
+
+
+def _entries(folder: Path) -> set[Path]:
+    """What is in a folder; nothing where it is none, or cannot be read."""
+    try:
+        return set(folder.iterdir())
+    except OSError:
+        return set()
+
+
+def open_workdir(
+    workdir: Path, config: Mapping[str, Any], words: Sequence[str] | None = None, first: bool = True
+) -> None:
+    """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
+    ones there say the same.
+
+    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax. Of several
+    processes the first one writes, and the others check after it.
+
+    Raises:
+        ConfigError: the folder holds a run of another config or vocabulary, a longer one that is over, or cannot be
+            written.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        check_config(workdir, config)
+        check_words(workdir, words)
+    elif not first:
+        raise ConfigError(f"--workdir: {workdir} has to be a folder that all processes share: not each has {path.name}")
+    if not first:
+        return
+    write_file(path, to_json(config))
+    if words is not None:
+        write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")
+
+
+def planned_steps(workdir: Path, steps: int) -> int:
+    """How long the run in a workdir was to be when it was last trained; `steps` where there is none."""
+    return read_config(workdir).get("steps", steps) if (workdir / "config.json").exists() else steps
+
+
+def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Checks that the run in a workdir is one of this resolved config, which may ask for more steps.
+
+    Raises:
+        ConfigError: it is another, or is over and longer.
+    """
+    old = read_config(workdir)
+    changed = [line for line in differences(old, config) if line.split(":")[0] not in _MAY_DIFFER]
+    if changed:
+        raise ConfigError(
+            f"{workdir} holds a run of another config ({'; '.join(changed)}); "
+            "take another --workdir, or remove this one"
+        )
+    if config["steps"] < old["steps"] and is_done(workdir):
+        raise ConfigError(
+            f"steps: {config['steps']} is fewer than the {old['steps']} of the run in {workdir}, which is over; it can "
+            "only be made longer"
+        )
+
+
+_MAY_DIFFER = ("steps", "model.softmax.split")
+
+
+def check_words(workdir: Path, words: Sequence[str] | None) -> None:
+    """Checks that the words of a task are those that the run in a workdir was trained with.
+
+    A token means nothing else: with another vocabulary of the same size a network would read and answer nonsense.
+
+    Raises:
+        ConfigError: they are others, or vocabulary.json is damaged.
+    """
+    path = workdir / "vocabulary.json"
+    if words is None or not path.exists():
+        return
+    now = _fingerprint(words)
+    then = read_json(path, "restore it; it says which words the run was trained with", {"hash": str, "size": int})
+    if then["hash"] != now["hash"]:
+        raise ConfigError(
+            f"{workdir} was trained with another vocabulary, of {then['size']} words; the data give one of "
+            f"{now['size']}: its text, or the vocabulary file, has changed since"
+        )
+
+
+def _fingerprint(words: Sequence[str]) -> dict[str, Any]:
+    """What vocabulary.json holds: the number of words, and a hash of them in their order."""
+    return {"size": len(words), "hash": hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()}
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    write_bytes(path, as_typed(text).encode())
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The resolved config of a run. A field that is newer than the run has its default.
+
+    Raises:
+        ConfigError: there is none, it is no JSON, or a field or value in it exists no more.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json")
+    found = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
+    with interpreting(path, "restore it"):
+        try:
+            return resolve_config(found)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, damaged or of a run of another version of rnnlab: {error}") from None
+
+
+def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON has lists where a resolved config has tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
+
+
+def read_gradient_flow(workdir: Path) -> dict[str, dict[str, list[Any]]]:
+    """gradient_flow.json of a run that is over: ‖∂L/∂h_t‖ of every layer, "untrained" and "trained".
+
+    Raises:
+        ConfigError: it is not there, or damaged.
+    """
+    path, remedy = workdir / "gradient_flow.json", "remove it and summary.json, and the run's command makes both again"
+    flow = read_json(path, remedy, {"untrained": {}, "trained": {}})
+    for when, layers in flow.items():
+        for layer, norms in layers.items() if isinstance(layers, dict) else [("", None)]:
+            if not isinstance(norms, list) or not norms or not all(is_number(norm) for norm in norms):
+                raise damaged(path, f"holds no list of numbers as '{when}.{layer}'", remedy)
+    return flow
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def source_hashes() -> dict[str, str]:
+    """{"training/loop.py": a hash, …} of every file of the package's code."""
+    package = Path(__file__).parents[1]
+    return {
+        str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the source tree that runs, with "+" behind it if files differ from it; None outside of git."""
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", here, *words]
+        found = subprocess.run(command, capture_output=True, check=True, encoding="utf-8", errors="replace")
+        return found.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

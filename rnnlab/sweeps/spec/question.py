@@ -1,0 +1,99 @@
+"""What a report or a search asks for, checked: the metric and its direction, the baseline, the names of axes."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.overrides import literal
+from rnnlab.sweeps.spec.space import Setting
+from rnnlab.sweeps.statistics import number, same
+from rnnlab.tasks import TASKS
+
+
+def check_metric(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Checks that a metric is a column of numbers.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    sections = ("final.", "best.validation.", "best.test.", "stability.")
+    known = [
+        column
+        for column in rows[0]
+        if (column.startswith(sections) or column in ("steps", "seconds", "steps_per_second"))
+        and any(number(row[column]) is not None for row in rows)
+    ]
+    if metric not in known:
+        raise ConfigError(f"--metric: {unknown('metric', metric, known)}")
+
+
+def watched_metric(settings: Sequence[Setting], where: str) -> str:
+    """The metric that early stopping watches in all runs.
+
+    Raises:
+        ConfigError: it is not one; where: what says so.
+    """
+    first = settings[0]
+    for setting in settings:
+        found = [each.config["early_stopping"]["metric"] for each in (first, setting)]
+        if found[0] != found[1]:
+            raise ConfigError(
+                f"{where}: early_stopping.metric of runs {first.name} and {setting.name} is {found[0]} and {found[1]}"
+            )
+    return first.config["early_stopping"]["metric"]
+
+
+def larger_is_better() -> set[str]:
+    """The metrics of any task of which more is better."""
+    return {"steps_per_second"}.union(*(getattr(task, "larger_is_better", ()) for task in TASKS.values()))
+
+
+def shares() -> set[str]:
+    """The metrics of any task that lie between 0 and 1."""
+    return {"clipped"}.union(*(getattr(task, "shares", ()) for task in TASKS.values()))
+
+
+def read_baseline(
+    sweep: Mapping[str, Any], given: str | None, axes: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """{axis: value} that the user or the sweep's file names; empty for none.
+
+    Args:
+        sweep: what sweep.json says.
+        given: "axis=value" or several with commas between them; None for the file's.
+        axes: paths without the seed.
+        rows: with their `axes`.
+
+    Raises:
+        ConfigError: no such axis, or no run with such a value.
+    """
+    if given is None:
+        named = (sweep.get("sweep") or {}).get("baseline") or {}
+        return {k: json.dumps(v) if isinstance(v, Mapping | list) else v for k, v in named.items() if k in axes}
+    found = {}
+    for part in re.split(r",(?=[\w.]+=)", given):
+        path, equals, text = part.partition("=")
+        if not equals:
+            raise ConfigError(f"--baseline: {part!r} is no axis=value, as in model.cell=lstm")
+        if path not in axes:
+            raise ConfigError(f"--baseline: {unknown('axis', path, axes)}")
+        values = list({repr(row["axes"].get(path)): row["axes"].get(path) for row in rows}.values())
+        matching = [v for v in values if same(v, literal(text)) or same(v, text)]
+        if not matching:
+            raise ConfigError(f"--baseline: {unknown('value', text, map(str, values), f'{path}=')}")
+        found[path] = matching[0]
+    return found
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Path -> the shortest end of it, in whole fields, that is no other path's: "model.cell.features" -> "features",
+    "optimizer.name" -> itself."""
+    found = {}
+    for path in paths:
+        fields = path.split(".")
+        ends = [".".join(fields[-n:]) for n in range(1 + (fields[-1] == "name"), len(fields) + 1)]
+        others = [other for other in paths if other != path]
+        found[path] = next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), path)
+    return found

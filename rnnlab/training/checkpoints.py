@@ -1,0 +1,399 @@
+"""Checkpoints of a run, through Orbax: written in the background, the last two and the best kept.
+
+The only importer of orbax. A checkpoint is a step directory in `WORKDIR/checkpoints` that appears whole or not at all.
+A workdir to hand on has `parameters.npz` in its place: what evaluation needs of the best one.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+from orbax.checkpoint import v1 as ocp
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.files import check_fields, interpreting, read_arrays, read_json, write_arrays
+from rnnlab.files.checksums import altered, checksums
+from rnnlab.parallel import processes
+from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
+from rnnlab.training.state import TrainState
+from rnnlab.typing import PyTree
+
+# Orbax counts with it, for a log that nobody reads, the bytes of every save, and tensorstore 0.1.86 never frees what it
+# answers: 20 of the 42 KB that a saved checkpoint of 40 arrays cost for good. What is left is tensorstore's too: Orbax
+# asks for `KvStore.Spec.to_json` of every array, which keeps 0.5 KB each.
+tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
+
+_training: Any = ocp.training  # Its types are narrower than what it takes.
+_policies = _training.preservation_policies
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    step: int
+    state: PyTree
+    host: dict[str, Any]
+    """What the host remembers beside the state: JSON."""
+
+
+class SavedCheckpoints:
+    """The checkpoints that lie in a folder, to be read: nothing is written, and what a run writes there is left alone.
+
+    Args:
+        directory: WORKDIR/checkpoints.
+    """
+
+    def __init__(self, directory: Path):
+        # Orbax tells through absl's log of every save and of every file that it looks for; its errors are raised.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.directory = directory
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if _STEP.fullmatch(path.name))
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the best score, None if none has one."""
+        scored = [(rank, -step) for step in self.steps() if (rank := self._rank(step)) is not None]
+        return -max(scored)[1] if scored else None
+
+    def _rank(self, step: int) -> Any:
+        """What `_rank` says of a checkpoint; None where it has no score.
+
+        Raises:
+            ConfigError: its file is damaged.
+        """
+        path = self.directory / str(step) / "metrics" / "metrics"
+        remedy = f"remove {self.directory / str(step)}, or name another step"
+        try:
+            metrics = read_json(path, remedy) if path.exists() else None
+        except ConfigError:
+            if not path.exists():  # It was removed meanwhile.
+                return None
+            raise
+        if not metrics:
+            return None
+        check_fields(path, metrics, {"score": float}, remedy)
+        with interpreting(path, remedy):
+            return int(metrics.get("stage", 0)), float(metrics["score"])
+
+    def restore(
+        self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
+    ) -> Restored:
+        """The checkpoint of a step, placed as the arrays of `like` are; that, or a function of what the host remembered
+        that returns it. words: leaves whose rows past their number of words may be more or fewer, since another
+        `model.softmax.split` fills them up otherwise.
+
+        Raises:
+            ConfigError: it is not there, cannot be read, or holds another tree.
+        """
+        if step not in (steps := self.steps()):
+            there = ", ".join(map(str, steps)) or "none"
+            raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {there}")
+        with _readable_name(self.directory.absolute()) as folder, _others_silent():
+            try:
+                return self._restored(folder / str(step), step, like, words)
+            except (ConfigError, MemoryError):
+                raise
+            except Exception:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
+                pass
+            gc.collect()  # After the handler, whose frames hold Orbax's tasks.
+        own = self.directory / str(step)
+        closed = [path for path in (own, *own.rglob("*")) if not os.access(path, os.R_OK)]
+        why = f"{closed[0]}: permission denied" if closed else "a file in it is missing or damaged"
+        others = ", ".join(str(each) for each in steps if each != step)
+        others = f"other checkpoints are of step {others}" if others else "there is no other checkpoint"
+        raise ConfigError(f"checkpoint {step} in {self.directory} cannot be read: {why}; {others}")
+
+    def _restored(self, path: Path, step: int, like: PyTree | Callable[..., PyTree], words: SplitLeaves) -> Restored:
+        metadata: Any = ocp.metadata(str(path))
+        found, host = metadata.metadata, dict(metadata.custom_metadata or {})
+        if not host:
+            raise ValueError("what the host remembered is lost")
+        kept = host.pop(_CHECKSUMS, None)
+        if kept is not None and altered(kept, {}, host):
+            raise ValueError("what the host remembered is not what it was")
+        like = like(host) if callable(like) else like
+        wanted = _flat(like)
+        missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+        if missing or extra:
+            lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
+            raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
+        shapes = {name: tuple(found[name].shape) for name in wanted}
+        others = [name for name in wanted if shapes[name] != wanted[name].shape]
+        refilled = {name for name, leaf in _paths(like).items() if leaf in words}
+        for name in others:
+            old, new = shapes[name], wanted[name].shape
+            if name not in refilled or old[1:] != new[1:] or min(old[0], new[0]) < words.words:
+                raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
+        options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
+        with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
+            flat = ocp.load(str(path), wanted)
+        if kept is not None:
+            cast = [name for name in wanted if found[name].dtype != wanted[name].dtype]
+            if names := altered(kept, {name: flat[name] for name in wanted}, host, [*others, *cast]):
+                raise ValueError(f"{names[0]} is not what it was")
+        # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
+        leaves = [jnp.copy(flat[name]) for name in wanted]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
+
+
+class Checkpoints(SavedCheckpoints):
+    """The checkpoints of a run that writes them; one process at a time, or the processes of one run.
+
+    Args:
+        directory: WORKDIR/checkpoints; what a killed run left half written there is removed.
+        say: where a line for the user goes.
+    """
+
+    def __init__(self, directory: Path, say: Callable[[str], None] = print):
+        super().__init__(directory)
+        self.say = say
+        best = _policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+        directory.mkdir(parents=True, exist_ok=True)
+        for step in self.steps():
+            self._rank(step)  # Orbax reads all scores, and has no line for one that is damaged.
+        self._stack = contextlib.ExitStack()
+        self._checkpointer = _training.Checkpointer(
+            self._stack.enter_context(_readable_name(directory.absolute())),
+            preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(2), best]),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    def save(
+        self, step: int, state: PyTree, host: Mapping[str, Any], score: float | None = None, stage: int = 0
+    ) -> None:
+        """Starts writing a checkpoint; the run goes on meanwhile.
+
+        Args:
+            step: its number.
+            state: a pytree of arrays; copied first, so its buffers may be donated to the next step.
+            host: JSON that belongs to it.
+            score: what "best" compares, larger is better; None where nothing was evaluated.
+            stage: of the curriculum; any score of a later stage is better than all of an earlier one.
+
+        Raises:
+            OSError: the previous checkpoint could not be written.
+        """
+        self.wait()
+        if step in self.steps():
+            self._checkpointer.delete(step)
+        flat = _flat(jax.tree.map(jnp.copy, state))
+        self._pending = self._checkpointer.save_async(
+            step,
+            flat,
+            metrics=None if score is None else {"score": score, "stage": stage},
+            custom_metadata={**host, _CHECKSUMS: checksums(flat, host)},
+        )
+
+    def wait(self) -> None:
+        """Until the checkpoint under way is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                pending.result()
+            except OSError:
+                raise
+            except Exception as error:  # Orbax wraps what the disk said in errors of its own and of tensorstore's.
+                raise OSError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}") from error
+            processes.barrier("checkpoint")  # Process 0 gives it its name: none may look before.
+
+    def restore_latest(
+        self, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
+    ) -> Restored | None:
+        """The last checkpoint that can be read; None if there is none.
+
+        One that cannot be read (cut short by a full disk, say) is removed, and the one before it is taken. like: as of
+        `restore`.
+
+        Raises:
+            ConfigError: there are checkpoints, and none can be read.
+        """
+        broken = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self.restore(step, like, words)
+            except ConfigError as error:
+                broken.append(step)
+                self.say(f"{error}; falling back to the checkpoint before it")
+                continue
+            for unreadable in broken:
+                self._checkpointer.delete(unreadable)
+            return restored
+        if broken:
+            raise ConfigError(
+                f"{self.directory}: none of the checkpoints {', '.join(map(str, sorted(broken)))} can be read; "
+                "remove the folder to start again"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits, and frees what Orbax holds; of several processes all have to call it."""
+        self.wait()
+        self._checkpointer.close()
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _others_silent() -> Iterator[None]:
+    """Nothing but the caller says what went wrong: Orbax's tasks, of which each reads a file, report on their own, too,
+    as they are collected."""
+    logger = logging.getLogger("asyncio")
+    level, hook = logger.level, sys.unraisablehook
+    logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _readable_name(directory: Path) -> Iterator[Path]:
+    """The folder under a name that Orbax can use, through a link elsewhere where its own is none.
+
+    Orbax looks for its files with glob, which takes * ? [ in the names of the folders above for wildcards; tensorstore
+    takes \\ for / and wants UTF-8.
+
+    Raises:
+        ConfigError: the run has several processes, which need the same name.
+    """
+    name = str(directory)
+    if not re.search(r"[*?\[\\\ud800-\udfff]", name):
+        yield directory
+        return
+    if processes.processes() > 1:
+        raise ConfigError(
+            f"--workdir: {directory.parent}: a run in several processes takes no name with * ? [ or \\ in it, nor one "
+            "that is not UTF-8"
+        )
+    with tempfile.TemporaryDirectory(prefix="rnnlab-", ignore_cleanup_errors=True) as folder:
+        link = Path(folder, "checkpoints")
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+_CHECKSUMS = "checksums"
+"""The place of `checksums` in what Orbax keeps for the host."""
+_STEP = re.compile("[0-9]+")
+"""The name of a whole checkpoint's folder; of one that is being written it has a suffix."""
+
+
+def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
+    """The checkpoint of a run that a user names: "best" (the last where none has a score), "last", or a step; that of
+    `export_parameters` where it is all that a workdir has.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    if (workdir / PARAMETERS).exists() and not (workdir / "checkpoints").is_dir():
+        return _import_parameters(workdir / PARAMETERS, which, like)
+    if not (workdir / "checkpoints").is_dir():
+        raise ConfigError(f"{workdir} has no checkpoint yet")
+    saved = SavedCheckpoints(workdir / "checkpoints")
+    for attempt in range(_ATTEMPTS):
+        step = _chosen_step(saved, workdir, which)
+        try:
+            return saved.restore(step, like, words)
+        except ConfigError:
+            # A run in progress removes old checkpoints, and makes new ones.
+            if which.isdigit() or step in saved.steps() or attempt + 1 == _ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+_ATTEMPTS = 5
+
+
+def _chosen_step(saved: SavedCheckpoints, workdir: Path, which: str) -> int:
+    steps = saved.steps()
+    if not steps:
+        raise ConfigError(f"{workdir} has no checkpoint yet")
+    if which == "best":
+        best = saved.best_step()
+        return steps[-1] if best is None else best
+    if which == "last":
+        return steps[-1]
+    if which.isdigit():
+        return int(which)
+    raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
+
+
+PARAMETERS = "parameters.npz"
+
+
+def export_parameters(restored: Restored, path: Path) -> None:
+    """Writes what evaluation needs of a checkpoint to one NumPy archive, as float32 a few bytes more than they are: the
+    parameters that it uses under their paths ("params/layers/0/cells/0/bias"), the buffers, the step, and as JSON what
+    the host remembered."""
+    state: TrainState = restored.state
+    arrays = {name: np.asarray(leaf) for name, leaf in _flat(_exported(state)).items()}
+    write_arrays(path, {"step": restored.step, "host": json.dumps(restored.host), **arrays})
+
+
+def _exported(state: TrainState) -> dict[str, PyTree]:
+    return {"params": state.evaluated, "buffers": state.buffers}
+
+
+def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
+    """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
+    remedy = "restore it: nothing else has these parameters"
+    found = read_arrays(path, remedy, ["step", "host"])
+    with interpreting(path, remedy):
+        step, host = int(found.pop("step")), dict(json.loads(str(found.pop("host"))))
+    if which not in ("best", "last", str(step)):
+        raise ConfigError(f"--checkpoint: {path} holds that of step {step} alone, not {which}")
+    tree = _exported(like)
+    wanted = _flat(tree)
+    others = sorted({*wanted} ^ {*found}) or [n for n, leaf in wanted.items() if found[n].shape != leaf.shape]
+    if others:
+        raise ConfigError(f"{path} is of another network: {', '.join(others)}")
+    leaves = [jax.device_put(found[name].astype(leaf.dtype), leaf.sharding) for name, leaf in wanted.items()]
+    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    average = None if like.average is None else tree["params"]
+    return Restored(step, dataclasses.replace(like, **tree, average=average), host)
+
+
+def _rank(metrics: Mapping[str, Any]) -> Any:
+    """What is larger for the better checkpoint."""
+    return metrics.get("stage", 0), metrics["score"]
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+    """{"params/layers/0/cells/0/bias": leaf}; empty nodes vanish."""
+    return dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def _paths(tree: PyTree) -> dict[str, tuple]:
+    """The names of its leaves as `_flat` has them, and their paths."""
+    return {"/".join(map(_part, path)): path for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _part(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

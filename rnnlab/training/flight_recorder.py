@@ -1,0 +1,172 @@
+"""The flight recorder: what a run did in the steps before its gradient spiked, or was no number any more.
+
+A recording is a folder WORKDIR/recordings/STEP. What is found in it, and what would have held the gradient, is in
+`training/replay.py`.
+"""
+
+import collections
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.diagnostics.diagnosis import plain_arrays
+from rnnlab.diagnostics.flight import flight
+from rnnlab.files import check_fields, damaged, is_number, read_json
+from rnnlab.parallel import devices, processes
+from rnnlab.records.workdir import write_file
+from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.setup import Run
+from rnnlab.training.state import TrainState
+
+
+class FlightRecorder:
+    """Keeps what it takes to make the last steps of a run once more; does nothing if its section is off.
+
+    Args:
+        run: whose config says what is recorded.
+        workdir: of the run.
+
+    Raises:
+        ConfigError: it is on, and the run has several processes.
+    """
+
+    def __init__(self, run: Run, workdir: Path):
+        self.run, self.folder = run, workdir / "recordings"
+        self.section = run.config["flight_recorder"]
+        self._kept: collections.deque[tuple[int, TrainState]] = collections.deque()
+        self._observers: dict[int, Any] = {}
+        if self.section is not None and processes.processes() > 1:
+            raise ConfigError("flight_recorder: is for a run in one process; take the default, off")
+
+    def keep(self, step: int, state: TrainState) -> None:
+        """The state that a dispatch begins with."""
+        if self.section is None:
+            return
+        self._kept.append((step, jax.tree.map(jnp.copy, state)))
+        while len(self._kept) > 1 and self._kept[1][0] <= step - self.section["steps"]:
+            self._kept.popleft()
+
+    def forget(self) -> None:
+        """After the host has changed the state or the task: earlier states do not lead to this one any more."""
+        self._kept.clear()
+
+    def see(self, state: TrainState) -> str | None:
+        """Records the steps before this state if its last step was a spike or was not finite; what there is to say."""
+        if self.section is None:
+            return None
+        spiked = int(state.totals["spikes"]) != int(self._kept[-1][1].totals["spikes"])
+        finite = bool(state.finite)
+        if finite and not spiked:
+            return None
+        update = int(state.step) if finite else int(state.step) + 1
+        before = [int(path.name) for path in recordings(self.folder)]
+        if finite and any(update - self.section["steps"] < each < update for each in before):
+            return None  # The same event goes on.
+        place = self._record(update, "spike" if finite else "not finite")
+        what = "a spike" if finite else "its gradient is not finite"
+        return f"update {update}: {what}; recorded in {place}, rnnlab.diagnose --replay looks at it"
+
+    def _record(self, update: int, reason: str) -> Path:
+        """Makes the updates up to this one once more, one by one, and writes what is found on the way."""
+        event = update - 1
+        wanted = max(event - self.section["steps"], self._kept[0][0])
+        state = jax.tree.map(jnp.copy, next(kept for step, kept in reversed(self._kept) if step <= wanted))
+        state = advance(self.run, state, wanted)
+        first, lines, found = jax.tree.map(jnp.copy, state), [], {}
+        if self.run.stage not in self._observers:
+            self._observers[self.run.stage] = self.run.programs.observer({"flight": flight})
+        for step in range(wanted, event + 1):
+            found = self._observers[self.run.stage](state, self.run.data_at(step), self.run.rows)["flight"]
+            lines.append(line_of(state, found))
+            if step < event:
+                state = advance(self.run, state, step + 1)
+        place = self.folder / f"{update:08}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        checkpoints = Checkpoints(place / "state")
+        checkpoints.save(wanted, first, {"stage": self.run.stage})
+        checkpoints.close()
+        np.savez_compressed(place / "carries.npz", **jax.device_get(found["carries"]))
+        record = {
+            "reason": reason,
+            "update": update,
+            "start": wanted,
+            "stage": self.run.stage,
+            "seed": self.run.config["seed"],
+            "device": devices.describe(self.run.mesh),
+            "updates": lines,
+        }
+        write_file(place / "recording.json", json.dumps(record) + "\n")
+        for old in recordings(self.folder)[: -self.section["at_most"]]:
+            shutil.rmtree(old)
+        return place
+
+
+class Recording(NamedTuple):
+    """One that was read."""
+
+    place: Path
+    record: dict[str, Any]
+    """recording.json: reason ("spike", "not finite"), update (its number, from 1), start (updates made before the
+    recording), stage, seed, device, and `updates`, a `line_of` each."""
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Those that are whole, in the order of their updates, which name them."""
+    whole = [path.parent for path in folder.glob("*/recording.json") if path.parent.name.isdecimal()]
+    return sorted(whole, key=lambda path: int(path.name))
+
+
+def read_recording(workdir: Path, update: int | None) -> Recording:
+    """A run's recording of this update, the last if none is given.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = {int(path.name): path for path in recordings(workdir / "recordings")}
+    if not found:
+        raise ConfigError(
+            f"{workdir} has no recording: nothing spiked, or the run had no flight recorder "
+            "(--config.flight_recorder.steps=10)"
+        )
+    if update is not None and update not in found:
+        raise ConfigError(f"--recording: no recording of update {update}; there are: {', '.join(map(str, found))}")
+    place = found[max(found) if update is None else update]
+    path = place / "recording.json"
+    record = read_json(path, _LOST, _RECORD)
+    for number, line in enumerate(record["updates"], record["start"] + 1):
+        check_fields(path, line, _LINE, _LOST, f"updates[{number}]")
+        norms = [line["grad_norm"], line["usual_norm"], line["loss"]]
+        norms += [norm for what in ("gradient", "state") for each in line[what].values() for norm in [*each, 0.0]]
+        if line["update"] != number or not all(map(is_number, norms)) or {*line["gradient"]} != {*line["state"]}:
+            raise damaged(path, f"does not hold what was recorded of update {number}", _LOST)
+    if not 0 <= record["start"] < record["update"] == record["start"] + len(record["updates"]) == int(place.name):
+        raise damaged(path, f"is not of the updates up to {int(place.name)}", _LOST)
+    return Recording(place, record)
+
+
+_LOST = "remove its folder; --recording names another"
+"""What to do where a recording is damaged: the run does not make it again."""
+_RECORD = {"reason": str, "update": int, "start": int, "stage": int, "seed": int, "device": str, "updates": list}
+_LINE = {"update": int, "usual_norm": (float, str), "loss": (float, str), "grad_norm": (float, str)}
+_LINE |= {"gradient": {}, "state": {}}
+
+
+def advance(run: Run, state: TrainState, until: int) -> TrainState:
+    """The state at this step, past spikes; sooner where one is not finite. The given one's arrays are used up."""
+    while bool(state.finite) and int(state.step) < until:
+        state = jax.block_until_ready(run.train(state, until))
+    return state
+
+
+def line_of(state: TrainState, found: dict[str, Any]) -> dict[str, Any]:
+    """Of the update that follows this state: its number, the usual norm, and what `diagnostics.flight.flight` found,
+    but for the carries."""
+    kept = {name: value for name, value in found.items() if name != "carries"}
+    return {"update": int(state.step) + 1, "usual_norm": float(state.usual_norm), **plain_arrays(kept)}

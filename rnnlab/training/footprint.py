@@ -1,0 +1,143 @@
+"""What a run needs of memory for certain, known from shapes before anything is compiled, and from what is compiled."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.parallel import memory
+from rnnlab.parallel.sharding import MODEL_AXIS
+from rnnlab.tasks import Split
+from rnnlab.training.programs import Programs
+from rnnlab.typing import PyTree
+
+
+def check_state(programs: Programs, config: dict[str, Any]) -> None:
+    """Whether the state and the task's data fit on this process's devices, each of which has them whole.
+
+    Raises:
+        OutOfMemory: they do not.
+    """
+    parts = {"weights and optimiser": _held(programs, programs.shapes), "data": _held(programs, programs.task.data)}
+    memory.check(parts, _devices(programs), _smaller_network(programs, config))
+
+
+def check_training(programs: Programs, config: dict[str, Any]) -> None:
+    """Whether the state fits beside what it is trained with, a batch and a gradient or, as a checkpoint is saved, a
+    copy; before anything of it is made. The states of the recurrence, and what the backward pass keeps of them, come on
+    top: what fails here cannot run, what passes may still not.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
+    state = {"weights and optimiser": _held(programs, programs.shapes)}
+    step = _of_batch(programs, "train", config["batch_size"])
+    copy = {"their copy for a checkpoint": sum(state.values())}
+    _check(programs, config, state | (step if sum(step.values()) > sum(copy.values()) else copy), "batch_size")
+
+
+def check_batch(programs: Programs, config: dict[str, Any], split: Split, rows: int) -> None:
+    """Whether a batch of so many rows fits, in training with a gradient, now that the state is in memory.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
+    field = "batch_size" if split == "train" else "eval_batch_size"
+    _check(programs, config, _of_batch(programs, split, rows), field)
+
+
+def _of_batch(programs: Programs, split: Split, rows: int) -> dict[str, int]:
+    gradient = {"gradient": _held(programs, programs.shapes.params)} if split == "train" else {}
+    return {"a batch": _batch(programs, split, rows)} | gradient
+
+
+def _check(programs: Programs, config: dict[str, Any], parts: dict[str, int], field: str) -> None:
+    largest = max(parts, key=lambda name: parts[name])
+    smaller = _smaller_batch(programs, config, field) if largest == "a batch" else _smaller_network(programs, config)
+    memory.check(parts, _devices(programs), smaller)
+
+
+def check_replicas(programs: Programs, config: dict[str, Any], states: int, compiled: Any) -> None:
+    """The same of a training program of replicas, whose states, of so many bytes, and best states are not made yet.
+
+    Raises:
+        OutOfMemory: it does not fit.
+    """
+    found, devices = compiled.memory_analysis(), _devices(programs)
+    step = 0 if found is None else found.temp_size_in_bytes * len(devices)
+    smaller = _smaller_batch(programs, config, "batch_size")
+    memory.check({"the states of the replicas": 2 * states, "a training step": step}, devices, smaller)
+
+
+def check_compiled(programs: Programs, config: dict[str, Any], compiled: Any) -> None:
+    """Whether what a compiled training program needs beside its arguments, which are in memory already, fits.
+
+    Raises:
+        OutOfMemory: it does not.
+    """
+    found = compiled.memory_analysis()
+    if found is not None:
+        devices = _devices(programs)
+        extra = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(programs, config, "batch_size"))
+
+
+@contextlib.contextmanager
+def quiet_about_length() -> Iterator[None]:
+    """JAX warns where it traces sequences that are longer than an int32 counts, before anybody can refuse them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")
+        yield
+
+
+def _devices(programs: Programs) -> list[Any]:
+    return list(programs.mesh.local_devices)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda: tree)))
+
+
+def _held(programs: Programs, tree: PyTree) -> int:
+    """Bytes on the devices of this process, of which those along `MODEL_AXIS` share the split leaves."""
+    count = len(_devices(programs))
+    whole, split = programs.split.parted(tree)
+    return _bytes(whole) * count + _bytes(split) * count // programs.mesh.shape[MODEL_AXIS]
+
+
+def _batch(programs: Programs, split: Split, rows: int) -> int:
+    """Bytes of a batch's inputs and targets on the devices of this process."""
+    task, data = programs.task, programs.data_shapes
+    if split != "train":
+        data = jax.eval_shape(lambda: task.data)
+    positions = jax.ShapeDtypeStruct((rows,), jnp.uint32 if split == "train" else jnp.int32)
+    with quiet_about_length():
+        batch = jax.eval_shape(lambda d, p: task.batch(d, jnp.int32(0), split, p), data, positions)
+    return _bytes(batch) * len(_devices(programs)) // programs.mesh.size
+
+
+def _smaller_batch(programs: Programs, config: dict[str, Any], field: str) -> str:
+    lengths = [f"task.{name} (now {config['task'][name]})" for name in _LENGTHS if name in config["task"]]
+    return f"make smaller: {', '.join([f'{field} (now {config[field]})', *lengths])}"
+
+
+_LENGTHS = ("length", "window", "longest")
+
+
+def _smaller_network(programs: Programs, config: dict[str, Any]) -> str:
+    model = config["model"]
+    features = model["cell"].get("features")
+    fields = [f"model.cell.features (now {features})"] if features is not None else []
+    fields += [f"model.layers (now {model['layers']})"] if model["layers"] != 1 else []
+    if programs.task.vocabulary is not None:
+        fields.append(f"the vocabulary ({programs.task.vocabulary:,} words: task.vocabulary_size, task.min_count)")
+        fields += [f"model.embedding (now {model['embedding']})"] if model["embedding"] is not None else []
+    devices = _devices(programs)
+    copies = len(devices) > 1 and devices[0].platform == "cpu"
+    return f"make smaller: {', '.join(fields)}" + (
+        f"; devices=1 holds one copy instead of {len(devices)}" if copies else ""
+    )

@@ -1,0 +1,303 @@
+"""A configuration made ready to run: tasks, mesh and compiled programs of every stage, and what is asked of them.
+
+Nothing here writes to the workdir; the order in which a run uses this is in `training/loop.py`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
+from rnnlab.diagnostics import Decay, decay_per_step, gradient_reach, memory_horizon
+from rnnlab.diagnostics.diagnosis import ONE_ANSWER
+from rnnlab.parallel import devices, processes
+from rnnlab.parallel.sharding import ALL_AXES, row_parts
+from rnnlab.records.run_config import resolve_config, task_stages
+from rnnlab.tasks import Batch, Split, StreamTask, Task, make_task
+from rnnlab.training import footprint
+from rnnlab.training.prefetch import Feed
+from rnnlab.training.programs import Programs
+from rnnlab.training.state import TrainState
+from rnnlab.typing import Array, Float, Int, PyTree
+
+
+class Run:
+    """One configuration made ready: task, mesh and programs, of the curriculum's last stage. Nothing is written yet.
+
+    `task`, `programs` and `data` are those of the stage that was entered last.
+
+    Args:
+        config: see `config.resolve_config`.
+        data_dir: the data folder.
+        mesh: the devices, two axes of them those of `split.ALL_AXES`; if not given, those that the config asks for.
+
+    Raises:
+        ConfigError: a mistake in the config or the data.
+    """
+
+    def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None, mesh: Mesh | None = None):
+        self.config = config = resolve_config(config)
+        if mesh is None:
+            devices.tune_host(config["batch_size"], config["devices"])
+            mesh = devices.make_mesh(config["batch_size"], config["devices"], _words_split(config))
+        self.mesh = mesh
+        with footprint.quiet_about_length():
+            self.stages = self._stages(data_dir)
+        self.feed: Feed | None = None
+        self.stage = -1
+        self._fitting: set[tuple[int, Split]] = set()
+        """(Stage, split) of the programs that are known to fit into memory."""
+        for programs in self.stages:
+            footprint.check_state(programs, config)
+        self.enter(len(self.stages) - 1)
+
+    def check_training(self) -> None:
+        """Whether the state of every stage fits into memory with a batch, as far as shapes tell; before it is made.
+
+        Raises:
+            OutOfMemory: it does not.
+        """
+        for programs in self.stages:
+            footprint.check_training(programs, self.config)
+
+    @functools.cached_property
+    def rows(self) -> jax.Array:
+        """The rows [B] of a training batch, every device's own on it."""
+        for programs in self.stages:
+            footprint.check_batch(programs, self.config, "train", self.config["batch_size"])
+        return self._placed(np.arange(self.config["batch_size"], dtype=np.uint32))
+
+    def _stages(self, data_dir: str | None) -> list[Programs]:
+        """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
+        config, found = self.config, []
+        sections = task_stages(config)
+        self.embeddings = None
+        for stage, section in enumerate(sections):
+            try:
+                streams = config["batch_size"], self._whole_width(config["eval_batch_size"])
+                task = make_task(section, data_dir, config["augmentation"], streams)
+                self.embeddings = self.embeddings or _pretrained(config["model"], config["seed"], task, data_dir)
+                programs = Programs(
+                    config["model"],
+                    config["optimizer"],
+                    task,
+                    self.mesh,
+                    batch_size=config["batch_size"],
+                    run_steps=config["steps"],
+                    log_every=config["log_every"],
+                    averaging=config["averaging"],
+                    penalties=config["penalties"],
+                    diagnostics=config["diagnostics"],
+                    stops_at_spikes=config["flight_recorder"] is not None,
+                    embedding=None if self.embeddings is None else self.embeddings.table,
+                )
+            except ConfigError as error:
+                if stage == len(sections) - 1:
+                    raise
+                raise ConfigError(f"curriculum.values: stage {stage + 1}: {error}") from None
+            found.append(programs)
+        if len(found) > 1:
+            shapes = [_shapes(programs) for programs in found]
+            for stage, each in enumerate(shapes[:-1], 1):
+                for name in (n for n in sorted(each | shapes[-1]) if each.get(n) != shapes[-1].get(n)):
+                    raise ConfigError(
+                        f"curriculum.field: task.{config['curriculum']['field']} changes what is trained: {name} is "
+                        f"{each.get(name, 'absent')} in stage {stage}, {shapes[-1].get(name, 'absent')} in the last"
+                    )
+        return found
+
+    def enter(self, stage: int) -> None:
+        """Takes the task and the programs of a stage, counted from 0; its data go to the devices."""
+        if stage == self.stage:
+            return
+        self.stage, self.programs = stage, self.stages[stage]
+        self.task = self.programs.task
+        self.data = devices.replicate(self.mesh, self.task.data)
+        if self.feed is not None:
+            self.feed.close()
+        reads = self.task.reader is not None
+        config = self.config
+        self.feed = Feed(self.task, self.mesh, config["batch_size"], config["seed"]) if reads else None
+        curriculum = self.config["curriculum"]
+        self.label: dict[str, Any] = {}
+        """The stage's value under its field's name; empty without a curriculum."""
+        if curriculum is not None:
+            self.label = {curriculum["field"]: task_stages(self.config)[stage][curriculum["field"]]}
+
+    def described_stage(self) -> str:
+        """For people: "stage 2 of 3: length 50"."""
+        values = " ".join(f"{name} {value}" for name, value in self.label.items())
+        return f"stage {self.stage + 1} of {len(self.stages)}: {values}"
+
+    def sign(self, metric: str, path: str) -> float:
+        """1 for a metric of which more is better, else -1.
+
+        Raises:
+            ConfigError: the task has no such metric; path: the field that names it.
+        """
+        if metric not in self.programs.metric_names:
+            known = ", ".join(self.programs.metric_names)
+            raise ConfigError(f"{path}: unknown metric {metric!r}; this task has: {known}")
+        return 1.0 if metric in self.task.larger_is_better else -1.0
+
+    def data_at(self, step: int) -> PyTree:
+        """What a training program is given as the data of the batch of this step."""
+        if self.feed is None:
+            return self.data
+        return self.task.with_block(self.data, self.feed.at(step))
+
+    def train(self, state: TrainState, until: int) -> TrainState:
+        """The state after the updates up to step `until`, or after fewer: `Programs.train`, block by block where the
+        host feeds it. The given one's arrays are used up."""
+        if (self.stage, "train") not in self._fitting:
+            arguments = state, self.data_at(int(state.step)), np.int32(until), self.rows
+            # Compiled once: the call below finds it.
+            footprint.check_compiled(self.programs, self.config, self.programs.train.lower(*arguments).compile())
+            self._fitting.add((self.stage, "train"))
+        if self.feed is None:
+            return self.programs.train(state, self.data, np.int32(until), self.rows)
+        step = int(state.step)
+        while step < until:
+            target = min(until, self.feed.end(step))
+            state = jax.block_until_ready(self.programs.train(state, self.data_at(step), np.int32(target), self.rows))
+            step = int(state.step)
+            if step < target:
+                break
+        return state
+
+    def observe(self, state: TrainState) -> dict[str, Any]:
+        """What the config's diagnostics find in the step after this state: `Programs.observe`."""
+        return processes.on_host(self.programs.observe(state, self.data_at(int(state.step)), self.rows))
+
+    def with_rate_scale(self, state: TrainState, scale: float) -> TrainState:
+        """The state with another factor of the learning rate."""
+        return dataclasses.replace(state, rate_scale=devices.replicate(self.mesh, jnp.float32(scale)))
+
+    def at_stage(self, state: TrainState) -> TrainState:
+        """The state as it enters a stage: its means are of the stage alone, and so is what a stream goes on from."""
+        carry = None if state.carry is None else self.programs.start(self.config["seed"]).carry
+        return dataclasses.replace(self.with_empty_sums(state), carry=carry)
+
+    def with_empty_sums(self, state: TrainState) -> TrainState:
+        """The state as right after a log step."""
+        zeros = {name: jnp.zeros_like(total) for name, total in state.sums.items()}
+        return dataclasses.replace(state, sums=devices.replicate(self.mesh, zeros))
+
+    def _whole_width(self, rows: int) -> int:
+        """So many rows, or fewer, that every device has as many."""
+        count = row_parts(self.mesh)
+        return max(1, rows // count) * count
+
+    def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
+        """Means over a whole split of the stage's task, with the stage's label."""
+        size, rows = self.evaluated_rows(split)
+        if (self.stage, split) not in self._fitting:
+            footprint.check_batch(self.programs, self.config, split, rows.shape[0])
+            self._fitting.add((self.stage, split))
+        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
+        return self.described(self.label | {name: float(value) for name, value in values.items()})
+
+    def evaluated_rows(self, split: Split) -> tuple[int, jax.Array]:
+        """(Examples of a split, the rows of one batch of its evaluation).
+
+        Raises:
+            ConfigError: the split has no end.
+        """
+        size = self.task.size(split)
+        if size is None:
+            raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
+        wanted = (
+            self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
+        )
+        return size, self._placed(np.arange(self._whole_width(wanted), dtype=np.int32))
+
+    def _placed(self, rows: np.ndarray) -> jax.Array:
+        """Rows [B], every device's own on it: where the programs want them, else they go there at every dispatch."""
+        own = NamedSharding(self.mesh, PartitionSpec(ALL_AXES))
+        return jax.make_array_from_callback(rows.shape, own, lambda where: rows[where])
+
+    def described(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The means of a split with the metrics that follow from them."""
+        return values | self.task.derived(values)
+
+    def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
+        """`flow_norms` of each state, as lists."""
+        measure = jax.jit(self.flow_norms, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+        found = {when: measure(state, self.data) for when, state in states.items()}
+        return {
+            when: {layer: np.asarray(norms).tolist() for layer, norms in layers.items()}
+            for when, layers in found.items()
+        }
+
+    def sampled(self, data: PyTree, rows: int) -> Batch:
+        """At most so many rows of the validation split for a closer look; within a compiled program."""
+        return self.task.batch(data, jnp.int32(0), "validation", jnp.asarray(self.task.sample(rows)))
+
+    def sample(self, rows: int) -> Batch:
+        """`sampled`, by a program of its own: tasks index arrays of the host by numbers that are traced."""
+        return jax.jit(self.sampled, static_argnums=1)(self.data, rows)
+
+    def flow_norms(self, state: TrainState, data: PyTree) -> dict[str, Float[Array, " T"]]:
+        """`gradient_reach` of every layer, on 32 rows of the validation split."""
+        batch = self.sampled(data, 32)
+        return gradient_reach(self.programs.network(state.evaluated, state.buffers), self.task, batch)
+
+    def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:
+        """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its
+        half-life and its horizon in steps (`diagnostics.memory_horizon`), beside the task's longest dependency."""
+        found: dict[str, Any] = {"longest_dependency": self.task.longest_dependency}
+        if self.task.readout == "every":
+            found["note"] = ONE_ANSWER
+        for layer, norms in flow.items():
+            forward = np.array(norms[::-1] if layer.endswith(" reverse") else norms)
+            decay, horizon = _decay_and_horizon(forward, self.task.longest_dependency)
+            found[layer] = {
+                "factor": float(decay.factor),
+                "half_life": float(decay.half_life),
+                "horizon": int(horizon),
+            }
+        return found
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _decay_and_horizon(norms: Float[Array, " T"], longest_dependency: int | None) -> tuple[Decay, Int[Array, ""]]:
+    return decay_per_step(norms), memory_horizon(norms, longest_dependency)
+
+
+def _words_split(config: Mapping[str, Any]) -> int | None:
+    """How many devices are to share the words of the softmax; None: as many as is fast."""
+    model, softmax = config["model"], config["model"]["softmax"]
+    if softmax is None:
+        return 1
+    needs_all = config["optimizer"]["name"] == "adafactor" or (softmax["tied"] and not model["embedding_trained"])
+    return 1 if needs_all and softmax["split"] is None else softmax["split"]
+
+
+def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:
+    """The vectors of the task's words, if the model has a file of them."""
+    if model["embedding_file"] is None:
+        return None
+    if task.words is None:
+        raise ConfigError("model.embedding_file: this task has no words")
+    if model["embedding"] is None:
+        raise ConfigError("model.embedding_file: needs model.embedding, the vectors' dimension")
+    path = find_embeddings(model["embedding_file"], data_dir)
+    return read_embeddings(path, task.words, model["embedding"], seed=seed)
+
+
+def _shapes(programs: Programs) -> dict[str, str]:
+    """The shape of every array of a state: "params/readout/kernel" -> "float32[8, 1]"."""
+    state = jax.eval_shape(lambda: programs.start(0))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }

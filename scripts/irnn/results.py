@@ -1,0 +1,340 @@
+"""docs/results/irnn_*.json: what the runs of a case have come to, read from their workdirs, kept, checked, summed up.
+
+A file holds of every network its config and its runs. Runs of another config, or a file of another schema, are refused.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.overrides import differences
+from rnnlab.files import Fields, check_fields, check_objects, read_json, read_text
+from rnnlab.records.metrics import plain, read_metrics
+from rnnlab.records.run_config import resolve_config
+from rnnlab.records.workdir import DONE, SUMMARY_AGAIN, read_config, read_gradient_flow, read_summary, write_file
+from rnnlab.sweeps.spec.manifest import read_sweep
+from rnnlab.sweeps.spec.question import shares
+from rnnlab.sweeps.statistics import Mean, mean_interval, number, scale_of
+from scripts.irnn.experiments import Case, paper_number
+from scripts.irnn.runs import HARDWARE
+
+SCHEMA = 1
+POINTS = 400
+"""At most, of a curve or of a gradient over time."""
+
+
+def results_path(folder: Path, case: Case) -> Path:
+    """Of a case's file."""
+    return folder / f"irnn_{case.key}.json"
+
+
+# --- from workdirs ---------------------------------------------------------------------------------------------------
+
+
+def collect(case: Case, folder: Path) -> dict[str, Any]:
+    """What a network's sweep has come to: its config, and of every run that is over, or was stopped, the numbers.
+
+    Args:
+        folder: the sweep's.
+    """
+    metric, found = case.experiment.metric, []
+    machine = read_text(folder / HARDWARE, "remove it, and the same command writes it again").strip()
+    config: dict[str, Any] = {}
+    flow = None
+    for run in read_sweep(folder)["runs"]:
+        workdir = folder / "runs" / run["name"]
+        summary = read_summary(workdir)
+        if not run["in_sweep"] or summary is None:
+            continue
+        check_fields(workdir / "summary.json", summary, _SUMMARY, SUMMARY_AGAIN)
+        if summary["status"] not in DONE and "test" not in summary["best"]:
+            continue  # A signal came: the numbers follow when it goes on.
+        stage = dict(summary.get("stage") or {"number": 1, "of": 1})
+        if stage.pop("number") < stage.pop("of"):
+            continue  # Its numbers are of a shorter task.
+        config = {k: v for k, v in read_config(workdir).items() if k != "seed"}
+        lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and metric in line]
+        lines = [line for line in lines if stage.items() <= line.items()]
+        curve = [[line["step"], _short(line[metric])] for line in _thinned(lines)]
+        found.append({**_numbers(summary, metric), "hardware": machine, "curve": curve})
+        flow = flow or read_flow(workdir, summary["seed"])
+    return {"config": config, "gradient_flow": flow, "runs": found}
+
+
+_SUMMARY: Fields = {"seed": int, "steps": int, "best": {"step": (int, type(None)), "validation": (dict, type(None))}}
+_SUMMARY = {**_SUMMARY, "convergence": (dict, type(None)), "seconds": float, "device": str, "versions": {}}
+
+
+def _numbers(summary: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What a results' file has of a summary.json."""
+    best = summary["best"]
+    return {
+        "seed": summary["seed"],
+        "status": summary["status"],
+        "steps": summary["steps"],
+        "test": plain(number((best.get("test") or {}).get(metric))),
+        "best_step": best["step"],
+        "validation": plain(number((best["validation"] or {}).get(metric))),
+        "solved_at": (summary["convergence"] or {}).get("steps"),
+        "seconds": summary["seconds"],
+        "replicas": summary.get("replicas", 1),
+        "device": summary["device"],
+        "git_commit": summary.get("git_commit"),
+        "versions": summary["versions"],
+    }
+
+
+def _thinned(values: Sequence[Any]) -> list[Any]:
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(POINTS, len(values))).round().astype(int))
+    return [values[i] for i in chosen]
+
+
+def _short(value: Any) -> Any:
+    """To five digits."""
+    return plain(float(f"{float(value):.5g}"))
+
+
+def read_flow(workdir: Path, seed: int) -> dict[str, Any] | None:
+    """‖∂L/∂h_t‖ of a run's last layer, untrained and trained, with its time steps t; None where it was not measured."""
+    if not (workdir / "gradient_flow.json").exists():
+        return None
+    measured = read_gradient_flow(workdir)
+    norms = {when: list(layers.values())[-1] for when, layers in measured.items()}
+    steps = _thinned(range(1, len(norms["untrained"]) + 1))
+    return {"seed": seed, "t": steps} | {when: [_short(each[t - 1]) for t in steps] for when, each in norms.items()}
+
+
+def best_rates(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Of runs with a "model", "seed", "status" and "validation" at one learning rate or several: model -> seed -> the
+    run whose validation is lowest. A run that did not end has no place."""
+    best: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["status"] in ("finished", "stopped_early"):
+            seeds = best.setdefault(run["model"], {})
+            if run["seed"] not in seeds or run["validation"] < seeds[run["seed"]]["validation"]:
+                seeds[run["seed"]] = run
+    return best
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None where there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or has another schema.
+    """
+    if not path.exists():
+        return None
+    remedy = "move it away to measure anew"
+    found = read_json(path, remedy, {"schema": int})
+    schema = found["schema"]
+    if schema != SCHEMA:
+        raise ConfigError(
+            f"{path} is of another version (schema {schema}, not {SCHEMA}): not mixed in; move it away to measure anew"
+        )
+    check_fields(path, found, {"overrides": {}, "networks": {}}, remedy)
+    for network, content in found["networks"].items():
+        where = f"networks.{network}"
+        check_fields(path, content, {"config": {}, "gradient_flow": object, "runs": list}, remedy, where)
+        check_objects(path, content["runs"], _RUN, remedy, f"{where}.runs")
+    return found
+
+
+_RUN = {"seed": int, "status": str, "steps": int, "test": object, "best_step": object, "validation": object}
+_RUN |= {"solved_at": (int, type(None)), "seconds": float, "replicas": int, "hardware": str, "curve": list}
+_RUN |= {"git_commit": (str, type(None))}
+
+
+def check_protocol(path: Path, results: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that a file's networks were trained by the configs there are now.
+
+    Args:
+        configs: network -> its resolved config.
+
+    Raises:
+        ConfigError: one was not; the line names the first difference.
+    """
+    for network, found in results["networks"].items():
+        if network not in configs:
+            raise ConfigError(f"{path} holds the network {network!r}, which the experiment does not have; move it away")
+        try:
+            old = resolve_config(found["config"] | {"seed": 0})  # With fields that have been added since.
+            changed = differences(_as_json(old), _as_json({**configs[network], "seed": 0}))
+        except ConfigError as error:
+            changed = [str(error)]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise ConfigError(
+                f"{path} holds {network} of another protocol ({changed[0]}{more}): not mixed in; move it away to "
+                "measure anew"
+            )
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config))
+
+
+def merged(case: Case, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's runs of before and now, by seed; the longer one of two counts, of two of a length the better one by
+    validation, of two alike the old one. The gradients are those of a run that counts."""
+    if old is None:
+        return dict(new)
+    runs = {run["seed"]: run for run in old["runs"]}
+    flows = {flow["seed"]: flow for flow in [old["gradient_flow"]] if flow}
+    for run in new["runs"]:
+        if run["seed"] not in runs or _replaces(case, runs[run["seed"]], run):
+            runs[run["seed"]] = run
+            flows.pop(run["seed"], None)
+            if (flow := new["gradient_flow"]) and flow["seed"] == run["seed"]:
+                flows[run["seed"]] = flow
+    return {
+        "config": new["config"],
+        "gradient_flow": flows[min(flows)] if flows else None,
+        "runs": [runs[seed] for seed in sorted(runs)],
+    }
+
+
+def _replaces(case: Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a run counts instead of another of its seed."""
+    if new["steps"] != old["steps"]:
+        return new["steps"] > old["steps"]
+    values = [case.experiment.better * number(run["validation"], math.nan) for run in (old, new)]
+    worst = [run["status"] == "diverged" or not math.isfinite(v) for run, v in zip((old, new), values, strict=True)]
+    return not worst[1] and (worst[0] or values[1] > values[0])
+
+
+def is_over(run: Mapping[str, Any], steps: int | None) -> bool:
+    """Whether a run has come to its end, or to this step."""
+    return run["status"] in DONE or run["steps"] >= (steps or math.inf)
+
+
+def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a case's file, its networks in the order of the experiment; returns what it holds."""
+    results = {
+        "schema": SCHEMA,
+        "experiment": case.experiment.name,
+        "length": case.length,
+        "variant": case.variant,
+        "metric": case.experiment.metric,
+        "overrides": dict(overrides),
+        "networks": {name: networks[name] for name in case.networks if name in networks},
+    }
+    write_file(path, json_text(results))
+    return results
+
+
+def json_text(results: Mapping[str, Any]) -> str:
+    """JSON for people: a list of numbers is one line, and so is one of pairs."""
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
+    return re.sub(r"\],\s+\[", "], [", text) + "\n"
+
+
+def is_complete(network: Mapping[str, Any], seeds: int, steps: int | None) -> bool:
+    """Whether a file's network has all seeds, each over or at this step."""
+    runs = {run["seed"]: run for run in network["runs"]}
+    return all(seed in runs and is_over(runs[seed], steps) for seed in range(seeds))
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a case beside the paper's, in the paper's unit."""
+
+    network: str
+    paper: float | None
+    """The best of the paper's curve; with the paper's protocol, of as many steps as ours."""
+    rival: float | None
+    """The same; of a network that the paper has not the best of those that it has."""
+    ours: Mean
+    """Test, over seeds, each at its best checkpoint by validation; NaN where all diverged."""
+    target: float | None
+    reached: bool | None
+    """Whether every seed is at the target or better, and has learned; None where there is none."""
+    learned: bool
+    """False where every seed that has a value is no better than ignoring the input; see `Experiment.learned`."""
+    seeds: int
+    diverged: int
+    steps: tuple[int, int]
+    """Fewest and most, of the seeds."""
+    whole: int
+    """The steps of the config."""
+    solved_at: list[int | None]
+    seconds: float
+    """Of all seeds together."""
+    hardware: list[str]
+    commits: list[str]
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's."""
+        return None if self.paper is None else self.ours.value - self.paper
+
+
+def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> list[Row]:
+    """A row of every network that has a run, in the order of the experiment."""
+    found = []
+    others = [value for network in case.networks if (value := paper_number(case, network, paper)) is not None]
+    best = max(others, key=lambda value: case.experiment.better * value, default=None)
+    for network in case.networks:
+        runs = results["networks"].get(network, {"runs": []})["runs"]
+        if not runs:
+            continue
+        experiment, steps = case.experiment, [run["steps"] for run in runs]
+        tested = [number(run["test"], math.nan) for run in runs if run["status"] != "diverged"]
+        values = [experiment.scale * value for value in tested]
+        equal = min(steps) if case.variant == "paper" else None
+        theirs = paper_number(case, network, paper, equal)
+        target = theirs if case.variant == "paper" else experiment.targets.get(network)
+        diverged = len(runs) - len(values)
+        learned = [math.isfinite(v) and experiment.learned(v) for v in values]
+        sound = not diverged and all(
+            experiment.better * v >= experiment.better * (target or 0) and well
+            for v, well in zip(values, learned, strict=True)
+        )
+        scale = scale_of(tested, experiment.metric in shares())
+        found.append(
+            Row(
+                network=network,
+                paper=theirs,
+                rival=best if theirs is None else theirs,
+                ours=mean_interval(tested, scale).times(experiment.scale),
+                target=target,
+                reached=None if target is None else sound,
+                learned=not values or any(learned),
+                seeds=len(runs),
+                diverged=diverged,
+                steps=(min(steps), max(steps)),
+                whole=results["networks"][network]["config"]["steps"],
+                solved_at=[run["solved_at"] for run in runs],
+                seconds=sum(run["seconds"] / run["replicas"] for run in runs),
+                hardware=list(dict.fromkeys(run["hardware"] for run in runs)),
+                commits=list(dict.fromkeys(run["git_commit"] or "?" for run in runs)),
+            )
+        )
+    return found
+
+
+def best_seed(case: Case, network: Mapping[str, Any]) -> int | None:
+    """The seed of the run that is best on validation; None where none is sound."""
+    runs = [run for run in network["runs"] if run["status"] != "diverged" and run["validation"] is not None]
+    sound = [run for run in runs if math.isfinite(float(run["validation"]))]
+    return max(sound, key=lambda run: case.experiment.better * run["validation"])["seed"] if sound else None
+
+
+def duration(seconds: float) -> str:
+    """ "48 s", "12 min", "3.4 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,490 @@
+"""Conformance of every cell: what holds for one entry of CELLS holds for all, in both backends.
+
+Which steps a mask lets through and what the taps mean is in test_recurrence.py; agreement with other libraries in
+test_peers.py; how parameters are drawn in test_initializers.py.
+"""
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rnnlab.cells import CELLS, Cell, Vanilla
+from rnnlab.config.errors import ConfigError
+from rnnlab.engine import Cotangent, FusableCell, make_taps, unroll
+from rnnlab.ops.activations import ACTIVATIONS, as_activation, hyperparameter
+from tests.helpers import (
+    CELL_VARIANTS,
+    PLAIN_FUNCTIONS,
+    assert_close,
+    dot,
+    float64,
+    in_double,
+    make_cell,
+    quick_jit,
+    random_array,
+    random_cell,
+    random_like,
+    with_bad_padding,
+)
+
+T, B, D = 7, 4, 3
+LENGTHS = (7, 0, 4, 2)
+
+FUSABLE = [name for name in CELL_VARIANTS if isinstance(make_cell(name), FusableCell)]
+BACKENDS = [
+    (name, backend)
+    for name in CELL_VARIANTS
+    for backend in (("reference", "fused") if name in FUSABLE else ("reference",))
+]
+
+MESH = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+"""Two devices, as training has them."""
+
+# With the chunk that leaves a remainder, every pair of reverse, lengths and store occurs.
+# (chunk, reverse, lengths, store, unroll_steps, place): the arrays lie on one device, on a mesh, or their rows are
+# split by `shard_map`.
+SWITCHES = [
+    (3, False, False, "gates", 1, "device"),
+    (3, False, True, "ends", 3, "device"),
+    (3, True, False, "ends", 1, "mesh"),
+    (3, True, True, "gates", 2, "rows"),
+    (3, False, False, "carries", 1, "rows"),
+    (3, True, True, "carries", 1, "mesh"),
+    (1, False, True, "carries", 2, "device"),
+    (1, True, False, "ends", 1, "rows"),
+    (T, True, True, "ends", 3, "device"),
+    (None, False, False, "auto", 2, "mesh"),
+]
+VARIANT_SWITCHES = [(3, True, True, "ends", 2, "mesh"), (3, False, False, "gates", 1, "rows")]
+PLAIN_SWITCHES = [(3, False, True, "gates", 1, "mesh"), (3, True, False, "carries", 1, "rows")]
+
+
+def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, tuple[Any, ...], jax.Array | None]:
+    """A cell, the point (parameters, x, initial carry, taps) to differentiate at, and the rows' lengths or None."""
+    graphdef, state = random_cell(variant, seed)
+    cell = nnx.merge(graphdef, state)
+    x = random_array(seed + 1, T, B, D)
+    carry = random_like(cell.initial_carry(B, x.dtype), seed + 2)
+    taps = make_taps(cell, x) if isinstance(cell, FusableCell) else None
+    if not lengths:
+        return graphdef, (state, x, carry, taps), None
+    return graphdef, (state, with_bad_padding(x, jnp.array(LENGTHS)), carry, taps), jnp.array(LENGTHS)
+
+
+def loss_of(graphdef: nnx.GraphDef, lengths: jax.Array | None, **options: Any) -> Any:
+    """A loss of the point, by random weights on every output and on the final carry; returns the outputs too."""
+
+    def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> tuple[jax.Array, Any]:
+        cell = nnx.merge(graphdef, state)
+        result = unroll(cell, x, lengths=lengths, initial_carry=carry, taps=taps, **options)
+        return dot(result, random_like(result, 7)), result
+
+    return loss
+
+
+@functools.cache
+def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
+    graphdef, point, rows = problem(variant, lengths)
+    loss = loss_of(graphdef, rows, backend="reference", reverse=reverse)
+    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+
+
+def switches(variant: str) -> list[tuple[Any, ...]]:
+    if variant in PLAIN_FUNCTIONS:
+        return PLAIN_SWITCHES
+    return SWITCHES if variant in CELLS else VARIANT_SWITCHES
+
+
+def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | None, options: Any) -> Any:
+    """The value, outputs and gradients of `loss_of`, each device having its own rows, as in training."""
+    replicated, rows, steps_of_rows = PartitionSpec(), PartitionSpec("data"), PartitionSpec(None, "data")
+    outputs = (steps_of_rows, rows)
+    weights = random_like(jax.eval_shape(lambda: loss_of(graphdef, lengths, **options)(*point)[1]), 7)
+
+    def of_device(point: Any, lengths: jax.Array | None, weights: Any) -> Any:
+        def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> tuple[jax.Array, Any]:
+            result = unroll(nnx.merge(graphdef, state), x, lengths=lengths, initial_carry=carry, taps=taps, **options)
+            return dot(result, weights), result
+
+        (value, result), (dstate, *others) = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)(*point)
+        value, dstate = jax.lax.psum((value, dstate), "data")
+        return (value, result), (dstate, *others)
+
+    places = (replicated, steps_of_rows, rows, steps_of_rows)
+    spread = jax.shard_map(
+        of_device,
+        mesh=MESH,
+        in_specs=(places, rows, outputs),
+        out_specs=((replicated, outputs), places),
+        check_vma=False,
+    )
+    return quick_jit(spread)(point, lengths, weights)
+
+
+@pytest.mark.parametrize(
+    ("variant", "chunk", "reverse", "lengths", "store", "unroll_steps", "place"),
+    [(variant, *switch) for variant in (*FUSABLE, *PLAIN_FUNCTIONS) for switch in switches(variant)],
+)
+def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, lengths, store, unroll_steps, place):
+    with float64():
+        graphdef, point, rows = problem(variant, lengths)
+        options = {"chunk": chunk, "reverse": reverse, "store": store, "unroll_steps": unroll_steps}
+        options["backend"] = "fused"
+        if place == "rows":
+            actual = with_rows_split(graphdef, point, rows, options)
+        else:
+            point = point if place == "device" else jax.device_put(point, NamedSharding(MESH, PartitionSpec()))
+            loss = loss_of(graphdef, rows, **options)
+            actual = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+        assert_close(actual, reference_gradients(variant, reverse, lengths), 1e-10)
+
+
+def explicit_mesh() -> Mesh:
+    """As `jax.make_mesh` makes it where nothing is said of its axes."""
+    return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+
+
+@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(variant, backend):
+    with float64():
+        graphdef, (state, x, carry, _), lengths = problem(variant, lengths=True)
+        weights = random_like((jnp.zeros((T, B, 4)), carry), 7)
+
+        def loss(state: nnx.State, x: jax.Array, carry: Any, lengths: jax.Array, weights: Any) -> Any:
+            cell = nnx.merge(graphdef, state)
+            result = unroll(cell, x, lengths=lengths, initial_carry=carry, backend=backend, chunk=3, reverse=True)
+            return sum((a * w).sum() for a, w in zip(*map(jax.tree.leaves, (result, weights)), strict=True)), result
+
+        gradients = quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+        expected = gradients(state, x, carry, lengths, weights)
+        over_time, rows = PartitionSpec(None, "data"), PartitionSpec("data")
+        with jax.set_mesh(explicit_mesh()):
+            places = PartitionSpec(), over_time, rows, rows, (over_time, rows)
+            arguments = state, x, carry, lengths, weights
+            put = [
+                jax.device_put(a, jax.tree.map(lambda _, p=p: p, a))
+                for a, p in zip(arguments[:4], places[:4], strict=True)
+            ]
+            actual = gradients(*put, (jax.device_put(weights[0], over_time), jax.device_put(weights[1], rows)))
+        assert_close(actual, expected, 1e-13)
+        (_, (h, last)), (_, dx, _) = actual
+        assert {a.sharding.spec for a in (h, dx)} == {PartitionSpec(None, "data", None)}
+        assert {a.sharding.spec for a in last} == {PartitionSpec("data", None)}
+
+
+def sides(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, carry: Any, h: jax.Array) -> jax.Array | None:
+    """The signs of what enters the activation, [T, B, H]: on which side of its kink each is; None without a kink."""
+    cell = nnx.merge(graphdef, state)
+    if not isinstance(cell, Vanilla):
+        return None
+    return jnp.sign(jax.vmap(cell.project)(x) + jnp.concatenate([carry[0][None], h[:-1]]) @ cell.recurrent_matrix())
+
+
+@pytest.mark.parametrize("variant", CELL_VARIANTS)
+def test_reference_gradients_equal_finite_differences(variant):
+    # Four points leave out terms of order step⁴ only: with 1e-4 both these and rounding are below 3e-12 of the scale,
+    # with 2e-4 these are 8e-12. The scale is the sum of the sizes of what the slope adds up, which may cancel.
+    with float64():
+        graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+        (_, (h, _)), (*gradients, _) = reference_gradients(variant, False, False)
+        loss = quick_jit(loss_of(graphdef, None, backend="reference"))
+        point, gradients = (state, x, carry), tuple(gradients)
+        direction, step = random_like(point, 11), 1e-4
+        here = sides(graphdef, *point, h)
+
+        def along(steps: int) -> jax.Array:
+            moved = jax.tree.map(lambda p, d: p + steps * step * d, point, direction)
+            value, (h, _) = loss(*moved, None)
+            np.testing.assert_array_equal(sides(graphdef, *moved, h), here)
+            return value
+
+        slope = (8 * (along(1) - along(-1)) - (along(2) - along(-2))) / (12 * step)
+        scale = dot(jax.tree.map(jnp.abs, gradients), jax.tree.map(jnp.abs, direction))
+        np.testing.assert_allclose(dot(gradients, direction), slope, rtol=0, atol=1e-11 * scale)
+
+
+def logistic(a: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-a))
+
+
+def peephole_lstm_step(w: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Gers and Schmidhuber (2000): i and f look at the old c, o at the new one."""
+    i, f, g, o = np.split(x @ w["input_kernel"] + h @ w["recurrent_kernel"] + w["bias"], 4, axis=-1)
+    p_i, p_f, p_o = w["peephole_kernel"]
+    new_c = logistic(f + p_f * c) * c + logistic(i + p_i * c) * np.tanh(g)
+    return logistic(o + p_o * new_c) * np.tanh(new_c), new_c
+
+
+def reset_before_gru_step(w: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Cho et al. (2014), eqs. 5 to 8, z weighing the old state: r multiplies h before its product."""
+    x_r, x_z, x_n = np.split(x @ w["input_kernel"] + w["bias"], 3, axis=-1)
+    r_kernel, z_kernel, n_kernel = np.split(w["recurrent_kernel"], 3, axis=-1)
+    r, z = logistic(x_r + h @ r_kernel), logistic(x_z + h @ z_kernel)
+    return ((1 - z) * np.tanh(x_n + (r * h) @ n_kernel) + z * h,)
+
+
+# The variants that no library in test_peers.py has.
+EQUATIONS = {"lstm_peepholes": peephole_lstm_step, "gru_reset_before": reset_before_gru_step}
+
+
+@pytest.mark.parametrize("variant", EQUATIONS)
+def test_two_steps_equal_the_equations_of_the_paper(variant):
+    with float64():
+        graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+        _, last = unroll(nnx.merge(graphdef, state), x[:2], initial_carry=carry)
+        weights = {name: np.asarray(variable.get_value()) for name, variable in state.items()}
+        expected = tuple(np.asarray(part) for part in carry)
+        for t in range(2):
+            expected = EQUATIONS[variant](weights, np.asarray(x[t]), *expected)
+        assert_close(last, expected, 1e-13)
+
+
+@functools.cache
+def influence(variant: str, backend: str, reverse: bool = False) -> np.ndarray:
+    """[T, B, T, B]: the largest |∂h[t, i] / ∂x[s, j]| at (t, i, s, j)."""
+    graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+
+    @quick_jit
+    def jacobian(state: nnx.State, x: jax.Array) -> jax.Array:
+        def summed(x: jax.Array) -> jax.Array:
+            h = unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, reverse=reverse, chunk=3)[0]
+            return (h * random_like(h[0, 0], 5)).sum(-1)
+
+        return jax.jacrev(summed)(x)
+
+    return np.asarray(jnp.abs(jacobian(state, x)).max(-1))
+
+
+@pytest.mark.parametrize(("variant", "backend"), BACKENDS)
+def test_rows_do_not_mix(variant, backend):
+    with float64():
+        between = influence(variant, backend).max(axis=(0, 2))
+    assert (between[~np.eye(B, dtype=bool)] == 0).all()
+    assert (np.diag(between) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("variant", "backend", "reverse"),
+    [(v, b, reverse) for v, b in BACKENDS for reverse in ((False, True) if v in CELLS else (False,))],
+)
+def test_output_depends_on_no_later_input(variant, backend, reverse):
+    with float64():
+        steps = influence(variant, backend, reverse).max(axis=(1, 3))
+    later = np.triu(np.ones((T, T), bool), 1)
+    if reverse:
+        later = later.T
+    assert (steps[later] == 0).all()
+    assert (np.diag(steps) > 0).all()
+
+
+@pytest.mark.parametrize(("variant", "backend"), BACKENDS)
+def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, backend):
+    graphdef, state = random_cell(variant)
+    x = random_array(1, T, B, D)
+
+    @quick_jit
+    def run(x: jax.Array) -> Any:
+        return unroll(nnx.merge(graphdef, state), x, backend=backend, chunk=3)
+
+    h, last = run(x)
+    h_changed, last_changed = run(x.at[:, 1].multiply(-3))
+    for before, after in zip((h, *last), (h_changed, *last_changed), strict=True):
+        before, after = np.moveaxis(np.asarray(before), -2, 0), np.moveaxis(np.asarray(after), -2, 0)
+        np.testing.assert_array_equal(before[[0, 2, 3]], after[[0, 2, 3]])
+        assert (before[1] != after[1]).any()
+
+
+@pytest.mark.parametrize("variant", CELL_VARIANTS)
+def test_last_output_remembers_the_first_input(variant):
+    # Zeros after the first input, or the IRNN's rectifiers would die of negative ones. A logistic cell loses a factor
+    # of 4 or more a step, hence the low bound.
+    steps = 10
+    with float64():
+        graphdef, state = nnx.split(make_cell(variant, features=16))
+        state = in_double(state)
+        x = random_array(1, steps, 2, D).at[1:].set(0)
+        gradient = jax.grad(lambda x: jnp.abs(unroll(nnx.merge(graphdef, state), x)[0][-1]).sum())
+        sizes = np.linalg.norm(quick_jit(gradient)(x), axis=-1)
+    assert (sizes[0] > 1e-7 * sizes[-1]).all()
+
+
+@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+def test_mapping_over_replicas_equals_single_runs(variant, backend):
+    with float64():
+        replicas = [problem(variant, lengths=False, seed=seed) for seed in (0, 10, 20)]
+        graphdef = replicas[0][0]
+        points = [point[:3] for _, point, _ in replicas]
+        loss = loss_of(graphdef, None, backend=backend, chunk=3)
+        run = jax.value_and_grad(lambda *point: loss(*point, None), (0, 1, 2), has_aux=True)
+        stacked = jax.tree.map(lambda *a: jnp.stack(a), *points)
+        together = quick_jit(jax.vmap(run))(*stacked)
+        run = quick_jit(run)
+        for n, point in enumerate(points):
+            assert_close(jax.tree.map(lambda a, n=n: a[n], together), run(*point), 1e-12)
+
+
+@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+def test_second_cell_of_a_kind_does_not_recompile(variant, backend):
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array) -> Any:
+        traces.append(None)
+        return jax.grad(lambda s: unroll(nnx.merge(graphdef, s), x, backend=backend)[0].sum())(state)
+
+    for seed in (0, 1):
+        run(*nnx.split(make_cell(variant, seed=seed)), jnp.full((2, 1, D), float(seed)))
+    assert len(traces) == 1
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("variant", [name for name in CELL_VARIANTS if name not in FUSABLE])
+def test_cell_without_gates_runs_on_reference_alone(variant):
+    cell, x = make_cell(variant), random_array(0, T, B, D)
+    with pytest.raises(ValueError, match="backend='reference'"):
+        unroll(cell, x, backend="fused")
+    assert_close(unroll(cell, x), unroll(cell, x, backend="reference"), 0)
+
+
+def test_cells_that_promise_one_matrix_are_fusable():
+    assert FUSABLE
+    for name in CELL_VARIANTS:
+        assert (name in FUSABLE) == isinstance(make_cell(name), Cell)
+
+
+def curvature_problem(variant: str, backend: str) -> tuple[Any, tuple[nnx.State, jax.Array]]:
+    """A loss of (parameters, x), quadratic in the outputs, and a point."""
+    graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
+
+    def loss(state: nnx.State, x: jax.Array) -> jax.Array:
+        h, last = unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, chunk=3)
+        return dot(h, h) + dot(last, last)
+
+    return loss, (state, x)
+
+
+@pytest.mark.parametrize("variant", CELLS)
+def test_forward_mode_and_second_derivatives_work_on_reference(variant):
+    with float64():
+        loss, point = curvature_problem(variant, "reference")
+        direction = random_like(point, 3)
+        gradient = quick_jit(jax.grad(loss, (0, 1)))
+
+        @quick_jit
+        def forward(point: Any, direction: Any) -> Any:
+            value = jax.jvp(loss, point, direction)[1]
+            return value, jax.jvp(jax.grad(loss, (0, 1)), point, direction)[1]
+
+        slope, hessian_product = forward(point, direction)
+        step = 1e-6
+        ahead, behind = (gradient(*jax.tree.map(lambda p, d, s=s: p + s * step * d, point, direction)) for s in (1, -1))
+        np.testing.assert_allclose(slope, dot(gradient(*point), direction), rtol=1e-12)
+        assert_close(hessian_product, jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind), 1e-6)
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "gru_reset_before"])
+def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(variant):
+    with float64():
+        loss, (state, x) = curvature_problem(variant, "reference")
+
+        def of_bias(bias: jax.Array) -> jax.Array:
+            moved = jax.tree.map(lambda a: a, state)
+            moved["bias"].set_value(bias)
+            return loss(moved, x)
+
+        bias = state["bias"].get_value()
+        hessian = quick_jit(jax.hessian(of_bias))(bias)
+        assert_close(hessian, hessian.T, 1e-12)
+        assert_close(hessian, quick_jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [name for name in CELLS if name in FUSABLE])
+def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
+    with float64():
+        results = []
+        for backend in ("fused", "reference"):
+            loss, point = curvature_problem(variant, backend)
+
+            def penalty(*point, loss=loss):
+                gradient = jax.grad(loss, (0, 1))(*point)
+                return dot(gradient, gradient)
+
+            results.append(quick_jit(jax.grad(penalty, (0, 1)))(*point))
+        assert_close(*results, 1e-10)
+
+
+@pytest.mark.parametrize("width", [0, -1])
+@pytest.mark.parametrize("variant", CELLS)
+def test_a_width_below_one_is_one_line(variant, width):
+    for name, sizes in (("in_features", (width, 4)), ("features", (3, width))):
+        with pytest.raises(ConfigError, match=rf"^\w+'s {name}: {width} is out of range"):
+            CELLS[variant](*sizes, rngs=nnx.Rngs(0))
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda a: pickle.loads(pickle.dumps(a)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "cloudpickle": lambda a: pickle.loads(pytest.importorskip("cloudpickle").dumps(a)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("variant", [*CELL_VARIANTS, *PLAIN_FUNCTIONS])
+def test_copies_of_a_cell_put_out_the_same(variant, way):
+    if variant == "vanilla_where" and way == "pickle":
+        pytest.skip("pickle takes no lambda")
+    cell, x = make_cell(variant), random_array(0, 2, 1, D)
+    found = COPIES[way](cell)
+    assert_close(unroll(found, x, backend="reference"), unroll(cell, x, backend="reference"), 0)
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_of_what_goes_with_a_cell_are_equal(way):
+    cell = make_cell("lstm")
+    number = hyperparameter(0.25)
+    together = (make_taps(cell, jnp.ones((2, 1, D))), Cotangent(clip_norm=jnp.float32(2.0)), number)
+    for one in together:
+        assert_close(jax.tree.leaves(COPIES[way](one)), jax.tree.leaves(one), 0)
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_copies_of_an_activation_are_the_same_function(name, way):
+    function, x = as_activation(name), jnp.linspace(-2, 2, 9)
+    np.testing.assert_array_equal(COPIES[way](function)(x), function(x))
+
+
+class Leaky(Cell):
+    """h' = h + ε (tanh(z + u) - h)."""
+
+    epsilon: Any
+
+    def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
+        super().__init__(in_features, features, rngs=rngs)
+        self.epsilon = 0.3
+
+    def gates(self, carry, z, u):
+        return (carry[0] + self.epsilon * (jnp.tanh(z[0] + u[0]) - carry[0]),)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_a_number_of_a_cell_has_the_type_of_what_it_meets(backend, dtype):
+    """Where double precision is on, too."""
+    with jax.enable_x64(True):
+        cell = Leaky(2, 3, rngs=nnx.Rngs(0))
+        graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
+        cell = nnx.merge(graphdef, jax.tree.map(lambda a: a.astype(dtype), params), rest)
+        h, (last,) = unroll(cell, jnp.ones((4, 2, 2), dtype), backend=backend)
+    assert (h.dtype, last.dtype) == (dtype, dtype)

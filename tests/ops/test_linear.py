@@ -1,0 +1,77 @@
+"""Products and the affine map: against plain products in double precision, and what bfloat16 rounds and what not."""
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnlab.ops.linear import _NARROW, _POINTWISE, ComputeType, affine, matmul
+from tests.helpers import assert_close, float64, random_array
+
+R, K, M = 6, 5, 4
+
+
+@pytest.mark.parametrize("shape", [(K,), (1,), (2, 3, _POINTWISE), (3, K), (2, 3, K), (2, 3, _NARROW + 1)])
+def test_affine_and_its_gradients_are_those_of_x_w_plus_b(shape):
+    with float64():
+        x, kernel, bias = random_array(0, *shape), random_array(1, shape[-1], M), random_array(2, M)
+        weights = random_array(3, *shape[:-1], M)
+
+        def gradients(function):
+            return jax.value_and_grad(lambda *point: jnp.vdot(weights, function(*point)), (0, 1, 2))(x, kernel, bias)
+
+        assert_close(gradients(affine), gradients(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
+
+
+def test_second_derivatives_of_a_narrow_affine_map_are_those_of_x_w_plus_b():
+    with float64():
+        point = random_array(0, 3, 2), random_array(1, 2, M), random_array(2, M)
+
+        def second(function):
+            return jax.hessian(lambda *point: jnp.sum(jnp.sin(function(*point))), (0, 1, 2))(*point)
+
+        assert_close(second(affine), second(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
+
+
+@pytest.mark.parametrize("width", [1, _POINTWISE - 1, _POINTWISE + 1, _NARROW, _NARROW + 9])
+@pytest.mark.parametrize("compute", get_args(ComputeType))
+def test_affine_refuses_inputs_of_another_width_and_says_both_shapes(width, compute):
+    x, kernel, bias = random_array(0, 2, width), random_array(1, _POINTWISE, M), random_array(2, M)
+    with pytest.raises(ValueError, match=rf"\(2, {width}\).*\({_POINTWISE}, {M}\)"):
+        jax.jit(affine, static_argnums=3)(x, kernel, bias, compute)
+
+
+@pytest.mark.parametrize("width", [_POINTWISE, _NARROW, _NARROW + 1])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32"])
+def test_affine_takes_integers_as_numbers_and_gives_the_kernel_its_gradient(width, dtype):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (5, width)), dtype)
+    kernel, bias = random_array(1, width, M), random_array(2, M)
+
+    def gradients(x):
+        return jax.value_and_grad(lambda *p: jnp.sin(affine(x, *p)).sum(), (0, 1))(kernel, bias)
+
+    assert_close(gradients(x), gradients(x.astype(kernel.dtype)), 0)
+
+
+def rounded(a: jax.Array) -> np.ndarray:
+    """What bfloat16 keeps of an array, in double precision."""
+    return np.asarray(a.astype(jnp.bfloat16)).astype(np.float64)
+
+
+def test_bfloat16_rounds_the_operands_and_not_the_sums():
+    a, b, d = (random_array(i, *shape) for i, shape in enumerate([(R, K), (K, M), (R, M)]))
+    product, pull = jax.vjp(lambda a, b: matmul(a, b, "bfloat16"), a, b)
+    a_16, b_16, d_16 = rounded(a), rounded(b), rounded(d)
+    for found, left, right in ((product, a_16, b_16), (pull(d)[0], d_16, b_16.T), (pull(d)[1], a_16.T, d_16)):
+        assert found.dtype == jnp.float32
+        # Products of two bfloat16 are exact in float32; every one of the sums rounds once.
+        bound = left.shape[1] * 2.0**-24 * (np.abs(left) @ np.abs(right))
+        assert (np.abs(found - left @ right) <= bound).all()
+    assert np.abs(product - a @ b).max() > 1e-3
+
+
+def test_bfloat16_leaves_the_bias_alone():
+    bias = jnp.full(M, 1.001)
+    np.testing.assert_array_equal(affine(jnp.zeros((2, K)), jnp.ones((K, M)), bias, "bfloat16"), jnp.stack([bias] * 2))
