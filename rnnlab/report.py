@@ -37,9 +37,8 @@ def main(argv: Sequence[str]) -> int:
     given = cli.parse(values, argv, __doc__).flags
     if not given["workdir"]:
         raise ConfigError("--workdir is missing: the folder of a sweep, as in --workdir=runs/init_by_activation")
-    from rnnlab.sweeps.report.document import (
-        write_report,  # Here: it takes seconds to import, and --help needs none of it.
-    )
+    # Here: it takes seconds to import, and --help needs none of it.
+    from rnnlab.sweeps.report.document import write_report
     from rnnlab.sweeps.spec.manifest import read_sweep
 
     workdir = Path(given["workdir"])

@@ -14,7 +14,7 @@ from rnnlab.config.overrides import load_file
 from rnnlab.records import statuses
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = [path.stem for path in sorted((ROOT / "rnnlab").glob("*.py")) if "entry.run(main)" in path.read_text()]
+COMMANDS = [path.stem for path in sorted((ROOT / "rnnlab").glob("*.py")) if "cli.run(main)" in path.read_text()]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -32,7 +32,7 @@ from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
-from scripts import reproduce_irnn
+from scripts.irnn import __main__ as irnn_command
 from scripts.irnn import winners
 from tests.helpers import SMALL_RUN
 from tests.sweeps.sweeping import RATE, put_in_place
@@ -134,7 +134,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "results": {
         name: Command(
-            reproduce_irnn.main,
+            irnn_command.main,
             lambda w, words=words: [
                 f"--runs={w / 'runs'}",
                 f"--results={w / 'results'}",
@@ -216,8 +216,8 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, prog
             programs[key] = Run(config, data_dir, mesh)
         return programs[key]
 
-    for module in ("run", "loop", "replay"):
-        monkeypatch.setattr(f"rnnlab.{module}.Run", run)
+    for module in ("setup", "loop", "replay"):
+        monkeypatch.setattr(f"rnnlab.training.{module}.Run", run)
     if request.node.callspec.params["kind"] in ("sweep", "results"):
         put_in_place(Trainer(), monkeypatch)
     monkeypatch.setattr(winners, "export", _export)

@@ -1,4 +1,4 @@
-"""How shapes and types are checked at run time: a config's float may be a traced number (`build.split_numbers`)."""
+"""How shapes and types are checked at run time: a config's float may be a traced number (`config.numbers`)."""
 
 import jax
 from beartype import BeartypeConf, FrozenDict, beartype

@@ -56,7 +56,7 @@ def paper(network: str, length: int) -> dict[str, Any]:
     readout = "small_normal" if network == "irnn" else "glorot_uniform"
     return dict(
         seed=0,
-        steps=9_000_000,  # As far as the figures go; `reproduce_irnn --steps` stops before that.
+        steps=9_000_000,  # As far as the figures go; `python -m scripts.irnn --steps` stops before that.
         batch_size=16,
         log_every=1000,
         eval_every=2000,  # On 2000 sequences of their own: the paper's curves are of its test set.

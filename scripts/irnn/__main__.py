@@ -43,7 +43,7 @@ from scripts.irnn.results import (
 )
 from scripts.irnn.runs import Stop, config_of, sweep_of, train
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Command(NamedTuple):

@@ -23,7 +23,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import open_workdir
 from rnnlab.sweeps.spec.manifest import make_plan, open_sweep
 from rnnlab.sweeps.spec.space import expand
-from scripts import reproduce_irnn
+from scripts.irnn import __main__ as irnn_command
 from scripts.irnn import publication, results_page, runs, winners
 from scripts.irnn.experiments import EXPERIMENTS, all_cases, make_case, paper_number
 from scripts.irnn.figures import gradients_over_time, published_and_ours
@@ -282,7 +282,7 @@ def reproduce(tmp_path, monkeypatch) -> Callable[..., int]:
 
     def call(*words: str) -> int:
         where = [f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--data_dir={tmp_path}"]
-        return reproduce_irnn.main([*where, f"--page={tmp_path / 'REPRODUCTION.md'}", "--update", *words])
+        return irnn_command.main([*where, f"--page={tmp_path / 'REPRODUCTION.md'}", "--update", *words])
 
     return call
 
@@ -425,7 +425,7 @@ def test_what_cannot_be_written_leaves_all_that_is_published(
     def fails(*_: Any) -> None:
         raise Unwritable("cannot write it: No space left on device")
 
-    where = {"results": (reproduce_irnn, "write_results"), "figures": (results_page, "published_and_ours")}
+    where = {"results": (irnn_command, "write_results"), "figures": (results_page, "published_and_ours")}
     monkeypatch.setattr(*{**where, "checkpoint": (winners, "export")}[failing], fails)
     with pytest.raises(ConfigError, match="No space left on device"):
         reproduce(*ADDING, "--networks=irnn")
@@ -500,7 +500,7 @@ def test_a_file_of_another_schema_or_protocol_is_refused(tmp_path, reproduce, tr
 
 
 def test_a_missing_corpus_names_what_it_holds_back(reproduce, trainer, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"lm1b is held back: 99 of the 99 .*rnnlab\.datasets\.prepare"):
+    with pytest.raises(ConfigError, match=r"lm1b is held back: 99 of the 99 .*rnnlab\.prepare"):
         reproduce("--experiment=lm1b")
     with pytest.raises(ConfigError, match=r"timit is held back: .*LDC93S1"):
         reproduce("--experiment=timit")

@@ -8,7 +8,7 @@ import pytest
 
 from rnnlab import sweep
 from rnnlab.sweeps import runner
-from rnnlab.sweeps.replicas.replicas import group_run
+from rnnlab.sweeps.replicas import group_run
 from rnnlab.sweeps.report.table import make_rows
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.training import loop

@@ -21,7 +21,8 @@ from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import is_done, open_workdir, read_config
 from rnnlab.sweeps import worker
 from rnnlab.sweeps.progress import SweepProgress
-from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, group_run
+from rnnlab.sweeps.replicas import group_run
+from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import restore_chosen

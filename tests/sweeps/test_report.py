@@ -18,7 +18,8 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import load_file
 from rnnlab.plots.style import without_spikes
 from rnnlab.records.run_config import apply_overrides, resolve_config
-from rnnlab.sweeps.report.document import figures, write_report
+from rnnlab.sweeps.report import figures
+from rnnlab.sweeps.report.document import write_report
 from rnnlab.sweeps.spec.manifest import open_sweep
 from rnnlab.sweeps.spec.question import short_names
 from rnnlab.sweeps.spec.space import expand, sweep_options

@@ -19,8 +19,8 @@ from rnnlab.files.locks import claimed
 from rnnlab.records.workdir import is_done, open_workdir
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.space import Setting
-from tests import sweeping
 from tests.helpers import SMALL_RUN
+from tests.sweeps import sweeping
 from tests.sweeps.sweeping import CELL, RATE, put_in_place, run_file
 
 
