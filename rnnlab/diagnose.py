@@ -34,6 +34,7 @@ from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import Unwritable
 from rnnlab.files.output import make_console
+from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.workdir import check_idle, check_words, read_config, write_file
 
 ROWS, ATLAS_ROWS = 8, 16
@@ -133,7 +134,8 @@ def _atlas(output: Path, rows: int) -> int:
     from rnnlab.plots.atlas import atlas
 
     console = make_console(soft_wrap=False)
-    found = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
+    with allocation_failures(f"make smaller: --rows (now {rows})"):
+        found = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
     console.print(atlas_table(found))
     with cli.beside_numbers():
         check_idle(output)
@@ -159,6 +161,12 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
             raise ConfigError(f"--measure: {unknown('measure', name, MEASURES)}")
     console = make_console()
     run = Run(config | {"diagnostics": ()}, given["data_dir"])
+    rows, size = given["rows"] or ROWS, run.task.size("validation")
+    if size is not None and rows > size:
+        if given["rows"]:
+            console.print(f"--rows={rows}: the validation split has {size} rows, and all of them are taken")
+        rows = size
+    run.check_sample(rows)
     state, step = run.programs.start(config["seed"]), 0
     if workdir is not None:
         check_words(workdir, run.task.words)
@@ -172,7 +180,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         if not bool(jnp.isfinite(leaf).all())
     ]
     broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
-    batch = run.sample(given["rows"] or ROWS)  # In single precision, as in training: the same examples.
+    batch = run.sample(rows)  # In single precision, as in training: the same examples.
     result: dict[str, Any] = {
         "step": step,
         "rows": batch.inputs.shape[1],

@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
 
     run = Run(config, given["data_dir"])
     check_words(workdir, run.task.words)
+    for split in splits:
+        run.check_evaluation(split)
     state = run.programs.start(config["seed"])
     restored = restore_chosen(workdir, which, state, run.programs.word_leaves)
     if run.config["curriculum"] is not None:

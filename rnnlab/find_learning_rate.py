@@ -98,6 +98,7 @@ def range_test(
     run = Run(
         {**config, "optimizer": {**config["optimizer"], **rising}, "steps": steps, "log_every": 1}, data_dir=data_dir
     )
+    run.check_training(saves=False)
     state = run.programs.start(run.config["seed"])
     rates: list[float] = []
     losses: list[float] = []

@@ -350,3 +350,17 @@ def test_histograms_of_the_state_count_every_value_once(diagnosed: Path) -> None
     for unit in units.values():
         assert len(unit["edges"]) == len(unit["shares"]) + 1
         assert sum(unit["shares"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1000, 5])
+def test_more_rows_than_there_are_is_said(
+    rows: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    size = read_config(trained)["task"]["validation_size"]
+    assert 5 < size < 1000
+    diagnose.main([f"--workdir={trained}", f"--output={tmp_path}", f"--rows={rows}", "--measure=horizon"])
+    said = capsys.readouterr().out
+    assert (f"--rows={rows}: the validation split has {size} rows, and all of them are taken\n" in said) == (
+        rows > size
+    )
+    assert json.loads((tmp_path / "diagnosis.json").read_text())["rows"] == min(rows, size)

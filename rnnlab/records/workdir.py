@@ -111,20 +111,25 @@ def is_done(workdir: Path) -> bool:
 
 @contextlib.contextmanager
 def unless_too_large(workdir: Path) -> Iterator[None]:
-    """What a run has begun in its folder goes again where it turns out that the run does not fit into memory, unless a
-    checkpoint is there: the next try has another config."""
+    """What a run or a sweep has begun in its folder goes again where it turns out that nothing of it fits into memory,
+    unless a checkpoint or a summary is there: the next try has another config."""
     existed = workdir.exists()
     before = _entries(workdir)
     try:
         yield
     except OutOfMemory:
         with contextlib.suppress(OSError):
-            if not any(path.name.isdigit() for path in _entries(workdir / "checkpoints")):
+            if not any(map(_was_trained, workdir.rglob("*"))):
                 for path in _entries(workdir) - before:
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 if not existed:
                     workdir.rmdir()
         raise
+
+
+def _was_trained(path: Path) -> bool:
+    """Whether a path in a run's or a sweep's folder is left by training: a summary, a run's or a group's checkpoint."""
+    return path.name == "summary.json" or (path.name.isdigit() and path.parent.name.startswith("checkpoints"))
 
 
 def _entries(folder: Path) -> set[Path]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.parallel.environment import single_precision
-from rnnlab.records.workdir import is_done
+from rnnlab.parallel.memory import allocation_failures
+from rnnlab.records.workdir import is_done, unless_too_large
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.spec.halving import Halving, left_before
 from rnnlab.sweeps.spec.manifest import Plan, make_plan, open_sweep
@@ -46,53 +47,56 @@ def run_sweep(
     Raises:
         ConfigError: a mistake in the sweep; or in single runs, after all others have been trained.
     """
-    if not dry_run:
-        _use_all_cores()  # Before anything is written: there may be no such devices.
-    search = None if sweep["optuna"] is None else Search(sweep, workdir)
-    if search is not None and not dry_run and not search.left():
-        search.ask(print)
+    with unless_too_large(workdir), allocation_failures():
+        if not dry_run:
+            _use_all_cores()  # Before anything is written: there may be no such devices.
+        search = None if sweep["optuna"] is None else Search(sweep, workdir)
+        if search is not None and not dry_run and not search.left():
+            search.ask(print)
 
-    def settings() -> list[Setting]:
-        return expand(sweep) if search is None else search.settings()
+        def settings() -> list[Setting]:
+            return expand(sweep) if search is None else search.settings()
 
-    plan = make_plan(workdir, settings(), at_most)
-    halving = None if sweep["halving"] is None else Halving(sweep["halving"], plan.settings, workdir)
-    if dry_run:
-        _say_plan(plan, workdir)
-        for driver in filter(None, (halving, search)):
-            print(driver.described())
-        return "finished"
-    plan = open_sweep(workdir, sweep, settings(), at_most)
-    table = TableFile(workdir)
-    runs = len(plan.settings) if search is None else search.runs
-    progress = SweepProgress(runs, table.done, even=halving is None)
-    progress.say(_first_words(plan, workdir, table.done))
-    from rnnlab.training.loop import interruptions  # Here: it takes seconds to import, and a dry run needs none of it.
-
-    try:
-        with interruptions(progress.say) as interrupted:
-            worker = Worker(plan, workdir, data_dir, shard, progress, table, interrupted, stop)
-            if halving is not None:
-                over = _train_by_rungs(worker, halving)
-            elif search is not None:
-                over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
-            else:
-                over = worker.train()
-    finally:
-        table.write()
-    if not over:
-        progress.say(f"interrupted after {table.done} of {runs} runs; the same command resumes")
-        return "interrupted"
-    worker.complain()
-    progress.say(_last_words(table.rows, workdir))
-    if left := worker.left_elsewhere():
-        names = ", ".join(worker.elsewhere)
-        progress.say(
-            f"not complete: {left} runs of the groups {names} are in the hands of other processes; should these end "
-            "early, the same command trains what they leave"
+        plan = make_plan(workdir, settings(), at_most)
+        halving = None if sweep["halving"] is None else Halving(sweep["halving"], plan.settings, workdir)
+        if dry_run:
+            _say_plan(plan, workdir)
+            for driver in filter(None, (halving, search)):
+                print(driver.described())
+            return "finished"
+        plan = open_sweep(workdir, sweep, settings(), at_most)
+        table = TableFile(workdir)
+        runs = len(plan.settings) if search is None else search.runs
+        progress = SweepProgress(runs, table.done, even=halving is None)
+        progress.say(_first_words(plan, workdir, table.done))
+        from rnnlab.training.loop import (
+            interruptions,  # Here: it takes seconds to import, and a dry run needs none of it.
         )
-        return "incomplete"
-    return "finished"
+
+        try:
+            with interruptions(progress.say) as interrupted:
+                worker = Worker(plan, workdir, data_dir, shard, progress, table, interrupted, stop)
+                if halving is not None:
+                    over = _train_by_rungs(worker, halving)
+                elif search is not None:
+                    over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
+                else:
+                    over = worker.train()
+        finally:
+            table.write()
+        if not over:
+            progress.say(f"interrupted after {table.done} of {runs} runs; the same command resumes")
+            return "interrupted"
+        worker.complain()
+        progress.say(_last_words(table.rows, workdir))
+        if left := worker.left_elsewhere():
+            names = ", ".join(worker.elsewhere)
+            progress.say(
+                f"not complete: {left} runs of the groups {names} are in the hands of other processes; should these "
+                "end early, the same command trains what they leave"
+            )
+            return "incomplete"
+        return "finished"
 
 
 def _train_by_rungs(worker: Worker, halving: Halving) -> bool:

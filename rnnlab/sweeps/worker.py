@@ -10,6 +10,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import claimed
+from rnnlab.parallel.memory import OutOfMemory
 from rnnlab.records.workdir import DONE, GROUP_LOCK
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.report.table import write_table
@@ -53,7 +54,7 @@ class Worker:
         self.elsewhere: list[str] = []
         """Groups that were in the hands of other processes when this one was done."""
         self._taken = 0
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, ConfigError] = {}
         self._kept: Any = None
 
     def train(self, stop_at: int | None = None, pruned: Mapping[str, int] = {}, *, waits: bool = False) -> bool:
@@ -80,10 +81,14 @@ class Worker:
             self.table.refresh()
 
     def complain(self) -> None:
-        """Raises what went wrong in single groups."""
+        """Raises what went wrong in single groups; OutOfMemory where all are too large and no other process works
+        here."""
         if self._failures:
             first, *others = self._failures.values()
             more = f"; {len(others)} more groups failed" if others else ""
+            alone = self.shard[1] == 1 and len(self._failures) == len(self.plan.groups)
+            if alone and all(isinstance(each, OutOfMemory) for each in self._failures.values()):
+                raise OutOfMemory(f"{first}{more}")
             raise ConfigError(f"{first}{more}; all others are kept, the same command goes on")
 
     def left_elsewhere(self) -> int:
@@ -113,7 +118,8 @@ class Worker:
             try:
                 over = self._train(group, folder, stop_at, pruned)
             except ConfigError as error:
-                self._failures[name] = f"group {name} ({described(group.settings[0].overrides)}): {error}"
+                kind = OutOfMemory if isinstance(error, OutOfMemory) else ConfigError
+                self._failures[name] = kind(f"group {name} ({described(group.settings[0].overrides)}): {error}")
                 self.progress.say(f"error: {self._failures[name]}")
                 return True
             if over and stop_at is not None:

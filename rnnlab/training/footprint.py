@@ -1,8 +1,5 @@
 """What a run needs of memory for certain, known from shapes before anything is compiled, and from what is compiled."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,8 +8,8 @@ import numpy as np
 
 from rnnlab.parallel import memory
 from rnnlab.parallel.sharding import MODEL_AXIS
-from rnnlab.tasks import Split
-from rnnlab.training.programs import Programs
+from rnnlab.tasks import Batch, Split
+from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.typing import PyTree
 
 
@@ -26,7 +23,7 @@ def check_state(programs: Programs, config: dict[str, Any]) -> None:
     memory.check(parts, _devices(programs), _smaller_network(programs, config))
 
 
-def check_training(programs: Programs, config: dict[str, Any]) -> None:
+def check_training(programs: Programs, config: dict[str, Any], saves: bool = True) -> None:
     """Whether the state fits beside what it is trained with, a batch and a gradient or, as a checkpoint is saved, a
     copy; before anything of it is made. The states of the recurrence, and what the backward pass keeps of them, come on
     top: what fails here cannot run, what passes may still not.
@@ -36,7 +33,7 @@ def check_training(programs: Programs, config: dict[str, Any]) -> None:
     """
     state = {"weights and optimiser": _held(programs, programs.shapes)}
     step = _of_batch(programs, "train", config["batch_size"])
-    copy = {"their copy for a checkpoint": sum(state.values())}
+    copy = {"their copy for a checkpoint": sum(state.values())} if saves else {}
     _check(programs, config, state | (step if sum(step.values()) > sum(copy.values()) else copy), "batch_size")
 
 
@@ -48,6 +45,25 @@ def check_batch(programs: Programs, config: dict[str, Any], split: Split, rows: 
     """
     field = "batch_size" if split == "train" else "eval_batch_size"
     _check(programs, config, _of_batch(programs, split, rows), field)
+
+
+def check_sample(programs: Programs, config: dict[str, Any], rows: int) -> None:
+    """Whether so many rows of the validation split fit, as they are and in double precision, with the state after every
+    time step; before anything is made.
+
+    Raises:
+        OutOfMemory: they do not.
+    """
+    batch = _batch_shapes(programs, "validation", rows)
+    shapes = programs.shapes.params, programs.shapes.buffers
+    carries = jax.eval_shape(lambda *whole: programs.network(*whole).first_carries(rows), *shapes)
+    floats = [leaf for leaf in jax.tree.leaves(batch) if np.issubdtype(leaf.dtype, np.floating)]
+    parts = {
+        "a batch": _bytes(batch),
+        "the batch in double precision": 2 * _bytes(floats),
+        "the states of all time steps": 2 * batch.inputs.shape[0] * _bytes(carries),
+    }
+    memory.check(parts, _devices(programs), _smaller_batch(programs, config, "--rows", rows))
 
 
 def _of_batch(programs: Programs, split: Split, rows: int) -> dict[str, int]:
@@ -86,14 +102,6 @@ def check_compiled(programs: Programs, config: dict[str, Any], compiled: Any) ->
         memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(programs, config, "batch_size"))
 
 
-@contextlib.contextmanager
-def quiet_about_length() -> Iterator[None]:
-    """JAX warns where it traces sequences that are longer than an int32 counts, before anybody can refuse them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")
-        yield
-
-
 def _devices(programs: Programs) -> list[Any]:
     return list(programs.mesh.local_devices)
 
@@ -111,18 +119,23 @@ def _held(programs: Programs, tree: PyTree) -> int:
 
 def _batch(programs: Programs, split: Split, rows: int) -> int:
     """Bytes of a batch's inputs and targets on the devices of this process."""
+    batch = _batch_shapes(programs, split, rows)
+    return _bytes(batch) * len(_devices(programs)) // programs.mesh.size
+
+
+def _batch_shapes(programs: Programs, split: Split, rows: int) -> Batch:
     task, data = programs.task, programs.data_shapes
     if split != "train":
         data = jax.eval_shape(lambda: task.data)
     positions = jax.ShapeDtypeStruct((rows,), jnp.uint32 if split == "train" else jnp.int32)
     with quiet_about_length():
-        batch = jax.eval_shape(lambda d, p: task.batch(d, jnp.int32(0), split, p), data, positions)
-    return _bytes(batch) * len(_devices(programs)) // programs.mesh.size
+        return jax.eval_shape(lambda d, p: task.batch(d, jnp.int32(0), split, p), data, positions)
 
 
-def _smaller_batch(programs: Programs, config: dict[str, Any], field: str) -> str:
+def _smaller_batch(programs: Programs, config: dict[str, Any], field: str, rows: int | None = None) -> str:
+    """rows: what the field is; else the config says it."""
     lengths = [f"task.{name} (now {config['task'][name]})" for name in _LENGTHS if name in config["task"]]
-    return f"make smaller: {', '.join([f'{field} (now {config[field]})', *lengths])}"
+    return f"make smaller: {', '.join([f'{field} (now {rows or config[field]})', *lengths])}"
 
 
 _LENGTHS = ("length", "window", "longest")

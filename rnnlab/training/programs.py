@@ -3,10 +3,12 @@
 The order in which a run calls them is in `training/loop.py`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -419,7 +421,18 @@ class Programs:
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""
-        return self.initialize({k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed), self.embedding)
+        with quiet_about_length():
+            return self.initialize(
+                {k: jnp.float32(v) for k, v in self.numbers.items()}, jnp.int32(seed), self.embedding
+            )
+
+
+@contextlib.contextmanager
+def quiet_about_length() -> Iterator[None]:
+    """JAX warns where it traces sequences that are longer than an int32 counts, before anybody can refuse them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")
+        yield
 
 
 def _check_constants(program: ClosedJaxpr) -> None:

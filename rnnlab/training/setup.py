@@ -24,7 +24,7 @@ from rnnlab.records.run_config import resolve_config, task_stages
 from rnnlab.tasks import Batch, Split, StreamTask, Task, make_task
 from rnnlab.training import footprint
 from rnnlab.training.prefetch import Feed
-from rnnlab.training.programs import Programs
+from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.training.state import TrainState
 from rnnlab.typing import Array, Float, Int, PyTree
 
@@ -49,7 +49,7 @@ class Run:
             devices.tune_host(config["batch_size"], config["devices"])
             mesh = devices.make_mesh(config["batch_size"], config["devices"], _words_split(config))
         self.mesh = mesh
-        with footprint.quiet_about_length():
+        with quiet_about_length():
             self.stages = self._stages(data_dir)
         self.feed: Feed | None = None
         self.stage = -1
@@ -59,14 +59,31 @@ class Run:
             footprint.check_state(programs, config)
         self.enter(len(self.stages) - 1)
 
-    def check_training(self) -> None:
+    def check_training(self, saves: bool = True) -> None:
         """Whether the state of every stage fits into memory with a batch, as far as shapes tell; before it is made.
+        saves: whether checkpoints are.
 
         Raises:
             OutOfMemory: it does not.
         """
         for programs in self.stages:
-            footprint.check_training(programs, self.config)
+            footprint.check_training(programs, self.config, saves)
+
+    def check_evaluation(self, split: Split) -> None:
+        """Whether a batch of a split fits into memory; before anything is made.
+
+        Raises:
+            OutOfMemory: it does not.
+        """
+        footprint.check_batch(self.programs, self.config, split, self._evaluated_at_once(split))
+
+    def check_sample(self, rows: int) -> None:
+        """Whether a `sample` fits into memory with all that a diagnosis holds of it; before anything is made.
+
+        Raises:
+            OutOfMemory: it does not.
+        """
+        footprint.check_sample(self.programs, self.config, rows)
 
     @functools.cached_property
     def rows(self) -> jax.Array:
@@ -211,13 +228,17 @@ class Run:
         Raises:
             ConfigError: the split has no end.
         """
+        return self._size(split), self._placed(np.arange(self._evaluated_at_once(split), dtype=np.int32))
+
+    def _evaluated_at_once(self, split: Split) -> int:
+        streams = self.task.streams(split) if isinstance(self.task, StreamTask) else None
+        return self._whole_width(streams or min(self.config["eval_batch_size"], self._size(split)))
+
+    def _size(self, split: Split) -> int:
         size = self.task.size(split)
         if size is None:
             raise ConfigError(f"the {split} split of this task has no end; evaluate validation or test")
-        wanted = (
-            self.task.streams(split) if isinstance(self.task, StreamTask) else min(self.config["eval_batch_size"], size)
-        )
-        return size, self._placed(np.arange(self._whole_width(wanted), dtype=np.int32))
+        return size
 
     def _placed(self, rows: np.ndarray) -> jax.Array:
         """Rows [B], every device's own on it: where the programs want them, else they go there at every dispatch."""

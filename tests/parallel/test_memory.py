@@ -15,13 +15,15 @@ import jax.numpy as jnp
 import psutil
 import pytest
 
-from rnnlab import cli, find_learning_rate, sweep, train
+from rnnlab import cli, diagnose, evaluate, find_learning_rate, sweep, train
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.overrides import to_json
 from rnnlab.engine import products
 from rnnlab.parallel import memory
 from rnnlab.parallel.memory import OutOfMemory
 from rnnlab.records.run_config import resolve_config
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
+from rnnlab.sweeps.worker import Worker
 from rnnlab.training import footprint
 from rnnlab.training.setup import Run
 from tests.helpers import SMALL_RUN
@@ -196,6 +198,61 @@ def test_a_network_or_a_batch_that_does_not_fit_is_refused_where_nothing_is_trai
         run.evaluate(state, "test")
 
 
+ENDLESS = {"task": {"name": "adding", "length": 2**31 - 1}, "batch_size": 1, "eval_batch_size": 1}
+
+
+@pytest.mark.filterwarnings("error")  # JAX warns of such lengths.
+@pytest.mark.parametrize(
+    ("main", "words", "smaller"),
+    [
+        (train.main, ["--workdir"], "batch_size (now 1)"),
+        (find_learning_rate.main, ["--workdir"], "batch_size (now 1)"),
+        (diagnose.main, ["--rows=1", "--output"], "--rows (now 1)"),
+        (sweep.main, ["--workdir"], "batch_size (now 1)"),
+    ],
+    ids=["train", "find_learning_rate", "diagnose", "sweep"],
+)
+def test_sequences_that_do_not_fit_are_the_same_line_in_every_command(
+    main: Any, words: list[str], smaller: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "at_hand", lambda devices=None: 2**30)
+    content = f"dict(base={SMALL_RUN | ENDLESS!r}, seeds=2)" if main is sweep.main else repr(SMALL_RUN | ENDLESS)
+    (tmp_path / "config.py").write_text(f"def get_config():\n    return {content}\n")
+    *others, folder = words
+    with pytest.raises(ConfigError) as caught:
+        main([f"--config={tmp_path / 'config.py'}", *others, f"{folder}={tmp_path / 'made'}"])
+    said = str(caught.value)
+    assert "out of memory: at least " in said
+    assert f", 1 GiB at hand; make smaller: {smaller}, task.length (now 2147483647)" in said
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_evaluation_that_does_not_fit_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(to_json(resolve_config(SMALL_RUN | ENDLESS)))
+    monkeypatch.setattr(memory, "at_hand", lambda devices=None: 2**30)
+    with pytest.raises(OutOfMemory, match=r"make smaller: eval_batch_size \(now 1\), task.length"):
+        evaluate.main([f"--workdir={tmp_path}"])
+
+
+def test_an_atlas_of_too_many_rows_names_them(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match=r"make smaller: --rows \(now 100000000000\)$"):
+        diagnose.main(["--atlas", "--rows=100000000000", f"--output={tmp_path / 'atlas'}"])
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_a_sample_holds_its_batch_twice_and_the_states_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(resolve_config(SMALL_RUN))
+    length, features = SMALL_RUN["task"]["length"], SMALL_RUN["model"]["cell"]["features"]
+    parts: dict[str, int] = {}
+    monkeypatch.setattr(memory, "check", lambda found, *_: parts.update(found))
+    run.check_sample(5)
+    single = 4 * 5 * (2 * length + 1)
+    states = 8 * 5 * length * features
+    assert list(parts.values()) == [single, 2 * single, states]
+
+
 def test_the_bound_is_below_what_a_run_takes() -> None:
     run = Run(resolve_config(SMALL_RUN))
     compiled = run.programs.train.lower(run.programs.start(0), run.data, jnp.int32(1), run.rows).compile()
@@ -229,6 +286,34 @@ def test_replicas_of_which_not_one_fits_are_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "sweep.py").write_text(f"def get_config():\n    return dict(base={SMALL_RUN!r}, seeds=2)\n")
     with pytest.raises(ConfigError, match=r"at least 2 PiB wanted \(a training step 2 PiB\)"):
         sweep.main([f"--config={tmp_path / 'sweep.py'}", f"--workdir={tmp_path / 'w'}"])
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("kept", ["runs/0000/summary.json", "groups/0000/checkpoints-1/20/state", None])
+def test_a_sweep_that_is_too_large_takes_back_what_it_made_unless_something_was_trained(
+    kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = tmp_path / "w"
+
+    def too_large(worker: Worker, *_: Any, **__: Any) -> bool:
+        if kept is not None:
+            (workdir / kept).parent.mkdir(parents=True)
+            (workdir / kept).write_text("{}")
+        worker._failures = {name: OutOfMemory("out of memory") for name in worker.plan.groups}
+        return True
+
+    monkeypatch.setattr(Worker, "train", too_large)
+    (tmp_path / "sweep.py").write_text(f"def get_config():\n    return dict(base={SMALL_RUN!r}, seeds=2)\n")
+    with pytest.raises(ConfigError, match="out of memory"):
+        sweep.main([f"--config={tmp_path / 'sweep.py'}", f"--workdir={workdir}"])
+    assert workdir.exists() == (kept is not None)
+    workdir.mkdir(exist_ok=True)  # One that was there stays, with what was in it.
+    (workdir / "notes").write_text("")
+    (workdir / "sweep.json").unlink(missing_ok=True)
+    if kept is None:
+        with pytest.raises(OutOfMemory):
+            sweep.main([f"--config={tmp_path / 'sweep.py'}", f"--workdir={workdir}"])
+        assert [path.name for path in workdir.iterdir()] == ["notes"]
 
 
 # --- under a limit of the system -------------------------------------------------------------------------------------
