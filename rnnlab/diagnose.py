@@ -31,6 +31,7 @@ from typing import Any
 from absl import flags
 
 from rnnlab import cli
+from rnnlab.config.bounds import LARGEST_INT
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import Unwritable
 from rnnlab.files.output import make_console
@@ -58,11 +59,11 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "output", None, "folder to write to")
     flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
     rows = f"rows of the batch; else {ROWS}, of --atlas {ATLAS_ROWS}"
-    flags.DEFINE_integer("rows", None, rows, lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("exponents", None, "leading Lyapunov exponents; else all", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("rows", None, rows, 1, LARGEST_INT, flag_values=values)
+    flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", 1, LARGEST_INT, flag_values=values)
+    flags.DEFINE_integer("exponents", None, "leading Lyapunov exponents; else all", 1, LARGEST_INT, flag_values=values)
     lags = "lags with a part of their own; else all, or, where T is above 1000, a million / T of them"
-    flags.DEFINE_integer("lags", None, lags, lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("lags", None, lags, 1, LARGEST_INT, flag_values=values)
     flags.DEFINE_bool("replay", False, "of --workdir: a recording of its flight recorder", flag_values=values)
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
@@ -130,11 +131,11 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
 
 
 def _atlas(output: Path, rows: int) -> int:
-    from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
+    from rnnlab.diagnostics.atlas import atlas_table, measure_atlas, too_many_rows
     from rnnlab.plots.atlas import atlas
 
     console = make_console(soft_wrap=False)
-    with allocation_failures(f"make smaller: --rows (now {rows})"):
+    with allocation_failures(too_many_rows(rows)):
         found = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
     console.print(atlas_table(found))
     with cli.beside_numbers():

@@ -364,3 +364,9 @@ def test_more_rows_than_there_are_is_said(
         rows > size
     )
     assert json.loads((tmp_path / "diagnosis.json").read_text())["rows"] == min(rows, size)
+
+
+@pytest.mark.parametrize("name", ["rows", "jacobians", "exponents", "lags"])
+def test_a_number_that_no_array_counts_to_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--{name}.*2147483648"):
+        diagnose.main(["--atlas", f"--{name}=2147483648", f"--output={tmp_path}"])

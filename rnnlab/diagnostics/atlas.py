@@ -22,6 +22,7 @@ from rnnlab.diagnostics.gradient_flow import decay_per_step
 from rnnlab.engine import make_taps, unroll
 from rnnlab.ops.random_streams import stream
 from rnnlab.ops.safe_norms import row_norms
+from rnnlab.parallel import memory
 from rnnlab.typing import Array, Bool, Float, PyTree
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -70,6 +71,11 @@ class Start(NamedTuple):
     """∂L/∂h_T: of norm 1, in a random direction."""
 
 
+def too_many_rows(batch: int) -> str:
+    """What to do where a batch does not fit into memory."""
+    return f"make smaller: --rows (now {batch})"
+
+
 def measure_atlas(
     features: int = 100,
     length: int = 200,
@@ -114,12 +120,14 @@ def measure_atlas(
 
     Raises:
         ConfigError: an unknown network or initialiser, a cell without a recurrent kernel, or a length below 2.
+        OutOfMemory: too many rows.
     """
     table = _networks(cells)
     if min(features, batch, draws) < 1 or length < 2:
         raise ConfigError(
             f"atlas: features {features}, length {length}, batch {batch}, draws {draws}: at least 1, 2, 1 and 1"
         )
+    memory.check({"inputs and states": 2 * 8 * length * batch * features}, smaller=too_many_rows(batch))
     results = []
     for name, network in table.items():
         if progress is not None:
