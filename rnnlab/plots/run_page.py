@@ -111,7 +111,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     known = {"finite", "clipped", "spikes"}
     rows += [(f"stability: {_words(name)}", value) for name, value in stability.items() if name not in known]
     if convergence:
-        goal = f"{convergence['metric']} {convergence['threshold']:g}"
+        goal = f"{convergence['metric']} of {convergence['threshold']:g}"
         reached = convergence.get("steps")
         after = "not reached" if reached is None else f"{reached} steps, {convergence['seconds']:.4g} s"
         rows.append((f"convergence to a validation {goal}", after))

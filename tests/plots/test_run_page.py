@@ -113,12 +113,12 @@ def test_braces_in_names_are_left_as_they_are(workdir: Path) -> None:
 def test_summary_has_stability_convergence_horizon_and_metrics() -> None:
     rows = {name: text for name, (text,) in summary_rows(SUMMARY)}
     assert rows["stability: steps clipped"] == "50 %"
-    assert rows["convergence to a validation loss 0.01"] == "not reached"
+    assert rows["convergence to a validation loss of 0.01"] == "not reached"
     assert rows["test loss, of the best step"] == "0.125"
     assert rows["layer 1: gradient's half-life, steps"] == "inf"
     assert rows["longest dependency of the task, steps"] == "149"
     solved = SUMMARY | {"convergence": {"metric": "loss", "threshold": 0.01, "steps": 5, "seconds": 2.5}}
-    assert dict(summary_rows(solved))["convergence to a validation loss 0.01"] == ["5 steps, 2.5 s"]
+    assert dict(summary_rows(solved))["convergence to a validation loss of 0.01"] == ["5 steps, 2.5 s"]
     noted = SUMMARY | {"memory_horizon": SUMMARY["memory_horizon"] | {"note": "of one answer"}}
     assert dict(summary_rows(noted))["half-life and memory horizon"] == ["of one answer"]
 

@@ -303,7 +303,7 @@ class TestWords:
             r["cell"]: r
             for r in table(
                 sweep.report(baseline="model.cell=irnn"),
-                "Runs that solved the task, a validation loss 0.01, of all runs",
+                "Runs that solved the task, a validation loss of 0.01, of all runs",
             )
         }
         assert rows["gru"]["solved"] == "0 of 5"

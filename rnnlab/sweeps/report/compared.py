@@ -28,7 +28,7 @@ def compared(
         pairs: settings and their baselines; see `comparison.partners`.
         alone: the settings that have none.
         baseline: {axis: value}.
-        goals: what counts as solved, for people: "loss 0.01"; empty where the task has nothing.
+        goals: what counts as solved, for people: "loss of 0.01"; empty where the task has nothing.
     """
     named = ", ".join(f"{path}={value_text(v)}" for path, v in baseline.items())
     blocks: list[Block] = [Heading(f"Compared with {named}")]

@@ -239,9 +239,9 @@ def _scale(metric: str, settings: Sequence[Result]) -> Scale:
 
 
 def _goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What counts as solved: "loss 0.01"."""
+    """What counts as solved, for people: "loss of 0.01"."""
     goals = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
-    return [f"{metric} {threshold:g}" for metric, threshold in sorted(goals)]
+    return [f"{metric} of {threshold:g}" for metric, threshold in sorted(goals)]
 
 
 def _tested(view: View, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], float]:
