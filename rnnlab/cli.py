@@ -95,6 +95,25 @@ def default_workdir(reference: str) -> Path:
     return Path("runs", f"{stem}-{preset}" if preset else stem)
 
 
+def output_flag(values: flags.FlagValues) -> None:
+    """--output, wherever something is found out about a run."""
+    told = "folder to write to; else the workdir, or, of a published network, runs/NAME-published"
+    path_flag(values, "output", None, told)
+
+
+def output_folder(workdir: Path, output: str | None) -> Path:
+    """Where what is found out about a run is written. Published networks stay as they are.
+
+    Args:
+        output: the value of `output_flag`.
+    """
+    from rnnlab.training.checkpoints import is_exported  # Here: it takes seconds to import.
+
+    if output is not None:
+        return Path(output)
+    return Path("runs", f"{workdir.resolve().name}-published") if is_exported(workdir) else workdir
+
+
 class Words(NamedTuple):
     """A parsed command line."""
 

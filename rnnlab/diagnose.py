@@ -10,9 +10,10 @@ On --rows rows of the validation split, in double precision: the gradient's half
 values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the gradient
 of the recurrent kernel split by lag and by gate (lags), the bias of truncated backpropagation (truncation), and
 histograms of gates, activations and states (values). Writes diagnosis.json and figures in plots/ to the workdir, and to
-TensorBoard where it has events; for --config to runs/FILE-PRESET-untrained, for --atlas atlas.json and atlas.png to
-runs/atlas; --output names another folder. --html writes report.html, which holds its figures and opens without a
-network; of a run it measures only what --measure names and shows what was measured before.
+TensorBoard where it has events; for a published network to runs/NAME-published, for --config to
+runs/FILE-PRESET-untrained, for --atlas atlas.json and atlas.png to runs/atlas; --output names another folder. --html
+writes report.html, which holds its figures and opens without a network; of a run it measures only what --measure names
+and shows what was measured before.
 --replay makes the updates before the last spike or divergence (or the one that --recording names) once more from what
 the flight recorder kept (--config.flight_recorder.steps=10 in training), as they were and with clipping, a smaller
 gain, a bound on the spectral norm and a lower rate: replay.json and plots/replay.png.
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_string("checkpoint", "best", "of --workdir: best, last, or a step", flag_values=values)
     flags.DEFINE_bool("atlas", False, "the atlas of initialisations", flag_values=values)
-    cli.path_flag(values, "output", None, "folder to write to")
+    cli.output_flag(values)
     flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
     rows = f"rows of the batch; else {ROWS}, of --atlas {ATLAS_ROWS}"
     flags.DEFINE_integer("rows", None, rows, 1, LARGEST_INT, flag_values=values)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if reference is None or config is None:
         workdir = Path(given["workdir"])
         config = read_config(workdir)
-        output = Path(given["output"] or workdir)
+        output = cli.output_folder(workdir, given["output"])
         if given["replay"]:
             return _replay(config, workdir, output, given)
     else:

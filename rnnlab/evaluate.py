@@ -6,7 +6,8 @@
 
 Prints the metrics and writes them to WORKDIR/evaluation.json; of --split=all under each split's name. --decode, of a
 run of the task speech: the phone error rate of a Viterbi decoding, in WORKDIR/recognition.json with all transcripts,
-and figures of an utterance and of the phones' confusion in WORKDIR/plots.
+and figures of an utterance and of the phones' confusion in WORKDIR/plots. Of a published network, as those in
+docs/results/checkpoints, all of it goes to runs/NAME-published; --output names another folder.
 Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)
+    cli.output_flag(values)
     cli.data_flags(values)
     given = cli.parse(values, argv, __doc__).flags
     if given["workdir"] is None:
@@ -44,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     workdir, which = Path(given["workdir"]), given["checkpoint"]
     splits: list[Split] = ["validation", "test"] if given["split"] == "all" else [given["split"]]
     config = read_config(workdir)
+    output = cli.output_folder(workdir, given["output"])
 
     from rnnlab.training.checkpoints import restore_chosen
     from rnnlab.training.setup import Run
@@ -63,10 +66,10 @@ def main(argv: Sequence[str]) -> int:
     written = results if given["split"] == "all" else results[splits[0]]
     figures = []
     with cli.beside_numbers():
-        check_idle(workdir)
-        write_file(workdir / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
+        check_idle(output)
+        write_file(output / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
         if recognized:
-            figures = _keep(recognized, workdir)
+            figures = _keep(recognized, output)
     for result in results.values():  # Last: what is written is there though nobody reads what is printed.
         print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
     for figure in figures:
@@ -81,14 +84,14 @@ def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Sp
     return {split: recognize(run, state, split) for split in splits}
 
 
-def _keep(recognized: Mapping[Split, "Recognition"], workdir: Path) -> list[Path]:
-    """Leaves files and figures in the workdir, and says which figures; arrays are of the last split."""
+def _keep(recognized: Mapping[Split, "Recognition"], output: Path) -> list[Path]:
+    """Leaves files and figures in the folder, and says which figures; arrays are of the last split."""
     from rnnlab.plots import confusion, utterance
 
     written = {split: {**each.values, "transcripts": each.transcripts} for split, each in recognized.items()}
-    write_file(workdir / "recognition.json", json.dumps(written, indent=1) + "\n")
-    write_arrays(workdir / "recognition.npz", list(recognized.values())[-1].arrays, compressed=True)
-    return [utterance(workdir), confusion(workdir)]
+    write_file(output / "recognition.json", json.dumps(written, indent=1) + "\n")
+    write_arrays(output / "recognition.npz", list(recognized.values())[-1].arrays, compressed=True)
+    return [utterance(output), confusion(output)]
 
 
 if __name__ == "__main__":

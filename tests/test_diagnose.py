@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from rnnlab import diagnose
+from rnnlab import diagnose, evaluate
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics import diagnosis, jacobians
 from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER
@@ -25,6 +25,8 @@ from rnnlab.training.checkpoints import Checkpoints, restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
 from tests.generated_tasks import small_task
+
+PUBLISHED = Path(__file__).parent.parent / "docs" / "results" / "checkpoints"
 
 CONFIG = """
 def get_config():
@@ -147,7 +149,7 @@ def test_what_lags_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
 def published() -> dict[str, Path]:
     """One published checkpoint of every task that has any."""
     found: dict[str, Path] = {}
-    for config in sorted((Path(__file__).parent.parent / "docs" / "results" / "checkpoints").glob("*/config.json")):
+    for config in sorted(PUBLISHED.glob("*/config.json")):
         found.setdefault(json.loads(config.read_text())["task"]["name"], config.parent)
     return found
 
@@ -370,3 +372,29 @@ def test_more_rows_than_there_are_is_said(
 def test_a_number_that_no_array_counts_to_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--{name}.*2147483648"):
         diagnose.main(["--atlas", f"--{name}=2147483648", f"--output={tmp_path}"])
+
+
+LOOKS = {
+    "evaluate": (evaluate.main, [], ["evaluation.json"]),
+    "diagnose": (diagnose.main, ["--measure=horizon", "--rows=2"], ["diagnosis.json", "plots"]),
+    "page": (diagnose.main, ["--html"], ["report.html"]),
+}
+
+
+@pytest.mark.parametrize("what", LOOKS)
+@pytest.mark.parametrize("named", [False, True], ids=["default", "output"])
+def test_a_published_network_stays_as_it_is_unless_its_folder_is_named(
+    what: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, words, left = LOOKS[what]
+    published = tmp_path / "net"
+    shutil.copytree(next(folder for folder in PUBLISHED.iterdir() if folder.name == "adding150-irnn"), published)
+    before = sorted(path.name for path in published.iterdir())
+    monkeypatch.chdir(tmp_path)
+    assert main([f"--workdir={published}", *words, *([f"--output={published}"] if named else [])]) == 0
+    if named:
+        assert {*before, *left} <= {path.name for path in published.iterdir()}
+        assert not (tmp_path / "runs").exists()
+    else:
+        assert sorted(path.name for path in published.iterdir()) == before
+        assert {path.name for path in (tmp_path / "runs" / "net-published").iterdir()} >= {*left}

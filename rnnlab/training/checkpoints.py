@@ -307,7 +307,7 @@ def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves =
     Raises:
         ConfigError: there is none, or it cannot be read.
     """
-    if (workdir / PARAMETERS).exists() and not (workdir / "checkpoints").is_dir():
+    if is_exported(workdir):
         return _import_parameters(workdir / PARAMETERS, which, like)
     if not (workdir / "checkpoints").is_dir():
         raise ConfigError(f"{workdir} has no checkpoint yet")
@@ -341,6 +341,11 @@ def _chosen_step(saved: SavedCheckpoints, workdir: Path, which: str) -> int:
 
 
 PARAMETERS = "parameters.npz"
+
+
+def is_exported(workdir: Path) -> bool:
+    """Whether a workdir has no more of a run than `export_parameters` leaves, as those in docs/results/checkpoints."""
+    return (workdir / PARAMETERS).exists() and not (workdir / "checkpoints").is_dir()
 
 
 def export_parameters(restored: Restored, path: Path) -> None:

@@ -674,8 +674,8 @@ def test_an_exported_winner_evaluates_to_the_published_number(tmp_path, reproduc
     assert workdir.name == "adding150-gru"
     assert (workdir / "parameters.npz").stat().st_size < 10_000
     shutil.rmtree(tmp_path / "runs")
-    assert evaluate.main([f"--workdir={workdir}"]) == 0
-    evaluated = json.loads((workdir / "evaluation.json").read_text())
+    assert evaluate.main([f"--workdir={workdir}", f"--output={tmp_path}"]) == 0
+    evaluated = json.loads((tmp_path / "evaluation.json").read_text())
     assert (evaluated["loss"], evaluated["step"]) == (pytest.approx(best["test"], rel=1e-6), best["best_step"])
 
 
