@@ -138,17 +138,18 @@ def reproduce(case: Case, command: Command) -> int:
     read_checked(case, command)
     if problem := case.experiment.held_back(command.data_dir):
         raise ConfigError(f"{case.experiment.name} is held back: {problem}")
-    left = train_all(case, command.networks or case.networks, command)
-    show(case, command)
+    left, changed = train_all(case, command.networks or case.networks, command)
+    show(case, command, changed)
     if left:
         print(f"the budget is spent; the same command goes on with {', '.join(called(n) for n in left)}")
     return cli.FINISHED
 
 
-def train_all(case: Case, networks: Sequence[str], command: Command) -> list[str]:
-    """Trains networks for as long as there is time, and keeps what they come to; returns those that are not done."""
+def train_all(case: Case, networks: Sequence[str], command: Command) -> tuple[list[str], list[Path]]:
+    """Trains networks for as long as there is time, and keeps what they come to; returns those that are not done, and
+    the files that have changed."""
     stop = Stop(command.deadline, command.steps_of(case))
-    left = []
+    left, changed = [], []
     for network in networks:
         if stop.late:
             left.append(network)
@@ -158,12 +159,13 @@ def train_all(case: Case, networks: Sequence[str], command: Command) -> list[str
         print(f"{case.title}, {case.variant}: {called(network)}", flush=True)
         if not train(sweep, folder, command.data_dir, stop):
             left.append(network)
-        keep(case, network, folder, command)
-    return left
+        changed += keep(case, network, folder, command)
+    return left, list(dict.fromkeys(changed))
 
 
-def keep(case: Case, network: str, folder: Path, command: Command) -> None:
-    """Adds what a network's runs have come to to the results, and exports its best parameters if it does well."""
+def keep(case: Case, network: str, folder: Path, command: Command) -> list[Path]:
+    """Adds what a network's runs have come to to the results, and exports its best parameters if it does well; returns
+    the files and folders that have changed."""
     from scripts.irnn.results_page import draw
     from scripts.irnn.winners import export, winner_of, wins
 
@@ -171,7 +173,7 @@ def keep(case: Case, network: str, folder: Path, command: Command) -> None:
     if command.update:
         measured["runs"] = [run for run in measured["runs"] if is_over(run, command.steps_of(case))]
     if not measured["runs"]:
-        return
+        return []
     before = (read_checked(case, command) or {"networks": {}})["networks"]
     after = merged(case, before.get(network), measured)
     if command.update:
@@ -181,7 +183,7 @@ def keep(case: Case, network: str, folder: Path, command: Command) -> None:
     if wins(case, row) and row.steps[0] == row.whole:
         winner = winner_of(case, after, measured, folder, target)
     if winner is None and after == before.get(network) and results_path(command.output, case).exists():
-        return
+        return []
     with together() as publication:
         results = write_results(
             publication.place(results_path(command.output, case)), case, command.overrides, {**before, network: after}
@@ -190,6 +192,7 @@ def keep(case: Case, network: str, folder: Path, command: Command) -> None:
             publication.place(command.output / figure.name)
         if winner is not None:
             export(winner, publication.place(target), command.data_dir)
+    return publication.changed
 
 
 def say_what_stays(case: Case, network: str, after: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
@@ -225,8 +228,8 @@ def read_checked(case: Case, command: Command) -> dict[str, Any] | None:
     return found
 
 
-def show(case: Case, command: Command) -> None:
-    """Prints the table, and says where the numbers and figures are."""
+def show(case: Case, command: Command, changed: Sequence[Path]) -> None:
+    """Prints the table, and which files have changed."""
     from scripts.irnn.results_page import table
 
     results = read_checked(case, command)
@@ -235,11 +238,14 @@ def show(case: Case, command: Command) -> None:
         return
     print(f"{case.title}, {case.variant}: {case.experiment.unit}\n")
     print(table(rows(case, results, command.paper)))
-    path = results_path(command.output, case)
-    if path.exists():
-        print(path, *sorted(path.parent.glob(f"{path.stem}*.png")))
-    if path.exists() and not command.update:
+    say_changes(changed, command.output)
+    if results_path(command.output, case).exists() and not command.update:
         print(f"{command.results} is as it was; --update takes these runs in")
+
+
+def say_changes(changed: Sequence[Path], folder: Path) -> None:
+    """The files that were written with something new in them."""
+    print(*dict.fromkeys(changed)) if changed else print(f"nothing new; {folder} is as it was")
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
@@ -252,6 +258,7 @@ def reproduce_all(command: Command) -> int:
     found: dict[str, Any] = {}
     problems: dict[str, str] = {}
     held_back: dict[str, str | None] = {}
+    changed: list[Path] = []
     for case in all_cases():
         try:
             results = read_checked(case, command)
@@ -269,7 +276,7 @@ def reproduce_all(command: Command) -> int:
             problems[case.key] = told(f"held back: {held_back[name]}", command)
         elif missing and not Stop(command.deadline).late:
             try:
-                train_all(case, missing, command)
+                changed += train_all(case, missing, command)[1]
             except ConfigError as error:
                 problems[case.key] = told(error, command)
                 print(f"{case.key} is left out: {error}", flush=True)
@@ -277,8 +284,8 @@ def reproduce_all(command: Command) -> int:
         if results is not None:
             found[case.key] = results
     page = command.page if command.update else command.output / command.page.name
-    write_page(page, command.results, command.output, found, problems, command.paper)
-    print(page)
+    changed += write_page(page, command.results, command.output, found, problems, command.paper)
+    say_changes(changed, page)
     return cli.FINISHED
 
 

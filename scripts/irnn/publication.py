@@ -20,6 +20,8 @@ class Publication:
     def __init__(self) -> None:
         self._places: dict[Path, Path] = {}
         self._folders: set[Path] = set()
+        self.changed: list[Path] = []
+        """The targets that `publish` has made or replaced."""
 
     def folder(self, of: Path) -> Path:
         """Where to write what is going to be in a folder.
@@ -45,14 +47,16 @@ class Publication:
         return self._places[target]
 
     def publish(self) -> None:
-        """All to their places, or, where one of them cannot be replaced, none; signals wait meanwhile.
+        """All that differ from what is there to their places, or, where one of them cannot be replaced, none; signals
+        wait meanwhile.
 
         Raises:
             Unwritable: one cannot.
         """
         done: list[tuple[Path, Path | None]] = []
+        changed = {target: new for target, new in self._places.items() if not _same(target, new)}
         with _without_signals():
-            for target, new in self._places.items():
+            for target, new in changed.items():
                 old = new.with_name(f"{target.name}.old") if target.exists() else None
                 try:
                     if old is not None:
@@ -67,11 +71,20 @@ class Publication:
                         else:
                             os.replace(before, replaced)
                     raise unwritable(target, error) from None
+        self.changed = list(changed)
 
     def clear(self) -> None:
         """Removes what was written and not published, and what was replaced."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(old: Path, new: Path) -> bool:
+    """Whether two files, or all in two folders, hold the same bytes."""
+    if old.is_dir() and new.is_dir():
+        names = sorted(path.name for path in new.iterdir())
+        return names == sorted(path.name for path in old.iterdir()) and all(_same(old / n, new / n) for n in names)
+    return old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes()
 
 
 @contextlib.contextmanager

@@ -183,8 +183,8 @@ def write_page(
     found: Mapping[str, Any],
     problems: Mapping[str, str],
     paper: Mapping[str, Any],
-) -> None:
-    """docs/REPRODUCTION.md, and its figures: all of them or none.
+) -> list[Path]:
+    """docs/REPRODUCTION.md, and its figures: all of them or none. Returns those that have changed.
 
     Args:
         folder: of the published results, with the notes and what stands in for experiments.
@@ -199,6 +199,7 @@ def write_page(
         for figure in figures.glob("*.png"):
             publication.place(output / figure.name)
         write_file(publication.place(path), text)
+    return publication.changed
 
 
 def _page(

@@ -6,6 +6,7 @@ Training is a stand-in but for the slow tests, which train for real.
 import dataclasses
 import json
 import math
+import re
 import runpy
 import shutil
 from collections.abc import Callable, Mapping
@@ -580,6 +581,27 @@ def test_all_trains_what_is_missing_and_writes_the_page(
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == []
     assert "pixels is held back: no digits" in capsys.readouterr().out
+
+
+def test_only_files_with_something_new_are_named_and_written(
+    tmp_path, reproduce, trainer, short, exported, capsys
+) -> None:
+    def changed(*words: str) -> tuple[set[str], set[str]]:
+        """The files that a command names, and those that it writes."""
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+        assert reproduce(*words) == 0
+        after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+        written = {str(path) for path, time in after.items() if before.get(path) != time and "runs" not in path.parts}
+        said = re.sub(r"^nothing new; .*", "", capsys.readouterr().out, flags=re.M)
+        return set(re.findall(r"\S+\.(?:json|png|md)(?= |$)", said, re.M)), written
+
+    for words in (("--experiment=adding", "--networks=irnn"), ("--all", "--budget_minutes=0")):
+        named, written = changed(*words)
+        assert named == {name for name in written if "checkpoints" not in name}
+        assert named
+        assert changed(*words) == (set(), set())
+    named, written = changed("--experiment=adding", "--networks=irnn,lstm")
+    assert named == written == {str(tmp_path / "results" / "irnn_adding150_modern.json")}
 
 
 def test_all_without_time_trains_nothing_and_says_what_is_missing(tmp_path, reproduce, trainer, short) -> None:
