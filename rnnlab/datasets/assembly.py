@@ -14,7 +14,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.chunks import Chunk, cut, number_all, read_numbered
 from rnnlab.datasets.text import SPLITS, Corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary
-from rnnlab.datasets.writing import whole_file
+from rnnlab.files import whole_file
 from rnnlab.parallel import memory
 
 BYTES_A_WORD = 120

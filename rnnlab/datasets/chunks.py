@@ -24,7 +24,7 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.text import Part
 from rnnlab.datasets.vocabulary import END, Level
-from rnnlab.datasets.writing import whole_file
+from rnnlab.files import whole_file
 from rnnlab.parallel.memory import OutOfMemory
 
 CHUNK = 16 << 20

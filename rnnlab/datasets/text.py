@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.locations import cached, check_link, data_root, files_below, find_file, writable
 from rnnlab.datasets.vocabulary import Level
-from rnnlab.datasets.writing import whole_file
+from rnnlab.files import whole_file
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.9, 0.05, 0.05)

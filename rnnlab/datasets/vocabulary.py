@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.writing import whole_file
+from rnnlab.files import whole_file
 
 Level = Literal["word", "character"]
 UNKNOWN = "<unk>"

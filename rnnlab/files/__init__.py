@@ -16,7 +16,7 @@ from rnnlab.files.reading import (
     read_toml,
     unreadable,
 )
-from rnnlab.files.writing import Unwritable, remove, unwritable, write_arrays, write_bytes
+from rnnlab.files.writing import Unwritable, remove, unwritable, whole_file, write_arrays, write_bytes
 
 __all__ = [
     "AGAIN",
@@ -36,6 +36,7 @@ __all__ = [
     "remove",
     "unreadable",
     "unwritable",
+    "whole_file",
     "write_arrays",
     "write_bytes",
 ]

@@ -3,9 +3,9 @@
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,7 +28,22 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = False
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, and the folders above it.
+    """Writes a file whole or not at all, and the folders above it. It does not wait for the disk, as a sweep writes
+    thousands of small ones.
+
+    Raises:
+        Unwritable: it cannot be written; nothing is left behind.
+    """
+    with whole_file(path, waits=False) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, waits: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to, which gets its name only once it is whole, in folders that are made.
+
+    Args:
+        waits: until all of it is on the disk, so that a machine that stops leaves no name without its content.
 
     Raises:
         Unwritable: it cannot be written; nothing is left behind.
@@ -36,12 +51,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            yield file
+            if waits:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise unwritable(path, error) from None
 
 
 def remove(path: Path) -> None:

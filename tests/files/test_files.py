@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.writing import whole_file
 from rnnlab.files import (
     Unwritable,
     interpreting,
@@ -19,6 +18,7 @@ from rnnlab.files import (
     read_json_lines,
     read_text,
     read_toml,
+    whole_file,
     write_bytes,
 )
 from rnnlab.files.locks import claimed
@@ -172,3 +172,23 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, writer: str):
         contextlib.ExitStack() as stack,
     ):
         stack.enter_context(WRITERS[writer](tmp_path / "folder" / "x"))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("mine")])
+def test_a_file_that_is_written_in_part_leaves_the_one_before(tmp_path: Path, error: BaseException, waits: bool):
+    path = tmp_path / "folder" / "file"
+    write_bytes(path, b"before")
+
+    def fail() -> None:
+        with whole_file(path, waits) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(Unwritable if isinstance(error, OSError) else type(error)):
+        fail()
+    assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("file", b"before")]
+    with whole_file(path, waits) as file:
+        file.write(b"after")
+        assert path.read_bytes() == b"before"
+    assert path.read_bytes() == b"after"

@@ -124,10 +124,14 @@ def test_full_disk_at_a_resume_leaves_the_lines_as_they_are(tmp_path: Path, monk
     write(tmp_path, [line(1), line(2), line(3)])
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    real = Path.open
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    def full(path: Path, mode: str = "r", *rest: Any, **others: Any) -> Any:
+        if mode != "rb":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, mode, *rest, **others)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(ConfigError, match="No space left"):
         MetricsFile(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before

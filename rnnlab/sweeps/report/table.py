@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.datasets.writing import whole_file
-from rnnlab.files import as_typed
+from rnnlab.files import as_typed, whole_file
 from rnnlab.files.locks import alone
 from rnnlab.records.workdir import read_summary
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.datasets.writing import whole_file
-from rnnlab.files import check_objects, read_json
+from rnnlab.files import check_objects, read_json, whole_file
 from rnnlab.files.locks import alone
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import is_done, read_summary, write_file

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.writing import whole_file
-from rnnlab.files import check_objects, read_json
+from rnnlab.files import check_objects, read_json, whole_file
 from rnnlab.files.locks import alone
 from rnnlab.records.workdir import DONE, read_summary
 from rnnlab.sweeps.spec.manifest import make_plan
