@@ -35,14 +35,12 @@ from rnnlab.records.workdir import (
     write_file,
 )
 from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
 from rnnlab.training.flight_recorder import FlightRecorder
 from rnnlab.training.rerun import repeat, summary_of
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
 from rnnlab.training.watch import Memory
-
-SECONDS_PER_DISPATCH = 0.5
-"""How long the compiled loop runs before the host looks at signals and the progress line."""
 
 
 @processes.partners()
@@ -168,6 +166,7 @@ def train_and_evaluate(
         every = [*_EVERY, *(["diagnostics_every"] if config["diagnostics"] else [])]
 
         interrupted, measured = stack.enter_context(interruptions(progress.say)), False
+        halts = Halt(interrupted)
         with progress.running(), memory.clock.running():
             while step < last and not exhausted():
                 if curriculum.due(step):
@@ -206,7 +205,11 @@ def train_and_evaluate(
                     progress.log(step, memory.train)
                 improved = False
                 if memory.evaluates(step):
-                    found = run.evaluate(state, "validation")
+                    try:
+                        found = run.evaluate(state, "validation", halts)
+                    except Halted:
+                        status = "interrupted"
+                        break
                     writer.write(step, "validation", found, seconds())
                     progress.evaluated(step, "validation", found)
                     improved, lowered = memory.see(step, found, seconds())
@@ -238,10 +241,14 @@ def train_and_evaluate(
             best = state
             if stopping.best_step is not None and stopping.best_step != step:
                 best = checkpoints.restore(stopping.best_step, state, run.programs.word_leaves).state
-            tested = run.evaluate(best, "test")
-            summary["best"]["test"] = tested
-            writer.write(stopping.best_step or step, "test", tested, seconds())
-            progress.evaluated(stopping.best_step or step, "test", tested)
+            try:
+                tested = run.evaluate(best, "test", halts)
+            except Halted:
+                summary["status"], over = "interrupted", False
+            else:
+                summary["best"]["test"] = tested
+                writer.write(stopping.best_step or step, "test", tested, seconds())
+                progress.evaluated(stopping.best_step or step, "test", tested)
         if over:
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             summary["memory_horizon"] = run.memory_horizon(flow["trained"])

@@ -37,6 +37,7 @@ from rnnlab.optim.penalties import weight_penalty
 from rnnlab.parallel.devices import check_compute
 from rnnlab.parallel.sharding import ALL_AXES, MODEL_AXIS, UNSPLIT, row_parts, sum_over_devices
 from rnnlab.tasks import Batch, Split, StreamTask, Task
+from rnnlab.training.evaluation import Pace, Sums, in_parts
 from rnnlab.training.loss import batch_loss, charges_weights
 from rnnlab.training.prefetch import data_shapes, data_specs
 from rnnlab.training.state import TrainState
@@ -105,7 +106,7 @@ class Programs:
         self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
 
         replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)
-        spread = functools.partial(jax.shard_map, mesh=mesh, out_specs=replicated, check_vma=False)
+        spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
         params = self.split.specs(state.params)
         places = dataclasses.replace(
             TrainState(*[replicated] * (len(dataclasses.fields(TrainState)) - 1), carry=rows),  # pyright: ignore
@@ -113,7 +114,7 @@ class Programs:
             average=self.split.specs(state.average),
             optimizer=self.split.specs(state.optimizer),
         )
-        self._spread_step = functools.partial(spread, in_specs=(places, data, rows))
+        self._spread_step = functools.partial(spread, in_specs=(places, data, rows), out_specs=replicated)
         first = functools.partial(self.initialize_shard, batch=batch_size // row_parts(mesh), own=self.split.own)
         self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=places))
         in_specs = (places, data, replicated, rows)
@@ -121,9 +122,18 @@ class Programs:
         self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             jax.eval_shape(self.observe, state, self.data_shapes, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
-        self.evaluate = jax.jit(
+        whole, sums = (params, replicated, replicated, rows), Sums(rows, rows)  # pyright: ignore
+        self._begin_sums = jax.jit(
+            lambda split, *args: spread(
+                functools.partial(self.begin_sums_shard, split), in_specs=whole, out_specs=sums
+            )(*args),
+            static_argnums=0,
+        )
+        self._evaluate = jax.jit(
             lambda split, size, *args: spread(
-                functools.partial(self.evaluate_shard, split, size), in_specs=(params, replicated, replicated, rows)
+                functools.partial(self.evaluate_shard, split, size),
+                in_specs=(*whole, sums, replicated, replicated),
+                out_specs=(sums, replicated),
             )(*args),
             static_argnums=(0, 1),
         )
@@ -369,39 +379,62 @@ class Programs:
         )
         return after, probe
 
+    def begin_sums_shard(self, split: Split, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array) -> Sums:
+        """Of an evaluation before its first batch; arguments are those of `evaluate_shard`."""
+        network = self._own_network(params, buffers)
+        carry = network.first_carries(rows.shape[0]) if isinstance(self.task, StreamTask) else None
+        of_batch = functools.partial(self._batch_sums, network, split, 1, data, rows)
+        totals = jax.eval_shape(of_batch, carry, jnp.int32(0))[1]
+        return Sums(carry, jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), totals))
+
     def evaluate_shard(
-        self, split: Split, size: int, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Means over the first `size` examples of a split.
+        self,
+        split: Split,
+        size: int,
+        params: PyTree,
+        buffers: PyTree,
+        data: PyTree,
+        rows: jax.Array,
+        sums: Sums,
+        first: jax.Array,
+        until: jax.Array,
+    ) -> tuple[Sums, dict[str, jax.Array]]:
+        """The sums with those of the batches from `first` to before `until`, and the means so far, over the first
+        `size` examples of a split.
 
         rows: this device's rows of an evaluation batch.
         """
-        width = rows.shape[0] * row_parts(self.mesh)
-
         network = self._own_network(params, buffers)
 
-        def total(carry: Carries | None, start: jax.Array) -> tuple[Carries | None, PyTree]:
-            positions = start + rows
-            inside = positions < size
-            batch = self.task.batch(data, jnp.int32(0), split, jnp.minimum(positions, size - 1))
-            last: Carries = []
-            first = self._first_carries(network, split, positions, carry)
-            hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last)
-            values, weights = self.task.score(network.read(hidden, batch.lengths), batch)
-            sums = jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
-            return (None if carry is None else last), sums
+        def add(number: jax.Array, sums: Sums) -> Sums:
+            carry, found = self._batch_sums(network, split, size, data, rows, sums.carry, number)
+            return Sums(carry, jax.tree.map(jnp.add, sums.totals, jax.tree.map(lambda a: a[None], found)))
 
-        starts = jnp.arange(0, size, width, dtype=jnp.int32)
-        carry = network.first_carries(rows.shape[0]) if isinstance(self.task, StreamTask) else None
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, carry, starts[0])[1])
+        sums = lax.fori_loop(first, until, add, sums)
+        values, weight = sum_over_devices(jax.tree.map(lambda a: a[0], sums.totals))
+        return sums, {name: value / weight for name, value in values.items()}
 
-        def add(state: tuple[Carries | None, PyTree], start: jax.Array) -> tuple[tuple[Carries | None, PyTree], None]:
-            carry, sums = total(state[0], start)
-            return (carry, jax.tree.map(jnp.add, state[1], sums)), None
-
-        (_, (values, weight)), _ = lax.scan(add, (carry, zeros), starts)
-        values, weight = sum_over_devices((values, weight))
-        return {name: value / weight for name, value in values.items()}
+    def _batch_sums(
+        self,
+        network: Network,
+        split: Split,
+        size: int,
+        data: PyTree,
+        rows: jax.Array,
+        carry: Carries | None,
+        number: jax.Array,
+    ) -> tuple[Carries | None, PyTree]:
+        """Of batch `number`, from 0: what its rows end with, and the sums of their metrics and weights."""
+        width = rows.shape[0] * row_parts(self.mesh)
+        places = number.astype(jnp.uint32) * width + rows.astype(jnp.uint32)  # Beyond 2^31 where a split ends there.
+        inside, positions = places < size, places.astype(jnp.int32)
+        batch = self.task.batch(data, jnp.int32(0), split, jnp.minimum(places, size - 1).astype(jnp.int32))
+        last: Carries = []
+        first = self._first_carries(network, split, positions, carry)
+        hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last)
+        values, weights = self.task.score(network.read(hidden, batch.lengths), batch)
+        sums = jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
+        return (None if carry is None else last), sums
 
     # --- conveniences for the host -----------------------------------------------------------------------------------
 
@@ -418,6 +451,23 @@ class Programs:
             return {name: measure(probe) for name, measure in measures.items()}
 
         return jax.jit(self._spread_step(observe))
+
+    def evaluate(
+        self,
+        split: Split,
+        size: int,
+        params: PyTree,
+        buffers: PyTree,
+        data: PyTree,
+        rows: jax.Array,
+        pace: Pace | None = None,
+        halts: Callable[[], bool] | None = None,
+    ) -> dict[str, jax.Array]:
+        """Means over the first `size` examples of a split. rows: of an evaluation batch; the rest as of
+        `evaluation.in_parts`."""
+        whole = params, buffers, data, rows
+        part = functools.partial(self._evaluate, split, size, *whole)
+        return in_parts(part, self._begin_sums(split, *whole), -(-size // rows.shape[0]), pace or Pace(), halts)
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""

@@ -5,7 +5,8 @@ Nothing here writes to the workdir; the order in which a run uses this is in `tr
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from rnnlab.parallel.sharding import ALL_AXES, row_parts
 from rnnlab.records.run_config import resolve_config, task_stages
 from rnnlab.tasks import Batch, Split, StreamTask, Task, make_task
 from rnnlab.training import footprint
+from rnnlab.training.evaluation import Pace
 from rnnlab.training.prefetch import Feed
 from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.training.state import TrainState
@@ -55,6 +57,7 @@ class Run:
         self.stage = -1
         self._fitting: set[tuple[int, Split]] = set()
         """(Stage, split) of the programs that are known to fit into memory."""
+        self._paces: defaultdict[tuple[int, Split], Pace] = defaultdict(Pace)
         for programs in self.stages:
             footprint.check_state(programs, config)
         self.enter(len(self.stages) - 1)
@@ -68,6 +71,8 @@ class Run:
         """
         for programs in self.stages:
             footprint.check_training(programs, self.config, saves)
+        for split in ("validation", "test"):
+            self.check_evaluation(split)
 
     def check_evaluation(self, split: Split) -> None:
         """Whether a batch of a split fits into memory; before anything is made.
@@ -213,13 +218,18 @@ class Run:
         count = row_parts(self.mesh)
         return max(1, rows // count) * count
 
-    def evaluate(self, state: TrainState, split: Split) -> dict[str, float]:
-        """Means over a whole split of the stage's task, with the stage's label."""
-        size, rows = self.evaluated_rows(split)
+    def evaluate(self, state: TrainState, split: Split, halts: Callable[[], bool] | None = None) -> dict[str, float]:
+        """Means over a whole split of the stage's task, with the stage's label.
+
+        Raises:
+            Halted: halts, which is asked every half second or so, said so.
+        """
         if (self.stage, split) not in self._fitting:
-            footprint.check_batch(self.programs, self.config, split, rows.shape[0])
+            self.check_evaluation(split)
             self._fitting.add((self.stage, split))
-        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows)
+        size, rows = self.evaluated_rows(split)
+        pace = self._paces[self.stage, split]
+        values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows, pace, halts)
         return self.described(self.label | {name: float(value) for name, value in values.items()})
 
     def evaluated_rows(self, split: Split) -> tuple[int, jax.Array]:

@@ -23,7 +23,8 @@ from rnnlab.records.workdir import LOCK, open_workdir, write_file
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints, Restored
-from rnnlab.training.loop import SECONDS_PER_DISPATCH, following, summarize
+from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
+from rnnlab.training.loop import following, summarize
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
 from rnnlab.training.watch import Memory, TrainingClock
@@ -145,7 +146,7 @@ class ReplicaGroup:
     ) -> bool:
         config, steps = self.config, self.config["steps"]
         last = steps if stop_at is None else min(stop_at, steps)
-        budget, mark = 1, None
+        budget, mark, halts = 1, None, Halt(interrupted)
         self._prune(pruned)
         if not self._finish(interrupted):
             return False
@@ -167,7 +168,10 @@ class ReplicaGroup:
             for slot, member in running:
                 if not finite[slot]:
                     member.status = "diverged"
-            self._events()
+            try:
+                self._events(halts)
+            except Halted:
+                return False
             for _, member in self._running():
                 if member.memory.stopping.exhausted:
                     member.status = "stopped_early"
@@ -199,7 +203,7 @@ class ReplicaGroup:
             if self.step >= pruned.get(member.setting.name, LARGEST_INT):
                 member.status = "pruned"
 
-    def _events(self) -> None:
+    def _events(self, halts: Callable[[], bool]) -> None:
         """Logs and evaluates those that run, where either is due."""
         running, step = self._running(), self.step
         if not running:
@@ -213,7 +217,7 @@ class ReplicaGroup:
                 self._write(member, step, "train", member.memory.train)
         if not memory.evaluates(step):
             return
-        found = self.programs.evaluate(self.state, "validation", self._of([slot for slot, _ in running]))
+        found = self.programs.evaluate(self.state, "validation", self._of([slot for slot, _ in running]), halts)
         better, lowered = [], False
         for slot, member in running:
             self._write(member, step, "validation", found[slot])
@@ -250,7 +254,10 @@ class ReplicaGroup:
     def _leave(self, over: Sequence[tuple[int, Member]], interrupted: Sequence[str]) -> bool:
         """Whether all are written."""
         tested = [slot for slot, m in over if m.status != "diverged"]
-        values = self.programs.evaluate(self.best, "test", self._of(tested)) if tested else []
+        try:
+            values = self.programs.evaluate(self.best, "test", self._of(tested), Halt(interrupted)) if tested else []
+        except Halted:
+            return False
         flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
         last, best = jax.device_get((self.state, self.best))
         for written, (slot, member) in enumerate(over, 1):

@@ -1,9 +1,11 @@
 """The compiled programs of a group of runs over a replica axis: the state of run n is slice n of every array.
 
-What a run does in a step is `step.Programs`; when which runs step, and what their host does, is `group_run.py`.
+What a run does in a step is `programs.Programs`; when which runs step, and what their host does, is `group_run.py`.
 """
 
 import dataclasses
+import functools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from rnnlab.parallel import memory
 from rnnlab.parallel.sharding import ALL_AXES
 from rnnlab.tasks import Split
 from rnnlab.training import footprint
+from rnnlab.training.evaluation import Pace, Sums, in_parts
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState
 from rnnlab.typing import Bool, Float, Int, PyTree
@@ -63,7 +66,9 @@ class ReplicaPrograms:
 
         self._train = jax.jit(self._replicated(train, each=2), donate_argnums=0)
         self._initialize = jax.jit(self._replicated(programs.initialize_shard, each=2), out_shardings=self.split)
+        self._begin_sums = jax.jit(self._begun, static_argnums=0)
         self._evaluate = jax.jit(self._evaluated, static_argnums=0)
+        self._paces: defaultdict[Split, Pace] = defaultdict(Pace)
         self._flows = jax.jit(self._replicated(self._where(run.flow_norms), each=2))
         self._keep = jax.jit(_keep, donate_argnums=2, out_shardings=self.split)
         self._take = jax.jit(_take, out_shardings=self.split)
@@ -99,11 +104,30 @@ class ReplicaPrograms:
 
         return one
 
-    def _evaluated(self, where: tuple[Split, int], wanted: jax.Array, state: PyTree, *args: PyTree) -> PyTree:
-        def one(state: TrainState, data: PyTree, rows: jax.Array) -> dict[str, jax.Array]:
-            return self.run.programs.evaluate_shard(*where, state.evaluated, state.buffers, data, rows)
+    def _begun(self, split: Split, state: TrainState, data: PyTree, rows: jax.Array) -> Sums:
+        def one(state: TrainState, data: PyTree, rows: jax.Array) -> Sums:
+            return self.run.programs.begin_sums_shard(split, state.evaluated, state.buffers, data, rows)
 
-        return self._replicated(self._where(one), each=2)(wanted, state, *args)
+        return self._replicated(one, each=1)(state, data, rows)
+
+    def _evaluated(
+        self,
+        where: tuple[Split, int],
+        wanted: jax.Array,
+        state: TrainState,
+        data: PyTree,
+        rows: jax.Array,
+        sums: Sums,
+        first: jax.Array,
+        until: jax.Array,
+    ) -> tuple[Sums, PyTree]:
+        def one(
+            state: TrainState, sums: Sums, data: PyTree, rows: jax.Array, first: jax.Array, until: jax.Array
+        ) -> tuple[Sums, PyTree]:
+            whole = state.evaluated, state.buffers, data, rows
+            return self.run.programs.evaluate_shard(*where, *whole, sums, first, until)
+
+        return self._replicated(self._where(one), each=3)(wanted, state, sums, data, rows, first, until)
 
     def _everywhere(self, tree: PyTree) -> PyTree:
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
@@ -132,11 +156,19 @@ class ReplicaPrograms:
         program = self._program(until.shape[0])
         return program(state, self._placed(until, np.int32), self.run.data, self.rows)
 
-    def evaluate(self, state: TrainState, split: Split, wanted: Bool[np.ndarray, " N"]) -> list[dict[str, float]]:
+    def evaluate(
+        self,
+        state: TrainState,
+        split: Split,
+        wanted: Bool[np.ndarray, " N"],
+        halts: Callable[[], bool] | None = None,
+    ) -> list[dict[str, float]]:
         """`Run.evaluate` of the wanted replicas; what stands for the others means nothing."""
         size, rows = self.run.evaluated_rows(split)
-        found = self._evaluate((split, size), self._placed(wanted, bool), state, self.run.data, self._everywhere(rows))
-        found = jax.device_get(found)
+        data, everywhere = self.run.data, self._everywhere(rows)
+        part = functools.partial(self._evaluate, (split, size), self._placed(wanted, bool), state, data, everywhere)
+        sums, count = self._begin_sums(split, state, data, everywhere), -(-size // rows.shape[0])
+        found = jax.device_get(in_parts(part, sums, count, self._paces[split], halts))
         each = [{name: float(values[n]) for name, values in found.items()} for n in range(len(wanted))]
         return [self.run.described(values) for values in each]
 
@@ -193,6 +225,8 @@ class ReplicaPrograms:
         Raises:
             OutOfMemory: not even these do.
         """
+        for split in ("validation", "test"):
+            self.run.check_evaluation(split)
         room, size = _SHARE_OF_MEMORY * self.available(), replicas
         while size > self.count and (needed := self.needed(self.slots(size))) > room:
             size = max(self.count, min(size - 1, int(size * room / needed)))
