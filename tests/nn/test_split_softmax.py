@@ -120,7 +120,7 @@ def programs(split: int, devices: int, name: str) -> Programs:
     )
     run.initialize = quick_jit(run.initialize.__wrapped__)
     run.train = quick_jit(run.train.__wrapped__)
-    run.evaluate = quick_jit(run.evaluate.__wrapped__, static_argnums=(0, 1))
+    run._evaluate = quick_jit(run._evaluate.__wrapped__, static_argnums=(0, 1))
     return run
 
 

@@ -66,7 +66,7 @@ def programs(task: Task, rows: int, devices: int = 1, rate: float = 1.0, **model
     run: Any = Programs(model, optimizer, task, make_mesh(rows, devices), batch_size=rows, run_steps=99, log_every=7)
     run.initialize = quick_jit(run.initialize.__wrapped__)
     run.train = quick_jit(run.train.__wrapped__)
-    run.evaluate = quick_jit(run.evaluate.__wrapped__, static_argnums=(0, 1))
+    run._evaluate = quick_jit(run._evaluate.__wrapped__, static_argnums=(0, 1))
     return run
 
 

@@ -278,7 +278,7 @@ def test_early_stopping_stops_after_patience_and_stays_stopped(tmp_path):
 
 def test_checkpoint_of_the_best_value_is_kept_where_it_is_better_by_less_than_min_change(tmp_path, monkeypatch):
     losses = {20: 1.0, 40: 0.9, 60: 0.95}
-    monkeypatch.setattr(Run, "evaluate", lambda run, state, split: {"loss": losses[int(state.step)]})
+    monkeypatch.setattr(Run, "evaluate", lambda run, state, split, halts=None: {"loss": losses[int(state.step)]})
     config = small(early_stopping=dict(patience=2, min_change=0.5))
     assert train_and_evaluate(config, tmp_path)["best"]["step"] == 40
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -394,7 +394,7 @@ NAN, INF = float("nan"), float("inf")
 def test_evaluation_that_is_not_a_number_is_the_worst(tmp_path, monkeypatch, metric, values, best):
     validation = iter(values)
 
-    def evaluate(run, state, split):
+    def evaluate(run, state, split, halts):
         return {"loss": 1.0, "within_0.04": 0.5} | ({metric: next(validation)} if split == "validation" else {})
 
     monkeypatch.setattr(Run, "evaluate", evaluate)
@@ -407,7 +407,7 @@ def test_evaluation_that_is_not_a_number_is_the_worst(tmp_path, monkeypatch, met
 
 
 def test_files_of_a_run_are_json_where_a_value_is_not_finite(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "evaluate", lambda run, state, split: {"loss": NAN, "within_0.04": -INF})
+    monkeypatch.setattr(Run, "evaluate", lambda run, state, split, halts=None: {"loss": NAN, "within_0.04": -INF})
     train_and_evaluate(small(steps=20), tmp_path)
     evaluate.main([f"--workdir={tmp_path}"])
     for name in ("summary.json", "metrics.jsonl", "evaluation.json"):

@@ -72,7 +72,7 @@ def staged(curriculum: dict[str, Any], **changes: Any) -> dict:
 def validations(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
     """Evaluations of a run say these losses, step by step."""
 
-    def evaluated(run: Run, state: TrainState, split: str) -> dict[str, Any]:
+    def evaluated(run: Run, state: TrainState, split: str, halts: Any) -> dict[str, Any]:
         loss = losses[int(state.step)] if split == "validation" else 1.0
         return run.label | {"loss": loss, "within_0.04": -loss}
 
