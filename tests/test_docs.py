@@ -29,6 +29,7 @@ TABLE_TESTS = [
     )
 ]
 """Those that what docs/extending.md adds is tested by, beside test_cells.py; slow tests are not among them."""
+PIPED = {"capture_output": True, "text": True}
 BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
 
 
@@ -56,6 +57,7 @@ def extended(tmp_path_factory) -> Path:
         shutil.copy(file, copy)
     for language, title, text in blocks(ROOT / "docs" / "extending.md"):
         if language == "python":
+            (copy / title).parent.mkdir(exist_ok=True)
             (copy / title).write_text(text)
         elif language == "diff":
             (copy / title).write_text(insert((copy / title).read_text(), text))
@@ -169,6 +171,31 @@ def test_commands_of_extending_train(extended, tmp_path):
         small = ["--config.steps=4", "--config.eval_every=4", "--config.task.length=8"]
         said = run(extended, *words, *small)
         assert "rnnlab.train" not in words or "finished at step 4" in said
+
+
+@pytest.mark.slow
+def test_a_study_of_its_own_goes_on_and_is_evaluated_from_elsewhere(tmp_path):
+    for _, title, text in blocks(ROOT / "docs" / "extending.md"):
+        if title.startswith("study/"):
+            (tmp_path / title).parent.mkdir(exist_ok=True)
+            (tmp_path / title).write_text(text)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def said(*words: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-m", *words], cwd=elsewhere, env=environment, **PIPED)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    train = ("rnnlab.train", "--config=../study/memory.py", "--workdir=run", "--config.task.length=8")
+    assert "finished at step 4" in said(*train, "--config.steps=4")
+    assert "finished at step 8" in said(*train, "--config.steps=8")
+    config = json.loads((elsewhere / "run" / "config.json").read_text())
+    assert config["model"]["cell"]["name"] == "cells:Orthogonal"
+    assert config["import_from"] == [str(tmp_path / "study")]
+    (elsewhere / "run").rename(elsewhere / "moved")
+    assert "loss" in said("rnnlab.evaluate", "--workdir=moved")
 
 
 @pytest.mark.slow

@@ -7,14 +7,19 @@ from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.gru import GRU, ResetBeforeGRU
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.vanilla import Vanilla, irnn
+from rnnlab.config.outside import Table
 
-CELLS: dict[str, Callable[..., BaseCell]] = {
-    "vanilla": Vanilla,
-    "irnn": irnn,
-    "lstm": LSTM,
-    "gru": GRU,
-    "gru_reset_before": ResetBeforeGRU,
-}
+CELLS: Table[Callable[..., BaseCell]] = Table(
+    {
+        "vanilla": Vanilla,
+        "irnn": irnn,
+        "lstm": LSTM,
+        "gru": GRU,
+        "gru_reset_before": ResetBeforeGRU,
+    },
+    "a rnnlab.BaseCell",
+    lambda made: isinstance(made, BaseCell),
+)
 
 CellSpec = Annotated[str | Mapping[str, Any], CELLS]
 """A name in `CELLS`, or a section with that name and the cell's parameters."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -42,6 +43,14 @@ class OneOf:
 
     kind: str
     names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NameIn:
+    """In `Annotated`: a string that names an entry of a table, or something outside the project."""
+
+    kind: str
+    table: Mapping[str, Any]
 
 
 Positive = Annotated[float, Bound(0, low_excluded=True)]

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 
 from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.outside import look_in, note_imports
 
 
 def load_file(reference: str) -> ConfigDict:
@@ -34,7 +36,7 @@ def load_file(reference: str) -> ConfigDict:
     if "base" in plain and "task" not in plain:
         raise ConfigError(f"{reference}: the file of a sweep, for python -m rnnlab.sweep; this takes a run's")
     try:
-        return ConfigDict(plain)
+        return ConfigDict({"import_from": folder_of(reference)} | plain)
     except Exception as error:
         raise ConfigError(f"{reference}: {type(error).__name__}: {error}") from None
 
@@ -46,6 +48,8 @@ def read_file(reference: str) -> dict[str, Any]:
     """
     path, _, preset = reference.partition(":")
     file = Path(os.path.expanduser(path))
+    look_in(folder_of(reference))
+    before = set(sys.modules)
     if not os.path.isfile(file):
         beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
@@ -70,6 +74,13 @@ def read_file(reference: str) -> dict[str, Any]:
         raise
     except (Exception, SystemExit) as error:  # Whatever a user's file raises: one line that names the file.
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    finally:
+        note_imports(before)
+
+
+def folder_of(reference: str) -> tuple[str, ...]:
+    """Where a config imports its helpers from, and what it names by `package.module:Name`: beside its file."""
+    return (os.path.dirname(os.path.abspath(os.path.expanduser(reference.partition(":")[0]))),)
 
 
 def set_paths(

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union
 
 import numpy as np
 
-from rnnlab.config.bounds import NON_EMPTY, Bound, OneOf, PositiveInt, check_float32
+from rnnlab.config.bounds import NON_EMPTY, Bound, NameIn, OneOf, PositiveInt, check_float32
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
+from rnnlab.config.outside import Table, find_outside, is_outside
 
 GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs"})
 """Parameters of factories that the code supplies; a config cannot set them."""
@@ -41,9 +42,20 @@ def find(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, An
     name = fields.pop("name", None)
     if name is None:
         raise ConfigError(f"{kind}: the field 'name' is missing; known: {', '.join(sorted(table))}")
+    return lookup(table, name, kind), fields
+
+
+def lookup(table: Mapping[str, Any], name: Any, kind: str) -> Any:
+    """What a name stands for: an entry of a table, or for `package.module:Name` what lives outside the project.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    if is_outside(name):
+        return table.outside(name, kind) if isinstance(table, Table) else find_outside(name, kind)
     if not isinstance(name, str) or name not in table:
         raise ConfigError(unknown(kind, name, table))
-    return table[name], fields
+    return table[name]
 
 
 def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str, **given: Any) -> Any:
@@ -57,6 +69,8 @@ def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, A
     for field in fields:
         if field not in known:
             raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, known))
+    if isinstance(table, Table) and is_outside(_name(section)):
+        return table.make(_name(section), kind, **fields, **given)
     return factory(**fields, **given)
 
 
@@ -167,6 +181,10 @@ def _check(value: Any, hint: Any, path: str) -> Any:
                 raise ConfigError(f"{path}: {value!r} is {rounded:g} in float32; there, too, it must be {mark}")
             if isinstance(mark, OneOf) and value not in mark.names:
                 raise ConfigError(f"{path}: {unknown(mark.kind, value, mark.names)}")
+            if isinstance(mark, NameIn):
+                if not is_outside(value) and value not in mark.table:
+                    raise ConfigError(f"{path}: {unknown(mark.kind, value, mark.table)}")
+                lookup(mark.table, value, path)
             if mark is NON_EMPTY and not value:
                 raise ConfigError(f"{path}: empty; expected {_describe(inner)}, and at least one")
         return value
@@ -238,6 +256,8 @@ def _describe(hint: Any) -> str:
         tables = [mark for mark in args[1:] if isinstance(mark, dict)]
         if tables:
             return f"one of {', '.join(sorted(tables[0]))}"
+        if names := [mark.table for mark in args[1:] if isinstance(mark, NameIn)]:
+            return f"one of {', '.join(names[0])}"
         if names := [mark.names for mark in args[1:] if isinstance(mark, OneOf)]:
             return f"one of {', '.join(names[0])}"
         bounds = [str(mark) for mark in args[1:] if isinstance(mark, Bound)]

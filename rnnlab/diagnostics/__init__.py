@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 
+from rnnlab.config.outside import Table
 from rnnlab.diagnostics.atlas import atlas_table, measure_atlas
 from rnnlab.diagnostics.gradient_flow import Decay, decay_per_step, flow, gradient_flow, gradient_reach, memory_horizon
 from rnnlab.diagnostics.norms import norms
@@ -15,12 +16,15 @@ from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.spectrum import spectrum
 
-DIAGNOSTICS: dict[str, Callable[[Probe], dict[str, jax.Array]]] = {
-    "gradient_flow": flow,
-    "norms": norms,
-    "saturation": saturation,
-    "spectrum": spectrum,
-}
+DIAGNOSTICS: Table[Callable[[Probe], dict[str, jax.Array]]] = Table(
+    {
+        "gradient_flow": flow,
+        "norms": norms,
+        "saturation": saturation,
+        "spectrum": spectrum,
+    },
+    "a function of a Probe",
+)
 
 __all__ = [
     "DIAGNOSTICS",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnnlab.config.outside import Table
 from rnnlab.config.schema import build
 from rnnlab.typing import Activation
 
@@ -92,14 +93,17 @@ class ELU(nnx.Module):
         return jnp.where(x > 0, x, self.alpha[...] * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
-ACTIVATIONS: dict[str, Callable[..., Activation]] = {
-    "tanh": lambda: tanh,
-    "sigmoid": lambda: sigmoid,
-    "relu": lambda: relu,
-    "leaky_relu": LeakyReLU,
-    "elu": ELU,
-    "linear": lambda: linear,
-}
+ACTIVATIONS: Table[Callable[..., Activation]] = Table(
+    {
+        "tanh": lambda: tanh,
+        "sigmoid": lambda: sigmoid,
+        "relu": lambda: relu,
+        "leaky_relu": LeakyReLU,
+        "elu": ELU,
+        "linear": lambda: linear,
+    },
+    "a function of an array",
+)
 
 ActivationSpec = Annotated[str | Mapping[str, Any] | Activation, ACTIVATIONS]
 """A name in `ACTIVATIONS`, a section with that name and its parameters, or the function itself."""

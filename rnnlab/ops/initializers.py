@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
 
 from rnnlab.config.bounds import NonNegative
+from rnnlab.config.outside import Table
 from rnnlab.config.schema import build
 from rnnlab.typing import Initializer
 
@@ -99,22 +100,25 @@ def identity(scale: float = 1.0) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: scale * jnp.eye(*shape, dtype=dtype)
 
 
-INITIALIZERS: dict[str, Callable[..., Initializer]] = {
-    "zeros": zeros,
-    "constant": constant,
-    "uniform": uniform,
-    "naive_uniform": functools.partial(uniform, scale=0.01),
-    "normal": normal,
-    "small_normal": functools.partial(normal, stddev=1e-3),
-    "large_normal": functools.partial(normal, stddev=1.0),
-    "glorot_uniform": glorot_uniform,
-    "glorot_normal": glorot_normal,
-    "he_uniform": he_uniform,
-    "he_normal": he_normal,
-    "orthogonal": orthogonal,
-    "identity": identity,
-    "scaled_identity": functools.partial(identity, scale=0.01),
-}
+INITIALIZERS: Table[Callable[..., Initializer]] = Table(
+    {
+        "zeros": zeros,
+        "constant": constant,
+        "uniform": uniform,
+        "naive_uniform": functools.partial(uniform, scale=0.01),
+        "normal": normal,
+        "small_normal": functools.partial(normal, stddev=1e-3),
+        "large_normal": functools.partial(normal, stddev=1.0),
+        "glorot_uniform": glorot_uniform,
+        "glorot_normal": glorot_normal,
+        "he_uniform": he_uniform,
+        "he_normal": he_normal,
+        "orthogonal": orthogonal,
+        "identity": identity,
+        "scaled_identity": functools.partial(identity, scale=0.01),
+    },
+    "a function of (key, shape, dtype)",
+)
 
 InitializerSpec = Annotated[str | Mapping[str, Any] | Initializer, INITIALIZERS]
 """A name in `INITIALIZERS`, a section with that name and its parameters, or the function itself."""

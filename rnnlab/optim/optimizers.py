@@ -15,8 +15,10 @@ import optax
 
 from rnnlab.config.bounds import Decay, NonNegative, NonNegativeInt, Positive
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.outside import Table
 from rnnlab.config.schema import build, fields_of, find
 from rnnlab.ops.safe_norms import global_norm, unit_norms
+from rnnlab.optim.adapted import adapted
 from rnnlab.optim.schedules import ScheduleSpec, make_schedule
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
 from rnnlab.typing import PRNGKeyArray, PyTree
@@ -76,14 +78,19 @@ def adafactor(
     return optax.chain(*chain)
 
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "sgd": sgd,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "adamw": adamw,
-    "adagrad": adagrad,
-    "adafactor": adafactor,
-}
+OPTIMIZERS: Table[Callable[..., optax.GradientTransformation]] = Table(
+    {
+        "sgd": sgd,
+        "rmsprop": rmsprop,
+        "adam": adam,
+        "adamw": adamw,
+        "adagrad": adagrad,
+        "adafactor": adafactor,
+    },
+    "an optax.GradientTransformation",
+    lambda made: isinstance(made, optax.GradientTransformation),
+    lambda factory, name: adapted(factory, name, decayed),
+)
 
 
 def common_options(

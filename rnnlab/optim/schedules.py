@@ -13,6 +13,7 @@ import optax
 
 from rnnlab.config.bounds import LARGEST_INT, NON_EMPTY, Bound, NonNegative, Positive, PositiveInt
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.outside import Table
 from rnnlab.config.schema import build, fields_of, find
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -114,18 +115,21 @@ def plateau(
     return constant()
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "constant": constant,
-    "linear": linear,
-    "polynomial": polynomial,
-    "cosine": cosine,
-    "cosine_restarts": cosine_restarts,
-    "one_cycle": one_cycle,
-    "exponential": exponential,
-    "inverse_sqrt": inverse_sqrt,
-    "step": step,
-    "plateau": plateau,
-}
+SCHEDULES: Table[Callable[..., Schedule]] = Table(
+    {
+        "constant": constant,
+        "linear": linear,
+        "polynomial": polynomial,
+        "cosine": cosine,
+        "cosine_restarts": cosine_restarts,
+        "one_cycle": one_cycle,
+        "exponential": exponential,
+        "inverse_sqrt": inverse_sqrt,
+        "step": step,
+        "plateau": plateau,
+    },
+    "a function of the step",
+)
 
 ScheduleSpec = Annotated[str | Mapping[str, Any], SCHEDULES]
 

@@ -23,7 +23,7 @@ from rnnlab.plots.style import (
 )
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import read_config, read_gradient_flow
-from rnnlab.tasks import TASKS, Split
+from rnnlab.tasks import Split, find_task
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
@@ -84,7 +84,7 @@ def reads_every_step(workdir: Path) -> bool:
     """Whether the task of a run has a readout at every step; not where nothing says what the task is."""
     if not (workdir / "config.json").exists():
         return False
-    return getattr(TASKS.get(read_config(workdir)["task"]["name"]), "readout", "last") == "every"
+    return getattr(find_task(read_config(workdir)), "readout", "last") == "every"
 
 
 def gradient_flow(workdir: Path) -> Path:

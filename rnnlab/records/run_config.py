@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from rnnlab.config.bounds import NonNegative, NonNegativeInt, OneOf, PositiveInt
+from rnnlab.config.bounds import NameIn, NonNegative, NonNegativeInt, PositiveInt
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
+from rnnlab.config.outside import folders_of, look_in
 from rnnlab.config.overrides import field_paths, fields_named, literal, set_paths, to_dict
 from rnnlab.config.schema import fields_of, resolve, subsection
 from rnnlab.diagnostics import DIAGNOSTICS
@@ -70,7 +71,7 @@ def flight_recorder_options(*, steps: PositiveInt = 10, at_most: PositiveInt = 3
 
 
 FlightRecorderSpec = Annotated[Mapping[str, Any], flight_recorder_options]
-DiagnosticName = Annotated[str, OneOf("diagnostic", tuple(DIAGNOSTICS))]
+DiagnosticName = Annotated[str, NameIn("diagnostic", DIAGNOSTICS)]
 
 
 def _run_fields(
@@ -94,12 +95,14 @@ def _run_fields(
     eval_batch_size: PositiveInt = 500,
     checkpoint_every: PositiveInt = 1000,
     devices: PositiveInt | None = None,
+    import_from: tuple[str, ...] = (),
 ) -> None:
     """The fields of a run.
 
     diagnostics: what is measured of a training step, every diagnostics_every steps. steps: updates of
     the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every, diagnostics_every: in
-    steps. devices: how many to split the batch over; None takes the most that divide it.
+    steps. devices: how many to split the batch over; None takes the most that divide it. import_from: folders that have
+    the modules of names `package.module:Name`, looked in after PYTHONPATH; at first that of the config's file.
     """
 
 
@@ -127,8 +130,12 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with it, in one line that says where.
     """
+    plain = to_dict(config)
+    folders = plain.get("import_from", ())
+    if folders:
+        look_in([folders] if isinstance(folders, str) else folders)
     try:
-        resolved = resolve(_run_fields, to_dict(config), "")
+        resolved = resolve(_run_fields, plain, "")
     except UnknownField as error:
         if paths := fields_named(error.name, _paths_without(config, error)):
             raise ConfigError(
@@ -142,7 +149,7 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError("batch_size: 1 row has no variance; model.normalization.cell='batch' needs at least 2")
     if resolved["curriculum"] is not None:
         resolved["curriculum"] |= {"values": _stage_values(resolved)}
-    return resolved
+    return resolved | {"import_from": folders_of(resolved)}
 
 
 def _paths_without(config: ConfigDict | Mapping[str, Any], error: UnknownField) -> list[str]:

@@ -166,9 +166,11 @@ def open_workdir(
         write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")
 
 
-def planned_steps(workdir: Path, steps: int) -> int:
-    """How long the run in a workdir was to be when it was last trained; `steps` where there is none."""
-    return read_config(workdir).get("steps", steps) if (workdir / "config.json").exists() else steps
+def planned_steps(workdir: Path, config: Mapping[str, Any]) -> int:
+    """How long the run in a workdir was to be when it was last trained; the config's steps where there is none."""
+    if not (workdir / "config.json").exists():
+        return config["steps"]
+    return read_config(workdir, config["import_from"])["steps"]
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -177,7 +179,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: it is another, or is over and longer.
     """
-    old = read_config(workdir)
+    old = read_config(workdir, config["import_from"])
     changed = [line for line in differences(old, config) if line.split(":")[0] not in _MAY_DIFFER]
     if changed:
         raise ConfigError(
@@ -191,7 +193,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-_MAY_DIFFER = ("steps", "model.softmax.split")
+_MAY_DIFFER = ("steps", "model.softmax.split", "import_from")
 
 
 def check_words(workdir: Path, words: Sequence[str] | None) -> None:
@@ -228,8 +230,11 @@ def write_file(path: Path, text: str) -> None:
     write_bytes(path, as_typed(text).encode())
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
+def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any]:
     """The resolved config of a run. A field that is newer than the run has its default.
+
+    import_from: folders that have the modules which the run names, before those in config.json, which may have been
+    moved.
 
     Raises:
         ConfigError: there is none, it is no JSON, or a field or value in it exists no more.
@@ -240,7 +245,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     found = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
     with interpreting(path, "restore it"):
         try:
-            return resolve_config(found)
+            return resolve_config(found | {"import_from": [*import_from, *found.get("import_from", ())]})
         except ConfigError as error:
             raise ConfigError(f"{path}, damaged or of a run of another version of rnnlab: {error}") from None
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from rnnlab.config.schema import build, find, takes
+from rnnlab.config.outside import Table, look_in
+from rnnlab.config.schema import build, find, lookup, takes
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationSpec
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task
@@ -11,13 +12,17 @@ from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
 from rnnlab.tasks.speech import Speech
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "adding": Adding,
-    "language_model": LanguageModel,
-    "sentences": Sentences,
-    "pixels": Pixels,
-    "speech": Speech,
-}
+TASKS: Table[Callable[..., Task]] = Table(
+    {
+        "adding": Adding,
+        "language_model": LanguageModel,
+        "sentences": Sentences,
+        "pixels": Pixels,
+        "speech": Speech,
+    },
+    "a rnnlab.tasks.Task",
+    lambda made: isinstance(made, Task),
+)
 
 TaskSpec = Annotated[str | Mapping[str, Any], TASKS]
 """A name in `TASKS`, or a section with that name and the task's parameters."""
@@ -46,6 +51,16 @@ def make_task(
     return task
 
 
+def find_task(config: Mapping[str, Any]) -> Callable[..., Task]:
+    """The task's class, or what makes it, of a resolved config, be it read as JSON.
+
+    Raises:
+        ConfigError: it lives outside the project, and cannot be imported any more.
+    """
+    look_in(config.get("import_from", ()))
+    return lookup(TASKS, config["task"]["name"], "task")
+
+
 __all__ = [
     "TASKS",
     "Adding",
@@ -61,5 +76,6 @@ __all__ = [
     "StreamTask",
     "Task",
     "TaskSpec",
+    "find_task",
     "make_task",
 ]

@@ -83,7 +83,7 @@ def train_and_evaluate(
     memory = Memory(config, run.task.solved, run.sign)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
     seconds = memory.clock.seconds
-    planned = planned_steps(workdir, config["steps"])
+    planned = planned_steps(workdir, config)
     steps = config["steps"]
     last = steps if stop_at is None else min(steps, stop_at)
 

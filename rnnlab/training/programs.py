@@ -23,6 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
+from rnnlab.config.schema import lookup
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.flight import SPIKE
 from rnnlab.diagnostics.probe import Probe
@@ -119,7 +120,7 @@ class Programs:
         self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=places))
         in_specs = (places, data, replicated, rows)
         self.train = jax.jit(spread(self.train_shard, in_specs=in_specs, out_specs=places), donate_argnums=0)
-        self.observe = self.observer({name: DIAGNOSTICS[name] for name in diagnostics})
+        self.observe = self.observer({name: lookup(DIAGNOSTICS, name, "diagnostics") for name in diagnostics})
         if diagnostics:  # One that is not defined for this network says so here.
             jax.eval_shape(self.observe, state, self.data_shapes, jax.ShapeDtypeStruct((batch_size,), jnp.uint32))
         whole, sums = (params, replicated, replicated, rows), Sums(rows, rows)  # pyright: ignore

@@ -32,7 +32,7 @@ def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | Non
     check_config(workdir, config)
     if summary["status"] in _ENDED_BY_ITSELF:
         return summary
-    if config["steps"] > read_config(workdir)["steps"]:
+    if config["steps"] > read_config(workdir, config["import_from"])["steps"]:
         return None
     # A run that is being made longer still has the summary of before.
     return None if summary["status"] == "finished" and summary["steps"] < config["steps"] else summary

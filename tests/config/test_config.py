@@ -66,7 +66,7 @@ def test_a_preset_is_named_behind_a_colon(tmp_path: Path, suffix: str, steps: in
 
 def test_a_file_may_have_no_presets(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def get_config():\n    return {'steps': 3}\n")
-    assert load_file(str(tmp_path / "mine.py")) == ConfigDict({"steps": 3})
+    assert load_file(str(tmp_path / "mine.py")) == ConfigDict({"steps": 3, "import_from": (str(tmp_path),)})
     with pytest.raises(ConfigError, match=r"unknown preset of .*mine\.py 'lstm'; known: none"):
         load_file(f"{tmp_path / 'mine.py'}:lstm")
 

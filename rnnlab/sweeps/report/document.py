@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.outside import is_outside
 from rnnlab.plots.html import Block, Heading, Lines, Paragraph, Picture, Table, write_document
 from rnnlab.records.workdir import DONE
 from rnnlab.sweeps.report.compared import compared
@@ -30,6 +31,7 @@ from rnnlab.sweeps.statistics import (
     ranked,
     scale_of,
 )
+from rnnlab.tasks import find_task
 
 METRIC = "best.validation.loss"
 _GROUPS = 24
@@ -71,6 +73,7 @@ def write_report(
         if path not in axes:
             raise ConfigError(f"--group: {unknown('axis', path, axes)}")
     check_metric(metric, rows)
+    _find_tasks(sweep)
     sign = 1.0 if _short(metric) in larger_is_better() else -1.0
     results = aggregate(rows, axes, metric, sign)
     if not results.settings:
@@ -231,6 +234,14 @@ def _commands(workdir: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> 
 def _short(metric: str) -> str:
     """ "best.test.loss" -> "loss"."""
     return metric.split(".", 2)[-1]
+
+
+def _find_tasks(sweep: Mapping[str, Any]) -> None:
+    """Looks up the runs' tasks: one from outside the project says of which metrics more is better."""
+    for run in sweep["runs"]:
+        config = {**sweep.get("config", {}), **run.get("config", {})}
+        if is_outside(config.get("task", {}).get("name")):
+            find_task(config)
 
 
 def _scale(metric: str, settings: Sequence[Result]) -> Scale:

@@ -103,7 +103,7 @@ def open_sweep(
                     "config": _changes(shared, s.config),
                     "overrides": s.overrides,
                     "axes": {path: axis_value(s, path) for path in paths},
-                    "command": command(base, {**sweep["overrides"], **s.overrides}, workdir / "runs" / s.name),
+                    "command": command(base, _of_command(sweep, s), workdir / "runs" / s.name),
                 }
             )
         made_by = {"versions": versions(), "git_commit": git_commit()}
@@ -122,6 +122,12 @@ def open_sweep(
         }
         write_file(workdir / "sweep.json", json.dumps(written, indent=1) + "\n")
     return plan
+
+
+def _of_command(sweep: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+    """What the command of a run by itself sets; what lives outside the project may be beside the sweep's file alone."""
+    folders = setting.config["import_from"]
+    return {**({"import_from": folders} if folders else {}), **sweep["overrides"], **setting.overrides}
 
 
 def read_sweep(workdir: Path) -> dict[str, Any]:

@@ -47,12 +47,12 @@ def watched_metric(settings: Sequence[Setting], where: str) -> str:
 
 def larger_is_better() -> set[str]:
     """The metrics of any task of which more is better."""
-    return {"steps_per_second"}.union(*(getattr(task, "larger_is_better", ()) for task in TASKS.values()))
+    return {"steps_per_second"}.union(*(getattr(task, "larger_is_better", ()) for task in TASKS.every()))
 
 
 def shares() -> set[str]:
     """The metrics of any task that lie between 0 and 1."""
-    return {"clipped"}.union(*(getattr(task, "shares", ()) for task in TASKS.values()))
+    return {"clipped"}.union(*(getattr(task, "shares", ()) for task in TASKS.every()))
 
 
 def read_baseline(

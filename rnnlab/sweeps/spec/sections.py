@@ -64,6 +64,7 @@ def sweep_options(
     baseline: Mapping | None = None,
     halving: HalvingSpec | None = None,
     optuna: OptunaSpec | None = None,
+    import_from: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """What `get_config` of a file in configs/sweeps/ returns.
 
@@ -72,7 +73,8 @@ def sweep_options(
     factor of the product, and so are the draws. runs: further points, each {path: value}; without product, zip and
     draws they are all. seeds: so many from 0, or a list, for each of these points but those that name a seed.
     baseline: {path: value} of the runs that a report compares with. halving: the worse settings end early. optuna: the
-    points are asked for as results come in, in place of all but base, overrides and seeds.
+    points are asked for as results come in, in place of all but base, overrides and seeds. import_from: further folders
+    of the field of this name in the config; that of the sweep's file if not given.
     """
     return {
         "base": base,
@@ -85,6 +87,7 @@ def sweep_options(
         "baseline": baseline,
         "halving": halving,
         "optuna": optuna,
+        "import_from": import_from,
     }
 
 

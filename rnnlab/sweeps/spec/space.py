@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import literal, read_file, refers, to_dict
+from rnnlab.config.overrides import folder_of, literal, read_file, refers, to_dict
 from rnnlab.config.schema import resolve
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.sweeps.spec.sections import check_range, sweep_options
@@ -64,7 +64,7 @@ def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     if "base" not in section and "task" in section:
         raise ConfigError(f"{reference}: the config of a run, not of a sweep; a sweep names it as its base")
     try:
-        sweep = resolve(sweep_options, section, "")
+        sweep = resolve(sweep_options, {"import_from": folder_of(reference)} | section, "")
     except ConfigError as error:
         raise ConfigError(f"{reference}: {error}") from None
     return sweep | {"overrides": {**sweep["overrides"], **{path: literal(text) for path, text in overrides.items()}}}
@@ -81,6 +81,8 @@ def expand(sweep: Mapping[str, Any]) -> list[Setting]:
     """
     base, common = sweep["base"], sweep["overrides"]
     plain = read_file(base) if isinstance(base, str) else base
+    folders = [*(folder_of(base) if isinstance(base, str) else ()), *sweep["import_from"]]
+    plain = {"import_from": tuple(dict.fromkeys(folders))} | dict(plain)
     settings = []
     for number, point in enumerate(_points(sweep)):
         settings.append(Setting(f"{number:04}", point, _resolved(plain, common, point)))
