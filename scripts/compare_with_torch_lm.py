@@ -23,7 +23,6 @@ import torch
 from absl import flags
 
 from rnnlab import cli
-from rnnlab.optim.optimizers import common_options
 from rnnlab.optim.schedules import make_schedule
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import git_commit, versions, write_file
@@ -162,8 +161,7 @@ def train_twin(run: Run, folder: Path) -> dict[str, Any]:
     params = jax.tree.map(np.asarray, run.programs.start(config["seed"]).params)
     model = Twin(params, config["model"]["dropout"].get("output") or 0.0).to(DEVICE)
     optimizer, batches = make_torch_optimizer(model, section), Batches(run)
-    options = common_options(**{k: section[k] for k in ("learning_rate", "clip_norm", "schedule", "warmup_steps")})
-    factor = jax.jit(make_schedule(options["schedule"], options["warmup_steps"], config["steps"]))
+    factor = jax.jit(make_schedule(section["schedule"], section["warmup_steps"], config["steps"]))
     torch.manual_seed(config["seed"])
     record: dict[str, Any] = {"step": 0, "hidden": None, "curve": [], "losses": [], "seconds": 0.0}
     saved = folder / "torch.pt"
@@ -177,12 +175,12 @@ def train_twin(run: Run, folder: Path) -> dict[str, Any]:
     while record["step"] < config["steps"]:
         inputs, targets, _, begins = batches.at("train", record["step"])
         for group in optimizer.param_groups:
-            group["lr"] = options["learning_rate"] * float(factor(jnp.int32(record["step"])))
+            group["lr"] = section["learning_rate"] * float(factor(jnp.int32(record["step"])))
         optimizer.zero_grad()
         logits, record["hidden"] = model(inputs, None if begins else record["hidden"])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), options["clip_norm"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), section["clip_norm"])
         optimizer.step()
         record["step"] += 1
         record["losses"].append(float(loss.detach()))

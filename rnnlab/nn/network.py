@@ -3,8 +3,8 @@
 What the layers are made of is in `nn/recurrent_layer.py`.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,20 @@ from flax import nnx
 from rnnlab.cells import CellSpec
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import as_options
 from rnnlab.engine import Taps, check_lengths, check_range, make_taps
 from rnnlab.nn.cross_entropy import Distribution
 from rnnlab.nn.recurrent_layer import (
     Attention,
-    CotangentSpec,
-    DropoutSpec,
+    CotangentOptions,
+    DropoutOptions,
     Linear,
-    NormalizationSpec,
+    NormalizationOptions,
     Rates,
-    RecurrenceSpec,
+    RecurrenceOptions,
     RecurrentLayer,
-    normalization_options,
 )
-from rnnlab.nn.softmax import Softmax, SoftmaxSpec, check_softmax, embed, parts_of_embedding, softmax_options
+from rnnlab.nn.softmax import Softmax, SoftmaxOptions, check_softmax, embed, parts_of_embedding
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType, check_width
 from rnnlab.ops.normalization import BatchNormalization, LayerNormalization
@@ -65,6 +65,51 @@ class FixedEmbedding(nnx.Variable):
     """A table that is looked up and not trained."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The network of a run."""
+
+    cell: CellSpec
+    layers: PositiveInt = 1
+    bidirectional: bool = False
+    connections: Connections = "plain"
+    """With x_l what layer l sees and f_l the layer:
+
+        plain      x_{l+1} = f_l(x_l)
+        residual   x_{l+1} = s(x_l) + f_l(x_l)                              (He et al., 2016)
+        highway    x_{l+1} = g ∘ f_l(x_l) + (1 - g) ∘ s(x_l), g = σ(x_l W + b), b = -1 at first
+                                                                            (Srivastava et al., 2015)
+        skip       x_{l+1} = [x_1, f_l(x_l)]; the readout sees all f_l(x_l) side by side       (Graves, 2013)
+        dense      x_{l+1} = [x_l, f_l(x_l)], for the readout too           (Huang et al., 2017)
+
+    where s is the identity, or, between different widths, a linear map (project_shortcuts)."""
+    project_shortcuts: bool = True
+    attention: Literal["dot", "additive"] | None = None
+    """The readout sees the weighted mean of h at all steps beside the last state."""
+    learned_carry: bool = False
+    embedding: PositiveInt | None = None
+    """The dimension in which tokens are embedded; None: they are one-hot."""
+    embedding_init: InitializerSpec = "small_normal"
+    embedding_file: str | None = None
+    """Where the table of a run comes from (`Programs` puts it in place of the initial one)."""
+    embedding_trained: bool = True
+    """Whether steps change the table."""
+    input_projection: PositiveInt | None = None
+    """The width of a linear layer before the first cell."""
+    input_projection_init: InitializerSpec = "glorot_uniform"
+    readout_init: InitializerSpec = "glorot_uniform"
+    readout_bias_init: InitializerSpec = "zeros"
+    softmax: SoftmaxOptions | None = None
+    """The readout is a distribution over the task's words, whose logits are never held all at once; None: it is
+    linear."""
+    normalization: NormalizationOptions = NormalizationOptions()
+    dropout: DropoutOptions = DropoutOptions()
+    cotangent: CotangentOptions = CotangentOptions()
+    compute: ComputeType = "float32"
+    """What the operands of all matrix products are rounded to; parameters, carries and sums stay in float32."""
+    recurrence: RecurrenceOptions = RecurrenceOptions()
+
+
 class Network(nnx.Module):
     """embed or project -> layers of cells -> readout.
 
@@ -79,96 +124,67 @@ class Network(nnx.Module):
         *,
         vocabulary: int | None = None,
         readout: Readout = "last",
-        cell: CellSpec,
-        layers: PositiveInt = 1,
-        bidirectional: bool = False,
-        connections: Connections = "plain",
-        project_shortcuts: bool = True,
-        attention: Literal["dot", "additive"] | None = None,
-        learned_carry: bool = False,
-        embedding: PositiveInt | None = None,
-        embedding_init: InitializerSpec = "small_normal",
-        embedding_file: str | None = None,
-        embedding_trained: bool = True,
-        input_projection: PositiveInt | None = None,
-        input_projection_init: InitializerSpec = "glorot_uniform",
-        readout_init: InitializerSpec = "glorot_uniform",
-        readout_bias_init: InitializerSpec = "zeros",
-        softmax: SoftmaxSpec | None = None,
-        normalization: NormalizationSpec = {},  # noqa: B006  (never changed)
-        dropout: DropoutSpec = {},  # noqa: B006
-        cotangent: CotangentSpec = {},  # noqa: B006
-        compute: ComputeType = "float32",
-        recurrence: RecurrenceSpec = {},  # noqa: B006
         rngs: nnx.Rngs,
+        **fields: Any,
     ):
-        """Inputs are [T, B, D] numbers, or [T, B] tokens below `vocabulary`, embedded in `embedding` dimensions
-        (one-hot if that is None); `input_projection` puts a linear layer of that width before the first cell. `compute`
-        is what the operands of all matrix products are rounded to; parameters, carries and sums stay in float32. With
-        `embedding_file` the table of a run comes from there (`Programs` puts it in place of the initial one); without
-        `embedding_trained` no step changes it. softmax: the readout is a distribution over the task's words, whose
-        logits are never held all at once (`softmax_options`); None: it is linear.
-
-        connections, with x_l what layer l sees and f_l the layer:
-            plain      x_{l+1} = f_l(x_l)
-            residual   x_{l+1} = s(x_l) + f_l(x_l)                              (He et al., 2016)
-            highway    x_{l+1} = g ∘ f_l(x_l) + (1 - g) ∘ s(x_l), g = σ(x_l W + b), b = -1 at first
-                                                                                (Srivastava et al., 2015)
-            skip       x_{l+1} = [x_1, f_l(x_l)]; the readout sees all f_l(x_l) side by side       (Graves, 2013)
-            dense      x_{l+1} = [x_l, f_l(x_l)], for the readout too           (Huang et al., 2017)
-        where s is the identity, or, between different widths, a linear map (project_shortcuts). attention: the readout
-        sees the weighted mean of h at all steps beside the last state.
+        """Inputs are [T, B, D] numbers, or [T, B] tokens below `vocabulary`. The fields are those of `ModelOptions`;
+        its sections may be mappings.
 
         Raises:
             ConfigError: an embedding for inputs that are not tokens, widths that cannot be joined, or a cell that
                 cannot run as it is asked to.
         """
+        options = as_options(ModelOptions, fields)
+        embedding, connections = options.embedding, options.connections
         self.vocabulary = vocabulary
         self.readout_at = readout
         self.connections = connections
         if vocabulary is None and embedding is not None:
             raise ConfigError("model.embedding: this task's inputs are numbers, not tokens; use input_projection")
-        self.rates = Rates(**{k: v for k, v in dropout.items() if k in ("input", "between", "output", "embedding")})
-        self.same_over_time = dropout.get("same_over_time", False)
+        self.rates = Rates(
+            **{name: getattr(options.dropout, name) for name in ("input", "between", "output", "embedding")}
+        )
+        self.same_over_time = options.dropout.same_over_time
         if "embedding" in self.rates and embedding is None:
             raise ConfigError("model.dropout.embedding: this network has no embedding; use model.dropout.input")
-        if attention is not None and readout != "last":
+        if options.attention is not None and readout != "last":
             raise ConfigError(
                 "model.attention: this task wants an answer at every step; attention gives one at the end"
             )
-        if embedding is None and (embedding_file is not None or not embedding_trained):
-            field = "embedding_trained=False" if embedding_file is None else "embedding_file"
+        if embedding is None and (options.embedding_file is not None or not options.embedding_trained):
+            field = "embedding_trained=False" if options.embedding_file is None else "embedding_file"
             raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
         self.in_features = in_features = vocabulary or in_features
-        self.parts, table = parts_of_embedding(softmax, embedding_trained), None
+        self.parts, table = parts_of_embedding(options.softmax, options.embedding_trained), None
         if vocabulary is not None and embedding is not None:
-            kind = nnx.Param if embedding_trained else FixedEmbedding
-            drawn = as_initializer(embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32)
+            kind = nnx.Param if options.embedding_trained else FixedEmbedding
+            drawn = as_initializer(options.embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32)
             table = kind(filled(drawn, self.parts))
             in_features = embedding
         self.embedding = table
         self.axis_name: str | None = None
         """Set where this device has a part of the embedding."""
         projection = None
-        if input_projection is not None:
-            projection = Linear(in_features, input_projection, kernel_init=input_projection_init, rngs=rngs)
-            in_features = input_projection
+        if options.input_projection is not None:
+            inits = {"kernel_init": options.input_projection_init}
+            projection = Linear(in_features, options.input_projection, **inits, rngs=rngs)
+            in_features = options.input_projection
         self.input_projection = projection
 
-        normalize = normalization_options(**normalization)
+        normalize = options.normalization
         stack, shortcuts, carry_gates, norms = [], [], [], []
         first, out, seen = in_features, 0, 0
-        for number in range(layers):
-            norms.append(_norm(normalize["between" if number else "input"], in_features, normalize["decay"]))
+        for number in range(options.layers):
+            norms.append(_norm(normalize.between if number else normalize.input, in_features, normalize.decay))
             try:
                 layer = RecurrentLayer(
                     in_features,
-                    cell=cell,
-                    bidirectional=bidirectional,
-                    learned_carry=learned_carry,
-                    recurrence=recurrence,
-                    cotangent=cotangent,
-                    dropout=dropout,
+                    cell=options.cell,
+                    bidirectional=options.bidirectional,
+                    learned_carry=options.learned_carry,
+                    recurrence=options.recurrence,
+                    cotangent=options.cotangent,
+                    dropout=options.dropout,
                     normalization=normalize,
                     name=f"layers/{number}",
                     rngs=rngs,
@@ -181,7 +197,7 @@ class Network(nnx.Module):
             out = layer.out_features
             shortcut = None
             if connections in ("residual", "highway") and in_features != out:
-                if not project_shortcuts:
+                if not options.project_shortcuts:
                     raise ConfigError(
                         f"model.connections: a {connections} connection cannot join {in_features} features and {out}; "
                         "make the widths agree (model.input_projection) or set model.project_shortcuts"
@@ -198,18 +214,17 @@ class Network(nnx.Module):
         self.shortcuts = nnx.List(shortcuts)
         self.highway_gates = nnx.List(carry_gates)
         width = {"skip": seen, "dense": in_features}.get(connections, out)
-        self.attention = None if attention is None else Attention(width, attention, rngs=rngs)
-        width *= 1 if attention is None else 2
-        inits: dict[str, Any] = {"kernel_init": readout_init, "bias_init": readout_bias_init}
-        if softmax is None:
+        self.attention = None if options.attention is None else Attention(width, options.attention, rngs=rngs)
+        width *= 1 if options.attention is None else 2
+        inits: dict[str, Any] = {"kernel_init": options.readout_init, "bias_init": options.readout_bias_init}
+        if options.softmax is None:
             self.readout = Linear(width, out_features, **inits, rngs=rngs)
         else:
-            options = softmax_options(**softmax)
-            check_softmax(options, width, out_features, vocabulary, embedding)
-            self.readout = Softmax(width, out_features, **options, **inits, rngs=rngs)
+            check_softmax(options.softmax, width, out_features, vocabulary, embedding)
+            self.readout = Softmax(width, out_features, options.softmax, **inits, rngs=rngs)
         for _, module in nnx.iter_modules(self):
             if hasattr(module, "compute"):
-                module.compute = compute  # pyright: ignore[reportAttributeAccessIssue]
+                module.compute = options.compute  # pyright: ignore[reportAttributeAccessIssue]
 
     def word_leaves(self) -> SplitLeaves:
         """The parameters that a softmax over split words has parts of."""
@@ -397,7 +412,3 @@ def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:
 def _last(x: Float[Array, "T B D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
     """x at each row's last valid step; its first where it has none."""
     return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[None, :, None], axis=0)[0]
-
-
-ModelSpec = Annotated[Mapping[str, Any], Network]
-"""A section with the fields of `Network` that the task does not give."""

@@ -4,8 +4,9 @@ What happens in one step is a cell's (`cells/`), what happens over time the engi
 connected the network's (`nn/network.py`).
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
 from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.schema import build
+from rnnlab.config.schema import as_options, build
 from rnnlab.engine import Backend, Cotangent, Store, Taps, resolve_backend, unroll
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType, affine
@@ -26,81 +27,67 @@ from rnnlab.ops.random_streams import Training, number
 from rnnlab.typing import Array, Carry, Float, Int
 
 
-def recurrence_options(
-    *, backend: Backend = "auto", chunk: PositiveInt | None = None, unroll_steps: PositiveInt = 1, store: Store = "auto"
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrenceOptions:
     """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
-    return {"backend": backend, "chunk": chunk, "unroll_steps": unroll_steps, "store": store}
+
+    backend: Backend = "auto"
+    chunk: PositiveInt | None = None
+    unroll_steps: PositiveInt = 1
+    store: Store = "auto"
 
 
-def cotangent_options(
-    *,
-    scale: Positive | None = None,
-    cut_every: PositiveInt | None = None,
-    clip_value: Positive | None = None,
-    clip_norm: Positive | None = None,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CotangentOptions:
     """What is done to the gradient of each row at each time step inside the backward pass of every layer; the meanings
     are those of `rnnlab.engine.Cotangent`."""
-    return {"scale": scale, "cut_every": cut_every, "clip_value": clip_value, "clip_norm": clip_norm}
+
+    scale: Positive | None = None
+    cut_every: PositiveInt | None = None
+    clip_value: Positive | None = None
+    clip_norm: Positive | None = None
 
 
-def dropout_options(
-    *,
-    input: Rate | None = None,
-    between: Rate | None = None,
-    output: Rate | None = None,
-    same_over_time: bool = False,
-    embedding: Rate | None = None,
-    state: Rate | None = None,
-    candidate: Rate | None = None,
-    zoneout: Rate | None = None,
-    zoneout_cell: Rate | None = None,
-    recurrent_kernel: Rate | None = None,
-) -> dict[str, Any]:
-    """Probabilities with which something is dropped in training; None: not in the program.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DropoutOptions:
+    """Probabilities with which something is dropped in training; None: not in the program."""
 
-    input, between, output: units of what enters the first layer, the others, and the readout (Zaremba et al., 2014),
-    anew at every step, or with same_over_time one mask a sequence (Gal and Ghahramani, 2016). embedding: whole words of
-    the table, for the batch (Gal and Ghahramani). state: units of h_{t-1} where it meets R, one mask a sequence (Gal
-    and Ghahramani). candidate: units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and
-    GRU). zoneout: units of h that keep their old value, zoneout_cell: those of c (Krueger et al., 2017).
-    recurrent_kernel: elements of R, for the batch (weight drop, Merity et al., 2018).
-    """
-    return {
-        "input": input,
-        "between": between,
-        "output": output,
-        "same_over_time": same_over_time,
-        "embedding": embedding,
-        "state": state,
-        "candidate": candidate,
-        "zoneout": zoneout,
-        "zoneout_cell": zoneout_cell,
-        "recurrent_kernel": recurrent_kernel,
-    }
+    input: Rate | None = None
+    """Units of what enters the first layer (Zaremba et al., 2014), anew at every step."""
+    between: Rate | None = None
+    """Units of what enters the other layers, and `output`: the readout."""
+    output: Rate | None = None
+    same_over_time: bool = False
+    """For these three: one mask a sequence (Gal and Ghahramani, 2016)."""
+    embedding: Rate | None = None
+    """Whole words of the table, for the batch (Gal and Ghahramani)."""
+    state: Rate | None = None
+    """Units of h_{t-1} where it meets R, one mask a sequence (Gal and Ghahramani)."""
+    candidate: Rate | None = None
+    """Units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and GRU)."""
+    zoneout: Rate | None = None
+    """Units of h that keep their old value, and `zoneout_cell`: those of c (Krueger et al., 2017)."""
+    zoneout_cell: Rate | None = None
+    recurrent_kernel: Rate | None = None
+    """Elements of R, for the batch (weight drop, Merity et al., 2018)."""
 
 
-def normalization_options(
-    *,
-    cell: Literal["layer", "batch"] | None = None,
-    between: Literal["layer", "batch"] | None = None,
-    input: Literal["layer", "batch"] | None = None,
-    decay: Decay = 0.99,
-    steps: PositiveInt | None = None,
-) -> dict[str, Any]:
-    """cell: of x W and of h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20), "batch"
-    over the rows at each time step, and of the LSTM's c (Cooijmans et al., 2016; slow, on the reference backend).
-    between: of what enters every layer but the first. input: of what enters the first. decay: of the running mean and
-    variance of "batch". steps: for cell "batch", how many time steps have running statistics of their own; evaluation
-    takes the last ones for later steps."""
-    return {"cell": cell, "between": between, "input": input, "decay": decay, "steps": steps}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NormalizationOptions:
+    """Normalisation in a cell and between layers."""
 
-
-RecurrenceSpec = Annotated[Mapping[str, Any], recurrence_options]
-CotangentSpec = Annotated[Mapping[str, Any], cotangent_options]
-DropoutSpec = Annotated[Mapping[str, Any], dropout_options]
-NormalizationSpec = Annotated[Mapping[str, Any], normalization_options]
+    cell: Literal["layer", "batch"] | None = None
+    """Of x W and of h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20), "batch" over
+    the rows at each time step, and of the LSTM's c (Cooijmans et al., 2016; slow, on the reference backend)."""
+    between: Literal["layer", "batch"] | None = None
+    """Of what enters every layer but the first."""
+    input: Literal["layer", "batch"] | None = None
+    """Of what enters the first layer."""
+    decay: Decay = 0.99
+    """Of the running mean and variance of "batch"."""
+    steps: PositiveInt | None = None
+    """For cell "batch": how many time steps have running statistics of their own; evaluation takes the last ones for
+    later steps."""
 
 
 class Rates(nnx.Module):
@@ -146,10 +133,10 @@ class RecurrentLayer(nnx.Module):
         cell: CellSpec,
         bidirectional: bool = False,
         learned_carry: bool = False,
-        recurrence: RecurrenceSpec | None = None,
-        cotangent: CotangentSpec | None = None,
-        dropout: DropoutSpec | None = None,
-        normalization: NormalizationSpec | None = None,
+        recurrence: RecurrenceOptions | Mapping[str, Any] | None = None,
+        cotangent: CotangentOptions | Mapping[str, Any] | None = None,
+        dropout: DropoutOptions | Mapping[str, Any] | None = None,
+        normalization: NormalizationOptions | Mapping[str, Any] | None = None,
         name: str = "layer",
         rngs: nnx.Rngs,
     ):
@@ -166,21 +153,21 @@ class RecurrentLayer(nnx.Module):
         )
         first: BaseCell = self.cells[0]
         self.out_features = directions * first.features
-        options = recurrence_options(**(recurrence or {}))
-        self.options = tuple(options.items())  # Hashable, as what is static in a module should be.
-        normalize = normalization_options(**(normalization or {}))
+        self.recurrence = recurrence = as_options(RecurrenceOptions, recurrence)
+        cotangent, dropout = as_options(CotangentOptions, cotangent), as_options(DropoutOptions, dropout)
+        normalization = as_options(NormalizationOptions, normalization)
         self.backend: Backend = "reference"
         """What runs the layer."""
-        if normalize["cell"] == "batch":
-            _check_batch_normalization(first, normalize["steps"], options["backend"], dropout or {})
+        if normalization.cell == "batch":
+            _check_batch_normalization(first, normalization.steps, recurrence.backend, dropout)
         else:
-            self.backend = resolve_backend(self.cells[0], options["backend"])
+            self.backend = resolve_backend(self.cells[0], recurrence.backend)
         carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
         self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
-        set_cotangent = {k: v for k, v in (cotangent or {}).items() if v is not None and k != "cut_every"}
-        self.cut_every = (cotangent or {}).get("cut_every")
+        set_cotangent = {k: v for k, v in vars(cotangent).items() if v is not None and k != "cut_every"}
+        self.cut_every = cotangent.cut_every
         self.cotangent = Rates(**set_cotangent) if set_cotangent else None
-        self.rates = Rates(**{k: v for k, v in (dropout or {}).items() if k in _INSIDE})
+        self.rates = Rates(**{name: getattr(dropout, name) for name in _INSIDE})
         kind = type(first).__name__
         for rate in ("state", "recurrent_kernel"):
             if rate in self.rates and not isinstance(first, Cell):
@@ -191,13 +178,13 @@ class RecurrentLayer(nnx.Module):
             )
         if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
             raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
-        if normalize["cell"] is not None and not isinstance(first, Cell):
+        if normalization.cell is not None and not isinstance(first, Cell):
             raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
         width = len(first.gate_names) * first.features
-        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if normalize["cell"] == "layer" else None
+        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if normalization.cell == "layer" else None
         norms = None
-        if normalize["cell"] == "batch":
-            steps, decay = normalize["steps"], normalize["decay"]
+        if normalization.cell == "batch" and normalization.steps is not None:
+            steps, decay = normalization.steps, normalization.decay
             norms = nnx.List([RecurrentBatchNorm(each, steps, decay) for each in self.cells])
         self.batch_norms = norms
         self.name = name
@@ -235,7 +222,7 @@ class RecurrentLayer(nnx.Module):
                 cotangent=self._cotangent(),
                 taps=None if taps is None else taps[direction],
                 carries=carries,
-                **dict(self.options),
+                **vars(self.recurrence),
             )
             if norm is not None and carries is not None:
                 carry0 = initial or cell.initial_carry(x.shape[1], h.dtype)
@@ -325,7 +312,7 @@ class RecurrentLayer(nnx.Module):
         return around, tuple(noise), state_mask
 
 
-def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: Mapping[str, Any]) -> None:
+def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:
     """Raises a ConfigError for what recurrent batch normalisation cannot be combined with."""
     if steps is None:
         raise ConfigError(
@@ -341,7 +328,7 @@ def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backe
         raise ConfigError(
             "model.cell.normalize_cell: model.normalization.cell='batch' normalises c already; set one of the two"
         )
-    if dropout.get("zoneout_cell") is not None:
+    if dropout.zoneout_cell is not None:
         raise ConfigError(
             "model.dropout.zoneout_cell: not with model.normalization.cell='batch', whose statistics of c are those "
             "before zoneout; use zoneout"

@@ -3,9 +3,8 @@
 What a distribution's cross-entropy is and costs is in `nn/cross_entropy.py`; what is done with it is a task's.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,31 +24,26 @@ from rnnlab.parallel.sharding import explicit_mesh, filled, held_rows, on_explic
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray
 
 
-def softmax_options(
-    *,
-    chunk: PositiveInt | None = None,
-    samples: PositiveInt | None = None,
-    tied: bool = False,
-    projection: PositiveInt | None = None,
-    split: PositiveInt | None = None,
-) -> dict[str, Any]:
-    """The readout as a distribution over the task's vocabulary.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftmaxOptions:
+    """The readout as a distribution over the task's vocabulary."""
 
-    chunk: how many words' logits are held at a time; None: as many as are fast. samples: in training the normaliser is
-    estimated from that many words (`Candidates`); evaluation is exact always. tied: the words' vectors are those of the
-    embedding (Press and Wolf, 2017). projection: a linear layer of that width before the product with them (Sak et al.,
-    2014). split: how many devices share the words: each holds the vectors, biases and optimiser state of its part
-    alone (of the embedding too, if it is trained), and computes the logits of its words for the rows of all of them;
-    None: all CPUs of a process, since large gradients need then not be summed over them, and one of other devices.
-    """
-    return {"chunk": chunk, "samples": samples, "tied": tied, "projection": projection, "split": split}
-
-
-SoftmaxSpec = Annotated[Mapping[str, Any], softmax_options]
+    chunk: PositiveInt | None = None
+    """How many words' logits are held at a time; None: as many as are fast."""
+    samples: PositiveInt | None = None
+    """In training the normaliser is estimated from that many words (`Candidates`); evaluation is exact always."""
+    tied: bool = False
+    """The words' vectors are those of the embedding (Press and Wolf, 2017)."""
+    projection: PositiveInt | None = None
+    """A linear layer of that width before the product with them (Sak et al., 2014)."""
+    split: PositiveInt | None = None
+    """How many devices share the words: each holds the vectors, biases and optimiser state of its part alone (of the
+    embedding too, if it is trained), and computes the logits of its words for the rows of all of them; None: all CPUs
+    of a process, since large gradients need then not be summed over them, and one of other devices."""
 
 
 def check_softmax(
-    options: Mapping[str, Any], width: int, words: int, vocabulary: int | None, embedding: int | None
+    options: SoftmaxOptions, width: int, words: int, vocabulary: int | None, embedding: int | None
 ) -> None:
     """Checks the section of a network whose readout sees `width` features and puts out `words`.
 
@@ -58,28 +52,27 @@ def check_softmax(
     """
     if words != vocabulary:
         raise ConfigError("model.softmax: this task's answers are not words of its vocabulary; leave it None")
-    if not options["tied"]:
+    if not options.tied:
         return
     if embedding is None:
         raise ConfigError("model.softmax.tied: needs model.embedding, the vectors that are shared")
-    if embedding != (options["projection"] or width):
+    if embedding != (options.projection or width):
         raise ConfigError(
             f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
-            f"{options['projection'] or width}; make them equal, or set model.softmax.projection to {embedding}"
+            f"{options.projection or width}; make them equal, or set model.softmax.projection to {embedding}"
         )
 
 
-def parts_of_embedding(softmax: Mapping[str, Any] | None, trained: bool) -> int:
+def parts_of_embedding(softmax: SoftmaxOptions | None, trained: bool) -> int:
     """How many devices share the embedding: those that share the words of the softmax, if it is trained.
 
     Raises:
         ConfigError: it is not, and tied.
     """
-    options = softmax_options(**(softmax or {}))
-    parts = options["split"] or 1
-    if trained or parts == 1:
+    parts = 1 if softmax is None else softmax.split or 1
+    if softmax is None or trained or parts == 1:
         return parts
-    if options["tied"]:
+    if softmax.tied:
         raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
     return 1
 
@@ -123,33 +116,29 @@ class Softmax(nnx.Module):
         self,
         in_features: int,
         vocabulary: int,
+        options: SoftmaxOptions = SoftmaxOptions(),
         *,
-        chunk: int | None = None,
-        samples: int | None = None,
-        tied: bool = False,
-        projection: int | None = None,
-        split: int | None = None,
         kernel_init: InitializerSpec = "glorot_uniform",
         bias_init: InitializerSpec = "zeros",
         rngs: nnx.Rngs,
     ):
-        """The fields of `softmax_options`. kernel_init: of h's projection and of the vectors. Rows of zeros that are
-        no words fill up the vectors to a multiple of `split`, of None to none."""
-        project = None
-        if projection is not None:
-            project = Linear(in_features, projection, kernel_init=kernel_init, rngs=rngs)
-            in_features = projection
+        """kernel_init: of h's projection and of the vectors. Rows of zeros that are not words fill up the vectors to a
+        multiple of `options.split`; none where that is None."""
+        project, parts = None, options.split or 1
+        if options.projection is not None:
+            project = Linear(in_features, options.projection, kernel_init=kernel_init, rngs=rngs)
+            in_features = options.projection
         self.projection = project
         self.features, self.vocabulary = in_features, vocabulary
-        self.chunk, self.samples = chunk, samples
+        self.chunk, self.samples = options.chunk, options.samples
         # A word's vector is a row, so that gathering some of them reads memory in order.
         table = None
-        if not tied:
+        if not options.tied:
             drawn = as_initializer(kernel_init)(rngs.params(), (in_features, vocabulary), jnp.float32)
-            table = nnx.Param(filled(drawn.T, split or 1))
+            table = nnx.Param(filled(drawn.T, parts))
         self.word_kernel = table
         bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
-        self.bias = nnx.Param(filled(bias, split or 1))
+        self.bias = nnx.Param(filled(bias, parts))
         self.compute: ComputeType = "float32"
         self.axis_name: str | None = None
         """Set where this device has a part of the words."""

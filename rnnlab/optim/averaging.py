@@ -1,7 +1,8 @@
 """Averaged weights: a running mean of the parameters, which evaluation reads in their place."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,14 @@ from rnnlab.config.bounds import Decay, NonNegativeInt
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
-def averaging_options(*, decay: Decay | None = 0.999, start: NonNegativeInt = 0) -> dict[str, Any]:
-    """decay: of the exponential mean; None for the plain mean over all steps (Polyak and Juditsky, 1992). start: the
-    update from which on it is taken; before that the average is the parameters themselves."""
-    return {"decay": decay, "start": start}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AveragingOptions:
+    """A running mean of the parameters."""
 
-
-AveragingSpec = Annotated[Mapping[str, Any], averaging_options]
+    decay: Decay | None = 0.999
+    """The exponential mean's; None for the plain mean over all steps (Polyak and Juditsky, 1992)."""
+    start: NonNegativeInt = 0
+    """The update from which on it is taken; before that the average is the parameters themselves."""
 
 
 def averaged(average: PyTree, params: PyTree, step: Int[Array, ""], options: Mapping[str, Any]) -> PyTree:

@@ -5,6 +5,7 @@ once. The order is fixed: clip by value, by layer, by unit (adaptive), by global
 decoupled weight decay; learning rate; max-norm of the weights that result. Schedules are in `optim/schedules.py`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -93,38 +94,24 @@ OPTIMIZERS: Table[Callable[..., optax.GradientTransformation]] = Table(
 )
 
 
-def common_options(
-    *,
-    learning_rate: Positive,
-    clip_norm: Positive | None = None,
-    clip_value: Positive | None = None,
-    clip_layer_norm: Positive | None = None,
-    clip_adaptive: Positive | None = None,
-    gradient_noise: Positive | None = None,
-    gradient_noise_decay: NonNegative = 0.55,
-    weight_decay: NonNegative | None = None,
-    max_norm: Positive | None = None,
-    schedule: ScheduleSpec = "constant",
-    warmup_steps: NonNegativeInt = 0,
-) -> dict[str, Any]:
-    """The fields that every optimiser has, unless it declares one of the same name itself. None switches clipping,
-    noise, decay and max-norm off."""
-    return {
-        "learning_rate": learning_rate,
-        "clip_norm": clip_norm,
-        "clip_value": clip_value,
-        "clip_layer_norm": clip_layer_norm,
-        "clip_adaptive": clip_adaptive,
-        "gradient_noise": gradient_noise,
-        "gradient_noise_decay": gradient_noise_decay,
-        "weight_decay": weight_decay,
-        "max_norm": max_norm,
-        "schedule": schedule,
-        "warmup_steps": warmup_steps,
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """The fields that every optimiser has, unless it declares one of the same name itself."""
+
+    learning_rate: Positive
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+    clip_layer_norm: Positive | None = None
+    clip_adaptive: Positive | None = None
+    gradient_noise: Positive | None = None
+    gradient_noise_decay: NonNegative = 0.55
+    weight_decay: NonNegative | None = None
+    max_norm: Positive | None = None
+    schedule: ScheduleSpec = "constant"
+    warmup_steps: NonNegativeInt = 0
 
 
-OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, common_options]
+OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, OptimizerOptions]
 
 
 def make_optimizer(
@@ -136,7 +123,7 @@ def make_optimizer(
     the factor of the schedule "plateau"; without these both may be left out.
 
     Args:
-        section: name, the fields of `common_options`, and the optimiser's own.
+        section: name, the fields of `OptimizerOptions`, and the optimiser's own.
         run_steps: length of the run, for schedules that span it.
         split: which parameters are this device's part.
 
@@ -150,20 +137,20 @@ def make_optimizer(
         )
     own = dict(section)
     factory, _ = find(OPTIMIZERS, section, "optimizer")
-    common = fields_of(common_options).keys() - fields_of(factory).keys()
-    options = common_options(**{key: own.pop(key) for key in list(own) if key in common})
-    chain: list[Any] = [*make_clipping(options, split)]
-    if options["gradient_noise"] is not None:
-        chain.append(add_noise(options["gradient_noise"], options["gradient_noise_decay"], split))
+    common = fields_of(OptimizerOptions).keys() - fields_of(factory).keys()
+    options = OptimizerOptions(**{key: own.pop(key) for key in list(own) if key in common})
+    chain: list[Any] = [*make_clipping(section, split)]
+    if options.gradient_noise is not None:
+        chain.append(add_noise(options.gradient_noise, options.gradient_noise_decay, split))
     chain.append(build(OPTIMIZERS, own, "optimizer"))
-    if options["weight_decay"] is not None:
-        chain.append(optax.add_decayed_weights(options["weight_decay"], mask=decayed))
-    schedule = make_schedule(options["schedule"], options["warmup_steps"], run_steps)
-    chain.append(optax.scale_by_schedule(lambda step: -options["learning_rate"] * schedule(jnp.asarray(step))))
+    if options.weight_decay is not None:
+        chain.append(optax.add_decayed_weights(options.weight_decay, mask=decayed))
+    schedule = make_schedule(options.schedule, options.warmup_steps, run_steps)
+    chain.append(optax.scale_by_schedule(lambda step: -options.learning_rate * schedule(jnp.asarray(step))))
     if waits_for_plateau(section):
         chain.append(scale_by_rate_scale())
-    if options["max_norm"] is not None:
-        chain.append(bound_unit_norms(options["max_norm"]))
+    if options.max_norm is not None:
+        chain.append(bound_unit_norms(options.max_norm))
     return optax.chain(*chain)
 
 

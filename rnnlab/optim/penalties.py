@@ -5,8 +5,9 @@ program. Where they are added is in `training/programs.py`; decoupled weight dec
 `optim/optimizers.py`.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,51 +15,37 @@ import numpy as np
 from jax import lax
 
 from rnnlab.config.bounds import NonNegative
-from rnnlab.config.schema import FROM_CONFIG
 from rnnlab.engine.contract import FusableCell, StepCell
 from rnnlab.nn.trajectory import carries_before, inside, one_step
 from rnnlab.ops.safe_norms import row_norms, scale_for
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts, PyTree
 
 
-def groups(
-    *,
-    input: NonNegative | None = None,
-    recurrent: NonNegative | None = None,
-    readout: Annotated[NonNegative | None, FROM_CONFIG] = None,
-    embedding: NonNegative | None = None,
-    bias: NonNegative | None = None,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupStrengths:
     """The strength λ for each group of weights; which weights belong to which is said by `group_of`."""
-    return {"input": input, "recurrent": recurrent, "readout": readout, "embedding": embedding, "bias": bias}
+
+    input: NonNegative | None = None
+    recurrent: NonNegative | None = None
+    readout: NonNegative | None = None
+    embedding: NonNegative | None = None
+    bias: NonNegative | None = None
 
 
-GroupsSpec = Annotated[Mapping[str, Any], groups]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PenaltyOptions:
+    """What is added to the loss, each times its strength."""
 
-
-def penalty_options(
-    *,
-    l1: GroupsSpec | None = None,
-    l2: GroupsSpec | None = None,
-    orthogonality: NonNegative | None = None,
-    activation: NonNegative | None = None,
-    temporal_activation: NonNegative | None = None,
-    gradient_norm: NonNegative | None = None,
-) -> dict[str, Any]:
-    """What is added to the loss, each times its strength: `l1`, `l2` and `orthogonality` as in `weight_penalty`,
-    `activation` and `temporal_activation` as in the functions of those names, `gradient_norm` as in
-    `gradient_norm_penalty`."""
-    return {
-        "l1": l1,
-        "l2": l2,
-        "orthogonality": orthogonality,
-        "activation": activation,
-        "temporal_activation": temporal_activation,
-        "gradient_norm": gradient_norm,
-    }
-
-
-PenaltySpec = Annotated[Mapping[str, Any], penalty_options]
+    l1: GroupStrengths | None = None
+    """As in `weight_penalty`; so are l2 and orthogonality."""
+    l2: GroupStrengths | None = None
+    orthogonality: NonNegative | None = None
+    activation: NonNegative | None = None
+    """As in `activation_penalty`."""
+    temporal_activation: NonNegative | None = None
+    """As in `temporal_activation_penalty`."""
+    gradient_norm: NonNegative | None = None
+    """As in `gradient_norm_penalty`."""
 
 
 # --- of the weights --------------------------------------------------------------------------------------------------
@@ -97,7 +84,7 @@ def weight_penalty(params: PyTree, options: Mapping[str, Any]) -> Float[Array, "
 
     Args:
         params: nested dicts of arrays, the parameters of a `Network`.
-        options: a resolved section of `penalty_options`; of its fields those named above are read.
+        options: a resolved section of `PenaltyOptions`; of its fields those named above are read.
     """
     total = jnp.zeros(())
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -1,10 +1,11 @@
-"""Configs: read from a file, changed by the command line, resolved against the code's signatures, compared.
+"""Configs: read from a file, changed by the command line, resolved against the fields that the code declares.
 
 A resolved config has every field of the run, of its declared type; it dies in `training/loop.py`.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from ml_collections import ConfigDict
@@ -15,95 +16,88 @@ from rnnlab.config.outside import folders_of, look_in
 from rnnlab.config.overrides import field_paths, fields_named, literal, set_paths, to_dict
 from rnnlab.config.schema import fields_of, resolve, subsection
 from rnnlab.diagnostics import DIAGNOSTICS
-from rnnlab.nn.network import ModelSpec
-from rnnlab.optim.averaging import AveragingSpec
-from rnnlab.optim.optimizers import OptimizerSpec, common_options
-from rnnlab.optim.penalties import PenaltySpec
-from rnnlab.tasks import AugmentationSpec, TaskSpec
+from rnnlab.nn.network import ModelOptions
+from rnnlab.optim.averaging import AveragingOptions
+from rnnlab.optim.optimizers import OptimizerOptions, OptimizerSpec
+from rnnlab.optim.penalties import PenaltyOptions
+from rnnlab.tasks import AugmentationOptions, TaskSpec
 
 
-def early_stopping_options(
-    *, metric: str = "loss", patience: PositiveInt | None = None, min_change: NonNegative = 0.0
-) -> dict[str, Any]:
-    """Which validation metric is watched (smaller is better for a loss or an error, larger for an accuracy or share),
-    and after how many evaluations without an improvement by more than min_change the run stops (None: never). The best
-    checkpoint is that of its best value, by however little."""
-    return {"metric": metric, "patience": patience, "min_change": min_change}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EarlyStoppingOptions:
+    """When a run ends before its last step. The best checkpoint is that of the best value, by however little."""
+
+    metric: str = "loss"
+    """The validation metric that is watched: less is better for a loss or an error, more for an accuracy or share."""
+    patience: PositiveInt | None = None
+    """After how many evaluations without an improvement the run ends; None: never."""
+    min_change: NonNegative = 0.0
+    """An improvement is one by more than this."""
 
 
-EarlyStoppingSpec = Annotated[Mapping[str, Any], early_stopping_options]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurriculumOptions:
+    """A number of the task that is raised in stages (Bengio et al., 2009). The task's own value is the last stage. The
+    next stage begins at given steps, or when a metric reaches a threshold."""
+
+    field: str
+    """Its name in the task's section."""
+    values: tuple[int | float, ...]
+    """The stages before the last."""
+    steps: tuple[PositiveInt, ...] | None = None
+    """The step at which each next stage begins, one for each of values."""
+    metric: str | None = None
+    """The next stage begins at the first evaluation of the stage (every eval_every steps) in which this validation
+    metric reaches the threshold from the worse side."""
+    threshold: float | None = None
+    at_most: PositiveInt | None = None
+    """With metric: the next stage begins after so many steps of the stage, if that comes first; None: never."""
 
 
-def curriculum_options(
-    *,
-    field: str,
-    values: tuple[int | float, ...],
-    steps: tuple[PositiveInt, ...] | None = None,
-    metric: str | None = None,
-    threshold: float | None = None,
-    at_most: PositiveInt | None = None,
-) -> dict[str, Any]:
-    """A number of the task that is raised in stages (Bengio et al., 2009). The task's own value is the last stage.
-
-    field: its name in the task's section. values: the stages before the last. steps: the step at which each next stage
-    begins, one for each of values; or metric and threshold: it begins at the first evaluation of the stage (every
-    eval_every steps) in which this validation metric reaches the threshold from the worse side, and after at_most steps
-    of the stage if that comes first (None: never).
-    """
-    return {
-        "field": field,
-        "values": values,
-        "steps": steps,
-        "metric": metric,
-        "threshold": threshold,
-        "at_most": at_most,
-    }
-
-
-CurriculumSpec = Annotated[Mapping[str, Any], curriculum_options]
-
-
-def flight_recorder_options(*, steps: PositiveInt = 10, at_most: PositiveInt = 3) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlightRecorderOptions:
     """A recording of each spike, a gradient of more than 10 times the usual norm, and of a loss or gradient that is not
-    finite, with the `steps` updates before it; spikes so close together count as one. The last
-    at_most recordings are kept; `python -m rnnlab.diagnose --workdir=… --replay` looks at them."""
-    return {"steps": steps, "at_most": at_most}
+    finite. `python -m rnnlab.diagnose --workdir=… --replay` looks at them."""
+
+    steps: PositiveInt = 10
+    """How many updates before a spike are recorded; spikes so close together count as one."""
+    at_most: PositiveInt = 3
+    """How many recordings are kept, the last ones."""
 
 
-FlightRecorderSpec = Annotated[Mapping[str, Any], flight_recorder_options]
 DiagnosticName = Annotated[str, NameIn("diagnostic", DIAGNOSTICS)]
 
 
-def _run_fields(
-    *,
-    task: TaskSpec,
-    model: ModelSpec,
-    optimizer: OptimizerSpec,
-    penalties: PenaltySpec = {},  # noqa: B006  (never changed)
-    averaging: AveragingSpec | None = None,
-    early_stopping: EarlyStoppingSpec = {},  # noqa: B006
-    augmentation: AugmentationSpec = {},  # noqa: B006
-    curriculum: CurriculumSpec | None = None,
-    diagnostics: tuple[DiagnosticName, ...] = (),
-    diagnostics_every: PositiveInt = 100,
-    flight_recorder: FlightRecorderSpec | None = None,
-    steps: PositiveInt,
-    batch_size: PositiveInt = 16,
-    seed: NonNegativeInt = 0,
-    log_every: PositiveInt = 100,
-    eval_every: PositiveInt = 1000,
-    eval_batch_size: PositiveInt = 500,
-    checkpoint_every: PositiveInt = 1000,
-    devices: PositiveInt | None = None,
-    import_from: tuple[str, ...] = (),
-) -> None:
-    """The fields of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The fields of a run."""
 
-    diagnostics: what is measured of a training step, every diagnostics_every steps. steps: updates of
-    the whole run. batch_size: of all devices together. log_every, eval_every, checkpoint_every, diagnostics_every: in
-    steps. devices: how many to split the batch over; None takes the most that divide it. import_from: folders that have
-    the modules of names `package.module:Name`, looked in after PYTHONPATH; at first that of the config's file.
-    """
+    task: TaskSpec
+    model: ModelOptions
+    optimizer: OptimizerSpec
+    penalties: PenaltyOptions = PenaltyOptions()
+    averaging: AveragingOptions | None = None
+    early_stopping: EarlyStoppingOptions = EarlyStoppingOptions()
+    augmentation: AugmentationOptions = AugmentationOptions()
+    curriculum: CurriculumOptions | None = None
+    diagnostics: tuple[DiagnosticName, ...] = ()
+    """What is measured of a training step, every diagnostics_every steps."""
+    diagnostics_every: PositiveInt = 100
+    flight_recorder: FlightRecorderOptions | None = None
+    steps: PositiveInt
+    """Updates of the whole run. All that ends in _every is in steps, too."""
+    batch_size: PositiveInt = 16
+    """Rows of all devices together."""
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 100
+    eval_every: PositiveInt = 1000
+    eval_batch_size: PositiveInt = 500
+    checkpoint_every: PositiveInt = 1000
+    devices: PositiveInt | None = None
+    """How many to split the batch over; None takes the most that divide it."""
+    import_from: tuple[str, ...] = ()
+    """Folders that have the modules of names `package.module:Name`, looked in after PYTHONPATH; at first that of the
+    config's file."""
 
 
 def apply_overrides(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -119,7 +113,7 @@ def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, A
 
 _KEPT_BY_NAME = {
     "model.cell": ("features",),
-    "optimizer": tuple(fields_of(common_options)),
+    "optimizer": tuple(fields_of(OptimizerOptions)),
 }
 """Fields that mean the same under every name of a section, so a new name keeps them."""
 
@@ -135,7 +129,7 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     if folders:
         look_in([folders] if isinstance(folders, str) else folders)
     try:
-        resolved = resolve(_run_fields, plain, "")
+        resolved = resolve(RunOptions, plain, "")
     except UnknownField as error:
         if paths := fields_named(error.name, _paths_without(config, error)):
             raise ConfigError(
@@ -200,7 +194,7 @@ def _stage_values(config: Mapping[str, Any]) -> tuple[int | float, ...]:
     checked = []
     for number, section in enumerate(task_stages(config)[:-1], 1):
         try:
-            checked.append(resolve(_run_fields, {**config, "task": section}, "")["task"][field])
+            checked.append(resolve(RunOptions, {**config, "task": section}, "")["task"][field])
         except ConfigError as error:
             raise ConfigError(f"curriculum.values: stage {number}: {error}") from None
     for number, (value, following) in enumerate(itertools.pairwise([*checked, task[field]]), 1):
@@ -213,12 +207,12 @@ def _stage_values(config: Mapping[str, Any]) -> tuple[int | float, ...]:
 def render(config: Mapping[str, Any]) -> str:
     """The override flag of every field of a resolved config with its value, a line each, for --help; of a section that
     is off, its fields too."""
-    return "\n".join(_flags(config, _run_fields, ""))
+    return "\n".join(_flags(config, RunOptions, ""))
 
 
-def _flags(section: Mapping[str, Any], factory: Callable[..., Any] | None, path: str) -> list[str]:
-    """factory: the function whose parameters are the section's fields; None where its name says which."""
-    hints = {} if factory is None else fields_of(factory)
+def _flags(section: Mapping[str, Any], options: type | None, path: str) -> list[str]:
+    """options: the dataclass of the section's fields; None where its name says which."""
+    hints = {} if options is None else fields_of(options)
     lines = []
     for key, value in section.items():
         inner = subsection(hints[key].hint) if key in hints else None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from rnnlab.config.outside import Table, look_in
 from rnnlab.config.schema import build, find, lookup, takes
 from rnnlab.tasks.adding import Adding
-from rnnlab.tasks.augmentation import AugmentationSpec
+from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
@@ -64,7 +64,7 @@ def find_task(config: Mapping[str, Any]) -> Callable[..., Task]:
 __all__ = [
     "TASKS",
     "Adding",
-    "AugmentationSpec",
+    "AugmentationOptions",
     "Batch",
     "Block",
     "Example",

@@ -3,6 +3,7 @@
 Which examples are changed and where the keys come from is in `base.py`.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -19,30 +20,23 @@ Length = Int[Array, ""] | None
 """Valid steps of one example; None for all of them."""
 
 
-def augmentation_options(
-    *,
-    noise: NonNegative | None = None,
-    time_shift: PositiveInt | None = None,
-    time_mask: PositiveInt | None = None,
-    token_replacement: Annotated[float, Bound(0, 1, high_excluded=True)] | None = None,
-    pixel_shift: PositiveInt | None = None,
-) -> dict[str, Any]:
-    """What is done to training examples, in this order; None: nothing. Validation and test examples stay as they are.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """What is done to training examples; None: nothing. Validation and test examples stay as they are.
 
-    pixel_shift: an image is moved by up to so many pixels up or down and left or right. time_shift: a sequence is moved
-    by up to so many steps. token_replacement: the probability that a token gives way to one drawn from the vocabulary.
-    noise: standard deviation of what is added to numbers. time_mask: the most steps that are set to zero together.
+    It is done in the order pixel_shift, time_shift, token_replacement, noise, time_mask.
     """
-    return {
-        "noise": noise,
-        "time_shift": time_shift,
-        "time_mask": time_mask,
-        "token_replacement": token_replacement,
-        "pixel_shift": pixel_shift,
-    }
 
-
-AugmentationSpec = Annotated[Mapping[str, Any], augmentation_options]
+    noise: NonNegative | None = None
+    """Standard deviation of what is added to numbers."""
+    time_shift: PositiveInt | None = None
+    """By how many steps at most a sequence is moved."""
+    time_mask: PositiveInt | None = None
+    """How many steps at most are set to zero together."""
+    token_replacement: Annotated[float, Bound(0, 1, high_excluded=True)] | None = None
+    """The probability that a token gives way to one drawn from the vocabulary."""
+    pixel_shift: PositiveInt | None = None
+    """By how many pixels at most an image is moved up or down and left or right."""
 
 
 # --- transformations of one example ----------------------------------------------------------------------------------
@@ -134,7 +128,7 @@ class Augmentation:
     """The transformations of a resolved section, for one task.
 
     Args:
-        section: resolved, as `augmentation_options` returns it.
+        section: resolved, with the fields of `AugmentationOptions`.
         inputs: shape and type of one example's inputs [T, *D].
         vocabulary: of the task, if its inputs are tokens.
         readout: where the task has targets.

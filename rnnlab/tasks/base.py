@@ -16,7 +16,7 @@ import numpy as np
 
 from rnnlab.config.schema import resolve
 from rnnlab.ops.random_streams import stream
-from rnnlab.tasks.augmentation import Augmentation, Augmented, augmentation_options
+from rnnlab.tasks.augmentation import Augmentation, AugmentationOptions, Augmented
 from rnnlab.typing import Array, Bool, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
@@ -188,7 +188,7 @@ class Task(abc.ABC):
         Raises:
             ConfigError: a value out of bounds, or a transformation that this task's inputs do not have.
         """
-        section = resolve(augmentation_options, section, "augmentation")
+        section = resolve(AugmentationOptions, section, "augmentation")
         if all(value is None for value in section.values()):
             return
         key = jax.random.key(0)

@@ -29,7 +29,7 @@ from rnnlab.diagnostics.flight import SPIKE
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.engine import Taps
 from rnnlab.nn.network import Carries, LayerRun, Network
-from rnnlab.nn.softmax import softmax_options
+from rnnlab.nn.softmax import SoftmaxOptions
 from rnnlab.nn.trajectory import of_runs
 from rnnlab.ops.random_streams import Training, high_word, seed_of_span, stream
 from rnnlab.optim.averaging import averaged
@@ -506,7 +506,7 @@ KEEP_NUMBERS = (
 def _with_words_split(model: dict[str, Any], devices: int) -> dict[str, Any]:
     """The section for a softmax whose words so many devices share."""
     softmax = model.get("softmax")
-    asked = 1 if softmax is None else softmax_options(**softmax)["split"] or devices
+    asked = 1 if softmax is None else SoftmaxOptions(**softmax).split or devices
     if asked != devices:
         raise ValueError(f"a mesh with {devices} devices along {MODEL_AXIS} is not one for model.softmax={softmax}")
     return model if softmax is None else model | {"softmax": {**softmax, "split": devices}}

@@ -9,7 +9,7 @@ from typing import Any
 from rnnlab.config.schema import resolve
 from rnnlab.records.workdir import DONE, read_summary, write_file
 from rnnlab.sweeps.runner import run_sweep
-from rnnlab.sweeps.spec.space import Setting, expand, sweep_options
+from rnnlab.sweeps.spec.space import Setting, SweepOptions, expand
 from scripts.irnn.experiments import Case
 
 HARDWARE = "hardware.txt"
@@ -42,7 +42,7 @@ class Stop:
 def sweep_of(case: Case, network: str, seeds: int, configs: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The sweep of one network over its seeds."""
     fields = {"base": case.reference(network, configs), "overrides": overrides, "seeds": seeds}
-    return resolve(sweep_options, fields, "")
+    return resolve(SweepOptions, fields, "")
 
 
 def config_of(case: Case, network: str, configs: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Sections to objects: which values a factory's signature admits, what a mistake is called, numbers and structure."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -15,7 +15,7 @@ from rnnlab.cells import CELLS
 from rnnlab.config.bounds import Bound, Decay, NonNegative, NonNegativeInt, Positive, PositiveInt
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
-from rnnlab.config.schema import FROM_CONFIG, build, check_count, fields_of, resolve, takes
+from rnnlab.config.schema import as_options, build, check_count, fields_of, resolve, takes
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
 
@@ -35,37 +35,47 @@ SHAPES = {"circle": circle, "square": Square, "dot": functools.partial(circle, r
 Shape = Annotated[str | Mapping[str, Any], SHAPES]
 
 
-def shared(name_of_plot: str = "plot") -> None:
-    """Parameters that stand in every shape's section."""
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """Fields that stand in every shape's section."""
+
+    name_of_plot: str = "plot"
 
 
-def frame_options(thickness: Positive = 2.0, double: bool = False) -> None:
-    """A section without a name: its fields are this function's."""
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A section without a name."""
+
+    thickness: Positive = 2.0
+    double: bool = False
 
 
-def drawing(
-    scale: Positive,
-    shape: Shape = "circle",
-    labelled: Annotated[str | Mapping[str, Any], SHAPES, shared] = "dot",
-    frame: Annotated[Mapping[str, Any], frame_options] = MappingProxyType({}),
-    *,
-    count: PositiveInt = 1,
-    offset: NonNegativeInt = 0,
-    decay: Decay = 0.9,
-    width: NonNegative = 1.0,
-    limit: float | None = None,
-    size: float | Literal["auto"] = "auto",
-    mode: Literal["fill", "line"] = "line",
-    title: str = "",
-    visible: bool = True,
-    dashes: tuple[int, ...] = (),
-    share: Annotated[float, Bound(0, 1)] = 0.5,
-) -> None:
-    """Every kind of annotation that a factory here may carry."""
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """Every kind of annotation that a field may carry."""
+
+    scale: Positive
+    shape: Shape = "circle"
+    labelled: Annotated[str | Mapping[str, Any], SHAPES, Shared] = "dot"
+    frame: Frame = Frame()
+    border: Frame | None = None
+    wide: Frame = Frame(thickness=5.0)
+    count: PositiveInt = 1
+    offset: NonNegativeInt = 0
+    decay: Decay = 0.9
+    width: NonNegative = 1.0
+    limit: float | None = None
+    size: float | Literal["auto"] = "auto"
+    mode: Literal["fill", "line"] = "line"
+    title: str = ""
+    visible: bool = True
+    dashes: tuple[int, ...] = ()
+    share: Annotated[float, Bound(0, 1)] = 0.5
+    notes: Mapping = dataclasses.field(default_factory=dict)
 
 
 def resolved(**section: Any) -> dict[str, Any]:
-    return resolve(drawing, {"scale": 1.0} | section, "drawing")
+    return resolve(Drawing, {"scale": 1.0} | section, "drawing")
 
 
 ADMITTED = [  # field, what the user wrote, what the factory gets
@@ -90,6 +100,10 @@ ADMITTED = [  # field, what the user wrote, what the factory gets
     ("dashes", [1, 2e0], (1, 2)),
     ("frame", {}, {"thickness": 2.0, "double": False}),
     ("frame", {"thickness": 1}, {"thickness": 1.0, "double": False}),
+    ("frame", Frame(double=True), {"thickness": 2.0, "double": True}),
+    ("border", None, None),
+    ("border", {"double": True}, {"thickness": 2.0, "double": True}),
+    ("wide", {"double": True}, {"thickness": 5.0, "double": True}),
     ("shape", "circle", {"name": "circle", "radius": 1.0, "filled": False}),
     ("shape", {"name": "circle", "radius": 3}, {"name": "circle", "radius": 3.0, "filled": False}),
     ("shape", {"name": "square", "side": 2}, {"name": "square", "side": 2.0, "corners": 4}),
@@ -137,7 +151,11 @@ REFUSED = [  # field, what the user wrote, what the message says
     ("dashes", [1, "a"], r"drawing\.dashes\[1\]: 'a' is a str"),
     ("frame", {"thickness": 0}, r"drawing\.frame\.thickness: 0\.0 is out of range"),
     ("frame", {"thicknes": 1}, r"did you mean drawing\.frame\.thickness"),
-    ("frame", "double", "'double' is a str"),
+    ("frame", "double", r"drawing\.frame: 'double' is a str; expected a Mapping$"),
+    ("frame", None, r"drawing\.frame: None is None; expected a Mapping$"),
+    ("frame", Frame(thickness=0), r"drawing\.frame\.thickness: 0\.0 is out of range"),
+    ("border", 3, r"drawing\.border: 3 is an int; expected a Mapping$"),
+    ("border", {"thicknes": 1}, r"did you mean drawing\.border\.thickness"),
     ("shape", 3, "expected one of circle, dot, square, or a section"),
     ("shape", None, "expected one of circle, dot, square, or a section"),
     ("shape", "cirle", r"drawing\.shape 'cirle'; did you mean circle\? known: circle, dot, square"),
@@ -167,9 +185,9 @@ def test_refused_value_is_named_in_one_line(field, value, message):
 
 def test_missing_field_is_named_with_what_it_takes():
     with pytest.raises(ConfigError, match=r"^drawing\.scale: missing; expected a float above 0$"):
-        resolve(drawing, {}, "drawing")
+        resolve(Drawing, {}, "drawing")
     with pytest.raises(ConfigError, match=r"^scale: missing"):
-        resolve(drawing, {}, "")
+        resolve(Drawing, {}, "")
 
 
 def test_field_that_resembles_none_gets_no_suggestion():
@@ -180,36 +198,65 @@ def test_field_that_resembles_none_gets_no_suggestion():
 def test_resolved_section_has_every_field_and_resolves_to_itself():
     once = resolved(shape={"name": "square", "side": 2})
     assert set(once) == {
-        *("scale", "shape", "labelled", "frame", "count", "offset", "decay", "width", "limit", "size", "mode", "title"),
-        *("visible", "dashes", "share"),
+        *(
+            "scale",
+            "shape",
+            "labelled",
+            "frame",
+            "border",
+            "wide",
+            "notes",
+            "count",
+            "offset",
+            "decay",
+            "width",
+            "limit",
+        ),
+        *("size", "mode", "title", "visible", "dashes", "share"),
     }
     assert once["mode"] == "line"
-    assert resolve(drawing, once, "drawing") == once
+    assert resolve(Drawing, once, "drawing") == once
 
 
-def test_fields_of_a_common_function_belong_to_the_section():
-    assert resolve(circle, {"name_of_plot": "a"}, "", shared) == {"radius": 1.0, "filled": False, "name_of_plot": "a"}
+def test_fields_of_common_options_belong_to_the_section():
+    assert resolve(circle, {"name_of_plot": "a"}, "", Shared) == {"radius": 1.0, "filled": False, "name_of_plot": "a"}
     with pytest.raises(ConfigError, match="unknown field 'name_of_plot'"):
         resolve(circle, {"name_of_plot": "a"}, "")
 
 
-def test_a_name_that_the_code_gives_can_be_marked_as_the_config_s():
-    def line(in_features: int, readout: Annotated[Positive | None, FROM_CONFIG] = None) -> None: ...
+def test_a_field_of_options_may_have_the_name_of_what_the_code_gives():
+    @dataclasses.dataclass(frozen=True)
+    class Line:
+        readout: Positive | None = None
 
-    assert resolve(line, {"readout": 2}, "") == {"readout": 2.0}
+    assert resolve(Line, {"readout": 2}, "") == {"readout": 2.0}
     with pytest.raises(ConfigError, match=r"^line\.readout: -1\.0 is out of range; it must be above 0$"):
-        resolve(line, {"readout": -1}, "line")
+        resolve(Line, {"readout": -1}, "line")
     with pytest.raises(ConfigError, match=r"^unknown field 'line\.in_features'"):
-        resolve(line, {"in_features": 2}, "line")
+        resolve(Line, {"in_features": 2}, "line")
+
+
+def test_sections_become_dataclasses_with_the_defaults_of_what_they_lack():
+    section = {"scale": 1.0, "frame": {"double": True}, "border": {"thickness": 3.0}, "shape": {"name": "circle"}}
+    options = as_options(Drawing, section)
+    assert options == Drawing(1.0, frame=Frame(double=True), border=Frame(3.0), shape={"name": "circle"})
+    assert as_options(Drawing, options) is options
+    assert as_options(Frame, None) == Frame()
+    assert as_options(Drawing, resolved(**section)).frame == Frame(double=True)
+    with pytest.raises(TypeError, match="thicknes"):
+        as_options(Drawing, {"scale": 1.0, "frame": {"thicknes": 1.0}})
 
 
 def test_a_factory_s_own_field_wins_over_a_common_one():
-    def common(filled: Literal["yes", "no"] = "no", size: int = 3) -> None: ...
+    @dataclasses.dataclass(frozen=True)
+    class Common:
+        filled: Literal["yes", "no"] = "no"
+        size: int = 3
 
-    once = resolve(circle, {"radius": 2}, "", common)
+    once = resolve(circle, {"radius": 2}, "", Common)
     assert once == {"radius": 2.0, "filled": False, "size": 3}
     assert list(once) == ["radius", "filled", "size"]
-    assert resolve(circle, {"filled": True}, "", common)["filled"] is True
+    assert resolve(circle, {"filled": True}, "", Common)["filled"] is True
 
 
 @pytest.mark.parametrize("factory", SHAPES.values(), ids=SHAPES)
@@ -260,6 +307,7 @@ def test_numbers_and_structure_make_the_section_again():
         "shape.side": 2.0,
         "labelled.radius": 0.5,
         "frame.thickness": 2.0,
+        "wide.thickness": 5.0,
         "decay": 0.9,
         "width": 1.0,
         "limit": 4.0,

@@ -16,7 +16,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.nn import cross_entropy
 from rnnlab.nn.cross_entropy import Candidates, Distribution
 from rnnlab.nn.network import Network
-from rnnlab.nn.softmax import Softmax, draw_candidates
+from rnnlab.nn.softmax import Softmax, SoftmaxOptions, draw_candidates
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_like
 
@@ -462,7 +462,7 @@ def test_projection_stands_between_output_and_vectors() -> None:
 
 
 def test_vectors_fill_up_to_a_multiple_without_new_words() -> None:
-    ours = Softmax(P, V, split=4, rngs=nnx.Rngs(0))
+    ours = Softmax(P, V, SoftmaxOptions(split=4), rngs=nnx.Rngs(0))
     plain = Softmax(P, V, rngs=nnx.Rngs(0))
     h, cross_entropy = random_array(0, T, B, P), quick_jit(Distribution.cross_entropy)
     assert ours(h).kernel.shape == (44, P)

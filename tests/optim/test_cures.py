@@ -17,12 +17,12 @@ import pytest
 
 from rnnlab.config.overrides import to_dict
 from rnnlab.config.schema import fields_of
-from rnnlab.nn.recurrent_layer import cotangent_options, dropout_options, normalization_options
-from rnnlab.optim.optimizers import common_options
-from rnnlab.optim.penalties import penalty_options
+from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, NormalizationOptions
+from rnnlab.optim.optimizers import OptimizerOptions
+from rnnlab.optim.penalties import PenaltyOptions
 from rnnlab.optim.schedules import SCHEDULES
 from rnnlab.parallel.devices import replicate
-from rnnlab.tasks.augmentation import augmentation_options
+from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState
@@ -101,12 +101,12 @@ ELSEWHERE |= {"augmentation.token_replacement", "augmentation.pixel_shift"}
 """Fields of the sections below that are no cure, or for tasks of tokens and images."""
 
 SECTIONS = {
-    "model.dropout": dropout_options,
-    "model.normalization": normalization_options,
-    "model.cotangent": cotangent_options,
-    "optimizer": common_options,
-    "penalties": penalty_options,
-    "augmentation": augmentation_options,
+    "model.dropout": DropoutOptions,
+    "model.normalization": NormalizationOptions,
+    "model.cotangent": CotangentOptions,
+    "optimizer": OptimizerOptions,
+    "penalties": PenaltyOptions,
+    "augmentation": AugmentationOptions,
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {

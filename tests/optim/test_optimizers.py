@@ -21,8 +21,8 @@ from rnnlab.config.schema import resolve
 from rnnlab.nn.network import Network
 from rnnlab.optim.optimizers import (
     OPTIMIZERS,
+    OptimizerOptions,
     clip_by_global_norm,
-    common_options,
     decayed,
     global_norm,
     layer_of,
@@ -61,7 +61,7 @@ def one_update(section: dict[str, Any], gradients: Any, params: Any = None, **ot
 
 def every_field(name: str, **fields: Any) -> dict[str, Any]:
     """A section as `resolve_config` leaves it."""
-    return {"name": name} | resolve(OPTIMIZERS[name], fields, "optimizer", common_options)
+    return {"name": name} | resolve(OPTIMIZERS[name], fields, "optimizer", OptimizerOptions)
 
 
 # --- optimisers ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Penalties: their section, which weights they touch, closed forms, and Ω against the Jacobian of every single step."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -17,11 +18,10 @@ from rnnlab.engine import make_taps, unroll
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import carries_of
 from rnnlab.optim.penalties import (
-    PenaltySpec,
+    PenaltyOptions,
     activation_penalty,
     gradient_norm_penalty,
     group_of,
-    penalty_options,
     temporal_activation_penalty,
     weight_penalty,
 )
@@ -44,21 +44,24 @@ from tests.helpers import (
 GROUPS = ("input", "recurrent", "readout", "embedding", "bias")
 
 
-def run_fields(*, penalties: PenaltySpec = {}) -> None:  # noqa: B006  (never changed)
+@dataclasses.dataclass(frozen=True)
+class Config:
     """A config with a section of penalties."""
+
+    penalties: PenaltyOptions = PenaltyOptions()
 
 
 def options(**section: Any) -> dict[str, Any]:
     """The resolved section."""
-    return resolve(run_fields, {"penalties": section}, "")["penalties"]
+    return resolve(Config, {"penalties": section}, "")["penalties"]
 
 
 def test_a_penalty_that_is_not_named_is_off() -> None:
     fields = ("l1", "l2", "orthogonality", "activation", "temporal_activation", "gradient_norm")
-    assert resolve(run_fields, {}, "")["penalties"] == dict.fromkeys(fields)
+    assert resolve(Config, {}, "")["penalties"] == dict.fromkeys(fields)
     assert options(l2={"readout": 1})["l2"] == dict.fromkeys(GROUPS) | {"readout": 1.0}
     assert split_numbers(options(l2={"readout": 1}, activation=2))[1] == {"l2.readout": 1.0, "activation": 2.0}
-    assert set(resolve(penalty_options, {}, "")) == set(fields)
+    assert set(resolve(PenaltyOptions, {}, "")) == set(fields)
 
 
 def test_a_resolved_section_resolves_to_itself() -> None:

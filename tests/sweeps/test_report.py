@@ -22,7 +22,7 @@ from rnnlab.sweeps.report import figures
 from rnnlab.sweeps.report.document import write_report
 from rnnlab.sweeps.spec.manifest import open_sweep
 from rnnlab.sweeps.spec.question import short_names
-from rnnlab.sweeps.spec.space import expand, sweep_options
+from rnnlab.sweeps.spec.space import SweepOptions, expand
 from rnnlab.sweeps.statistics import LOGARITHMS, NOT_NEGATIVE, SHARE, Scale, mean_interval
 
 BASE: dict[str, Any] = dict(
@@ -40,7 +40,7 @@ class Sweep:
 
     def __init__(self, workdir: Path, **fields: Any):
         self.workdir = workdir
-        sweep = sweep_options(base=BASE, **fields)
+        sweep = vars(SweepOptions(base=BASE, **fields))
         self.settings = open_sweep(workdir, sweep, expand(sweep)).settings
         for setting in self.settings:
             self.write(setting.name, self.loss(setting.config))

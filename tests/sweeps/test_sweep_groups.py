@@ -6,7 +6,7 @@ import pytest
 
 from rnnlab.config.schema import resolve
 from rnnlab.sweeps.spec.groups import Group, split_groups, structure
-from rnnlab.sweeps.spec.space import Setting, expand, sweep_options
+from rnnlab.sweeps.spec.space import Setting, SweepOptions, expand
 
 BASE: dict[str, Any] = dict(
     steps=60,
@@ -17,7 +17,7 @@ BASE: dict[str, Any] = dict(
 
 
 def settings(**fields: Any) -> list[Setting]:
-    return expand(resolve(sweep_options, {"base": BASE} | fields, ""))
+    return expand(resolve(SweepOptions, {"base": BASE} | fields, ""))
 
 
 def groups(at_most: int | None = None, **fields: Any) -> list[Group]:

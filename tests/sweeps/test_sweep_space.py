@@ -15,7 +15,7 @@ from rnnlab.config.overrides import load_file
 from rnnlab.config.schema import resolve
 from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.sweeps.spec.groups import split_groups
-from rnnlab.sweeps.spec.space import Setting, axis_paths, axis_value, command, expand, load_sweep, sweep_options
+from rnnlab.sweeps.spec.space import Setting, SweepOptions, axis_paths, axis_value, command, expand, load_sweep
 
 ROOT = Path(__file__).parents[2]
 READY = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
@@ -29,7 +29,7 @@ RATE, CELL, CLIP = "optimizer.learning_rate", "model.cell", "optimizer.clip_norm
 
 
 def settings(**fields: Any) -> list[Setting]:
-    return expand(resolve(sweep_options, {"base": BASE} | fields, ""))
+    return expand(resolve(SweepOptions, {"base": BASE} | fields, ""))
 
 
 def points(**fields: Any) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ class Halving:
     the first ones. What is decided stands in WORKDIR/rungs/0.json, …, and is not decided again.
 
     Args:
-        section: of `sections.halving_options`.
+        section: of `sections.HalvingOptions`.
         settings: of the whole sweep, under the names that they keep.
         workdir: of the sweep.
 

@@ -21,7 +21,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.overrides import folder_of, literal, read_file, refers, to_dict
 from rnnlab.config.schema import resolve
 from rnnlab.records.run_config import resolve_config, set_fields
-from rnnlab.sweeps.spec.sections import check_range, sweep_options
+from rnnlab.sweeps.spec.sections import SweepOptions, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     if "base" not in section and "task" in section:
         raise ConfigError(f"{reference}: the config of a run, not of a sweep; a sweep names it as its base")
     try:
-        sweep = resolve(sweep_options, {"import_from": folder_of(reference)} | section, "")
+        sweep = resolve(SweepOptions, {"import_from": folder_of(reference)} | section, "")
     except ConfigError as error:
         raise ConfigError(f"{reference}: {error}") from None
     return sweep | {"overrides": {**sweep["overrides"], **{path: literal(text) for path, text in overrides.items()}}}
