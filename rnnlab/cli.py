@@ -16,9 +16,9 @@ from rnnlab.config.overrides import field_paths, fields_named, load_file
 from rnnlab.files import Unwritable, output
 from rnnlab.parallel import devices, environment, processes
 from rnnlab.parallel.memory import allocation_failures
+from rnnlab.records.provenance import source_hashes, versions
 from rnnlab.records.run_config import apply_overrides, render, resolve_config
 from rnnlab.records.statuses import CRASHED, DIVERGED, FINISHED, INCOMPLETE, INTERRUPTED, LOST, MISTAKE, UNREAD
-from rnnlab.records.workdir import source_hashes, versions
 
 EXIT_STATUS = {
     "finished": FINISHED,

@@ -34,10 +34,10 @@ from absl import flags
 from rnnlab import cli
 from rnnlab.config.bounds import LARGEST_INT
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import Unwritable
+from rnnlab.files import Unwritable, write_text
 from rnnlab.files.output import make_console
 from rnnlab.parallel.memory import allocation_failures
-from rnnlab.records.workdir import check_idle, check_words, read_config, write_file
+from rnnlab.records.workdir import Workdir, check_idle, check_words, read_config
 
 ROWS, ATLAS_ROWS = 8, 16
 _SIZES = {"measure", "rows", "jacobians", "exponents", "lags"}
@@ -127,7 +127,7 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
         print(f"page: {plots.page(output, config, [command], run)}")
     except Unwritable as error:
         raise ConfigError(f"{error}; --output names another folder") from None
-    if not any((folder / "diagnosis.json").exists() for folder in (output, run)):
+    if not any(Workdir(folder).diagnosis.exists() for folder in (output, run)):
         print("it holds no diagnosis; the command without --html measures it, or --measure=… with it")
 
 
@@ -141,7 +141,7 @@ def _atlas(output: Path, rows: int) -> int:
     console.print(atlas_table(found))
     with cli.beside_numbers():
         check_idle(output)
-        write_file(output / "atlas.json", json.dumps(found) + "\n")
+        write_text(output / "atlas.json", json.dumps(found) + "\n")
         console.print(f"figure: {atlas(output / 'atlas.json')}")
     return cli.FINISHED
 
@@ -235,7 +235,7 @@ def _keep(output: Path, result: dict[str, Any]) -> bool:
     """Writes diagnosis.json, or says that it cannot be written: the numbers are shown all the same."""
     try:
         check_idle(output)
-        write_file(output / "diagnosis.json", json.dumps(result) + "\n")
+        write_text(Workdir(output).diagnosis, json.dumps(result) + "\n")
     except Unwritable as error:
         print(f"warning: {error}; --output names another folder", file=sys.stderr)
         return False
@@ -246,7 +246,7 @@ def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str])
     """What an earlier diagnosis of the same checkpoint and rows holds and this one does not measure."""
     from rnnlab.diagnostics.diagnosis import read_diagnosis
 
-    if not (output / "diagnosis.json").exists():
+    if not Workdir(output).diagnosis.exists():
         return {}
     try:
         before = read_diagnosis(output)
@@ -271,7 +271,7 @@ def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str
     console.print(interventions_table(found))
     with cli.beside_numbers():
         check_idle(output)
-        write_file(output / "replay.json", json.dumps(found) + "\n")
+        write_text(Workdir(output).replay, json.dumps(found) + "\n")
         console.print(f"figure: {draw(output)}")
     return cli.FINISHED
 

@@ -20,9 +20,9 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import write_arrays
+from rnnlab.files import write_arrays, write_text
 from rnnlab.records.metrics import plain
-from rnnlab.records.workdir import check_idle, check_words, read_config, write_file
+from rnnlab.records.workdir import Workdir, check_idle, check_words, read_config
 from rnnlab.tasks import Split
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     figures = []
     with cli.beside_numbers():
         check_idle(output)
-        write_file(output / "evaluation.json", json.dumps(plain(written), indent=2) + "\n")
+        write_text(Workdir(output).evaluation, json.dumps(plain(written), indent=2) + "\n")
         if recognized:
             figures = _keep(recognized, output)
     for result in results.values():  # Last: what is written is there though nobody reads what is printed.
@@ -89,8 +89,8 @@ def _keep(recognized: Mapping[Split, "Recognition"], output: Path) -> list[Path]
     from rnnlab.plots import confusion, utterance
 
     written = {split: {**each.values, "transcripts": each.transcripts} for split, each in recognized.items()}
-    write_file(output / "recognition.json", json.dumps(written, indent=1) + "\n")
-    write_arrays(output / "recognition.npz", list(recognized.values())[-1].arrays, compressed=True)
+    write_text(Workdir(output).recognition, json.dumps(written, indent=1) + "\n")
+    write_arrays(Workdir(output).recognition_arrays, list(recognized.values())[-1].arrays, compressed=True)
     return [utterance(output), confusion(output)]
 
 

@@ -21,9 +21,9 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import remove
+from rnnlab.files import remove, write_text
 from rnnlab.parallel.environment import single_precision
-from rnnlab.records.workdir import held, unless_too_large, write_file
+from rnnlab.records.workdir import Workdir, held, unless_too_large
 
 TOO_HIGH = 4.0
 """The test ends where the loss, averaged over the last tenth of the steps, is this many times what it was lowest."""
@@ -48,10 +48,10 @@ def main(argv: Sequence[str]) -> int:
     default = cli.default_workdir(reference)
     workdir = Path(given["workdir"] or default.with_name(f"{default.name}-find_learning_rate"))
     with unless_too_large(workdir), held(workdir):
-        path = workdir / "find_learning_rate.json"
+        path = Workdir(workdir).learning_rates
         remove(path)
         found = range_test(config, lowest, highest, steps, given["data_dir"])
-        write_file(path, json.dumps(found, indent=2) + "\n")
+        write_text(path, json.dumps(found, indent=2) + "\n")
         if not found["losses"]:
             print(f"the loss or its gradient is not finite at the first step, with a learning rate of {lowest:g}")
             return cli.DIVERGED

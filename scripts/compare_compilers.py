@@ -33,6 +33,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import read_file
 from rnnlab.records import statuses
 from rnnlab.records.run_config import resolve_config, set_fields
+from rnnlab.records.workdir import Workdir
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "docs" / "results" / "checkpoints"
@@ -62,8 +63,8 @@ def cases() -> Iterator[Case]:
     from rnnlab.sweeps.spec.space import expand, load_sweep
 
     for folder in sorted(path.parent for path in CHECKPOINTS.glob("*/config.json")):
-        config = resolve_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        replicas = "replicas" in json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        config = resolve_config(json.loads(Workdir(folder).config.read_text(encoding="utf-8")))
+        replicas = "replicas" in json.loads(Workdir(folder).summary.read_text(encoding="utf-8"))
         yield Case(f"checkpoints/{folder.name}", config, replicas, folder)
     for file in sorted((ROOT / "configs").glob("*.py")) + sorted((ROOT / "configs" / "irnn").glob("*.py")):
         for preset in _module(file).PRESETS:

@@ -20,9 +20,10 @@ from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.overrides import load_file
 from rnnlab.datasets.tokens import load_tokens
+from rnnlab.files import write_text
 from rnnlab.records.metrics import read_metrics
+from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.run_config import apply_overrides, resolve_config
-from rnnlab.records.workdir import git_commit, versions, write_file
 from scripts.irnn.results import best_rates, json_text, read_flow
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lm1b.py"
@@ -172,9 +173,9 @@ def save(
         "order": ranking(runs),
         "runs": list(runs),
     }
-    write_file(path, json_text(results))
+    write_text(path, json_text(results))
     text = table(runs, note)
-    write_file(path.with_suffix(".md"), text)
+    write_text(path.with_suffix(".md"), text)
     return text
 
 

@@ -24,9 +24,8 @@ import optax
 from absl import flags
 
 from rnnlab import cli
-from rnnlab.files import AGAIN, check_fields, read_json, read_text
+from rnnlab.files import AGAIN, check_fields, read_json, read_text, write_text
 from rnnlab.parallel import compiler
-from rnnlab.records.workdir import write_file
 from rnnlab.sweeps.statistics import SHARE, mean_interval
 from rnnlab.tasks import Speech
 from scripts.irnn.results import json_text, read_flow
@@ -222,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
             row["runs"].append({"seed": seed, **run, "seconds": round(time.monotonic() - began, 1)})
             row["runs"].sort(key=lambda run: run["seed"])
             summarize(row)
-            write_file(path, json_text(results))
+            write_text(path, json_text(results))
             print(f"{name}, seed {seed}: test frame error {run['test']['frame_error']:.4f}", flush=True)
     from rnnlab.plots import speech_comparison
 
@@ -231,7 +230,7 @@ def main(argv: Sequence[str]) -> int:
         page = Path(given["page"])
         before, _, rest = read_text(page, "restore it").partition(BEGIN)
         figure = f"\n![frame errors](results/{path.stem}.png)\n"
-        write_file(page, f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
+        write_text(page, f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
     return cli.FINISHED
 
 

@@ -23,9 +23,10 @@ import torch
 from absl import flags
 
 from rnnlab import cli
+from rnnlab.files import write_text
 from rnnlab.optim.schedules import make_schedule
 from rnnlab.records.metrics import read_metrics
-from rnnlab.records.workdir import git_commit, versions, write_file
+from rnnlab.records.provenance import git_commit, versions
 from rnnlab.tasks import Split, StreamTask
 from rnnlab.training.setup import Run
 
@@ -246,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
         "git_commit": git_commit(),
         "runs": runs,
     }
-    write_file(path, json.dumps(results, indent=1) + "\n")
+    write_text(path, json.dumps(results, indent=1) + "\n")
     from rnnlab.plots import validation_curves
 
     print(table(runs))

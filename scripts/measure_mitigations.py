@@ -23,10 +23,9 @@ from ml_collections import ConfigDict
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import AGAIN, check_fields, read_json, read_text
+from rnnlab.files import AGAIN, check_fields, read_json, read_text, write_text
 from rnnlab.parallel import compiler
 from rnnlab.records.run_config import apply_overrides
-from rnnlab.records.workdir import write_file
 
 # Few images of MNIST by rows, a network that can learn them by heart.
 SMALL = {
@@ -438,7 +437,7 @@ def main(argv: Sequence[str]) -> int:
                 for seed in (s for s in range(given["seeds"]) if s not in done):
                     owner["runs"].append(train(setting, changes, seed, given["data_dir"]))
             print(f"{name}: {describe(base)} -> {describe(row)}")
-        write_file(path, json.dumps(results, indent=1) + "\n")
+        write_text(path, json.dumps(results, indent=1) + "\n")
     if not given["costs"]:
         from rnnlab.plots import mitigations
 
@@ -446,7 +445,7 @@ def main(argv: Sequence[str]) -> int:
     if given["page"]:
         page = Path(given["page"])
         before, _, rest = read_text(page, "restore it").partition(BEGIN)
-        write_file(page, f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
+        write_text(page, f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
     return cli.FINISHED
 
 

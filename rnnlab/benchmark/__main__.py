@@ -45,9 +45,9 @@ from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import remove
+from rnnlab.files import remove, write_text
 from rnnlab.files.output import make_console
-from rnnlab.records.workdir import git_commit, versions, write_file
+from rnnlab.records.provenance import git_commit, versions
 
 DEFAULT = "rnnlab fused"
 KINDS = ("rnnlab", "jax", "torch")
@@ -228,8 +228,8 @@ def save(path: Path, results: list[dict[str, Any]], turns: int, table: str, over
         "turns": turns,
         "results": results,
     }
-    write_file(path, json.dumps(record, indent=1) + "\n")
-    write_file(path.with_suffix(".md"), table)
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    write_text(path.with_suffix(".md"), table)
     if over:
         remove(unfinished)
         remove(unfinished.with_suffix(".md"))

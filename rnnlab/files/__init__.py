@@ -16,7 +16,7 @@ from rnnlab.files.reading import (
     read_toml,
     unreadable,
 )
-from rnnlab.files.writing import Unwritable, remove, unwritable, whole_file, write_arrays, write_bytes
+from rnnlab.files.writing import Unwritable, remove, unwritable, whole_file, write_arrays, write_bytes, write_text
 
 __all__ = [
     "AGAIN",
@@ -39,4 +39,5 @@ __all__ = [
     "whole_file",
     "write_arrays",
     "write_bytes",
+    "write_text",
 ]

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.files.reading import as_typed
 
 
 class Unwritable(ConfigError):
@@ -62,6 +63,15 @@ def whole_file(path: Path, waits: bool = True) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    write_bytes(path, as_typed(text).encode())
 
 
 def remove(path: Path) -> None:

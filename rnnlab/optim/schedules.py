@@ -111,7 +111,7 @@ def plateau(
     minimum: Annotated[float, Bound(0, 1)] = 0.01,
 ) -> Schedule:
     """1 here: the host multiplies the rate by factor after each patience evaluations (by early_stopping.metric) without
-    an improvement by more than min_change, down to minimum times the rate; see `rnnlab.training.watch.Plateau`."""
+    an improvement by more than min_change, down to minimum times the rate; see `rnnlab.training.plateau.Plateau`."""
     return constant()
 
 

@@ -30,6 +30,7 @@ from rnnlab.plots.style import (
     shown,
     without_spikes,
 )
+from rnnlab.records.workdir import Workdir
 
 
 def diagnosis(directory: Path, output: Path | None = None) -> list[Path]:
@@ -38,8 +39,8 @@ def diagnosis(directory: Path, output: Path | None = None) -> list[Path]:
     output: DIR if not given.
     """
     measured = read_diagnosis(directory)
-    paths = {name: (output or directory) / "plots" / f"{name}.png" for name in FIGURES}
-    with interpreting(directory / "diagnosis.json", DIAGNOSE_AGAIN):
+    paths = {name: Workdir(output or directory).figure(name) for name in FIGURES}
+    with interpreting(Workdir(directory).diagnosis, DIAGNOSE_AGAIN):
         figures = {name: draw(measured[name]) for name, draw in FIGURES.items() if name in measured}
         for path in paths.values():
             remove(path)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rnnlab.files import write_text
 from rnnlab.plots.run_page import escaped, figure, table, write_page
-from rnnlab.records.workdir import write_file
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_document(directory: Path, title: str, blocks: Sequence[Block]) -> tupl
         ConfigError: they cannot be written.
     """
     text = "\n\n".join([f"# {_marked(title)}", *(_markdown(block, directory) for block in blocks)])
-    write_file(directory / "report.md", text + "\n")
+    write_text(directory / "report.md", text + "\n")
     parts = [f"<h1>{escaped(title)}</h1>", *map(_html, blocks)]
     return directory / "report.md", write_page(directory / "report.html", title, parts)
 

@@ -27,6 +27,7 @@ from rnnlab.plots.style import (
     shown,
 )
 from rnnlab.records.metrics import LINES_AGAIN, read_diagnostics
+from rnnlab.records.workdir import Workdir
 
 Lines = list[dict[str, Any]]
 """What one diagnostic found, an entry for each training step that was looked at."""
@@ -45,10 +46,10 @@ def observed(workdir: Path, output: Path | None = None) -> list[Path]:
             continue
         those = [line for line in lines if diagnostic in line]
         if those:
-            with interpreting(workdir / "diagnostics.jsonl", LINES_AGAIN):
+            with interpreting(Workdir(workdir).diagnostics, LINES_AGAIN):
                 figure = draw([line["step"] for line in those], [line[diagnostic] for line in those])
                 if figure is not None:
-                    found.append(save(figure, (output or workdir) / "plots" / f"{name}.png"))
+                    found.append(save(figure, Workdir(output or workdir).figure(name)))
     return found
 
 
@@ -62,7 +63,7 @@ def compare_training(workdirs: Mapping[str, Path], path: Path) -> Path:
     mesh: Any = None
     for axis, (label, workdir) in zip(axes, workdirs.items(), strict=True):
         lines = [line for line in read_diagnostics(workdir) if "gradient_flow" in line]
-        with interpreting(workdir / "diagnostics.jsonl", LINES_AGAIN):
+        with interpreting(Workdir(workdir).diagnostics, LINES_AGAIN):
             name = last_forward(name for name in lines[-1]["gradient_flow"] if name.endswith("/h"))
             norms = np.array([numbers(line["gradient_flow"][name]) for line in lines])
         logs = np.log10(shown(norms, positive=True)) - np.log10(shown(norms[:, -1:], positive=True))

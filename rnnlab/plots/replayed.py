@@ -15,12 +15,13 @@ from rnnlab.plots.style import (
     numbers,
     save,
 )
+from rnnlab.records.workdir import Workdir
 
 
 def replay(workdir: Path) -> Path:
     """WORKDIR/plots/replay.png: gradient norms and losses of every intervention over the updates, and the recorded
     gradient over update and time step in the layer that blew up."""
-    found = read_json(workdir / "replay.json", AGAIN)
+    found = read_json(Workdir(workdir).replay, AGAIN)
     figure, (norms, losses, flow) = make_axes(3)
     for number, (label, each) in enumerate(found["interventions"].items()):
         updates = [line["update"] for line in each["updates"]]
@@ -47,4 +48,4 @@ def replay(workdir: Path) -> Path:
     grid = [numbers(line["gradient"][layer]) for line in lines]
     label = rf"$\log_{{10}}$ {gradient_symbol('h')}"
     heat_map(figure, flow, [line["update"] for line in lines], grid, 0, label)
-    return save(figure, workdir / "plots" / "replay.png")
+    return save(figure, Workdir(workdir).figure("replay"))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, notes, read_diagnosis, table_rows
-from rnnlab.files import interpreting, read_json
-from rnnlab.records.workdir import SUMMARY_AGAIN, write_file
+from rnnlab.files import interpreting, read_json, write_text
+from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir
 
 CAPTIONS = {
     "learning_curve": "Loss, metrics of the task and the gradient's norm over training.",
@@ -49,9 +49,9 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
         ConfigError: it cannot be written.
     """
     workdir = workdir or directory
-    path = workdir / "summary.json"
+    path = Workdir(workdir).summary
     summary = read_json(path, SUMMARY_AGAIN, {"status": str, "steps": int}) if path.exists() else {}
-    measured = next((each for each in (directory, workdir) if (each / "diagnosis.json").exists()), None)
+    measured = next((each for each in (directory, workdir) if Workdir(each).diagnosis.exists()), None)
     diagnosis = {} if measured is None else read_diagnosis(measured)
     title = f"{workdir.name}: {config['task']['name']}, {config['model']['cell']['name']}"
     parts = [f"<h1>{escaped(title)}</h1>"]
@@ -59,16 +59,16 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
         with interpreting(path, SUMMARY_AGAIN):
             parts += ["<h2>Summary</h2>", table([], summary_rows(summary))]
     if measured is not None:
-        with interpreting(measured / "diagnosis.json", DIAGNOSE_AGAIN):
+        with interpreting(Workdir(measured).diagnosis, DIAGNOSE_AGAIN):
             parts += _diagnosis(diagnosis)
-    figures = _figures(directory / "plots", workdir / "plots")
+    figures = _figures(Workdir(directory).plots, Workdir(workdir).plots)
     parts += ["<h2>Figures</h2>"] if figures else []
     parts += [figure(path, CAPTIONS.get(path.stem, _words(path.stem))) for path in figures]
     lines = "\n".join(_commands(workdir, summary, diagnosis, commands))
     parts += ["<h2>Commands</h2>", f"<pre>{escaped(lines)}</pre>"] if lines else []
     text = json.dumps(config, indent=2, ensure_ascii=False)
     parts += ["<h2>Config</h2>", f"<details open><summary>every field</summary><pre>{escaped(text)}</pre></details>"]
-    return write_page(directory / "report.html", title, parts)
+    return write_page(Workdir(directory).page, title, parts)
 
 
 def _diagnosis(diagnosis: Mapping[str, Any]) -> list[str]:
@@ -91,7 +91,7 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
         ConfigError: it cannot be written.
     """
     head, end = _PAGE.split("{body}")
-    write_file(path, head.replace("{title}", escaped(title)) + "\n".join(parts) + end)
+    write_text(path, head.replace("{title}", escaped(title)) + "\n".join(parts) + end)
     return path
 
 
@@ -133,7 +133,7 @@ def _commands(
 ) -> list[str]:
     recorded = [each["command"] for each in (summary, diagnosis) if "command" in each]
     lines = list(dict.fromkeys([*recorded, *given]))
-    if (directory / "config.json").exists():
+    if Workdir(directory).config.exists():
         workdir = str(directory)
         here, there = json.dumps(workdir), json.dumps(workdir + "-again")
         again = (

@@ -22,7 +22,7 @@ from rnnlab.plots.style import (
     shown,
 )
 from rnnlab.records.metrics import read_metrics
-from rnnlab.records.workdir import read_config, read_gradient_flow
+from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow
 from rnnlab.tasks import Split, find_task
 
 _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
@@ -59,7 +59,7 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
         hold_spikes(axis)
     axes[0].legend(frameon=False, fontsize=8)
     axes[-1].set_title("gradient norm before clipping, mean")
-    return save(figure, workdir / "plots" / "learning_curve.png")
+    return save(figure, Workdir(workdir).figure("learning_curve"))
 
 
 def _draw_baselines(axis: Axes, baselines: Mapping[Split, float]) -> None:
@@ -82,7 +82,7 @@ def _draw_baselines(axis: Axes, baselines: Mapping[Split, float]) -> None:
 
 def reads_every_step(workdir: Path) -> bool:
     """Whether the task of a run has a readout at every step; not where nothing says what the task is."""
-    if not (workdir / "config.json").exists():
+    if not Workdir(workdir).config.exists():
         return False
     return getattr(find_task(read_config(workdir)), "readout", "last") == "every"
 
@@ -100,7 +100,7 @@ def gradient_flow(workdir: Path) -> Path:
     axis.legend(frameon=False, fontsize=8)
     of = "each row's last answer" if reads_every_step(workdir) else "the loss"
     axis.set_title(f"gradient of {of} that reaches each time step", fontsize=11)
-    return save(figure, workdir / "plots" / "gradient_flow.png")
+    return save(figure, Workdir(workdir).figure("gradient_flow"))
 
 
 def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
@@ -136,7 +136,7 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
 
 def learning_rate_range(workdir: Path) -> Path:
     """WORKDIR/plots/find_learning_rate.png from WORKDIR/find_learning_rate.json: the loss over the learning rate."""
-    found = read_json(workdir / "find_learning_rate.json", AGAIN)
+    found = read_json(Workdir(workdir).learning_rates, AGAIN)
     figure, (axis,) = make_axes(1)
     axis.plot(found["learning_rates"], found["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
     axis.plot(found["learning_rates"], found["smoothed"], color=COLOURS[0], label="smoothed", linewidth=1.6)
@@ -154,7 +154,7 @@ def learning_rate_range(workdir: Path) -> Path:
     axis.set_xlabel("learning rate")
     axis.set_ylabel("loss")
     axis.legend(frameon=False, fontsize=8)
-    return save(figure, workdir / "plots" / "find_learning_rate.png")
+    return save(figure, Workdir(workdir).figure("find_learning_rate"))
 
 
 def benchmark_ratios(results: Path) -> Path:

@@ -10,6 +10,7 @@ from rnnlab.datasets.features import BINS, SHIFT
 from rnnlab.datasets.phones import PHONES
 from rnnlab.files import AGAIN, read_arrays, read_json
 from rnnlab.plots.style import COLOURS, save
+from rnnlab.records.workdir import Workdir
 
 FRAME = SHIFT / 16_000
 """Seconds from one frame to the next."""
@@ -17,7 +18,9 @@ FRAME = SHIFT / 16_000
 
 def utterance(workdir: Path) -> Path:
     """WORKDIR/plots/utterance.png: filter banks, true and recognised phones, and posteriors of one utterance."""
-    found = read_arrays(workdir / "recognition.npz", AGAIN, ["features", "posteriors", "id", "spoken", "decoded"])
+    found = read_arrays(
+        Workdir(workdir).recognition_arrays, AGAIN, ["features", "posteriors", "id", "spoken", "decoded"]
+    )
     features, posteriors = found["features"], found["posteriors"]
     name, tracks = str(found["id"]), {"spoken": found["spoken"], "decoded": found["decoded"]}
     tracks["largest posterior"] = posteriors.argmax(-1)
@@ -43,7 +46,7 @@ def utterance(workdir: Path) -> Path:
     chances.set_title("posteriors of the 39 phones")
     chances.legend(frameon=False, fontsize=8, loc="upper right")
     figure.colorbar(image, ax=chances, pad=0.01)
-    return save(figure, workdir / "plots" / "utterance.png")
+    return save(figure, Workdir(workdir).figure("utterance"))
 
 
 def _draw_track(axis: Axes, phones: np.ndarray, height: float) -> None:
@@ -60,7 +63,7 @@ def _draw_track(axis: Axes, phones: np.ndarray, height: float) -> None:
 
 def confusion(workdir: Path) -> Path:
     """WORKDIR/plots/confusion.png: of the frames of each of the 39 phones, the share taken for each other."""
-    counts = read_arrays(workdir / "recognition.npz", AGAIN, ["confusion"])["confusion"].astype(float)
+    counts = read_arrays(Workdir(workdir).recognition_arrays, AGAIN, ["confusion"])["confusion"].astype(float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axis = plt.subplots(figsize=(9, 8), layout="constrained")
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -71,7 +74,7 @@ def confusion(workdir: Path) -> Path:
     axis.set_ylabel("spoken")
     axis.set_title(f"frames of the 39 phones, {np.trace(counts) / max(counts.sum(), 1):.1%} right")
     figure.colorbar(image, ax=axis, label="share of the frames of the phone spoken")
-    return save(figure, workdir / "plots" / "confusion.png")
+    return save(figure, Workdir(workdir).figure("confusion"))
 
 
 def speech_comparison(results: Path) -> Path:

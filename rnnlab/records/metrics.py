@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import Fields, is_number, read_json_lines, write_bytes
 from rnnlab.files.output import complain, make_console
+from rnnlab.records.workdir import Workdir
 
 
 class MetricsFile:
@@ -31,7 +32,7 @@ class MetricsFile:
     """
 
     def __init__(self, workdir: Path, step: int):
-        self.path = workdir / "metrics.jsonl"
+        self.path = Workdir(workdir).metrics
         lines = _kept(read_metrics, workdir) if step else []
         # One line of each step and split: after a full disk there may be more.
         last = {(line["step"], line["split"]): line for line in lines if line["step"] <= step}
@@ -47,7 +48,7 @@ class MetricsWriter(MetricsFile):
 
     def __init__(self, workdir: Path, step: int):
         super().__init__(workdir, step)
-        self.diagnostics_path = workdir / "diagnostics.jsonl"
+        self.diagnostics_path = Workdir(workdir).diagnostics
         if self.diagnostics_path.exists():  # A line belongs to the update after its step.
             observed = _kept(read_diagnostics, workdir) if step else []
             last = {line["step"]: line for line in observed if line["step"] < step}
@@ -106,7 +107,7 @@ class NoMetrics:
 
 def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
     """PNG files to the TensorBoard events of a run that has ended; nothing where it has none."""
-    if (workdir / "tensorboard").is_dir():
+    if Workdir(workdir).tensorboard.is_dir():
         from tensorboardX import SummaryWriter
 
         with SummaryWriter(_events_folder(workdir)) as events:
@@ -115,7 +116,7 @@ def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
 
 def _events_folder(workdir: Path) -> str:
     """Absolute, since tensorboardX takes a relative one whose first folder is named gs: or s3: for a bucket."""
-    return str(workdir.absolute() / "tensorboard")
+    return str(Workdir(workdir.absolute()).tensorboard)
 
 
 def _add_figures(events: Any, step: int, paths: Iterable[Path]) -> None:
@@ -167,7 +168,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: it cannot be read, or none of its lines can.
     """
-    path = workdir / "metrics.jsonl"
+    path = Workdir(workdir).metrics
     lines = _read_lines(path, {"step": int, "split": str})
     whole = [line for line in lines if all(is_number(value) for name, value in line.items() if name != "split")]
     if len(whole) < len(lines):
@@ -178,7 +179,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def read_diagnostics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of WORKDIR/diagnostics.jsonl: {"step", "seconds", "gradient_flow": {"layer 1/h": [...], ...}, ...}; see
     `read_metrics`."""
-    return _read_lines(workdir / "diagnostics.jsonl", {"step": int})
+    return _read_lines(Workdir(workdir).diagnostics, {"step": int})
 
 
 LINES_AGAIN = "remove it, or the lines that are damaged"

@@ -1,19 +1,16 @@
-"""What a run leaves behind, and who may write there: config.json, summary.json and the folder itself."""
+"""What a run leaves behind, by name, and who may write there: config.json, summary.json and the folder itself."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import differences, to_json
-from rnnlab.files import Unwritable, as_typed, check_objects, damaged, interpreting, is_number, read_json, write_bytes
+from rnnlab.files import Unwritable, check_objects, damaged, interpreting, is_number, read_json, write_text
 from rnnlab.files.locks import GRACE, claimed, holder
 from rnnlab.files.output import complain
 from rnnlab.parallel.memory import OutOfMemory
@@ -22,8 +19,44 @@ from rnnlab.records.run_config import resolve_config
 DONE = ("finished", "stopped_early", "diverged", "pruned")
 """The statuses of a run that is over: the same command does not start it again."""
 LOCK = "run.lock"
+GROUP_LOCK = "group.lock"
+"""In SWEEP/groups/NAME: who trains its runs."""
 SUMMARY_AGAIN = "remove it, and the run's command writes it again"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Workdir:
+    """The files of a run's folder: what training leaves, and what the other commands add to it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.lock = folder / LOCK
+
+        self.config = folder / "config.json"
+        self.vocabulary = folder / "vocabulary.json"
+        """Of a task that names its words."""
+        self.metrics = folder / "metrics.jsonl"
+        self.diagnostics = folder / "diagnostics.jsonl"
+        self.tensorboard = folder / "tensorboard"
+        self.checkpoints = folder / "checkpoints"
+        self.recordings = folder / "recordings"
+        """Of the flight recorder: a folder each."""
+        self.summary = folder / "summary.json"
+        self.gradient_flow = folder / "gradient_flow.json"
+        self.plots = folder / "plots"
+
+        self.parameters = folder / "parameters.npz"
+        """In the place of `checkpoints` where the folder was made to be handed on."""
+        self.evaluation = folder / "evaluation.json"
+        self.recognition = folder / "recognition.json"
+        self.recognition_arrays = folder / "recognition.npz"
+        self.diagnosis = folder / "diagnosis.json"
+        self.replay = folder / "replay.json"
+        self.page = folder / "report.html"
+        self.learning_rates = folder / "find_learning_rate.json"
+
+    def figure(self, name: str) -> Path:
+        """The figure of this name."""
+        return self.plots / f"{name}.png"
 
 
 @contextlib.contextmanager
@@ -57,7 +90,7 @@ def _remove_if_empty(folder: Path) -> None:
 def trainer_of(workdir: Path) -> str | None:
     """Who trains in a run's folder, for people; None where nobody does. Commands that read a run write nothing to it
     meanwhile."""
-    return holder(workdir / LOCK) or _holder_of_group(workdir)
+    return holder(Workdir(workdir).lock) or _holder_of_group(workdir)
 
 
 def check_idle(workdir: Path) -> None:
@@ -81,14 +114,10 @@ def _holder_of_group(workdir: Path) -> str | None:
     return next(filter(None, (holder(sweep / "groups" / name / GROUP_LOCK) for name in names)), None)
 
 
-GROUP_LOCK = "group.lock"
-"""In SWEEP/groups/NAME: who trains its runs."""
-
-
 def read_summary(workdir: Path) -> dict[str, Any] | None:
     """summary.json of a run's folder; None where there is none. One that is damaged counts as none, so that the run
     makes it again, and a line on stderr says so, once."""
-    path = workdir / "summary.json"
+    path = Workdir(workdir).summary
     if not path.exists():
         return None
     try:
@@ -153,7 +182,7 @@ def open_workdir(
         ConfigError: the folder holds a run of another config or vocabulary, a longer one that is over, or cannot be
             written.
     """
-    path = workdir / "config.json"
+    path = Workdir(workdir).config
     if path.exists():
         check_config(workdir, config)
         check_words(workdir, words)
@@ -161,14 +190,14 @@ def open_workdir(
         raise ConfigError(f"--workdir: {workdir} has to be a folder that all processes share: not each has {path.name}")
     if not first:
         return
-    write_file(path, to_json(config))
+    write_text(path, to_json(config))
     if words is not None:
-        write_file(workdir / "vocabulary.json", json.dumps(_fingerprint(words), indent=2) + "\n")
+        write_text(Workdir(workdir).vocabulary, json.dumps(_fingerprint(words), indent=2) + "\n")
 
 
 def planned_steps(workdir: Path, config: Mapping[str, Any]) -> int:
     """How long the run in a workdir was to be when it was last trained; the config's steps where there is none."""
-    if not (workdir / "config.json").exists():
+    if not Workdir(workdir).config.exists():
         return config["steps"]
     return read_config(workdir, config["import_from"])["steps"]
 
@@ -204,7 +233,7 @@ def check_words(workdir: Path, words: Sequence[str] | None) -> None:
     Raises:
         ConfigError: they are others, or vocabulary.json is damaged.
     """
-    path = workdir / "vocabulary.json"
+    path = Workdir(workdir).vocabulary
     if words is None or not path.exists():
         return
     now = _fingerprint(words)
@@ -221,15 +250,6 @@ def _fingerprint(words: Sequence[str]) -> dict[str, Any]:
     return {"size": len(words), "hash": hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()}
 
 
-def write_file(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        Unwritable: it cannot be written.
-    """
-    write_bytes(path, as_typed(text).encode())
-
-
 def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any]:
     """The resolved config of a run. A field that is newer than the run has its default.
 
@@ -239,7 +259,7 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
     Raises:
         ConfigError: there is none, it is no JSON, or a field or value in it exists no more.
     """
-    path = workdir / "config.json"
+    path = Workdir(workdir).config
     if not path.exists():
         raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json")
     found = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
@@ -261,41 +281,10 @@ def read_gradient_flow(workdir: Path) -> dict[str, dict[str, list[Any]]]:
     Raises:
         ConfigError: it is not there, or damaged.
     """
-    path, remedy = workdir / "gradient_flow.json", "remove it and summary.json, and the run's command makes both again"
+    path, remedy = Workdir(workdir).gradient_flow, "remove it and summary.json, and the run's command makes both again"
     flow = read_json(path, remedy, {"untrained": {}, "trained": {}})
     for when, layers in flow.items():
         for layer, norms in layers.items() if isinstance(layers, dict) else [("", None)]:
             if not isinstance(norms, list) or not norms or not all(is_number(norm) for norm in norms):
                 raise damaged(path, f"holds no list of numbers as '{when}.{layer}'", remedy)
     return flow
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {name: metadata.version(name) for name in PACKAGES}
-
-
-def source_hashes() -> dict[str, str]:
-    """{"training/loop.py": a hash, …} of every file of the package's code."""
-    package = Path(__file__).parents[1]
-    return {
-        str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in sorted(package.rglob("*.py"))
-    }
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """The commit of the source tree that runs, with "+" behind it if files differ from it; None outside of git."""
-    here = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", here, *words]
-        found = subprocess.run(command, capture_output=True, check=True, encoding="utf-8", errors="replace")
-        return found.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -28,6 +28,7 @@ from rnnlab.files import check_fields, interpreting, read_arrays, read_json, wri
 from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import processes
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
+from rnnlab.records.workdir import Workdir
 from rnnlab.training.state import TrainState
 from rnnlab.typing import PyTree
 
@@ -308,10 +309,10 @@ def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves =
         ConfigError: there is none, or it cannot be read.
     """
     if is_exported(workdir):
-        return _import_parameters(workdir / PARAMETERS, which, like)
-    if not (workdir / "checkpoints").is_dir():
+        return _import_parameters(Workdir(workdir).parameters, which, like)
+    if not Workdir(workdir).checkpoints.is_dir():
         raise ConfigError(f"{workdir} has no checkpoint yet")
-    saved = SavedCheckpoints(workdir / "checkpoints")
+    saved = SavedCheckpoints(Workdir(workdir).checkpoints)
     for attempt in range(_ATTEMPTS):
         step = _chosen_step(saved, workdir, which)
         try:
@@ -340,12 +341,9 @@ def _chosen_step(saved: SavedCheckpoints, workdir: Path, which: str) -> int:
     raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
 
 
-PARAMETERS = "parameters.npz"
-
-
 def is_exported(workdir: Path) -> bool:
     """Whether a workdir has no more of a run than `export_parameters` leaves, as those in docs/results/checkpoints."""
-    return (workdir / PARAMETERS).exists() and not (workdir / "checkpoints").is_dir()
+    return Workdir(workdir).parameters.exists() and not Workdir(workdir).checkpoints.is_dir()
 
 
 def export_parameters(restored: Restored, path: Path) -> None:

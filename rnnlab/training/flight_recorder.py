@@ -17,9 +17,9 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.diagnosis import plain_arrays
 from rnnlab.diagnostics.flight import flight
-from rnnlab.files import check_fields, damaged, is_number, read_json
+from rnnlab.files import check_fields, damaged, is_number, read_json, write_text
 from rnnlab.parallel import devices, processes
-from rnnlab.records.workdir import write_file
+from rnnlab.records.workdir import Workdir
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState
@@ -37,7 +37,7 @@ class FlightRecorder:
     """
 
     def __init__(self, run: Run, workdir: Path):
-        self.run, self.folder = run, workdir / "recordings"
+        self.run, self.folder = run, Workdir(workdir).recordings
         self.section = run.config["flight_recorder"]
         self._kept: collections.deque[tuple[int, TrainState]] = collections.deque()
         self._observers: dict[int, Any] = {}
@@ -102,7 +102,7 @@ class FlightRecorder:
             "device": devices.describe(self.run.mesh),
             "updates": lines,
         }
-        write_file(place / "recording.json", json.dumps(record) + "\n")
+        write_text(place / "recording.json", json.dumps(record) + "\n")
         for old in recordings(self.folder)[: -self.section["at_most"]]:
             shutil.rmtree(old)
         return place
@@ -129,7 +129,7 @@ def read_recording(workdir: Path, update: int | None) -> Recording:
     Raises:
         ConfigError: there is none.
     """
-    found = {int(path.name): path for path in recordings(workdir / "recordings")}
+    found = {int(path.name): path for path in recordings(Workdir(workdir).recordings)}
     if not found:
         raise ConfigError(
             f"{workdir} has no recording: nothing spiked, or the run had no flight recorder "

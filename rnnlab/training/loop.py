@@ -1,7 +1,7 @@
 """train_and_evaluate: the only place that knows the order of things. The config ends here.
 
 A config is made ready in `training/setup.py`; what an evaluation leads to (a new best, the end, the next stage,
-a lower rate) in `training/watch.py`.
+a lower rate) in `training/host_state.py`.
 """
 
 import contextlib
@@ -18,29 +18,22 @@ from ml_collections import ConfigDict
 
 from rnnlab import plots
 from rnnlab.config.errors import ConfigError
+from rnnlab.files import write_text
 from rnnlab.optim.schedules import check_length, check_schedule
 from rnnlab.parallel import devices, processes
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.metrics import MetricsWriter, NoMetrics, ProgressLine, plain
+from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.run_config import resolve_config
-from rnnlab.records.workdir import (
-    git_commit,
-    held,
-    is_done,
-    open_workdir,
-    planned_steps,
-    unless_too_large,
-    versions,
-    write_file,
-)
+from rnnlab.records.workdir import Workdir, held, is_done, open_workdir, planned_steps, unless_too_large
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
 from rnnlab.training.flight_recorder import FlightRecorder
+from rnnlab.training.host_state import HostState
 from rnnlab.training.rerun import repeat, summary_of
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
-from rnnlab.training.watch import Memory
 
 
 @processes.partners()
@@ -80,7 +73,7 @@ def train_and_evaluate(
         ProgressLine(config["steps"], over["steps"], quiet=not speaks).say(said)
         return over
     run = Run(config, data_dir)
-    memory = Memory(config, run.task.solved, run.sign)
+    memory = HostState(config, run.task.solved, run.sign)
     stopping, curriculum, plateau = memory.stopping, memory.curriculum, memory.plateau
     seconds = memory.clock.seconds
     planned = planned_steps(workdir, config)
@@ -104,7 +97,7 @@ def train_and_evaluate(
         run.enter(0)
         state = jax.block_until_ready(run.programs.start(config["seed"]))
         progress = ProgressLine(steps, 0, quiet=not speaks)
-        checkpoints = Checkpoints(workdir / "checkpoints", progress.say)
+        checkpoints = Checkpoints(Workdir(workdir).checkpoints, progress.say)
         stack.push(closing_together(checkpoints))
 
         def exhausted() -> bool:
@@ -159,7 +152,7 @@ def train_and_evaluate(
         stack.callback(writer.close)
         status = ended()
         if speaks and is_done(workdir):  # The summary of a shorter run: this one is not over until it has its own.
-            (workdir / "summary.json").unlink()
+            Workdir(workdir).summary.unlink()
         saved = step if restored is not None else None
         budget, first, compiled = 1, step, False
         recorder = FlightRecorder(run, workdir)
@@ -253,14 +246,14 @@ def train_and_evaluate(
             flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": state})
             summary["memory_horizon"] = run.memory_horizon(flow["trained"])
             if speaks:
-                write_file(workdir / "gradient_flow.json", json.dumps(flow) + "\n")
+                write_text(Workdir(workdir).gradient_flow, json.dumps(flow) + "\n")
                 plots.gradient_flow(workdir)
         if isinstance(writer, MetricsWriter):
-            write_file(workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
-            if step > 0 and (workdir / "metrics.jsonl").stat().st_size:
+            write_text(Workdir(workdir).summary, json.dumps(plain(summary), indent=2) + "\n")
+            if step > 0 and Workdir(workdir).metrics.stat().st_size:
                 plots.learning_curve(workdir, run.task.baselines)
             plots.observed(workdir)
-            writer.figures(step, sorted((workdir / "plots").glob("*.png")))
+            writer.figures(step, sorted(Workdir(workdir).plots.glob("*.png")))
         progress.say(_last_words(summary, state, config, workdir, time.monotonic() - began))
     return summary
 
@@ -283,12 +276,14 @@ def following(step: int, every: int) -> int:
     return (step // every + 1) * every
 
 
-def summarize(run: Run, memory: Memory, state: TrainState, status: str, seconds: float, rate: float) -> dict[str, Any]:
+def summarize(
+    run: Run, memory: HostState, state: TrainState, status: str, seconds: float, rate: float
+) -> dict[str, Any]:
     """What summary.json says of a run before anything is measured after its end.
 
     Args:
         state: its last.
-        seconds: of training; see `watch.TrainingClock`.
+        seconds: of training; see `clock.TrainingClock`.
         rate: updates per second.
     """
     step, stopping = int(state.step), memory.stopping

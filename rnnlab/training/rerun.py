@@ -1,20 +1,21 @@
 """A run that is over and is started again: nothing is trained, evaluated or written anew; what it has lost is made."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rnnlab import plots
+from rnnlab.files import write_text
 from rnnlab.parallel import processes
 from rnnlab.records.metrics import described
-from rnnlab.records.workdir import DONE, check_config, held, read_config, read_summary, write_file
+from rnnlab.records.workdir import DONE, Workdir, check_config, held, read_config, read_summary
 from rnnlab.training.checkpoints import SavedCheckpoints
 from rnnlab.training.setup import Run
 
 _ENDED_BY_ITSELF = ("stopped_early", "diverged")
 """The statuses of a run that more steps would not change."""
-FLOW, FLOW_FIGURE, CURVE = "gradient_flow.json", "plots/gradient_flow.png", "plots/learning_curve.png"
 
 
 def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -24,7 +25,7 @@ def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | Non
         ConfigError: it is of another config, or longer.
     """
     summary = read_summary(workdir)
-    if summary is None or summary["status"] not in DONE or not (workdir / "config.json").exists():
+    if summary is None or summary["status"] not in DONE or not Workdir(workdir).config.exists():
         return None
     kinds = {"steps": int, "final": dict, "best": dict}
     if not all(isinstance(summary.get(name), kind) for name, kind in kinds.items()):
@@ -45,53 +46,51 @@ def repeat(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any],
     Raises:
         ConfigError: another process writes there, or the disk cannot be written.
     """
-    lacking = _lacking(workdir)
+    files = Workdir(workdir)
+    lacking = _lacking(files)
     if lacking:
-        if processes.is_first():
-            with held(workdir):
-                _make(lacking, workdir, config, data_dir)
-        else:
-            _make(lacking, workdir, config, data_dir)
+        with held(workdir) if processes.is_first() else contextlib.nullcontext():
+            _make(lacking, files, config, data_dir)
     best = summary["best"]
     values = summary["final"] | {"test": best.get("test")}
     numbers = "; ".join(f"{split} {described(each)}" for split, each in values.items() if each)
     of = f" (test of step {best['step']})" if best.get("test") and best["step"] not in (None, summary["steps"]) else ""
-    done = f"; made again: {', '.join(lacking)}" if lacking else "; nothing to do"
+    names = [path.relative_to(workdir).as_posix() for path in lacking]
+    done = f"; made again: {', '.join(names)}" if lacking else "; nothing to do"
     before = f"{workdir}: {summary['status'].replace('_', ' ')} at step {summary['steps']} before{done}"
     ended = summary["status"] in _ENDED_BY_ITSELF
     more = "More steps would not change it" if ended else "More steps go on: --config.steps=…"
     return ". ".join(filter(None, [before, numbers + of, more]))
 
 
-def _lacking(workdir: Path) -> list[str]:
+def _lacking(files: Workdir) -> list[Path]:
     """What is not there and can be made."""
     lacking = []
-    flow = (workdir / FLOW).exists()
-    if not flow and SavedCheckpoints(workdir / "checkpoints").steps():
-        lacking.append(FLOW)
+    flow = files.gradient_flow.exists()
+    if not flow and SavedCheckpoints(files.checkpoints).steps():
+        lacking.append(files.gradient_flow)
         flow = True
-    if flow and not (workdir / FLOW_FIGURE).exists():
-        lacking.append(FLOW_FIGURE)
-    lines = workdir / "metrics.jsonl"
-    if lines.exists() and lines.stat().st_size and not (workdir / CURVE).exists():
-        lacking.append(CURVE)
+    if flow and not files.figure("gradient_flow").exists():
+        lacking.append(files.figure("gradient_flow"))
+    if files.metrics.exists() and files.metrics.stat().st_size and not files.figure("learning_curve").exists():
+        lacking.append(files.figure("learning_curve"))
     return lacking
 
 
-def _make(names: list[str], workdir: Path, config: Mapping[str, Any], data_dir: str | None) -> None:
+def _make(lacking: list[Path], files: Workdir, config: Mapping[str, Any], data_dir: str | None) -> None:
     """Of several processes all measure, and the first writes."""
     run, writes = Run(config, data_dir), processes.is_first()
-    if FLOW in names:
+    if files.gradient_flow in lacking:
         run.enter(0)
         untrained = run.programs.start(config["seed"])
-        saved = SavedCheckpoints(workdir / "checkpoints")
+        saved = SavedCheckpoints(files.checkpoints)
         restored = saved.restore(saved.steps()[-1], untrained, run.programs.word_leaves)
         run.enter(restored.host["curriculum"]["stage"])
         flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": restored.state})
         if writes:
-            write_file(workdir / FLOW, json.dumps(flow) + "\n")
-    if writes and FLOW_FIGURE in names:
-        plots.gradient_flow(workdir)
-    if writes and CURVE in names:
-        plots.learning_curve(workdir, run.task.baselines)
-        plots.observed(workdir)
+            write_text(files.gradient_flow, json.dumps(flow) + "\n")
+    if writes and files.figure("gradient_flow") in lacking:
+        plots.gradient_flow(files.folder)
+    if writes and files.figure("learning_curve") in lacking:
+        plots.learning_curve(files.folder, run.task.baselines)
+        plots.observed(files.folder)

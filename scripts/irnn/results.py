@@ -15,10 +15,10 @@ import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import differences
-from rnnlab.files import Fields, check_fields, check_objects, read_json, read_text
+from rnnlab.files import Fields, check_fields, check_objects, read_json, read_text, write_text
 from rnnlab.records.metrics import plain, read_metrics
 from rnnlab.records.run_config import resolve_config
-from rnnlab.records.workdir import DONE, SUMMARY_AGAIN, read_config, read_gradient_flow, read_summary, write_file
+from rnnlab.records.workdir import DONE, SUMMARY_AGAIN, Workdir, read_config, read_gradient_flow, read_summary
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.question import shares
 from rnnlab.sweeps.statistics import Mean, mean_interval, number, scale_of
@@ -53,7 +53,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
         summary = read_summary(workdir)
         if not run["in_sweep"] or summary is None:
             continue
-        check_fields(workdir / "summary.json", summary, _SUMMARY, SUMMARY_AGAIN)
+        check_fields(Workdir(workdir).summary, summary, _SUMMARY, SUMMARY_AGAIN)
         if summary["status"] not in DONE and "test" not in summary["best"]:
             continue  # A signal came: the numbers follow when it goes on.
         stage = dict(summary.get("stage") or {"number": 1, "of": 1})
@@ -103,7 +103,7 @@ def _short(value: Any) -> Any:
 
 def read_flow(workdir: Path, seed: int) -> dict[str, Any] | None:
     """‖∂L/∂h_t‖ of a run's last layer, untrained and trained, with its time steps t; None where it was not measured."""
-    if not (workdir / "gradient_flow.json").exists():
+    if not Workdir(workdir).gradient_flow.exists():
         return None
     measured = read_gradient_flow(workdir)
     norms = {when: list(layers.values())[-1] for when, layers in measured.items()}
@@ -228,7 +228,7 @@ def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks
         "overrides": dict(overrides),
         "networks": {name: networks[name] for name in case.networks if name in networks},
     }
-    write_file(path, json_text(results))
+    write_text(path, json_text(results))
     return results
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import interpreting, read_json, read_text, read_toml
-from rnnlab.records.workdir import write_file
+from rnnlab.files import interpreting, read_json, read_text, read_toml, write_text
 from scripts.irnn.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
 from scripts.irnn.figures import Panel, gradients_over_time, published_and_ours
 from scripts.irnn.publication import together
@@ -198,7 +197,7 @@ def write_page(
         text = _page(path, folder, figures, output, found, problems, paper)
         for figure in figures.glob("*.png"):
             publication.place(output / figure.name)
-        write_file(publication.place(path), text)
+        write_text(publication.place(path), text)
     return publication.changed
 
 

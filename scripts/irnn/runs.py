@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.schema import resolve
-from rnnlab.records.workdir import DONE, read_summary, write_file
+from rnnlab.files import write_text
+from rnnlab.records.workdir import DONE, read_summary
 from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.spec.space import Setting, SweepOptions, expand
 from scripts.irnn.experiments import Case
@@ -63,7 +64,7 @@ def train(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: St
     if not (done := far_enough(expand(sweep), folder, stop.steps)):
         status = run_sweep(sweep, folder, data_dir, stop=stop)
     if not done or not (folder / HARDWARE).exists():  # After it: a look at the devices settles how many there are.
-        write_file(folder / HARDWARE, hardware() + "\n")
+        write_text(folder / HARDWARE, hardware() + "\n")
     if status == "interrupted" and not stop.asked:
         raise KeyboardInterrupt
     return done or far_enough(expand(sweep), folder, stop.steps)

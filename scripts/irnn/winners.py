@@ -8,9 +8,9 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import read_json, write_bytes
-from rnnlab.records.workdir import SUMMARY_AGAIN, read_config
+from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir, read_config
 from rnnlab.sweeps.spec.manifest import read_sweep
-from rnnlab.training.checkpoints import PARAMETERS, export_parameters, restore_chosen
+from rnnlab.training.checkpoints import export_parameters, restore_chosen
 from scripts.irnn.experiments import Case
 from scripts.irnn.results import Row, best_seed
 
@@ -42,9 +42,9 @@ def winner_of(
     best = next((run for run in network["runs"] if run["seed"] == seed), None)
     if best is None or not any(run is best for run in measured["runs"]):
         return None
-    if (published / PARAMETERS).exists():
+    if Workdir(published).parameters.exists():
         with contextlib.suppress(ConfigError):  # One that is damaged is replaced.
-            path, metric = published / "summary.json", case.experiment.metric
+            path, metric = Workdir(published).summary, case.experiment.metric
             summary = read_json(path, SUMMARY_AGAIN, {"best": {"validation": {metric: (float, str)}}})
             value = case.experiment.better * float(summary["best"]["validation"][metric])
             if math.isfinite(value) and case.experiment.better * best["validation"] <= value:
@@ -59,6 +59,6 @@ def export(workdir: Path, target: Path, data_dir: str | None) -> None:
 
     run = Run(read_config(workdir), data_dir)
     restored = restore_chosen(workdir, "best", run.programs.start(run.config["seed"]), run.programs.word_leaves)
-    export_parameters(restored, target / PARAMETERS)
+    export_parameters(restored, Workdir(target).parameters)
     for name in ("config.json", "summary.json"):
         write_bytes(target / name, (workdir / name).read_bytes())

@@ -2,7 +2,7 @@
 
 That is: its numbers reach the compiled step, a resumed run is the same bit for bit, both backends and any number of
 devices agree. What each one does beyond that is tested where it lives; those that act between training steps (early
-stopping, curriculum, plateau) are in `test_watch.py`, those of tokens and images in the files of their own.
+stopping, curriculum, plateau) are in `test_host_state.py`, those of tokens and images in the files of their own.
 """
 
 import dataclasses

@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.files import write_text
 from rnnlab.parallel import devices, environment
-from rnnlab.records.workdir import write_file
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {
@@ -79,7 +79,7 @@ def test_a_terminal_that_lacks_a_character_shows_a_question_mark(monkeypatch):
 
 def test_names_as_python_reads_them_without_utf8_are_written_as_they_were_typed(tmp_path):
     name = "run ü".encode().decode("ascii", "surrogateescape")
-    write_file(tmp_path / "page", f"{name} \udcff")
+    write_text(tmp_path / "page", f"{name} \udcff")
     assert (tmp_path / "page").read_text(encoding="utf-8") == "run ü \ufffd"
 
 

@@ -16,9 +16,9 @@ from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
 from rnnlab.records.metrics import read_diagnostics, read_metrics
 from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import TASKS
+from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
-from rnnlab.training.watch import Convergence
 from tests.task_with_lengths import Totals
 
 

@@ -24,9 +24,11 @@ from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import render, resolve_config
 from rnnlab.training import loop
 from rnnlab.training.checkpoints import Checkpoints, ocp
+from rnnlab.training.clock import TrainingClock
+from rnnlab.training.early_stopping import EarlyStopping
+from rnnlab.training.host_state import HostState
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
-from rnnlab.training.watch import EarlyStopping, Memory, TrainingClock
 from tests.helpers import SMALL_RUN, float64
 
 ROOT = Path(__file__).parents[2]
@@ -314,7 +316,7 @@ def test_best_is_the_best_value_and_min_change_is_for_patience_alone(values, bes
 
 def test_evaluation_at_an_old_end_is_for_the_best_and_not_for_patience() -> None:
     config = resolve_config(small(eval_every=10, early_stopping=dict(patience=2)))
-    ended, whole = (Memory(config | {"steps": steps}, None, lambda *_: -1.0) for steps in (25, 40))
+    ended, whole = (HostState(config | {"steps": steps}, None, lambda *_: -1.0) for steps in (25, 40))
     for memory, losses in ((ended, {10: 1.0, 20: 2.0, 25: 0.5, 30: 0.9}), (whole, {10: 1.0, 20: 2.0, 30: 0.9})):
         for step, loss in losses.items():
             memory.see(step, {"loss": loss}, 0.0)
@@ -345,7 +347,7 @@ def test_seconds_are_those_of_training_alone(finished) -> None:
 
 def test_training_clock_counts_what_runs_and_adds_what_was_before(monkeypatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("rnnlab.training.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rnnlab.training.clock.time.monotonic", lambda: now[0])
 
     def passes(seconds: float) -> float:
         now[0] += seconds

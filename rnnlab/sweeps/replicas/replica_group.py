@@ -16,18 +16,20 @@ import numpy as np
 
 from rnnlab.config.bounds import LARGEST_INT
 from rnnlab.config.errors import ConfigError
+from rnnlab.files import write_text
 from rnnlab.files.locks import holder
 from rnnlab.parallel import devices
 from rnnlab.records.metrics import MetricsFile, plain
-from rnnlab.records.workdir import LOCK, open_workdir, write_file
+from rnnlab.records.workdir import Workdir, open_workdir
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints, Restored
+from rnnlab.training.clock import TrainingClock
 from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
+from rnnlab.training.host_state import HostState
 from rnnlab.training.loop import following, summarize
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
-from rnnlab.training.watch import Memory, TrainingClock
 
 
 class Member:
@@ -35,11 +37,11 @@ class Member:
 
     def __init__(self, setting: Setting, numbers: dict[str, float], workdir: Path, run: Run):
         self.setting, self.numbers, self.workdir = setting, numbers, workdir
-        self.memory = Memory(setting.config, run.task.solved, run.sign)
+        self.memory = HostState(setting.config, run.task.solved, run.sign)
         self.best: dict[str, Any] | None = None
         """What the memory was at the best evaluation, for its checkpoint."""
         self.status = "running"
-        if who := holder(workdir / LOCK):
+        if who := holder(Workdir(workdir).lock):
             raise ConfigError(f"{workdir} is in use: {who} writes there")
         open_workdir(workdir, setting.config, run.task.words)
 
@@ -267,11 +269,11 @@ class ReplicaGroup:
             if slot in tested:
                 summary["best"]["test"] = values[slot]
                 self._write(member, member.memory.stopping.best_step or int(own.step), "test", values[slot])
-            write_file(member.workdir / "gradient_flow.json", json.dumps(flows[slot]) + "\n")
+            write_text(Workdir(member.workdir).gradient_flow, json.dumps(flows[slot]) + "\n")
             summary["memory_horizon"] = self.run.memory_horizon(flows[slot]["trained"])
             summary["replicas"] = self.replicas
             # Last: a run with a summary is done.
-            write_file(member.workdir / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
+            write_text(Workdir(member.workdir).summary, json.dumps(plain(summary), indent=2) + "\n")
             if member.status != "finished":
                 self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(own.step)}")
             self.slots[slot] = None
@@ -288,8 +290,8 @@ class ReplicaGroup:
         step, memory, stopping = int(last.step), member.memory, member.memory.stopping
         score = None if stopping.best_step is None else stopping.score(stopping.best_values)
         # Those of an earlier stop: no step may be saved before one that is there.
-        shutil.rmtree(member.workdir / "checkpoints", ignore_errors=True)
-        checkpoints = Checkpoints(member.workdir / "checkpoints", self.say)
+        shutil.rmtree(Workdir(member.workdir).checkpoints, ignore_errors=True)
+        checkpoints = Checkpoints(Workdir(member.workdir).checkpoints, self.say)
         try:
             if stopping.best_step is not None and stopping.best_step != step:
                 checkpoints.save(stopping.best_step, best, member.best or {}, score)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import check_objects, read_json, whole_file
+from rnnlab.files import check_objects, read_json, whole_file, write_text
 from rnnlab.files.locks import alone
 from rnnlab.records.metrics import read_metrics
-from rnnlab.records.workdir import is_done, read_summary, write_file
+from rnnlab.records.workdir import is_done, read_summary
 from rnnlab.sweeps.spec.groups import Group
 from rnnlab.sweeps.spec.question import larger_is_better, watched_metric
 from rnnlab.sweeps.spec.space import Setting, axis_paths, axis_value
@@ -184,7 +184,7 @@ def left_before(workdir: Path, name: str, group: Group, step: int | None) -> lis
 def mark_reached(workdir: Path, name: str, group: Group, step: int) -> None:
     """Notes that all runs of a group that are not over have come to a step, and their checkpoints are on the disk."""
     reached = {"step": step, "runs": [setting.name for setting in group.settings]}
-    write_file(workdir / "groups" / name / "reached.json", json.dumps(reached) + "\n")
+    write_text(workdir / "groups" / name / "reached.json", json.dumps(reached) + "\n")
 
 
 def _check(first: int, settings: Sequence[Setting]) -> None:

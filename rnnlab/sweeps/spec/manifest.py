@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import check_fields, check_objects, damaged, read_json
+from rnnlab.files import check_fields, check_objects, damaged, read_json, write_text
 from rnnlab.files.locks import alone
+from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.run_config import resolve_config
-from rnnlab.records.workdir import git_commit, is_done, read_config, versions, write_file
+from rnnlab.records.workdir import Workdir, is_done, read_config
 from rnnlab.sweeps.spec.groups import Group, split_groups
 from rnnlab.sweeps.spec.space import Setting, axis_paths, axis_value, command, config_key
 
@@ -85,7 +86,7 @@ def open_sweep(
         base = sweep["base"]
         if not isinstance(base, str):
             base = str(workdir / "base.py")
-            write_file(workdir / "base.py", _BASE.format(sweep["base"]))
+            write_text(workdir / "base.py", _BASE.format(sweep["base"]))
         here = {s.name for s in plan.settings}
         shared = plan.settings[0].config
         runs = []
@@ -120,7 +121,7 @@ def open_sweep(
             },
             **made_by,
         }
-        write_file(workdir / "sweep.json", json.dumps(written, indent=1) + "\n")
+        write_text(workdir / "sweep.json", json.dumps(written, indent=1) + "\n")
     return plan
 
 
@@ -160,7 +161,7 @@ def _read(workdir: Path) -> dict[str, Any]:
     """sweep.json, or what stands for it before the first time."""
     if (workdir / "sweep.json").exists():
         return read_sweep(workdir)
-    if (workdir / "config.json").exists():
+    if Workdir(workdir).config.exists():
         raise ConfigError(f"{workdir} holds a run of rnnlab.train; take another --workdir for the sweep")
     if (workdir / "runs").is_dir() and any((workdir / "runs").iterdir()):
         raise ConfigError(f"{workdir}/runs has runs, but no sweep.json says which; take another --workdir")

@@ -23,11 +23,13 @@ from rnnlab.records.workdir import open_workdir, read_config
 from rnnlab.tasks import TASKS, Adding, Example, Split
 from rnnlab.training import loop
 from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.curriculum import Curriculum
+from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.loop import train_and_evaluate
+from rnnlab.training.plateau import Plateau
 from rnnlab.training.programs import Programs
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
-from rnnlab.training.watch import Curriculum, EarlyStopping, Plateau
 from tests.training.test_loop import final_params, numbers, small
 
 pytestmark = pytest.mark.slow

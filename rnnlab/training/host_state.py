@@ -1,0 +1,128 @@
+"""What a run's host remembers beside the arrays: the last numbers, early stopping, curriculum, plateau, convergence."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rnnlab.optim.optimizers import waits_for_plateau
+from rnnlab.training.clock import TrainingClock
+from rnnlab.training.curriculum import Curriculum
+from rnnlab.training.early_stopping import EarlyStopping
+from rnnlab.training.plateau import Plateau
+from rnnlab.training.remembers import Remembers, score
+
+
+class Convergence(Remembers):
+    """The first evaluation at which the task was solved.
+
+    Args:
+        solved: (metric, threshold) of the task; None where it has none.
+        sign: of that metric; see `score`.
+    """
+
+    remembered = ("step", "seconds")
+
+    def __init__(self, solved: tuple[str, float] | None, sign: float):
+        self.solved, self.sign = solved, sign
+        self.step: int | None = None
+        self.seconds: float | None = None
+
+    def see(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """An evaluation of the last stage's task; seconds: of training until then."""
+        if self.solved is None or self.step is not None:
+            return
+        metric, threshold = self.solved
+        if score(values[metric], self.sign) >= score(threshold, self.sign):
+            self.step, self.seconds = step, round(seconds, 3)
+
+    def summary(self) -> dict[str, Any] | None:
+        """For summary.json: steps and seconds to the threshold, None where it was not reached."""
+        if self.solved is None:
+            return None
+        metric, threshold = self.solved
+        return {"metric": metric, "threshold": threshold, "steps": self.step, "seconds": self.seconds}
+
+
+class HostState:
+    """What the host remembers of a run beside the state; a checkpoint holds it as JSON.
+
+    Args:
+        config: resolved.
+        solved: of the task; see `Convergence`.
+        sign: (metric, path of the field that names it) -> 1 for a metric of which more is better, else -1.
+
+    Raises:
+        ConfigError: a metric that the task does not have.
+    """
+
+    def __init__(self, config: Mapping[str, Any], solved: tuple[str, float] | None, sign: Callable[[str, str], float]):
+        self.config = config
+        watched, curriculum = config["early_stopping"], config["curriculum"]
+        schedule, metric = config["optimizer"]["schedule"], watched["metric"]
+        better = sign(metric, "early_stopping.metric")
+        self.stopping = EarlyStopping(metric, better, watched["patience"], watched["min_change"])
+        named = (curriculum or {}).get("metric")
+        self.curriculum = Curriculum(curriculum, 1.0 if named is None else sign(named, "curriculum.metric"))
+        self.plateau = Plateau(schedule, metric, better) if waits_for_plateau(config["optimizer"]) else None
+        self.convergence = Convergence(solved, 1.0 if solved is None else sign(solved[0], "task"))
+        self.train: dict[str, float] = {}
+        """The last means that were logged."""
+        self.validation: dict[str, float] = {}
+        """The last evaluation of this stage."""
+        self.clock = TrainingClock()
+
+    def logs(self, step: int) -> bool:
+        """Whether the means of training are written at this step."""
+        return step % self.config["log_every"] == 0 or step in (self.config["steps"], self.curriculum.ends)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the run is evaluated at this step."""
+        return step % self.config["eval_every"] == 0 or step == self.config["steps"]
+
+    def check_length(self, planned: int, step: int) -> str | None:
+        """The line on a run that is resumed at this step with another length than planned, where its old end was
+        evaluated and no other run would be."""
+        every = self.config["eval_every"]
+        if step != planned or planned % every == 0:
+            return None
+        solved = " and for when the task is solved" if self.convergence.solved is not None else ""
+        return (
+            f"step {planned}, the end before, was evaluated although eval_every is {every}; it counts for the best "
+            f"checkpoint{solved}"
+        )
+
+    def see(self, step: int, values: dict[str, float], seconds: float) -> tuple[bool, bool]:
+        """Takes in an evaluation: (it is the best so far, the plateau's scale has dropped).
+
+        seconds: of training.
+        """
+        self.validation = values
+        planned = step % self.config["eval_every"] == 0  # A run made longer goes on as if it had not ended elsewhere.
+        improved, lowered = self.stopping.see(step, values, planned), False
+        if self.curriculum.stage + 1 == self.curriculum.stages:
+            self.convergence.see(step, values, seconds)
+        if planned:
+            self.curriculum.see(values)
+            lowered = self.plateau is not None and self.plateau.see(values)
+        return improved, lowered
+
+    def dump(self, seconds: float) -> dict[str, Any]:
+        """As JSON; seconds: of training."""
+        return {
+            "stopping": self.stopping.dump(),
+            "curriculum": self.curriculum.dump(),
+            "plateau": None if self.plateau is None else self.plateau.dump(),
+            "convergence": self.convergence.dump(),
+            "train": self.train,
+            "validation": self.validation,
+            "seconds": seconds,
+        }
+
+    def load(self, host: Mapping[str, Any]) -> None:
+        """Undoes `dump`."""
+        self.stopping.load(host["stopping"])
+        self.curriculum.load(host["curriculum"])
+        if self.plateau is not None:
+            self.plateau.load(host["plateau"])
+        self.convergence.load(host["convergence"])
+        self.train, self.validation = dict(host["train"]), dict(host["validation"])
+        self.clock.before = host["seconds"]

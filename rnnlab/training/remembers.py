@@ -1,0 +1,35 @@
+"""What the host decides with from evaluations: metrics in one order, and memories that survive an interruption.
+
+Nothing in them touches arrays or files: each is plain JSON, which `training/host_state.py` gathers for checkpoints.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+_LARGEST = sys.float_info.max
+
+
+def score(value: float, sign: float) -> float:
+    """A metric as a finite number, larger is better; not a number is the worst.
+
+    sign: 1 for a metric of which more is better, -1 for a loss or an error.
+    """
+    value = sign * value
+    return -_LARGEST if math.isnan(value) else max(-_LARGEST, min(value, _LARGEST))
+
+
+class Remembers:
+    """What is named in `remembered` survives an interruption."""
+
+    remembered: ClassVar[tuple[str, ...]]
+
+    def dump(self) -> dict[str, Any]:
+        """What a checkpoint remembers of this, as JSON."""
+        return {name: getattr(self, name) for name in self.remembered}
+
+    def load(self, host: Mapping[str, Any]) -> None:
+        """Undoes `dump`."""
+        for name in self.remembered:
+            setattr(self, name, host[name])
