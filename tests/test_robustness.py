@@ -63,7 +63,7 @@ TEXT: dict[str, Any] = dict(
     devices=1,
 )
 SWEEP: dict[str, Any] = dict(base=SMALL_RUN, product={RATE: [0.1, 0.2]}, seeds=2, halving=dict(first=20, eta=2))
-STATUSES = (cli.FINISHED, cli.MISTAKE, cli.DIVERGED, cli.LOST, cli.INTERRUPTED)
+STATUSES = (cli.FINISHED, cli.MISTAKE, cli.DIVERGED, cli.LOST, cli.INCOMPLETE, cli.INTERRUPTED)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
