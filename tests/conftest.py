@@ -11,13 +11,19 @@ CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-# Compiled code runs for milliseconds here: what it costs to optimise it is never earned back.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# Compiled code runs for milliseconds here: what it costs to optimise it, or to compile a program's parts in parallel
+# (a seventh of a test's time), is never earned back.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1",
+)
 if version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2") and "fusion_emitters" not in os.environ["XLA_FLAGS"]:
     # As rnnlab/parallel/compiler.py does in the processes that tests start; here JAX begins before rnnlab is imported.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -27,18 +33,27 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_platforms", "cpu")
 assert len(jax.devices()) == 2  # Made now: a run in this process would choose their number for itself.
 
+MOST_MEMORY = 2e9
+"""Bytes of a process above which it forgets its programs at the end of a file."""
+
 # Every [T, B, D] of these modules' signatures is checked on each call.
 hook = install_import_hook(["rnnlab.engine", "rnnlab.nn.network", "rnnlab.cells"], "tests.typechecker.checked")
 with hook:
     import rnnlab  # noqa: F401
 
 
+# The collector need not walk what was imported, nor walk all objects each time that a program was traced.
+gc.freeze()
+gc.set_threshold(20_000, 20, 100)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs() -> Iterator[None]:
-    """What a file has compiled goes with it: else a whole run holds five gigabytes of programs."""
+    """Programs go once they take much memory: else a whole run holds five gigabytes of them."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if psutil.Process().memory_info().rss > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
