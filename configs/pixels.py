@@ -20,6 +20,8 @@ PRESETS = {
 
 def get_config(preset: str = "scanline") -> ConfigDict:
     """preset: a key of PRESETS, the order in which the pixels are read."""
+    if preset not in PRESETS:
+        raise KeyError(preset)
     return ConfigDict(
         dict(
             seed=0,

@@ -40,6 +40,8 @@ PRESETS = {
 
 def get_config(preset: str = "irnn-5x500-bidirectional") -> ConfigDict:
     """preset: a key of PRESETS, as "lstm-2x250" or "irnn-5x500-bidirectional"."""
+    if preset not in PRESETS:
+        raise KeyError(preset)
     name, size, *bidirectional = preset.split("-")
     return ConfigDict(
         dict(

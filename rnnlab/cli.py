@@ -1,6 +1,7 @@
 """What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import field_paths, fields_named, load_file
+from rnnlab.config.field_flags import define_fields, field_texts
+from rnnlab.config.overrides import Config, field_paths, fields_named, load_file
 from rnnlab.files import Unwritable, output
 from rnnlab.parallel import devices, environment, processes
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.provenance import source_hashes, versions
-from rnnlab.records.run_config import apply_overrides, render, resolve_config
+from rnnlab.records.run_config import apply_overrides, field_hints, render, resolve_config
 from rnnlab.records.statuses import CRASHED, DIVERGED, FINISHED, INCOMPLETE, INTERRUPTED, LOST, MISTAKE, UNREAD
 
 EXIT_STATUS = {
@@ -118,18 +120,46 @@ class Words(NamedTuple):
     """A parsed command line."""
 
     flags: dict[str, Any]
+    """Without --config and the fields."""
     reference: str | None
     """The value of --config."""
+    overrides: dict[str, str]
+    """{"path.to.field": text} of every --config.path.to.field."""
+    parameters: dict[str, str]
+    """{"name": text} of the flags that `parse` takes by their prefix."""
+
+
+class RunWords(NamedTuple):
+    """A parsed command line whose --config is the file of a run."""
+
+    flags: dict[str, Any]
+    reference: str | None
     config: dict[str, Any] | None
     """What that file says, changed by every --config.path.to.field, resolved."""
+
+
+Base = Callable[[str], Config]
+"""From the value of --config to the config whose fields are flags."""
+
+
+def parse_run(values: flags.FlagValues, argv: Sequence[str], doc: str | None) -> RunWords:
+    """Parses the flags of an entry that takes --config=FILE of a run, and resolves that config; see `parse`."""
+    base = functools.cache(load_file)  # A file runs once.
+    words = parse(values, argv, doc, base)
+    if words.reference is not None:
+        config = resolve_config(apply_overrides(base(words.reference), words.overrides))
+        return RunWords(words.flags, words.reference, config)
+    for path in words.overrides:
+        raise ConfigError(f"--config.{path} changes a config; --config is missing, as in --config=configs/adding.py")
+    return RunWords(words.flags, None, None)
 
 
 def parse(
     values: flags.FlagValues,
     argv: Sequence[str],
     doc: str | None,
-    accept_config: bool = False,
-    fields: Callable[[], Mapping[str, Any]] | None = None,
+    base: Base | None = None,
+    parameters: str | None = None,
 ) -> Words:
     """Parses the flags of an entry. --help, which all have, prints what the entry does and takes.
 
@@ -137,68 +167,72 @@ def parse(
         values: the entry's own flags.
         argv: without the program's name.
         doc: the entry's docstring, for --help.
-        accept_config: whether --config and --config.path.to.field are known too.
-        fields: makes a resolved config, for what to say of a flag that is the name of a field; None: that of --config.
+        base: what --config=FILE is read by; None: the entry has no --config.
+        parameters: the prefix of flags that the entry checks itself, such as slurm for --slurm.time=60.
 
     Raises:
         ConfigError: an unknown flag, a stray word, a bad value, a mistake in the config.
         SystemExit: with status 0, after the help.
     """
     flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
-    reference, overrides, words = take_config(argv) if accept_config else (None, {}, list(argv))
+    if base is not None:
+        text = "FILE.py or FILE.py:ARGUMENT, for its get_config(ARGUMENT); --config.path.to.field=VALUE sets a field"
+        flags.DEFINE_string("config", None, text, flag_values=values)
+
+    def hints(reference: str | None, texts: Mapping[str, str]) -> Callable[[str], Any]:
+        return (lambda path: None) if base is None or reference is None else field_hints(base(reference), texts)
+
+    reference = None
     try:
+        words = values.read_flags_from_files(argv)
+        if base is not None:
+            reference = define_fields(values, words, "config", hints)
+        if parameters is not None:
+            define_fields(values, words, parameters, _any_text)
         stray = values(["rnnlab", *words])[1:]
+        overrides = {} if base is None else field_texts(values, "config", hints)
+        others = {} if parameters is None else field_texts(values, parameters, _any_text)
     except flags.UnrecognizedFlagError as error:
-        name, paths = error.flagname, []
-        with contextlib.suppress(ConfigError):
-            fields = fields or (lambda: {} if reference is None else resolve_config(load_file(reference)))
-            paths = fields_named(name, field_paths(fields()))
-        if paths:
-            listed = " or ".join(f"--config.{path}" for path in paths)
-            raise ConfigError(f"unknown flag '--{name}'; did you mean {listed}? Fields of a config are flags") from None
-        known = [f"--{name}" for name in _names(values)] + (["--config"] if accept_config else [])
-        raise ConfigError(unknown("flag", f"--{name}", known)) from None
-    except flags.Error as error:
+        raise ConfigError(_unknown_flag(error.flagname, values, base, reference)) from None
+    except ConfigError:
+        raise
+    except (flags.Error, ValueError) as error:  # ValueError: of --noflag=x, and of a flagfile that is not a text.
         raise ConfigError(" ".join(str(error).split())) from None
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
-    given = values.flag_values_dict()
-    if given.get("cache_dir"):
-        os.environ["RNNLAB_CACHE"] = os.path.abspath(os.path.expanduser(given["cache_dir"]))  # Of other processes, too.
-    config = None if reference is None else resolve_config(apply_overrides(load_file(reference), overrides))
-    if given["help"]:
+    entered: dict[str, Any] = {n: v for n, v in values.flag_values_dict().items() if "." not in n and n != "config"}
+    if entered.get("cache_dir"):
+        os.environ["RNNLAB_CACHE"] = os.path.abspath(
+            os.path.expanduser(entered["cache_dir"])
+        )  # Of other processes too.
+    if entered["help"]:
         _show_help(doc or "", values)
-        if config is not None:
+        if base is not None and reference is not None:
+            config = resolve_config(apply_overrides(base(reference), overrides))
             print(f"\nFields of {reference}:\n{render(config)}")
         raise SystemExit(FINISHED)
-    return Words(given, reference, config)
+    return Words(entered, reference, overrides, others)
 
 
-def take_config(argv: Sequence[str], section: str = "config") -> tuple[str | None, dict[str, str], list[str]]:
-    """The value of --config, {"path.to.field": text} of every --config.path.to.field, and the other words; or of
-    another section than config."""
-    reference, overrides, rest = None, {}, []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.lstrip("-").partition("=")
-        if not (word.startswith("--") and (name == section or name.startswith(f"{section}."))):
-            rest.append(word)
-            continue
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise ConfigError(f"--{name} needs a value: --{name}=…")
-            value = words.pop(0)
-        if name == section:
-            reference = value
-        else:
-            overrides[name.removeprefix(f"{section}.")] = value
-    return reference, overrides, rest
+def _unknown_flag(name: str, values: flags.FlagValues, base: Base | None, reference: str | None) -> str:
+    """The line that says what is nearest to a flag that an entry does not have."""
+    paths = []
+    with contextlib.suppress(ConfigError):
+        if base is not None and reference is not None:
+            paths = fields_named(name, field_paths(resolve_config(base(reference))))
+    if paths:
+        listed = " or ".join(f"--config.{path}" for path in paths)
+        return f"unknown flag '--{name}'; did you mean {listed}? Fields of a config are flags"
+    return unknown("flag", f"--{name}", [f"--{each}" for each in _names(values)])
+
+
+def _any_text(reference: str | None, texts: Mapping[str, str]) -> Callable[[str], Any]:
+    return lambda path: str
 
 
 def _names(values: flags.FlagValues) -> list[str]:
-    """The flags without their one-letter aliases."""
-    return sorted(name for name in values if values[name].name == name)
+    """The flags without their one-letter aliases and the fields of a config."""
+    return sorted(name for name in values if values[name].name == name and "." not in name)
 
 
 def _show_help(doc: str, values: flags.FlagValues) -> None:

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
     cli.data_flags(values)
-    given, reference, config = cli.parse(values, argv, __doc__, accept_config=True)
+    given, reference, config = cli.parse_run(values, argv, __doc__)
     if given["replay"] and not given["workdir"]:
         raise ConfigError("--replay: needs --workdir, the folder of a run with a flight recorder")
     chosen = [name for name in ("workdir", "atlas") if given[name]] + (["config"] if reference else [])

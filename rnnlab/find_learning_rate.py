@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     told = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
     cli.path_flag(values, "workdir", None, told)
     cli.data_flags(values)
-    given, reference, config = cli.parse(values, argv, __doc__, accept_config=True)
+    given, reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
     lowest, highest, steps = given["lowest"], given["highest"], given["steps"]

@@ -29,7 +29,6 @@ from rnnlab.config.errors import ConfigError
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "file of the sweep, or FILE:PRESET", flag_values=values)
     told = "folder of the sweep, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
     cli.path_flag(values, "workdir", None, told)
     flags.DEFINE_bool("dry_run", False, "print groups, runs and programs; train and write nothing", flag_values=values)
@@ -40,47 +39,40 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("submit", None, ["slurm"], "submit the sweep instead of running it here", flag_values=values)
     flags.DEFINE_integer("jobs", None, "with --submit: so many jobs share the work", lower_bound=1, flag_values=values)
     cli.data_flags(values)
-    reference, overrides, words = cli.take_config(argv)
-    stray, slurm, words = cli.take_config(words, "slurm")
-    given = cli.parse(values, words, __doc__, fields=lambda: _first_config(reference)).flags
+    entered, reference, overrides, slurm = cli.parse(values, argv, __doc__, _base_config, parameters="slurm")
     if reference is None:
         raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")
-    if stray is not None:
-        raise ConfigError(f"--slurm={stray}: parameters of SLURM are written --slurm.NAME=VALUE, as --slurm.time=60")
-    submits, jobs = given["submit"] is not None, given["jobs"]
-    if not submits and (jobs is not None or slurm or given["shard"] == "each"):
+    submits, jobs = entered["submit"] is not None, entered["jobs"]
+    if not submits and (jobs is not None or slurm or entered["shard"] == "each"):
         raise ConfigError("--jobs, --slurm.… and --shard=each are for a sweep that is submitted: --submit=slurm")
     if submits and jobs is None:
         raise ConfigError("--submit=slurm: how many jobs? As in --jobs=8")
-    shard = (0, 1) if given["shard"] in (None, "each") else parse_shard(given["shard"])
+    shard = (0, 1) if entered["shard"] in (None, "each") else parse_shard(entered["shard"])
     from rnnlab.sweeps.runner import run_sweep
     from rnnlab.sweeps.spec.space import load_sweep
 
     sweep = load_sweep(reference, overrides)
-    workdir = Path(given["workdir"] or cli.default_workdir(reference))
-    if jobs is not None and not given["dry_run"]:
+    workdir = Path(entered["workdir"] or cli.default_workdir(reference))
+    if jobs is not None and not entered["dry_run"]:
         from rnnlab.sweeps.submit import submit
 
-        of_submission = ("submit", "jobs", "shard")
-        again = [values[name].serialize() for name in values if values[name].present and name not in of_submission]
+        kept = [name for name in entered if values[name].present and name not in ("submit", "jobs", "shard")]
+        again = [values[name].serialize() for name in kept]
         again += [f"--config={reference}", *(f"--config.{path}={text}" for path, text in overrides.items())]
-        for line in submit(sweep, again, workdir, jobs, given["shard"], slurm, given["replicas"]):
+        for line in submit(sweep, again, workdir, jobs, entered["shard"], slurm, entered["replicas"]):
             print(line)
         return cli.FINISHED
     status = run_sweep(
-        sweep, workdir, given["data_dir"], dry_run=given["dry_run"], shard=shard, at_most=given["replicas"]
+        sweep, workdir, entered["data_dir"], dry_run=entered["dry_run"], shard=shard, at_most=entered["replicas"]
     )
     return cli.EXIT_STATUS[status]
 
 
-def _first_config(reference: str | None) -> Mapping[str, Any]:
-    """Of the runs of a sweep."""
-    if reference is None:
-        return {}
-    from rnnlab.sweeps.spec.space import expand, load_sweep
+def _base_config(reference: str) -> Mapping[str, Any]:
+    """The config that all runs of a sweep begin with."""
+    from rnnlab.sweeps.spec.space import base_config, load_sweep
 
-    sweep = load_sweep(reference, {})
-    return {} if sweep["optuna"] is not None else expand(sweep)[0].config
+    return base_config(load_sweep(reference, {}))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "workdir", None, told)
     cli.data_flags(values)
     cli.process_flags(values)
-    given, reference, config = cli.parse(values, argv, __doc__, accept_config=True)
+    given, reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
     workdir = cli.default_workdir(reference) if given["workdir"] is None else given["workdir"]

@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 
 PRESETS = {"wild": 1e5}
 
-def get_config(preset=""):
+def get_config(preset=None):
+    assert preset is None or preset in PRESETS
     return ConfigDict(dict(
         steps=60,
         batch_size=4,

@@ -129,5 +129,7 @@ PRESETS = {
 
 def get_config(preset: str = "irnn-modern-150") -> ConfigDict:
     """preset: a key of PRESETS, NETWORK-VARIANT-LENGTH."""
+    if preset not in PRESETS:
+        raise KeyError(preset)
     network, variant, length = preset.split("-")
     return ConfigDict((paper if variant == "paper" else modern)(network, int(length)))

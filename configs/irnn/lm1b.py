@@ -30,5 +30,7 @@ PAPER = {
 
 def get_config(preset: str = "lstm-modern") -> ConfigDict:
     """preset: a key of PRESETS, NETWORK-VARIANT."""
+    if preset not in PRESETS:
+        raise KeyError(preset)
     network, variant = preset.split("-")
     return ConfigDict(set_fields(read_file(f"{OURS}:{network}"), PAPER if variant == "paper" else {}))

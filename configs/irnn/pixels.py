@@ -142,8 +142,8 @@ def modern(network: str, order: str) -> dict[str, Any]:
 
 
 PRESETS = {
-    f"{network}-{variant}{suffix}": f"{network}, {told}, {order}"
-    for variant, cells, told in (
+    f"{network}-{variant}{suffix}": f"{network}, {recipe}, {order}"
+    for variant, cells, recipe in (
         ("paper", PAPER_CELLS, "the paper's protocol"),
         ("modern", MODERN_CELLS, "our recipe"),
     )
@@ -154,5 +154,7 @@ PRESETS = {
 
 def get_config(preset: str = "irnn-modern") -> ConfigDict:
     """preset: a key of PRESETS, NETWORK-VARIANT or NETWORK-VARIANT-permuted."""
+    if preset not in PRESETS:
+        raise KeyError(preset)
     network, variant, *order = preset.split("-")
     return ConfigDict((paper if variant == "paper" else modern)(network, "permuted" if order else "scanline"))

@@ -38,6 +38,8 @@ IRNN = {"model.cell.input_init": "small_normal", "model.readout_init": "small_no
 
 def get_config(preset: str = "irnn-5x500-bidirectional-modern") -> ConfigDict:
     """preset: a key of PRESETS, ROW-VARIANT."""
+    if preset not in PRESETS:
+        raise KeyError(preset)
     row, _, variant = preset.rpartition("-")
     changes = PAPER | (IRNN if row.startswith("irnn") else {}) if variant == "paper" else {}
     return ConfigDict(set_fields(read_file(f"{OURS}:{row}"), changes))

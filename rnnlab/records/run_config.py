@@ -5,16 +5,15 @@ A resolved config has every field of the run, of its declared type; it dies in `
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
-
-from ml_collections import ConfigDict
 
 from rnnlab.config.bounds import NameIn, NonNegative, NonNegativeInt, PositiveInt
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
 from rnnlab.config.outside import folders_of, look_in
-from rnnlab.config.overrides import field_paths, fields_named, literal, set_paths, to_dict
+from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
 from rnnlab.config.schema import fields_of, resolve, subsection
+from rnnlab.config.texts import declared, literal, typed
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.nn.network import ModelOptions
 from rnnlab.optim.averaging import AveragingOptions
@@ -100,15 +99,27 @@ class RunOptions:
     config's file."""
 
 
-def apply_overrides(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
-    """The config as a plain dict with `{"task.length": "400"}` set as `set_fields` does; values are Python literals,
-    else strings."""
-    return set_fields(config, {path: literal(text) for path, text in overrides.items()})
+def apply_overrides(config: Config, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The config as a plain dict with `{"task.length": "400"}` set as `set_fields` does."""
+    return set_fields(config, read_texts(config, overrides))
 
 
-def set_fields(config: ConfigDict | Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with values that are no texts; see `config.overrides.set_paths`."""
-    return set_paths(config, overrides, _KEPT_BY_NAME)
+def read_texts(config: Config, texts: Mapping[str, str]) -> dict[str, Any]:
+    """{path: value} of {path: text}, each as its field's type has it; see `config.texts`."""
+    hint_of = field_hints(config, texts)
+    return {path: typed(text, hint_of(path)) for path, text in texts.items()}
+
+
+def field_hints(config: Config, texts: Mapping[str, str]) -> Callable[[str], Any]:
+    """From a path to the annotation of its field, None for an unknown one, in a config with {path: text} set."""
+    values = {path: literal(text) for path, text in texts.items()}
+    changed = set_fields(config, values, complete=False)
+    return lambda path: declared(RunOptions, changed, path)
+
+
+def set_fields(config: Config, overrides: Mapping[str, Any], complete: bool = True) -> dict[str, Any]:
+    """The same with values in place of texts; see `config.overrides.set_paths`."""
+    return set_paths(config, overrides, _KEPT_BY_NAME, complete)
 
 
 _KEPT_BY_NAME = {
@@ -118,7 +129,7 @@ _KEPT_BY_NAME = {
 """Fields that mean the same under every name of a section, so a new name keeps them."""
 
 
-def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+def resolve_config(config: Config) -> dict[str, Any]:
     """The config with every field present and checked; the same again for one that is resolved already.
 
     Raises:
@@ -146,7 +157,7 @@ def resolve_config(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     return resolved | {"import_from": folders_of(resolved)}
 
 
-def _paths_without(config: ConfigDict | Mapping[str, Any], error: UnknownField) -> list[str]:
+def _paths_without(config: Config, error: UnknownField) -> list[str]:
     """The paths of all fields of a config without one that is unknown; none where it has more mistakes."""
     rest = section = to_dict(config)
     for part in error.path.split(".")[:-1]:

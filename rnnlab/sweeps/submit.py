@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import literal
+from rnnlab.config.texts import literal
 from rnnlab.files.locks import can_lock
 from rnnlab.records.statuses import FINISHED, INCOMPLETE, INTERRUPTED
 from rnnlab.records.workdir import is_done

@@ -19,13 +19,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import literal
+from rnnlab.config.texts import literal
 from rnnlab.datasets.locations import data_root
 from rnnlab.files import read_json
 from scripts.irnn.experiments import Case, all_cases, called, make_case
@@ -96,10 +96,9 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "page", "docs/REPRODUCTION.md", "what --all --update writes")
     flags.DEFINE_bool("update", False, "take the runs into the published results", flag_values=values)
     cli.data_flags(values)
-    reference, overrides, words = cli.take_config(argv)
-    given = cli.parse(values, words, __doc__).flags
+    given, reference, overrides, _ = cli.parse(values, argv, __doc__, _no_config)
     if reference is not None:
-        raise ConfigError("--config: the configs are those of configs/irnn; --config.path.to.field=VALUE changes them")
+        _no_config(reference)
     budget = given["budget_minutes"]
     command = Command(
         networks=given["networks"],
@@ -125,6 +124,10 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted after saving; the same command goes on")
         return cli.INTERRUPTED
+
+
+def _no_config(reference: str) -> NoReturn:
+    raise ConfigError("--config: the configs are those of configs/irnn; --config.path.to.field=VALUE changes them")
 
 
 # --- one case --------------------------------------------------------------------------------------------------------

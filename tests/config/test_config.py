@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.overrides import differences, load_file, to_json
-from rnnlab.records.run_config import apply_overrides, render, resolve_config
+from rnnlab.records.run_config import apply_overrides, render, resolve_config, set_fields
 from rnnlab.records.workdir import open_workdir, read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -426,7 +426,7 @@ MISTAKES = [
     ("task.length", "[3]", "task.length: [3] is a list; expected an int"),
     ("model.cell.features", "0", "model.cell.features: 0 is out of range"),
     ("model.layers", "0", "model.layers: 0 is out of range"),
-    ("model.bidirectional", "1", "model.bidirectional: 1 is an int; expected a bool"),
+    ("model.bidirectional", "2", "model.bidirectional: 2 is an int; expected a bool"),
     ("model.recurrence.backend", "fast", "model.recurrence.backend: 'fast'"),
     ("optimizer.learning_rate", "0", "optimizer.learning_rate: 0.0 is out of range; it must be above 0"),
     ("optimizer.learning_rate", "-0.1", "optimizer.learning_rate: -0.1 is out of range; it must be above 0"),
@@ -471,8 +471,12 @@ MISTAKES_IN_A_SECTION = [
         "optimizer.schedule.boundaries[1]: 'x' is a str; expected an int",
     ),
     (
-        {"optimizer.schedule": "step", "optimizer.schedule.boundaries": "3"},
-        "optimizer.schedule.boundaries: 3 is an int; expected a list, each an int",
+        {"optimizer.schedule": "step", "optimizer.schedule.boundaries": "None"},
+        "optimizer.schedule.boundaries: None is None; expected a list, each an int",
+    ),
+    (
+        {"optimizer.schedule": "step", "optimizer.schedule.boundaries": "True"},
+        "optimizer.schedule.boundaries[0]: True is a bool; expected an int",
     ),
 ]
 
@@ -482,6 +486,23 @@ def test_a_mistake_in_another_section_says_where(overrides: dict[str, str], mess
     with pytest.raises(ConfigError) as caught:
         resolve_config(apply_overrides(BASE, overrides))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model.bidirectional": 1}, "model.bidirectional: 1 is an int; expected a bool"),
+        (
+            {"optimizer.schedule": {"name": "step", "boundaries": 3}},
+            "optimizer.schedule.boundaries: 3 is an int; expected a list, each an int",
+        ),
+        ({"task": {"name": "language_model", "dataset": 7}}, "task.dataset: 7 is an int; expected a str"),
+    ],
+    ids=str,
+)
+def test_a_value_of_a_file_has_its_own_type(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        resolve_config(set_fields(BASE, fields))
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,12 @@ import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from absl import flags
 from scipy import stats
 
 from rnnlab import cli, report
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
 from rnnlab.plots.style import without_spikes
-from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.sweeps.report import figures
 from rnnlab.sweeps.report.document import write_report
 from rnnlab.sweeps.spec.manifest import open_sweep
@@ -169,10 +168,11 @@ def test_the_command_of_every_run_makes_its_config_in_a_folder_of_its_own(made):
     lines = re.findall(r"^python -m rnnlab.train .*$", read(made), re.M)
     assert len(lines) == len(made.settings) == 12
     for setting, line in zip(made.settings, lines, strict=True):
-        reference, overrides, words = cli.take_config(shlex.split(line)[3:])
-        assert reference is not None
-        assert resolve_config(apply_overrides(load_file(reference), overrides)) == setting.config
-        assert words == [f"--workdir={made.workdir}-alone/{setting.name}"]
+        values = flags.FlagValues()
+        cli.path_flag(values, "workdir", None, "")
+        found = cli.parse_run(values, shlex.split(line)[3:], None)
+        assert found.config == setting.config
+        assert found.flags["workdir"] == f"{made.workdir}-alone/{setting.name}"
 
 
 def test_a_diverged_run_is_said_and_has_no_value(made):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
@@ -129,20 +130,22 @@ def test_integers_are_drawn_with_both_ends(log):
 def test_the_command_of_a_run_makes_its_config(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     sweep = load_sweep(str(file), {})
-    found = expand(sweep)
-    for setting in (found[0], found[len(found) // 2], found[-1]):
+    settings = expand(sweep)
+    for setting in (settings[0], settings[len(settings) // 2], settings[-1]):
         line = command(sweep["base"], {**sweep["overrides"], **setting.overrides}, Path("runs/x y"))
         words = shlex.split(line)
         assert words[:3] == ["python", "-m", "rnnlab.train"]
-        reference, texts, rest = cli.take_config(words[3:])
-        assert reference is not None
-        assert resolve_config(apply_overrides(load_file(reference), texts)) == setting.config
-        assert rest == ["--workdir=runs/x y"]
+        values = flags.FlagValues()
+        cli.path_flag(values, "workdir", None, "")
+        found = cli.parse_run(values, words[3:], None)
+        assert found.config == setting.config
+        assert found.flags["workdir"] == "runs/x y"
 
 
 def test_texts_that_look_like_numbers_or_sections_survive_the_command_line():
     overrides = {"a.b": "1", "c": "none", "d": {"name": "x", "n": None}, "e": float("inf"), "f": (1, 2), "g": "plain"}
-    _, texts, _ = cli.take_config(shlex.split(command("f.py", overrides, Path("w")))[3:])
+    words = shlex.split(command("f.py", overrides, Path("w")))[3:-1]
+    texts = cli.parse(flags.FlagValues(), words, None, lambda reference: {}).overrides
     assert apply_overrides({}, texts) == {"a": {"b": "1"}} | {k: v for k, v in overrides.items() if "." not in k}
 
 

@@ -467,7 +467,8 @@ def test_divergence_after_a_loss_of_zero_reports_it(tmp_path, capsys, monkeypatc
 CONFIG = """
 from ml_collections import ConfigDict
 PRESETS = {"wide": 16}
-def get_config(preset=""):
+def get_config(preset=None):
+    assert preset is None or preset in PRESETS
     return ConfigDict(%r)
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import literal
+from rnnlab.config.texts import literal
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.sweeps.statistics import number, same
 from rnnlab.tasks import TASKS

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import folder_of, literal, read_file, refers, to_dict
+from rnnlab.config.overrides import folder_of, read_file, refers, to_dict
 from rnnlab.config.schema import resolve
-from rnnlab.records.run_config import resolve_config, set_fields
+from rnnlab.config.texts import literal
+from rnnlab.records.run_config import read_texts, resolve_config, set_fields
 from rnnlab.sweeps.spec.sections import SweepOptions, check_range
 
 
@@ -60,14 +61,26 @@ def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     section = read_file(reference)
     if isinstance(section.get("base"), Mapping) and refers(section["base"]):
         raise ConfigError(f"{reference}: base: a config with references has to be a file of its own, base='path.py'")
-    section = _plain(to_dict(section))
+    section = to_dict(section)
     if "base" not in section and "task" in section:
         raise ConfigError(f"{reference}: the config of a run, not of a sweep; a sweep names it as its base")
     try:
         sweep = resolve(SweepOptions, {"import_from": folder_of(reference)} | section, "")
     except ConfigError as error:
         raise ConfigError(f"{reference}: {error}") from None
-    return sweep | {"overrides": {**sweep["overrides"], **{path: literal(text) for path, text in overrides.items()}}}
+    if not overrides:
+        return sweep
+    try:
+        values = read_texts(base_config(sweep), overrides)
+    except ConfigError as error:
+        raise ConfigError(f"base and overrides: {error}") from None
+    return sweep | {"overrides": {**sweep["overrides"], **values}}
+
+
+def base_config(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that all runs of a sweep begin with, as far as it has values."""
+    base = sweep["base"]
+    return set_fields(read_file(base) if isinstance(base, str) else base, sweep["overrides"], complete=False)
 
 
 # --- points ----------------------------------------------------------------------------------------------------------
@@ -264,15 +277,6 @@ def command(base: str, overrides: Mapping[str, Any], workdir: Path) -> str:
 def _text(value: Any) -> str:
     """A value as the command line reads it."""
     return value if isinstance(value, str) and literal(value) == value else repr(value)
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's arrays and numbers and ranges as Python's; a file may well say np.logspace(-4, -1, 7)."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [_plain(v) for v in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _no_json(value: Any) -> Any:

@@ -1,0 +1,121 @@
+"""Texts of the command line -> values, by the type of the field that each is for.
+
+They mean what they mean to ml_collections' config_flags: --config.flag=1 is True for a bool, 7 is "7" for a str, 3 is
+(3,) for a tuple. What config_flags refuses is read as a Python literal: 1e4 for an int, None where a field may be None.
+"""
+
+import ast
+import contextlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union
+
+from absl import flags
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import fields_of, find, subsection
+
+
+class _Section:
+    """Stands in a set of types for a section, or for the name of one."""
+
+
+def literal(text: str) -> Any:
+    """The value of a text whose field has no type: a Python literal, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {"true": True, "false": False, "none": None, "inf": float("inf")}.get(text.lower(), text)
+
+
+def typed(text: str, hint: Any) -> Any:
+    """The value of a text for a field with this annotation, or None where the field is unknown. What does not fit the
+    annotation stays a literal: the check of the config says what is wrong with it."""
+    value, kinds = literal(text), _kinds(hint)
+    if value is None and type(None) in kinds:
+        return None
+    kinds -= {type(None)}
+    if kinds == {bool}:
+        return _parsed(flags.BooleanParser(), text, value)
+    if kinds == {str}:
+        return value if isinstance(value, str) else text
+    if kinds == {tuple}:
+        return value if isinstance(value, str | list | tuple | dict) or value is None else (value,)
+    if kinds and kinds <= {int, float} and isinstance(value, str):  # As 007, -inf and nan.
+        return _parsed(flags.IntegerParser() if kinds == {int} else flags.FloatParser(), text, value)
+    return value
+
+
+def joined(texts: Sequence[str], hint: Any) -> str:
+    """The text that stands for a flag that is repeated: all values of a tuple, of another field the last."""
+    if len(texts) == 1 or _kinds(hint) - {type(None)} != {tuple}:
+        return texts[-1]
+    values: list[Any] = []
+    for text in texts:
+        value = typed(text, hint)
+        values += value.split(",") if isinstance(value, str) else [value] if value is None else list(value)
+    return repr(tuple(values))
+
+
+def is_boolean(hint: Any) -> bool:
+    """Whether --config.flag and --noconfig.flag stand for True and False."""
+    return _kinds(hint) - {type(None)} == {bool}
+
+
+def declared(fields: Callable[..., Any], config: Mapping[str, Any], path: str) -> Any:
+    """The annotation of the field at a path of a config, None for an unknown one; fields: what the schema reads."""
+    factories, section = [fields], config
+    hint: Any = None
+    for part in path.split("."):
+        known = {}
+        for factory in factories:
+            known = {**fields_of(factory), **known}
+        if part not in known:
+            return None
+        hint, default = known[part]
+        value = section.get(part, default)
+        if isinstance(value, Mapping) and "name" not in value and isinstance(default, str):
+            value = {"name": default, **value}
+        factories, section = _factories(hint, value), value if isinstance(value, Mapping) else {}
+    return hint
+
+
+def _factories(hint: Any, value: Any) -> list[Callable[..., Any]]:
+    """What has the fields of a section with this annotation and value."""
+    options = subsection(hint)
+    if options is not None:
+        return [options]
+    for member in _members(hint):
+        marks = typing.get_args(member)[1:] if typing.get_origin(member) is Annotated else ()
+        common = [mark for mark in marks if isinstance(mark, type)]
+        for table in (mark for mark in marks if isinstance(mark, dict)):
+            with contextlib.suppress(ConfigError):  # The check of the config says it.
+                return [find(table, value, "")[0], *common]
+    return []
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types that an annotation admits."""
+    kinds: set[Any] = set()
+    for member in _members(hint):
+        origin, arguments = typing.get_origin(member), typing.get_args(member)
+        if origin is Annotated:
+            kinds |= {_Section} if any(isinstance(mark, dict) for mark in arguments[1:]) else _kinds(arguments[0])
+        elif origin is Literal:
+            kinds |= {type(value) for value in arguments}
+        else:
+            kinds.add(_Section if subsection(member) is not None else origin or member)
+    return kinds
+
+
+def _parsed(parser: flags.ArgumentParser, text: str, otherwise: Any) -> Any:
+    """As absl reads it."""
+    try:
+        return parser.parse(text)
+    except (ValueError, TypeError):
+        return otherwise
