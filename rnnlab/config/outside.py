@@ -49,12 +49,14 @@ class Table(dict[str, T]):
         factory = find_outside(name, where)
         try:
             adapted: Any = self._adapt(factory, name)
-            typing.get_type_hints(adapted.__init__ if isinstance(adapted, type) else adapted)
+            annotated: Any = adapted.__init__ if isinstance(adapted, type) else adapted
+            if inspect.isroutine(annotated):
+                typing.get_type_hints(annotated)
             inspect.signature(adapted)
         except Exception as error:  # An annotation may be any code.
             raise ConfigError(f"{where}: {name} is not read as {self.what}: {type(error).__name__}: {error}") from None
-        self._outside[name] = adapted
-        return adapted
+        self._outside[name] = typing.cast(T, adapted)
+        return self._outside[name]
 
     def make(self, name: str, where: str, *args: Any, **fields: Any) -> Any:
         """Calls what `package.module:Name` stands for.

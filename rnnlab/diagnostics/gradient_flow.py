@@ -1,11 +1,14 @@
 """How much gradient reaches each time step: ‖∂L/∂h_t‖ from the engine's taps, in one backward pass."""
 
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, maps, over
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.engine import FusableCell, Taps
@@ -217,3 +220,60 @@ def decay_per_step(norms: Float[Array, " T"]) -> Decay:
     half_life = jnp.where(slope > 0, jnp.log(2.0) / jnp.where(slope > 0, slope, 1), jnp.inf)
     without = jnp.where(lost.any(), jnp.nan, 0.0)
     return Decay(*(jnp.where(count < 2, without, a).astype(norms.dtype) for a in (factor, half_life)))
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_gradient(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """log10 ‖∂L/∂h_t‖ over training step and time step, a panel for each layer and element of the carry."""
+
+    def words(name: str) -> tuple[str, str]:
+        return name.split("/")[0], style.gradient_symbol(name.split("/")[-1])
+
+    return maps(steps, lines, style, ("h", "c"), words, style.TIME_STEP)
+
+
+def draw_half_life(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """Left the gradient's factor per step back in time, right its half-life, where it decays."""
+    figure, (left, right) = style.make_axes(2)
+    layers = [name.removesuffix("/factor") for name in lines[0] if name.endswith("/factor")]
+    for number, layer in enumerate(layers):
+        colour = style.COLOURS[number % len(style.COLOURS)]
+        left.plot(
+            steps, style.shown(over(style, lines, f"{layer}/factor")), ".-", color=colour, label=layer, markersize=4
+        )
+        lives = over(style, lines, f"{layer}/half_life")
+        right.plot(steps, style.shown(lives, positive=True), ".-", color=colour, linewidth=1.2, markersize=4)
+        never = lives == np.inf
+        top = np.full(never.sum(), 0.97)
+        at = right.get_xaxis_transform()
+        right.plot(np.array(steps)[never], top, "^", color=colour, markersize=4, transform=at)
+    left.axhline(1, color=style.GREY, linestyle="--", linewidth=1)
+    left.set(title=f"factor of {style.gradient_symbol('h')} per step back in time", ylabel="factor")
+    right.set(title="half-life of the gradient (▲: it does not decay)", ylabel="time steps")
+    style.log_scale(right)
+    for axis in (left, right):
+        style.hold_spikes(axis)
+        axis.set_xlabel("training step")
+    if len(layers) > 1:
+        left.legend(frameon=False, fontsize=8)
+    return figure
+
+
+GRADIENT_FLOW = Diagnostic(
+    flow,
+    (
+        DiagnosticFigure(
+            "gradient_heat_map",
+            draw_gradient,
+            "The gradient's norm over training step (across) and time step (up), on a logarithmic scale.",
+        ),
+        DiagnosticFigure(
+            "half_life",
+            draw_half_life,
+            "How much of the gradient is left per step back in time, and after how many steps half of it.",
+            of_one_answer=True,
+        ),
+    ),
+)

@@ -1,8 +1,12 @@
 """How large gradients, weights and updates are, parameter by parameter, and gate by gate for recurrent kernels."""
 
+from types import ModuleType
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, over
 from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.ops.safe_norms import row_norms
@@ -55,3 +59,37 @@ def _ratio(update: jax.Array, weight: jax.Array) -> jax.Array:
 
 def _gate_norms(blocks: Float[Array, "H G J"]) -> Float[Array, " G"]:
     return row_norms(jnp.moveaxis(blocks, 1, 0).reshape(blocks.shape[1], -1))
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_norms(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """A row for each layer: norms of gradients before and after clipping, of weights, and updates over weights."""
+    names = [name.removesuffix("/weight") for name in lines[0] if name.endswith("/weight")]
+    names = [name for name in names if name.rpartition("/")[0] not in names]  # Without single gates of a kernel.
+    layers = list(dict.fromkeys(name.split("/")[0] for name in names))
+    figure, axes = style.make_grid(len(layers), 3, 4.6, 3.2)
+    for row, layer in zip(axes, layers, strict=True):
+        for number, name in enumerate(name for name in names if name.split("/")[0] == layer):
+            colour = style.COLOURS[number % len(style.COLOURS)]
+            label = name.removeprefix(f"{layer}/").replace("_", " ")
+            draws = [(0, "gradient", "-"), (0, "clipped", ":"), (1, "weight", "-"), (2, "update / weight", "-")]
+            for column, kind, stroke in draws:
+                values = style.shown(over(style, lines, f"{name}/{kind}"), positive=True)
+                line = "_" if kind == "clipped" else label
+                row[column].plot(steps, values, stroke, color=colour, label=line, linewidth=1.4, **dots(steps))
+        titles = ("gradient norm (dotted: after clipping)", "weight norm", "update norm / weight norm")
+        for axis, title in zip(row, titles, strict=True):
+            style.log_scale(axis)
+            style.hold_spikes(axis)
+            axis.set(xlabel="training step", title=f"{layer}: {title}")
+            axis.title.set_fontsize(10)
+        row[0].set_ylabel("2-norm")
+        row[1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+NORMS = Diagnostic(
+    norms, (DiagnosticFigure("norms", draw_norms, "Norms of gradients, weights and updates over training."),)
+)

@@ -4,6 +4,7 @@ The units are found by `units.py`, in any cell.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, maps, over
 from rnnlab.diagnostics.names import carry_names, gate_names, inner_cell
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.units import Unit, units_of
@@ -153,3 +155,93 @@ def _norm(of_devices: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
     """The root mean square over rows within their length."""
     norms, inside = (jnp.concatenate([*a], axis=1) for a in of_devices)
     return {"": row_norms(norms) / jnp.sqrt(jnp.sum(inside, axis=1))}
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_shares(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """A panel for each layer: the shares of units at the ends of their range, and of dead ones."""
+    kinds = {"above 0.99": ("-", " > 0.99"), "below 0.01": (":", " < 0.01"), "beyond 0.99": ("-", ": |·| > 0.99")}
+    kinds["dead"] = ("-", ": dead")
+    names = [name for name in lines[0] if name.split("/")[-1] in kinds]
+    if not names:
+        return None
+    layers = list(dict.fromkeys(name.split("/")[0] for name in names))
+    figure, axes = style.make_axes(len(layers))
+    for axis, layer in zip(axes, layers, strict=True):
+        units = list(dict.fromkeys(name.split("/")[1] for name in names if name.split("/")[0] == layer))
+        for name in names:
+            place, unit, kind = name.split("/")
+            if place == layer:
+                stroke, label = kinds[kind]
+                colour = style.COLOURS[units.index(unit) % len(style.COLOURS)]
+                values = 100 * style.shown(over(style, lines, name))
+                axis.plot(steps, values, stroke, color=colour, label=unit + label, linewidth=1.4, **dots(steps))
+        axis.set(xlabel="training step", ylabel="share of units and steps, %", title=f"{layer}: saturated and dead")
+        axis.set_ylim(bottom=0)
+        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def draw_histograms(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """A row for each layer, a panel for each unit: how its values are distributed, over training."""
+    names = [name for name in lines[0] if name.endswith("/histogram")]
+    if not names:
+        return None
+    layers = list(dict.fromkeys(name.split("/")[0] for name in names))
+    groups = [[name for name in names if name.split("/")[0] == layer] for layer in layers]
+    figure, axes = style.make_grid(len(groups), max(map(len, groups)), 3.0, 2.8)
+    mesh = None
+    for row, group in zip(axes, groups, strict=True):
+        for axis in row[len(group) :]:
+            axis.set_visible(False)
+        for axis, name in zip(row, group, strict=False):
+            shares = np.array([style.numbers(line[name]) for line in lines])
+            layer, unit, _ = name.split("/")
+            low = -1 if f"{layer}/{unit}/beyond 0.99" in lines[0] else 0
+            bins = np.linspace(low, 1, shares.shape[1] + 1)
+            # The square root of the share is style.shown: a few per cent can still be seen.
+            mesh = axis.pcolormesh(
+                style.edges(steps), bins, np.sqrt(shares).T, cmap="magma", vmin=0, vmax=1, rasterized=True
+            )
+            axis.set_facecolor(style.NOTHING)
+            axis.grid(False)
+            axis.set_title(f"{layer}: {unit}")
+            axis.set_xlabel("training step")
+        row[0].set_ylabel("value")
+    if mesh is not None:
+        ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
+        bar = figure.colorbar(mesh, ax=[axis for row in axes for axis in row], ticks=np.sqrt(ticks), label="share, %")
+        bar.ax.set_yticklabels([f"{100 * tick:g}" for tick in ticks])
+    return figure
+
+
+def draw_carry_norms(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """log10 ‖h_t‖ over training step and time step, a panel for each layer and element of the carry."""
+
+    def words(name: str) -> tuple[str, str]:
+        layer, element, _ = name.split("/")
+        return layer, rf"$\Vert {element}_t\Vert$" if len(element) == 1 else f"norm of {element}"
+
+    return maps(steps, lines, style, ("norm",), words, "time step t")
+
+
+SATURATION = Diagnostic(
+    saturation,
+    (
+        DiagnosticFigure(
+            "saturation",
+            draw_shares,
+            "Shares of gates and activations at the ends of their range, and of units that are always 0.",
+        ),
+        DiagnosticFigure(
+            "saturation_histograms", draw_histograms, "What gates and activations put out, over training."
+        ),
+        DiagnosticFigure(
+            "carry_norms",
+            draw_carry_norms,
+            "The norm of the state over training step (across) and time step (up), on a logarithmic scale.",
+        ),
+    ),
+)

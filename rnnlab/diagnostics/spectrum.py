@@ -3,10 +3,15 @@
 Of the weights alone; the Jacobians of steps, activations included, are not measured here.
 """
 
+from types import ModuleType
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, over
 from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.typing import Array, Float
@@ -99,3 +104,66 @@ def _scaled(matrices: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _blocks(kernel: Float[Array, "H M"]) -> Float[Array, "G H H"]:
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     return kernel.reshape(kernel.shape[0], -1, kernel.shape[0]).swapaxes(0, 1)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def draw_spectrum(steps: list[int], lines: Lines, style: ModuleType) -> Any:
+    """A row for each layer: spectral radius, range of singular values, distance from orthogonality, by gate."""
+    blocks = [name.removesuffix("/spectral radius") for name in lines[0] if name.endswith("/spectral radius")]
+    layers = list(dict.fromkeys(name.split("/")[0] for name in blocks))
+    figure, axes = style.make_grid(len(layers), 3, 4.6, 3.2)
+    for row, layer in zip(axes, layers, strict=True):
+        mine = [name for name in blocks if name.split("/")[0] == layer]
+        for number, name in enumerate(mine):
+            look: dict[str, Any] = {"color": style.COLOURS[number % len(style.COLOURS)], "linewidth": 1.4}
+            marks = dots(steps)
+            row[0].plot(
+                steps,
+                style.shown(over(style, lines, f"{name}/spectral radius")),
+                label=name.split("/")[1],
+                **look,
+                **marks,
+            )
+            _range(row[1], steps, lines, style, f"{name}/singular values", look, bands=len(mine) == 1)
+            row[2].plot(steps, style.shown(over(style, lines, f"{name}/distance from orthogonality")), **look, **marks)
+        row[0].axhline(1, color=style.GREY, linestyle="--", linewidth=1)
+        row[1].axhline(1, color=style.GREY, linestyle="--", linewidth=1)
+        row[0].set_title(r"spectral radius $\rho(R)$")
+        row[1].set_title("singular values: " + ("range, middle half, median" if len(mine) == 1 else "range"))
+        row[2].set_title(r"$\Vert R^\top R - I\Vert_F / \sqrt{H}$")
+        row[0].set_ylabel(layer)
+        if len(mine) > 1:
+            row[0].legend(frameon=False, fontsize=8)
+        for axis in row:
+            style.hold_spikes(axis)
+            axis.title.set_fontsize(10)
+            axis.set_xlabel("training step")
+    return figure
+
+
+def _range(
+    axis: Any, steps: list[int], lines: Lines, style: ModuleType, name: str, look: dict[str, Any], bands: bool
+) -> None:
+    """The largest and the smallest; with bands also the middle half and the median."""
+    values = style.shown(np.array([style.numbers(line[name]) for line in lines]))
+    at = [round(share * (values.shape[1] - 1)) for share in (0, 0.25, 0.5, 0.75, 1)]
+    largest, upper, median, lower, smallest = (values[:, index] for index in at)
+    for line in (largest, smallest, *([median] if bands else [])):
+        axis.plot(steps, line, **look, **dots(steps))
+    if bands:
+        axis.fill_between(steps, smallest, largest, color=look["color"], alpha=0.12, linewidth=0)
+        axis.fill_between(steps, lower, upper, color=look["color"], alpha=0.25, linewidth=0)
+
+
+SPECTRUM = Diagnostic(
+    spectrum,
+    (
+        DiagnosticFigure(
+            "spectrum",
+            draw_spectrum,
+            "Spectral radius, singular values and distance from orthogonality of the recurrent kernels.",
+        ),
+    ),
+)

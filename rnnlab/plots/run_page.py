@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rnnlab.config.outside import is_outside, look_in
+from rnnlab.config.schema import lookup
+from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, notes, read_diagnosis, table_rows
 from rnnlab.files import interpreting, read_json, write_text
 from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir
@@ -19,13 +22,7 @@ from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir
 CAPTIONS = {
     "learning_curve": "Loss, metrics of the task and the gradient's norm over training.",
     "gradient_flow": "The gradient of the loss that reaches each time step, before and after training.",
-    "gradient_heat_map": "The gradient's norm over training step (across) and time step (up), on a logarithmic scale.",
-    "half_life": "How much of the gradient is left per step back in time, and after how many steps half of it.",
-    "norms": "Norms of gradients, weights and updates over training.",
-    "saturation": "Shares of gates and activations at the ends of their range, and of units that are always 0.",
-    "saturation_histograms": "What gates and activations put out, over training.",
-    "carry_norms": "The norm of the state over training step (across) and time step (up), on a logarithmic scale.",
-    "spectrum": "Spectral radius, singular values and distance from orthogonality of the recurrent kernels.",
+    **{figure.name: figure.caption for each in DIAGNOSTICS.values() for figure in each.figures},
     "horizon": "The gradient that reaches each time step, on the rows of the diagnosis.",
     "jacobians": "Eigenvalues and singular values of step Jacobians, and singular values of their products.",
     "lyapunov": "Finite-time Lyapunov exponents: above 0 small differences grow, below they die out.",
@@ -61,9 +58,10 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
     if measured is not None:
         with interpreting(Workdir(measured).diagnosis, DIAGNOSE_AGAIN):
             parts += _diagnosis(diagnosis)
-    figures = _figures(Workdir(directory).plots, Workdir(workdir).plots)
+    captions = CAPTIONS | _captions_from_outside(config)
+    figures = _figures(captions, Workdir(directory).plots, Workdir(workdir).plots)
     parts += ["<h2>Figures</h2>"] if figures else []
-    parts += [figure(path, CAPTIONS.get(path.stem, _words(path.stem))) for path in figures]
+    parts += [figure(path, captions.get(path.stem, _words(path.stem))) for path in figures]
     lines = "\n".join(_commands(workdir, summary, diagnosis, commands))
     parts += ["<h2>Commands</h2>", f"<pre>{escaped(lines)}</pre>"] if lines else []
     text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -149,10 +147,18 @@ def _commands(
     return lines
 
 
-def _figures(*folders: Path) -> list[Path]:
+def _captions_from_outside(config: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a figure -> caption, of the diagnostics of a run that live outside the project."""
+    look_in(config.get("import_from", ()))
+    names = [name for name in config.get("diagnostics", ()) if is_outside(name)]
+    found = [lookup(DIAGNOSTICS, name, "diagnostics") for name in names]
+    return {figure.name: figure.caption for each in found for figure in each.figures}
+
+
+def _figures(order: Iterable[str], *folders: Path) -> list[Path]:
     """Each name once, from the first of the folders that has it."""
     found = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.png"))}
-    return [found[name] for name in dict.fromkeys([*CAPTIONS, *found]) if name in found]
+    return [found[name] for name in dict.fromkeys([*order, *found]) if name in found]
 
 
 def figure(path: Path, caption: str) -> str:

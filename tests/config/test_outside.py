@@ -54,7 +54,7 @@ def lifted(end: float = HALF):
     return lambda step: 1 + 0 * step * end
 
 def largest(probe):
-    return {"largest": probe.norm}
+    return {"largest": probe.grad_norm}
 
 def none():
     return None

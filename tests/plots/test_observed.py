@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import diagnose
+from rnnlab import diagnose, plots
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics import decay_per_step, gradient_flow, memory_horizon
 from rnnlab.records.metrics import read_diagnostics, read_metrics
 from rnnlab.records.run_config import resolve_config
+from rnnlab.records.workdir import read_config
 from rnnlab.tasks import TASKS
 from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
@@ -209,3 +210,36 @@ def test_unknown_diagnostic_is_one_clear_line() -> None:
     with pytest.raises(ConfigError, match=r"diagnostics\[1\]: unknown diagnostic 'flow'; .*known: gradient_flow"):
         small(diagnostics=("gradient_flow", "flow"))
     assert small(diagnostics="gradient_flow")["diagnostics"] == ("gradient_flow",)
+
+
+OUTSIDE = """
+import jax.numpy as jnp
+from rnnlab.diagnostics import Diagnostic, DiagnosticFigure
+
+
+def measure(probe):
+    return {"largest": jnp.max(jnp.abs(probe.params["readout"]["kernel"]))}
+
+
+def draw(steps, lines, style):
+    figure, (axis,) = style.make_axes(1)
+    axis.plot(steps, style.numbers(line["largest"] for line in lines))
+    return figure
+
+
+largest = Diagnostic(measure, (DiagnosticFigure("largest_weight", draw, "The largest weight."),))
+"""
+
+
+@pytest.mark.slow
+def test_a_diagnostic_from_outside_brings_its_figure_and_caption(tmp_path: Path) -> None:
+    (tmp_path / "weights.py").write_text(OUTSIDE)
+    config = small(diagnostics=("weights:largest", "norms"), import_from=[str(tmp_path)])
+    train_and_evaluate(config, tmp_path / "run")
+    values = [line["weights:largest"]["largest"] for line in read_diagnostics(tmp_path / "run")]
+    assert len(values) == 3
+    assert all(value > 0 for value in values)
+    assert (tmp_path / "run" / "plots" / "largest_weight.png").exists()
+    page = (plots.page(tmp_path / "run", read_config(tmp_path / "run"))).read_text()
+    assert page.index('id="norms"') < page.index('id="largest_weight"')
+    assert "<figcaption>The largest weight.</figcaption>" in page

@@ -12,14 +12,15 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from rnnlab import plots
+from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.plots import runs, style
 from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
 from rnnlab.plots.legends import clear_legends
-from rnnlab.plots.observed import FIGURES as OBSERVED
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN
 
 STEPS, LENGTH = 4, 5
+OBSERVED = [figure.name for diagnostic in DIAGNOSTICS.values() for figure in diagnostic.figures]
 
 
 def observed_line(step: int, number: Any) -> dict[str, Any]:
