@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import Cell
-from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.bounds import PositiveInt, Traced
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.normalization import standardized
@@ -36,7 +36,7 @@ class LSTM(Cell):
         in_features: int,
         features: PositiveInt,
         *,
-        forget_bias: float = 1.0,
+        forget_bias: Traced[float] = 1.0,
         chrono: PositiveInt | None = None,
         peepholes: bool = False,
         normalize_cell: bool = False,

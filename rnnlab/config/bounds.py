@@ -1,9 +1,9 @@
-"""The values that a field may take, as marks of its annotation."""
+"""The values that a field may take, and whether it enters the compiled program, as marks of its annotation."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -53,6 +53,12 @@ class NameIn:
     table: Mapping[str, Any]
 
 
+T = TypeVar("T")
+TRACED = object()
+"""In `Annotated`: a number with a fraction that enters the compiled program as an array."""
+Traced = Annotated[T, TRACED]
+"""`Traced[float]`, `Traced[Rate] | None`: runs of a sweep that differ in such fields alone are one program. A number
+without the mark is a constant of the program."""
 Positive = Annotated[float, Bound(0, low_excluded=True)]
 NonNegative = Annotated[float, Bound(0)]
 Decay = Annotated[float, Bound(0, 1, high_excluded=True)]

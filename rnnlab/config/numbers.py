@@ -3,25 +3,31 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rnnlab.config.schema import hints_of, is_traced
 from rnnlab.typing import PyTree
 
 
-def split_numbers(section: Any) -> tuple[Any, dict[str, float]]:
-    """A resolved section as (structure, numbers): every float field is a number, keyed by its path.
+def split_numbers(section: Mapping[str, Any], hint: Any) -> tuple[Any, dict[str, float]]:
+    """A resolved section as (structure, numbers): a number is a float of a `Traced` field, keyed by its path.
 
     The numbers enter compiled functions as arrays, so runs that differ in nothing else share one program.
+
+    Args:
+        hint: the section's annotation: a dataclass of options, or a table in `Annotated`.
     """
     numbers: dict[str, float] = {}
 
-    def walk(node: Any, path: str) -> Any:
-        if isinstance(node, Mapping):
-            return {k: walk(v, f"{path}.{k}" if path else k) for k, v in node.items()}
-        if isinstance(node, float):
-            numbers[path] = node
-            return _NUMBER
-        return node
+    def walk(section: Mapping[str, Any], hint: Any, path: str) -> dict[str, Any]:
+        hints, structure = hints_of(hint, section), {}
+        for key, value in section.items():
+            if isinstance(value, Mapping):
+                value = walk(value, hints.get(key), f"{path}{key}.")
+            elif isinstance(value, float) and is_traced(hints.get(key)):
+                numbers[path + key], value = value, _NUMBER
+            structure[key] = value
+        return structure
 
-    return walk(section, ""), numbers
+    return walk(section, hint, ""), numbers
 
 
 def merge_numbers(structure: Any, numbers: Mapping[str, PyTree]) -> Any:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 import numpy as np
 
-from rnnlab.config.bounds import NON_EMPTY, Bound, NameIn, OneOf, PositiveInt, check_float32
+from rnnlab.config.bounds import NON_EMPTY, TRACED, Bound, NameIn, OneOf, PositiveInt, check_float32
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
 from rnnlab.config.outside import Table, find_outside, is_outside
 
@@ -165,9 +165,7 @@ def fields_of(function: Callable[..., Any]) -> Mapping[str, Field]:
 def subsection(hint: Any) -> type | None:
     """The dataclass whose fields are those of a section with this annotation; None for what is not a section, or one
     whose fields depend on its name."""
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return next((inner for member in typing.get_args(hint) if (inner := subsection(member))), None)
-    return hint if _is_options(hint) else None
+    return next((member for member in _members(hint) if _is_options(member)), None)
 
 
 def _is_options(target: Any) -> typing.TypeGuard[type]:
@@ -179,6 +177,29 @@ def _default(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def hints_of(hint: Any, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation of each field of a resolved section with this annotation."""
+    for member in _members(hint):
+        if _is_options(member):
+            return {name: field.hint for name, field in fields_of(member).items()}
+        marks = getattr(member, "__metadata__", ())
+        tables = [mark for mark in marks if isinstance(mark, dict)]
+        if tables:
+            factories = [lookup(tables[0], section.get("name"), "name"), *filter(_is_options, marks)]
+            return {name: field.hint for each in reversed(factories) for name, field in fields_of(each).items()}
+    return {}
+
+
+def is_traced(hint: Any) -> bool:
+    """Whether numbers of a field with this annotation enter the compiled program as arrays."""
+    return any(TRACED in getattr(member, "__metadata__", ()) for member in _members(hint))
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """Those of a union; the annotation itself if it is none."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

@@ -17,7 +17,7 @@ from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, row_weights
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
-from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate
+from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
 from rnnlab.engine import Backend, Cotangent, Store, Taps, resolve_backend, unroll
@@ -42,33 +42,33 @@ class CotangentOptions:
     """What is done to the gradient of each row at each time step inside the backward pass of every layer; the meanings
     are those of `rnnlab.engine.Cotangent`."""
 
-    scale: Positive | None = None
+    scale: Traced[Positive] | None = None
     cut_every: PositiveInt | None = None
-    clip_value: Positive | None = None
-    clip_norm: Positive | None = None
+    clip_value: Traced[Positive] | None = None
+    clip_norm: Traced[Positive] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DropoutOptions:
     """Probabilities with which something is dropped in training; None: not in the program."""
 
-    input: Rate | None = None
+    input: Traced[Rate] | None = None
     """Units of what enters the first layer (Zaremba et al., 2014), anew at every step."""
-    between: Rate | None = None
+    between: Traced[Rate] | None = None
     """Units of what enters the other layers, and `output`: the readout."""
-    output: Rate | None = None
+    output: Traced[Rate] | None = None
     same_over_time: bool = False
     """For these three: one mask a sequence (Gal and Ghahramani, 2016)."""
-    embedding: Rate | None = None
+    embedding: Traced[Rate] | None = None
     """Whole words of the table, for the batch (Gal and Ghahramani)."""
-    state: Rate | None = None
+    state: Traced[Rate] | None = None
     """Units of h_{t-1} where it meets R, one mask a sequence (Gal and Ghahramani)."""
-    candidate: Rate | None = None
+    candidate: Traced[Rate] | None = None
     """Units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and GRU)."""
-    zoneout: Rate | None = None
+    zoneout: Traced[Rate] | None = None
     """Units of h that keep their old value, and `zoneout_cell`: those of c (Krueger et al., 2017)."""
-    zoneout_cell: Rate | None = None
-    recurrent_kernel: Rate | None = None
+    zoneout_cell: Traced[Rate] | None = None
+    recurrent_kernel: Traced[Rate] | None = None
     """Elements of R, for the batch (weight drop, Merity et al., 2018)."""
 
 
@@ -83,7 +83,7 @@ class NormalizationOptions:
     """Of what enters every layer but the first."""
     input: Literal["layer", "batch"] | None = None
     """Of what enters the first layer."""
-    decay: Decay = 0.99
+    decay: Traced[Decay] = 0.99
     """Of the running mean and variance of "batch"."""
     steps: PositiveInt | None = None
     """For cell "batch": how many time steps have running statistics of their own; evaluation takes the last ones for

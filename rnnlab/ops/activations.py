@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnnlab.config.bounds import Traced
 from rnnlab.config.outside import Table
 from rnnlab.config.schema import build
 from rnnlab.typing import Activation
@@ -76,7 +77,7 @@ def linear(x: jax.Array) -> jax.Array:
 class LeakyReLU(nnx.Module):
     """x where x > 0, else slope · x."""
 
-    def __init__(self, slope: float = 0.01):
+    def __init__(self, slope: Traced[float] = 0.01):
         self.slope = hyperparameter(slope)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -86,7 +87,7 @@ class LeakyReLU(nnx.Module):
 class ELU(nnx.Module):
     """x where x > 0, else alpha (exp(x) - 1) (Clevert et al., 2016, eq. 15)."""
 
-    def __init__(self, alpha: float = 1.0):
+    def __init__(self, alpha: Traced[float] = 1.0):
         self.alpha = hyperparameter(alpha)
 
     def __call__(self, x: jax.Array) -> jax.Array:

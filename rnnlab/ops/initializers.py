@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
 
-from rnnlab.config.bounds import NonNegative
+from rnnlab.config.bounds import NonNegative, Traced
 from rnnlab.config.outside import Table
 from rnnlab.config.schema import build
 from rnnlab.typing import Initializer
@@ -23,17 +23,17 @@ def zeros() -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype)
 
 
-def constant(value: float = 0.0) -> Initializer:
+def constant(value: Traced[float] = 0.0) -> Initializer:
     """All equal to value."""
     return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
 
 
-def uniform(scale: NonNegative = 0.01) -> Initializer:
+def uniform(scale: Traced[NonNegative] = 0.01) -> Initializer:
     """U[-scale, scale]; the default is the naive choice that vanishes."""
     return lambda key, shape, dtype=jnp.float32: scale * jax.random.uniform(key, shape, dtype, -1.0, 1.0)
 
 
-def normal(stddev: NonNegative = 0.01) -> Initializer:
+def normal(stddev: Traced[NonNegative] = 0.01) -> Initializer:
     """N(0, stddev²)."""
     return lambda key, shape, dtype=jnp.float32: stddev * jax.random.normal(key, shape, dtype)
 
@@ -66,7 +66,7 @@ def draw_block(
     return init(key, shape, dtype)
 
 
-def glorot_uniform(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+def glorot_uniform(gain: Traced[NonNegative] = 1.0, joint_fan: bool = False) -> Initializer:
     """U[±gain √(6 / (fan_in + fan_out))] (Glorot and Bengio, 2010, eq. 16).
 
     joint_fan: on a recurrent layer, take fan_in = D + H for the input and the recurrent kernel alike.
@@ -74,28 +74,28 @@ def glorot_uniform(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initiali
     return _variance_scaling(1.0, "fan_avg", "uniform", gain, joint_fan)
 
 
-def glorot_normal(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+def glorot_normal(gain: Traced[NonNegative] = 1.0, joint_fan: bool = False) -> Initializer:
     """N(0, gain² · 2 / (fan_in + fan_out)) (Glorot and Bengio, 2010, eq. 12); joint_fan as in `glorot_uniform`."""
     return _variance_scaling(1.0, "fan_avg", "normal", gain, joint_fan)
 
 
-def he_uniform(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+def he_uniform(gain: Traced[NonNegative] = 1.0, joint_fan: bool = False) -> Initializer:
     """U[±gain √(6 / fan_in)] (He et al., 2015, eq. 10); joint_fan as in `glorot_uniform`."""
     return _variance_scaling(2.0, "fan_in", "uniform", gain, joint_fan)
 
 
-def he_normal(gain: NonNegative = 1.0, joint_fan: bool = False) -> Initializer:
+def he_normal(gain: Traced[NonNegative] = 1.0, joint_fan: bool = False) -> Initializer:
     """N(0, gain² · 2 / fan_in) (He et al., 2015, eq. 10); joint_fan as in `glorot_uniform`."""
     return _variance_scaling(2.0, "fan_in", "normal", gain, joint_fan)
 
 
-def orthogonal(gain: NonNegative = 1.0) -> Initializer:
+def orthogonal(gain: Traced[NonNegative] = 1.0) -> Initializer:
     """gain times a (semi-)orthogonal matrix, uniform over them (Saxe et al., 2014): every singular value is gain."""
     unit = jax_initializers.orthogonal()
     return lambda key, shape, dtype=jnp.float32: gain * unit(key, shape, dtype)
 
 
-def identity(scale: float = 1.0) -> Initializer:
+def identity(scale: Traced[float] = 1.0) -> Initializer:
     """scale · I (Le, Jaitly and Hinton, 2015: 1 for the IRNN, 0.01 for speech); ones on the diagonal if not square."""
     return lambda key, shape, dtype=jnp.float32: scale * jnp.eye(*shape, dtype=dtype)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rnnlab.config.bounds import Traced
 from rnnlab.config.errors import ConfigError
 
 
@@ -59,7 +60,8 @@ def _is_field(parameter: inspect.Parameter) -> bool:
 
 
 def _hint(default: Any) -> Any:
-    return float if default is inspect.Parameter.empty else Any if default is None else type(default)
+    kind = float if default is inspect.Parameter.empty else Any if default is None else type(default)
+    return Traced[kind] if kind in (float, Any) else kind
 
 
 def _checked(name: str, whole: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnlab.config.bounds import Decay, NonNegativeInt
+from rnnlab.config.bounds import Decay, NonNegativeInt, Traced
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
@@ -15,7 +15,7 @@ from rnnlab.typing import Array, Float, Int, PyTree
 class AveragingOptions:
     """A running mean of the parameters."""
 
-    decay: Decay | None = 0.999
+    decay: Traced[Decay] | None = 0.999
     """The exponential mean's; None for the plain mean over all steps (Polyak and Juditsky, 1992)."""
     start: NonNegativeInt = 0
     """The update from which on it is taken; before that the average is the parameters themselves."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnlab.config.bounds import Decay, NonNegative, NonNegativeInt, Positive
+from rnnlab.config.bounds import Decay, NonNegative, NonNegativeInt, Positive, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.outside import Table
 from rnnlab.config.schema import build, fields_of, find
@@ -27,7 +27,7 @@ from rnnlab.typing import PRNGKeyArray, PyTree
 # --- optimisers ------------------------------------------------------------------------------------------------------
 
 
-def sgd(momentum: Decay | None = None, nesterov: bool = False) -> optax.GradientTransformation:
+def sgd(momentum: Traced[Decay] | None = None, nesterov: bool = False) -> optax.GradientTransformation:
     """Stochastic gradient descent; momentum as v ← momentum v + g (Sutskever et al., 2013, with the rate outside)."""
     if momentum is None:
         if nesterov:
@@ -36,34 +36,43 @@ def sgd(momentum: Decay | None = None, nesterov: bool = False) -> optax.Gradient
     return optax.trace(momentum, nesterov)  # pyright: ignore[reportArgumentType]
 
 
-def rmsprop(decay: Decay = 0.9, eps: Positive = 1e-8, momentum: Decay | None = None) -> optax.GradientTransformation:
+def rmsprop(
+    decay: Traced[Decay] = 0.9, eps: Traced[Positive] = 1e-8, momentum: Traced[Decay] | None = None
+) -> optax.GradientTransformation:
     """g / √(running mean of g² + eps) (Tieleman and Hinton, 2012)."""
     scale = optax.scale_by_rms(decay=decay, eps=eps)
     return scale if momentum is None else optax.chain(scale, optax.trace(momentum))  # pyright: ignore
 
 
-def adam(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> optax.GradientTransformation:
+def adam(
+    b1: Traced[Decay] = 0.9, b2: Traced[Decay] = 0.999, eps: Traced[Positive] = 1e-8
+) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, 2015, algorithm 1); with weight_decay above 0 it is AdamW."""
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)  # pyright: ignore[reportArgumentType]
 
 
 def adamw(
-    b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8, weight_decay: NonNegative = 0.01
+    b1: Traced[Decay] = 0.9,
+    b2: Traced[Decay] = 0.999,
+    eps: Traced[Positive] = 1e-8,
+    weight_decay: Traced[NonNegative] = 0.01,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay, times the learning rate (Loshchilov and Hutter, 2019, algorithm 2)."""
     return optax.chain(adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, mask=decayed))
 
 
-def adagrad(initial_accumulator: NonNegative = 0.1, eps: Positive = 1e-7) -> optax.GradientTransformation:
+def adagrad(
+    initial_accumulator: Traced[NonNegative] = 0.1, eps: Traced[Positive] = 1e-7
+) -> optax.GradientTransformation:
     """g / √(initial_accumulator + Σ g² + eps), the sum over all steps so far (Duchi et al., 2011)."""
     return optax.scale_by_rss(initial_accumulator, eps)
 
 
 def adafactor(
-    decay_exponent: Positive = 0.8,
-    clip_update: Positive | None = 1.0,
+    decay_exponent: Traced[Positive] = 0.8,
+    clip_update: Traced[Positive] | None = 1.0,
     scale_by_parameter: bool = True,
-    eps: Positive = 1e-30,
+    eps: Traced[Positive] = 1e-30,
 ) -> optax.GradientTransformation:
     """g / √v with v, the running mean of g² + eps, held as a vector of rows and one of columns where a parameter has
     two axes of 128 or more, at decay 1 - t^-decay_exponent (Shazeer and Stern, 2018, algorithm 4); no momentum.
@@ -98,15 +107,15 @@ OPTIMIZERS: Table[Callable[..., optax.GradientTransformation]] = Table(
 class OptimizerOptions:
     """The fields that every optimiser has, unless it declares one of the same name itself."""
 
-    learning_rate: Positive
-    clip_norm: Positive | None = None
-    clip_value: Positive | None = None
-    clip_layer_norm: Positive | None = None
-    clip_adaptive: Positive | None = None
-    gradient_noise: Positive | None = None
-    gradient_noise_decay: NonNegative = 0.55
-    weight_decay: NonNegative | None = None
-    max_norm: Positive | None = None
+    learning_rate: Traced[Positive]
+    clip_norm: Traced[Positive] | None = None
+    clip_value: Traced[Positive] | None = None
+    clip_layer_norm: Traced[Positive] | None = None
+    clip_adaptive: Traced[Positive] | None = None
+    gradient_noise: Traced[Positive] | None = None
+    gradient_noise_decay: Traced[NonNegative] = 0.55
+    weight_decay: Traced[NonNegative] | None = None
+    max_norm: Traced[Positive] | None = None
     schedule: ScheduleSpec = "constant"
     warmup_steps: NonNegativeInt = 0
 

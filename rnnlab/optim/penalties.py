@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.config.bounds import NonNegative
+from rnnlab.config.bounds import NonNegative, Traced
 from rnnlab.engine.contract import FusableCell, StepCell
 from rnnlab.nn.trajectory import carries_before, inside, one_step
 from rnnlab.ops.safe_norms import row_norms, scale_for
@@ -25,11 +25,11 @@ from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts, PyTree
 class GroupStrengths:
     """The strength λ for each group of weights; which weights belong to which is said by `group_of`."""
 
-    input: NonNegative | None = None
-    recurrent: NonNegative | None = None
-    readout: NonNegative | None = None
-    embedding: NonNegative | None = None
-    bias: NonNegative | None = None
+    input: Traced[NonNegative] | None = None
+    recurrent: Traced[NonNegative] | None = None
+    readout: Traced[NonNegative] | None = None
+    embedding: Traced[NonNegative] | None = None
+    bias: Traced[NonNegative] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class PenaltyOptions:
     l1: GroupStrengths | None = None
     """As in `weight_penalty`; so are l2 and orthogonality."""
     l2: GroupStrengths | None = None
-    orthogonality: NonNegative | None = None
-    activation: NonNegative | None = None
+    orthogonality: Traced[NonNegative] | None = None
+    activation: Traced[NonNegative] | None = None
     """As in `activation_penalty`."""
-    temporal_activation: NonNegative | None = None
+    temporal_activation: Traced[NonNegative] | None = None
     """As in `temporal_activation_penalty`."""
-    gradient_norm: NonNegative | None = None
+    gradient_norm: Traced[NonNegative] | None = None
     """As in `gradient_norm_penalty`."""
 
 

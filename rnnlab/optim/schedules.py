@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnlab.config.bounds import LARGEST_INT, NON_EMPTY, Bound, NonNegative, Positive, PositiveInt
+from rnnlab.config.bounds import LARGEST_INT, NON_EMPTY, Bound, NonNegative, Positive, PositiveInt, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.outside import Table
 from rnnlab.config.schema import build, fields_of, find
@@ -28,24 +28,29 @@ def constant() -> Schedule:
     return lambda step: jnp.ones(())
 
 
-def linear(final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
+def linear(final: Traced[NonNegative] = 0.0, steps: PositiveInt | None = None) -> Schedule:
     """From 1 to final over steps (the whole run, less the warm-up, if None), then final."""
     return optax.linear_schedule(1.0, final, _required(steps))  # pyright: ignore[reportReturnType]
 
 
-def polynomial(power: Positive = 2.0, final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
+def polynomial(
+    power: Traced[Positive] = 2.0, final: Traced[NonNegative] = 0.0, steps: PositiveInt | None = None
+) -> Schedule:
     """From 1 to final as (1 - step / steps)^power over steps (the whole run, less the warm-up, if None), then final."""
     return optax.polynomial_schedule(1.0, final, power, _required(steps))  # pyright: ignore[reportReturnType]
 
 
-def cosine(final: NonNegative = 0.0, steps: PositiveInt | None = None) -> Schedule:
+def cosine(final: Traced[NonNegative] = 0.0, steps: PositiveInt | None = None) -> Schedule:
     """Half a cosine from 1 to final over steps (the whole run, less the warm-up, if None) (Loshchilov and Hutter,
     2017, eq. 5, without restarts)."""
     return optax.cosine_decay_schedule(1.0, _required(steps), alpha=final)  # pyright: ignore[reportReturnType]
 
 
 def cosine_restarts(
-    period: PositiveInt = 1000, period_factor: PositiveInt = 1, final: NonNegative = 0.0, decay: PositiveShare = 1.0
+    period: PositiveInt = 1000,
+    period_factor: PositiveInt = 1,
+    final: Traced[NonNegative] = 0.0,
+    decay: Traced[PositiveShare] = 1.0,
 ) -> Schedule:
     """Half a cosine from 1 to final over period steps, again and again; with every restart the period grows by
     period_factor, and peak and final shrink by decay (SGDR: Loshchilov and Hutter, 2017, eq. 5 and section 3)."""
@@ -70,7 +75,10 @@ def cosine_restarts(
 
 
 def one_cycle(
-    start: PositiveShare = 0.04, final: NonNegative = 4e-6, peak_at: Share = 0.3, steps: PositiveInt | None = None
+    start: Traced[PositiveShare] = 0.04,
+    final: Traced[NonNegative] = 4e-6,
+    peak_at: Traced[Share] = 0.3,
+    steps: PositiveInt | None = None,
 ) -> Schedule:
     """Half a cosine from start up to 1, reached after the share peak_at of the steps, and half a cosine down to final;
     over steps, or the whole run, less the warm-up, if None (Smith, 2018, section 4.1, there with straight lines; the
@@ -85,7 +93,7 @@ def one_cycle(
     return schedule
 
 
-def exponential(rate: Positive = 0.5, steps: PositiveInt = 1000) -> Schedule:
+def exponential(rate: Traced[Positive] = 0.5, steps: PositiveInt = 1000) -> Schedule:
     """rate^(step / steps)."""
     return lambda step: rate ** (step / steps)
 
@@ -95,7 +103,7 @@ def inverse_sqrt(timescale: PositiveInt = 1000) -> Schedule:
     return lambda step: jnp.sqrt(timescale / (timescale + jnp.maximum(step, 0)))
 
 
-def step(boundaries: Annotated[tuple[PositiveInt, ...], NON_EMPTY], factor: Positive = 0.1) -> Schedule:
+def step(boundaries: Annotated[tuple[PositiveInt, ...], NON_EMPTY], factor: Traced[Positive] = 0.1) -> Schedule:
     """Times factor at every step in boundaries."""
 
     def schedule(step: jax.Array) -> jax.Array:
@@ -105,10 +113,10 @@ def step(boundaries: Annotated[tuple[PositiveInt, ...], NON_EMPTY], factor: Posi
 
 
 def plateau(
-    factor: Annotated[float, Bound(0, 1, low_excluded=True, high_excluded=True)] = 0.5,
+    factor: Traced[Share] = 0.5,
     patience: PositiveInt = 3,
-    min_change: NonNegative = 0.0,
-    minimum: Annotated[float, Bound(0, 1)] = 0.01,
+    min_change: Traced[NonNegative] = 0.0,
+    minimum: Traced[Annotated[float, Bound(0, 1)]] = 0.01,
 ) -> Schedule:
     """1 here: the host multiplies the rate by factor after each patience evaluations (by early_stopping.metric) without
     an improvement by more than min_change, down to minimum times the rate; see `rnnlab.training.plateau.Plateau`."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from rnnlab.config.bounds import NameIn, NonNegative, NonNegativeInt, PositiveInt
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
+from rnnlab.config.numbers import split_numbers
 from rnnlab.config.outside import folders_of, look_in
 from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
 from rnnlab.config.schema import fields_of, resolve, subsection
@@ -213,6 +214,15 @@ def _stage_values(config: Mapping[str, Any]) -> tuple[int | float, ...]:
             last = f" (the last stage is task.{field} itself)" if number == len(checked) else ""
             raise ConfigError(f"curriculum.values: stages {number} and {number + 1} are both {value}{last}")
     return tuple(checked)
+
+
+TRACED_SECTIONS = ("model", "optimizer", "averaging", "penalties")
+"""The sections whose numbers enter the compiled programs as arrays, where their fields are marked so."""
+
+
+def traced_numbers(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The structure of these sections of a resolved config, and their numbers; see `split_numbers`."""
+    return split_numbers({name: config[name] for name in TRACED_SECTIONS}, RunOptions)
 
 
 def render(config: Mapping[str, Any]) -> str:

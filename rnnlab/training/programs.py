@@ -22,7 +22,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.numbers import merge_numbers, split_numbers
+from rnnlab.config.numbers import merge_numbers
 from rnnlab.config.schema import lookup
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.diagnostics.flight import SPIKE
@@ -37,6 +37,7 @@ from rnnlab.optim.optimizers import clipped, global_norm, make_clipping, make_op
 from rnnlab.optim.penalties import weight_penalty
 from rnnlab.parallel.devices import check_compute
 from rnnlab.parallel.sharding import ALL_AXES, MODEL_AXIS, UNSPLIT, row_parts, sum_over_devices
+from rnnlab.records.run_config import traced_numbers
 from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.training.evaluation import Pace, Sums, in_parts
 from rnnlab.training.loss import batch_loss, charges_weights
@@ -88,7 +89,7 @@ class Programs:
         if model.get("bidirectional") and task.causal:
             raise ConfigError("model.bidirectional: this task needs False; a second direction reads what is to come")
         model = _with_words_split(model, mesh.shape[MODEL_AXIS])
-        self.structure, self.numbers = split_numbers(
+        self.structure, self.numbers = traced_numbers(
             {"model": model, "optimizer": optimizer, "averaging": averaging, "penalties": penalties}
         )
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))

@@ -3,15 +3,27 @@
 import copy
 import re
 import runpy
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
 
+from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.overrides import differences, load_file, to_json
+from rnnlab.config.schema import fields_of, is_traced
+from rnnlab.nn.network import ModelOptions
+from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, NormalizationOptions
+from rnnlab.ops.activations import ACTIVATIONS
+from rnnlab.ops.initializers import INITIALIZERS
+from rnnlab.optim.averaging import AveragingOptions
+from rnnlab.optim.optimizers import OPTIMIZERS, OptimizerOptions
+from rnnlab.optim.penalties import GroupStrengths, PenaltyOptions
+from rnnlab.optim.schedules import SCHEDULES
 from rnnlab.records.run_config import apply_overrides, render, resolve_config, set_fields
 from rnnlab.records.workdir import open_workdir, read_config
 
@@ -367,12 +379,25 @@ def test_differences_list_every_changed_field() -> None:
 
 def test_numbers_split_off_and_merged_again_are_the_section() -> None:
     section = resolved(**VARIED)["model"]
-    structure, numbers = split_numbers(section)
+    structure, numbers = split_numbers(section, ModelOptions)
     assert numbers["cell.forget_bias"] == 2.0
     assert numbers["cell.recurrent_init.scale"] == 0.5
     assert all(isinstance(value, float) for value in numbers.values())
     assert merge_numbers(structure, numbers) == section
     assert merge_numbers(structure, numbers | {"cell.forget_bias": 7})["cell"]["forget_bias"] == 7
+
+
+COMPILED = [ModelOptions, AveragingOptions, PenaltyOptions, GroupStrengths, OptimizerOptions, DropoutOptions]
+COMPILED += [CotangentOptions, NormalizationOptions]
+COMPILED += [each for table in (CELLS, INITIALIZERS, ACTIVATIONS, OPTIMIZERS, SCHEDULES) for each in table.values()]
+
+
+@pytest.mark.parametrize("factory", COMPILED)
+def test_every_fraction_of_what_is_compiled_enters_the_program_as_an_array(factory) -> None:
+    for name, (hint, _) in fields_of(factory).items():
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        members = typing.get_args(hint) if union else (hint,)
+        assert is_traced(hint) == any(float in (each, getattr(each, "__origin__", None)) for each in members), name
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

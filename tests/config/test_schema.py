@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 
 from rnnlab.cells import CELLS
-from rnnlab.config.bounds import Bound, Decay, NonNegative, NonNegativeInt, Positive, PositiveInt
+from rnnlab.config.bounds import Bound, Decay, NonNegative, NonNegativeInt, Positive, PositiveInt, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import as_options, build, check_count, fields_of, resolve, takes
 from rnnlab.ops.activations import ACTIVATIONS
-from rnnlab.ops.initializers import INITIALIZERS
+from rnnlab.ops.initializers import INITIALIZERS, InitializerSpec
 
 
-def circle(radius: Positive = 1.0, filled: bool = False) -> Any:
+def circle(radius: Traced[Positive] = 1.0, filled: bool = False) -> Any:
     return ("circle", radius, filled)
 
 
 class Square:
     """A factory that is a class, with a parameter that the code gives."""
 
-    def __init__(self, in_features: int, side: Positive, *, corners: int = 4):
+    def __init__(self, in_features: int, side: Traced[Positive], *, corners: int = 4):
         self.in_features, self.side, self.corners = in_features, side, corners
 
 
@@ -46,7 +46,7 @@ class Shared:
 class Frame:
     """A section without a name."""
 
-    thickness: Positive = 2.0
+    thickness: Traced[Positive] = 2.0
     double: bool = False
 
 
@@ -54,7 +54,7 @@ class Frame:
 class Drawing:
     """Every kind of annotation that a field may carry."""
 
-    scale: Positive
+    scale: Traced[Positive]
     shape: Shape = "circle"
     labelled: Annotated[str | Mapping[str, Any], SHAPES, Shared] = "dot"
     frame: Frame = Frame()
@@ -62,10 +62,10 @@ class Drawing:
     wide: Frame = Frame(thickness=5.0)
     count: PositiveInt = 1
     offset: NonNegativeInt = 0
-    decay: Decay = 0.9
+    decay: Traced[Decay] = 0.9
     width: NonNegative = 1.0
-    limit: float | None = None
-    size: float | Literal["auto"] = "auto"
+    limit: Traced[float] | None = None
+    size: Traced[float] | Literal["auto"] = "auto"
     mode: Literal["fill", "line"] = "line"
     title: str = ""
     visible: bool = True
@@ -265,7 +265,7 @@ def test_fields_are_the_parameters_that_the_code_does_not_give(factory):
         assert (name in fields_of(factory)) == (takes(factory, name) and name != "in_features")
     assert not takes(factory, "self_portrait")
     assert takes(Square, "in_features")
-    assert fields_of(SHAPES["dot"])["radius"] == (Positive, 0.5)
+    assert fields_of(SHAPES["dot"])["radius"] == (Traced[Positive], 0.5)
 
 
 def test_build_calls_the_factory_with_the_section_and_what_the_code_gives():
@@ -299,9 +299,9 @@ def test_defaults_of_every_table_entry_pass_its_own_checks(table, name):
     assert not set(once) & {"in_features", "rngs"}
 
 
-def test_numbers_and_structure_make_the_section_again():
-    section = resolved(shape={"name": "square", "side": 2}, limit=4, count=3)
-    structure, numbers = split_numbers(section)
+def test_traced_numbers_and_structure_make_the_section_again():
+    section = resolved(shape={"name": "square", "side": 2}, limit=4, count=3, size=3)
+    structure, numbers = split_numbers(section, Drawing)
     assert numbers == {
         "scale": 1.0,
         "shape.side": 2.0,
@@ -309,24 +309,28 @@ def test_numbers_and_structure_make_the_section_again():
         "frame.thickness": 2.0,
         "wide.thickness": 5.0,
         "decay": 0.9,
-        "width": 1.0,
         "limit": 4.0,
-        "share": 0.5,
+        "size": 3.0,
     }
     assert merge_numbers(structure, numbers) == section
 
 
-def test_sections_that_differ_in_numbers_alone_share_one_structure():
-    one, other, third = (
-        split_numbers(resolved(**fields))[0]
-        for fields in ({"scale": 1.0}, {"scale": 2.0, "shape": {"name": "circle", "radius": 5}}, {"count": 2})
+def test_sections_that_differ_in_traced_numbers_alone_share_one_structure():
+    one, other, third, fourth = (
+        split_numbers(resolved(**fields), Drawing)[0]
+        for fields in (
+            {"scale": 1.0},
+            {"scale": 2.0, "shape": {"name": "circle", "radius": 5}},
+            {"count": 2},
+            {"width": 2.0},
+        )
     )
     assert one == other
-    assert one != third
+    assert one not in (third, fourth)
 
 
 def test_merged_numbers_may_be_traced():
-    structure, numbers = split_numbers({"name": "uniform", "scale": 1.0})
+    structure, numbers = split_numbers({"name": "uniform", "scale": 1.0}, InitializerSpec)
 
     @jax.jit
     def draw(numbers: Mapping[str, jax.Array]) -> jax.Array:

@@ -22,6 +22,7 @@ from rnnlab.nn.network import Network
 from rnnlab.optim.optimizers import (
     OPTIMIZERS,
     OptimizerOptions,
+    OptimizerSpec,
     clip_by_global_norm,
     decayed,
     global_norm,
@@ -350,7 +351,7 @@ def test_decay_shrinks_weights_by_rate_times_decay(name: str, decay: float | Non
 
 def test_the_decay_of_adamw_is_a_number_of_its_section_by_default() -> None:
     assert every_field("adamw", learning_rate=0.1)["weight_decay"] == 0.01
-    assert split_numbers(every_field("adamw", learning_rate=0.1))[1]["weight_decay"] == 0.01
+    assert split_numbers(every_field("adamw", learning_rate=0.1), OptimizerSpec)[1]["weight_decay"] == 0.01
     assert every_field("adam", learning_rate=0.1)["weight_decay"] is None
     with pytest.raises(ConfigError, match=r"optimizer\.weight_decay: None is None; expected a float"):
         every_field("adamw", learning_rate=0.1, weight_decay=None)
@@ -603,7 +604,7 @@ def test_step_k_takes_the_rate_times_the_factor_at_k() -> None:
     ],
 )
 def test_other_numbers_do_not_recompile(name: str, fields: dict[str, Any]) -> None:
-    structure, numbers = split_numbers(every_field(name, learning_rate=0.1, **fields))
+    structure, numbers = split_numbers(every_field(name, learning_rate=0.1, **fields), OptimizerSpec)
     gradients = {"kernel": jnp.array([3.0, -0.2]), "bias": jnp.array([0.5])}
     params = jax.tree.map(lambda g: g + 1, gradients)
 

@@ -60,7 +60,10 @@ def test_a_penalty_that_is_not_named_is_off() -> None:
     fields = ("l1", "l2", "orthogonality", "activation", "temporal_activation", "gradient_norm")
     assert resolve(Config, {}, "")["penalties"] == dict.fromkeys(fields)
     assert options(l2={"readout": 1})["l2"] == dict.fromkeys(GROUPS) | {"readout": 1.0}
-    assert split_numbers(options(l2={"readout": 1}, activation=2))[1] == {"l2.readout": 1.0, "activation": 2.0}
+    assert split_numbers(options(l2={"readout": 1}, activation=2), PenaltyOptions)[1] == {
+        "l2.readout": 1.0,
+        "activation": 2.0,
+    }
     assert set(resolve(PenaltyOptions, {}, "")) == set(fields)
 
 
@@ -99,7 +102,7 @@ def test_a_mistake_is_named_in_one_line(section: dict[str, Any], message: str) -
 
 def test_numbers_come_back_as_they_went_and_may_be_traced() -> None:
     section = options(l1={"input": 0.5, "bias": 0.25}, l2={"recurrent": 2.0}, orthogonality=0.5, activation=1.0)
-    structure, numbers = split_numbers(section)
+    structure, numbers = split_numbers(section, PenaltyOptions)
     assert numbers.keys() == {"l1.input", "l1.bias", "l2.recurrent", "orthogonality", "activation"}
     assert merge_numbers(structure, numbers) == section
     params = random_params()

@@ -12,7 +12,7 @@ import pytest
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import resolve
-from rnnlab.optim.schedules import SCHEDULES, check_length, check_schedule, make_schedule
+from rnnlab.optim.schedules import SCHEDULES, ScheduleSpec, check_length, check_schedule, make_schedule
 from tests.helpers import float64
 
 
@@ -117,7 +117,7 @@ def test_restarts_equal_those_of_optax(period_factor: int) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_traced_numbers_equal_python_numbers_and_share_one_program(name: str) -> None:
     section = {"name": name} | resolve(SCHEDULES[name], REQUIRED.get(name, {}), "optimizer.schedule")
-    structure, numbers = split_numbers(section)
+    structure, numbers = split_numbers(section, ScheduleSpec)
 
     def factors(numbers: dict[str, Any]) -> jax.Array:
         return jax.vmap(make_schedule(merge_numbers(structure, numbers), 5, 100))(jnp.arange(100.0))

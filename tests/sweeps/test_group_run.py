@@ -17,7 +17,7 @@ from flax import nnx
 
 from rnnlab import evaluate
 from rnnlab.cells import CELLS, Cell
-from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.bounds import PositiveInt, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.ops.activations import ACTIVATIONS, ActivationSpec, as_activation, hyperparameter
 from rnnlab.records.metrics import read_metrics
@@ -295,7 +295,7 @@ class Kept(Cell):
         in_features: int,
         features: PositiveInt,
         *,
-        epsilon: float = 0.1,
+        epsilon: Traced[float] = 0.1,
         way: str = "attribute",
         activation: ActivationSpec = "tanh",
         rngs: nnx.Rngs,
@@ -358,7 +358,7 @@ def test_array_that_a_closure_holds_is_refused_alone_and_in_a_sweep(monkeypatch)
             build()
 
 
-def scaled(scale: float = 1.0) -> Callable[[jax.Array], jax.Array]:
+def scaled(scale: Traced[float] = 1.0) -> Callable[[jax.Array], jax.Array]:
     return lambda x: jnp.tanh(scale * x)
 
 

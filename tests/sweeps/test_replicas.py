@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rnnlab.cells import CELLS
-from rnnlab.config.numbers import split_numbers
 from rnnlab.parallel.devices import replicate
+from rnnlab.records.run_config import traced_numbers
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState
@@ -36,7 +36,7 @@ def config(cell: str, seed: int = 0, learning_rate: float = 1e-2, clip_norm: flo
 
 def numbers(config: dict) -> dict[str, float]:
     """Those of a resolved config."""
-    return split_numbers({name: config[name] for name in ("model", "optimizer", "averaging", "penalties")})[1]
+    return traced_numbers(config)[1]
 
 
 def together(configs: list[dict], side_by_side: bool | None = None) -> tuple[ReplicaPrograms, TrainState]:

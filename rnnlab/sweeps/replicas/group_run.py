@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.numbers import split_numbers
 from rnnlab.config.overrides import differences
 from rnnlab.parallel import devices
+from rnnlab.records.run_config import traced_numbers
 from rnnlab.records.workdir import is_done
 from rnnlab.sweeps.replicas.replica_group import Member, ReplicaGroup
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
@@ -22,9 +22,6 @@ from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import disk_errors, interruptions
 from rnnlab.training.programs import KEEP_NUMBERS, Programs
 from rnnlab.training.setup import Run
-
-_SECTIONS = ("model", "optimizer", "averaging", "penalties")
-"""Those of which `step.Programs` takes the numbers as arrays."""
 
 
 def run_group(
@@ -159,7 +156,7 @@ def _numbers(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:
     """
     found, first = {}, None
     for setting in settings:
-        sections, found[setting.name] = split_numbers({name: setting.config[name] for name in _SECTIONS})
+        sections, found[setting.name] = traced_numbers(setting.config)
         structure = {**setting.config, **sections, "seed": None}
         first = first or structure
         if structure != first:

@@ -147,7 +147,7 @@ class ReplicaPrograms:
     # --- programs; N slots each --------------------------------------------------------------------------------------
 
     def start(self, seeds: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> TrainState:
-        """The states [N, ...] before the first step, of these seeds and numbers (`build.split_numbers`)."""
+        """The states [N, ...] before the first step, of these seeds and numbers (`run_config.traced_numbers`)."""
         stacked = {name: self._placed([each[name] for each in numbers], np.float32) for name in numbers[0]}
         return self._initialize(stacked, self._placed(seeds, np.int32), self._everywhere(self.run.programs.embedding))
 

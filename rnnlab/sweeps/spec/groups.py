@@ -1,6 +1,7 @@
 """Settings -> groups, each of which is one compiled program over a replica axis, or a run by itself.
 
-What the program computes is `rnnlab.training.programs`'s; which of its fields are numbers is `build.split_numbers`'s.
+What the program computes is `rnnlab.training.programs`'s; which of its fields are numbers is said by
+`run_config.traced_numbers`.
 """
 
 import dataclasses
@@ -10,11 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rnnlab.config.numbers import split_numbers
+from rnnlab.records.run_config import TRACED_SECTIONS, traced_numbers
 from rnnlab.sweeps.spec.space import Setting
-
-TRACED = ("model", "optimizer", "averaging", "penalties")
-"""The sections whose numbers enter the compiled programs as arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +48,8 @@ def split_groups(settings: Sequence[Setting], at_most: int | None = None) -> lis
 
 def structure(config: Mapping[str, Any]) -> str:
     """A text that is the same for configs which differ in nothing but the seed and in traced numbers."""
-    rest = {key: value for key, value in config.items() if key != "seed" and key not in TRACED}
-    traced, _ = split_numbers({key: config[key] for key in TRACED})
+    rest = {key: value for key, value in config.items() if key != "seed" and key not in TRACED_SECTIONS}
+    traced, _ = traced_numbers(config)
     return json.dumps([rest, traced], sort_keys=True, default=lambda number: {"number": ""})
 
 
