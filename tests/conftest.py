@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # Programs are compiled once per machine, not once per test and process: the tests start the same few runs many times.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
@@ -41,6 +42,10 @@ hook = install_import_hook(["rnnlab.engine", "rnnlab.nn.network", "rnnlab.cells"
 with hook:
     import rnnlab  # noqa: F401
 
+from rnnlab import plots  # noqa: E402
+from rnnlab.tasks import Adding  # noqa: E402
+from rnnlab.training.programs import Programs  # noqa: E402
+from rnnlab.training.setup import Run  # noqa: E402
 
 # The collector need not walk what was imported, nor walk all objects each time that a program was traced.
 gc.freeze()
@@ -63,3 +68,34 @@ def real_data() -> Path:
     if not folder or not (Path(folder) / "mnist").is_dir():
         pytest.skip("RNNLAB_DATA names no folder with the MNIST files")
     return Path(folder)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws no figures of a run and does not measure what they show: a second a run. test_loop.py looks at them."""
+    monkeypatch.setattr(Run, "gradient_flow", lambda run, states: {when: {} for when in states})
+    monkeypatch.setattr(plots, "gradient_flow", lambda workdir: None)
+    monkeypatch.setattr(plots, "learning_curve", lambda *words: None)
+
+
+@pytest.fixture
+def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares what runs of the adding problem compile between those of one configuration, in all files that ask for it.
+
+    The runs of a file's own fixtures, made before this, compile theirs: a test that compares a run with one of those
+    compares two programs.
+    """
+
+    def shared(*words: Any, **named: Any) -> Programs:
+        *sections, task, mesh = words
+        if type(task) is not Adding:
+            return Programs(*words, **named)
+        key = repr((sections, vars(task), mesh.devices, jax.config.jax_enable_x64, named))
+        if key not in COMPILED:
+            COMPILED[key] = Programs(*words, **named)
+        return COMPILED[key]
+
+    monkeypatch.setattr("rnnlab.training.setup.Programs", shared)
+
+
+COMPILED: dict[str, Programs] = {}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import evaluate, plots
+from rnnlab import evaluate
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import to_json
 from rnnlab.parallel.devices import replicate
@@ -27,43 +27,15 @@ from rnnlab.training.curriculum import Curriculum
 from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.plateau import Plateau
-from rnnlab.training.programs import Programs
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
 from tests.training.test_loop import final_params, numbers, small
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("no_figures", "shared_programs")
 
 BY_STEP = dict(field="length", values=(3, 4), steps=(15, 33))
 BY_METRIC = dict(field="length", values=(3, 4), metric="loss", threshold=0.5)
 PLATEAU: dict[str, Any] = dict(name="plateau", factor=0.5, patience=2, min_change=0.0, minimum=0.2)
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a second a run, and test_loop.py looks at them."""
-    monkeypatch.setattr(Run, "gradient_flow", lambda run, states: {when: {} for when in states})
-    monkeypatch.setattr(plots, "gradient_flow", lambda workdir: None)
-    monkeypatch.setattr(plots, "learning_curve", lambda *words: None)
-
-
-@pytest.fixture(autouse=True)
-def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of one configuration share what they have compiled; `by_step`, made before this, has its own."""
-
-    def shared(*words: Any, **named: Any) -> Programs:
-        *sections, task, mesh = words
-        key = repr((sections, type(task), vars(task), mesh.devices, named))
-        if type(task) is not Adding:
-            return Programs(*words, **named)
-        if key not in COMPILED:
-            COMPILED[key] = Programs(*words, **named)
-        return COMPILED[key]
-
-    monkeypatch.setattr("rnnlab.training.setup.Programs", shared)
-
-
-COMPILED: dict[str, Programs] = {}
 
 
 def staged(curriculum: dict[str, Any], **changes: Any) -> dict:
@@ -74,7 +46,7 @@ def staged(curriculum: dict[str, Any], **changes: Any) -> dict:
 def validations(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
     """Evaluations of a run say these losses, step by step."""
 
-    def evaluated(run: Run, state: TrainState, split: str, halts: Any) -> dict[str, Any]:
+    def evaluated(run: Run, state: TrainState, split: str, halts: Any = None) -> dict[str, Any]:
         loss = losses[int(state.step)] if split == "validation" else 1.0
         return run.label | {"loss": loss, "within_0.04": -loss}
 
@@ -131,6 +103,7 @@ def by_step(tmp_path_factory) -> tuple[dict, Path, dict, list[Run]]:
     return staged(BY_STEP), workdir, summary, runs
 
 
+@pytest.mark.slow
 def test_stages_begin_at_the_steps_given(by_step) -> None:
     _, workdir, summary, _ = by_step
     train = {10: 3, 15: 3, 20: 4, 30: 4, 33: 4, 40: 6, 50: 6, 60: 6}
@@ -140,6 +113,7 @@ def test_stages_begin_at_the_steps_given(by_step) -> None:
     assert summary["final"]["validation"]["length"] == 6
 
 
+@pytest.mark.slow
 def test_stages_are_runs_of_their_tasks_one_after_the_other(by_step) -> None:
     config, workdir, summary, _ = by_step
     state, plain = None, {key: value for key, value in config.items() if key != "curriculum"}
@@ -154,6 +128,7 @@ def test_stages_are_runs_of_their_tasks_one_after_the_other(by_step) -> None:
     }
 
 
+@pytest.mark.slow
 def test_evaluation_and_means_of_a_stage_are_of_its_task_alone(tmp_path) -> None:
     config = staged(BY_STEP, steps=20)
     train_and_evaluate(config, tmp_path)
@@ -168,12 +143,14 @@ def test_evaluation_and_means_of_a_stage_are_of_its_task_alone(tmp_path) -> None
     assert lines["train"]["loss"] == means(state)["loss"]
 
 
+@pytest.mark.slow
 def test_one_program_a_stage(by_step) -> None:
     *_, runs = by_step
     (run,) = runs
     assert [programs.train._cache_size() for programs in run.stages] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_two_devices_compile_one_program_a_stage_too(tmp_path, monkeypatch) -> None:
     runs = []
     enter = Run.enter
@@ -183,6 +160,7 @@ def test_two_devices_compile_one_program_a_stage_too(tmp_path, monkeypatch) -> N
     assert [programs.train._cache_size() for programs in runs[0].stages] == [1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [(6, 22, 50), (15, 20, 34)], ids=str)
 def test_run_killed_in_any_stage_ends_as_the_run_that_was_not(tmp_path, by_step, at) -> None:
     _, workdir, *_ = by_step
@@ -191,6 +169,7 @@ def test_run_killed_in_any_stage_ends_as_the_run_that_was_not(tmp_path, by_step,
     assert_same_run(config, tmp_path / "killed", workdir)
 
 
+@pytest.mark.slow
 def test_run_killed_after_the_threshold_was_passed_ends_as_the_run_that_was_not(tmp_path) -> None:
     config = staged(BY_METRIC | {"threshold": 0.3, "at_most": 25}, eval_every=5, checkpoint_every=5, seed=1)
     train_and_evaluate(config, tmp_path / "whole")
@@ -201,6 +180,7 @@ def test_run_killed_after_the_threshold_was_passed_ends_as_the_run_that_was_not(
     assert_same_run(config, tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_run_made_longer_where_a_stage_would_begin_equals_the_long_run(tmp_path, by_step) -> None:
     config, workdir, *_ = by_step
     summary = train_and_evaluate(staged(BY_STEP, steps=15), tmp_path)
@@ -368,6 +348,7 @@ DROPS = {15: 0.5, 30: 0.25, 40: 0.2, 55: 0.2}
 DECAYING = dict(name="sgd", momentum=0.9, learning_rate=0.02, weight_decay=0.1, schedule=PLATEAU, warmup_steps=4)
 
 
+@pytest.mark.slow
 def test_run_on_a_plateau_equals_runs_at_the_lower_rates(tmp_path, monkeypatch, capsys) -> None:
     config = small(eval_every=5) | {"optimizer": DECAYING}
     validations(monkeypatch, LOSSES)
@@ -385,6 +366,7 @@ def test_run_on_a_plateau_equals_runs_at_the_lower_rates(tmp_path, monkeypatch, 
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [(12, 27), (16, 41)], ids=str)
 def test_run_on_a_plateau_that_is_killed_ends_as_the_run_that_was_not(tmp_path, monkeypatch, at) -> None:
     config = small(eval_every=5, checkpoint_every=5, optimizer=dict(schedule=PLATEAU))
@@ -394,6 +376,7 @@ def test_run_on_a_plateau_that_is_killed_ends_as_the_run_that_was_not(tmp_path, 
     assert_same_run(config, tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_end_between_two_evaluations_counts_for_no_plateau_and_no_threshold(tmp_path, monkeypatch) -> None:
     validations(monkeypatch, LOSSES | {12: 0.1})
     curriculum = BY_METRIC | {"threshold": 0.1}
@@ -405,6 +388,7 @@ def test_an_end_between_two_evaluations_counts_for_no_plateau_and_no_threshold(t
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_new_stage_keeps_the_rate_and_forgets_the_best(tmp_path, monkeypatch, capsys) -> None:
     losses = {5: 0.1, 10: 0.2, 15: 0.3, 20: 5.0, 25: 4.0, 30: 3.0, 35: 9.0, 40: 8.0, 45: 7.0, 50: 7.0, 55: 7.0, 60: 1.0}
     validations(monkeypatch, losses)

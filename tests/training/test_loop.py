@@ -33,6 +33,8 @@ from tests.helpers import SMALL_RUN, float64
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.usefixtures("no_figures", "shared_programs")
+
 
 def small(**changes) -> dict:
     """SMALL_RUN on one device, changed; sections are merged field by field."""

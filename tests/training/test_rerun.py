@@ -16,6 +16,8 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
 from tests.helpers import SMALL_RUN
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 CONFIG = SMALL_RUN | {"devices": 1, "steps": 40}
 WORST = CONFIG | {"optimizer": dict(name="sgd", learning_rate=1e20, clip_norm=None)}
 ENDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
