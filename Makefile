@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile --durations=10
 # pyright is pinned: do not look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
-.PHONY: help install train test test-slow lint format clean
+.PHONY: help install train test test-slow selfcheck lint format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -30,6 +30,9 @@ test: $(VENV)/.test-installed ## run the tests; other flags for pytest: make tes
 
 test-slow: $(VENV)/.test-installed ## run the slow tests
 	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+selfcheck: $(VENV)/.installed ## compare this machine's gradients, compiled in several ways, in a hundred random programs
+	$(VENV)/bin/python -m rnnlab.selfcheck --seconds=0
 
 lint: $(VENV)/.test-installed ## check style, format and types
 	$(VENV)/bin/python -m ruff check
