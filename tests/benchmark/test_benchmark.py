@@ -30,8 +30,8 @@ MAKERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 def test_all_contestants_compute_the_same(cell, monkeypatch):
-    monkeypatch.setattr("rnnlab.engine._CACHED_ELEMENTS", 1)
-    monkeypatch.setattr("rnnlab.engine._ROWS", 1)
+    monkeypatch.setattr("rnnlab.engine.unrolling._CACHED_ELEMENTS", 1)
+    monkeypatch.setattr("rnnlab.engine.unrolling._ROWS", 1)
     case = Case(cell, 19, 4, 3, 5, bidirectional=True)
     assert 19 % default_chunk(19, 4, case.gates * 5) == 5  # Chunks of 7 steps, and a remainder.
     problem = make_problem(case)

@@ -211,8 +211,8 @@ def test_processes_that_cannot_be_one_run_end_in_time_with_one_line(
 def test_two_processes_meet_once_a_step(pair: Pair) -> None:
     program = f"""
 import sys
-from rnnlab import distributed
-distributed.start(sys.argv[1].split("=")[1], 2, int(sys.argv[3].split("=")[1]))
+from rnnlab.parallel import processes
+processes.start(sys.argv[1].split("=")[1], 2, int(sys.argv[3].split("=")[1]))
 import jax.numpy as jnp
 from rnnlab.training.setup import Run
 run = Run({small(devices=2)!r})
