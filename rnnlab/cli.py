@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.field_flags import define_fields, field_texts
 from rnnlab.config.overrides import Config, field_paths, fields_named, load_file
 from rnnlab.files import Unwritable, output
+from rnnlab.files.path_flag import path_flag
 from rnnlab.parallel import devices, environment, processes
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.provenance import source_hashes, versions
@@ -33,61 +33,30 @@ EXIT_STATUS = {
 """What a run or a sweep of this status ends with."""
 
 
-class _PathParser(flags.ArgumentParser):
-    """~ and ~user stand for home folders, as a shell has them only at the beginning of a word."""
-
-    syntactic_help = "a path"
-
-    def parse(self, argument: str) -> str:
-        if not argument:
-            raise ValueError("an empty path; . is the current folder")
-        if re.match(r"[a-z][a-z0-9+.-]+://", argument, re.IGNORECASE):
-            raise ValueError(f"{argument!r} is an address; what is read and written is on this machine or mounted here")
-        path = os.path.expanduser(argument)
-        try:
-            path.encode("utf-8", "surrogateescape").decode()  # What was typed, also where the locale has no UTF-8.
-        except UnicodeError:
-            raise ValueError(f"{path!r} is not UTF-8; rename the folder, or link to it") from None
-        try:
-            os.lstat(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:  # Too long a name, a file among the folders above, folders that are closed.
-            raise ValueError(f"{path!r}: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"{path!r}: {error}") from None
-        return path
-
-
-def path_flag(values: flags.FlagValues, name: str, default: str | None, told: str) -> None:
-    """A flag that takes the path of a file or a folder."""
-    flags.DEFINE(_PathParser(), name, default, told, flag_values=values, serializer=flags.ArgumentSerializer())
-
-
 def data_flags(values: flags.FlagValues) -> None:
     """--data_dir and --cache_dir, the same wherever data is read."""
     path_flag(values, "data_dir", None, "data folder; else RNNLAB_DATA, else the cache")
-    told = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
-    path_flag(values, "cache_dir", None, told)
+    text = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
+    path_flag(values, "cache_dir", None, text)
 
 
 def process_flags(values: flags.FlagValues) -> None:
     """--coordinator, --processes and --process, wherever one run may have several processes."""
-    told = "host:port where process 0 listens; SLURM, Open MPI, TPU pods and Kubernetes are found without it"
-    flags.DEFINE_string("coordinator", None, told, flag_values=values)
+    text = "host:port where process 0 listens; SLURM, Open MPI, TPU pods and Kubernetes are recognised without it"
+    flags.DEFINE_string("coordinator", None, text, flag_values=values)
     flags.DEFINE_integer("processes", None, "how many the run has", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "which one this is, from 0", lower_bound=0, flag_values=values)
     alone, launched = processes.JOIN_SECONDS, processes.LAUNCH_SECONDS
-    told = f"how long it waits for the others (default {alone}, under a launcher {launched})"
-    flags.DEFINE_float("join_seconds", None, told, lower_bound=0, flag_values=values)
+    text = f"how long it waits for the others (default {alone}, under a launcher {launched})"
+    flags.DEFINE_float("join_seconds", None, text, lower_bound=0, flag_values=values)
 
 
-def start_processes(given: dict[str, Any], config: Mapping[str, Any]) -> None:
-    """Joins the other processes of the run, if there are any; given: the values of `process_flags`."""
+def start_processes(values: flags.FlagValues, config: Mapping[str, Any]) -> None:
+    """Joins the other processes of the run, if there are any; values: with `process_flags`, parsed."""
     account = {"config": config, "code": source_hashes(), "versions": versions()}
-    processes.start(given["coordinator"], given["processes"], given["process"], account, given["join_seconds"])
+    processes.start(values.coordinator, values.processes, values.process, account, values.join_seconds)
     if processes.processes() > 1 and isinstance(sys.stdout, output.WatchedOutput):
-        sys.stdout.keep_from_libraries()  # gloo says there whom it has found, in the middle of our lines.
+        sys.stdout.keep_from_libraries()  # gloo writes there, in the middle of our lines, whom it has met.
 
 
 def default_workdir(reference: str) -> Path:
@@ -117,10 +86,8 @@ def output_folder(workdir: Path, output: str | None) -> Path:
 
 
 class Words(NamedTuple):
-    """A parsed command line."""
+    """What a command line says beside the entry's own flags."""
 
-    flags: dict[str, Any]
-    """Without --config and the fields."""
     reference: str | None
     """The value of --config."""
     overrides: dict[str, str]
@@ -130,10 +97,10 @@ class Words(NamedTuple):
 
 
 class RunWords(NamedTuple):
-    """A parsed command line whose --config is the file of a run."""
+    """What a command line says of a run."""
 
-    flags: dict[str, Any]
     reference: str | None
+    """The value of --config."""
     config: dict[str, Any] | None
     """What that file says, changed by every --config.path.to.field, resolved."""
 
@@ -148,10 +115,10 @@ def parse_run(values: flags.FlagValues, argv: Sequence[str], doc: str | None) ->
     words = parse(values, argv, doc, base)
     if words.reference is not None:
         config = resolve_config(apply_overrides(base(words.reference), words.overrides))
-        return RunWords(words.flags, words.reference, config)
+        return RunWords(words.reference, config)
     for path in words.overrides:
         raise ConfigError(f"--config.{path} changes a config; --config is missing, as in --config=configs/adding.py")
-    return RunWords(words.flags, None, None)
+    return RunWords(None, None)
 
 
 def parse(
@@ -164,7 +131,7 @@ def parse(
     """Parses the flags of an entry. --help, which all have, prints what the entry does and takes.
 
     Args:
-        values: the entry's own flags.
+        values: the entry's own flags; they have their values afterwards.
         argv: without the program's name.
         doc: the entry's docstring, for --help.
         base: what --config=FILE is read by; None: the entry has no --config.
@@ -211,7 +178,12 @@ def parse(
             config = resolve_config(apply_overrides(base(reference), overrides))
             print(f"\nFields of {reference}:\n{render(config)}")
         raise SystemExit(FINISHED)
-    return Words(entered, reference, overrides, others)
+    return Words(reference, overrides, others)
+
+
+def present_flags(values: flags.FlagValues) -> list[str]:
+    """The names of the entry's own flags that stand on the command line."""
+    return [name for name in _names(values) if values[name].present and name != "config"]
 
 
 def _unknown_flag(name: str, values: flags.FlagValues, base: Base | None, reference: str | None) -> str:

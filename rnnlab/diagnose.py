@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("checkpoint", "best", "of --workdir: best, last, or a step", flag_values=values)
     flags.DEFINE_bool("atlas", False, "the atlas of initialisations", flag_values=values)
     cli.output_flag(values)
-    flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; all if not given", flag_values=values)
+    flags.DEFINE_list("measure", None, "what to measure, as in jacobians,lags; else all", flag_values=values)
     rows = f"rows of the batch; else {ROWS}, of --atlas {ATLAS_ROWS}"
     flags.DEFINE_integer("rows", None, rows, 1, LARGEST_INT, flag_values=values)
     flags.DEFINE_integer("jacobians", 9, "time steps with full Jacobians", 1, LARGEST_INT, flag_values=values)
@@ -69,45 +69,45 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
     cli.data_flags(values)
-    given, reference, config = cli.parse_run(values, argv, __doc__)
-    if given["replay"] and not given["workdir"]:
+    reference, config = cli.parse_run(values, argv, __doc__)
+    if values.replay and not values.workdir:
         raise ConfigError("--replay: needs --workdir, the folder of a run with a flight recorder")
-    chosen = [name for name in ("workdir", "atlas") if given[name]] + (["config"] if reference else [])
+    chosen = [name for name in ("workdir", "atlas") if values[name].value] + (["config"] if reference else [])
     if len(chosen) != 1:
         what = " and ".join(f"--{name}" for name in chosen) if chosen else "none"
         raise ConfigError(f"one of --workdir, --config and --atlas says what to diagnose; given: {what}")
-    _check_flags(values, given)
-    if given["atlas"]:
-        return _atlas(Path(given["output"] or "runs/atlas"), given["rows"] or ATLAS_ROWS)
+    _check_flags(values)
+    if values.atlas:
+        return _atlas(Path(values.output or "runs/atlas"), values.rows or ATLAS_ROWS)
     if reference is None or config is None:
-        workdir = Path(given["workdir"])
+        workdir = Path(values.workdir)
         config = read_config(workdir)
-        output = cli.output_folder(workdir, given["output"])
-        if given["replay"]:
-            return _replay(config, workdir, output, given)
+        output = cli.output_folder(workdir, values.output)
+        if values.replay:
+            return _replay(config, workdir, output, values)
     else:
         workdir, default = None, cli.default_workdir(reference)
-        output = Path(given["output"] or default.with_name(f"{default.name}-untrained"))
-    given["command"] = shlex.join(["python", "-m", "rnnlab.diagnose", *argv])
+        output = Path(values.output or default.with_name(f"{default.name}-untrained"))
+    command = shlex.join(["python", "-m", "rnnlab.diagnose", *argv])
     # A page of a run shows what was measured before, and so needs no checkpoint.
     status = cli.FINISHED
-    if not given["html"] or workdir is None or given["measure"]:
-        status = _diagnose(config, workdir, output, given)
-    if given["html"]:
-        _page(config, workdir, output, given["command"])
+    if not values.html or workdir is None or values.measure:
+        status = _diagnose(config, workdir, output, values, command)
+    if values.html:
+        _page(config, workdir, output, command)
     return status
 
 
-def _check_flags(values: flags.FlagValues, given: dict[str, Any]) -> None:
-    """Raises ConfigError where a flag is given that would be ignored."""
-    if given["atlas"] or given["replay"]:
-        what = "--atlas" if given["atlas"] else "--replay"
-    elif given["workdir"]:
-        what = "--html without --measure" if given["html"] and not given["measure"] else "--workdir"
+def _check_flags(values: flags.FlagValues) -> None:
+    """Raises ConfigError where a flag would be ignored."""
+    if values.atlas or values.replay:
+        what = "--atlas" if values.atlas else "--replay"
+    elif values.workdir:
+        what = "--html without --measure" if values.html and not values.measure else "--workdir"
     else:
         what = "--config"
-    for name in given:
-        if values[name].present and name not in FLAGS[what]:
+    for name in cli.present_flags(values):
+        if name not in FLAGS[what]:
             others = ", ".join(other for other, names in FLAGS.items() if name in names)
             raise ConfigError(f"--{name} does nothing with {what}; it goes with {others}")
 
@@ -146,7 +146,9 @@ def _atlas(output: Path, rows: int) -> int:
     return cli.FINISHED
 
 
-def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given: dict[str, Any]) -> int:
+def _diagnose(
+    config: dict[str, Any], workdir: Path | None, output: Path, values: flags.FlagValues, command: str
+) -> int:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -157,22 +159,22 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
     from rnnlab.training.checkpoints import restore_chosen
     from rnnlab.training.setup import Run
 
-    names = given["measure"] or list(MEASURES)
+    names = values.measure or list(MEASURES)
     for name in names:
         if name not in MEASURES:
             raise ConfigError(f"--measure: {unknown('measure', name, MEASURES)}")
     console = make_console()
-    run = Run(config | {"diagnostics": ()}, given["data_dir"])
-    rows, size = given["rows"] or ROWS, run.task.size("validation")
+    run = Run(config | {"diagnostics": ()}, values.data_dir)
+    rows, size = values.rows or ROWS, run.task.size("validation")
     if size is not None and rows > size:
-        if given["rows"]:
+        if values.rows:
             console.print(f"--rows={rows}: the validation split has {size} rows, and all of them are taken")
         rows = size
     run.check_sample(rows)
     state, step = run.programs.start(config["seed"]), 0
     if workdir is not None:
         check_words(workdir, run.task.words)
-        restored = restore_chosen(workdir, given["checkpoint"], state, run.programs.word_leaves)
+        restored = restore_chosen(workdir, values.checkpoint, state, run.programs.word_leaves)
         state, step = restored.state, restored.step
         if config["curriculum"] is not None:
             run.enter(restored.host["curriculum"]["stage"])
@@ -187,7 +189,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
         "step": step,
         "rows": batch.inputs.shape[1],
         "seed": config["seed"],
-        "command": given["command"],
+        "command": command,
     }
     result["problems"] = []
     keeps = True
@@ -200,7 +202,7 @@ def _diagnose(config: dict[str, Any], workdir: Path | None, output: Path, given:
             return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
 
         network = run.programs.network(*doubled((state.evaluated, state.buffers)))
-        sizes = given["jacobians"], given["exponents"], given["lags"]
+        sizes = values.jacobians, values.exponents, values.lags
         subject = subject_of(network, run.task, doubled(batch), *sizes, broken)
         for problem in subject.broken:
             console.print(problem, markup=False)
@@ -258,14 +260,14 @@ def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str])
     return {name: value for name, value in before.items() if name not in {*result, *names}}
 
 
-def _replay(config: dict[str, Any], workdir: Path, output: Path, given: dict[str, Any]) -> int:
+def _replay(config: dict[str, Any], workdir: Path, output: Path, values: flags.FlagValues) -> int:
     from rnnlab.plots.replayed import replay as draw
     from rnnlab.training.flight_recorder import read_recording
     from rnnlab.training.replay import described, interventions_table, replay
 
     console = make_console()
-    recording = read_recording(workdir, given["recording"])
-    found = replay(recording, config, given["data_dir"], lambda text: console.print(text, markup=False))
+    recording = read_recording(workdir, values.recording)
+    found = replay(recording, config, values.data_dir, lambda text: console.print(text, markup=False))
     for line in described(found):
         console.print(line, markup=False)
     console.print(interventions_table(found))

@@ -40,18 +40,18 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)
     cli.output_flag(values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    if given["workdir"] is None:
+    cli.parse(values, argv, __doc__)
+    if values.workdir is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
-    workdir, which = Path(given["workdir"]), given["checkpoint"]
-    splits: list[Split] = ["validation", "test"] if given["split"] == "all" else [given["split"]]
+    workdir, which = Path(values.workdir), values.checkpoint
+    splits: list[Split] = ["validation", "test"] if values.split == "all" else [values.split]
     config = read_config(workdir)
-    output = cli.output_folder(workdir, given["output"])
+    output = cli.output_folder(workdir, values.output)
 
     from rnnlab.training.checkpoints import restore_chosen
     from rnnlab.training.setup import Run
 
-    run = Run(config, given["data_dir"])
+    run = Run(config, values.data_dir)
     check_words(workdir, run.task.words)
     for split in splits:
         run.check_evaluation(split)
@@ -60,10 +60,10 @@ def main(argv: Sequence[str]) -> int:
     if run.config["curriculum"] is not None:
         run.enter(restored.host["curriculum"]["stage"])
     results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}
-    recognized = _recognized(run, restored.state, splits) if given["decode"] else {}
+    recognized = _recognized(run, restored.state, splits) if values.decode else {}
     for split, each in recognized.items():
         results[split] |= each.values
-    written = results if given["split"] == "all" else results[splits[0]]
+    written = results if values.split == "all" else results[splits[0]]
     figures = []
     with cli.beside_numbers():
         check_idle(output)

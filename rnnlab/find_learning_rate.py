@@ -40,17 +40,17 @@ def main(argv: Sequence[str]) -> int:
     told = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
     cli.path_flag(values, "workdir", None, told)
     cli.data_flags(values)
-    given, reference, config = cli.parse_run(values, argv, __doc__)
+    reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
-    lowest, highest, steps = given["lowest"], given["highest"], given["steps"]
+    lowest, highest, steps = values.lowest, values.highest, values.steps
     check_range(lowest, highest, steps)
     default = cli.default_workdir(reference)
-    workdir = Path(given["workdir"] or default.with_name(f"{default.name}-find_learning_rate"))
+    workdir = Path(values.workdir or default.with_name(f"{default.name}-find_learning_rate"))
     with unless_too_large(workdir), held(workdir):
         path = Workdir(workdir).learning_rates
         remove(path)
-        found = range_test(config, lowest, highest, steps, given["data_dir"])
+        found = range_test(config, lowest, highest, steps, values.data_dir)
         write_text(path, json.dumps(found, indent=2) + "\n")
         if not found["losses"]:
             print(f"the loss or its gradient is not finite at the first step, with a learning rate of {lowest:g}")

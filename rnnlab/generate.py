@@ -137,10 +137,10 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("allow_unknown", False, "whether <unk> may be generated", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    if given["workdir"] is None:
+    cli.parse(values, argv, __doc__)
+    if values.workdir is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/shakespeare (--help says more)")
-    temperature, top_p = given["temperature"], given["top_p"]
+    temperature, top_p = values.temperature, values.top_p
     if not 0 <= temperature < math.inf:
         raise ConfigError(f"--temperature: {temperature} is not a number from 0 up")
     check_float32(temperature, "--temperature")
@@ -148,33 +148,33 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--top_p: {top_p} is not a probability above 0 and up to 1")
     if top_p is not None:
         check_float32(top_p, "--top_p")
-    workdir = Path(given["workdir"])
+    workdir = Path(values.workdir)
     config = read_config(workdir)
     _check_makes_text(workdir, config)
 
     from rnnlab.training.checkpoints import restore_chosen
     from rnnlab.training.setup import Run
 
-    run = Run(config, given["data_dir"])
+    run = Run(config, values.data_dir)
     task: Any = run.task
     check_words(workdir, task.words)
     vocabulary: Vocabulary = task.corpus.vocabulary
     single = isinstance(task, Sentences)
-    prompt = _prompt(given["prompt"], vocabulary, single)
+    prompt = _prompt(values.prompt, vocabulary, single)
     start = run.programs.start(run.config["seed"])
-    restored = restore_chosen(workdir, given["checkpoint"], start, run.programs.word_leaves)
+    restored = restore_chosen(workdir, values.checkpoint, start, run.programs.word_leaves)
     params, buffers = jax.device_put((restored.state.evaluated, restored.state.buffers), jax.devices()[0])
-    without = () if given["allow_unknown"] else (vocabulary.unknown,)
+    without = () if values.allow_unknown else (vocabulary.unknown,)
     network = run.programs.network(params, buffers)
-    generator = Generator(network, len(vocabulary), without, given["top_k"], top_p)
-    key = stream(jnp.int32(given["seed"]), "generate")
+    generator = Generator(network, len(vocabulary), without, values.top_k, top_p)
+    key = stream(jnp.int32(values.seed), "generate")
     try:
         place = generator.read([vocabulary.end, *prompt] if single or not prompt else prompt)
-        for number in range(given["samples"]):
-            if given["samples"] > 1:
-                print(f"--- sample {number + 1} of {given['samples']}")
+        for number in range(values.samples):
+            if values.samples > 1:
+                print(f"--- sample {number + 1} of {values.samples}")
             tokens = generator.follow(place, jax.random.fold_in(key, number), temperature)
-            tokens = itertools.islice(tokens, given["length"])
+            tokens = itertools.islice(tokens, values.length)
             if single:
                 tokens = itertools.takewhile(lambda token: token != vocabulary.end, tokens)
             _show(vocabulary, itertools.chain(prompt, tokens))

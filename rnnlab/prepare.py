@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "vocabulary", None, "file of the words to take, one a line, with or without counts")
     flags.DEFINE_integer("processes", None, "at work at once; else one a core", lower_bound=1, flag_values=values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    if given["dataset"] is None:
+    cli.parse(values, argv, __doc__)
+    if values.dataset is None:
         raise ConfigError(f"--dataset is needed: {', '.join(DATASETS)}")
-    request = Request(**{name: given[name] for name in Request._fields})
-    return _run(request, given["processes"])
+    request = Request(**{name: getattr(values, name) for name in Request._fields})
+    return _run(request, values.processes)
 
 
 def _run(request: Request, processes: int | None) -> int:

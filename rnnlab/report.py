@@ -34,19 +34,19 @@ def main(argv: Sequence[str]) -> int:
     told = "axes for whose values together the best settings are named; else for each axis by itself"
     flags.DEFINE_list("group", [], told, flag_values=values)
     cli.path_flag(values, "output", None, "folder to write to; else --workdir")
-    given = cli.parse(values, argv, __doc__).flags
-    if not given["workdir"]:
+    cli.parse(values, argv, __doc__)
+    if not values.workdir:
         raise ConfigError("--workdir is missing: the folder of a sweep, as in --workdir=runs/init_by_activation")
     # Here: it takes seconds to import, and --help needs none of it.
     from rnnlab.sweeps.report.document import write_report
     from rnnlab.sweeps.spec.manifest import read_sweep
 
-    workdir = Path(given["workdir"])
+    workdir = Path(values.workdir)
     command = shlex.join(["python", "-m", "rnnlab.report", *argv])
-    output = Path(given["output"] or workdir)
+    output = Path(values.output or workdir)
     read_sweep(workdir)  # Before anything is made: it may be no sweep's.
     with held(output, "report.lock"):
-        for line in write_report(workdir, output, given["metric"], given["baseline"], given["group"], command):
+        for line in write_report(workdir, output, values.metric, values.baseline, values.group, command):
             print(line)
     return cli.FINISHED
 

@@ -39,32 +39,30 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("submit", None, ["slurm"], "submit the sweep instead of running it here", flag_values=values)
     flags.DEFINE_integer("jobs", None, "with --submit: so many jobs share the work", lower_bound=1, flag_values=values)
     cli.data_flags(values)
-    entered, reference, overrides, slurm = cli.parse(values, argv, __doc__, _base_config, parameters="slurm")
+    reference, overrides, slurm = cli.parse(values, argv, __doc__, _base_config, parameters="slurm")
     if reference is None:
         raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")
-    submits, jobs = entered["submit"] is not None, entered["jobs"]
-    if not submits and (jobs is not None or slurm or entered["shard"] == "each"):
+    submits, jobs = values.submit is not None, values.jobs
+    if not submits and (jobs is not None or slurm or values.shard == "each"):
         raise ConfigError("--jobs, --slurm.… and --shard=each are for a sweep that is submitted: --submit=slurm")
     if submits and jobs is None:
         raise ConfigError("--submit=slurm: how many jobs? As in --jobs=8")
-    shard = (0, 1) if entered["shard"] in (None, "each") else parse_shard(entered["shard"])
+    shard = (0, 1) if values.shard in (None, "each") else parse_shard(values.shard)
     from rnnlab.sweeps.runner import run_sweep
     from rnnlab.sweeps.spec.space import load_sweep
 
     sweep = load_sweep(reference, overrides)
-    workdir = Path(entered["workdir"] or cli.default_workdir(reference))
-    if jobs is not None and not entered["dry_run"]:
+    workdir = Path(values.workdir or cli.default_workdir(reference))
+    if jobs is not None and not values.dry_run:
         from rnnlab.sweeps.submit import submit
 
-        kept = [name for name in entered if values[name].present and name not in ("submit", "jobs", "shard")]
+        kept = [name for name in cli.present_flags(values) if name not in ("submit", "jobs", "shard")]
         again = [values[name].serialize() for name in kept]
         again += [f"--config={reference}", *(f"--config.{path}={text}" for path, text in overrides.items())]
-        for line in submit(sweep, again, workdir, jobs, entered["shard"], slurm, entered["replicas"]):
+        for line in submit(sweep, again, workdir, jobs, values.shard, slurm, values.replicas):
             print(line)
         return cli.FINISHED
-    status = run_sweep(
-        sweep, workdir, entered["data_dir"], dry_run=entered["dry_run"], shard=shard, at_most=entered["replicas"]
-    )
+    status = run_sweep(sweep, workdir, values.data_dir, dry_run=values.dry_run, shard=shard, at_most=values.replicas)
     return cli.EXIT_STATUS[status]
 
 

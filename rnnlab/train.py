@@ -28,14 +28,14 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "workdir", None, told)
     cli.data_flags(values)
     cli.process_flags(values)
-    given, reference, config = cli.parse_run(values, argv, __doc__)
+    reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
-    workdir = cli.default_workdir(reference) if given["workdir"] is None else given["workdir"]
-    cli.start_processes(given, config)
+    workdir = cli.default_workdir(reference) if values.workdir is None else values.workdir
+    cli.start_processes(values, config)
     from rnnlab.training.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
-    summary = train_and_evaluate(config, workdir, given["data_dir"])
+    summary = train_and_evaluate(config, workdir, values.data_dir)
     return cli.EXIT_STATUS[summary["status"]]
 
 

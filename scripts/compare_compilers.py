@@ -306,19 +306,19 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("flows", False, "the gradient over time and an evaluation, too", flag_values=values)
     flags.DEFINE_bool("verbose", False, "lines for those that are equal, too", flag_values=values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    if not given["record"]:
-        if len(given["runs"]) < 2:
+    cli.parse(values, argv, __doc__)
+    if not values.record:
+        if len(values.runs) < 2:
             raise ConfigError("--record=FOLDER or --runs=FOLDER,FOLDER is missing (--help says more)")
-        return statuses.WRONG if compare([Path(f) for f in given["runs"]], given["verbose"]) else cli.FINISHED
+        return statuses.WRONG if compare([Path(f) for f in values.runs], values.verbose) else cli.FINISHED
     import jax
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    computed = Computed(Path(given["record"]), given["data_dir"], given["all_stages"], given["flows"])
+    computed = Computed(Path(values.record), values.data_dir, values.all_stages, values.flows)
     for case in cases():
-        if given["only"] and not any(part in case.name for part in given["only"]):
+        if values.only and not any(part in case.name for part in values.only):
             continue
-        if any(part in case.name for part in given["without"]):
+        if any(part in case.name for part in values.without):
             continue
         began = time.monotonic()
         try:

@@ -26,20 +26,20 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
     cli.path_flag(values, "output", "gradient_flow.png", "the figure")
     flags.DEFINE_bool("training", False, "over the whole training", flag_values=values)
-    given = cli.parse(values, argv, __doc__).flags
-    if not given["runs"]:
+    cli.parse(values, argv, __doc__)
+    if not values.runs:
         raise ConfigError('--runs is missing, as in --runs="IRNN=runs/adding" (--help says more)')
     workdirs = {}
-    for item in given["runs"]:
+    for item in values.runs:
         label, equals, folder = item.partition("=")
-        file = Path(folder) / ("diagnostics.jsonl" if given["training"] else "gradient_flow.json")
+        file = Path(folder) / ("diagnostics.jsonl" if values.training else "gradient_flow.json")
         if not equals or not file.is_file():
             raise ConfigError(f"--runs: {item!r} is not LABEL=WORKDIR with a finished run in WORKDIR (no {file})")
         workdirs[label] = Path(folder)
-    if given["training"]:
-        print(plots.compare_training(workdirs, Path(given["output"])))
+    if values.training:
+        print(plots.compare_training(workdirs, Path(values.output)))
         return cli.FINISHED
-    path = plots.compare_gradient_flow(workdirs, Path(given["output"]))
+    path = plots.compare_gradient_flow(workdirs, Path(values.output))
     print("run, network: factor per step back in time, half-life in steps")
     for label, folder in workdirs.items():
         for when, layers in read_gradient_flow(folder).items():

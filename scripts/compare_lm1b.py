@@ -120,28 +120,26 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_list("rates", [], "learning rates; those of the config if empty", flag_values=values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    models = given["only"].split(",") if given["only"] else list(PAPER)
+    cli.parse(values, argv, __doc__)
+    models = values.only.split(",") if values.only else list(PAPER)
     for model in models:
         if model not in PAPER:
             raise ConfigError(unknown("value of --only", model, PAPER))
     try:
-        rates = [float(text) for text in given["rates"]] or [None]
+        rates = [float(text) for text in values.rates] or [None]
     except ValueError:
-        raise ConfigError(
-            f"--rates={','.join(given['rates'])}: learning rates are numbers with commas between"
-        ) from None
-    path, runs, config = Path(given["output"]), [], {}
-    for seed in range(given["seeds"]):
+        raise ConfigError(f"--rates={','.join(values.rates)}: learning rates are numbers with commas between") from None
+    path, runs, config = Path(values.output), [], {}
+    for seed in range(values.seeds):
         for rate in rates:
             for model in models:
-                config = resolve_config(config_of(model, seed, given["steps"], rate, changes))
-                name = f"{model}-{given['steps']}-{config['optimizer']['learning_rate']:g}-{seed}"
-                runs.append(train(model, config, Path(given["workdir"]) / name, given["data_dir"]))
+                config = resolve_config(config_of(model, seed, values.steps, rate, changes))
+                name = f"{model}-{values.steps}-{config['optimizer']['learning_rate']:g}-{seed}"
+                runs.append(train(model, config, Path(values.workdir) / name, values.data_dir))
                 if runs[-1]["status"] == "interrupted":
                     return cli.INTERRUPTED
     # At the end: a file that is there is of all runs, and the runs themselves are kept in the workdir.
-    print(save(path, runs, config, given["rates"], given["data_dir"]))
+    print(save(path, runs, config, values.rates, values.data_dir))
     from rnnlab.plots import validation_curves
 
     print(path, path.with_suffix(".md"), validation_curves(path))

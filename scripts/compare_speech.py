@@ -199,8 +199,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("steps", STEPS, "of a recurrent network", lower_bound=1, flag_values=values)
     cli.path_flag(values, "page", None, "Markdown file whose table is written anew")
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    path, folder, data_dir = Path(given["output"]), given["folder"], given["data_dir"]
+    cli.parse(values, argv, __doc__)
+    path, folder, data_dir = Path(values.output), values.folder, values.data_dir
     results = {"networks": {}}
     if path.exists():
         results = read_json(path, AGAIN, {"networks": {}})
@@ -209,7 +209,7 @@ def main(argv: Sequence[str]) -> int:
     results["networks"] = {name: results["networks"].get(name, {"runs": []}) for name in NETWORKS}
     compiler.keep_programs(Path("runs/.programs"))
     task = Speech(folder=folder, targets=TASK["targets"], data_dir=data_dir)
-    for seed in range(given["seeds"]):
+    for seed in range(values.seeds):
         for name, row in results["networks"].items():
             if seed in {run["seed"] for run in row["runs"]}:
                 continue
@@ -217,7 +217,7 @@ def main(argv: Sequence[str]) -> int:
             if name in FRAMEWISE:
                 run = train_framewise(task, **FRAMEWISE[name], seed=seed)
             else:
-                run = train_recurrent(name, seed, folder, given["steps"], data_dir)
+                run = train_recurrent(name, seed, folder, values.steps, data_dir)
             row["runs"].append({"seed": seed, **run, "seconds": round(time.monotonic() - began, 1)})
             row["runs"].sort(key=lambda run: run["seed"])
             summarize(row)
@@ -226,8 +226,8 @@ def main(argv: Sequence[str]) -> int:
     from rnnlab.plots import speech_comparison
 
     print(speech_comparison(path))
-    if given["page"]:
-        page = Path(given["page"])
+    if values.page:
+        page = Path(values.page)
         before, _, rest = read_text(page, "restore it").partition(BEGIN)
         figure = f"\n![frame errors](results/{path.stem}.png)\n"
         write_text(page, f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")

@@ -229,14 +229,12 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("features", 200, "units, and dimensions of a word", lower_bound=1, flag_values=values)
     flags.DEFINE_float("dropout", 0.2, "on words and before the readout", 0.0, 0.99, flag_values=values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    runs, path, config = [], Path(given["output"]), {}
-    for seed in range(given["seeds"]):
-        config = config_of(
-            given["optimizer"], given["steps"], seed, features=given["features"], dropout=given["dropout"]
-        )
-        name = f"{given['optimizer']}-{given['features']}-{given['dropout']:g}-{given['steps']}-{seed}"
-        found = compare(config, Path(given["workdir"]) / name, given["data_dir"])
+    cli.parse(values, argv, __doc__)
+    runs, path, config = [], Path(values.output), {}
+    for seed in range(values.seeds):
+        config = config_of(values.optimizer, values.steps, seed, features=values.features, dropout=values.dropout)
+        name = f"{values.optimizer}-{values.features}-{values.dropout:g}-{values.steps}-{seed}"
+        found = compare(config, Path(values.workdir) / name, values.data_dir)
         if found is None:
             return cli.INTERRUPTED
         runs.append(found)

@@ -411,12 +411,12 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "page", None, "Markdown file whose table is written anew")
     flags.DEFINE_bool("costs", False, "measure the cost of a step instead of training", flag_values=values)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    names = given["only"].split(",") if given["only"] else list(CURES)
+    cli.parse(values, argv, __doc__)
+    names = values.only.split(",") if values.only else list(CURES)
     for name in names:
         if name not in CURES:
             raise ConfigError(unknown("cure", name, CURES))
-    path = Path(given["output"])
+    path = Path(values.output)
     results = {"settings": {}, "cures": {}}
     if path.exists():
         results = read_json(path, AGAIN, {"settings": {}, "cures": {}})
@@ -427,23 +427,23 @@ def main(argv: Sequence[str]) -> int:
     for name in names:
         setting, overrides, *_ = CURES[name]
         row = results["cures"].setdefault(name, {"setting": setting, "overrides": overrides, "runs": []})
-        if given["costs"]:
-            row["cost"] = cost(setting, overrides, given["data_dir"])
+        if values.costs:
+            row["cost"] = cost(setting, overrides, values.data_dir)
             print(f"{name}: {_rounded(row['cost'])} times the step without it")
         else:
             base = results["settings"].setdefault(setting, {"config": SETTINGS[setting], "runs": []})
             for owner, changes in ((base, {}), (row, overrides)):
                 done = {run["seed"] for run in owner["runs"]}
-                for seed in (s for s in range(given["seeds"]) if s not in done):
-                    owner["runs"].append(train(setting, changes, seed, given["data_dir"]))
+                for seed in (s for s in range(values.seeds) if s not in done):
+                    owner["runs"].append(train(setting, changes, seed, values.data_dir))
             print(f"{name}: {describe(base)} -> {describe(row)}")
         write_text(path, json.dumps(results, indent=1) + "\n")
-    if not given["costs"]:
+    if not values.costs:
         from rnnlab.plots import mitigations
 
         print(mitigations(path))
-    if given["page"]:
-        page = Path(given["page"])
+    if values.page:
+        page = Path(values.page)
         before, _, rest = read_text(page, "restore it").partition(BEGIN)
         write_text(page, f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
     return cli.FINISHED

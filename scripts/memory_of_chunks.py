@@ -29,18 +29,18 @@ def main(argv: Sequence[str]) -> int:
     stores = ["gates", "carries", "ends"]
     flags.DEFINE_list("stores", stores, "what is stored, separated by commas", flag_values=values)
     flags.DEFINE_bool("reference", False, "also the reference backend, which needs the most", flag_values=values)
-    given = cli.parse(values, argv, __doc__).flags
-    cell = parse_list(given["cell"], CELLS, "cell")[0]
+    cli.parse(values, argv, __doc__)
+    cell = parse_list(values.cell, CELLS, "cell")[0]
     try:
-        chunks = [int(chunk) for chunk in given["chunks"]]
+        chunks = [int(chunk) for chunk in values.chunks]
     except ValueError as error:
         raise ConfigError(f"--chunks: {error}") from None
 
-    devices.tune_host(given["batch"])
-    case = Case(cell, given["steps"], given["batch"], given["inputs"], given["features"])
+    devices.tune_host(values.batch)
+    case = Case(cell, values.steps, values.batch, values.inputs, values.features)
     problem = make_problem(case)
-    runs = [("fused", {"store": store, "chunk": chunk}) for store in given["stores"] for chunk in chunks]
-    if given["reference"]:
+    runs = [("fused", {"store": store, "chunk": chunk}) for store in values.stores for chunk in chunks]
+    if values.reference:
         runs.append(("reference", {}))
     print(f"{case.cell} {case.shape()}\n")
     print("| stored | chunk | temporaries, MiB | step, s | loss |\n|---|---|---|---|---|")

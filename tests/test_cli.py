@@ -53,7 +53,8 @@ def test_a_field_of_the_base_is_named_to_a_sweep(tmp_path: Path) -> None:
 def parsed_path(word: str) -> str:
     values = flags.FlagValues()
     cli.path_flag(values, "workdir", None, "a folder")
-    return cli.parse(values, [word], None).flags["workdir"]
+    cli.parse(values, [word], None)
+    return values.workdir
 
 
 def test_a_path_flag_knows_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,27 +252,27 @@ def main(argv: Sequence[str]) -> int:
     told = "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png"
     cli.path_flag(values, "output", None, told)
     cli.data_flags(values)
-    given = cli.parse(values, argv, __doc__).flags
-    cells = parse_list(given["cells"], CELLS, "cells")
-    chosen = [kind for kind in (language_model, speech, sweeps) if given[kind.__name__.rpartition(".")[2]]]
+    cli.parse(values, argv, __doc__)
+    cells = parse_list(values.cells, CELLS, "cells")
+    chosen = [kind for kind in (language_model, speech, sweeps) if values[kind.__name__.rpartition(".")[2]].value]
     if len(chosen) > 1:
         raise ConfigError("--language_model, --speech and --sweeps: one at a time")
     known = chosen[0].CASES if chosen else SHAPES
-    shapes: list[Any] = [known[int(i)] for i in parse_list(given["shapes"], [*map(str, range(len(known)))], "shapes")]
+    shapes: list[Any] = [known[int(i)] for i in parse_list(values.shapes, [*map(str, range(len(known)))], "shapes")]
 
     # Whole numbers in a file or a pipe too.
     console = make_console(highlight=True, soft_wrap=False, width=None if sys.stdout.isatty() else 150)
-    output = Path(given["output"]) if given["output"] else None
-    if given["diagnostics"]:
-        return watch(given["turns"], given["seconds"], given["data_dir"], output, console)
+    output = Path(values.output) if values.output else None
+    if values.diagnostics:
+        return watch(values.turns, values.seconds, values.data_dir, output, console)
     if sweeps in chosen:
-        return measure_whole(sweeps, shapes, [given["alone"]], 1, output, console)
+        return measure_whole(sweeps, shapes, [values.alone], 1, output, console)
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         console.print("torch is not installed: it takes no part (pip install 'rnnlab[benchmark]')")
     if chosen:
-        arguments = given["turns"], given["seconds"], has_torch
-        return measure_whole(chosen[0], shapes, arguments, given["turns"], output, console)
+        arguments = values.turns, values.seconds, has_torch
+        return measure_whole(chosen[0], shapes, arguments, values.turns, output, console)
     workers = [Worker(kind) for kind in KINDS if kind != "torch" or has_torch]
     from rnnlab.plots import benchmark_ratios  # After the check of the words: it takes a second to import.
 
@@ -286,12 +286,12 @@ def main(argv: Sequence[str]) -> int:
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=f"{case.cell} {case.shape()}")
-            results += summarize(case, measure(case, workers, given["turns"], given["seconds"]))
+            results += summarize(case, measure(case, workers, values.turns, values.seconds))
             if output is not None:  # After every case: a run takes a while.
-                save(output, results, given["turns"], markdown(results))
+                save(output, results, values.turns, markdown(results))
             progress.advance(task)
     if output is not None:
-        save(output, results, given["turns"], markdown(results), over=True)
+        save(output, results, values.turns, markdown(results), over=True)
     for worker in workers:
         worker.close()
     show(results, console)

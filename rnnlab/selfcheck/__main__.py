@@ -40,20 +40,20 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_float("seconds", 50.0, "no draw begins after so long; 0: no limit", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("seed", None, "what is drawn; the date if not given", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("draw", None, "this one alone, by its number", lower_bound=0, flag_values=values)
-    given = cli.parse(values, argv, __doc__).flags
-    seed = int(f"{datetime.date.today():%Y%m%d}") if given["seed"] is None else given["seed"]
+    cli.parse(values, argv, __doc__)
+    seed = int(f"{datetime.date.today():%Y%m%d}") if values.seed is None else values.seed
     jax.config.update("jax_enable_compilation_cache", False)  # Today's compiler is asked, not an earlier one.
     began = time.monotonic()
-    numbers = range(given["draws"]) if given["draw"] is None else [given["draw"]]
+    numbers = range(values.draws) if values.draw is None else [values.draw]
     verdicts = []
     columns = TextColumn("checking gradients"), BarColumn(), MofNCompleteColumn()
     console = make_console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(numbers))
-        for verdict in judged(seed, numbers, given["seconds"] or None):
+        for verdict in judged(seed, numbers, values.seconds or None):
             verdicts.append(verdict)
             progress.advance(bar)
-            if verdict.wrong is not None or given["draw"] is not None:
+            if verdict.wrong is not None or values.draw is not None:
                 progress.console.print(described(verdict), markup=False, highlight=False, soft_wrap=True)
     print(last_line(verdicts, seed, time.monotonic() - began))
     return statuses.WRONG if any(verdict.wrong for verdict in verdicts) else cli.FINISHED

@@ -96,31 +96,31 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "page", "docs/REPRODUCTION.md", "what --all --update writes")
     flags.DEFINE_bool("update", False, "take the runs into the published results", flag_values=values)
     cli.data_flags(values)
-    given, reference, overrides, _ = cli.parse(values, argv, __doc__, _no_config)
+    reference, overrides, _ = cli.parse(values, argv, __doc__, _no_config)
     if reference is not None:
         _no_config(reference)
-    budget = given["budget_minutes"]
+    budget = values.budget_minutes
     command = Command(
-        networks=given["networks"],
-        seeds=given["seeds"],
-        steps=given["steps"],
+        networks=values.networks,
+        seeds=values.seeds,
+        steps=values.steps,
         deadline=None if budget is None else time.monotonic() + 60 * budget,
-        runs=Path(given["runs"]),
-        results=Path(given["results"]),
-        page=Path(given["page"]),
-        update=given["update"],
-        data_dir=given["data_dir"],
+        runs=Path(values.runs),
+        results=Path(values.results),
+        page=Path(values.page),
+        update=values.update,
+        data_dir=values.data_dir,
         overrides={path: literal(text) for path, text in overrides.items()},
         paper=read_json(ROOT / "docs" / "results" / "irnn_paper.json", "restore it: it holds the paper's numbers"),
     )
     try:
-        if given["all"]:
-            if given["experiment"] or command.networks or command.steps or overrides:
+        if values.all:
+            if values.experiment or command.networks or command.steps or overrides:
                 raise ConfigError("--all is all experiments as they are; leave out --experiment, --networks, --steps …")
             return reproduce_all(command)
-        if given["experiment"] is None:
+        if values.experiment is None:
             raise ConfigError("--experiment is missing, as in --experiment=adding; or --all (--help says more)")
-        return reproduce(make_case(given["experiment"], given["variant"], given["length"]), command)
+        return reproduce(make_case(values.experiment, values.variant, values.length), command)
     except KeyboardInterrupt:
         print("interrupted after saving; the same command goes on")
         return cli.INTERRUPTED

@@ -172,7 +172,7 @@ def test_the_command_of_every_run_makes_its_config_in_a_folder_of_its_own(made):
         cli.path_flag(values, "workdir", None, "")
         found = cli.parse_run(values, shlex.split(line)[3:], None)
         assert found.config == setting.config
-        assert found.flags["workdir"] == f"{made.workdir}-alone/{setting.name}"
+        assert values.workdir == f"{made.workdir}-alone/{setting.name}"
 
 
 def test_a_diverged_run_is_said_and_has_no_value(made):

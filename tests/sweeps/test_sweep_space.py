@@ -139,7 +139,7 @@ def test_the_command_of_a_run_makes_its_config(file, monkeypatch):
         cli.path_flag(values, "workdir", None, "")
         found = cli.parse_run(values, words[3:], None)
         assert found.config == setting.config
-        assert found.flags["workdir"] == "runs/x y"
+        assert values.workdir == "runs/x y"
 
 
 def test_texts_that_look_like_numbers_or_sections_survive_the_command_line():
