@@ -13,7 +13,8 @@ from absl import flags
 
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.field_flags import define_fields, field_texts
-from rnnlab.config.overrides import Config, field_paths, fields_named, load_file
+from rnnlab.config.overrides import Config, field_paths, fields_named
+from rnnlab.config.reading import load_file
 from rnnlab.files import Unwritable, output
 from rnnlab.files.path_flag import path_flag
 from rnnlab.parallel import devices, environment, processes
@@ -195,6 +196,8 @@ def _unknown_flag(name: str, values: flags.FlagValues, base: Base | None, refere
     if paths:
         listed = " or ".join(f"--config.{path}" for path in paths)
         return f"unknown flag '--{name}'; did you mean {listed}? Fields of a config are flags"
+    if base is None and name.partition(".")[0] in ("config", "noconfig") and "workdir" in values:
+        return f"--{name}: this command takes the config of the run in --workdir as it is; rnnlab.train sets fields"
     return unknown("flag", f"--{name}", [f"--{each}" for each in _names(values)])
 
 

@@ -30,7 +30,7 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import read_file
+from rnnlab.config.reading import read_file
 from rnnlab.records import statuses
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.records.workdir import Workdir

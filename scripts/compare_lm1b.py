@@ -18,7 +18,7 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.datasets.tokens import load_tokens
 from rnnlab.files import write_text
 from rnnlab.records.metrics import read_metrics

@@ -10,7 +10,7 @@ from absl import flags
 
 from rnnlab import cli, find_learning_rate, sweep, train
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.records import statuses
 
 ROOT = Path(__file__).parent.parent

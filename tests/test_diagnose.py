@@ -48,7 +48,7 @@ def write_config(folder: Path, cell: str = "lstm") -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    from rnnlab.config.overrides import load_file
+    from rnnlab.config.reading import load_file
 
     train_and_evaluate(load_file(str(write_config(folder))), folder / "run")
     return folder / "run"

@@ -11,7 +11,7 @@ import pytest
 
 from rnnlab import find_learning_rate
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.find_learning_rate import conclusion, range_test, smooth, suggestion, too_high
 from rnnlab.records.run_config import resolve_config
 

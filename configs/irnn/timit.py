@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rnnlab.config.overrides import read_file
+from rnnlab.config.reading import read_file
 from rnnlab.records.run_config import set_fields
 
 OURS = Path(__file__).resolve().parents[1] / "speech.py"

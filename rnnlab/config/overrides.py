@@ -1,18 +1,15 @@
-"""Configs as they are written: read from a file, changed by the command line, made plain, compared.
+"""Configs as nested dicts: changed by paths, with references that follow, made plain, compared.
 
-What the fields of a run are is in `records/run_config.py`.
+Files are read in `reading.py`; the fields of a run stand in `records/run_config.py`. ConfigDict's own
+`update_from_flattened_dict` and `to_dict` cannot take the place of this: they know no section by its name, no field
+that the file leaves out, no dataclass, and what they raise does not name the path.
 """
 
 import contextlib
 import copy
 import dataclasses
-import importlib.util
-import inspect
 import json
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,92 +17,10 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 from ml_collections.config_flags import config_path
 
-from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.outside import look_in, note_imports
+from rnnlab.config.errors import ConfigError
 
 Config = Any
 """A ConfigDict, a dict or a dataclass, with such ones in it."""
-
-
-def load_file(reference: str) -> ConfigDict:
-    """The config that a file's `get_config(preset)` returns, its references as they are: what is set later counts for
-    them, too.
-
-    Args:
-        reference: "path.py" or "path.py:preset".
-
-    Raises:
-        ConfigError: no such file, no such preset, or an error while it runs.
-    """
-    plain = read_file(reference)
-    if "base" in plain and "task" not in plain:
-        raise ConfigError(f"{reference}: the file of a sweep, for python -m rnnlab.sweep; this takes a run's")
-    try:
-        return ConfigDict({"import_from": folder_of(reference)} | plain)
-    except Exception as error:
-        raise ConfigError(f"{reference}: {type(error).__name__}: {error}") from None
-
-
-def read_file(reference: str) -> dict[str, Any]:
-    """The same as plain dicts, whose keys may be paths such as "model.cell.features", as in a sweep's file.
-
-    What stands behind the first colon is the argument of `get_config`, which decides what it takes; PRESETS, where a
-    file has it, says what to name when it refuses.
-    """
-    path, colon, argument = reference.partition(":")
-    arguments = [argument] if colon else []
-    file = Path(os.path.expanduser(path))
-    look_in(folder_of(reference))
-    if not os.path.isfile(file):
-        beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
-    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config: {path} is not a Python file; a config is one, as configs/adding.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # A dataclass looks there for the types of its fields.
-    before = set(sys.modules)
-    try:
-        spec.loader.exec_module(module)
-        signature = inspect.signature(module.get_config)
-        if argument and not signature.parameters:
-            raise ConfigError(_unknown_preset(module, path, argument))
-        if not arguments and not _callable_without_arguments(signature):
-            presets = getattr(module, "PRESETS", None)
-            known = f"; known: {', '.join(sorted(map(str, presets)))}" if presets else ""
-            raise ConfigError(f"{path}: names no preset; get_config needs one, as in {path}:NAME{known}")
-        try:
-            config = module.get_config(*arguments)
-        except Exception:
-            if arguments and argument not in getattr(module, "PRESETS", [argument]):
-                raise ConfigError(_unknown_preset(module, path, argument)) from None
-            raise
-        if not _is_section(config):
-            raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
-        return _with_references(config)
-    except ConfigError:
-        raise
-    except (Exception, SystemExit) as error:  # Whatever a user's file raises: one line that names the file.
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
-    finally:
-        note_imports(before)
-
-
-def folder_of(reference: str) -> tuple[str, ...]:
-    """Where a config imports its helpers from, and what it names by `package.module:Name`: beside its file."""
-    return (os.path.dirname(os.path.abspath(os.path.expanduser(reference.partition(":")[0]))),)
-
-
-def _unknown_preset(module: Any, path: str, argument: str) -> str:
-    return unknown(f"preset of {path}", argument, getattr(module, "PRESETS", None) or ())
-
-
-def _callable_without_arguments(signature: inspect.Signature) -> bool:
-    try:
-        signature.bind()
-    except TypeError:
-        return False
-    return True
 
 
 def set_paths(
@@ -129,7 +44,7 @@ def set_paths(
     Raises:
         ConfigError: a path that leads through something that is not a section, or to no element of a list.
     """
-    plain = _with_references(config)
+    plain = copied(config)
     # A section's name comes before its fields, whatever their order on the command line.
     order = sorted(overrides, key=lambda path: path.removesuffix(".name").count("."))
     for path, value in ((path, overrides[path]) for path in order):
@@ -149,6 +64,7 @@ def set_paths(
             node[part] = child
             node = child
         if isinstance(value, str) and isinstance(node.get(last), dict):
+            node[last] = dict(node[last])  # Where it stands elsewhere, too, it stays there.
             parents, node, last = [*parents, last], node[last], "name"
         if last == "name" and _value(node.get("name")) != value:
             kept = {k: v for k, v in node.items() if k in kept_by_name.get(".".join(parents), ())}
@@ -210,7 +126,7 @@ def _plain(value: Any, path: str, complete: bool) -> Any:
             if isinstance(error, RequiredValueError):
                 raise ConfigError(f"{path}: a required placeholder without a value") from None
             raise ConfigError(f"{path}: cannot be computed: {type(error).__name__}: {error}") from None
-    if _is_section(value):
+    if is_section(value):
         return to_dict(value, path, complete)
     if isinstance(value, list | tuple | range):
         elements = [_plain(element, f"{path}[{i}]", complete) for i, element in enumerate(value)]
@@ -223,22 +139,34 @@ def _plain(value: Any, path: str, complete: bool) -> Any:
 def refers(config: Config) -> bool:
     """Whether a config has a reference."""
     return any(
-        isinstance(value, FieldReference) or (_is_section(value) and refers(value)) for _, value in _items(config)
+        isinstance(value, FieldReference) or (is_section(value) and refers(value)) for _, value in _items(config)
     )
 
 
-def _with_references(config: Config, copied: dict[int, Any] | None = None) -> dict[str, Any]:
-    """Nested plain dicts of its own whose references refer to each other as they did; copied: `deepcopy`'s memory."""
-    copied = {} if copied is None else copied
-    plain = {}
+def copied(config: Config, memo: dict[Any, Any] | None = None) -> dict[str, Any]:
+    """Nested plain dicts of its own. References refer to each other as they did, and a section that stood in two
+    places, or is referred to, is one section; memo: `deepcopy`'s."""
+    memo = {} if memo is None else memo
+    if ("section", id(config)) in memo:
+        return memo["section", id(config)]
+    plain = memo["section", id(config)] = {}
     for key, value in _items(config):
-        if isinstance(value, FieldReference):
-            value = copy.deepcopy(value, copied)
-        plain[key] = _with_references(value, copied) if _is_section(value) else value
+        plain[key] = _copied_value(value, memo)
     return plain
 
 
-def _is_section(value: Any) -> bool:
+def _copied_value(value: Any, memo: dict[Any, Any]) -> Any:
+    if isinstance(value, FieldReference):
+        section = _value(value)
+        return copied(section, memo) if is_section(section) else copy.deepcopy(value, memo)
+    if is_section(value):
+        return copied(value, memo)
+    if isinstance(value, list):
+        return [_copied_value(element, memo) for element in value]
+    return tuple(_copied_value(element, memo) for element in value) if type(value) is tuple else value
+
+
+def is_section(value: Any) -> bool:
     """Whether a value has fields: a ConfigDict, a dict, a dataclass that is not itself what a section stands for."""
     if isinstance(value, ConfigDict | Mapping):
         return True

@@ -11,7 +11,7 @@ from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.benchmark import contestants, diagnostics, language_model, race, speech, sweeps
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.engine import default_chunk
 from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import TASKS

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rnnlab import cli, diagnose, find_learning_rate, sweep, train
+from rnnlab import cli, diagnose, evaluate, find_learning_rate, generate, sweep, train
 from rnnlab.config.errors import ConfigError
 
 FIELDS = """
@@ -45,6 +45,12 @@ def get_config():
     config.batch_size = config.get_ref("seed") - 1
     config.curriculum = None
     return config
+"""
+SHARED = """
+UNIFORM = dict(name="uniform", scale=0.1)
+SHARED = ConfigDict(FIELDS | dict(model=dict(FIELDS["model"], embedding_init=UNIFORM, readout_init=UNIFORM)))
+SHARED.model.readout_bias_init = dict(name="normal", stddev=0.2)
+SHARED.model.cell.bias_init = SHARED.model.get_ref("readout_bias_init")
 """
 DATACLASSES = """
 @dataclasses.dataclass{arguments}
@@ -87,6 +93,7 @@ FILES: dict[str, str] = {
     "keyword": returning("ConfigDict(FIELDS | dict(steps=size))", "*, size=7"),
     "references": FIELDS + REFERENCES,
     "nothing": returning("None"),
+    "shared": returning("SHARED", "", SHARED),
     "required": returning("ConfigDict(FIELDS | dict(steps=config_dict.required_placeholder(int)))"),
     "numpy": returning(NUMPY),
     "section": returning(SECTION, "", PLAIN),
@@ -220,6 +227,10 @@ FORMS: list[tuple[list[str], dict[str, Any]]] = [
         ["--config={references}", "--config.seed=5", "--config.steps=60", "--config.model.cell.features=6"],
         {STEPS: 60, "seed": 5, "batch_size": 4},
     ),
+    (
+        ["--config={shared}", "--config.model.readout_init.scale=0.3", "--config.model.cell.bias_init.stddev=0.4"],
+        {"model.embedding_init.scale": 0.3, "model.readout_bias_init.stddev": 0.4},
+    ),
     # What a file may return.
     *(([f"--config={{{name}}}"], {STEPS: 100}) for name in ("dict", "locked")),
     *(([f"--config={{{name}}}", "--config.task.length=12"], {LENGTH: 12}) for name in ("dict", "locked")),
@@ -268,6 +279,10 @@ REFUSED: list[tuple[list[str], dict[str, Any]]] = [
     ([F, "--config.optimizer.clip_norm=0.5"], {"optimizer.clip_norm": 0.5}),
     ([F, f"--config.{LENGTH}=12", "--config.task={{'name': 'adding', 'length': 14}}"], {LENGTH: 12}),
     (["--config.steps=7", F], {STEPS: 7}),
+    (
+        ["--config={shared}", "--config.model.readout_init=zeros"],
+        {"model.readout_init.name": "zeros", "model.embedding_init.scale": 0.1},
+    ),
     ([F, f"--config.{AT}[0]=4"], {AT: (4, 5)}),
     (["--config={keyword}", "--config.seed=3"], {STEPS: 7, "seed": 3}),
     (["--config={required}", "--config.steps=7"], {STEPS: 7}),
@@ -370,3 +385,12 @@ def _in_a_sweep(word: str, folder: Path) -> str:
         return word
     (folder / "sweep.py").write_text(SWEEP.format(base=match[1]))
     return f"--config={folder / 'sweep.py'}"
+
+
+@pytest.mark.parametrize("command", [evaluate, generate])
+@pytest.mark.parametrize(
+    "word", ["--config.steps=3", "-config.steps", "--noconfig.model.bidirectional", "--config=a.py"]
+)
+def test_a_command_of_a_run_says_that_it_takes_its_config(command: Any, word: str) -> None:
+    with pytest.raises(ConfigError, match=r"this command takes the config of the run in --workdir as it is"):
+        command.main(["--workdir=runs/adding", word])

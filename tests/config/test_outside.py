@@ -10,7 +10,8 @@ from flax import nnx
 
 from rnnlab.config import outside
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import differences, load_file, to_json
+from rnnlab.config.overrides import differences, to_json
+from rnnlab.config.reading import load_file
 from rnnlab.nn.network import Network
 from rnnlab.ops.initializers import as_initializer
 from rnnlab.optim.optimizers import make_optimizer

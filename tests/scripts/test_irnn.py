@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.files import Unwritable
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import resolve_config

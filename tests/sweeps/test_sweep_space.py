@@ -12,7 +12,7 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.config.schema import resolve
 from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.sweeps.spec.groups import split_groups

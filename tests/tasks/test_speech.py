@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.overrides import load_file
+from rnnlab.config.reading import load_file
 from rnnlab.nn.network import Network
 from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.tasks import Batch, Speech, make_task

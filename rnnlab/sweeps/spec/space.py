@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.config.overrides import folder_of, read_file, refers, to_dict
+from rnnlab.config.overrides import refers, to_dict
+from rnnlab.config.reading import folder_of, read_file
 from rnnlab.config.schema import resolve
 from rnnlab.config.texts import literal
 from rnnlab.records.run_config import read_texts, resolve_config, set_fields

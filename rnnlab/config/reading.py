@@ -1,0 +1,95 @@
+"""The file of a config: found, run, and what its `get_config` returns."""
+
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.outside import look_in, note_imports
+from rnnlab.config.overrides import copied, is_section
+
+
+def load_file(reference: str) -> ConfigDict:
+    """The config that a file's `get_config(preset)` returns, its references as they are: what is set later counts for
+    them, too.
+
+    Args:
+        reference: "path.py" or "path.py:preset".
+
+    Raises:
+        ConfigError: no such file, no such preset, or an error while it runs.
+    """
+    plain = read_file(reference)
+    if "base" in plain and "task" not in plain:
+        raise ConfigError(f"{reference}: the file of a sweep, for python -m rnnlab.sweep; this takes a run's")
+    try:
+        return ConfigDict({"import_from": folder_of(reference)} | plain)
+    except Exception as error:
+        raise ConfigError(f"{reference}: {type(error).__name__}: {error}") from None
+
+
+def read_file(reference: str) -> dict[str, Any]:
+    """The same as plain dicts, whose keys may be paths such as "model.cell.features", as in a sweep's file.
+
+    What stands behind the first colon is the argument of `get_config`, which decides what it takes; PRESETS, where a
+    file has it, says what to name when it refuses.
+    """
+    path, colon, argument = reference.partition(":")
+    arguments = [argument] if colon else []
+    file = Path(os.path.expanduser(path))
+    look_in(folder_of(reference))
+    if not os.path.isfile(file):
+        beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
+    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config: {path} is not a Python file; a config is one, as configs/adding.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # A dataclass looks there for the types of its fields.
+    before = set(sys.modules)
+    try:
+        spec.loader.exec_module(module)
+        signature = inspect.signature(module.get_config)
+        if argument and not signature.parameters:
+            raise ConfigError(_unknown_preset(module, path, argument))
+        if not arguments and not _callable_without_arguments(signature):
+            presets = getattr(module, "PRESETS", None)
+            known = f"; known: {', '.join(sorted(map(str, presets)))}" if presets else ""
+            raise ConfigError(f"{path}: names no preset; get_config needs one, as in {path}:NAME{known}")
+        try:
+            config = module.get_config(*arguments)
+        except Exception:
+            if arguments and argument not in getattr(module, "PRESETS", [argument]):
+                raise ConfigError(_unknown_preset(module, path, argument)) from None
+            raise
+        if not is_section(config):
+            raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
+        return copied(config)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # Whatever a user's file raises: one line that names the file.
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    finally:
+        note_imports(before)
+
+
+def folder_of(reference: str) -> tuple[str, ...]:
+    """Where a config imports its helpers from, and what it names by `package.module:Name`: beside its file."""
+    return (os.path.dirname(os.path.abspath(os.path.expanduser(reference.partition(":")[0]))),)
+
+
+def _unknown_preset(module: Any, path: str, argument: str) -> str:
+    return unknown(f"preset of {path}", argument, getattr(module, "PRESETS", None) or ())
+
+
+def _callable_without_arguments(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind()
+    except TypeError:
+        return False
+    return True
