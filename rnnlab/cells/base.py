@@ -7,6 +7,7 @@ import abc
 import importlib
 import operator
 import types
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -53,6 +54,8 @@ class BaseCell(nnx.Module):
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     chrono_signs: ClassVar[tuple[int, ...]] = ()
     """Of every gate what `chrono` does: 1 where it keeps the state, -1 where it writes to it, else 0."""
+    recurrent_parameters: ClassVar[tuple[str, ...]] = ("recurrent_kernel",)
+    """The names of the parameters that what meets the state is made of."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     compute: ComputeType = "float32"
@@ -119,6 +122,27 @@ class BaseCell(nnx.Module):
         """z = x W + b, for any leading axes."""
         return affine(x, self.input_kernel[...], self.bias[...], self.compute)
 
+    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
+        """What meets the state, gate by gate, as it meets it: what penalties, spectra and bounds are of. A cell
+        without such a matrix returns none."""
+        return dict(zip(self.gate_names, self.split(self.recurrent_kernel[...]), strict=True))
+
+    @property
+    def builds_recurrent_matrix(self) -> bool:
+        """Whether R is made of its parameters, and is none of them itself."""
+        return False
+
+    def set_recurrent_matrices(self, change: Callable[[Float[Array, "H H"]], Float[Array, "H H"]]) -> None:
+        """Puts change(block) in the place of each gate's block.
+
+        Raises:
+            ConfigError: R is built, or there is none.
+        """
+        if self.builds_recurrent_matrix or not self.recurrent_matrices():
+            raise ConfigError(f"{type(self).__name__} has no recurrent_kernel that is R itself; its R cannot be set")
+        blocks = [change(block) for block in self.split(self.recurrent_kernel[...])]
+        self.recurrent_kernel[...] = jnp.concatenate(blocks, axis=1)
+
     def candidate(self, value: Float[Array, "B H"], z: Parts) -> Float[Array, "B H"]:
         """What would enter the state, times its dropout mask where z brings one behind the gates' parts (recurrent
         dropout, Semeniuta et al., 2016, eqs. 11 and 12)."""
@@ -136,6 +160,13 @@ class Cell(BaseCell):
     def recurrent_matrix(self) -> Float[Array, "H M"]:
         """R, as it multiplies h; a reparametrised kernel is built here, once per sequence."""
         return self.recurrent_kernel[...]
+
+    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
+        return dict(zip(self.gate_names, self.split(self.recurrent_matrix()), strict=True))
+
+    @property
+    def builds_recurrent_matrix(self) -> bool:
+        return type(self).recurrent_matrix is not Cell.recurrent_matrix
 
     def recurrent_offset(self) -> Float[Array, " M"] | None:
         """c, which is added to h R; a cell without a second bias has none."""

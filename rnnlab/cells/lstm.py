@@ -29,6 +29,7 @@ class LSTM(Cell):
     gate_names = ("i", "f", "g", "o")
     carry_names = ("h", "c")
     chrono_signs = (-1, 1, 0, 0)
+    recurrent_parameters = ("recurrent_kernel", "peephole_kernel")  # Peepholes are diagonal matrices.
     has_candidate = True
 
     def __init__(

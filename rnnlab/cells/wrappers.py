@@ -39,6 +39,10 @@ class Around(nnx.Module):
     def split(self, a: jax.Array) -> Parts:
         return self.cell.split(a)
 
+    def recurrent_matrices(self) -> dict[str, jax.Array]:
+        """Without the masks of a training step."""
+        return self.cell.recurrent_matrices()
+
     def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
         return self.cell.initial_carry(batch, dtype)
 

@@ -174,8 +174,8 @@ def _measure(
     def make(initialization: str, key: jax.Array) -> nnx.Module:
         section = dict(network["cell"]) | {"features": features, "recurrent_init": initialization}
         cell = build(CELLS, section, "cell", in_features=features, rngs=nnx.Rngs(key))
-        if not hasattr(cell, "recurrent_kernel"):
-            raise ConfigError(f"atlas: {type(cell).__name__} has no recurrent_kernel to initialise")
+        if not cell.recurrent_matrices():
+            raise ConfigError(f"atlas: {type(cell).__name__} has no recurrent matrix to initialise")
         return cell
 
     def drawn(initialization: str) -> PyTree:
@@ -193,8 +193,9 @@ def _measure(
         """Of one initialiser; the arrays' first axes are draws and scales."""
 
         def at_scale(state: PyTree, start: Start, scale: jax.Array) -> dict[str, jax.Array]:
-            state = state | {"recurrent_kernel": scale * state["recurrent_kernel"]}
-            return flow(nnx.merge(graphdef, state), start)
+            cell = nnx.merge(graphdef, state)
+            cell.set_recurrent_matrices(lambda block: scale * block)
+            return flow(cell, start)
 
         return lax.map(lambda draw: lax.map(lambda scale: at_scale(draw[0], draw[1], scale), scales), (states, starts))
 
@@ -243,7 +244,7 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
     }
     if isinstance(cell, Vanilla):
         before = jnp.concatenate([start.h[None], h[:-1]])
-        z = cell.project(start.x) + before @ cell.recurrent_kernel[...]
+        z = cell.project(start.x) + before @ cell.recurrent_matrix()
         _, slope = jax.jvp(cell.activation, (z,), (jnp.ones_like(z),))
         found["flat"] = (jnp.abs(slope) < 0.05).mean()
     return found

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from rnnlab.nn.trajectory import Trajectory
-
 
 def inner_cell(cell: Any) -> Any:
     """The cell of the equations, without all that stands around it."""
@@ -41,10 +39,3 @@ def parameter_name(path: tuple) -> str:
         layer += " reverse" if inside[1] == 1 else ""
         inside = inside[2:] if inside[0] == "cells" else [inside[0], *inside[2:]]
     return "/".join([layer, *map(str, inside)])
-
-
-def gates_of_kernel(name: str, count: int, trajectories: list[Trajectory]) -> list[str]:
-    """The names of the `count` blocks of a recurrent kernel of this name, from the cell that ran with it."""
-    layer = name.split("/")[0]
-    cell = next((trajectory.cell for trajectory in trajectories if trajectory.name == layer), None)
-    return gate_names(cell, count)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, over
-from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
+from rnnlab.diagnostics.names import gate_names, inner_cell, parameter_name
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.ops.safe_norms import row_norms
 from rnnlab.typing import Array, Float
@@ -45,11 +45,13 @@ def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
 
 
 def _gates(name: str, leaf: jax.Array, probe: Probe) -> list[str]:
-    """The gates of a recurrent kernel [H, M] of more than one block; else none."""
-    if not name.endswith("/recurrent_kernel") or leaf.ndim != 2 or not leaf.shape[0]:
+    """The gates of a recurrent parameter [H, M] of more than one block; else none."""
+    layer, _, parameter = name.rpartition("/")
+    cell = next((inner_cell(each.cell) for each in probe.trajectories if each.name == layer), None)
+    if cell is None or parameter not in cell.recurrent_parameters or leaf.ndim != 2 or not leaf.shape[0]:
         return []
     count, rest = divmod(leaf.shape[1], leaf.shape[0])
-    return [] if rest or count < 2 else gates_of_kernel(name, count, probe.trajectories)
+    return [] if rest or count < 2 else gate_names(cell, count)
 
 
 def _ratio(update: jax.Array, weight: jax.Array) -> jax.Array:

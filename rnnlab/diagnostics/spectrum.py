@@ -1,4 +1,4 @@
-"""The spectra of recurrent kernels, gate by gate: what a step does to a state, and many steps to a gradient.
+"""The spectra of recurrent matrices, gate by gate: what a step does to a state, and many steps to a gradient.
 
 Of the weights alone; the Jacobians of steps, activations included, are not measured here.
 """
@@ -12,7 +12,6 @@ import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, over
-from rnnlab.diagnostics.names import gates_of_kernel, parameter_name
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.typing import Array, Float
 
@@ -20,7 +19,7 @@ SQUARINGS = 8
 
 
 def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
-    """Singular values and what follows from them, for each gate's block R [H, H] of every recurrent kernel.
+    """Singular values and what follows from them, for each gate's block R [H, H] of every recurrent matrix.
 
     Returns:
         "layer 1/GATE/QUANTITY" ("layer 1 reverse/…") -> array; QUANTITY is
@@ -32,14 +31,14 @@ def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
         too large for the number format.
 
     Raises:
-        ConfigError: no parameter is a recurrent kernel of square blocks [H, H].
+        ConfigError: no cell has a recurrent matrix.
     """
     found: dict[str, jax.Array] = {}
-    for path, kernel in jax.tree_util.tree_leaves_with_path(probe.params):
-        name = parameter_name(path)
-        if not name.endswith("/recurrent_kernel") or kernel.ndim != 2 or kernel.shape[1] % kernel.shape[0]:
+    for trajectory in probe.trajectories:
+        gates = trajectory.cell.recurrent_matrices()
+        if not gates:
             continue
-        blocks = _blocks(kernel)
+        blocks = jnp.stack([block.astype(jnp.promote_types(block.dtype, jnp.float32)) for block in gates.values()])
         largest = jnp.max(jnp.abs(blocks), axis=(1, 2), keepdims=True)
         finite = jnp.isfinite(largest)
         blocks = jnp.where(finite, blocks, 0)  # Some machines' SVD would not end.
@@ -53,14 +52,13 @@ def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
             "spectral radius": radii,
             "distance from orthogonality": jnp.sqrt(jnp.mean((values**2 - 1) ** 2, axis=1)),
         }
-        place = name.removesuffix("/recurrent_kernel")
-        for index, gate in enumerate(gates_of_kernel(name, len(blocks), probe.trajectories)):
-            known = finite[index, 0, 0]
+        for index, gate in enumerate(gates):
             found |= {
-                f"{place}/{gate}/{key}": jnp.where(known, value[index], jnp.nan) for key, value in measured.items()
+                f"{trajectory.name}/{gate}/{key}": jnp.where(finite[index, 0, 0], value[index], jnp.nan)
+                for key, value in measured.items()
             }
     if not found:
-        raise ConfigError("diagnostics: spectrum found no parameter recurrent_kernel of blocks [H, H]; leave it out")
+        raise ConfigError("diagnostics: spectrum has no recurrent matrix of blocks [H, H] to measure; leave it out")
     return found
 
 
@@ -99,11 +97,6 @@ def _scaled(matrices: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     matrices = matrices / jnp.where(largest > 0, largest, 1)
     norm = jnp.sqrt(jnp.sum(matrices**2, axis=(-2, -1), keepdims=True))
     return largest[..., 0, 0], norm[..., 0, 0], matrices / jnp.where(norm > 0, norm, 1)
-
-
-def _blocks(kernel: Float[Array, "H M"]) -> Float[Array, "G H H"]:
-    kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    return kernel.reshape(kernel.shape[0], -1, kernel.shape[0]).swapaxes(0, 1)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

@@ -72,8 +72,8 @@ def truncation_bias(
         number, window = numbered
         gradient = jax.grad(loss)(params, window)
         full = jax.tree.map(lambda kept, new: jnp.where(number == 0, new, kept), full, gradient)
-        groups = {"all": jax.tree.leaves(full), "recurrent": _recurrent(full)}
-        parts = {"all": jax.tree.leaves(gradient), "recurrent": _recurrent(gradient)}
+        groups = {"all": jax.tree.leaves(full), "recurrent": _recurrent(network, full)}
+        parts = {"all": jax.tree.leaves(gradient), "recurrent": _recurrent(network, gradient)}
         return full, {name: TruncationBias(*alignment(parts[name], whole)) for name, whole in groups.items() if whole}
 
     # The full gradient is the first window's, of all T steps: one program for all, so that equal windows are equal.
@@ -98,6 +98,9 @@ def with_windows(network: Network, window: Int[Array, ""] | None) -> Network:
     return copy
 
 
-def _recurrent(params: PyTree) -> list[jax.Array]:
+def _recurrent(network: Network, params: PyTree) -> list[jax.Array]:
+    """The leaves that what meets the states of its cells is made of."""
     leaves: list[tuple[Any, jax.Array]] = jax.tree_util.tree_leaves_with_path(params)
-    return [leaf for path, leaf in leaves if path[-1].key == "recurrent_kernel"]
+    cells = network.cells()
+    paths = [(tuple(key.key for key in keys), leaf) for keys, leaf in leaves]
+    return [leaf for path, leaf in paths if path[:-1] in cells and path[-1] in cells[path[:-1]].recurrent_parameters]

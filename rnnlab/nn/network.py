@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.cells import CellSpec
+from rnnlab.cells import BaseCell, CellSpec
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options
@@ -225,6 +225,14 @@ class Network(nnx.Module):
         for _, module in nnx.iter_modules(self):
             if hasattr(module, "compute"):
                 module.compute = options.compute  # pyright: ignore[reportAttributeAccessIssue]
+
+    def cells(self) -> dict[tuple[str | int, ...], BaseCell]:
+        """Every cell by its path in a tree of parameters: ("layers", 0, "cells", 1)."""
+        return {
+            ("layers", index, "cells", direction): cell
+            for index, layer in enumerate(self.layers)
+            for direction, cell in enumerate(layer.cells)
+        }
 
     def word_leaves(self) -> SplitLeaves:
         """The parameters that a softmax over split words has parts of."""

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.flight import SPIKE, flight
+from rnnlab.nn.network import Network
 from rnnlab.parallel import devices
 from rnnlab.training.checkpoints import SavedCheckpoints
 from rnnlab.training.flight_recorder import Recording, advance, line_of
@@ -32,9 +34,9 @@ class Intervention(NamedTuple):
     label: str
     numbers: Mapping[str, float] = MappingProxyType({})
     """Numbers of the config that are replaced, by their path."""
-    once: Callable[[PyTree], PyTree] | None = None
-    """Params -> params, before the first update."""
-    always: Callable[[PyTree], PyTree] | None = None
+    once: Callable[[Network], None] | None = None
+    """Changes the network's parameters before the first update."""
+    always: Callable[[Network], None] | None = None
     """The same, before every update."""
 
 
@@ -78,6 +80,9 @@ def replay(
     for intervention in interventions(config, record):
         if not set(intervention.numbers) <= set(changed.programs.numbers):
             continue
+        if (intervention.once or intervention.always) and not _can_set_recurrent(run, state):
+            say(f"left out: {intervention.label}: a cell of this network has no R that can be set")
+            continue
         say(f"once more: {intervention.label}")
         found[intervention.label] = played(changed, _transplanted(changed, state, intervention), intervention)
     return {
@@ -100,8 +105,8 @@ def interventions(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[
         Intervention(f"clip_norm {clip:.3g}", {"optimizer.clip_norm": clip}),
         Intervention(f"cotangent.clip_norm {calm:.3g}", {"model.cotangent.clip_norm": calm}),
         Intervention(f"learning_rate {rate / 10:.3g}", {"optimizer.learning_rate": rate / 10}),
-        Intervention("recurrent kernels × 0.9", once=lambda params: _of_recurrent(params, lambda r: 0.9 * r)),
-        Intervention("spectral norms ≤ 1", always=lambda params: _of_recurrent(params, _spectral_bound)),
+        Intervention("recurrent kernels × 0.9", once=lambda network: _change_recurrent(network, lambda r: 0.9 * r)),
+        Intervention("spectral norms ≤ 1", always=lambda network: _change_recurrent(network, _spectral_bound)),
     ]
 
 
@@ -226,7 +231,7 @@ def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> Tr
     # Clipping keeps nothing, so what the optimiser keeps are the same arrays in the same order.
     optimizer = jax.tree.unflatten(jax.tree.structure(new.optimizer), jax.tree.leaves(state.optimizer))
     buffers = jax.tree_util.tree_map_with_path(lambda path, a: _found(state.buffers, path, a), new.buffers)
-    params = state.params if intervention.once is None else intervention.once(state.params)
+    params = state.params if intervention.once is None else _changed(run, state.params, buffers, intervention.once)
     kept = {name: getattr(state, name) for name in ("step", "average", "usual_norm", "rate_scale", "carry")}
     whole = dataclasses.replace(new, params=params, buffers=buffers, optimizer=optimizer, **kept)
     return devices.replicate(run.mesh, jax.tree.map(jnp.copy, whole))
@@ -247,7 +252,7 @@ def _play(run: Run, state: TrainState, last: int, intervention: Intervention) ->
     lines = []
     while int(state.step) < last and bool(state.finite):
         if intervention.always is not None:
-            params = devices.replicate(run.mesh, intervention.always(state.params))
+            params = devices.replicate(run.mesh, _changed(run, state.params, state.buffers, intervention.always))
             state = dataclasses.replace(state, params=params)
         lines.append(line_of(state, observe(state, run.data_at(int(state.step)), run.rows)["flight"]))
         state = advance(run, state, int(state.step) + 1)
@@ -266,15 +271,22 @@ def _deviation(recorded: list[dict[str, Any]], made: list[dict[str, Any]]) -> fl
     return worst
 
 
-def _of_recurrent(params: PyTree, change: Callable[[jax.Array], jax.Array]) -> PyTree:
-    """Params with every gate's block [H, H] of every recurrent kernel changed."""
+def _changed(run: Run, params: PyTree, buffers: PyTree, change: Callable[[Network], None]) -> PyTree:
+    """The parameters after a change of the network that has them."""
+    network = run.programs.network(params, buffers)
+    change(network)
+    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
-    def changed(path: tuple, leaf: jax.Array) -> jax.Array:
-        if getattr(path[-1], "key", "") != "recurrent_kernel" or leaf.ndim != 2 or leaf.shape[1] % leaf.shape[0]:
-            return leaf
-        return jnp.concatenate([change(block) for block in jnp.split(leaf, leaf.shape[1] // leaf.shape[0], 1)], 1)
 
-    return jax.tree_util.tree_map_with_path(changed, params)
+def _change_recurrent(network: Network, change: Callable[[jax.Array], jax.Array]) -> None:
+    """Changes every gate's block [H, H] of every recurrent matrix."""
+    for cell in network.cells().values():
+        cell.set_recurrent_matrices(change)
+
+
+def _can_set_recurrent(run: Run, state: TrainState) -> bool:
+    cells = run.programs.network(state.params, state.buffers).cells().values()
+    return all(cell.recurrent_matrices() and not cell.builds_recurrent_matrix for cell in cells)
 
 
 def _spectral_bound(block: jax.Array) -> jax.Array:

@@ -213,11 +213,11 @@ def test_mistakes_are_one_line(given: dict[str, Any], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_cell_without_a_recurrent_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(nnx.Module):
-        def __init__(self, in_features: int, features: int, *, recurrent_init: Any = None, rngs: nnx.Rngs):
-            self.kernel = nnx.Param(jnp.zeros(()))
+def test_a_cell_without_a_recurrent_matrix_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Vanilla):
+        def recurrent_matrices(self) -> dict[str, jax.Array]:
+            return {}
 
     monkeypatch.setitem(CELLS, "other", Other)
-    with pytest.raises(ConfigError, match="Other has no recurrent_kernel"):
+    with pytest.raises(ConfigError, match="Other has no recurrent matrix"):
         measure_atlas(cells={"other": {"cell": {"name": "other"}}}, **TINY)

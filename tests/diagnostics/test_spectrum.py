@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from rnnlab.cells import Vanilla
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.spectrum import spectral_radius, spectrum
@@ -72,7 +73,8 @@ def test_spectral_radius_in_double_precision_is_exact_for_a_normal_matrix() -> N
 
 def probe_of(params: Any, network: Network) -> Probe:
     """With these parameters alone."""
-    return Probe(trajectories(network, jnp.zeros((1, 1, 2))), [], params, {}, {}, {})
+    graphdef, _, rest = nnx.split(network, nnx.Param, ...)
+    return Probe(trajectories(nnx.merge(graphdef, params, rest), jnp.zeros((1, 1, 2))), [], params, {}, {}, {})
 
 
 def network_of(name: str, **fields: Any) -> tuple[Network, Any]:
@@ -168,8 +170,8 @@ def test_a_huge_kernel_is_measured() -> None:
     assert found["distance from orthogonality"] == np.inf
 
 
-def test_a_network_without_a_recurrent_kernel_is_refused_in_one_line() -> None:
+def test_a_network_without_a_recurrent_matrix_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     network, params = network_of("vanilla")
-    params["layers"][0]["cells"][0].pop("recurrent_kernel")
+    monkeypatch.setattr(Vanilla, "recurrent_matrices", lambda self: {})
     with pytest.raises(ConfigError, match=r"^diagnostics: spectrum .*; leave it out$"):
         spectrum(probe_of(params, network))

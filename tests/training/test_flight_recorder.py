@@ -7,8 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rnnlab import diagnose
+from rnnlab.cells import GRU
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.flight import SPIKE
 from rnnlab.nn.trajectory import trajectories
@@ -16,7 +18,7 @@ from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import resolve_config
 from rnnlab.training.flight_recorder import read_recording, recordings
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.replay import _of_recurrent, _spectral_bound, blame
+from rnnlab.training.replay import _spectral_bound, blame
 from rnnlab.training.setup import Run
 
 
@@ -178,10 +180,12 @@ def test_layer_that_grew_most_comes_first() -> None:
 
 def test_spectral_bound_acts_on_every_gate_by_itself_and_only_above_one() -> None:
     small, large = (np.diag([0.5, scale]).astype(np.float32) for scale in (0.9, 3.0))
-    tree = {"layers": {0: {"cells": {0: {"recurrent_kernel": jnp.hstack([small, large]), "bias": jnp.ones(4)}}}}}
-    changed = _of_recurrent(tree, _spectral_bound)["layers"][0]["cells"][0]
-    np.testing.assert_allclose(changed["recurrent_kernel"], np.hstack([small, np.diag([0.5, 1.0])]), atol=1e-6)
-    np.testing.assert_array_equal(changed["bias"], np.ones(4))
+    cell = GRU(1, 2, rngs=nnx.Rngs(0))
+    cell.recurrent_kernel[...] = jnp.hstack([small, large, small])
+    cell.set_recurrent_matrices(_spectral_bound)
+    expected = np.hstack([small, np.diag([0.5, 1.0]), small])
+    np.testing.assert_allclose(cell.recurrent_kernel[...], expected, atol=1e-6)
+    np.testing.assert_array_equal(cell.bias[...], np.zeros(6))
 
 
 @pytest.mark.slow
