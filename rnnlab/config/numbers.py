@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.config.schema import hints_of, is_traced
+from rnnlab.config.schema import is_traced, section_fields
 from rnnlab.typing import PyTree
 
 
@@ -18,11 +18,12 @@ def split_numbers(section: Mapping[str, Any], hint: Any) -> tuple[Any, dict[str,
     numbers: dict[str, float] = {}
 
     def walk(section: Mapping[str, Any], hint: Any, path: str) -> dict[str, Any]:
-        hints, structure = hints_of(hint, section), {}
+        fields, structure = section_fields(hint, section), {}
         for key, value in section.items():
+            annotation = fields[key].hint if key in fields else None
             if isinstance(value, Mapping):
-                value = walk(value, hints.get(key), f"{path}{key}.")
-            elif isinstance(value, float) and is_traced(hints.get(key)):
+                value = walk(value, annotation, f"{path}{key}.")
+            elif isinstance(value, float) and is_traced(annotation):
                 numbers[path + key], value = value, _NUMBER
             structure[key] = value
         return structure

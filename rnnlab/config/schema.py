@@ -165,7 +165,7 @@ def fields_of(function: Callable[..., Any]) -> Mapping[str, Field]:
 def subsection(hint: Any) -> type | None:
     """The dataclass whose fields are those of a section with this annotation; None for what is not a section, or one
     whose fields depend on its name."""
-    return next((member for member in _members(hint) if _is_options(member)), None)
+    return next((member for member in members_of(hint) if _is_options(member)), None)
 
 
 def _is_options(target: Any) -> typing.TypeGuard[type]:
@@ -179,26 +179,30 @@ def _default(field: dataclasses.Field) -> Any:
     return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
 
 
-def hints_of(hint: Any, section: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotation of each field of a resolved section with this annotation."""
-    for member in _members(hint):
+def section_fields(hint: Any, section: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields of a section with this annotation.
+
+    Raises:
+        ConfigError: the fields depend on the section's name, and it has none that is known.
+    """
+    for member in members_of(hint):
         if _is_options(member):
-            return {name: field.hint for name, field in fields_of(member).items()}
+            return dict(fields_of(member))
         marks = getattr(member, "__metadata__", ())
         tables = [mark for mark in marks if isinstance(mark, dict)]
         if tables:
             factories = [lookup(tables[0], section.get("name"), "name"), *filter(_is_options, marks)]
-            return {name: field.hint for each in reversed(factories) for name, field in fields_of(each).items()}
+            return {name: field for each in reversed(factories) for name, field in fields_of(each).items()}
     return {}
 
 
 def is_traced(hint: Any) -> bool:
     """Whether numbers of a field with this annotation enter the compiled program as arrays."""
-    return any(TRACED in getattr(member, "__metadata__", ()) for member in _members(hint))
+    return any(TRACED in getattr(member, "__metadata__", ()) for member in members_of(hint))
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-    """Those of a union; the annotation itself if it is none."""
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of another annotation, itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 

@@ -5,16 +5,14 @@ They mean what they mean to ml_collections' config_flags: --config.flag=1 is Tru
 """
 
 import ast
-import contextlib
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from absl import flags
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.schema import fields_of, find, subsection
+from rnnlab.config.schema import members_of, section_fields, subsection
 
 
 class _Section:
@@ -63,46 +61,35 @@ def is_boolean(hint: Any) -> bool:
     return _kinds(hint) - {type(None)} == {bool}
 
 
-def declared(fields: Callable[..., Any], config: Mapping[str, Any], path: str) -> Any:
-    """The annotation of the field at a path of a config, None for an unknown one; fields: what the schema reads."""
-    factories, section = [fields], config
-    hint: Any = None
+def declared(hint: Any, config: Mapping[str, Any], path: str) -> Any:
+    """The annotation of the field at a path, None for an unknown one.
+
+    Args:
+        hint: the annotation of the whole config.
+        config: plain, as far as it is set.
+        path: as "model.cell.peepholes".
+    """
+    section: Mapping[str, Any] = config
     for part in path.split("."):
-        known = {}
-        for factory in factories:
-            known = {**fields_of(factory), **known}
-        if part not in known:
+        try:
+            fields = section_fields(hint, section)
+        except ConfigError:  # An unknown name, which the check of the config reports.
             return None
-        hint, default = known[part]
+        if part not in fields:
+            return None
+        hint, default = fields[part]
         value = section.get(part, default)
-        if isinstance(value, Mapping) and "name" not in value and isinstance(default, str):
-            value = {"name": default, **value}
-        factories, section = _factories(hint, value), value if isinstance(value, Mapping) else {}
+        named = {"name": default} if isinstance(default, str) else {}
+        section = (
+            {"name": value} if isinstance(value, str) else {**named, **value} if isinstance(value, Mapping) else {}
+        )
     return hint
-
-
-def _factories(hint: Any, value: Any) -> list[Callable[..., Any]]:
-    """What has the fields of a section with this annotation and value."""
-    options = subsection(hint)
-    if options is not None:
-        return [options]
-    for member in _members(hint):
-        marks = typing.get_args(member)[1:] if typing.get_origin(member) is Annotated else ()
-        common = [mark for mark in marks if isinstance(mark, type)]
-        for table in (mark for mark in marks if isinstance(mark, dict)):
-            with contextlib.suppress(ConfigError):  # The check of the config says it.
-                return [find(table, value, "")[0], *common]
-    return []
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _kinds(hint: Any) -> set[Any]:
     """The types that an annotation admits."""
     kinds: set[Any] = set()
-    for member in _members(hint):
+    for member in members_of(hint):
         origin, arguments = typing.get_origin(member), typing.get_args(member)
         if origin is Annotated:
             kinds |= {_Section} if any(isinstance(mark, dict) for mark in arguments[1:]) else _kinds(arguments[0])
@@ -114,7 +101,7 @@ def _kinds(hint: Any) -> set[Any]:
 
 
 def _parsed(parser: flags.ArgumentParser, text: str, otherwise: Any) -> Any:
-    """As absl reads it."""
+    """The text as absl reads it, or `otherwise` where absl refuses it."""
     try:
         return parser.parse(text)
     except (ValueError, TypeError):
