@@ -42,10 +42,9 @@ hook = install_import_hook(["rnnlab.engine", "rnnlab.nn.network", "rnnlab.cells"
 with hook:
     import rnnlab  # noqa: F401
 
-from rnnlab import plots  # noqa: E402
 from rnnlab.tasks import Adding  # noqa: E402
 from rnnlab.training.programs import Programs  # noqa: E402
-from rnnlab.training.setup import Run  # noqa: E402
+from tests.helpers import without_figures  # noqa: E402
 
 # The collector need not walk what was imported, nor walk all objects each time that a program was traced.
 gc.freeze()
@@ -71,11 +70,10 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws no figures of a run and does not measure what they show: a second a run. test_loop.py looks at them."""
-    monkeypatch.setattr(Run, "gradient_flow", lambda run, states: {when: {} for when in states})
-    monkeypatch.setattr(plots, "gradient_flow", lambda workdir: None)
-    monkeypatch.setattr(plots, "learning_curve", lambda *words: None)
+def no_figures() -> Iterator[None]:
+    """Draws no figures of a run: `helpers.without_figures`."""
+    with without_figures():
+        yield
 
 
 @pytest.fixture

@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import pytest
 from flax import nnx
 
+from rnnlab import plots
 from rnnlab.cells import CELLS
 from rnnlab.config.schema import fields_of
 from rnnlab.engine import FusableCell, Taps
 from rnnlab.ops.activations import ACTIVATIONS
+from rnnlab.training.setup import Run
 
 float64 = functools.partial(jax.enable_x64, True)
 """A context in which arrays have double precision."""
@@ -32,6 +35,16 @@ def jaxtyping_disabled() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Draws no figures of a run and does not measure what they show: a second a run. test_loop.py looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "gradient_flow", lambda run, states: {when: {} for when in states})
+        patch.setattr(plots, "gradient_flow", lambda workdir: None)
+        patch.setattr(plots, "learning_curve", lambda *words: None)
+        yield
 
 
 CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

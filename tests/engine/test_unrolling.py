@@ -389,13 +389,17 @@ def test_taps_of_another_sequence_are_refused():
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int32"])
 @pytest.mark.parametrize("variant", ["lstm", "gru_reset_before"])
 def test_integers_are_numbers_and_the_parameters_get_their_gradients(variant, dtype, width):
-    graphdef, state = random_cell(variant, in_features=width)
+    _, state = random_cell(variant, in_features=width)
     x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (T, B, width)), dtype)
+    gradients = gradients_of_the_outputs(variant, width)
+    assert_close(gradients(state, x), gradients(state, x.astype("float32")), 0)
 
-    def gradients(x: jax.Array) -> Any:
-        return quick_jit(jax.value_and_grad(lambda s: weighed(unroll(nnx.merge(graphdef, s), x))[0]))(state)
 
-    assert_close(gradients(x), gradients(x.astype("float32")), 0)
+@functools.cache
+def gradients_of_the_outputs(variant: str, width: int) -> Any:
+    """(parameters, x) -> loss, gradients by the parameters."""
+    graphdef, _ = random_cell(variant, in_features=width)
+    return quick_jit(jax.value_and_grad(lambda s, x: weighed(unroll(nnx.merge(graphdef, s), x))[0]))
 
 
 def test_auto_is_fused_where_the_cell_allows_it():

@@ -280,9 +280,24 @@ def floats(overrides: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
+def together(name: str, **changes: Any) -> Trained:
+    """A run with all techniques of a group."""
+    sections = [part for cure in GROUPS[name] for part in (BESIDE.get(cure, {}), CURES[cure])]
+    return Trained(configured(*sections, **changes))
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_resumed_run_with_a_group_of_cures_is_the_same_bit_for_bit(name, tmp_path: Path) -> None:
+    check_resumed(together(name), tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_a_resumed_run_with_a_cure_is_the_same_bit_for_bit(name, tmp_path: Path) -> None:
-    run = cured(name)
+    check_resumed(cured(name), tmp_path)
+
+
+def check_resumed(run: Trained, tmp_path: Path) -> None:
     half = run.train(run.first, STEPS // 2)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(STEPS // 2, half, {})
@@ -297,11 +312,8 @@ def test_a_resumed_run_with_a_cure_is_the_same_bit_for_bit(name, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS)
 def test_backends_and_devices_agree_in_double_precision(name) -> None:
-    sections = [part for cure in GROUPS[name] for part in (BESIDE.get(cure, {}), CURES[cure])]
-
     def after(backend: str, devices: int) -> Any:
-        changes = {"model.recurrence.backend": backend, "devices": devices}
-        run = Trained(configured(*sections, **changes))
+        run = together(name, **{"model.recurrence.backend": backend, "devices": devices})
         assert run.programs.backend == backend
         state = run.train(run.first, 3)
         assert bool(state.finite)
