@@ -106,7 +106,7 @@ def range_test(
     for step in range(steps):
         rate = lowest * (highest / lowest) ** (step / (steps - 1))
         state = run.train(state, step + 1)
-        loss = means(state)["loss"] if bool(state.finite) else math.inf
+        loss = means(state.sums)["loss"] if bool(state.finite) else math.inf
         if not math.isfinite(loss):
             stopped = rate
             break

@@ -96,7 +96,7 @@ def as_rnnlab_trains(run: Any, state: Any) -> Contestant:
     for _ in range(STEPS):
         held["state"] = run.with_empty_sums(held["state"])
         train(1)
-        losses.append(means(held["state"])["loss"])
+        losses.append(means(held["state"].sums)["loss"])
 
     def peak() -> int | None:
         if jax.default_backend() == "cpu":

@@ -1,8 +1,9 @@
 """From the config's optimizer section to an optax chain: clip, precondition, decay, scale by the schedule.
 
 All numbers may be traced arrays, so the chain is rebuilt inside the compiled step and a sweep over its numbers compiles
-once. The order is fixed: clip by value, by layer, by unit (adaptive), by global norm; gradient noise; optimiser;
-decoupled weight decay; learning rate; max-norm of the weights that result. Schedules are in `optim/schedules.py`.
+once. The order is fixed: measure the norm; clip by value, by layer, by unit (adaptive), by global norm; gradient noise;
+optimiser; decoupled weight decay; learning rate; max-norm of the weights that result. Schedules are in
+`optim/schedules.py`.
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ from rnnlab.config.outside import Table
 from rnnlab.config.schema import build, fields_of, find
 from rnnlab.ops.safe_norms import global_norm, unit_norms
 from rnnlab.optim.adapted import adapted
+from rnnlab.optim.learning_rate import scale_by_learning_rate
+from rnnlab.optim.monitors import count_clipped, detect_spikes
 from rnnlab.optim.schedules import ScheduleSpec, make_schedule
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
 from rnnlab.typing import PRNGKeyArray, PyTree
@@ -126,7 +129,8 @@ OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, OptimizerOptions]
 def make_optimizer(
     section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT
 ) -> optax.GradientTransformationExtraArgs:
-    """The chain of a resolved section whose numbers may be traced.
+    """The chain of a resolved section whose numbers may be traced. Its state is a dict with the names of its parts:
+    "spikes", "clipping", "noise", "rule" (the optimiser's own), "weight_decay", "learning_rate", "max_norm".
 
     `update(gradients, state, params, key=key, rate_scale=scale)`: key is the step's own, for gradient noise, rate_scale
     the factor of the schedule "plateau"; without these both may be left out.
@@ -148,67 +152,40 @@ def make_optimizer(
     factory, _ = find(OPTIMIZERS, section, "optimizer")
     common = fields_of(OptimizerOptions).keys() - fields_of(factory).keys()
     options = OptimizerOptions(**{key: own.pop(key) for key in list(own) if key in common})
-    chain: list[Any] = [*make_clipping(section, split)]
+    chain: list[Any] = [("spikes", detect_spikes(split))]
+    if (clipping := make_clipping(section, split)) is not None:
+        chain.append(("clipping", clipping))
     if options.gradient_noise is not None:
-        chain.append(add_noise(options.gradient_noise, options.gradient_noise_decay, split))
-    chain.append(build(OPTIMIZERS, own, "optimizer"))
+        chain.append(("noise", add_noise(options.gradient_noise, options.gradient_noise_decay, split)))
+    chain.append(("rule", build(OPTIMIZERS, own, "optimizer")))
     if options.weight_decay is not None:
-        chain.append(optax.add_decayed_weights(options.weight_decay, mask=decayed))
+        chain.append(("weight_decay", optax.add_decayed_weights(options.weight_decay, mask=decayed)))
     schedule = make_schedule(options.schedule, options.warmup_steps, run_steps)
-    chain.append(optax.scale_by_schedule(lambda step: -options.learning_rate * schedule(jnp.asarray(step))))
-    if waits_for_plateau(section):
-        chain.append(scale_by_rate_scale())
+    chain.append(("learning_rate", scale_by_learning_rate(options.learning_rate, schedule)))
     if options.max_norm is not None:
-        chain.append(bound_unit_norms(options.max_norm))
-    return optax.chain(*chain)
+        chain.append(("max_norm", bound_unit_norms(options.max_norm)))
+    return optax.named_chain(*chain)
 
 
-def make_clipping(section: Mapping[str, Any], split: SplitLeaves = UNSPLIT) -> list[optax.GradientTransformation]:
-    """What a section clips by, in the order of the chain; none of them keeps a state."""
-    options = {name: section.get(name) for name in ("clip_value", "clip_layer_norm", "clip_adaptive", "clip_norm")}
+def make_clipping(section: Mapping[str, Any], split: SplitLeaves = UNSPLIT) -> optax.GradientTransformation | None:
+    """All that a section clips by, in the order of the chain; None where it clips nothing."""
     table = {
         "clip_value": optax.clip,
         "clip_layer_norm": functools.partial(clip_by_layer_norm, split=split),
         "clip_adaptive": functools.partial(clip_by_unit_ratio, split=split),
         "clip_norm": functools.partial(clip_by_global_norm, split=split),
     }
-    return [table[name](bound) for name, bound in options.items() if bound is not None]
-
-
-def clipped(section: Mapping[str, Any], gradients: PyTree, params: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
-    """The gradients after all that a section clips by."""
-    for clip in make_clipping(section, split):
-        gradients, _ = clip.update(gradients, optax.EmptyState(), params)
-    return gradients
-
-
-def was_clipped(
-    section: Mapping[str, Any], gradients: PyTree, params: PyTree, norm: jax.Array, split: SplitLeaves = UNSPLIT
-) -> jax.Array | None:
-    """Whether that changes them; None where a section clips nothing. norm: their global norm."""
-    clippings = len(make_clipping(section))
-    if not clippings:
+    bounds = {name: section[name] for name in table if section.get(name) is not None}
+    if not bounds:
         return None
-    if clippings == 1 and section.get("clip_norm") is not None:
-        return norm > section["clip_norm"]  # `clip_by_global_norm`'s own rule: the gradients need not be read again.
-    pairs = zip(*map(jax.tree.leaves, (gradients, clipped(section, gradients, params, split))), strict=True)
-    changed = jnp.any(jnp.stack([jnp.any(before != after) for before, after in pairs]))
-    return split.largest(changed.astype(jnp.int32)) > 0 if split else changed
+    alone = bounds.get("clip_norm") if len(bounds) == 1 else None
+    return count_clipped([table[name](bound) for name, bound in bounds.items()], split, alone)
 
 
 def waits_for_plateau(section: Mapping[str, Any]) -> bool:
     """Whether an optimizer section has the schedule "plateau", whose factor is `rate_scale`."""
     schedule = section.get("schedule")
     return "plateau" in (schedule, schedule.get("name") if isinstance(schedule, Mapping) else None)
-
-
-def scale_by_rate_scale() -> optax.GradientTransformationExtraArgs:
-    """Updates times the extra argument `rate_scale`, a scalar."""
-
-    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(lambda u: (u * extra["rate_scale"]).astype(u.dtype), updates), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def decayed(params: PyTree) -> PyTree:

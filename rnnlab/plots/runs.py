@@ -29,7 +29,8 @@ _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
 
 def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None) -> Path:
-    """WORKDIR/plots/learning_curve.png: the loss, every metric of the task, and the gradient norm before clipping.
+    """WORKDIR/plots/learning_curve.png: the loss, every metric of the task, the gradient norm before clipping, and the
+    learning rate of the logged steps.
 
     baselines: the loss on each split of an answer that ignores the input; drawn for the splits that are shown.
     """
@@ -38,6 +39,9 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
     skip = {"step", "split", "seconds", "loss", "grad_norm", "largest_grad_norm", "clipped", "learning_rate"}
     names = sorted({name for line in losses for name in line} - skip)
     panels = ["loss", *names, "grad_norm"]
+    gradient = len(names) + 1
+    if any("learning_rate" in line for line in losses):  # Earlier versions did not write it.
+        panels.append("learning_rate")
     figure, axes = make_axes(len(panels))
     for axis, name in zip(axes, panels, strict=True):
         for split, colour in _SPLITS.items():
@@ -51,14 +55,14 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
         axis.set_xlabel("training step")
         axis.set_title(name.replace("_", " "))
     _draw_baselines(axes[0], {s: v for s, v in (baselines or {}).items() if any(each["split"] == s for each in losses)})
-    for axis in (axes[0], axes[-1]):
+    for axis in (axes[0], *axes[gradient:]):
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
         if values and max(values) > 20 * min(values):
             axis.set_yscale("log")
-    for axis in axes:
+    for axis in axes[: gradient + 1]:
         hold_spikes(axis)
     axes[0].legend(frameon=False, fontsize=8)
-    axes[-1].set_title("gradient norm before clipping, mean")
+    axes[gradient].set_title("gradient norm before clipping, mean")
     return save(figure, Workdir(workdir).figure("learning_curve"))
 
 

@@ -29,6 +29,7 @@ from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import processes
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
 from rnnlab.records.workdir import Workdir
+from rnnlab.training.former_names import former_names
 from rnnlab.training.state import TrainState
 from rnnlab.typing import PyTree
 
@@ -131,12 +132,16 @@ class SavedCheckpoints:
             raise ValueError("what the host remembered is not what it was")
         like = like(host) if callable(like) else like
         wanted = _flat(like)
-        missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+        names, over = former_names(wanted, found)
+        kept_names = {name: former for name, former in names.items() if former is not None}
+        missing = sorted({name for name, former in kept_names.items() if former not in found})
+        extra = sorted(set(found) - set(kept_names.values()) - over)
         if missing or extra:
             lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
             raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
-        shapes = {name: tuple(found[name].shape) for name in wanted}
-        others = [name for name in wanted if shapes[name] != wanted[name].shape]
+        found = {name: found[former] for name, former in kept_names.items()}
+        shapes = {name: tuple(each.shape) for name, each in found.items()}
+        others = [name for name in found if shapes[name] != wanted[name].shape]
         refilled = {name for name, leaf in _paths(like).items() if leaf in words}
         for name in others:
             old, new = shapes[name], wanted[name].shape
@@ -144,11 +149,15 @@ class SavedCheckpoints:
                 raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
         options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
         with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
-            flat = ocp.load(str(path), wanted)
+            flat = ocp.load(str(path), {former: wanted[name] for name, former in kept_names.items()})
         if kept is not None:
-            cast = [name for name in wanted if found[name].dtype != wanted[name].dtype]
-            if names := altered(kept, {name: flat[name] for name in wanted}, host, [*others, *cast]):
-                raise ValueError(f"{names[0]} is not what it was")
+            cast = [name for name in found if found[name].dtype != wanted[name].dtype]
+            without = [kept_names[name] for name in (*others, *cast)]
+            if damaged := altered(kept, flat, host, without):
+                raise ValueError(f"{damaged[0]} is not what it was")
+        flat = {name: flat[former] for name, former in kept_names.items()}
+        for name in wanted.keys() - flat.keys():
+            flat[name] = jnp.zeros(wanted[name].shape, wanted[name].dtype, device=wanted[name].sharding)
         # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
         leaves = [jnp.copy(flat[name]) for name in wanted]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)

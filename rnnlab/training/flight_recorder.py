@@ -60,7 +60,7 @@ class FlightRecorder:
         """Records the steps before this state if its last step was a spike or was not finite; what there is to say."""
         if self.section is None:
             return None
-        spiked = int(state.totals["spikes"]) != int(self._kept[-1][1].totals["spikes"])
+        spiked = int(state.spikes.total) != int(self._kept[-1][1].spikes.total)
         finite = bool(state.finite)
         if finite and not spiked:
             return None
@@ -169,4 +169,4 @@ def line_of(state: TrainState, found: dict[str, Any]) -> dict[str, Any]:
     """Of the update that follows this state: its number, the usual norm, and what `diagnostics.flight.flight` found,
     but for the carries."""
     kept = {name: value for name, value in found.items() if name != "carries"}
-    return {"update": int(state.step) + 1, "usual_norm": float(state.usual_norm), **plain_arrays(kept)}
+    return {"update": int(state.step) + 1, "usual_norm": float(state.spikes.usual_norm), **plain_arrays(kept)}

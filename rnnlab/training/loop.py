@@ -33,7 +33,7 @@ from rnnlab.training.flight_recorder import FlightRecorder
 from rnnlab.training.host_state import HostState
 from rnnlab.training.rerun import repeat, summary_of
 from rnnlab.training.setup import Run
-from rnnlab.training.state import TrainState, means
+from rnnlab.training.state import TrainState, logged, means
 
 
 @processes.partners()
@@ -193,7 +193,7 @@ def train_and_evaluate(
                     break
                 progress.advance(step, memory.train.get("loss"))
                 if memory.logs(step):
-                    memory.train = run.described(run.label | means(state))
+                    memory.train = run.described(run.label | logged(state.sums, state.learning_rate))
                     writer.write(step, "train", memory.train, seconds())
                     progress.log(step, memory.train)
                 improved = False
@@ -294,8 +294,8 @@ def summarize(
         "best": {"step": stopping.best_step, "validation": stopping.best_values},
         "stability": {
             "finite": status != "diverged",
-            "clipped": None if "clipped" not in state.sums else int(state.totals["clipped"]) / max(1, step),
-            "spikes": int(state.totals["spikes"]),
+            "clipped": None if state.clipped is None else int(state.clipped.total) / max(1, step),
+            "spikes": int(state.spikes.total),
         },
         "convergence": memory.convergence.summary(),
         "seconds": round(seconds, 3),
@@ -384,7 +384,7 @@ def _last_words(
     status, step = summary["status"], summary["steps"]
     if status == "diverged":
         # Right after a log step the sums are empty: what was logged then is the last.
-        last = means(state) if state.sums["count"] else summary["final"]["train"]
+        last = means(state.sums) if state.sums["count"] else summary["final"]["train"]
         numbers = "  ".join(f"{k} {v:.4g}" for k, v in last.items()) or "none"
         clip = config["optimizer"]["clip_norm"]
         advice = [

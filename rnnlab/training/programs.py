@@ -25,7 +25,6 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers
 from rnnlab.config.schema import lookup
 from rnnlab.diagnostics import DIAGNOSTICS
-from rnnlab.diagnostics.flight import SPIKE
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.engine import Taps
 from rnnlab.nn.network import Carries, LayerRun, Network
@@ -33,7 +32,7 @@ from rnnlab.nn.softmax import SoftmaxOptions
 from rnnlab.nn.trajectory import of_runs
 from rnnlab.ops.random_streams import Training, high_word, seed_of_span, stream
 from rnnlab.optim.averaging import averaged
-from rnnlab.optim.optimizers import clipped, global_norm, make_clipping, make_optimizer, waits_for_plateau, was_clipped
+from rnnlab.optim.optimizers import make_clipping, make_optimizer, waits_for_plateau
 from rnnlab.optim.penalties import weight_penalty
 from rnnlab.parallel.devices import check_compute
 from rnnlab.parallel.sharding import ALL_AXES, MODEL_AXIS, UNSPLIT, row_parts, sum_over_devices
@@ -46,8 +45,6 @@ from rnnlab.training.state import TrainState
 from rnnlab.typing import Array, Float, Int, PyTree
 
 _RUNNING = ("grad_norm", "largest_grad_norm", "count")
-USUAL_STEPS = 100
-"""Over about how many steps that mean runs."""
 
 
 class Programs:
@@ -225,7 +222,7 @@ class Programs:
         ]
         if charges_weights(self.structure["penalties"]):
             sums["penalty"] = sums["loss"]
-        if make_clipping(self.structure["optimizer"]):
+        if make_clipping(self.structure["optimizer"]) is not None:
             sums["clipped"] = sums["loss"]
         return sums
 
@@ -259,11 +256,9 @@ class Programs:
             params=params,
             buffers=buffers,
             average=None if self.structure["averaging"] is None else params,
-            optimizer=self.optimizer(numbers).init(params),
+            optimizer=self.optimizer(numbers).init(params),  # pyright: ignore[reportArgumentType]
             numbers=numbers,
             sums=dict.fromkeys((*names, *_RUNNING), zero),
-            totals=dict.fromkeys(("clipped", "spikes"), jnp.zeros((), jnp.int32)),
-            usual_norm=zero,
             rate_scale=jnp.ones((), jnp.float32) if waits_for_plateau(self.structure["optimizer"]) else None,
             carry=carry,
         )
@@ -275,7 +270,7 @@ class Programs:
         """
 
         def goes_on(s: TrainState) -> jax.Array:
-            calm = s.totals["spikes"] == state.totals["spikes"] if self.stops_at_spikes else True
+            calm = s.spikes.total == state.spikes.total if self.stops_at_spikes else True
             return (s.step < until) & s.finite & calm
 
         return lax.while_loop(goes_on, lambda s: self._step(s, data, rows)[0], state)
@@ -317,24 +312,15 @@ class Programs:
                 charge = whole + self.split.total(parts)
             gradients = jax.tree.map(jnp.add, gradients, slopes)
             values["penalty"] = values.get("penalty", 0.0) + charge
-        norm = global_norm(gradients, self.split)
         noise_key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
-        updates, optimizer = self.optimizer(state.numbers).update(
+        optimizer: dict[str, Any]
+        updates, optimizer = self.optimizer(state.numbers).update(  # pyright: ignore[reportAssignmentType]
             gradients, state.optimizer, state.params, key=noise_key, rate_scale=state.rate_scale
         )
+        norm = optimizer["spikes"].norm
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
-        section = self._section("optimizer", state.numbers)
-        clips = was_clipped(section, gradients, state.params, norm, self.split)
-        if clips is not None:
-            values["clipped"] = clips.astype(jnp.float32)
-        usual = jnp.where(state.step == 0, norm, state.usual_norm)
-        spike = norm > SPIKE * usual
-        # A spike counts as the largest norm that is none: it raises what is usual, but does not become it.
-        usual = usual + (jnp.minimum(norm, SPIKE * usual) - usual) / jnp.minimum(state.step + 1.0, USUAL_STEPS)
-        counted = {
-            "clipped": jnp.int32(0) if clips is None else clips.astype(jnp.int32),
-            "spikes": spike.astype(jnp.int32),
-        }
+        if "clipping" in optimizer:
+            values["clipped"] = optimizer["clipping"].last.astype(jnp.float32)
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -349,6 +335,10 @@ class Programs:
             average = keep(averaged(average, params, state.step, self._section("averaging", state.numbers)), average)
         probe = None
         if observed:
+            clipping = make_clipping(self._section("optimizer", state.numbers), self.split)
+            clipped = gradients
+            if clipping is not None:
+                clipped, _ = clipping.update(gradients, state.optimizer["clipping"], state.params)
             first = self._first_carries(network, "train", positions, state.carry)
             runs = [
                 LayerRun(layer, x, None if first is None else first[index], h)
@@ -359,7 +349,7 @@ class Programs:
                 [_of_rows(tap, weights) for layer in flows for tap in layer],
                 self.split.whole(state.params),
                 self.split.whole(gradients),
-                self.split.whole(clipped(section, gradients, state.params, self.split)),
+                self.split.whole(clipped),
                 self.split.whole(updates),
                 ALL_AXES,
                 values["loss"],
@@ -375,8 +365,6 @@ class Programs:
             average=average,
             optimizer=keep(optimizer, state.optimizer),
             sums=keep(added | {"largest_grad_norm": largest}, before),
-            totals=keep({name: total + counted[name] for name, total in state.totals.items()}, state.totals),
-            usual_norm=keep(usual, state.usual_norm),
             carry=None if state.carry is None else keep(last, state.carry),
         )
         return after, probe

@@ -228,11 +228,10 @@ def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> Tr
     """The recorded state in a run whose programs are others and whose numbers are replaced."""
     numbers = {name: jnp.float32(value) for name, value in {**run.programs.numbers, **intervention.numbers}.items()}
     new = run.programs.initialize(numbers, state.seed, run.programs.embedding)
-    # Clipping keeps nothing, so what the optimiser keeps are the same arrays in the same order.
-    optimizer = jax.tree.unflatten(jax.tree.structure(new.optimizer), jax.tree.leaves(state.optimizer))
+    optimizer = new.optimizer | {name: part for name, part in state.optimizer.items() if name in new.optimizer}
     buffers = jax.tree_util.tree_map_with_path(lambda path, a: _found(state.buffers, path, a), new.buffers)
     params = state.params if intervention.once is None else _changed(run, state.params, buffers, intervention.once)
-    kept = {name: getattr(state, name) for name in ("step", "average", "usual_norm", "rate_scale", "carry")}
+    kept = {name: getattr(state, name) for name in ("step", "average", "rate_scale", "carry")}
     whole = dataclasses.replace(new, params=params, buffers=buffers, optimizer=optimizer, **kept)
     return devices.replicate(run.mesh, jax.tree.map(jnp.copy, whole))
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from rnnlab.nn.network import Carries
+from rnnlab.optim.monitors import Clipped, Spikes
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
@@ -21,8 +24,6 @@ from rnnlab.typing import Array, Float, Int, PyTree
         "optimizer",
         "numbers",
         "sums",
-        "totals",
-        "usual_norm",
         "rate_scale",
         "carry",
     ],
@@ -43,15 +44,12 @@ class TrainState:
     """What else the network holds, untrained: its rates, and running statistics."""
     average: PyTree
     """The running mean of params, None where it is not asked for."""
-    optimizer: PyTree
+    optimizer: dict[str, PyTree]
+    """The state of each part of the optimiser's chain, by its name; see `optim.optimizers.make_optimizer`."""
     numbers: dict[str, Float[Array, ""]]
     """Every float of the sections that the programs are made from, by its path."""
     sums: dict[str, Float[Array, ""]]
     """Since the last log step: per-step sums, their count, and the largest gradient norm."""
-    totals: dict[str, Int[Array, ""]]
-    """Of the run: how many steps had their gradient clipped, and how many were spikes."""
-    usual_norm: Float[Array, ""]
-    """A running mean of the gradient's norm before clipping, which a spike is measured against."""
     rate_scale: Float[Array, ""] | None = None
     """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
     carry: Carries | None = None
@@ -63,10 +61,30 @@ class TrainState:
         """The parameters that evaluation uses."""
         return self.params if self.average is None else self.average
 
+    @property
+    def spikes(self) -> Spikes:
+        """The norm of the gradients, and how many were spikes."""
+        return self.optimizer["spikes"]
 
-def means(state: TrainState) -> dict[str, float]:
+    @property
+    def clipped(self) -> Clipped | None:
+        """How many gradients were clipped; None where nothing is."""
+        return self.optimizer.get("clipping")
+
+    @property
+    def learning_rate(self) -> Float[Array, ""]:
+        """That of the last update; 0 before the first."""
+        return self.optimizer["learning_rate"].rate
+
+
+def means(sums: Mapping[str, Any]) -> dict[str, float]:
     """On the host: the means since the last log step, and the largest gradient norm before clipping."""
-    sums = {name: float(value) for name, value in state.sums.items()}
-    count = max(sums.pop("count"), 1.0)
-    largest = sums.pop("largest_grad_norm")
-    return {name: value / count for name, value in sums.items()} | {"largest_grad_norm": largest}
+    values = {name: float(value) for name, value in sums.items()}
+    count = max(values.pop("count"), 1.0)
+    largest = values.pop("largest_grad_norm")
+    return {name: value / count for name, value in values.items()} | {"largest_grad_norm": largest}
+
+
+def logged(sums: Mapping[str, Any], learning_rate: Any) -> dict[str, float]:
+    """`means`, and the learning rate of the last step, to the digits that a float32 has."""
+    return means(sums) | {"learning_rate": float(f"{float(learning_rate):.7g}")}

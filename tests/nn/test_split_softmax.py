@@ -156,7 +156,7 @@ def outcome(split: int, devices: int, name: str) -> Any:
     run = programs(split, devices, name)
     state = train(run, begun(run))
     states = (state.params, state.average, state.optimizer)
-    return unfilled(run, states), state.sums, state.totals, state.usual_norm, evaluate(run, state)
+    return unfilled(run, states), state.sums, evaluate(run, state)
 
 
 QUICK = "adagrad, clip_norm, tied, samples, dropout"

@@ -19,6 +19,8 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import resolve
 from rnnlab.nn.network import Network
+from rnnlab.optim.learning_rate import scale_by_learning_rate
+from rnnlab.optim.monitors import count_clipped, detect_spikes
 from rnnlab.optim.optimizers import (
     OPTIMIZERS,
     OptimizerOptions,
@@ -526,7 +528,7 @@ def test_every_unit_stays_within_max_norm_and_others_are_untouched(name: str) ->
         state, touched = bounded.init(params), 0
         for step in range(8):
             gradients = random_tree(step + 1, 1.0)
-            expected, _ = free.update(gradients, state[:-1], params)
+            expected, _ = free.update(gradients, {k: v for k, v in state.items() if k != "max_norm"}, params)
             expected = optax.apply_updates(params, expected)
             updates, state = bounded.update(gradients, state, params)
             params = optax.apply_updates(params, updates)
@@ -549,12 +551,16 @@ def test_every_unit_stays_within_max_norm_and_others_are_untouched(name: str) ->
 def test_a_key_that_no_noise_asks_for_leaves_the_program_as_it_is() -> None:
     params = random_tree(0, 1.0)
     optimizer = make_optimizer(every_field("adam", learning_rate=0.1, clip_norm=1.0), run_steps=10)
-    plain = optax.chain(
-        clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale_by_schedule(lambda _: -0.1 * jnp.ones(()))
+    plain = optax.named_chain(
+        ("spikes", detect_spikes()),
+        ("clipping", count_clipped([clip_by_global_norm(1.0)], bound=1.0)),
+        ("rule", optax.scale_by_adam()),
+        ("learning_rate", scale_by_learning_rate(0.1, lambda _: jnp.ones(()))),
     )
 
     def ours(gradients: Any, state: Any, params: Any) -> Any:
-        return optimizer.update(gradients, state, params, key=jax.random.fold_in(jax.random.key(0), state[-1].count))
+        key = jax.random.fold_in(jax.random.key(0), state["learning_rate"].count)
+        return optimizer.update(gradients, state, params, key=key)
 
     def theirs(gradients: Any, state: Any, params: Any) -> Any:
         return plain.update(gradients, state, params)
@@ -578,14 +584,18 @@ def _program(text: str) -> list[str]:
 # --- the rate ---------------------------------------------------------------------------------------------------------
 
 
-def test_step_k_takes_the_rate_times_the_factor_at_k() -> None:
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_step_k_takes_the_rate_times_the_factor_at_k_and_keeps_it(scale: float | None) -> None:
     optimizer = make_optimizer(dict(name="sgd", learning_rate=0.5, schedule="linear", warmup_steps=2), run_steps=6)
     params = {"kernel": jnp.zeros(1)}
-    state, taken = optimizer.init(params), []
+    state: Any = optimizer.init(params)
+    taken, kept = [], []
     for _ in range(7):
-        updates, state = optimizer.update({"kernel": jnp.ones(1)}, state, params)
+        updates, state = optimizer.update({"kernel": jnp.ones(1)}, state, params, rate_scale=scale)
         taken.append(float(-updates["kernel"][0]))
-    np.testing.assert_allclose(taken, 0.5 * np.array([0.5, 1, 1, 0.75, 0.5, 0.25, 0]), rtol=1e-6)
+        kept.append(float(state["learning_rate"].rate))
+    np.testing.assert_allclose(taken, (scale or 1) * 0.5 * np.array([0.5, 1, 1, 0.75, 0.5, 0.25, 0]), rtol=1e-6)
+    np.testing.assert_allclose(kept, taken, rtol=1e-6)
 
 
 # --- numbers as arrays -----------------------------------------------------------------------------------------------

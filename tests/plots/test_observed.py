@@ -156,13 +156,14 @@ def test_clipped_steps_and_spikes_are_counted(tmp_path: Path) -> None:
 def test_a_spike_is_ten_times_the_running_mean() -> None:
     run = Run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6)))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(2), run.rows)
-    usual = float(state.usual_norm)
+    usual = float(state.spikes.usual_norm)
     assert usual > 0
     low = jax.tree.map(jnp.copy, state)
     for factor, spikes in ((0.02, 1), (1.0, 0)):
-        start = dataclasses.replace(jax.tree.map(jnp.copy, low), usual_norm=jnp.float32(usual * factor))
-        after = run.programs.train(start, run.data, jnp.int32(3), run.rows)
-        assert int(after.totals["spikes"]) == spikes
+        spikes_before = low.spikes._replace(usual_norm=jnp.float32(usual * factor))
+        start = dataclasses.replace(low, optimizer=low.optimizer | {"spikes": spikes_before})
+        after = run.programs.train(jax.tree.map(jnp.copy, start), run.data, jnp.int32(3), run.rows)
+        assert int(after.spikes.total) == spikes
         assert "clipped" not in after.sums
 
 
@@ -173,7 +174,8 @@ def test_a_spike_is_ten_times_the_running_mean() -> None:
 def test_any_clipping_that_changes_a_gradient_counts(clipping: dict[str, float], clips: int) -> None:
     run = Run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6, **clipping)))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(3), run.rows)
-    assert int(state.totals["clipped"]) == 3 * clips
+    assert state.clipped is not None
+    assert int(state.clipped.total) == 3 * clips
 
 
 def test_convergence_is_the_first_evaluation_that_solves_the_task() -> None:

@@ -207,6 +207,24 @@ def test_baselines_are_those_of_the_splits_that_are_shown(
     plt.close(figures[0])
 
 
+def test_learning_curve_shows_the_learning_rate_where_a_run_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(runs, "save", lambda figure, path: figures.append(figure))
+    for number, rates in enumerate(({"learning_rate": 0.1}, {})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rows = [{"step": step, "split": "train", "loss": 5.0, "grad_norm": 1.0} | rates for step in (1, 2)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        plots.learning_curve(folder)
+    (shown, without) = ([axis for axis in each.axes if axis.get_title() == "learning rate"] for each in figures)
+    assert [list(line.get_ydata()) for line in shown[0].lines] == [[0.1, 0.1]]
+    assert without == []
+    for figure in figures:
+        plt.close(figure)
+
+
 def test_runs_are_compared_by_their_last_layer_forwards() -> None:
     names = ["layer 1/h", "layer 1 reverse/h", "layer 2/h", "layer 2 reverse/h"]
     assert runs.last_forward(names) == "layer 2/h"

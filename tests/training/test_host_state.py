@@ -140,7 +140,7 @@ def test_evaluation_and_means_of_a_stage_are_of_its_task_alone(tmp_path) -> None
     for name, value in run.evaluate(state, "validation").items():
         assert lines["validation"][name] == value
     assert float(state.sums["count"]) == 5  # Since step 15, not 10.
-    assert lines["train"]["loss"] == means(state)["loss"]
+    assert lines["train"]["loss"] == means(state.sums)["loss"]
 
 
 @pytest.mark.slow

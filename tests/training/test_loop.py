@@ -78,11 +78,13 @@ def test_workdir_holds_what_the_contract_says(finished):
     assert [line["step"] for line in lines if line["split"] == "test"] == [summary["best"]["step"]]
     assert all({"step", "split", "loss", "within_0.04", "seconds"} <= set(line) for line in lines)
     assert all(line["grad_norm"] > 0 for line in lines if line["split"] == "train")
+    assert [line["learning_rate"] for line in lines if line["split"] == "train"] == [0.01] * 6
     validation = {line["step"]: line["loss"] for line in lines if line["split"] == "validation"}
     assert summary["best"]["step"] == min(validation, key=validation.__getitem__)
     for name in ("config.json", "plots/learning_curve.png", "plots/gradient_flow.png", "gradient_flow.json"):
         assert (workdir / name).stat().st_size > 0
-    assert list((workdir / "tensorboard").glob("events*"))
+    (events,) = (workdir / "tensorboard").glob("events*")
+    assert b"train/learning_rate" in events.read_bytes()
     resolved = json.loads((workdir / "config.json").read_text())
     assert resolved["model"]["cell"]["recurrent_init"] == {"name": "identity", "scale": 1.0}
 

@@ -174,7 +174,7 @@ def test_two_devices_equal_one() -> None:
     one, two = (host(train(programs(devices), 5)) for devices in (1, 2))
     assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(assert_close, two.params, one.params)
-    jax.tree.map(assert_close, means(two), means(one))
+    jax.tree.map(assert_close, means(two.sums), means(one.sums))
 
 
 def test_a_network_differs_by_its_seed() -> None:
@@ -216,7 +216,7 @@ def test_means_are_of_the_steps_since_the_last_log_step() -> None:
         window = per_step[step // LOG_EVERY * LOG_EVERY :]
         expected = {name: np.mean([values[name] for values in window]) for name in per_step[0]}
         expected["largest_grad_norm"] = max(values["grad_norm"] for values in window)
-        assert means(state) == pytest.approx(expected, rel=1e-5)
+        assert means(state.sums) == pytest.approx(expected, rel=1e-5)
     assert len({values["loss"] for values in per_step}) == len(per_step)
 
 
@@ -250,5 +250,5 @@ def test_training_stops_before_the_update_of_a_loss_that_is_not_finite() -> None
     assert int(stopped.step) == 1
     assert_equal((stopped.params, stopped.optimizer), (before.params, before.optimizer))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host(stopped.params)))
-    assert means(stopped) == means(before), "the last finite means are kept"
+    assert means(stopped.sums) == means(before.sums), "the last finite means are kept"
     assert_equal(train(run, 10, state=stopped), stopped)

@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
 from rnnlab.training.host_state import HostState
 from rnnlab.training.loop import following, summarize
 from rnnlab.training.setup import Run
-from rnnlab.training.state import TrainState, means
+from rnnlab.training.state import TrainState, logged
 
 
 class Member:
@@ -212,10 +211,10 @@ class ReplicaGroup:
             return
         memory = running[0][1].memory
         if memory.logs(step):
-            sums = jax.device_get(self.state.sums)
+            sums, rates = jax.device_get((self.state.sums, self.state.learning_rate))
             for slot, member in running:
-                own = replace(self.state, sums={name: values[slot] for name, values in sums.items()})
-                member.memory.train = self.run.described(means(own))
+                own = {name: values[slot] for name, values in sums.items()}
+                member.memory.train = self.run.described(logged(own, rates[slot]))
                 self._write(member, step, "train", member.memory.train)
         if not memory.evaluates(step):
             return
