@@ -1,4 +1,4 @@
-"""What the command-line entries share: flags, the config's own flags, --help, errors as one line, exit statuses."""
+"""The part that all commands share: flags, fields of a config as flags, --help, errors as one line, exit statuses."""
 
 import contextlib
 import functools
@@ -31,18 +31,18 @@ EXIT_STATUS = {
     "incomplete": INCOMPLETE,
     "interrupted": INTERRUPTED,
 }
-"""What a run or a sweep of this status ends with."""
+"""Status of a run or a sweep -> exit status of its command."""
 
 
 def data_flags(values: flags.FlagValues) -> None:
-    """--data_dir and --cache_dir, the same wherever data is read."""
+    """Defines --data_dir and --cache_dir, which every command that reads data has."""
     path_flag(values, "data_dir", None, "data folder; else RNNLAB_DATA, else the cache")
     text = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
     path_flag(values, "cache_dir", None, text)
 
 
 def process_flags(values: flags.FlagValues) -> None:
-    """--coordinator, --processes and --process, wherever one run may have several processes."""
+    """Defines --coordinator, --processes, --process and --join_seconds, for a run of several processes."""
     text = "host:port where process 0 listens; SLURM, Open MPI, TPU pods and Kubernetes are recognised without it"
     flags.DEFINE_string("coordinator", None, text, flag_values=values)
     flags.DEFINE_integer("processes", None, "how many the run has", lower_bound=1, flag_values=values)
@@ -53,11 +53,11 @@ def process_flags(values: flags.FlagValues) -> None:
 
 
 def start_processes(values: flags.FlagValues, config: Mapping[str, Any]) -> None:
-    """Joins the other processes of the run, if there are any; values: with `process_flags`, parsed."""
+    """Joins the other processes of the run, if there are any; values: parsed, with `process_flags` among them."""
     account = {"config": config, "code": source_hashes(), "versions": versions()}
     processes.start(values.coordinator, values.processes, values.process, account, values.join_seconds)
     if processes.processes() > 1 and isinstance(sys.stdout, output.WatchedOutput):
-        sys.stdout.keep_from_libraries()  # gloo writes there, in the middle of our lines, whom it has met.
+        sys.stdout.keep_from_libraries()  # gloo writes there, in the middle of our lines.
 
 
 def default_workdir(reference: str) -> Path:
@@ -87,7 +87,7 @@ def output_folder(workdir: Path, output: str | None) -> Path:
 
 
 class Words(NamedTuple):
-    """What a command line says beside the entry's own flags."""
+    """The part of a command line that is about the config."""
 
     reference: str | None
     """The value of --config."""
@@ -98,12 +98,12 @@ class Words(NamedTuple):
 
 
 class RunWords(NamedTuple):
-    """What a command line says of a run."""
+    """The part of a command line that is about the config of a run."""
 
     reference: str | None
     """The value of --config."""
     config: dict[str, Any] | None
-    """What that file says, changed by every --config.path.to.field, resolved."""
+    """The config of that file, changed by every --config.path.to.field, resolved."""
 
 
 Base = Callable[[str], Config]
@@ -111,7 +111,7 @@ Base = Callable[[str], Config]
 
 
 def parse_run(values: flags.FlagValues, argv: Sequence[str], doc: str | None) -> RunWords:
-    """Parses the flags of an entry that takes --config=FILE of a run, and resolves that config; see `parse`."""
+    """Parses the flags of a command that takes --config=FILE of a run, and resolves that config; see `parse`."""
     base = functools.cache(load_file)  # A file runs once.
     words = parse(values, argv, doc, base)
     if words.reference is not None:
@@ -129,14 +129,14 @@ def parse(
     base: Base | None = None,
     parameters: str | None = None,
 ) -> Words:
-    """Parses the flags of an entry. --help, which all have, prints what the entry does and takes.
+    """Parses the flags of a command. --help, which every command has, prints its docstring and its flags.
 
     Args:
-        values: the entry's own flags; they have their values afterwards.
+        values: the command's own flags; they have their values afterwards.
         argv: without the program's name.
-        doc: the entry's docstring, for --help.
-        base: what --config=FILE is read by; None: the entry has no --config.
-        parameters: the prefix of flags that the entry checks itself, such as slurm for --slurm.time=60.
+        doc: the command's docstring, for --help.
+        base: reads --config=FILE; None: the command has no --config.
+        parameters: the prefix of flags that the command checks itself, such as slurm for --slurm.time=60.
 
     Raises:
         ConfigError: an unknown flag, a stray word, a bad value, a mistake in the config.
@@ -164,16 +164,13 @@ def parse(
         raise ConfigError(_unknown_flag(error.flagname, values, base, reference)) from None
     except ConfigError:
         raise
-    except (flags.Error, ValueError) as error:  # ValueError: of --noflag=x, and of a flagfile that is not a text.
+    except (flags.Error, ValueError) as error:  # ValueError: --noflag=x, or a flagfile that is not a text.
         raise ConfigError(" ".join(str(error).split())) from None
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
-    entered: dict[str, Any] = {n: v for n, v in values.flag_values_dict().items() if "." not in n and n != "config"}
-    if entered.get("cache_dir"):
-        os.environ["RNNLAB_CACHE"] = os.path.abspath(
-            os.path.expanduser(entered["cache_dir"])
-        )  # Of other processes too.
-    if entered["help"]:
+    if "cache_dir" in values and values.cache_dir:
+        os.environ["RNNLAB_CACHE"] = os.path.abspath(values.cache_dir)  # Processes that this one starts read it, too.
+    if values.help:
         _show_help(doc or "", values)
         if base is not None and reference is not None:
             config = resolve_config(apply_overrides(base(reference), overrides))
@@ -183,12 +180,12 @@ def parse(
 
 
 def present_flags(values: flags.FlagValues) -> list[str]:
-    """The names of the entry's own flags that stand on the command line."""
+    """The names of the command's own flags that stand on the command line."""
     return [name for name in _names(values) if values[name].present and name != "config"]
 
 
 def _unknown_flag(name: str, values: flags.FlagValues, base: Base | None, reference: str | None) -> str:
-    """The line that says what is nearest to a flag that an entry does not have."""
+    """The line that says what is nearest to a flag that a command does not have."""
     paths = []
     with contextlib.suppress(ConfigError):
         if base is not None and reference is not None:
@@ -221,8 +218,8 @@ def _show_help(doc: str, values: flags.FlagValues) -> None:
 
 @contextlib.contextmanager
 def beside_numbers() -> Iterator[None]:
-    """A block that writes what a command leaves beside the numbers that it prints: where it cannot, one line on stderr
-    says so, and the command goes on."""
+    """Encloses the writing of files that a command leaves beside the numbers that it prints. Where a file cannot be
+    written, one line on stderr says so, and the command goes on."""
     try:
         yield
     except Unwritable as error:
@@ -230,10 +227,10 @@ def beside_numbers() -> Iterator[None]:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Calls main with the arguments and exits with its status; a ConfigError is one line on stderr and status 2, and so
-    is whatever comes of devices that JAX cannot make.
+    """Calls main with the arguments and exits with its status. A ConfigError, and a device that JAX cannot make, is one
+    line on stderr and status 2.
 
-    One of several processes that fails ends at once: what runs at exit would wait for the others, which wait for it.
+    One of several processes that fails ends at once: an exit handler would wait for the others, which wait for it.
     """
     output.open_closed_streams()
     environment.settle()
@@ -245,7 +242,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 
 
 def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput) -> int:
-    """Of main, after it has said what went wrong."""
+    """Calls main, prints what went wrong, and returns the exit status."""
     try:
         with devices.failures(), allocation_failures():
             status = main(sys.argv[1:])
@@ -263,9 +260,9 @@ def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput)
         status = LOST
     except Exception as error:
         if error is printed.failure:
-            status = FINISHED  # Until the output is looked at, below.
+            status = FINISHED  # The failure of the output counts below.
         elif isinstance(error, OSError) and error.filename is not None:
-            # Of a folder or file that is another user's, or gone: whichever of the readers and writers met it first.
+            # Any reader or writer may meet a file that is gone or belongs to another user.
             output.complain(f"error: {os.fsdecode(error.filename)}: {error.strerror or error}")
             status = MISTAKE
         elif processes.processes() == 1:

@@ -3,22 +3,23 @@
     python -m rnnlab.diagnose --workdir=runs/adding                 # the best checkpoint of a run
     python -m rnnlab.diagnose --config=configs/adding.py:lstm       # as it is initialised
     python -m rnnlab.diagnose --atlas                               # cells, initialisers and scales, before training
-    python -m rnnlab.diagnose --workdir=runs/adding --html          # all that is known of a run as one page
+    python -m rnnlab.diagnose --workdir=runs/adding --html          # everything about a run as one page
     python -m rnnlab.diagnose --workdir=runs/adding --replay        # what blew up, and what would have held it
 
-On --rows rows of the validation split, in double precision: the gradient's half-life and reach (horizon), singular
-values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the gradient
-of the recurrent kernel split by lag and by gate (lags), the bias of truncated backpropagation (truncation), and
-histograms of gates, activations and states (values). Writes diagnosis.json and figures in plots/ to the workdir, and to
-TensorBoard where it has events; for a published network to runs/NAME-published, for --config to
-runs/FILE-PRESET-untrained, for --atlas atlas.json and atlas.png to runs/atlas; --output names another folder. --html
-writes report.html, which holds its figures and opens without a network; of a run it measures only what --measure names
-and shows what was measured before.
---replay makes the updates before the last spike or divergence (or the one that --recording names) once more from what
-the flight recorder kept (--config.flight_recorder.steps=10 in training), as they were and with clipping, a smaller
-gain, a bound on the spectral norm and a lower rate: replay.json and plots/replay.png.
-What cannot be measured is one line with its reason, in diagnosis.json too, and the rest is kept: of a network with
-parameters or states that are not finite, the layers that are.
+Measures on --rows rows of the validation split, in double precision: the gradient's half-life and reach (horizon),
+singular values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the
+gradient of the recurrent kernel split by lag and by gate (lags), the bias of truncated backpropagation (truncation),
+and histograms of gates, activations and states (values). --config.path.to.field=VALUE sets fields of --config, as for
+rnnlab.train.
+Writes diagnosis.json and figures in plots/ to the workdir, and to TensorBoard where it has events. For a published
+network it writes to runs/NAME-published, for --config to runs/FILE-PRESET-untrained, for --atlas atlas.json and
+atlas.png to runs/atlas; --output names another folder. --html writes report.html, which holds its figures and opens
+without a network. For a run it measures only what --measure names, and shows earlier measurements.
+--replay repeats the updates before the last spike or divergence (or the one that --recording names) from the flight
+recorder (--config.flight_recorder.steps=10 in training): as they were, and with clipping, a smaller gain, a bound on
+the spectral norm and a lower rate. It writes replay.json and plots/replay.png.
+A measurement that fails is one line with its reason, in diagnosis.json too; the others are kept. In a network with
+parameters or states that are not finite, the layers that are finite are measured.
 Exit status: 0 if anything was measured, 2 for a mistake in the command, config or data, or if nothing could be.
 """
 
@@ -27,7 +28,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -39,6 +40,10 @@ from rnnlab.files.output import make_console
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.workdir import Workdir, check_idle, check_words, read_config
 
+if TYPE_CHECKING:
+    from rnnlab.training.setup import Run
+    from rnnlab.training.state import TrainState
+
 ROWS, ATLAS_ROWS = 8, 16
 _SIZES = {"measure", "rows", "jacobians", "exponents", "lags"}
 FLAGS: dict[str, set[str]] = {
@@ -48,7 +53,7 @@ FLAGS: dict[str, set[str]] = {
     "--workdir": {"workdir", "output", "checkpoint", "html", "data_dir", "cache_dir", *_SIZES},
     "--config": {"output", "html", "data_dir", "cache_dir", *_SIZES},
 }
-"""What is done -> the flags that it heeds."""
+"""Job -> the flags that it heeds."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -116,7 +121,7 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
     from rnnlab import plots
 
     run = output if workdir is None else workdir
-    with cli.beside_numbers():  # What was drawn before is shown all the same.
+    with cli.beside_numbers():  # Earlier figures are shown all the same.
         check_idle(output)
         for name, draw in {"diagnostics.jsonl": plots.observed, "diagnosis.json": plots.diagnosis}.items():
             for folder in dict.fromkeys((run, output)):
@@ -137,11 +142,11 @@ def _atlas(output: Path, rows: int) -> int:
 
     console = make_console(soft_wrap=False)
     with allocation_failures(too_many_rows(rows)):
-        found = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
-    console.print(atlas_table(found))
+        result = measure_atlas(batch=rows, progress=lambda name: console.print(f"measuring {name}"))
+    console.print(atlas_table(result))
     with cli.beside_numbers():
         check_idle(output)
-        write_text(output / "atlas.json", json.dumps(found) + "\n")
+        write_text(output / "atlas.json", json.dumps(result) + "\n")
         console.print(f"figure: {atlas(output / 'atlas.json')}")
     return cli.FINISHED
 
@@ -156,7 +161,6 @@ def _diagnose(
     from rnnlab import plots
     from rnnlab.diagnostics.diagnosis import MEASURES, notes, plain_arrays, subject_of
     from rnnlab.records.metrics import write_figures
-    from rnnlab.training.checkpoints import restore_chosen
     from rnnlab.training.setup import Run
 
     names = values.measure or list(MEASURES)
@@ -171,20 +175,9 @@ def _diagnose(
             console.print(f"--rows={rows}: the validation split has {size} rows, and all of them are taken")
         rows = size
     run.check_sample(rows)
-    state, step = run.programs.start(config["seed"]), 0
-    if workdir is not None:
-        check_words(workdir, run.task.words)
-        restored = restore_chosen(workdir, values.checkpoint, state, run.programs.word_leaves)
-        state, step = restored.state, restored.step
-        if config["curriculum"] is not None:
-            run.enter(restored.host["curriculum"]["stage"])
-    broken = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.evaluated)
-        if not bool(jnp.isfinite(leaf).all())
-    ]
-    broken = (f"parameters of step {step} are not finite: {', '.join(broken)}",) if broken else ()
-    batch = run.sample(rows)  # In single precision, as in training: the same examples.
+    state, step = _state(run, workdir, values.checkpoint)
+    broken = _not_finite(state.evaluated, step)
+    batch = run.sample(rows)  # In single precision, so that the examples are those of training.
     result: dict[str, Any] = {
         "step": step,
         "rows": batch.inputs.shape[1],
@@ -197,7 +190,7 @@ def _diagnose(
     with jax.enable_x64(True):
 
         def doubled(tree: Any) -> Any:
-            """In double precision, and on one device: the run's state lies on all of its mesh."""
+            """The arrays in double precision and on one device; the run's state lies on its whole mesh."""
             arrays = jax.tree.map(np.asarray, tree)
             return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
 
@@ -233,8 +226,35 @@ def _diagnose(
     return cli.FINISHED if measured else cli.MISTAKE
 
 
+def _state(run: "Run", workdir: Path | None, checkpoint: str) -> tuple["TrainState", int]:
+    """The state of a checkpoint and its step; without a workdir the initial state and 0."""
+    from rnnlab.training.checkpoints import restore_chosen
+
+    state = run.programs.start(run.config["seed"])
+    if workdir is None:
+        return state, 0
+    check_words(workdir, run.task.words)
+    restored = restore_chosen(workdir, checkpoint, state, run.programs.word_leaves)
+    if run.config["curriculum"] is not None:
+        run.enter(restored.host["curriculum"]["stage"])
+    return restored.state, restored.step
+
+
+def _not_finite(params: Any, step: int) -> tuple[str, ...]:
+    """One line that names the parameters that are not finite; none where all are."""
+    import jax
+    import jax.numpy as jnp
+
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if not bool(jnp.isfinite(leaf).all())
+    ]
+    return (f"parameters of step {step} are not finite: {', '.join(names)}",) if names else ()
+
+
 def _keep(output: Path, result: dict[str, Any]) -> bool:
-    """Writes diagnosis.json, or says that it cannot be written: the numbers are shown all the same."""
+    """Writes diagnosis.json, or prints that it cannot be written; returns whether it was written."""
     try:
         check_idle(output)
         write_text(Workdir(output).diagnosis, json.dumps(result) + "\n")
@@ -245,7 +265,7 @@ def _keep(output: Path, result: dict[str, Any]) -> bool:
 
 
 def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """What an earlier diagnosis of the same checkpoint and rows holds and this one does not measure."""
+    """The measurements of an earlier diagnosis of the same checkpoint and rows that this one does not repeat."""
     from rnnlab.diagnostics.diagnosis import read_diagnosis
 
     if not Workdir(output).diagnosis.exists():
@@ -267,19 +287,19 @@ def _replay(config: dict[str, Any], workdir: Path, output: Path, values: flags.F
 
     console = make_console()
     recording = read_recording(workdir, values.recording)
-    found = replay(recording, config, values.data_dir, lambda text: console.print(text, markup=False))
-    for line in described(found):
+    result = replay(recording, config, values.data_dir, lambda text: console.print(text, markup=False))
+    for line in described(result):
         console.print(line, markup=False)
-    console.print(interventions_table(found))
+    console.print(interventions_table(result))
     with cli.beside_numbers():
         check_idle(output)
-        write_text(Workdir(output).replay, json.dumps(found) + "\n")
+        write_text(Workdir(output).replay, json.dumps(result) + "\n")
         console.print(f"figure: {draw(output)}")
     return cli.FINISHED
 
 
 def _table(result: dict[str, Any]) -> Any:
-    """What was measured, a column for each layer and direction."""
+    """The measurements, a column for each layer and direction."""
     from rich.table import Table
 
     from rnnlab.diagnostics.diagnosis import table_rows

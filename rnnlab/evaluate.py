@@ -4,10 +4,10 @@
     python -m rnnlab.evaluate --workdir=runs/adding --split=validation --checkpoint=last
     python -m rnnlab.evaluate --workdir=runs/speech --split=all --decode
 
-Prints the metrics and writes them to WORKDIR/evaluation.json; of --split=all under each split's name. --decode, of a
-run of the task speech: the phone error rate of a Viterbi decoding, in WORKDIR/recognition.json with all transcripts,
-and figures of an utterance and of the phones' confusion in WORKDIR/plots. Of a published network, as those in
-docs/results/checkpoints, all of it goes to runs/NAME-published; --output names another folder.
+Prints the metrics and writes them to WORKDIR/evaluation.json; with --split=all under each split's name. --decode, for
+runs of the task speech, adds the phone error rate of a Viterbi decoding, all transcripts in WORKDIR/recognition.json,
+and figures of an utterance and of confused phones in WORKDIR/plots. For a published network, as those in
+docs/results/checkpoints, all files go to runs/NAME-published; --output names another folder.
 Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
-    flags.DEFINE_bool("decode", False, "recognise phones, of a run of the task speech", flag_values=values)
+    flags.DEFINE_bool("decode", False, "recognise phones, for a run of the task speech", flag_values=values)
     cli.output_flag(values)
     cli.data_flags(values)
     cli.parse(values, argv, __doc__)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         write_text(Workdir(output).evaluation, json.dumps(plain(written), indent=2) + "\n")
         if recognized:
             figures = _keep(recognized, output)
-    for result in results.values():  # Last: what is written is there though nobody reads what is printed.
+    for result in results.values():  # Last: the files are complete even if nobody reads the output.
         print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
     for figure in figures:
         print(figure)
@@ -78,14 +78,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, "Recognition"]:
-    """What was recognised of each split."""
+    """Recognises the phones of each split."""
     from rnnlab.training.recognition import recognize
 
     return {split: recognize(run, state, split) for split in splits}
 
 
 def _keep(recognized: Mapping[Split, "Recognition"], output: Path) -> list[Path]:
-    """Leaves files and figures in the folder, and says which figures; arrays are of the last split."""
+    """Writes files and figures to the folder and returns the figures; the arrays are those of the last split."""
     from rnnlab.plots import confusion, utterance
 
     written = {split: {**each.values, "transcripts": each.transcripts} for split, each in recognized.items()}

@@ -3,11 +3,12 @@
     python -m rnnlab.find_learning_rate --config=configs/adding.py
     python -m rnnlab.find_learning_rate --config=configs/adding.py:lstm --lowest=1e-5 --highest=1 --steps=400
 
-Trains from the beginning while the learning rate rises from --lowest to --highest, by the same factor at every step,
-and stops where the smoothed loss exceeds four times its minimum or is not finite. All else of the config is kept, but
-for its schedule and warm-up. The last line names one rate, where the smoothed loss is lowest before it first rises by
-half, and the flag that it is for. Writes WORKDIR/find_learning_rate.json and WORKDIR/plots/find_learning_rate.png.
-Without --workdir it writes to runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate.
+Trains from the beginning while the learning rate rises from --lowest to --highest, by the same factor at every step.
+Stops where the smoothed loss exceeds four times its minimum or is not finite. The config's schedule and warm-up do not
+count; all its other fields do, and --config.path.to.field=VALUE sets them. The last line names one rate, at which the
+smoothed loss is lowest before it first rises by half, and the flag for it. Writes WORKDIR/find_learning_rate.json and
+WORKDIR/plots/find_learning_rate.png. Without --workdir it writes to runs/FILE-find_learning_rate or
+runs/FILE-PRESET-find_learning_rate.
 Exit status: 0, 2 for a mistake in the command, config or data, 3 if the loss is not finite from the start.
 """
 
@@ -26,9 +27,9 @@ from rnnlab.parallel.environment import single_precision
 from rnnlab.records.workdir import Workdir, held, unless_too_large
 
 TOO_HIGH = 4.0
-"""The test ends where the loss, averaged over the last tenth of the steps, is this many times what it was lowest."""
+"""The test ends where the loss, averaged over the last tenth of the steps, is this many times its lowest average."""
 RISEN = 1.5
-"""How many times its lowest value so far the smoothed loss is where the rate has become too high for good training."""
+"""A smoothed loss of this many times its lowest value so far means that the rate is too high for good training."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_float("lowest", 1e-7, "the learning rate of the first step", flag_values=values)
     flags.DEFINE_float("highest", 10.0, "the learning rate of the last step", flag_values=values)
-    flags.DEFINE_integer("steps", 200, "how many steps there are from the one to the other", flag_values=values)
-    told = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
-    cli.path_flag(values, "workdir", None, told)
+    flags.DEFINE_integer("steps", 200, "how many steps the test has", flag_values=values)
+    text = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
+    cli.path_flag(values, "workdir", None, text)
     cli.data_flags(values)
     reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:
@@ -50,21 +51,21 @@ def main(argv: Sequence[str]) -> int:
     with unless_too_large(workdir), held(workdir):
         path = Workdir(workdir).learning_rates
         remove(path)
-        found = range_test(config, lowest, highest, steps, values.data_dir)
-        write_text(path, json.dumps(found, indent=2) + "\n")
-        if not found["losses"]:
+        result = range_test(config, lowest, highest, steps, values.data_dir)
+        write_text(path, json.dumps(result, indent=2) + "\n")
+        if not result["losses"]:
             print(f"the loss or its gradient is not finite at the first step, with a learning rate of {lowest:g}")
             return cli.DIVERGED
         from rnnlab import plots
 
         figure = plots.learning_rate_range(workdir)
     print(f"figure: {figure}")
-    print(conclusion(found))
+    print(conclusion(result))
     return cli.FINISHED
 
 
 def check_range(lowest: float, highest: float, steps: int) -> None:
-    """Raises ConfigError unless the numbers of a range test are such as it can run with."""
+    """Raises ConfigError unless a range test can run with these numbers."""
     for name, rate in {"lowest": lowest, "highest": highest}.items():
         if not 1e-30 <= rate <= 1e30:  # Rates are in single precision.
             raise ConfigError(f"--{name}: {rate!r} is out of range; a learning rate is at least 1e-30 and at most 1e30")
@@ -83,13 +84,16 @@ def range_test(
     """Trains with a learning rate of lowest (highest / lowest)^(k / (steps - 1)) at step k, from 0.
 
     Args:
-        config: a resolved one.
+        config: resolved.
+        lowest: the learning rate of the first step.
+        highest: that of the last step.
+        steps: how many steps the test has.
         data_dir: the data folder.
 
     Returns:
-        What is written to find_learning_rate.json: `learning_rates`, `losses` and `smoothed` for every step that was
-        made; `learning_rate`, as `suggestion` gives it; `stopped`, the learning rate at which the loss was too high,
-        or None; `config`.
+        The contents of find_learning_rate.json: `learning_rates`, `losses` and `smoothed`, one for every step;
+        `learning_rate`, as `suggestion` returns it; `stopped`, the learning rate at which the loss was too high, or
+        None; `config`.
     """
     from rnnlab.training.setup import Run  # After the checks: these take seconds to import.
     from rnnlab.training.state import means
@@ -140,7 +144,7 @@ def smooth(losses: Sequence[float], steps: int) -> list[float]:
 
 
 def too_high(mean: float, lowest: float) -> bool:
-    """Whether the mean loss of the last tenth of the test's steps is four times the lowest that a tenth had before."""
+    """Whether the mean loss of the last tenth of the steps is above four times the lowest mean of a tenth before it."""
     return 0 < TOO_HIGH * lowest < mean
 
 
@@ -150,7 +154,8 @@ def _window(steps: int) -> int:
 
 
 def _mean(losses: Sequence[float]) -> float:
-    """Of positive losses the geometric one: a batch that explodes weighs little (adding, IRNN: 54 beside 0.3)."""
+    """The geometric mean of positive losses, to which a batch that explodes adds little (adding, IRNN: 54 beside 0.3);
+    else the arithmetic mean."""
     if min(losses) > 0:
         return math.exp(math.fsum(map(math.log, losses)) / len(losses))
     return math.fsum(losses) / len(losses)
@@ -159,12 +164,12 @@ def _mean(losses: Sequence[float]) -> float:
 def suggestion(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
     """The rate at which the smoothed loss is lowest before it first rises by half; None if it never falls.
 
-    Smith's upper bound (2017, section 3.3: where the accuracy slows, becomes ragged, or falls), told by the loss. The
-    window of `smooth` keeps it half a decade below a sharp rise. Behind the first rise a loss may fall again, to that
-    of a network that ignores its input; a rate from there, or a tenth of it, trains nothing.
-    Trained with it, seed 0: adding in 4000 steps, test MSE of IRNN 0.0006 (3.4e-4), LSTM 0.0005 (2.2e-2), GRU 0.00003
-    (1.3e-2); pixels in 3000 steps, accuracy 0.69 (2e-5; the config's 3e-5: 0.70). The rate at which the loss falls
-    fastest is 5e-6, 1.5e-4, 3e-4 there: it is that of the readout's bias.
+    This is Smith's upper bound (2017, section 3.3: where the accuracy slows, becomes ragged, or falls), read from the
+    loss. The window of `smooth` keeps it half a decade below a sharp rise. Behind the first rise a loss may fall again,
+    to that of a network that ignores its input; a rate from there, or a tenth of it, trains nothing.
+    Runs with this rate (in brackets), seed 0: adding in 4000 steps, test MSE of IRNN 0.0006 (3.4e-4), LSTM 0.0005
+    (2.2e-2), GRU 0.00003 (1.3e-2); pixels in 3000 steps, accuracy 0.69 (2e-5; the config's 3e-5: 0.70). The loss falls
+    fastest at rates of 5e-6, 1.5e-4 and 3e-4 there: those are the rates of the readout's bias.
     """
     lowest = 0
     for k, loss in enumerate(smoothed):
@@ -175,9 +180,9 @@ def suggestion(rates: Sequence[float], smoothed: Sequence[float]) -> float | Non
     return rates[lowest] if lowest else None
 
 
-def conclusion(found: Mapping[str, Any]) -> str:
-    """The line for the user."""
-    rates, stopped, rate = found["learning_rates"], found["stopped"], found["learning_rate"]
+def conclusion(result: Mapping[str, Any]) -> str:
+    """The line for the user; result: what `range_test` returns."""
+    rates, stopped, rate = result["learning_rates"], result["stopped"], result["learning_rate"]
     end = "" if stopped is None else f" (stopped at {stopped:.2g}, where the loss is not finite or four times as high)"
     if rate is None:
         return f"the loss never fell between learning rates of {rates[0]:.2g} and {rates[-1]:.2g}{end}"

@@ -3,9 +3,9 @@
     python -m rnnlab.generate --workdir=runs/shakespeare --prompt="ROMEO:"
     python -m rnnlab.generate --workdir=runs/shakespeare --prompt="ROMEO:" --temperature=0.7 --top_k=20 --samples=3
 
-The prompt and what follows appear on stdout, token by token; words of the prompt that the vocabulary lacks are named on
-stderr and enter as <unk>. Without a prompt the text begins a line. A sample ends after --length tokens, with the task
-`sentences` also at the end of the sentence. Sample i of a seed is the same however many there are.
+Prints the prompt and its continuation on stdout, token by token. Names on stderr the words of the prompt that the
+vocabulary lacks, which enter as <unk>. Without a prompt the text begins a line. A sample ends after --length tokens,
+with the task `sentences` also at the end of the sentence. Sample i of a seed is the same for any number of samples.
 Exit status: 0, or 2 for a mistake in the command or the workdir, or where the network's numbers are not finite.
 """
 
@@ -34,12 +34,12 @@ from rnnlab.tasks import TASKS, LanguageModel, Sentences, find_task
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray
 
 
-class Place(NamedTuple):
-    """Where a network is in a text."""
+class Position(NamedTuple):
+    """A network's position in a text."""
 
     carries: Carries
     logits: Float[Array, " V"]
-    """Of the next token."""
+    """The logits of the next token."""
 
 
 class Generator:
@@ -65,37 +65,37 @@ class Generator:
         self._top_k, self._top_p = top_k, top_p
         self._reads, self._steps = jax.jit(self._read), jax.jit(self._step)
 
-    def read(self, tokens: Sequence[int]) -> Place:
+    def read(self, tokens: Sequence[int]) -> Position:
         """After these tokens, of which there is at least one, from the network's own first carry."""
         return self._reads(self._state, jnp.array(tokens, jnp.int32), None)
 
-    def follow(self, place: Place, key: PRNGKeyArray, temperature: float = 1.0) -> Iterator[int]:
+    def follow(self, position: Position, key: PRNGKeyArray, temperature: float = 1.0) -> Iterator[int]:
         """Tokens without end; token i is drawn with fold_in(key, i).
 
         Raises:
             FloatingPointError: the network's logits are not finite.
         """
         for number in itertools.count():
-            token, finite, place = self._steps(self._state, place, jax.random.fold_in(key, number), temperature)
+            token, finite, position = self._steps(self._state, position, jax.random.fold_in(key, number), temperature)
             if not finite:
                 raise FloatingPointError(f"the network's logits are not finite after {number} generated tokens")
             yield int(token)
 
-    def _read(self, state: nnx.State, tokens: Int[Array, " T"], carries: Carries | None) -> Place:
+    def _read(self, state: nnx.State, tokens: Int[Array, " T"], carries: Carries | None) -> Position:
         network: Network = nnx.merge(self._graphdef, state)
         last: Carries = []
         hidden = network.hidden(tokens[:, None], first=carries, last=last)
         outputs: Any = network.read(Hidden(hidden.h[-1:], hidden.state))  # [1, 1, V]: of the last step alone.
         outputs = outputs.logits() if isinstance(outputs, Distribution) else outputs
-        return Place(last, outputs[0, 0, : self._vocabulary])
+        return Position(last, outputs[0, 0, : self._vocabulary])
 
     def _step(
-        self, state: nnx.State, place: Place, key: PRNGKeyArray, temperature: Float[Array, ""]
-    ) -> tuple[Int[Array, ""], Array, Place]:
-        finite = jnp.isfinite(place.logits).all()
-        logits = place.logits.at[self._without].set(-jnp.inf)
+        self, state: nnx.State, position: Position, key: PRNGKeyArray, temperature: Float[Array, ""]
+    ) -> tuple[Int[Array, ""], Array, Position]:
+        finite = jnp.isfinite(position.logits).all()
+        logits = position.logits.at[self._without].set(-jnp.inf)
         token = draw(logits, key, temperature, self._top_k, self._top_p)
-        return token, finite, self._read(state, token[None], place.carries)
+        return token, finite, self._read(state, token[None], position.carries)
 
 
 def draw(
@@ -127,11 +127,11 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
-    flags.DEFINE_string("prompt", "", "what the text begins with", flag_values=values)
+    flags.DEFINE_string("prompt", "", "the beginning of the text", flag_values=values)
     flags.DEFINE_float("temperature", 1.0, "of the softmax; 0: always the most likely token", flag_values=values)
     flags.DEFINE_integer("top_k", None, "from the k most likely tokens only", lower_bound=1, flag_values=values)
     flags.DEFINE_float("top_p", None, "from the most likely tokens, up to this probability", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of what is drawn", 0, 2**31 - 1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "the seed of all draws", 0, 2**31 - 1, flag_values=values)
     flags.DEFINE_integer("samples", 1, "how many texts", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("length", 200, "tokens of a text after the prompt", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("allow_unknown", False, "whether <unk> may be generated", flag_values=values)
@@ -169,11 +169,11 @@ def main(argv: Sequence[str]) -> int:
     generator = Generator(network, len(vocabulary), without, values.top_k, top_p)
     key = stream(jnp.int32(values.seed), "generate")
     try:
-        place = generator.read([vocabulary.end, *prompt] if single or not prompt else prompt)
+        position = generator.read([vocabulary.end, *prompt] if single or not prompt else prompt)
         for number in range(values.samples):
             if values.samples > 1:
                 print(f"--- sample {number + 1} of {values.samples}")
-            tokens = generator.follow(place, jax.random.fold_in(key, number), temperature)
+            tokens = generator.follow(position, jax.random.fold_in(key, number), temperature)
             tokens = itertools.islice(tokens, values.length)
             if single:
                 tokens = itertools.takewhile(lambda token: token != vocabulary.end, tokens)
@@ -185,27 +185,32 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_makes_text(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises a ConfigError for a run that is not of a language model, or of one that cannot go on token by token."""
+    """Raises ConfigError unless the run has trained a language model that can go on token by token."""
     name = config["task"]["name"]
-    makes_text = [known for known, task in TASKS.items() if task in (LanguageModel, Sentences)]
+    makes_text = [each for each, task in TASKS.items() if task in (LanguageModel, Sentences)]
     task = find_task(config)
     if not (isinstance(task, type) and issubclass(task, LanguageModel | Sentences)):
         raise ConfigError(f"{workdir} is a run of the task {name!r}; text is generated by: {', '.join(makes_text)}")
     if config["model"]["normalization"]["cell"] == "batch":
         raise ConfigError(
             f"{workdir}: model.normalization.cell='batch' has statistics for the time steps of a batch, which a text "
-            "that is made token by token does not have"
+            "that grows token by token does not have"
         )
 
 
 def _prompt(text: str, vocabulary: Vocabulary, single: bool) -> list[int]:
-    """The prompt as tokens; a line on stderr names the words that are none. single: whether it is within a sentence.
+    """The prompt as tokens; a line on stderr names the words that the vocabulary lacks.
+
+    Args:
+        text: the prompt.
+        vocabulary: the run's.
+        single: whether the run's texts are single sentences.
 
     Raises:
-        ConfigError: it has words and none is known, or it cannot be one of this task.
+        ConfigError: the vocabulary has none of its words, or the prompt ends a sentence where texts are single ones.
     """
     try:
-        # The bytes that were typed: where the locale has no UTF-8, Python keeps them as surrogates.
+        # Where the locale has no UTF-8, Python keeps the typed bytes as surrogates.
         text = text.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
         raise ConfigError("--prompt: not UTF-8") from None
@@ -224,7 +229,7 @@ def _prompt(text: str, vocabulary: Vocabulary, single: bool) -> list[int]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """Up to ten words."""
+    """Up to ten words, and how many more there are."""
     more = f" and {len(words) - 10} more" if len(words) > 10 else ""
     return ", ".join(repr(word) for word in words[:10]) + more
 

@@ -1,23 +1,23 @@
-"""Prepares a corpus: text to token ids in memory-mapped files, once.
+"""Prepares a corpus once: turns its text into token ids in memory-mapped files.
 
     python -m rnnlab.prepare --dataset=lm1b --vocabulary_size=1000000
     python -m rnnlab.prepare --dataset=wikitext-2
     python -m rnnlab.prepare --dataset=tinyshakespeare --level=character
     python -m rnnlab.prepare --dataset=text --source=books --min_count=3
 
-What is not in the data folder is downloaded and its checksum verified, but for text, which is any folder of text files
-(.txt, .tokens, .raw): one file or folder for each split, named after it in any letter case (train.txt, ptb.valid.txt,
-wiki.test.tokens; dev is validation), else all of its files split 90/5/5. Files that may be the same split, and a split
-without its file, are refused. A word is what stands between blanks, a line is a sentence and ends with <eos>; at the
-character level it ends with the line feed. The vocabulary is that of the training text: all of it, the
+Downloads the files that the data folder lacks, and verifies their checksums. --dataset=text takes any folder of text
+files (.txt, .tokens, .raw) instead: one file or folder for each split, named after it in any letter case (train.txt,
+ptb.valid.txt, wiki.test.tokens; dev is validation), else all of its files split 90/5/5. Files that may be the same
+split, and a split without its file, are refused. Words stand between blanks. A line is a sentence and ends with <eos>;
+at the character level it ends with the line feed. The vocabulary is that of the training text: all of it, the
 --vocabulary_size most frequent words (<unk> and <eos> among them), those that occur --min_count times, or the words of
 the file --vocabulary, one a line, with or without counts. Other words become <unk>.
 Writes train.npy, validation.npy, test.npy, the offsets of their sentences, the vocabulary and meta.json to
 DATA/DATASET/prepared/KEY, where KEY names level and vocabulary; if nothing may be written there, to the user's cache
-folder, and to --cache_dir where that is given (or RNNLAB_CACHE).
-lm1b has the training shards 1 to 99, held-out shard 1 for validation and 0 for test; the benchmark's own vocabulary, of
-793 471 words, is --min_count=3.
-An interrupted run goes on where it was; where all is done already it says so.
+folder. With --cache_dir (or RNNLAB_CACHE) it writes there.
+lm1b has the training shards 1 to 99, held-out shard 1 for validation and 0 for test. --min_count=3 yields the
+benchmark's vocabulary of 793 471 words.
+An interrupted run goes on where it stopped; one that has nothing left to do says so.
 Exit status: 0, 2 for a mistake in the command or the data, 130 interrupted.
 """
 
@@ -66,19 +66,19 @@ def _run(request: Request, processes: int | None) -> int:
         return cli.FINISHED
     with _bar(console) as progress:
         folder = prepare(request, processes, say, progress)
-    found = read_tokens(folder)
-    unknown, count = (found.meta["splits"]["train"][name] for name in ("unknown", "tokens"))
-    say(f"vocabulary: {len(found.vocabulary)} entries; {unknown / count:.2%} of the training tokens are <unk>")
-    if warning := check_unknown(found):
+    tokens = read_tokens(folder)
+    unknown, count = (tokens.meta["splits"]["train"][name] for name in ("unknown", "tokens"))
+    say(f"vocabulary: {len(tokens.vocabulary)} entries; {unknown / count:.2%} of the training tokens are <unk>")
+    if warning := check_unknown(tokens):
         say(f"warning: {warning}")
-    for split, sizes in found.meta["splits"].items():
+    for split, sizes in tokens.meta["splits"].items():
         say(f"{split}: {sizes['tokens']} tokens, {sizes['sentences']} sentences")
     return cli.FINISHED
 
 
 @contextlib.contextmanager
 def _bar(console: Any) -> Iterator[Callable[[int, int], None]]:
-    """Bytes read, bytes a second and the time left: a bar on a terminal, elsewhere a line at most every ten seconds."""
+    """Shows bytes, bytes a second and the time left: in a bar on a terminal, elsewhere in a line every ten seconds."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     if sys.stdout.isatty():
@@ -87,13 +87,13 @@ def _bar(console: Any) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task("")
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    begin = said = time.monotonic()
+    begin = last = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal last
         now = time.monotonic()
-        if now - said > 10:
-            said = now
+        if now - last > 10:
+            last = now
             console.print(f"read {done / 1e6:.0f} of {total / 1e6:.0f} MB, {now - begin:.0f} s")
 
     yield show

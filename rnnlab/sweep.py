@@ -3,14 +3,14 @@
     python -m rnnlab.sweep --config=configs/sweeps/init_by_activation.py --workdir=runs/init
     python -m rnnlab.sweep --config=configs/sweeps/init_by_activation.py --dry_run
 
---config names a sweep's file, a base config and axes. Runs that differ in nothing but seeds and numbers are replicas in
-one compiled program. --config.path.to.field=VALUE sets a field of the base for every run, as in
---config.steps=500; `python -m rnnlab.train --config=BASE --help` lists them.
-Without --workdir the sweep goes to runs/FILE or runs/FILE-PRESET. The same command on the same workdir resumes: what is
-over is not run again. A changed file keeps every run that it still has; the others stay in the table. Several
-processes may share a workdir; --submit=slurm --jobs=8 makes them a job array of SLURM, which the parameters
---slurm.partition=gpu --slurm.time=240 (minutes) --slurm.cpus_per_task=8 … are for, by submitit's names. The file may
-let the worse settings end early (halving), or Optuna ask for them (optuna).
+--config names a sweep's file, which has a base config and axes. Runs that differ in nothing but seeds and numbers are
+replicas in one compiled program. --config.path.to.field=VALUE sets a field of the base for every run, as in
+--config.steps=500; with --config, --help lists all fields of the base.
+Without --workdir the sweep goes to runs/FILE or runs/FILE-PRESET. The same command on the same workdir resumes and runs
+only the settings that are not over. A changed file keeps every run that it still has; the others stay in the table.
+Several processes may share a workdir. --submit=slurm --jobs=8 submits them as a job array; its parameters have
+submitit's names, as --slurm.partition=gpu --slurm.time=240 (minutes) --slurm.cpus_per_task=8. The file may end worse
+settings early (halving), or let Optuna choose the settings (optuna).
 Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 5 other processes still have
 groups of the sweep, 130 interrupted after saving.
 """
@@ -29,15 +29,15 @@ from rnnlab.config.errors import ConfigError
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    told = "folder of the sweep, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
-    cli.path_flag(values, "workdir", None, told)
+    text = "folder of the sweep, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
+    cli.path_flag(values, "workdir", None, text)
     flags.DEFINE_bool("dry_run", False, "print groups, runs and programs; train and write nothing", flag_values=values)
-    told = "i/n, i from 0: work on the groups i, i + n, …; not needed where files can be locked. each: a job its own"
-    flags.DEFINE_string("shard", None, told, flag_values=values)
-    told = "at most so many replicas in a group, so that more processes have one; else all that fit together"
-    flags.DEFINE_integer("replicas", None, told, lower_bound=1, flag_values=values)
+    text = "i/n, i from 0: work on the groups i, i + n, …; not needed where files can be locked. each: one for each job"
+    flags.DEFINE_string("shard", None, text, flag_values=values)
+    text = "most replicas in a group, so that more processes have a group; else as many as fit together"
+    flags.DEFINE_integer("replicas", None, text, lower_bound=1, flag_values=values)
     flags.DEFINE_enum("submit", None, ["slurm"], "submit the sweep instead of running it here", flag_values=values)
-    flags.DEFINE_integer("jobs", None, "with --submit: so many jobs share the work", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("jobs", None, "with --submit: how many jobs share the work", lower_bound=1, flag_values=values)
     cli.data_flags(values)
     reference, overrides, slurm = cli.parse(values, argv, __doc__, _base_config, parameters="slurm")
     if reference is None:
@@ -75,10 +75,10 @@ def _base_config(reference: str) -> Mapping[str, Any]:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """(1, 4) for "1/4"."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise ConfigError(f"--shard: {text!r} is no shard; it is i/n with i from 0 to n - 1, as in 0/4")
-    return int(found[1]), int(found[2])
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(f"--shard: {text!r} is not a shard; it is i/n with i from 0 to n - 1, as in 0/4")
+    return int(match[1]), int(match[2])
 
 
 if __name__ == "__main__":

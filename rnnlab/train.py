@@ -3,12 +3,15 @@
     python -m rnnlab.train --config=configs/adding.py
     python -m rnnlab.train --config=configs/adding.py:lstm --workdir=runs/long --config.task.length=400
 
---config names a file and, after a colon, one of its presets. Every field is a flag, as in
---config.optimizer.learning_rate=3e-4; with --config, --help lists them all with their values.
+--config names a file and, after a colon, the argument of its get_config, such as one of its presets. Every field is a
+flag, as in --config.optimizer.learning_rate=3e-4, --config.model.bidirectional (True), --noconfig.model.bidirectional
+(False) or --config.model.cell=gru; with --config, --help lists all fields with their values. --flagfile=FILE reads
+flags from a file, one a line.
 Without --workdir the run goes to runs/FILE or runs/FILE-PRESET, as in runs/adding-lstm, below the current folder.
 The same command on the same workdir resumes.
-Several processes are one run: SLURM, Open MPI, TPU pods and Kubernetes are found, elsewhere --coordinator, --processes
-and --process say it. All need the same --workdir, a folder that they share; the first one writes and speaks.
+A run may have several processes. SLURM, Open MPI, TPU pods and Kubernetes are recognised; elsewhere give --coordinator,
+--processes and --process. All processes need the same --workdir, in a folder that they share; the first one writes and
+prints.
 Exit status: 0 finished, 2 a mistake in the command, config or data, 3 diverged, 4 another process of
 the run was lost, 130 interrupted after saving.
 """
@@ -24,8 +27,8 @@ from rnnlab.config.errors import ConfigError
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    told = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
-    cli.path_flag(values, "workdir", None, told)
+    text = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
+    cli.path_flag(values, "workdir", None, text)
     cli.data_flags(values)
     cli.process_flags(values)
     reference, config = cli.parse_run(values, argv, __doc__)

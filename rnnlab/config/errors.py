@@ -13,21 +13,28 @@ class UnknownField(ConfigError):
     """A section has no field of this name.
 
     Args:
-        path: of the section, with a dot behind it; "" for the whole config.
+        path: the section's, with a dot behind it; "" for the whole config.
         name: the field's.
-        known: the fields that there are.
+        names: those of the fields that the section has.
     """
 
-    def __init__(self, path: str, name: str, known: Iterable[str]):
-        super().__init__(unknown("field", name, known, path))
+    def __init__(self, path: str, name: str, names: Iterable[str]):
+        super().__init__(unknown("field", name, names, path))
         self.path, self.name = path, name
 
 
-def unknown(kind: str, name: Any, known: Iterable[str], prefix: str = "") -> str:
-    """The line that says what was not found, what is nearest and what there is; all names stand below `prefix`."""
-    known = sorted(known)
-    lower = {each.lower(): each for each in known}
-    near = [lower[each] for each in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)]
+def unknown(kind: str, name: Any, names: Iterable[str], prefix: str = "") -> str:
+    """The line that names what does not exist, what is nearest to it, and all that exists.
+
+    Args:
+        kind: what a name stands for, as "field".
+        name: the one that does not exist.
+        names: all that exist.
+        prefix: stands before each name, as "model.cell.".
+    """
+    names = sorted(names)
+    by_lower = {each.lower(): each for each in names}
+    near = [by_lower[each] for each in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)]
     hint = f"did you mean {' or '.join(prefix + n for n in near)}? " if near else ""
-    there = ", ".join(prefix + n for n in known) or "none"
-    return f"unknown {kind} {(prefix + name if prefix else name)!r}; {hint}known: {there}"
+    listed = ", ".join(prefix + n for n in names) or "none"
+    return f"unknown {kind} {(prefix + name if prefix else name)!r}; {hint}known: {listed}"

@@ -1,4 +1,4 @@
-"""--config.path.to.field on a command line, as flags of absl.
+"""Makes absl's flags of --config.path.to.field.
 
 absl splits the words, as it does for ml_collections' config_flags: one dash or two, --x=v and --x v, --flag and
 --noflag for booleans, --flagfile. config_flags itself cannot take its place: it knows only fields that stand in the
@@ -29,7 +29,7 @@ class _Word(NamedTuple):
     negated: bool
     """Whether it is --noNAME."""
     text: str | None
-    """The value: what stands behind =, else the next word unless that begins with --."""
+    """The value: the text behind =, else the next word, unless that begins with --."""
     has_equals: bool
 
 
@@ -84,10 +84,11 @@ def _named(words: Sequence[str], section: str) -> Iterator[_Word]:
 
 
 def field_texts(values: flags.FlagValues, section: str, hints: Hints) -> dict[str, str]:
-    """{path: text} of every --SECTION.path that was parsed."""
+    """{path: text} of every --SECTION.path, once `values` has parsed them."""
     names = [name for name in values if name.startswith(f"{section}.") and values[name].present]
     texts: dict[str, Any] = {name.removeprefix(f"{section}."): values[name].value for name in names}
     if not any(len(each) > 1 for each in texts.values()):
         return {path: text for path, (text,) in texts.items()}
-    hint_of = hints(values[section].value, {path: each[-1] for path, each in texts.items()})
+    reference = values[section].value if section in values else None
+    hint_of = hints(reference, {path: each[-1] for path, each in texts.items()})
     return {path: joined(each, hint_of(path)) for path, each in texts.items()}

@@ -32,17 +32,17 @@ def set_paths(
     """The config as a plain dict with `{"task.length": 400}` set.
 
     A field that refers to another (`FieldReference`) changes with it, and the other with it, unless it is computed.
-    A name given to a section (`model.cell.name=lstm`, or `model.cell=lstm`) that had another one starts that section
-    anew, since its fields belong to the old name.
+    A section that gets another name (`model.cell.name=lstm`, or `model.cell=lstm`) starts anew, since its fields belong
+    to the old name.
 
     Args:
         config: what a file returned.
         overrides: values by path, as `config_path` of ml_collections has them: "a.b", "a['b']", "values[0]".
-        kept_by_name: of some sections the fields that mean the same under every name, so that a new name keeps them.
+        kept_by_name: {section: fields}, the fields that mean the same under every name, so that a new name keeps them.
         complete: whether every reference must have a value; else None stands for it.
 
     Raises:
-        ConfigError: a path that leads through something that is not a section, or to no element of a list.
+        ConfigError: a path leads through something that is not a section, or to an element that a list does not have.
     """
     plain = copied(config)
     # A section's name comes before its fields, whatever their order on the command line.
@@ -120,7 +120,7 @@ def _plain(value: Any, path: str, complete: bool) -> Any:
     if isinstance(value, FieldReference):
         try:
             value = value.get()
-        except Exception as error:  # Whatever a computed one meets in what it is computed of.
+        except Exception as error:  # A computed reference raises whatever its operands raise.
             if not complete:
                 return None
             if isinstance(error, RequiredValueError):
@@ -144,8 +144,8 @@ def refers(config: Config) -> bool:
 
 
 def copied(config: Config, memo: dict[Any, Any] | None = None) -> dict[str, Any]:
-    """Nested plain dicts of its own. References refer to each other as they did, and a section that stood in two
-    places, or is referred to, is one section; memo: `deepcopy`'s."""
+    """A copy as nested plain dicts. References refer to each other as before, and a section that stands in two places,
+    or is referred to, stays one section; memo: `deepcopy`'s."""
     memo = {} if memo is None else memo
     if ("section", id(config)) in memo:
         return memo["section", id(config)]
@@ -167,7 +167,7 @@ def _copied_value(value: Any, memo: dict[Any, Any]) -> Any:
 
 
 def is_section(value: Any) -> bool:
-    """Whether a value has fields: a ConfigDict, a dict, a dataclass that is not itself what a section stands for."""
+    """Whether a value has fields: a ConfigDict, a dict, or a dataclass that cannot be called, as an initialiser can."""
     if isinstance(value, ConfigDict | Mapping):
         return True
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and not callable(value)
@@ -182,7 +182,7 @@ def _items(config: Config) -> Iterable[tuple[str, Any]]:
 
 
 def _value(value: Any) -> Any:
-    """What a reference refers to; None where that cannot be computed yet."""
+    """The value of a reference, None where it cannot be computed yet; any other value itself."""
     with contextlib.suppress(Exception):
         return value.get() if isinstance(value, FieldReference) else value
 
@@ -205,15 +205,15 @@ def fields_named(name: str, paths: Iterable[str]) -> list[str]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
     """One entry "path: old -> new" for every field in which two resolved configs differ."""
-    found = []
+    lines = []
     for key in [*old, *(k for k in new if k not in old)]:
         where = f"{path}.{key}" if path else key
         a, b = old.get(key, _MISSING), new.get(key, _MISSING)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, where)
+            lines += differences(a, b, where)
         elif a != b:
-            found.append(f"{where}: {a} -> {b}")
-    return found
+            lines.append(f"{where}: {a} -> {b}")
+    return lines
 
 
 class _Missing:

@@ -1,4 +1,4 @@
-"""The file of a config: found, run, and what its `get_config` returns."""
+"""Reads a config's file: runs it and takes what its `get_config` returns."""
 
 import importlib.util
 import inspect
@@ -15,14 +15,13 @@ from rnnlab.config.overrides import copied, is_section
 
 
 def load_file(reference: str) -> ConfigDict:
-    """The config that a file's `get_config(preset)` returns, its references as they are: what is set later counts for
-    them, too.
+    """The config that a file's `get_config` returns. Its references stay references, which follow what is set later.
 
     Args:
-        reference: "path.py" or "path.py:preset".
+        reference: "path.py", or "path.py:argument" for `get_config("argument")`.
 
     Raises:
-        ConfigError: no such file, no such preset, or an error while it runs.
+        ConfigError: no such file, an argument that `get_config` refuses, or an error while the file runs.
     """
     plain = read_file(reference)
     if "base" in plain and "task" not in plain:
@@ -36,8 +35,8 @@ def load_file(reference: str) -> ConfigDict:
 def read_file(reference: str) -> dict[str, Any]:
     """The same as plain dicts, whose keys may be paths such as "model.cell.features", as in a sweep's file.
 
-    What stands behind the first colon is the argument of `get_config`, which decides what it takes; PRESETS, where a
-    file has it, says what to name when it refuses.
+    `get_config` decides which arguments it takes. When it refuses one that the file's PRESETS do not list, the message
+    names those that they list.
     """
     path, colon, argument = reference.partition(":")
     arguments = [argument] if colon else []
@@ -59,8 +58,8 @@ def read_file(reference: str) -> dict[str, Any]:
             raise ConfigError(_unknown_preset(module, path, argument))
         if not arguments and not _callable_without_arguments(signature):
             presets = getattr(module, "PRESETS", None)
-            known = f"; known: {', '.join(sorted(map(str, presets)))}" if presets else ""
-            raise ConfigError(f"{path}: names no preset; get_config needs one, as in {path}:NAME{known}")
+            listed = f"; known: {', '.join(sorted(map(str, presets)))}" if presets else ""
+            raise ConfigError(f"{path}: names no preset; get_config needs one, as in {path}:NAME{listed}")
         try:
             config = module.get_config(*arguments)
         except Exception:
@@ -72,7 +71,7 @@ def read_file(reference: str) -> dict[str, Any]:
         return copied(config)
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:  # Whatever a user's file raises: one line that names the file.
+    except (Exception, SystemExit) as error:  # A user's file may raise anything; the message is one line all the same.
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
     finally:
         note_imports(before)

@@ -1,7 +1,7 @@
 """Texts of the command line -> values, by the type of the field that each is for.
 
 They mean what they mean to ml_collections' config_flags: --config.flag=1 is True for a bool, 7 is "7" for a str, 3 is
-(3,) for a tuple. What config_flags refuses is read as a Python literal: 1e4 for an int, None where a field may be None.
+(3,) for a tuple. A text that config_flags refuses is a Python literal: 1e4 for an int, None where a field may be None.
 """
 
 import ast

@@ -147,8 +147,9 @@ def test_a_dry_run_submits_nothing(tmp_path, call, capsys):
         (["--submit=slurm", "--jobs=2", "--slurm.partitoin=gpu"], "did you mean --slurm.partition?"),
         (["--submit=slurm", "--jobs=2", "--slurm.time=1:00:00"], "no whole number of minutes"),
         (["--submit=slurm", "--jobs=2", "--slurm.time=1"], "has not begun"),
+        (["--submit=slurm", "--jobs=2", "--slurm.time=60", "--slurm.time=1"], "has not begun"),
         (["--submit=slurm", "--jobs=2", "--slurm.additional_parameters=x"], "is a dict"),
-        (["--submit=slurm", "--jobs=2", "--shard=2/2"], "is no shard"),
+        (["--submit=slurm", "--jobs=2", "--shard=2/2"], "is not a shard"),
         (["--submit=slurm", "--jobs=2", "--config.no_such=1"], "no_such"),
     ],
 )

@@ -310,8 +310,8 @@ def test_a_run_that_fails_does_not_keep_the_others_from_training(tmp_path, run, 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--shard=2/2", r"--shard: '2/2' is no shard; it is i/n with i from 0 to n - 1"),
-        ("--shard=a", r"--shard: 'a' is no shard"),
+        ("--shard=2/2", r"--shard: '2/2' is not a shard; it is i/n with i from 0 to n - 1"),
+        ("--shard=a", r"--shard: 'a' is not a shard"),
         ("--replicas=0", r"replicas"),
         ("--wrkdir=x", r"unknown flag '--wrkdir'; did you mean --workdir\?"),
         ("--config.stps=3", r"base and overrides: unknown field 'stps'; did you mean steps\?"),
