@@ -4,10 +4,12 @@ A new cell names its gates and writes `gates`; the equations of the known ones s
 """
 
 import abc
+import dataclasses
 import importlib
 import operator
 import types
 from collections.abc import Callable
+from dataclasses import InitVar
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.config.bounds import PositiveInt
+from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import check_count
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
@@ -43,12 +46,30 @@ def _by_name(value: Any) -> Any:
         return value
 
 
-class BaseCell(nnx.Module):
+class BaseCell(WithOptions, nnx.Module):
     """Parameters and input projection shared by all cells.
 
     With G = len(gate_names) gates the gate width is M = G H, and gate k owns columns [k H, (k + 1) H) of
         input_kernel [D, M], recurrent_kernel [H, M], bias [M].
+
+    A cell's options are its annotated attributes, as in a dataclass: arguments of the constructor, and fields of
+    `model.cell`. A subclass adds its own to those of its base. One of `InitVar` is there for `initialize` alone. One
+    that names an entry of a table, `activation: ActivationSpec`, is that entry in `self.activation`.
     """
+
+    in_features: int = dataclasses.field(kw_only=False)
+    """D."""
+    features: PositiveInt = dataclasses.field(kw_only=False)
+    """H."""
+    rngs: InitVar[nnx.Rngs]
+    input_init: InitVar[InitializerSpec] = "glorot_uniform"
+    """How each gate's block of the kernel is drawn; so are those of recurrent_init and bias_init."""
+    recurrent_init: InitVar[InitializerSpec] = "orthogonal"
+    bias_init: InitVar[InitializerSpec] = "zeros"
+    chrono: InitVar[PositiveInt | None] = None
+    """The longest dependency in steps. To the gates' biases is then added, by `chrono_signs`, ± log U[1, chrono - 1],
+    one number a unit (Tallec and Ollivier, 2018, eq. 16): without other input they keep their state for 2 to `chrono`
+    steps."""
 
     gate_names: ClassVar[tuple[str, ...]] = ("h",)
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
@@ -58,40 +79,35 @@ class BaseCell(nnx.Module):
     """The names of the parameters that what meets the state is made of."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
-    compute: ComputeType = "float32"
+    compute: ComputeType = dataclasses.field(default="float32", init=False)
     """What the operands of this cell's matrix products are rounded to; everything else stays as it is."""
 
-    def __init__(
-        self,
-        in_features: int,
-        features: PositiveInt,
-        *,
-        input_init: InitializerSpec = "glorot_uniform",
-        recurrent_init: InitializerSpec = "orthogonal",
-        bias_init: InitializerSpec = "zeros",
-        chrono: PositiveInt | None = None,
-        rngs: nnx.Rngs,
-    ):
-        """D, H, and how each gate's block of the kernels and the bias is drawn.
-
-        chrono: the longest dependency in steps. To the gates' biases is then added, by `chrono_signs`,
-        ± log U[1, chrono - 1], one number a unit (Tallec and Ollivier, 2018, eq. 16): without other input they keep
-        their state for 2 to `chrono` steps.
+    def __init__(self, in_features: int, features: PositiveInt, *, rngs: nnx.Rngs, **options: Any):
+        """D, H, where random numbers come from, and the options.
 
         Raises:
             ConfigError: D or H is no number from 1 up, or chrono of a cell without `chrono_signs`.
         """
-        self.in_features = in_features = check_count(in_features, f"{type(self).__name__}'s in_features")
-        self.features = features = check_count(features, f"{type(self).__name__}'s features")
-        self.input_kernel = nnx.Param(self._draw_gates(input_init, rngs, in_features))
-        self.recurrent_kernel = nnx.Param(self._draw_gates(recurrent_init, rngs, features))
-        draw_bias = as_initializer(bias_init)
-        biases = [draw_bias(rngs.params(), (features,), jnp.float32) for _ in self.gate_names]
+        self.in_features = check_count(in_features, f"{type(self).__name__}'s in_features")
+        self.features = check_count(features, f"{type(self).__name__}'s features")
+        chosen = self.Options(**options)
+        for name, (value, traced) in attributes(chosen).items():
+            super().__setattr__(name, nnx.data(jnp.asarray(value)) if traced else value)
+        self.initialize(chosen, rngs)
+
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        """Draws the parameters. options: all of them, each an attribute."""
+        self.input_kernel = nnx.Param(self._draw_gates(options.input_init, rngs, self.in_features))
+        self.recurrent_kernel = nnx.Param(self._draw_gates(options.recurrent_init, rngs, self.features))
+        draw_bias = as_initializer(options.bias_init)
+        biases = [draw_bias(rngs.params(), (self.features,), jnp.float32) for _ in self.gate_names]
         self.bias = nnx.Param(jnp.concatenate(biases))
+        chrono = getattr(options, "chrono", None)
         if chrono is not None:
             if not self.chrono_signs:
                 raise ConfigError(f"{type(self).__name__} has no chrono_signs; leave chrono out")
-            steps = jax.random.uniform(rngs.params(), (features,), jnp.float32, 1.0, max(chrono - 1.0, 1.0))
+            longest = max(chrono - 1.0, 1.0)
+            steps = jax.random.uniform(rngs.params(), (self.features,), jnp.float32, 1.0, longest)
             self.bias[...] += jnp.kron(jnp.array(self.chrono_signs, jnp.float32), jnp.log(steps))
 
     def __setattr__(self, name: str, value: Any) -> None:

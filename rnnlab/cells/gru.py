@@ -1,12 +1,13 @@
 """Gated recurrent units, in both places of the reset gate."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import BaseCell, Cell
-from rnnlab.config.bounds import PositiveInt
 from rnnlab.ops.activations import sigmoid, tanh
-from rnnlab.ops.initializers import InitializerSpec, as_initializer
+from rnnlab.ops.initializers import as_initializer
 from rnnlab.ops.linear import matmul
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -25,27 +26,10 @@ class GRU(Cell):
     chrono_signs = (0, 1, 0)
     has_candidate = True
 
-    def __init__(
-        self,
-        in_features: int,
-        features: PositiveInt,
-        *,
-        input_init: InitializerSpec = "glorot_uniform",
-        recurrent_init: InitializerSpec = "orthogonal",
-        bias_init: InitializerSpec = "zeros",
-        chrono: PositiveInt | None = None,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(
-            in_features,
-            features,
-            input_init=input_init,
-            recurrent_init=recurrent_init,
-            bias_init=bias_init,
-            chrono=chrono,
-            rngs=rngs,
-        )
-        self.recurrent_bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (features,), jnp.float32))
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        super().initialize(options, rngs)
+        draw = as_initializer(options.bias_init)
+        self.recurrent_bias = nnx.Param(draw(rngs.params(), (self.features,), jnp.float32))
 
     def recurrent_offset(self) -> Float[Array, " M"]:
         c_n = self.recurrent_bias[...]

@@ -1,13 +1,15 @@
 """Long short-term memory."""
 
 from collections.abc import Callable
+from dataclasses import InitVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import Cell
-from rnnlab.config.bounds import PositiveInt, Traced
+from rnnlab.config.bounds import Traced
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.normalization import standardized
@@ -32,38 +34,22 @@ class LSTM(Cell):
     recurrent_parameters = ("recurrent_kernel", "peephole_kernel")  # Peepholes are diagonal matrices.
     has_candidate = True
 
-    def __init__(
-        self,
-        in_features: int,
-        features: PositiveInt,
-        *,
-        forget_bias: Traced[float] = 1.0,
-        chrono: PositiveInt | None = None,
-        peepholes: bool = False,
-        normalize_cell: bool = False,
-        input_init: InitializerSpec = "glorot_uniform",
-        recurrent_init: InitializerSpec = "orthogonal",
-        bias_init: InitializerSpec = "zeros",
-        peephole_init: InitializerSpec = "small_normal",
-        rngs: nnx.Rngs,
-    ):
-        """forget_bias is added to what bias_init draws for the forget gate, unless chrono says how long it keeps."""
-        super().__init__(
-            in_features,
-            features,
-            input_init=input_init,
-            recurrent_init=recurrent_init,
-            bias_init=bias_init,
-            chrono=chrono,
-            rngs=rngs,
-        )
-        if chrono is None:
-            self.bias[...] = self.bias[...].at[features : 2 * features].add(forget_bias)
+    forget_bias: InitVar[Traced[float]] = 1.0
+    """Added to what bias_init draws for the forget gate, unless chrono says how long it keeps."""
+    peepholes: InitVar[bool] = False
+    normalize_cell: InitVar[bool] = False
+    peephole_init: InitVar[InitializerSpec] = "small_normal"
+
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        super().initialize(options, rngs)
+        features = self.features
+        if options.chrono is None:
+            self.bias[...] = self.bias[...].at[features : 2 * features].add(options.forget_bias)
         shape = (3, features)  # The rows are p_i, p_f, p_o.
-        draw = as_initializer(peephole_init)
-        self.peephole_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32)) if peepholes else None
-        self.cell_gain = nnx.Param(jnp.ones(features)) if normalize_cell else None
-        self.cell_bias = nnx.Param(jnp.zeros(features)) if normalize_cell else None
+        draw = as_initializer(options.peephole_init)
+        self.peephole_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32)) if options.peepholes else None
+        self.cell_gain = nnx.Param(jnp.ones(features)) if options.normalize_cell else None
+        self.cell_bias = nnx.Param(jnp.zeros(features)) if options.normalize_cell else None
 
     def gates(
         self, carry: Carry, z: Parts, u: Parts, normalize: Callable[[jax.Array], jax.Array] | None = None

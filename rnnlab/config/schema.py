@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 import numpy as np
@@ -153,13 +153,14 @@ def fields_of(function: Callable[..., Any]) -> Mapping[str, Field]:
     target = _signed(function)
     hints = typing.get_type_hints(target, include_extras=True)
     preset = function.keywords if isinstance(function, functools.partial) else {}
+    declared = {name: field._replace(default=preset.get(name, field.default)) for name, field in _declared(function)}
     return {
         name: Field(hints.get(name, Any), preset.get(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()
         if name not in GIVEN_BY_CODE
         and name != "self"
         and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    }
+    } | declared
 
 
 def subsection(hint: Any) -> type | None:
@@ -188,12 +189,16 @@ def section_fields(hint: Any, section: Mapping[str, Any]) -> dict[str, Field]:
     for member in members_of(hint):
         if _is_options(member):
             return dict(fields_of(member))
-        marks = getattr(member, "__metadata__", ())
-        tables = [mark for mark in marks if isinstance(mark, dict)]
-        if tables:
-            factories = [lookup(tables[0], section.get("name"), "name"), *filter(_is_options, marks)]
+        table = table_of(member)
+        if table is not None:
+            factories = [lookup(table, section.get("name"), "name"), *filter(_is_options, member.__metadata__)]
             return {name: field for each in reversed(factories) for name, field in fields_of(each).items()}
     return {}
+
+
+def table_of(hint: Any) -> dict[str, Any] | None:
+    """The table that values of this annotation are named by."""
+    return next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, dict)), None)
 
 
 def is_traced(hint: Any) -> bool:
@@ -208,7 +213,15 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a factory has a parameter of this name, be it the config's or the code's."""
-    return name in inspect.signature(_signed(function)).parameters
+    return name in inspect.signature(_signed(function)).parameters or name in dict(_declared(function))
+
+
+def _declared(function: Callable[..., Any]) -> Iterable[tuple[str, Field]]:
+    """The options that a class declares (`declared.py`), where its constructor takes them as keywords."""
+    target = function.func if isinstance(function, functools.partial) else function
+    options = getattr(target, "Options", None)
+    kinds = {parameter.kind for parameter in inspect.signature(_signed(target)).parameters.values()}
+    return fields_of(options).items() if _is_options(options) and inspect.Parameter.VAR_KEYWORD in kinds else ()
 
 
 def _signed(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ Its tables, its measurement and its notation. The figure is in `rnnlab/plots/atl
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -245,7 +245,7 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
     if isinstance(cell, Vanilla):
         before = jnp.concatenate([start.h[None], h[:-1]])
         z = cell.project(start.x) + before @ cell.recurrent_matrix()
-        _, slope = jax.jvp(cell.activation, (z,), (jnp.ones_like(z),))
+        _, slope = jax.jvp(cast(Any, cell.activation), (z,), (jnp.ones_like(z),))
         found["flat"] = (jnp.abs(slope) < 0.05).mean()
     return found
 

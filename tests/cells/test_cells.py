@@ -8,6 +8,7 @@ import copy
 import functools
 import pickle
 from collections.abc import Callable
+from dataclasses import InitVar
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.cells import CELLS, Cell, Vanilla
+from rnnlab.config.bounds import Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Cotangent, FusableCell, make_taps, unroll
 from rnnlab.ops.activations import ACTIVATIONS, as_activation, hyperparameter
@@ -468,8 +470,19 @@ def test_copies_of_an_activation_are_the_same_function(name, way):
 class Leaky(Cell):
     """h' = h + ε (tanh(z + u) - h)."""
 
-    epsilon: Any
+    epsilon: Traced[float] = 0.3
+    power: float = 2.0
+    start: InitVar[Traced[float]] = 0.25
 
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        super().initialize(options, rngs)
+        self.bias[...] += options.start
+
+    def gates(self, carry, z, u):
+        return (carry[0] + self.epsilon * (jnp.tanh(z[0] + u[0]) - carry[0]),)
+
+
+class OwnConstructor(Cell):
     def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
         super().__init__(in_features, features, rngs=rngs)
         self.epsilon = 0.3
@@ -478,12 +491,24 @@ class Leaky(Cell):
         return (carry[0] + self.epsilon * (jnp.tanh(z[0] + u[0]) - carry[0]),)
 
 
+def test_traced_options_are_state_and_others_are_not():
+    one, other, third = (Leaky(2, 3, epsilon=e, power=p, rngs=nnx.Rngs(0)) for e, p in ((0.1, 2), (0.2, 2), (0.1, 3)))
+    abstract = nnx.eval_shape(lambda: Leaky(2, 3, rngs=nnx.Rngs(0)))
+    for cell in (one, abstract):
+        assert set(nnx.state(cell)) == {"epsilon", "input_kernel", "recurrent_kernel", "bias"}
+    assert isinstance(one.epsilon, jax.Array)
+    assert one.power == 2
+    assert not hasattr(one, "start")
+    np.testing.assert_array_equal(one.bias[...], 0.25)
+    assert nnx.graphdef(one) == nnx.graphdef(other) != nnx.graphdef(third)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
-def test_a_number_of_a_cell_has_the_type_of_what_it_meets(backend, dtype):
+@pytest.mark.parametrize(("backend", "kind"), [("reference", Leaky), ("fused", Leaky), ("fused", OwnConstructor)])
+def test_a_number_of_a_cell_has_the_type_of_what_it_meets(backend, kind, dtype):
     """Where double precision is on, too."""
     with jax.enable_x64(True):
-        cell = Leaky(2, 3, rngs=nnx.Rngs(0))
+        cell = kind(2, 3, rngs=nnx.Rngs(0))
         graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
         cell = nnx.merge(graphdef, jax.tree.map(lambda a: a.astype(dtype), params), rest)
         h, (last,) = unroll(cell, jnp.ones((4, 2, 2), dtype), backend=backend)
