@@ -217,7 +217,7 @@ def takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def _declared(function: Callable[..., Any]) -> Iterable[tuple[str, Field]]:
-    """The options that a class declares (`declared.py`), where its constructor takes them as keywords."""
+    """The fields of a class's `Options` (`declared.py`), where its constructor takes them as `**options`."""
     target = function.func if isinstance(function, functools.partial) else function
     options = getattr(target, "Options", None)
     kinds = {parameter.kind for parameter in inspect.signature(_signed(target)).parameters.values()}

@@ -3,8 +3,10 @@
 Corpora become tokens in `datasets/`; how a large vocabulary's logits are avoided is in `rnnlab/nn/cross_entropy.py`.
 """
 
+import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.tokens import TokenSet, load_tokens
+from rnnlab.datasets.tokens import load_tokens
 from rnnlab.datasets.vocabulary import Level
 from rnnlab.nn.cross_entropy import Distribution
 from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task, frequency_loss
@@ -23,15 +25,41 @@ ON_DEVICE = 1 << 30
 """Bytes of a training text that lies on the device without being asked for."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Which text as which tokens, and where they lie; see `rnnlab.datasets.tokens.load_tokens`."""
+
+    level: Level = "word"
+    vocabulary_size: PositiveInt | None = None
+    min_count: PositiveInt | None = None
+    vocabulary_file: str | None = None
+    source: str | None = None
+    """The folder of dataset "text"."""
+    on_device: bool | None = None
+    """Whether the training text lies on every device, or the host reads each batch's part while the devices train;
+    None: on the device up to 1 GiB."""
+
+
 class _Text(Task):
     """What both have: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
 
     causal: ClassVar = True
     readout: ClassVar = "every"
+    Options: ClassVar = TextOptions
 
-    def __init__(self, corpus: TokenSet, first_target: int = 0):
-        """first_target: the place in a split of the first token that is predicted."""
-        self.corpus = corpus
+    def __init__(self, dataset: str, data_dir: Any, text: Mapping[str, Any], first_target: int = 0):
+        """text: the fields of `TextOptions`. first_target: the place in a split of the first token to predict."""
+        options = TextOptions(**text)
+        self.on_device = options.on_device
+        self.corpus = corpus = load_tokens(
+            dataset,
+            data_dir,
+            level=options.level,
+            vocabulary_size=options.vocabulary_size,
+            min_count=options.min_count,
+            vocabulary=options.vocabulary_file,
+            source=options.source,
+        )
         self.words = corpus.vocabulary.words
         self.vocabulary = self.in_features = self.out_features = len(self.words)
         self.baselines = {
@@ -75,23 +103,17 @@ class LanguageModel(_Text, StreamTask):
         self,
         dataset: str = "wikitext-2",
         window: PositiveInt = 35,
-        level: Level = "word",
-        vocabulary_size: PositiveInt | None = None,
-        min_count: PositiveInt | None = None,
-        vocabulary_file: str | None = None,
-        source: str | None = None,
-        on_device: bool | None = None,
+        *,
         data_dir: str | os.PathLike[str] | None = None,
         streams: tuple[int, int] = (1, 1),
+        **text: Any,
     ):
-        """window: T, steps of a batch. on_device: whether the training text lies on every device, or the host reads
-        each batch's part while the devices train; None: on the device up to 1 GiB. The others say which text as which
-        tokens: see `rnnlab.datasets.tokens.load_tokens`; source: the folder of dataset "text".
+        """window: T, steps of a batch. text: the fields of `TextOptions`.
 
         Raises:
             ConfigError: the corpus is missing or damaged, or too short for a window in every stream.
         """
-        super().__init__(_tokens(dataset, data_dir, level, vocabulary_size, min_count, vocabulary_file, source), 1)
+        super().__init__(dataset, data_dir, text, first_target=1)
         self.window = window
         self.longest_dependency = None
         self.rows: dict[Split, int] = {"train": streams[0], "validation": streams[1], "test": streams[1]}
@@ -110,7 +132,7 @@ class LanguageModel(_Text, StreamTask):
                     f"task: the {split} split of {dataset} has {len(tokens)} tokens, too few for {rows} streams "
                     f"({of}); at most {max(targets // per, 0)}"
                 )
-            if not _fits(tokens, on_device if split == "train" else True):
+            if not _fits(tokens, self.on_device if split == "train" else True):
                 self.reader = self._read
                 continue
             # A window past the end of the text must not be moved back, as `dynamic_slice` would, where it has targets.
@@ -164,25 +186,21 @@ class Sentences(_Text):
         self,
         dataset: str = "lm1b",
         longest: PositiveInt = 50,
-        level: Level = "word",
-        vocabulary_size: PositiveInt | None = None,
-        min_count: PositiveInt | None = None,
-        vocabulary_file: str | None = None,
-        source: str | None = None,
-        on_device: bool | None = None,
+        *,
         data_dir: str | os.PathLike[str] | None = None,
+        **text: Any,
     ):
-        """longest: T of a training batch. The others are those of `LanguageModel`.
+        """longest: T of a training batch. text: the fields of `TextOptions`.
 
         Raises:
             ConfigError: the corpus is missing or damaged.
         """
-        super().__init__(_tokens(dataset, data_dir, level, vocabulary_size, min_count, vocabulary_file, source))
+        super().__init__(dataset, data_dir, text)
         self.data, self.steps = {}, {}
         for split, (tokens, offsets) in self.corpus.splits.items():
             lengths = np.diff(offsets)
             self.steps[split] = min(longest, int(lengths.max())) if split == "train" else int(lengths.max())
-            if not _fits(tokens, on_device if split == "train" else True):
+            if not _fits(tokens, self.on_device if split == "train" else True):
                 self.reader = self._read
                 continue
             # Scored by length, so that a batch ends where its longest sentence does.
@@ -211,26 +229,6 @@ class Sentences(_Text):
         end = np.full((*index.shape, 1), self.corpus.vocabulary.end, np.int32)
         inputs: Any = np.concatenate([end, targets[..., :-1]], -1)
         return Example(inputs, targets, lengths.astype(np.int32))
-
-
-def _tokens(
-    dataset: str,
-    data_dir: Any,
-    level: Level,
-    size: int | None,
-    min_count: int | None,
-    vocabulary: str | None,
-    source: str | None,
-) -> TokenSet:
-    return load_tokens(
-        dataset,
-        data_dir,
-        level=level,
-        vocabulary_size=size,
-        min_count=min_count,
-        vocabulary=vocabulary,
-        source=source,
-    )
 
 
 def _fits(tokens: np.ndarray, on_device: bool | None) -> bool:
