@@ -69,7 +69,7 @@ def run_sweep(
         runs = len(plan.settings) if search is None else search.runs
         progress = SweepProgress(runs, table.done, even=halving is None)
         progress.say(_first_words(plan, workdir, table.done))
-        from rnnlab.training.loop import (
+        from rnnlab.training.interruptions import (
             interruptions,  # Here: it takes seconds to import, and a dry run needs none of it.
         )
 

@@ -44,6 +44,11 @@ class FlightRecorder:
         if self.section is not None and processes.processes() > 1:
             raise ConfigError("flight_recorder: is for a run in one process; take the default, off")
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is recorded."""
+        return self.section is not None
+
     def keep(self, step: int, state: TrainState) -> None:
         """The state that a dispatch begins with."""
         if self.section is None:

@@ -1,9 +1,9 @@
 """What a run's host remembers beside the arrays: the last numbers, early stopping, curriculum, plateau, convergence."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.optim.optimizers import waits_for_plateau
 from rnnlab.training.clock import TrainingClock
 from rnnlab.training.curriculum import Curriculum
 from rnnlab.training.early_stopping import EarlyStopping
@@ -42,28 +42,36 @@ class Convergence(Remembers):
         return {"metric": metric, "threshold": threshold, "steps": self.step, "seconds": self.seconds}
 
 
+def following(step: int, every: int) -> int:
+    """The first multiple of `every` after step."""
+    return (step // every + 1) * every
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """When something is due, in steps: `steps` is the length of the run, the others are how often."""
+
+    steps: int
+    log: int
+    evaluation: int
+    checkpoint: int
+    diagnostics: int | None = None
+    """None where nothing is observed."""
+
+
 class HostState:
-    """What the host remembers of a run beside the state; a checkpoint holds it as JSON.
+    """What the host remembers of a run beside the state; a checkpoint holds it as JSON."""
 
-    Args:
-        config: resolved.
-        solved: of the task; see `Convergence`.
-        sign: (metric, path of the field that names it) -> 1 for a metric of which more is better, else -1.
-
-    Raises:
-        ConfigError: a metric that the task does not have.
-    """
-
-    def __init__(self, config: Mapping[str, Any], solved: tuple[str, float] | None, sign: Callable[[str, str], float]):
-        self.config = config
-        watched, curriculum = config["early_stopping"], config["curriculum"]
-        schedule, metric = config["optimizer"]["schedule"], watched["metric"]
-        better = sign(metric, "early_stopping.metric")
-        self.stopping = EarlyStopping(metric, better, watched["patience"], watched["min_change"])
-        named = (curriculum or {}).get("metric")
-        self.curriculum = Curriculum(curriculum, 1.0 if named is None else sign(named, "curriculum.metric"))
-        self.plateau = Plateau(schedule, metric, better) if waits_for_plateau(config["optimizer"]) else None
-        self.convergence = Convergence(solved, 1.0 if solved is None else sign(solved[0], "task"))
+    def __init__(
+        self,
+        intervals: Intervals,
+        stopping: EarlyStopping,
+        curriculum: Curriculum,
+        convergence: Convergence,
+        plateau: Plateau | None = None,
+    ):
+        self.intervals = intervals
+        self.stopping, self.curriculum, self.plateau, self.convergence = stopping, curriculum, plateau, convergence
         self.train: dict[str, float] = {}
         """The last means that were logged."""
         self.validation: dict[str, float] = {}
@@ -72,16 +80,16 @@ class HostState:
 
     def logs(self, step: int) -> bool:
         """Whether the means of training are written at this step."""
-        return step % self.config["log_every"] == 0 or step in (self.config["steps"], self.curriculum.ends)
+        return step % self.intervals.log == 0 or step in (self.intervals.steps, self.curriculum.ends)
 
     def evaluates(self, step: int) -> bool:
         """Whether the run is evaluated at this step."""
-        return step % self.config["eval_every"] == 0 or step == self.config["steps"]
+        return step % self.intervals.evaluation == 0 or step == self.intervals.steps
 
     def check_length(self, planned: int, step: int) -> str | None:
         """The line on a run that is resumed at this step with another length than planned, where its old end was
         evaluated and no other run would be."""
-        every = self.config["eval_every"]
+        every = self.intervals.evaluation
         if step != planned or planned % every == 0:
             return None
         solved = " and for when the task is solved" if self.convergence.solved is not None else ""
@@ -96,7 +104,7 @@ class HostState:
         seconds: of training.
         """
         self.validation = values
-        planned = step % self.config["eval_every"] == 0  # A run made longer goes on as if it had not ended elsewhere.
+        planned = step % self.intervals.evaluation == 0  # A run made longer goes on as if it had not ended elsewhere.
         improved, lowered = self.stopping.see(step, values, planned), False
         if self.curriculum.stage + 1 == self.curriculum.stages:
             self.convergence.see(step, values, seconds)
@@ -104,6 +112,14 @@ class HostState:
             self.curriculum.see(values)
             lowered = self.plateau is not None and self.plateau.see(values)
         return improved, lowered
+
+    def enter_next_stage(self, step: int) -> None:
+        """The curriculum's: what was best before does not count."""
+        self.curriculum.advance(step)
+        self.stopping.restart()
+        if self.plateau is not None:
+            self.plateau.restart()
+        self.validation = {}
 
     def dump(self, seconds: float) -> dict[str, Any]:
         """As JSON; seconds: of training."""

@@ -19,12 +19,17 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import Decay, decay_per_step, gradient_reach, memory_horizon
 from rnnlab.diagnostics.diagnosis import ONE_ANSWER
+from rnnlab.optim.optimizers import waits_for_plateau
 from rnnlab.parallel import devices, processes
 from rnnlab.parallel.sharding import ALL_AXES, row_parts
 from rnnlab.records.run_config import resolve_config, task_stages
 from rnnlab.tasks import Batch, Split, StreamTask, Task, make_task
 from rnnlab.training import footprint
+from rnnlab.training.curriculum import Curriculum
+from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.evaluation import Pace
+from rnnlab.training.host_state import Convergence, HostState, Intervals
+from rnnlab.training.plateau import Plateau
 from rnnlab.training.prefetch import Feed
 from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.training.state import TrainState
@@ -153,6 +158,11 @@ class Run:
         """The stage's value under its field's name; empty without a curriculum."""
         if curriculum is not None:
             self.label = {curriculum["field"]: task_stages(self.config)[stage][curriculum["field"]]}
+
+    @property
+    def intervals(self) -> Intervals:
+        """When something is due."""
+        return intervals_of(self.config)
 
     def described_stage(self) -> str:
         """For people: "stage 2 of 3: length 50"."""
@@ -301,6 +311,35 @@ class Run:
 @functools.partial(jax.jit, static_argnums=1)
 def _decay_and_horizon(norms: Float[Array, " T"], longest_dependency: int | None) -> tuple[Decay, Int[Array, ""]]:
     return decay_per_step(norms), memory_horizon(norms, longest_dependency)
+
+
+def intervals_of(config: Mapping[str, Any]) -> Intervals:
+    """When a resolved config wants what."""
+    every = config["diagnostics_every"] if config["diagnostics"] else None
+    return Intervals(config["steps"], config["log_every"], config["eval_every"], config["checkpoint_every"], every)
+
+
+def make_host_state(
+    config: Mapping[str, Any], solved: tuple[str, float] | None, sign: Callable[[str, str], float]
+) -> HostState:
+    """What the host of a run with this resolved config remembers as it begins.
+
+    Args:
+        solved: of the task; see `Convergence`.
+        sign: (metric, path of the field that names it) -> 1 for a metric of which more is better, else -1.
+
+    Raises:
+        ConfigError: a metric that the task does not have.
+    """
+    watched, curriculum, metric = config["early_stopping"], config["curriculum"], config["early_stopping"]["metric"]
+    better = sign(metric, "early_stopping.metric")
+    stopping = EarlyStopping(metric, better, watched["patience"], watched["min_change"])
+    named = (curriculum or {}).get("metric")
+    stages = Curriculum(curriculum, 1.0 if named is None else sign(named, "curriculum.metric"))
+    schedule = config["optimizer"]["schedule"] if waits_for_plateau(config["optimizer"]) else None
+    plateau = None if schedule is None else Plateau(schedule, metric, better)
+    convergence = Convergence(solved, 1.0 if solved is None else sign(solved[0], "task"))
+    return HostState(intervals_of(config), stopping, stages, convergence, plateau)
 
 
 def _words_split(config: Mapping[str, Any]) -> int | None:

@@ -187,7 +187,7 @@ def test_the_end_of_the_terminal_saves_the_run(tmp_path: Path) -> None:
 
 
 def test_a_sighup_that_is_ignored_stays_so() -> None:
-    from rnnlab.training.loop import interruptions
+    from rnnlab.training.interruptions import interruptions
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

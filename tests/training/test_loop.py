@@ -22,13 +22,12 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.parallel import devices
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import render, resolve_config
-from rnnlab.training import loop
+from rnnlab.training import conclusion
 from rnnlab.training.checkpoints import Checkpoints, ocp
 from rnnlab.training.clock import TrainingClock
 from rnnlab.training.early_stopping import EarlyStopping
-from rnnlab.training.host_state import HostState
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import Run, make_host_state
 from tests.helpers import SMALL_RUN, float64
 
 ROOT = Path(__file__).parents[2]
@@ -320,7 +319,7 @@ def test_best_is_the_best_value_and_min_change_is_for_patience_alone(values, bes
 
 def test_evaluation_at_an_old_end_is_for_the_best_and_not_for_patience() -> None:
     config = resolve_config(small(eval_every=10, early_stopping=dict(patience=2)))
-    ended, whole = (HostState(config | {"steps": steps}, None, lambda *_: -1.0) for steps in (25, 40))
+    ended, whole = (make_host_state(config | {"steps": steps}, None, lambda *_: -1.0) for steps in (25, 40))
     for memory, losses in ((ended, {10: 1.0, 20: 2.0, 25: 0.5, 30: 0.9}), (whole, {10: 1.0, 20: 2.0, 30: 0.9})):
         for step, loss in losses.items():
             memory.see(step, {"loss": loss}, 0.0)
@@ -461,7 +460,7 @@ def test_divergence_right_after_a_log_step_reports_what_was_logged(tmp_path, cap
 
 
 def test_divergence_after_a_loss_of_zero_reports_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "means", lambda state: {"loss": 0.0})
+    monkeypatch.setattr(conclusion, "means", lambda state: {"loss": 0.0})
     assert train_and_evaluate(small(**DIVERGES), tmp_path)["status"] == "diverged"
     assert "Last finite means: loss 0." in capsys.readouterr().out
 

@@ -19,7 +19,7 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.spec.groups import structure
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints
-from rnnlab.training.loop import disk_errors, interruptions
+from rnnlab.training.interruptions import disk_errors, interruptions
 from rnnlab.training.programs import KEEP_NUMBERS, Programs
 from rnnlab.training.setup import Run
 

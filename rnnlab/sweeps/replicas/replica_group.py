@@ -24,10 +24,10 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints, Restored
 from rnnlab.training.clock import TrainingClock
+from rnnlab.training.conclusion import summarize
 from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
-from rnnlab.training.host_state import HostState
-from rnnlab.training.loop import following, summarize
-from rnnlab.training.setup import Run
+from rnnlab.training.host_state import following
+from rnnlab.training.setup import Run, make_host_state
 from rnnlab.training.state import TrainState, logged
 
 
@@ -36,7 +36,7 @@ class Member:
 
     def __init__(self, setting: Setting, numbers: dict[str, float], workdir: Path, run: Run):
         self.setting, self.numbers, self.workdir = setting, numbers, workdir
-        self.memory = HostState(setting.config, run.task.solved, run.sign)
+        self.memory = make_host_state(setting.config, run.task.solved, run.sign)
         self.best: dict[str, Any] | None = None
         """What the memory was at the best evaluation, for its checkpoint."""
         self.status = "running"
@@ -72,7 +72,7 @@ class ReplicaGroup:
         self._rate = 0.0
         """Updates per second."""
         self.clock = TrainingClock()
-        self.step, self.config = 0, programs.run.config
+        self.step, self.intervals = 0, programs.run.intervals
 
     def begin(self, members: Sequence[Member]) -> None:
         """All from the start."""
@@ -145,7 +145,7 @@ class ReplicaGroup:
         pruned: Mapping[str, int],
         stop: Callable[[int], bool] | None,
     ) -> bool:
-        config, steps = self.config, self.config["steps"]
+        every, steps = self.intervals, self.intervals.steps
         last = steps if stop_at is None else min(stop_at, steps)
         budget, mark, halts = 1, None, Halt(interrupted)
         self._prune(pruned)
@@ -153,7 +153,7 @@ class ReplicaGroup:
             return False
         while self.step < last and (running := self._running()):
             started = time.monotonic()
-            due = [following(self.step, config[k]) for k in ("log_every", "eval_every", "checkpoint_every")]
+            due = [following(self.step, each) for each in (every.log, every.evaluation, every.checkpoint)]
             due += [pruned[m.setting.name] for _, m in running if m.setting.name in pruned]
             target = min(self.step + budget, last, *due)
             until = np.where(self._of([slot for slot, _ in running]), target, 0)
@@ -186,7 +186,7 @@ class ReplicaGroup:
             self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
             stopped = bool(self._running()) and stop is not None and stop(target)
             told = interrupted or stopped
-            if self._running() and (told or target == last or target % config["checkpoint_every"] == 0):
+            if self._running() and (told or target == last or target % every.checkpoint == 0):
                 self._save()
             if self._running() and told:
                 self.checkpoints.wait()
@@ -278,7 +278,7 @@ class ReplicaGroup:
             self.slots[slot] = None
             self.ended += 1  # Said run by run: writing a thousand takes minutes.
             left = len(self._running()) + len(over) - written
-            self.progress(step=self.step, steps=self.config["steps"], running=left, ended=self.ended)
+            self.progress(step=self.step, steps=self.intervals.steps, running=left, ended=self.ended)
             if interrupted and written < len(over):
                 return False
         self._rearrange()
