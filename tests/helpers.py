@@ -125,8 +125,39 @@ def without_cache_lines(said: str) -> str:
 
 def make_cell(variant: str, in_features: int = 3, features: int = 4, seed: int = 0, **parameters: Any) -> nnx.Module:
     """A cell of CELL_VARIANTS or PLAIN_FUNCTIONS as it is initialised."""
+    if parameters:
+        return _new_cell(variant, in_features, features, seed, **parameters)
+    graphdef, state = _initialised(variant, in_features, features, seed, jax.config.jax_enable_x64)
+    return nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
+
+
+def shape_of_cell(variant: str) -> nnx.Module:
+    """A cell of which nothing is drawn: shapes in place of its parameters."""
+    return nnx.eval_shape(lambda: _new_cell(variant, 3, 4, 0))
+
+
+def _new_cell(variant: str, in_features: int, features: int, seed: int, **parameters: Any) -> nnx.Module:
     name, fields = (CELL_VARIANTS | PLAIN_FUNCTIONS)[variant]
     return CELLS[name](in_features, features, **fields, **parameters, rngs=nnx.Rngs(seed))
+
+
+@functools.cache
+def _initialised(variant: str, in_features: int, features: int, seed: int, x64: bool) -> tuple[nnx.GraphDef, nnx.State]:
+    """A cell, split, in NumPy: one program draws all of it; op by op each draw is several."""
+    graphdefs = []
+
+    def draw() -> nnx.State:
+        graphdef, state = nnx.split(_new_cell(variant, in_features, features, seed))
+        graphdefs.append(graphdef)
+        return state
+
+    state = jax.tree.map(np.asarray, at_once(draw))
+    return graphdefs[0], state
+
+
+def at_once(draw: Callable[[], Any]) -> Any:
+    """What a function without arguments makes, in one program, also while another is traced."""
+    return jax.jit(draw).lower().compile()()
 
 
 def random_cell(variant: str, seed: int = 0, **shapes: int) -> tuple[nnx.GraphDef, nnx.State]:
@@ -135,24 +166,35 @@ def random_cell(variant: str, seed: int = 0, **shapes: int) -> tuple[nnx.GraphDe
     Initial values alone would test little: biases are zero, the IRNN's input weights 0.001.
     """
     graphdef, state = nnx.split(make_cell(variant, seed=seed, **shapes))
-    state = in_double(state)
-    return graphdef, jax.tree.map(lambda a, noise: a + 0.4 * noise, state, random_like(state, seed + 100))
+    state, rng = in_double(state), np.random.default_rng(seed + 100)
+
+    def moved(a: jax.Array) -> jax.Array:
+        return as_array(np.asarray(a) + 0.4 * rng.standard_normal(a.shape), a.dtype)
+
+    return graphdef, jax.tree.map(moved, state)
+
+
+def as_array(a: np.ndarray, dtype: Any = float) -> jax.Array:
+    """In this type, or in double precision where that is on and in single where it is not; nothing is compiled."""
+    return jnp.asarray(a.astype(jnp.result_type(dtype)))
 
 
 def in_double(tree: Any) -> Any:
     """The arrays of a tree in double precision, where that is on."""
-    return jax.tree.map(lambda a: jnp.asarray(a, float), tree)
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, float) if isinstance(a, jax.core.Tracer) else as_array(np.asarray(a)), tree
+    )
 
 
 def random_like(tree: Any, seed: int) -> Any:
-    """Standard normal arrays of the shapes in tree, drawn by NumPy: nothing to compile."""
+    """Standard normal arrays of the shapes in tree, drawn by NumPy."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), a.dtype), tree)
+    return jax.tree.map(lambda a: as_array(rng.standard_normal(a.shape), a.dtype), tree)
 
 
 def random_array(seed: int, *shape: int) -> jax.Array:
     """Standard normal, in double precision where that is on."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), float)
+    return as_array(np.random.default_rng(seed).standard_normal(shape))
 
 
 def dot(a: Any, b: Any) -> jax.Array:

@@ -21,6 +21,7 @@ from tests.helpers import float64, quick_jit, random_array, random_like
 
 T, B, H = 7, 3, 4
 LENGTHS = (7, 4, 1)
+ADDING = Adding(length=T)
 
 
 def random_network(activation: str = "tanh", **fields: Any) -> Network:
@@ -31,11 +32,11 @@ def random_network(activation: str = "tanh", **fields: Any) -> Network:
     return nnx.merge(graphdef, jax.tree.map(lambda a: jnp.asarray(0.5 * a, float), random_like(params, 0)), rest)
 
 
-def flow_of(network: Network, batch: Batch) -> dict[str, np.ndarray]:
-    """`gradient_flow`, compiled."""
+def flow_of(network: Network, batch: Batch, task: Any = ADDING, measure: Any = gradient_flow) -> Any:
+    """`gradient_flow`, or another measure, compiled."""
     graphdef, state = nnx.split(network)
-    measure = quick_jit(lambda state, batch: gradient_flow(nnx.merge(graphdef, state), Adding(length=T), batch))
-    return jax.tree.map(np.asarray, measure(state, batch))
+    compiled = quick_jit(lambda state, batch: measure(nnx.merge(graphdef, state), task, batch))
+    return jax.tree.map(np.asarray, compiled(state, batch))
 
 
 def states(cell: Any, x: np.ndarray, order: list[int]) -> dict[int, np.ndarray]:
@@ -139,8 +140,12 @@ def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] |
         network = random_network(bidirectional=True, readout="every")
         batch, x, orders = problem(lengths)
         batch = batch._replace(targets=random_array(2, T, B, 1))
-        found = gradient_reach(network, EveryStep(), batch)  # pyright: ignore[reportArgumentType]
-        outputs = np.asarray(network(batch.inputs, batch.lengths))
+        found = flow_of(network, batch, EveryStep(), gradient_reach)
+        graphdef, state = nnx.split(network)
+        outputs = quick_jit(lambda state, *words: nnx.merge(graphdef, state)(*words))(
+            state, batch.inputs, batch.lengths
+        )
+        outputs = np.asarray(outputs)
         flows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for row, valid in enumerate(orders):
             for number, order in enumerate((valid, valid[::-1])):
@@ -156,8 +161,8 @@ def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] |
 
 def test_reach_of_an_answer_after_the_last_step_is_the_flow() -> None:
     network, (batch, _, _) = random_network(), problem(LENGTHS)
-    found = gradient_reach(network, Adding(length=T), batch)
-    np.testing.assert_array_equal(found["layer 1"], gradient_flow(network, Adding(length=T), batch)["layer 1"])
+    found = flow_of(network, batch, measure=gradient_reach)
+    np.testing.assert_array_equal(found["layer 1"], flow_of(network, batch)["layer 1"])
 
 
 def test_rows_end_together_and_before_the_longest_one_begins_there_is_no_flow() -> None:

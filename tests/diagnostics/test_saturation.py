@@ -19,7 +19,16 @@ from rnnlab.diagnostics.units import units_of
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from rnnlab.ops.activations import sigmoid, tanh
-from tests.helpers import assert_close, float64, make_cell, quick_jit, random_array, random_like, with_bad_padding
+from tests.helpers import (
+    assert_close,
+    at_once,
+    float64,
+    quick_jit,
+    random_array,
+    random_like,
+    shape_of_cell,
+    with_bad_padding,
+)
 
 T, B, D, H = 6, 4, 2, 3
 LENGTHS = (6, 3, 1, 4)
@@ -44,7 +53,8 @@ def network_of(cell: Any, scale: float = 1.0, **fields: Any) -> Network:
     section = {"name": cell} if isinstance(cell, str) else dict(cell)
     network = nnx.eval_shape(lambda: Network(D, 1, cell={**section, "features": H}, **fields, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-    rest = nnx.split(Network(D, 1, cell={**section, "features": H}, **fields, rngs=nnx.Rngs(0)), nnx.Param, ...)[2]
+    section |= {"features": H}
+    rest = at_once(lambda: nnx.split(Network(D, 1, cell=section, **fields, rngs=nnx.Rngs(0)), nnx.Param, ...)[2])
     return nnx.merge(graphdef, jax.tree.map(lambda a: jnp.asarray(scale * a, float), random_like(params, 1)), rest)
 
 
@@ -90,7 +100,7 @@ AROUND: dict[str, dict[str, Any]] = {
         (cell, around)
         for cell in CELLS
         for around in AROUND
-        if "normalization" not in AROUND[around] or isinstance(make_cell(cell), Cell)  # One matrix to normalise.
+        if "normalization" not in AROUND[around] or isinstance(shape_of_cell(cell), Cell)  # One matrix to normalise.
     ],
 )
 def test_units_are_named_by_their_gates_whatever_stands_around_the_cell(cell: str, around: str) -> None:

@@ -25,12 +25,13 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
+    shape_of_cell,
     with_bad_padding,
 )
 
 T, B, D, H = 7, 3, 2, 3
 CHUNK = 3
-FUSABLE = [name for name in CELLS if isinstance(make_cell(name), FusableCell)]
+FUSABLE = [name for name in CELLS if isinstance(shape_of_cell(name), FusableCell)]
 
 # Two chunks of three steps and a remainder of one.
 LENGTHS = {
