@@ -165,7 +165,7 @@ def parse(
     except ConfigError:
         raise
     except (flags.Error, ValueError) as error:  # ValueError: --noflag=x, or a flagfile that is not a text.
-        raise ConfigError(" ".join(str(error).split())) from None
+        raise ConfigError(" ".join(str(error).removeprefix("ERROR:: ").split())) from None
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
     if "cache_dir" in values and values.cache_dir:
@@ -231,6 +231,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     line on stderr and status 2.
 
     One of several processes that fails ends at once: an exit handler would wait for the others, which wait for it.
+    `absl.app.run` cannot take its place: it answers a mistake with the whole help text and status 1.
     """
     output.open_closed_streams()
     environment.settle()

@@ -30,7 +30,7 @@ class Table(dict[str, T]):
         entries: those of the project.
         what: what a factory makes, in words, as "a task".
         is_one: whether something is what a factory makes.
-        adapt: (factory, name) -> what takes the place of a factory from outside; itself if not given.
+        adapt: (factory, name) -> what takes the place of a factory from outside; None: itself.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Table(dict[str, T]):
                 inspect.signature(factory).bind(*args, **fields)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {name} does not make {self.what}: {error}") from None
-        made = factory(*args, **fields)
-        if not self.is_one(made):
-            raise ConfigError(f"{where}: {name} makes {_brief(made)}; it must make {self.what}")
-        return made
+        product = factory(*args, **fields)
+        if not self.is_one(product):
+            raise ConfigError(f"{where}: {name} makes {_brief(product)}; it must make {self.what}")
+        return product
 
     def every(self) -> list[T]:
         """The project's, and all from outside that this process has looked up."""
@@ -137,29 +137,29 @@ def find_outside(name: str, where: str) -> Any:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
-            raise ConfigError(f"{where}: {name}: {_told(error)}") from None
+            raise ConfigError(f"{where}: {name}: {_described(error)}") from None
         folders = f" and in {', '.join(_folders)} (import_from)" if _folders else ""
         raise ConfigError(
             f"{where}: {name}: no module {error.name!r}; looked for on PYTHONPATH{folders}; put the folder that has it "
             "on PYTHONPATH, or the module beside the config's file"
         ) from None
     except (Exception, SystemExit) as error:  # Whatever a user's file raises.
-        raise ConfigError(f"{where}: {name}: {_told(error)}") from None
+        raise ConfigError(f"{where}: {name}: {_described(error)}") from None
     finally:
         note_imports(before)
     if not hasattr(module, attribute):
         there = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise ConfigError(f"{where}: {unknown(f'name in {_file_of(path)}:', attribute, there)}")
-    found = getattr(module, attribute)
-    if not callable(found):
-        raise ConfigError(f"{where}: {name} is {found!r}; it must be a class or a function")
-    return found
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise ConfigError(f"{where}: {name} is {factory!r}; it must be a class or a function")
+    return factory
 
 
 def folders_of(config: Any) -> tuple[str, ...]:
-    """Where the modules of the outside names in a resolved config were found, but for installed ones."""
-    found = (_folder_of(name.partition(":")[0].split(".")[0]) for name in _names(config))
-    return tuple(sorted({folder for folder in found if folder is not None}))
+    """The folders that have the modules of a resolved config's outside names, but for installed ones."""
+    folders = (_folder_of(name.partition(":")[0].split(".")[0]) for name in _names(config))
+    return tuple(sorted({folder for folder in folders if folder is not None}))
 
 
 def _names(node: Any) -> Iterable[str]:
@@ -198,7 +198,7 @@ def _brief(value: Any) -> str:
     return text if len(text) < 60 else f"a {type(value).__qualname__}"
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     """An error of a module's own code, and where it is."""
     lines = traceback.extract_tb(error.__traceback__)
     ours = [line for line in lines if not line.filename.startswith("<frozen") and line.filename != __file__]

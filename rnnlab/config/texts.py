@@ -61,7 +61,7 @@ def is_boolean(hint: Any) -> bool:
     return _kinds(hint) - {type(None)} == {bool}
 
 
-def declared(hint: Any, config: Mapping[str, Any], path: str) -> Any:
+def annotation_at(hint: Any, config: Mapping[str, Any], path: str) -> Any:
     """The annotation of the field at a path, None for an unknown one.
 
     Args:

@@ -14,7 +14,7 @@ from rnnlab.config.numbers import split_numbers
 from rnnlab.config.outside import folders_of, look_in
 from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
 from rnnlab.config.schema import fields_of, resolve, subsection
-from rnnlab.config.texts import declared, literal, typed
+from rnnlab.config.texts import annotation_at, literal, typed
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.nn.network import ModelOptions
 from rnnlab.optim.averaging import AveragingOptions
@@ -115,7 +115,7 @@ def field_hints(config: Config, texts: Mapping[str, str]) -> Callable[[str], Any
     """From a path to the annotation of its field, None for an unknown one, in a config with {path: text} set."""
     values = {path: literal(text) for path, text in texts.items()}
     changed = set_fields(config, values, complete=False)
-    return lambda path: declared(RunOptions, changed, path)
+    return lambda path: annotation_at(RunOptions, changed, path)
 
 
 def set_fields(config: Config, overrides: Mapping[str, Any], complete: bool = True) -> dict[str, Any]:
@@ -181,12 +181,12 @@ def _stage_values(config: Mapping[str, Any]) -> tuple[int | float, ...]:
     """The curriculum's values in the type of the task's field, after all checks that need no task."""
     curriculum, task = config["curriculum"], config["task"]
     field, values, steps = curriculum["field"], curriculum["values"], curriculum["steps"]
-    known = sorted(k for k, v in task.items() if isinstance(v, int | float) and not isinstance(v, bool))
+    numbers = sorted(k for k, v in task.items() if isinstance(v, int | float) and not isinstance(v, bool))
     if field not in task:
-        raise ConfigError(f"curriculum.field: {unknown('field', field, known, 'task.')}")
-    if field not in known:
-        numbers = ", ".join(f"task.{name}" for name in known)
-        raise ConfigError(f"curriculum.field: task.{field} is {task[field]!r}, which is no number; numbers: {numbers}")
+        raise ConfigError(f"curriculum.field: {unknown('field', field, numbers, 'task.')}")
+    if field not in numbers:
+        listed = ", ".join(f"task.{name}" for name in numbers)
+        raise ConfigError(f"curriculum.field: task.{field} is {task[field]!r}, not a number; numbers: {listed}")
     if not values:
         raise ConfigError(f"curriculum.values: empty; it lists the stages before the last (task.{field}={task[field]})")
     if (steps is None) == (curriculum["metric"] is None):

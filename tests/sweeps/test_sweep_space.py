@@ -309,6 +309,9 @@ def test_numpy_values_and_ranges_become_plain(file):
 def test_fields_on_the_command_line_are_overrides_of_every_run(file):
     sweep = load_sweep(file(f"dict(base={BASE!r}, overrides={{'steps': 9}}, seeds=2)"), {"steps": "11", CLIP: "none"})
     assert sweep["overrides"] == {"steps": 11, CLIP: None}
+    texts = {"model.bidirectional": "1", "task": "language_model", "task.dataset": "2024", "diagnostics": "norms"}
+    values = load_sweep(file(f"dict(base={BASE!r}, product={{'steps': [3, 4]}})"), texts)["overrides"]
+    assert values == texts | {"model.bidirectional": True}
 
 
 def test_a_run_is_no_sweep_and_a_sweep_no_run(file):

@@ -261,7 +261,7 @@ def test_stages_of_a_resolved_config_end_with_the_task_itself(tmp_path) -> None:
 
 MISTAKES = [
     ({"field": "lenght"}, "curriculum.field: unknown field 'task.lenght'; did you mean task.length?"),
-    ({"field": "train_size"}, "curriculum.field: task.train_size is None, which is no number; numbers: task.data_seed"),
+    ({"field": "train_size"}, "curriculum.field: task.train_size is None, not a number; numbers: task.data_seed"),
     ({"field": None}, "curriculum.field: None is None; expected a str"),
     ({"values": ()}, r"curriculum.values: empty; it lists the stages before the last \(task.length=6\)"),
     ({"values": ("short", 4)}, r"curriculum.values\[0\]: 'short' is a str; expected an int or a float"),
