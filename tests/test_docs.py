@@ -15,17 +15,17 @@ from rnnlab.cli import default_workdir
 
 ROOT = Path(__file__).parent.parent
 TABLE_TESTS = [
-    f"tests/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "activations",
-        "initializers",
-        "tasks",
-        "build",
-        "config",
-        "imports",
-        "saturation",
-        "selfcheck",
-        "docs",
+        "ops/test_activations",
+        "ops/test_initializers",
+        "tasks/test_tasks",
+        "config/test_schema",
+        "config/test_config",
+        "test_imports",
+        "diagnostics/test_saturation",
+        "selfcheck/test_selfcheck",
+        "test_docs",
     )
 ]
 """Those that what docs/extending.md adds is tested by, beside test_cells.py; slow tests are not among them."""
