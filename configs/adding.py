@@ -29,7 +29,7 @@ def get_config(preset: str = "irnn") -> ConfigDict:
         dict(
             seed=0,
             steps=4000,
-            batch_size=16,  # Of all devices together.
+            batch_size=16,  # Rows of all devices together.
             log_every=100,
             eval_every=500,
             checkpoint_every=500,

@@ -15,7 +15,7 @@ the same commands split them 90/5/5; scripts/compare_lm1b.py trains all five on 
 from ml_collections import ConfigDict
 
 # R = I, ReLU, b = 0 and input weights from N(0, 0.001²), as in the paper. A layer adds its input up over the sentence,
-# so wider weights do not do for four of them: from the Glorot interval the loss begins at 270 nats in place of 9.5.
+# so four layers cannot take wider weights: from the Glorot interval the loss begins at 270 nats in place of 9.5.
 IRNN = dict(name="irnn")
 TANH = dict(name="vanilla", activation="tanh", recurrent_init="orthogonal")
 
@@ -50,7 +50,7 @@ def get_config(preset: str = "lstm") -> ConfigDict:
                 embedding_init=dict(name="normal", stddev=0.05),
                 softmax=softmax,
             ),
-            # Of 793 471 words, Adagrad keeps 1.6 GB less. The stand-in's IRNNs do not get far with it: irnn1024 goes
+            # For 793 471 words, Adagrad keeps 1.6 GB less. The stand-in's IRNNs do not get far with it: irnn1024 goes
             # from 9.5 nats to 16 within 31 steps at 0.1, to 9.4 in 100 at 0.03, to 8.9 at 0.01; with Adam to 6.9.
             optimizer=dict(
                 name="adam",

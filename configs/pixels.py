@@ -26,7 +26,7 @@ def get_config(preset: str = "scanline") -> ConfigDict:
         dict(
             seed=0,
             steps=50_000,
-            batch_size=16,  # Of all devices together.
+            batch_size=16,  # Rows of all devices together.
             log_every=500,
             eval_every=5000,
             checkpoint_every=1000,

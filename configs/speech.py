@@ -15,7 +15,7 @@ Not yet measured on the full corpus; docs/speech.md has what smaller networks do
 from ml_collections import ConfigDict
 
 CELLS = {
-    # The paper says nothing of the RNN but its size.
+    # The paper gives only the size of the RNN.
     "rnn": dict(name="vanilla", features=500, activation="tanh"),
     "lstm": dict(name="lstm", features=250),
     # R = 0.01 I. Input weights from N(0, 0.001²), as the paper has them, would shrink the signal layer by layer; the
@@ -47,7 +47,7 @@ def get_config(preset: str = "irnn-5x500-bidirectional") -> ConfigDict:
         dict(
             seed=0,
             steps=4000,  # 35 epochs of the full corpus.
-            batch_size=32,  # Of all devices together.
+            batch_size=32,  # Rows of all devices together.
             log_every=50,
             eval_every=200,
             eval_batch_size=32,

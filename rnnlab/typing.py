@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 
 PyTree = Any
 Carry = tuple[jax.Array, ...]
-"""What a cell hands from step to step; element 0 is the hidden state h [B, H]."""
+"""The arrays that a cell hands from step to step; element 0 is the hidden state h [B, H]."""
 
 Parts = list[jax.Array]
 """A gate's part [..., H] each, in the cell's order of gates."""

@@ -62,7 +62,7 @@ def paper(network: str, order: str) -> dict[str, Any]:
         model=dict(cell=PAPER_CELLS[network], readout_init=readout),
         # Our choice: no momentum, and the mean over the batch as its loss.
         optimizer={"name": "sgd", "learning_rate": OUR_RATES.get(rate, rate), CLIP: clip},
-        early_stopping=dict(metric="accuracy"),  # What the best checkpoint is chosen by; nothing stops early.
+        early_stopping=dict(metric="accuracy"),  # It chooses the best checkpoint; nothing stops early.
     )
 
 
@@ -78,7 +78,7 @@ MODERN_CELLS: dict[str, dict[str, Any]] = {
 }
 # The numbers to tune: of each network Adam's rate and clip, steps, batch, the value of a white pixel and after how many
 # steps it is validated; and whatever a single network in an order needs, by path. 860 steps of 64 are an epoch.
-# What made the difference for the GRU: gates that keep and a strong input, together, at a higher rate. After 500 steps:
+# The GRU needs gates that keep and a strong input, together, at a higher rate. After 500 steps:
 #   white 1, rate 1e-3: 31 %, a gradient of 13 with peaks of 1400 soon after; 90.8 % on the test set after 8600 steps;
 #   with chrono biases 22 %, with them and 3e-3 31 %; with white 5 alone 34 %; white 5, chrono biases and 3e-3: 82 %.
 # Before, white 1: with 3e-3 less than 20 % after 400 steps; the LSTM with 16 images, 1e-3 or 3e-3, 10 % after 1500;
@@ -136,7 +136,7 @@ def modern(network: str, order: str) -> dict[str, Any]:
             warmup_steps=200,
             schedule=recipe["schedule"],
         ),
-        early_stopping=dict(metric="accuracy"),  # What the best checkpoint is chosen by; nothing stops early.
+        early_stopping=dict(metric="accuracy"),  # It chooses the best checkpoint; nothing stops early.
     )
     return set_fields(config, CHANGES.get((network, order), {}))
 

@@ -2,7 +2,7 @@
 
     python -m rnnlab.sweep --config=configs/sweeps/gain_around_one.py
 
-Of a linear network the gain is the factor by which the gradient changes with every step back in time, so 0.95 leaves
+In a linear network the gain is the factor by which the gradient changes with every step back in time, so 0.95 leaves
 0.0005 of it after 150 steps and 1.05 makes it 1500 times as large; tanh shrinks it, ReLU drops the half that is off.
 The gain is a number: 9 gains × 5 seeds are one compiled program, and the sweep has three.
 """

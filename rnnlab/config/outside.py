@@ -45,7 +45,7 @@ class Table(dict[str, T]):
         self._outside: dict[str, T] = {}
 
     def outside(self, name: str, where: str) -> T:
-        """What `package.module:Name` stands for; see `find_outside`."""
+        """The factory that `package.module:Name` names; see `find_outside`."""
         factory = find_outside(name, where)
         try:
             adapted: Any = self._adapt(factory, name)
@@ -123,7 +123,7 @@ def note_imports(before: Iterable[str]) -> None:
 
 
 def find_outside(name: str, where: str) -> Any:
-    """What `package.module:Name` stands for.
+    """The class or function that `package.module:Name` names.
 
     Args:
         where: the field that names it, for messages.

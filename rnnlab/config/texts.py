@@ -28,8 +28,10 @@ def literal(text: str) -> Any:
 
 
 def typed(text: str, hint: Any) -> Any:
-    """The value of a text for a field with this annotation, or None where the field is unknown. What does not fit the
-    annotation stays a literal: the check of the config says what is wrong with it."""
+    """The value of a text for a field with this annotation; hint: None for an unknown field.
+
+    A text that does not fit the annotation stays a literal: the check of the config says what is wrong with it.
+    """
     value, kinds = literal(text), _kinds(hint)
     if value is None and type(None) in kinds:
         return None

@@ -18,7 +18,7 @@ class PathParser(flags.ArgumentParser):
             raise ValueError(f"{argument!r} is an address; what is read and written is on this machine or mounted here")
         path = os.path.expanduser(argument)
         try:
-            path.encode("utf-8", "surrogateescape").decode()  # What was typed, also where the locale has no UTF-8.
+            path.encode("utf-8", "surrogateescape").decode()  # The typed bytes, also where the locale has no UTF-8.
         except UnicodeError:
             raise ValueError(f"{path!r} is not UTF-8; rename the folder, or link to it") from None
         try:
