@@ -46,6 +46,16 @@ def get_config():
     config.curriculum = None
     return config
 """
+OPTIONS = """
+from rnnlab.nn.network import ModelOptions
+from rnnlab.records.run_config import EarlyStoppingOptions
+CELL = FIELDS["model"]["cell"]
+OPTIONS = FIELDS | dict(early_stopping=EarlyStoppingOptions(patience=3), model=ModelOptions(cell=CELL))
+"""
+LISTED = """
+STEPS = FieldReference(100)
+LISTED = dict(field="length", values=[5, 8], steps=[STEPS // 4, STEPS // 2])
+"""
 SHARED = """
 UNIFORM = dict(name="uniform", scale=0.1)
 SHARED = ConfigDict(FIELDS | dict(model=dict(FIELDS["model"], embedding_init=UNIFORM, readout_init=UNIFORM)))
@@ -93,6 +103,8 @@ FILES: dict[str, str] = {
     "keyword": returning("ConfigDict(FIELDS | dict(steps=size))", "*, size=7"),
     "references": FIELDS + REFERENCES,
     "nothing": returning("None"),
+    "options": returning("ConfigDict(OPTIONS)", "", OPTIONS),
+    "listed": returning("ConfigDict(FIELDS | dict(steps=STEPS, curriculum=LISTED))", "", LISTED),
     "shared": returning("SHARED", "", SHARED),
     "required": returning("ConfigDict(FIELDS | dict(steps=config_dict.required_placeholder(int)))"),
     "numpy": returning(NUMPY),
@@ -286,6 +298,8 @@ REFUSED: list[tuple[list[str], dict[str, Any]]] = [
     ([F, f"--config.{AT}[0]=4"], {AT: (4, 5)}),
     (["--config={keyword}", "--config.seed=3"], {STEPS: 7, "seed": 3}),
     (["--config={required}", "--config.steps=7"], {STEPS: 7}),
+    (["--config={options}", "--config.early_stopping.patience=4"], {"early_stopping.patience": 4, FORGET: 1.0}),
+    (["--config={options}", f"--config.{BOTH}", f"--config.{FORGET}=2"], {BOTH: True, FORGET: 2.0}),
     (["--config={frozen}"], {STEPS: 100}),
     (["--config={frozen}", "--config.task.length=12"], {LENGTH: 12}),
     (["--config={numpy}", "--config.steps=7"], {STEPS: 7}),
@@ -306,6 +320,11 @@ def test_a_form_that_config_flags_refuses_sets_the_fields(
     assert {path: found[path] for path in values} == values
     with pytest.raises(Exception):  # noqa: B017, PT011  (Of ten kinds.)
         leaves(theirs(words))
+
+
+def test_a_reference_in_a_list_follows(file: Callable[[str], str]) -> None:
+    config = ours(filled(["--config={listed}", "--config.steps=200"], file))  # config_flags leaves the reference there.
+    assert config["curriculum"]["steps"] == (50, 100)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
