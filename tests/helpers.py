@@ -19,6 +19,7 @@ from rnnlab import plots
 from rnnlab.cells import CELLS
 from rnnlab.config.schema import fields_of
 from rnnlab.engine import FusableCell, Taps
+from rnnlab.nn.trajectory import carries_of
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.training.setup import Run
 
@@ -217,6 +218,20 @@ def with_bad_padding(x: jax.Array, lengths: jax.Array) -> jax.Array:
     steps = jnp.arange(x.shape[0])[:, None, None]
     bad = jnp.where(steps % 2 == 0, jnp.nan, jnp.inf)
     return jnp.where(steps < lengths[:, None], x, bad)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _carries_of(graphdef: nnx.GraphDef, state: nnx.State, reverse: bool, x: jax.Array, rest: Any, options: Any) -> Any:
+    lengths, carry = rest
+    return carries_of(nnx.merge(graphdef, state), x, lengths, reverse, carry, **options)
+
+
+def compiled_carries(
+    cell: Any, x: jax.Array, lengths: jax.Array | None, reverse: bool, carry: Any, **options: Any
+) -> tuple[Any, Any]:
+    """`carries_of`, compiled."""
+    graphdef, state = nnx.split(cell)
+    return _carries_of(graphdef, state, reverse, x, (lengths, carry), options)
 
 
 def loop(

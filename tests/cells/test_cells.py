@@ -101,10 +101,15 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
     return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
 
 
-def switches(variant: str) -> list[tuple[Any, ...]]:
-    if variant in PLAIN_FUNCTIONS:
-        return PLAIN_SWITCHES
-    return SWITCHES if variant in CELLS else VARIANT_SWITCHES
+def switches(variant: str) -> list[Any]:
+    """Of the activations, which enter the backend at one place, one switch by turns, and the other with slow tests."""
+    if variant in CELLS:
+        return SWITCHES
+    both = PLAIN_SWITCHES if variant in PLAIN_FUNCTIONS else VARIANT_SWITCHES
+    if not variant.startswith("vanilla_"):
+        return both
+    later = (*CELL_VARIANTS, *PLAIN_FUNCTIONS).index(variant) % 2
+    return [both[1 - later], pytest.param(*both[later], marks=pytest.mark.slow)]
 
 
 def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | None, options: Any) -> Any:
@@ -135,7 +140,11 @@ def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | Non
 
 @pytest.mark.parametrize(
     ("variant", "chunk", "reverse", "lengths", "store", "unroll_steps", "place"),
-    [(variant, *switch) for variant in (*FUSABLE, *PLAIN_FUNCTIONS) for switch in switches(variant)],
+    [
+        pytest.param(variant, *getattr(switch, "values", switch), marks=getattr(switch, "marks", ()))
+        for variant in (*FUSABLE, *PLAIN_FUNCTIONS)
+        for switch in switches(variant)
+    ],
 )
 def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, lengths, store, unroll_steps, place):
     with float64():

@@ -15,11 +15,12 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.jacobians import eigenvalues, jacobian_bytes, jacobian_products, powers_of_two, step_jacobians
 from rnnlab.engine import FusableCell
 from rnnlab.nn.network import Network
-from rnnlab.nn.trajectory import Trajectory, carries_of, trajectories
+from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.ops.random_streams import Training
 from tests.helpers import (
     CELL_VARIANTS,
     assert_close,
+    compiled_carries,
     float64,
     in_double,
     loop,
@@ -37,7 +38,7 @@ def run(cell: Any, x: jax.Array, lengths: Any = None, reverse: bool = False, **o
     """A trajectory of a cell alone."""
     lengths = None if lengths is None else jnp.array(lengths)
     carry = tuple(random_array(20 + i, *a.shape) for i, a in enumerate(cell.initial_carry(x.shape[1])))
-    first, carries = carries_of(cell, x, lengths, reverse, carry, **options)
+    first, carries = compiled_carries(cell, x, lengths, reverse, carry, **options)
     if lengths is not None:
         x = jnp.where(jnp.arange(x.shape[0])[:, None, None] < lengths[:, None], x, 0)
     return Trajectory("layer 1", cell, x, lengths, reverse, first, carries, **options)

@@ -13,8 +13,8 @@ from rnnlab.cells import LSTM, Vanilla, irnn
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.jacobians import step_jacobians
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
-from rnnlab.nn.trajectory import Trajectory, carries_of
-from tests.helpers import float64, in_double, quick_jit, random_array, random_cell
+from rnnlab.nn.trajectory import Trajectory
+from tests.helpers import compiled_carries, float64, in_double, quick_jit, random_array, random_cell
 
 T, B, D, H = 12, 3, 2, 4
 LENGTHS = (12, 5, 0)
@@ -24,7 +24,7 @@ STEPS = np.maximum(LENGTHS, 1)[:, None]
 def run(cell: Any, x: jax.Array, lengths: Any = None, reverse: bool = False, carry: Any = None) -> Trajectory:
     """A trajectory of a cell alone."""
     lengths = None if lengths is None else jnp.array(lengths)
-    first, carries = carries_of(cell, x, lengths, reverse, carry)
+    first, carries = compiled_carries(cell, x, lengths, reverse, carry)
     return Trajectory("layer 1", cell, x, lengths, reverse, first, carries)
 
 
