@@ -95,6 +95,17 @@ def test_loops_over_time_are_in_the_engine_only():
     assert users <= allowed
 
 
+def test_functions_of_training_are_at_most_80_lines_long():
+    functions = [
+        (node.name, 1 + (node.end_lineno or 0) - node.lineno)
+        for path in (PACKAGE / "training").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert len(functions) > 200
+    assert [name for name, lines in functions if lines > 80] == []
+
+
 TEXT = ("read_text", "write_text")
 OPENING = ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile")
 

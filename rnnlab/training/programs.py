@@ -31,7 +31,7 @@ from rnnlab.nn.network import Carries, LayerRun, Network
 from rnnlab.nn.softmax import SoftmaxOptions
 from rnnlab.nn.trajectory import of_runs
 from rnnlab.ops.random_streams import Training, high_word, seed_of_span, stream
-from rnnlab.optim.averaging import averaged
+from rnnlab.ops.safe_norms import global_norm
 from rnnlab.optim.optimizers import make_clipping, make_optimizer, waits_for_plateau
 from rnnlab.optim.penalties import weight_penalty
 from rnnlab.parallel.devices import check_compute
@@ -42,9 +42,8 @@ from rnnlab.training.evaluation import Pace, Sums, in_parts
 from rnnlab.training.loss import batch_loss, charges_weights
 from rnnlab.training.prefetch import data_shapes, data_specs
 from rnnlab.training.state import TrainState
+from rnnlab.training.update import RUNNING, BatchGradients, updated
 from rnnlab.typing import Array, Float, Int, PyTree
-
-_RUNNING = ("grad_norm", "largest_grad_norm", "count")
 
 
 class Programs:
@@ -102,7 +101,7 @@ class Programs:
         state = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
         self.shapes = state
         """Of a state's leaves, each of them whole; of a carry one for all rows."""
-        self.metric_names = tuple(name for name in state.sums if name not in (*_RUNNING, "penalty", "clipped"))
+        self.metric_names = tuple(name for name in state.sums if name not in (*RUNNING, "penalty", "clipped"))
 
         replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)
         spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
@@ -258,7 +257,7 @@ class Programs:
             average=None if self.structure["averaging"] is None else params,
             optimizer=self.optimizer(numbers).init(params),  # pyright: ignore[reportArgumentType]
             numbers=numbers,
-            sums=dict.fromkeys((*names, *_RUNNING), zero),
+            sums=dict.fromkeys((*names, *RUNNING), zero),
             rate_scale=jnp.ones((), jnp.float32) if waits_for_plateau(self.structure["optimizer"]) else None,
             carry=carry,
         )
@@ -286,12 +285,22 @@ class Programs:
         self, state: TrainState, data: PyTree, rows: jax.Array, observed: bool = False
     ) -> tuple[TrainState, Probe | None]:
         """The state after one update, and, of an observed step, what diagnostics look at."""
+        made = self._gradients(state, data, rows, observed)
+        key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
+        updates, optimizer = self.optimizer(state.numbers).update(
+            made.gradients, state.optimizer, state.params, key=key, rate_scale=state.rate_scale
+        )
+        averaging = self._section("averaging", state.numbers)
+        after = updated(state, made, updates, optimizer, averaging, self.log_every)  # pyright: ignore[reportArgumentType]
+        return after, self._probe(state, made, updates) if observed else None
+
+    def _gradients(self, state: TrainState, data: PyTree, rows: jax.Array, observed: bool) -> BatchGradients:
+        """The loss of the next batch with all penalties, its gradients, and what else comes of it."""
         positions = state.step.astype(jnp.uint32) * self.batch_size + rows
         batch = self.task.batch(data, self.seed_of_examples(state), "train", positions)
         key = jax.random.fold_in(stream(state.seed, "network"), state.step)
         training = Training(key, rows, ALL_AXES)
-        network = self._own_network(state.params, state.buffers)
-        taps = network.make_taps(batch.inputs) if observed else None
+        taps = self._own_network(state.params, state.buffers).make_taps(batch.inputs) if observed else None
 
         def loss(params: PyTree, taps: list[list[Taps]] | None) -> Any:
             # In here, so that what a stream begins with is trained where it is learned.
@@ -312,62 +321,32 @@ class Programs:
                 charge = whole + self.split.total(parts)
             gradients = jax.tree.map(jnp.add, gradients, slopes)
             values["penalty"] = values.get("penalty", 0.0) + charge
-        noise_key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
-        optimizer: dict[str, Any]
-        updates, optimizer = self.optimizer(state.numbers).update(  # pyright: ignore[reportAssignmentType]
-            gradients, state.optimizer, state.params, key=noise_key, rate_scale=state.rate_scale
-        )
-        norm = optimizer["spikes"].norm
-        finite = jnp.isfinite(values["loss"]) & jnp.isfinite(norm)
-        if "clipping" in optimizer:
-            values["clipped"] = optimizer["clipping"].last.astype(jnp.float32)
+        return BatchGradients(batch, training, positions, gradients, values, weights, buffers, last, seen, flows)
 
-        def keep(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
-        fresh = state.step % self.log_every == 0
-        before = {name: jnp.where(fresh, 0, total) for name, total in state.sums.items()}
-        largest = jnp.maximum(before["largest_grad_norm"], norm)
-        added = {name: before[name] + value for name, value in (values | {"grad_norm": norm, "count": 1.0}).items()}
-        params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if average is not None:
-            average = keep(averaged(average, params, state.step, self._section("averaging", state.numbers)), average)
-        probe = None
-        if observed:
-            clipping = make_clipping(self._section("optimizer", state.numbers), self.split)
-            clipped = gradients
-            if clipping is not None:
-                clipped, _ = clipping.update(gradients, state.optimizer["clipping"], state.params)
-            first = self._first_carries(network, "train", positions, state.carry)
-            runs = [
-                LayerRun(layer, x, None if first is None else first[index], h)
-                for index, (layer, (x, h)) in enumerate(zip(network.layers, seen, strict=True))
-            ]
-            probe = Probe(
-                of_runs(runs, batch.lengths, training),
-                [_of_rows(tap, weights) for layer in flows for tap in layer],
-                self.split.whole(state.params),
-                self.split.whole(gradients),
-                self.split.whole(clipped),
-                self.split.whole(updates),
-                ALL_AXES,
-                values["loss"],
-                norm,
-                self.task.longest_dependency,
-            )
-        after = dataclasses.replace(
-            state,
-            step=state.step + finite,
-            finite=finite,
-            params=keep(params, state.params),
-            buffers=keep(buffers, state.buffers),
-            average=average,
-            optimizer=keep(optimizer, state.optimizer),
-            sums=keep(added | {"largest_grad_norm": largest}, before),
-            carry=None if state.carry is None else keep(last, state.carry),
+    def _probe(self, state: TrainState, made: BatchGradients, updates: PyTree) -> Probe:
+        """What diagnostics look at in a step, before its update."""
+        network = self._own_network(state.params, state.buffers)
+        first = self._first_carries(network, "train", made.positions, state.carry)
+        runs = [
+            LayerRun(layer, x, None if first is None else first[index], h)
+            for index, (layer, (x, h)) in enumerate(zip(network.layers, made.seen, strict=True))
+        ]
+        clipping = make_clipping(self._section("optimizer", state.numbers), self.split)
+        clipped = made.gradients
+        if clipping is not None:
+            clipped, _ = clipping.update(clipped, state.optimizer["clipping"], state.params)
+        return Probe(
+            of_runs(runs, made.batch.lengths, made.training),
+            [_of_rows(tap, made.weights) for layer in made.flows or [] for tap in layer],
+            self.split.whole(state.params),
+            self.split.whole(made.gradients),
+            self.split.whole(clipped),
+            self.split.whole(updates),
+            ALL_AXES,
+            made.values["loss"],
+            global_norm(made.gradients, self.split),
+            self.task.longest_dependency,
         )
-        return after, probe
 
     def begin_sums_shard(self, split: Split, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array) -> Sums:
         """Of an evaluation before its first batch; arguments are those of `evaluate_shard`."""
