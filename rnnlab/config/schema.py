@@ -20,7 +20,9 @@ from rnnlab.config.bounds import NON_EMPTY, TRACED, Bound, NameIn, OneOf, Positi
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
 from rnnlab.config.outside import Table, find_outside, is_outside
 
-GIVEN_BY_CODE = frozenset({"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs"})
+GIVEN_BY_CODE = frozenset(
+    {"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs", "weights", "forward"}
+)
 """Parameters of factories that the code supplies; a config cannot set them."""
 
 Options = TypeVar("Options")
@@ -111,10 +113,11 @@ def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, 
     for function in common:
         fields |= {key: field for key, field in fields_of(function).items() if key not in fields}
     prefix = f"{path}." if path else ""
+    resolved: dict[str, Any] = {}
+    further: Any = getattr(factory, "further", None)  # The table of what fields of other names may be.
     for key in section:
-        if key not in fields:
+        if key not in fields and (further is None or not is_outside(_named(section[key]))):
             raise UnknownField(prefix, str(key), fields)
-    resolved = {}
     for key, (hint, default) in fields.items():
         value = section.get(key, default)
         if isinstance(value, Mapping) and "name" not in value:  # Some fields of a section whose name is the default.
@@ -122,7 +125,13 @@ def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, 
         if value is inspect.Parameter.empty:
             raise ConfigError(f"{prefix}{key}: missing; expected {_describe(hint)}")
         resolved[key] = _check(value, hint, prefix + key)
-    return resolved
+    more = {key: value for key, value in section.items() if key not in fields}
+    return resolved | {key: _check_section(value, further, [], prefix + key) for key, value in more.items()}
+
+
+def _named(section: Any) -> Any:
+    """The name that a section has, if it has one."""
+    return section.get("name") if isinstance(section, Mapping) else section
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -188,7 +197,9 @@ def section_fields(hint: Any, section: Mapping[str, Any]) -> dict[str, Field]:
     """
     for member in members_of(hint):
         if _is_options(member):
-            return dict(fields_of(member))
+            further = getattr(member, "further", None)
+            others = {} if further is None else dict.fromkeys(section, Field(Annotated[Any, further], None))
+            return others | dict(fields_of(member))
         table = table_of(member)
         if table is not None:
             factories = [lookup(table, section.get("name"), "name"), *filter(_is_options, member.__metadata__)]

@@ -33,13 +33,14 @@ from rnnlab.nn.trajectory import of_runs
 from rnnlab.ops.random_streams import Training, high_word, seed_of_span, stream
 from rnnlab.ops.safe_norms import global_norm
 from rnnlab.optim.optimizers import make_clipping, make_optimizer, waits_for_plateau
-from rnnlab.optim.penalties import weight_penalty
+from rnnlab.optim.penalties import terms, weight_penalty
+from rnnlab.optim.terms import Weights
 from rnnlab.parallel.devices import check_compute
 from rnnlab.parallel.sharding import ALL_AXES, MODEL_AXIS, UNSPLIT, row_parts, sum_over_devices
 from rnnlab.records.run_config import traced_numbers
 from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.training.evaluation import Pace, Sums, in_parts
-from rnnlab.training.loss import batch_loss, charges_weights
+from rnnlab.training.loss import batch_loss
 from rnnlab.training.prefetch import data_shapes, data_specs
 from rnnlab.training.state import TrainState
 from rnnlab.training.update import RUNNING, BatchGradients, updated
@@ -101,7 +102,8 @@ class Programs:
         state = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
         self.shapes = state
         """Of a state's leaves, each of them whole; of a carry one for all rows."""
-        self.metric_names = tuple(name for name in state.sums if name not in (*RUNNING, "penalty", "clipped"))
+        others = (*RUNNING, "clipped")
+        self.metric_names = tuple(name for name in state.sums if name not in others and not _is_penalty(name))
 
         replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)
         spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
@@ -219,8 +221,9 @@ class Programs:
         sums = self._loss(params, None, buffers, self.numbers, batch, training, graphdef=graphdef or self.graphdef)[1][
             0
         ]
-        if charges_weights(self.structure["penalties"]):
-            sums["penalty"] = sums["loss"]
+        of_weights = [term.label for term in terms(self.structure["penalties"]) if term.of_weights]
+        sums |= dict.fromkeys(["penalty"] if of_weights else [], sums["loss"])
+        sums |= {f"penalty/{label}": sums["loss"] for label in of_weights}
         if make_clipping(self.structure["optimizer"]) is not None:
             sums["clipped"] = sums["loss"]
         return sums
@@ -314,13 +317,11 @@ class Programs:
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         values = {name: value / weight for name, value in values.items()}
         penalties = self._section("penalties", state.numbers)
-        if charges_weights(penalties):
-            charge, slopes = jax.value_and_grad(weight_penalty)(state.params, penalties)
-            if self.split:
-                whole, parts = (weight_penalty(each, penalties) for each in self.split.parted(state.params))
-                charge = whole + self.split.total(parts)
+        if any(term.of_weights for term in terms(penalties)):
+            charges, slopes = self._charged_weights(state, penalties)
             gradients = jax.tree.map(jnp.add, gradients, slopes)
-            values["penalty"] = values.get("penalty", 0.0) + charge
+            values["penalty"] = values.get("penalty", 0.0) + charges.pop("penalty")
+            values |= charges
         return BatchGradients(batch, training, positions, gradients, values, weights, buffers, last, seen, flows)
 
     def _probe(self, state: TrainState, made: BatchGradients, updates: PyTree) -> Probe:
@@ -355,6 +356,20 @@ class Programs:
         of_batch = functools.partial(self._batch_sums, network, split, 1, data, rows)
         totals = jax.eval_shape(of_batch, carry, jnp.int32(0))[1]
         return Sums(carry, jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), totals))
+
+    def _charged_weights(self, state: TrainState, penalties: Mapping[str, Any]) -> tuple[dict[str, jax.Array], PyTree]:
+        """The penalties of the weights, their sum and each by its name in the metrics, and the sum's gradient."""
+
+        def charge(params: PyTree) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return weight_penalty(Weights(params, self._own_network(params, state.buffers).cells()), penalties)
+
+        (total, each), slopes = jax.value_and_grad(charge, has_aux=True)(state.params)
+        if self.split:
+            rest, words = self.split.parted(state.params)
+            cells = self._own_network(state.params, state.buffers).cells()
+            whole, parts = weight_penalty(Weights(rest, cells), penalties), weight_penalty(Weights(words), penalties)
+            total, each = jax.tree.map(lambda a, b: a + self.split.total(b), whole, parts)
+        return {"penalty": total} | {f"penalty/{label}": value for label, value in each.items()}, slopes
 
     def evaluate_shard(
         self,
@@ -469,6 +484,10 @@ KEEP_NUMBERS = (
     "rnnlab.ops.activations.hyperparameter(name)"
 )
 """What to do about one that is a constant."""
+
+
+def _is_penalty(name: str) -> bool:
+    return name.split("/")[0] == "penalty"
 
 
 def _with_words_split(model: dict[str, Any], devices: int) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.optimizers import OPTIMIZERS, OptimizerOptions
-from rnnlab.optim.penalties import GroupStrengths, PenaltyOptions
+from rnnlab.optim.penalties import PenaltyOptions
 from rnnlab.optim.schedules import SCHEDULES
+from rnnlab.optim.terms import GroupStrengths
 from rnnlab.records.run_config import apply_overrides, render, resolve_config, set_fields
 from rnnlab.records.workdir import open_workdir, read_config
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,22 +12,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab.cells import Vanilla
+from rnnlab.cells import LSTM, Vanilla
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import resolve
 from rnnlab.engine import make_taps, unroll
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import carries_of
-from rnnlab.optim.penalties import (
-    PenaltyOptions,
+from rnnlab.optim import penalties
+from rnnlab.optim.penalties import PENALTIES, PenaltyOptions
+from rnnlab.optim.terms import (
+    Weights,
     activation_penalty,
     gradient_norm_penalty,
     group_of,
     temporal_activation_penalty,
-    weight_penalty,
 )
+from rnnlab.records.metrics import read_metrics
+from rnnlab.training.loop import train_and_evaluate
 from tests.helpers import (
+    SMALL_RUN,
     assert_close,
     dot,
     float64,
@@ -118,12 +124,26 @@ def test_numbers_come_back_as_they_went_and_may_be_traced() -> None:
 
 
 @functools.cache
-def shapes() -> Any:
-    """The parameters of a network that has one of each kind."""
+def split_network() -> Any:
+    """A network that has one of each kind of parameters: (graph, shapes of the parameters, the rest)."""
     cell = {"name": "lstm", "features": 3, "peepholes": True}
     more = dict(layers=2, bidirectional=True, learned_carry=True, embedding=4, input_projection=2)
     network = nnx.eval_shape(lambda: Network(1, 2, vocabulary=5, cell=cell, **more, rngs=nnx.Rngs(0)))
-    return nnx.to_pure_dict(nnx.split(network, nnx.Param, ...)[1])
+    return nnx.split(network, nnx.Param, ...)
+
+
+def shapes() -> Any:
+    """The parameters of that network."""
+    return nnx.to_pure_dict(split_network()[1])
+
+
+def weight_penalty(params: Any, section: dict[str, Any]) -> Any:
+    """That of a network of these parameters, be it `split_network` or none."""
+    cells = {}
+    if "layers" in params:
+        graphdef, _, rest = split_network()
+        cells = nnx.merge(graphdef, params, rest).cells()
+    return penalties.weight_penalty(Weights(params, cells), section)[0]
 
 
 def random_params() -> Any:
@@ -136,7 +156,9 @@ def by_path(tree: Any) -> dict[tuple[str | int, ...], Any]:
 
 
 def test_every_parameter_of_a_network_has_its_group() -> None:
-    found = {".".join(map(str, path)): group_of(path) for path in by_path(shapes())}
+    graphdef, _, rest = split_network()
+    owners = nnx.merge(graphdef, shapes(), rest).cells()
+    found = {".".join(map(str, path)): group_of(path, owners.get(path[:-1])) for path in by_path(shapes())}
     cells = [f"layers.{layer}.cells.{direction}." for layer in (0, 1) for direction in (0, 1)]
     expected = {
         "embedding": "embedding",
@@ -186,11 +208,11 @@ def test_norm_of_a_group_and_its_gradient_are_the_closed_form_and_touch_nothing_
         section = options(**{norm: {group: 0.3}})
         found, gradients = quick_jit(jax.value_and_grad(lambda params: weight_penalty(params, section)))(params)
         leaves = {path: np.asarray(leaf) for path, leaf in by_path(params).items()}
-        assert sum(group_of(path) == group for path in leaves) >= 1
-        expected = 0.3 * sum(value(leaf) for path, leaf in leaves.items() if group_of(path) == group)
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
+        own = {path for path in leaves if group_of(path, LSTM if path[0] == "layers" else None) == group}
+        assert len(own) >= 1
+        np.testing.assert_allclose(found, 0.3 * sum(value(leaves[path]) for path in own), rtol=1e-14)
         for path, gradient in by_path(gradients).items():
-            np.testing.assert_allclose(gradient, 0.3 * slope(leaves[path]) * (group_of(path) == group), rtol=1e-15)
+            np.testing.assert_allclose(gradient, 0.3 * slope(leaves[path]) * (path in own), rtol=1e-15)
 
 
 def test_penalties_of_the_weights_add_up() -> None:
@@ -251,10 +273,16 @@ def orthogonal(seed: int) -> np.ndarray:
 
 def orthogonality(*gates: np.ndarray) -> Any:
     """The penalty of one recurrent kernel and its gradient."""
-    kernel = jnp.asarray(np.concatenate(gates, axis=1))
-    params = {"layers": {0: {"cells": {0: {"recurrent_kernel": kernel, "input_kernel": kernel, "bias": kernel[0]}}}}}
-    found, gradients = quick_jit(jax.value_and_grad(lambda p: weight_penalty(p, options(orthogonality=0.5))))(params)
-    gradients = gradients["layers"][0]["cells"][0]
+    name = {1: "vanilla", 3: "gru", 4: "lstm"}[len(gates)]
+    graphdef, state = nnx.split(make_cell(name, in_features=D, features=H))
+    state = nnx.to_pure_dict(in_double(state))
+    state["recurrent_kernel"] = jnp.asarray(np.concatenate(gates, axis=1))
+
+    def charge(state: Any) -> jax.Array:
+        cells = {("layers", 0, "cells", 0): nnx.merge(graphdef, state)}
+        return penalties.weight_penalty(Weights({}, cells), options(orthogonality=0.5))[0]
+
+    found, gradients = quick_jit(jax.value_and_grad(charge))(state)
     np.testing.assert_array_equal(gradients["input_kernel"], 0)
     np.testing.assert_array_equal(gradients["bias"], 0)
     return float(found), np.asarray(gradients["recurrent_kernel"])
@@ -623,3 +651,92 @@ def test_omega_of_rounded_products_is_near_and_has_a_gradient() -> None:
     assert float(rounded) == pytest.approx(float(exact), rel=0.05)
     for a, b in zip(jax.tree.leaves(rounded_slope), jax.tree.leaves(slope), strict=True):
         np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.abs(b).max()))
+
+
+# --- a cell that builds R, and terms from outside ------------------------------------------------------------------
+
+
+class Built(Vanilla):
+    """R = Q times the kernel."""
+
+    def recurrent_matrix(self) -> jax.Array:
+        return orthogonal(0) @ self.recurrent_kernel[...]
+
+
+def test_of_a_cell_that_builds_its_matrix_this_matrix_is_charged() -> None:
+    with float64():
+        cell = Built(D, H, recurrent_init="naive_uniform", rngs=nnx.Rngs(0))
+        cell = nnx.merge(*nnx.split(cell)[:1], in_double(nnx.state(cell)))
+        params = {"layers": {0: {"cells": {0: nnx.to_pure_dict(nnx.state(cell, nnx.Param))}}}}
+        weights = Weights(params, {("layers", 0, "cells", 0): cell})
+        r = orthogonal(0) @ np.asarray(cell.recurrent_kernel[...])
+        section = options(l1={"recurrent": 2.0}, l2={"recurrent": 3.0}, orthogonality=5.0)
+        _, found = penalties.weight_penalty(weights, section)
+        expected = {"l1": 2 * np.abs(r).sum(), "l2": 3 * (r**2).sum()}
+        expected["orthogonality"] = 5 * np.linalg.norm(r.T @ r - np.eye(H)) ** 2
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-13)
+
+
+OUTSIDE = """
+import jax.numpy as jnp
+from rnnlab.config.bounds import NonNegative, Traced
+
+def loudness(forward, strength: Traced[NonNegative], power: int = 2):
+    h = jnp.where(forward.inside[:, :, None], forward.h, 0)
+    return strength * (jnp.abs(h) ** power).sum((0, 2))
+
+def stray(network, strength: float):
+    return 0.0
+"""
+
+
+@pytest.fixture
+def outside_terms(tmp_path, monkeypatch) -> str:
+    """The name of a module of terms that can be imported."""
+    (tmp_path / "terms_of_a_study.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "terms_of_a_study"
+
+
+def test_a_term_from_outside_has_a_name_of_its_own_its_fields_and_traced_numbers(outside_terms: str) -> None:
+    section = options(loud={"name": f"{outside_terms}:loudness", "strength": 1}, l2={"bias": 1})
+    assert section["loud"] == {"name": f"{outside_terms}:loudness", "strength": 1.0, "power": 2}
+    assert options(**section) == section
+    assert split_numbers(section, PenaltyOptions)[1] == {"l2.bias": 1.0, "loud.strength": 1.0}
+    assert [(term.label, term.of_weights) for term in penalties.terms(section)] == [("l2", True), ("loud", False)]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"loud": "MODULE:loudness"}, r"^penalties\.loud\.strength: missing; expected a float at least 0$"),
+        ({"loud": {"name": "MODULE:loudness", "strength": -1}}, r"^penalties\.loud\.strength: -1\.0 is out of range"),
+        (
+            {"loud": {"name": "MODULE:stray", "strength": 1}},
+            r"its first parameter is network, and must be weights or f",
+        ),
+        ({"loud": {"name": "l2", "strength": 1}}, r"^unknown field 'penalties\.loud'; known: penalties\.activation, "),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_term_from_outside_is_named(outside_terms: str, section: Any, message: str) -> None:
+    given = json.loads(json.dumps(section).replace("MODULE", outside_terms))
+    with pytest.raises(ConfigError, match=message) as caught:
+        options(**given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_every_penalty_is_logged_under_its_own_name_and_their_sum(outside_terms: str, tmp_path: Path) -> None:
+    section: dict[str, Any] = dict.fromkeys(PENALTIES, 0.1) | {"l1": {"input": 0.1}, "l2": {"bias": 0.1}}
+    section["loud"] = {"name": f"{outside_terms}:loudness", "strength": 0.1}
+    train_and_evaluate(SMALL_RUN | {"penalties": section, "steps": 20}, tmp_path)
+    lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert len(lines) == 2
+    for line in lines:
+        each = {name: value for name, value in line.items() if name.startswith("penalty/")}
+        assert each.keys() == {f"penalty/{name}" for name in section}
+        assert all(value > 0 for value in each.values())
+        assert line["penalty"] == pytest.approx(sum(each.values()), rel=1e-5)

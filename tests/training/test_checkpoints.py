@@ -55,6 +55,17 @@ def test_reader_leaves_a_checkpoint_that_is_being_written_alone(tmp_path: Path) 
     assert not unfinished.exists()
 
 
+def test_a_checkpoint_without_the_sums_of_single_penalties_is_read(tmp_path: Path) -> None:
+    """They are newer; nothing else may be missing."""
+    save(tmp_path, {10: 1.0})
+    like = LIKE | {"sums": {"penalty/l2": jnp.zeros(())}}
+    restored = SavedCheckpoints(tmp_path).restore(10, like).state
+    np.testing.assert_array_equal(restored["a"], [10.0, 10.0, 10.0])
+    assert restored["sums"]["penalty/l2"] == 0
+    with pytest.raises(ConfigError, match="is of another network: - sums/loss"):
+        SavedCheckpoints(tmp_path).restore(10, LIKE | {"sums": {"loss": jnp.zeros(())}})
+
+
 def test_reader_makes_no_folder(tmp_path: Path) -> None:
     saved = SavedCheckpoints(tmp_path / "none")
     assert saved.steps() == []
