@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,9 @@ def set_paths(
             kept = {k: v for k, v in node.items() if k in kept_by_name.get(".".join(parents), ())}
             node.clear()
             node.update(kept)
-        if isinstance(node.get(last), FieldReference):
+        if value == "build" and (optional := _optional_of(node.get(last))) is not None:
+            node[last] = _built(optional, path)
+        elif isinstance(node.get(last), FieldReference):
             node[last].set(value, type_safe=False)  # `resolve_config` checks types, and says where.
         else:
             node[last] = to_dict(value) if isinstance(value, Mapping) else value
@@ -139,7 +142,8 @@ def _plain(value: Any, path: str, complete: bool) -> Any:
 def refers(config: Config) -> bool:
     """Whether a config has a reference."""
     return any(
-        isinstance(value, FieldReference) or (is_section(value) and refers(value)) for _, value in _items(config)
+        (isinstance(value, FieldReference) and _optional_of(value) is None) or (is_section(value) and refers(value))
+        for _, value in _items(config)
     )
 
 
@@ -150,9 +154,41 @@ def copied(config: Config, memo: dict[Any, Any] | None = None) -> dict[str, Any]
     if ("section", id(config)) in memo:
         return memo["section", id(config)]
     plain = memo["section", id(config)] = {}
+    optional = _optional_fields(type(config))
     for key, value in _items(config):
+        if value is None and key in optional:
+            value = FieldReference(None, field_type=optional[key])
         plain[key] = _copied_value(value, memo)
     return plain
+
+
+def _optional_fields(cls: type) -> dict[str, type]:
+    """The fields of a dataclass that may be another one or None, with that other one: --config.field=build makes it."""
+    if not _is_dataclass(cls):
+        return {}
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:  # An annotation of a user's file that Python never looks at.
+        return {}
+    members = {name: typing.get_args(hint) for name, hint in hints.items() if type(None) in typing.get_args(hint)}
+    return {name: each for name, types in members.items() for each in types if _is_dataclass(each)}
+
+
+def _is_dataclass(cls: Any) -> typing.TypeGuard[type]:
+    return isinstance(cls, type) and dataclasses.is_dataclass(cls)
+
+
+def _built(cls: type, path: str) -> dict[str, Any]:
+    try:
+        return copied(cls())
+    except Exception as error:  # A user's class may raise anything.
+        raise ConfigError(f"{path}: {cls.__name__} cannot be built: {type(error).__name__}: {error}") from None
+
+
+def _optional_of(value: Any) -> type | None:
+    """The dataclass that a reference of `_optional_fields` may be."""
+    cls = value.get_type() if isinstance(value, FieldReference) else None
+    return cls if _is_dataclass(cls) else None
 
 
 def _copied_value(value: Any, memo: dict[Any, Any]) -> Any:

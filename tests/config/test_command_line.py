@@ -16,6 +16,7 @@ from rnnlab.config.errors import ConfigError
 
 FIELDS = """
 import dataclasses
+from typing import Optional
 import numpy as np
 from ml_collections import ConfigDict, FieldReference, FrozenConfigDict, config_dict
 FIELDS = dict(
@@ -52,6 +53,13 @@ from rnnlab.records.run_config import EarlyStoppingOptions
 CELL = FIELDS["model"]["cell"]
 OPTIONS = FIELDS | dict(early_stopping=EarlyStoppingOptions(patience=3), model=ModelOptions(cell=CELL))
 """
+UNBUILT = """
+@dataclasses.dataclass
+class Needs:
+    decay: float
+fields = [(name, object) for name in FIELDS]
+Whole = dataclasses.make_dataclass("Whole", [*fields, ("averaging", Optional[Needs], None)])
+"""
 LISTED = """
 STEPS = FieldReference(100)
 LISTED = dict(field="length", values=[5, 8], steps=[STEPS // 4, STEPS // 2])
@@ -73,11 +81,16 @@ class Model:
     layers: int = 1
     bidirectional: bool = False
 @dataclasses.dataclass{arguments}
+class Averaging:
+    decay: float = 0.9
+    start: int = 20
+@dataclasses.dataclass{arguments}
 class Run:
     steps: int
     task: ConfigDict
     model: Model
     optimizer: dict
+    averaging: Optional[Averaging] = None
 """
 PLAIN, FROZEN = DATACLASSES.format(arguments=""), DATACLASSES.format(arguments="(frozen=True)")
 SECTION = "ConfigDict(FIELDS | dict(model=Model(Cell())))"
@@ -103,6 +116,7 @@ FILES: dict[str, str] = {
     "keyword": returning("ConfigDict(FIELDS | dict(steps=size))", "*, size=7"),
     "references": FIELDS + REFERENCES,
     "nothing": returning("None"),
+    "unbuilt": returning("Whole(**FIELDS)", "", UNBUILT),
     "options": returning("ConfigDict(OPTIONS)", "", OPTIONS),
     "listed": returning("ConfigDict(FIELDS | dict(steps=STEPS, curriculum=LISTED))", "", LISTED),
     "shared": returning("SHARED", "", SHARED),
@@ -254,6 +268,12 @@ FORMS: list[tuple[list[str], dict[str, Any]]] = [
     ),
     (["--config={frozen section}"], {"model.cell.name": "gru"}),
     (["--config={whole}", "--config.steps=7", "--config.model.layers=2"], {STEPS: 7, "model.layers": 2}),
+    (["--config={whole}", "--config.averaging=build"], {"averaging.decay": 0.9, "averaging.start": 20}),
+    (
+        ["--config={whole}", "--config.averaging=build", "--config.averaging.decay=0.5"],
+        {"averaging.decay": 0.5, "averaging.start": 20},
+    ),
+    (["--config={whole}", "--config.averaging=none"], {"averaging": None}),
     (["--config={frozen whole}"], {STEPS: 9}),
     (["--config={annotations}"], {STEPS: 9}),
 ]
@@ -306,6 +326,8 @@ REFUSED: list[tuple[list[str], dict[str, Any]]] = [
     (["--config={numpy}", f"--config.{RATE}=0.2"], {RATE: 0.2}),
     (["--config={frozen section}", "--config.model.cell.features=3"], {"model.cell.features": 3}),
     (["--config={frozen whole}", "--config.steps=7"], {STEPS: 7}),
+    (["--config={frozen whole}", "--config.averaging=build"], {"averaging.decay": 0.9, "averaging.start": 20}),
+    (["--config={annotations}", "--config.averaging=build"], {"averaging.decay": 0.9, "averaging.start": 20}),
     (["--config={annotations}", "--config.model.layers=2"], {"model.layers": 2}),
 ]
 """The same, but config_flags refuses them."""
@@ -376,6 +398,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--config={needed}"], r"needed\.py: names no preset; get_config needs one, as in .*needed\.py:NAME"),
     (["--config={nothing}"], r"nothing\.py: get_config returned NoneType; it must return a ConfigDict"),
     (["--config={required}"], r"steps: a required placeholder without a value"),
+    (["--config={unbuilt}", "--config.averaging=build"], r"averaging: Needs cannot be built: TypeError: .*decay"),
+    (["--config.averaging=build"], r"averaging: 'build' is a str"),
 ]
 """Words after --config=FILE, and the line that they are answered with."""
 
