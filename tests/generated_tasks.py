@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnnlab.config.schema import takes
+from rnnlab.config.fields import takes
 from rnnlab.datasets import mnist
 from rnnlab.tasks import TASKS
 from tests.generated_timit import SPEAKERS, write_corpus

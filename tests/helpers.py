@@ -17,7 +17,7 @@ from flax import nnx
 
 from rnnlab import plots
 from rnnlab.cells import CELLS
-from rnnlab.config.schema import fields_of
+from rnnlab.config.fields import fields_of
 from rnnlab.engine import FusableCell, Taps
 from rnnlab.nn.trajectory import carries_of
 from rnnlab.ops.activations import ACTIVATIONS

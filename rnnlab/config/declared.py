@@ -12,7 +12,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from rnnlab.config.schema import build, is_traced, table_of
+from rnnlab.config.fields import is_traced, table_of
+from rnnlab.config.schema import build
 
 
 @typing.dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))

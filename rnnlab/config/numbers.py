@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.config.schema import is_traced, section_fields
+from rnnlab.config.fields import is_traced
+from rnnlab.config.schema import section_fields
 from rnnlab.typing import PyTree
 
 

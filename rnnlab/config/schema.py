@@ -1,29 +1,24 @@
-"""From config sections to objects: tables, checks and the split of a section into structure and numbers.
+"""From config sections to objects.
 
 A section's fields stand in a frozen dataclass of options; those of a section with a name are the parameters of the
-factory that its table has under this name. `resolve` fills a section with its defaults and checks every field against
-the annotations, so that a mistake is one line before anything is compiled. `build` calls a factory, `as_options` makes
-the dataclass.
+factory that its table has under this name (`fields.py`). `resolve` fills a section with its defaults and checks every
+field against the annotations, so that a mistake is one line before anything is compiled. `build` calls a factory,
+`as_options` makes the dataclass.
 """
 
 import dataclasses
-import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import numpy as np
 
-from rnnlab.config.bounds import NON_EMPTY, TRACED, Bound, NameIn, OneOf, PositiveInt, check_float32
+from rnnlab.config.bounds import NON_EMPTY, Bound, NameIn, OneOf, PositiveInt, check_float32
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
+from rnnlab.config.fields import Field, fields_of, is_options, members_of, subsection, table_of
 from rnnlab.config.outside import Table, find_outside, is_outside
-
-GIVEN_BY_CODE = frozenset(
-    {"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs", "weights", "forward"}
-)
-"""Parameters of factories that the code supplies; a config cannot set them."""
 
 Options = TypeVar("Options")
 """A frozen dataclass, whose fields are those of a section."""
@@ -145,50 +140,6 @@ def _name(section: str | Mapping[str, Any]) -> str:
     return section if isinstance(section, str) else section["name"]
 
 
-class Field(NamedTuple):
-    """What a dataclass says of one field, or a factory's signature of one parameter."""
-
-    hint: Any
-    default: Any
-    """`inspect.Parameter.empty` if there is none."""
-
-
-@functools.cache  # A sweep resolves a thousand configs: 0.3 ms each instead of 1.4.
-def fields_of(function: Callable[..., Any]) -> Mapping[str, Field]:
-    """The fields of a dataclass of options, or the parameters of a factory that a config sets."""
-    if _is_options(function):
-        hints = typing.get_type_hints(function, include_extras=True)
-        return {field.name: Field(hints[field.name], _default(field)) for field in dataclasses.fields(function)}
-    target = _signed(function)
-    hints = typing.get_type_hints(target, include_extras=True)
-    preset = function.keywords if isinstance(function, functools.partial) else {}
-    declared = {name: field._replace(default=preset.get(name, field.default)) for name, field in _declared(function)}
-    return {
-        name: Field(hints.get(name, Any), preset.get(name, parameter.default))
-        for name, parameter in inspect.signature(target).parameters.items()
-        if name not in GIVEN_BY_CODE
-        and name != "self"
-        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    } | declared
-
-
-def subsection(hint: Any) -> type | None:
-    """The dataclass whose fields are those of a section with this annotation; None for what is not a section, or one
-    whose fields depend on its name."""
-    return next((member for member in members_of(hint) if _is_options(member)), None)
-
-
-def _is_options(target: Any) -> typing.TypeGuard[type]:
-    return isinstance(target, type) and dataclasses.is_dataclass(target)
-
-
-def _default(field: dataclasses.Field) -> Any:
-    """`inspect.Parameter.empty` if there is none."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-
-
 def section_fields(hint: Any, section: Mapping[str, Any]) -> dict[str, Field]:
     """The fields of a section with this annotation.
 
@@ -196,50 +147,15 @@ def section_fields(hint: Any, section: Mapping[str, Any]) -> dict[str, Field]:
         ConfigError: the fields depend on the section's name, and it has none that is known.
     """
     for member in members_of(hint):
-        if _is_options(member):
+        if is_options(member):
             further = getattr(member, "further", None)
             others = {} if further is None else dict.fromkeys(section, Field(Annotated[Any, further], None))
             return others | dict(fields_of(member))
         table = table_of(member)
         if table is not None:
-            factories = [lookup(table, section.get("name"), "name"), *filter(_is_options, member.__metadata__)]
+            factories = [lookup(table, section.get("name"), "name"), *filter(is_options, member.__metadata__)]
             return {name: field for each in reversed(factories) for name, field in fields_of(each).items()}
     return {}
-
-
-def table_of(hint: Any) -> dict[str, Any] | None:
-    """The table that values of this annotation are named by."""
-    return next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, dict)), None)
-
-
-def is_traced(hint: Any) -> bool:
-    """Whether numbers of a field with this annotation enter the compiled program as arrays."""
-    return any(TRACED in getattr(member, "__metadata__", ()) for member in members_of(hint))
-
-
-def members_of(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of another annotation, itself."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a factory has a parameter of this name, be it the config's or the code's."""
-    return name in inspect.signature(_signed(function)).parameters or name in dict(_declared(function))
-
-
-def _declared(function: Callable[..., Any]) -> Iterable[tuple[str, Field]]:
-    """The fields of a class's `Options` (`declared.py`), where its constructor takes them as `**options`."""
-    target = function.func if isinstance(function, functools.partial) else function
-    options = getattr(target, "Options", None)
-    kinds = {parameter.kind for parameter in inspect.signature(_signed(target)).parameters.values()}
-    return fields_of(options).items() if _is_options(options) and inspect.Parameter.VAR_KEYWORD in kinds else ()
-
-
-def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Where a factory's signature stands."""
-    target = function.func if isinstance(function, functools.partial) else function
-    # Of a class, its constructor: the metaclass of Flax's modules hides the signature.
-    return target.__init__ if isinstance(target, type) else target
 
 
 def _check(value: Any, hint: Any, path: str) -> Any:
@@ -249,7 +165,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         inner, *marks = typing.get_args(hint)
         tables = [mark for mark in marks if isinstance(mark, dict)]
         if tables:
-            return _check_section(value, tables[0], [mark for mark in marks if _is_options(mark)], path)
+            return _check_section(value, tables[0], [mark for mark in marks if is_options(mark)], path)
         value = _check(value, inner, path)
         for mark in marks:
             if isinstance(mark, Bound) and not mark.admits(value):
@@ -288,7 +204,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, list | tuple):
             return tuple(_check(v, typing.get_args(hint)[0], f"{path}[{i}]") for i, v in enumerate(value))
-    elif _is_options(hint):
+    elif is_options(hint):
         return resolve(hint, _mapping(value) if isinstance(value, hint) else _check(value, Mapping, path), path)
     elif hint is Any:
         return value
@@ -350,6 +266,6 @@ def _describe(hint: Any) -> str:
         return f"a list, each {_describe(args[0])}"
     if hint is type(None):
         return "None"
-    if _is_options(hint):
+    if is_options(hint):
         hint = Mapping
     return _article(getattr(hint, "__name__", str(hint)))

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from absl import flags
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.schema import members_of, section_fields, subsection
+from rnnlab.config.fields import members_of, subsection
+from rnnlab.config.schema import section_fields
 
 
 class _Section:

@@ -17,8 +17,9 @@ import optax
 
 from rnnlab.config.bounds import Decay, NonNegative, NonNegativeInt, Positive, Traced
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.fields import fields_of
 from rnnlab.config.outside import Table
-from rnnlab.config.schema import build, fields_of, find
+from rnnlab.config.schema import build, find
 from rnnlab.ops.safe_norms import global_norm, unit_norms
 from rnnlab.optim.adapted import adapted
 from rnnlab.optim.learning_rate import scale_by_learning_rate

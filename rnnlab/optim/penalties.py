@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
+from rnnlab.config.fields import fields_of
 from rnnlab.config.outside import Table
-from rnnlab.config.schema import fields_of, lookup
+from rnnlab.config.schema import lookup
 from rnnlab.optim.terms import (
     ForwardPass,
     Weights,

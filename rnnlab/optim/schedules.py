@@ -13,8 +13,9 @@ import optax
 
 from rnnlab.config.bounds import LARGEST_INT, NON_EMPTY, Bound, NonNegative, Positive, PositiveInt, Traced
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.fields import fields_of
 from rnnlab.config.outside import Table
-from rnnlab.config.schema import build, fields_of, find
+from rnnlab.config.schema import build, find
 
 Schedule = Callable[[jax.Array], jax.Array]
 """Step (from 0) -> factor of the learning rate."""

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from rnnlab.config.bounds import NameIn, NonNegative, NonNegativeInt, PositiveInt
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
+from rnnlab.config.fields import fields_of, subsection
 from rnnlab.config.numbers import split_numbers
 from rnnlab.config.outside import folders_of, look_in
 from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
-from rnnlab.config.schema import fields_of, resolve, subsection
+from rnnlab.config.schema import resolve
 from rnnlab.config.texts import annotation_at, literal, typed
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.nn.network import ModelOptions

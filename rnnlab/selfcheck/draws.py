@@ -15,7 +15,7 @@ from flax import nnx
 
 from rnnlab.cells import CELLS, BaseCell, Cell
 from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
-from rnnlab.config.schema import fields_of
+from rnnlab.config.fields import fields_of
 from rnnlab.engine import unroll
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS

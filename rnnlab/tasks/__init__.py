@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from rnnlab.config.fields import takes
 from rnnlab.config.outside import Table, look_in
-from rnnlab.config.schema import build, find, lookup, takes
+from rnnlab.config.schema import build, find, lookup
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task

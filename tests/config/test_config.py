@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.fields import fields_of, is_traced
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.overrides import differences, to_json
 from rnnlab.config.reading import load_file
-from rnnlab.config.schema import fields_of, is_traced
 from rnnlab.nn.network import ModelOptions
 from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, NormalizationOptions
 from rnnlab.ops.activations import ACTIVATIONS

@@ -9,7 +9,8 @@ import pytest
 from rnnlab.config.bounds import Positive, PositiveInt, Traced
 from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.schema import fields_of, resolve, takes
+from rnnlab.config.fields import fields_of, takes
+from rnnlab.config.schema import resolve
 
 
 class Vehicle(WithOptions):

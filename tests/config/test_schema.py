@@ -14,8 +14,9 @@ import pytest
 from rnnlab.cells import CELLS
 from rnnlab.config.bounds import Bound, Decay, NonNegative, NonNegativeInt, Positive, PositiveInt, Traced
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.fields import fields_of, takes
 from rnnlab.config.numbers import merge_numbers, split_numbers
-from rnnlab.config.schema import as_options, build, check_count, fields_of, resolve, takes
+from rnnlab.config.schema import as_options, build, check_count, resolve
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS, InitializerSpec
 
@@ -327,6 +328,13 @@ def test_sections_that_differ_in_traced_numbers_alone_share_one_structure():
     )
     assert one == other
     assert one not in (third, fourth)
+
+
+def test_a_mark_on_what_has_no_fraction_is_one_line():
+    def hexagon(side: Positive = 1.0, corners: Traced[PositiveInt] | None = None) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"hexagon: corners is Traced\[int\]; only a float enters"):
+        resolve(hexagon, {}, "")
 
 
 def test_merged_numbers_may_be_traced():

@@ -13,7 +13,7 @@ from flax import nnx
 from rnnlab.cells import CELLS, LSTM
 from rnnlab.cells.base import BaseCell
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.schema import takes
+from rnnlab.config.fields import takes
 from rnnlab.ops.initializers import INITIALIZERS, as_initializer
 from tests.helpers import make_cell
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnnlab.config.fields import fields_of
 from rnnlab.config.overrides import to_dict
-from rnnlab.config.schema import fields_of
 from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, NormalizationOptions
 from rnnlab.optim.optimizers import OptimizerOptions
 from rnnlab.optim.penalties import PenaltyOptions

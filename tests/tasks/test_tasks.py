@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.schema import takes
+from rnnlab.config.fields import takes
 from rnnlab.tasks import TASKS, Adding, Batch, Split, StreamTask, Task, make_task
 from rnnlab.tasks.base import SPLITS, shuffled, stream
 from tests.generated_tasks import small_task
