@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rnnlab.cli import default_workdir
@@ -29,6 +30,7 @@ TABLE_TESTS = [
     )
 ]
 """Those that what docs/extending.md adds is tested by, beside test_cells.py; slow tests are not among them."""
+EXTENDING = ROOT / "docs" / "extending.md"
 PIPED = {"capture_output": True, "text": True}
 BLOCK = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
 
@@ -196,6 +198,30 @@ def test_a_study_of_its_own_goes_on_and_is_evaluated_from_elsewhere(tmp_path):
     assert config["import_from"] == [str(tmp_path / "study")]
     (elsewhere / "run").rename(elsewhere / "moved")
     assert "loss" in said("rnnlab.evaluate", "--workdir=moved")
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "data" / "recordings").mkdir(parents=True)
+    for part, rows in (("train", 40), ("test", 10)):
+        series, targets = rng.standard_normal((rows, 6, 3)), rng.standard_normal(rows)
+        np.savez(tmp_path / "data" / "recordings" / f"{part}.npz", series=series, targets=targets)
+    (command,) = [text for language, _, text in blocks(EXTENDING) if language == "sh" and "watch:" in text]
+    more = [word for word in command.replace("\\\n", " ").split()[3:] if word.startswith("--config.")]
+    task = ("--config.task=recordings:Recordings", f"--data_dir={tmp_path / 'data'}", "--config.diagnostics_every=2")
+    said("rnnlab.train", "--config=../study/memory.py", "--workdir=all", "--config.steps=4", *more, *task)
+    lines = [json.loads(line) for line in (elsewhere / "all" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["penalty/slow"] > 0
+    assert (elsewhere / "all" / "plots" / "largest_unit.png").exists()
+    seen = [json.loads(line) for line in (elsewhere / "all" / "diagnostics.jsonl").read_text().splitlines()]
+    assert [line["spectrum"]["layer 1/h/distance from orthogonality"] < 1e-5 for line in seen] == [True, True]
+
+
+SHORT = {"study/terms.py": 10, "study/rules.py": 10}
+
+
+@pytest.mark.parametrize("title", SHORT)
+def test_a_loss_term_and_an_optimiser_are_ten_lines_or_fewer(title: str) -> None:
+    (text,) = [text for _, each, text in blocks(EXTENDING) if each == title]
+    assert len([line for line in text.splitlines() if line.strip()]) <= SHORT[title]
 
 
 @pytest.mark.slow
