@@ -103,7 +103,7 @@ def range_test(
         {**config, "optimizer": {**config["optimizer"], **rising}, "steps": steps, "log_every": 1}, data_dir=data_dir
     )
     run.check_training(saves=False)
-    state = run.programs.start(run.config["seed"])
+    state = run.programs.start(run.seed)
     rates: list[float] = []
     losses: list[float] = []
     stopped, lowest_mean = None, math.inf

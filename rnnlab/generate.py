@@ -161,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
     vocabulary: Vocabulary = task.corpus.vocabulary
     single = isinstance(task, Sentences)
     prompt = _prompt(values.prompt, vocabulary, single)
-    start = run.programs.start(run.config["seed"])
+    start = run.programs.start(run.seed)
     restored = restore_chosen(workdir, values.checkpoint, start, run.programs.word_leaves)
     params, buffers = jax.device_put((restored.state.evaluated, restored.state.buffers), jax.devices()[0])
     without = () if values.allow_unknown else (vocabulary.unknown,)

@@ -183,7 +183,7 @@ class Computed:
 
 def _start(run: Any, programs: Any, replicas: bool) -> Any:
     if not replicas:
-        return run.programs.start(run.config["seed"])
+        return run.programs.start(run.seed)
     return programs.start(list(range(REPLICAS)), [run.programs.numbers] * REPLICAS)
 
 

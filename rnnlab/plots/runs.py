@@ -57,7 +57,8 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
     _draw_baselines(axes[0], {s: v for s, v in (baselines or {}).items() if any(each["split"] == s for each in losses)})
     for axis in (axes[0], *axes[gradient:]):
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
-        if values and max(values) > 20 * min(values):
+        falls_to_zero = axis in axes[gradient + 1 :] and max(values, default=0) > 1e4 * min(values, default=0)
+        if values and max(values) > 20 * min(values) and not falls_to_zero:
             axis.set_yscale("log")
     for axis in axes[: gradient + 1]:
         hold_spikes(axis)

@@ -38,7 +38,7 @@ def conclude(session: Session) -> dict[str, Any]:
             writer.write(stopping.best_step or step, "test", tested, seconds)
             session.progress.evaluated(stopping.best_step or step, "test", tested)
     if over:
-        untrained = run.programs.start(run.config["seed"])
+        untrained = run.programs.start(run.seed)
         flow = run.gradient_flow({"untrained": untrained, "trained": state})
         summary["memory_horizon"] = run.memory_horizon(flow["trained"])
         if isinstance(writer, MetricsWriter):
@@ -91,18 +91,24 @@ def summarize(run: Run, host: HostState, state: TrainState, status: str, seconds
 
 
 def last_words(
-    summary: Mapping[str, Any], state: TrainState, config: Mapping[str, Any], workdir: Path, passed: float
+    summary: Mapping[str, Any],
+    state: TrainState,
+    workdir: Path,
+    passed: float,
+    *,
+    learning_rate: float,
+    clip_norm: float | None,
 ) -> str:
-    """What the user reads last; passed: seconds since the command began."""
+    """The line that the user reads last; passed: seconds since the command began."""
     status, step = summary["status"], summary["steps"]
     if status == "diverged":
         # Right after a log step the sums are empty: what was logged then is the last.
         last = means(state.sums) if state.sums["count"] else summary["final"]["train"]
         numbers = "  ".join(f"{k} {v:.4g}" for k, v in last.items()) or "none"
-        clip = config["optimizer"]["clip_norm"]
+        clip = "1.0" if clip_norm is None else format(clip_norm / 10, "g")
         advice = [
-            f"a lower optimizer.learning_rate (now {config['optimizer']['learning_rate']:g})",
-            f"optimizer.clip_norm={'1.0' if clip is None else format(clip / 10, 'g')} (now {clip})",
+            f"a lower optimizer.learning_rate (now {learning_rate:g})",
+            f"optimizer.clip_norm={clip} (now {clip_norm})",
             "a smaller model.cell.recurrent_init",
         ]
         return (

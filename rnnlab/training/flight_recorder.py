@@ -7,6 +7,7 @@ A recording is a folder WORKDIR/recordings/STEP. What is found in it, and what w
 import collections
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,32 +30,28 @@ class FlightRecorder:
     """Keeps what it takes to make the last steps of a run once more; does nothing if its section is off.
 
     Args:
-        run: whose config says what is recorded.
-        workdir: of the run.
+        run: what is recorded.
+        folder: of the recordings.
+        section: the config's, None: it is off.
 
     Raises:
         ConfigError: it is on, and the run has several processes.
     """
 
-    def __init__(self, run: Run, workdir: Path):
-        self.run, self.folder = run, Workdir(workdir).recordings
-        self.section = run.config["flight_recorder"]
+    def __init__(self, run: Run, folder: Path, section: Mapping[str, int] | None):
+        self.run, self.folder, self.on = run, folder, section is not None
+        self.steps, self.at_most = (section["steps"], section["at_most"]) if section is not None else (0, 0)
         self._kept: collections.deque[tuple[int, TrainState]] = collections.deque()
         self._observers: dict[int, Any] = {}
-        if self.section is not None and processes.processes() > 1:
+        if self.on and processes.processes() > 1:
             raise ConfigError("flight_recorder: is for a run in one process; take the default, off")
-
-    @property
-    def on(self) -> bool:
-        """Whether anything is recorded."""
-        return self.section is not None
 
     def keep(self, step: int, state: TrainState) -> None:
         """The state that a dispatch begins with."""
-        if self.section is None:
+        if not self.on:
             return
         self._kept.append((step, jax.tree.map(jnp.copy, state)))
-        while len(self._kept) > 1 and self._kept[1][0] <= step - self.section["steps"]:
+        while len(self._kept) > 1 and self._kept[1][0] <= step - self.steps:
             self._kept.popleft()
 
     def forget(self) -> None:
@@ -63,7 +60,7 @@ class FlightRecorder:
 
     def see(self, state: TrainState) -> str | None:
         """Records the steps before this state if its last step was a spike or was not finite; what there is to say."""
-        if self.section is None:
+        if not self.on:
             return None
         spiked = int(state.spikes.total) != int(self._kept[-1][1].spikes.total)
         finite = bool(state.finite)
@@ -71,7 +68,7 @@ class FlightRecorder:
             return None
         update = int(state.step) if finite else int(state.step) + 1
         before = [int(path.name) for path in recordings(self.folder)]
-        if finite and any(update - self.section["steps"] < each < update for each in before):
+        if finite and any(update - self.steps < each < update for each in before):
             return None  # The same event goes on.
         place = self._record(update, "spike" if finite else "not finite")
         what = "a spike" if finite else "its gradient is not finite"
@@ -80,7 +77,7 @@ class FlightRecorder:
     def _record(self, update: int, reason: str) -> Path:
         """Makes the updates up to this one once more, one by one, and writes what is found on the way."""
         event = update - 1
-        wanted = max(event - self.section["steps"], self._kept[0][0])
+        wanted = max(event - self.steps, self._kept[0][0])
         state = jax.tree.map(jnp.copy, next(kept for step, kept in reversed(self._kept) if step <= wanted))
         state = advance(self.run, state, wanted)
         first, lines, found = jax.tree.map(jnp.copy, state), [], {}
@@ -103,12 +100,12 @@ class FlightRecorder:
             "update": update,
             "start": wanted,
             "stage": self.run.stage,
-            "seed": self.run.config["seed"],
+            "seed": int(first.seed),
             "device": devices.describe(self.run.mesh),
             "updates": lines,
         }
         write_text(place / "recording.json", json.dumps(record) + "\n")
-        for old in recordings(self.folder)[: -self.section["at_most"]]:
+        for old in recordings(self.folder)[: -self.at_most]:
             shutil.rmtree(old)
         return place
 

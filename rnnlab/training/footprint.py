@@ -1,6 +1,7 @@
 """What a run needs of memory for certain, known from shapes before anything is compiled, and from what is compiled."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +14,27 @@ from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.typing import PyTree
 
 
-def check_state(programs: Programs, config: dict[str, Any]) -> None:
+class Sizes(NamedTuple):
+    """What a user may make smaller: fields of the config by their paths, with their values."""
+
+    batch: Mapping[str, int]
+    """Of training and of evaluation."""
+    lengths: Mapping[str, int]
+    network: Mapping[str, int]
+    embedding: Mapping[str, int]
+
+
+def check_state(programs: Programs, sizes: Sizes) -> None:
     """Whether the state and the task's data fit on this process's devices, each of which has them whole.
 
     Raises:
         OutOfMemory: they do not.
     """
     parts = {"weights and optimiser": _held(programs, programs.shapes), "data": _held(programs, programs.task.data)}
-    memory.check(parts, _devices(programs), _smaller_network(programs, config))
+    memory.check(parts, _devices(programs), _smaller_network(programs, sizes))
 
 
-def check_training(programs: Programs, config: dict[str, Any], saves: bool = True) -> None:
+def check_training(programs: Programs, sizes: Sizes, saves: bool = True) -> None:
     """Whether the state fits beside what it is trained with, a batch and a gradient or, as a checkpoint is saved, a
     copy; before anything of it is made. The states of the recurrence, and what the backward pass keeps of them, come on
     top: what fails here cannot run, what passes may still not.
@@ -32,22 +43,22 @@ def check_training(programs: Programs, config: dict[str, Any], saves: bool = Tru
         OutOfMemory: it does not.
     """
     state = {"weights and optimiser": _held(programs, programs.shapes)}
-    step = _of_batch(programs, "train", config["batch_size"])
+    step = _of_batch(programs, "train", sizes.batch["batch_size"])
     copy = {"their copy for a checkpoint": sum(state.values())} if saves else {}
-    _check(programs, config, state | (step if sum(step.values()) > sum(copy.values()) else copy), "batch_size")
+    _check(programs, sizes, state | (step if sum(step.values()) > sum(copy.values()) else copy), "batch_size")
 
 
-def check_batch(programs: Programs, config: dict[str, Any], split: Split, rows: int) -> None:
+def check_batch(programs: Programs, sizes: Sizes, split: Split, rows: int) -> None:
     """Whether a batch of so many rows fits, in training with a gradient, now that the state is in memory.
 
     Raises:
         OutOfMemory: it does not.
     """
     field = "batch_size" if split == "train" else "eval_batch_size"
-    _check(programs, config, _of_batch(programs, split, rows), field)
+    _check(programs, sizes, _of_batch(programs, split, rows), field)
 
 
-def check_sample(programs: Programs, config: dict[str, Any], rows: int) -> None:
+def check_sample(programs: Programs, sizes: Sizes, rows: int) -> None:
     """Whether so many rows of the validation split fit, as they are and in double precision, with the state after every
     time step; before anything is made.
 
@@ -63,7 +74,7 @@ def check_sample(programs: Programs, config: dict[str, Any], rows: int) -> None:
         "the batch in double precision": 2 * _bytes(floats),
         "the states of all time steps": 2 * batch.inputs.shape[0] * _bytes(carries),
     }
-    memory.check(parts, _devices(programs), _smaller_batch(programs, config, "--rows", rows))
+    memory.check(parts, _devices(programs), _smaller_batch(sizes, "--rows", rows))
 
 
 def _of_batch(programs: Programs, split: Split, rows: int) -> dict[str, int]:
@@ -71,13 +82,13 @@ def _of_batch(programs: Programs, split: Split, rows: int) -> dict[str, int]:
     return {"a batch": _batch(programs, split, rows)} | gradient
 
 
-def _check(programs: Programs, config: dict[str, Any], parts: dict[str, int], field: str) -> None:
+def _check(programs: Programs, sizes: Sizes, parts: dict[str, int], field: str) -> None:
     largest = max(parts, key=lambda name: parts[name])
-    smaller = _smaller_batch(programs, config, field) if largest == "a batch" else _smaller_network(programs, config)
+    smaller = _smaller_batch(sizes, field) if largest == "a batch" else _smaller_network(programs, sizes)
     memory.check(parts, _devices(programs), smaller)
 
 
-def check_replicas(programs: Programs, config: dict[str, Any], states: int, compiled: Any) -> None:
+def check_replicas(programs: Programs, sizes: Sizes, states: int, compiled: Any) -> None:
     """The same of a training program of replicas, whose states, of so many bytes, and best states are not made yet.
 
     Raises:
@@ -85,11 +96,11 @@ def check_replicas(programs: Programs, config: dict[str, Any], states: int, comp
     """
     found, devices = compiled.memory_analysis(), _devices(programs)
     step = 0 if found is None else found.temp_size_in_bytes * len(devices)
-    smaller = _smaller_batch(programs, config, "batch_size")
+    smaller = _smaller_batch(sizes, "batch_size")
     memory.check({"the states of the replicas": 2 * states, "a training step": step}, devices, smaller)
 
 
-def check_compiled(programs: Programs, config: dict[str, Any], compiled: Any) -> None:
+def check_compiled(programs: Programs, sizes: Sizes, compiled: Any) -> None:
     """Whether what a compiled training program needs beside its arguments, which are in memory already, fits.
 
     Raises:
@@ -99,7 +110,7 @@ def check_compiled(programs: Programs, config: dict[str, Any], compiled: Any) ->
     if found is not None:
         devices = _devices(programs)
         extra = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-        memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(programs, config, "batch_size"))
+        memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(sizes, "batch_size"))
 
 
 def _devices(programs: Programs) -> list[Any]:
@@ -132,25 +143,23 @@ def _batch_shapes(programs: Programs, split: Split, rows: int) -> Batch:
         return jax.eval_shape(lambda d, p: task.batch(d, jnp.int32(0), split, p), data, positions)
 
 
-def _smaller_batch(programs: Programs, config: dict[str, Any], field: str, rows: int | None = None) -> str:
-    """rows: what the field is; else the config says it."""
-    lengths = [f"task.{name} (now {config['task'][name]})" for name in _LENGTHS if name in config["task"]]
-    return f"make smaller: {', '.join([f'{field} (now {rows or config[field]})', *lengths])}"
+def _smaller_batch(sizes: Sizes, field: str, rows: int | None = None) -> str:
+    """rows: what the field is; else the sizes say it."""
+    fields = {field: rows or sizes.batch[field], **sizes.lengths}
+    return f"make smaller: {', '.join(_now(fields))}"
 
 
-_LENGTHS = ("length", "window", "longest")
-
-
-def _smaller_network(programs: Programs, config: dict[str, Any]) -> str:
-    model = config["model"]
-    features = model["cell"].get("features")
-    fields = [f"model.cell.features (now {features})"] if features is not None else []
-    fields += [f"model.layers (now {model['layers']})"] if model["layers"] != 1 else []
+def _smaller_network(programs: Programs, sizes: Sizes) -> str:
+    fields = _now(sizes.network)
     if programs.task.vocabulary is not None:
         fields.append(f"the vocabulary ({programs.task.vocabulary:,} words: task.vocabulary_size, task.min_count)")
-        fields += [f"model.embedding (now {model['embedding']})"] if model["embedding"] is not None else []
+        fields += _now(sizes.embedding)
     devices = _devices(programs)
     copies = len(devices) > 1 and devices[0].platform == "cpu"
     return f"make smaller: {', '.join(fields)}" + (
         f"; devices=1 holds one copy instead of {len(devices)}" if copies else ""
     )
+
+
+def _now(fields: Mapping[str, int]) -> list[str]:
+    return [f"{path} (now {value})" for path, value in fields.items()]

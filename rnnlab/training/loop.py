@@ -79,7 +79,7 @@ def train_and_evaluate(
         session.checkpoints.wait()
         summary = conclude(session)
         passed = time.monotonic() - began
-        session.progress.say(last_words(summary, session.state, run.config, workdir, passed))
+        session.progress.say(last_words(summary, session.state, workdir, passed, **run.brakes))
     return summary
 
 
@@ -135,7 +135,7 @@ def _begin(
     """From the last checkpoint, or from the beginning. What the stack closes: the writers."""
     is_main, steps, files = processes.is_first(), run.intervals.steps, Workdir(workdir)
     run.enter(0)
-    state = jax.block_until_ready(run.programs.start(run.config["seed"]))
+    state = jax.block_until_ready(run.programs.start(run.seed))
     progress = ProgressLine(steps, 0, quiet=not is_main)
     checkpoints = Checkpoints(files.checkpoints, progress.say)
     stack.push(_closing_together(checkpoints))

@@ -221,7 +221,7 @@ def _restored(recording: Recording, run: Run) -> TrainState:
     folder = recording.place / "state"
     if not folder.is_dir():
         raise ConfigError(f"{recording.place} is not whole: it has no state")
-    return SavedCheckpoints(folder).restore(recording.record["start"], run.programs.start(run.config["seed"])).state
+    return SavedCheckpoints(folder).restore(recording.record["start"], run.programs.start(run.seed)).state
 
 
 def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> TrainState:

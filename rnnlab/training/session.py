@@ -51,7 +51,7 @@ class Session:
         self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
         self.last, self.prune, self.saved, self.began = last, prune, saved, began
         self.step = self._first = int(state.step)
-        self.recorder = FlightRecorder(run, files.folder)
+        self.recorder = FlightRecorder(run, files.recordings, run.flight_recorder)
         self.pace = Pace()
         self.interrupted, self.halts = interrupted, Halt(interrupted)
         self.cut: str | None = None

@@ -52,6 +52,7 @@ class Run:
 
     def __init__(self, config: ConfigDict | Mapping[str, Any], data_dir: str | None = None, mesh: Mesh | None = None):
         self.config = config = resolve_config(config)
+        self.sizes, self.seed, self.flight_recorder = sizes_of(config), config["seed"], config["flight_recorder"]
         if mesh is None:
             devices.tune_host(config["batch_size"], config["devices"])
             mesh = devices.make_mesh(config["batch_size"], config["devices"], _words_split(config))
@@ -64,7 +65,7 @@ class Run:
         """(Stage, split) of the programs that are known to fit into memory."""
         self._paces: defaultdict[tuple[int, Split], Pace] = defaultdict(Pace)
         for programs in self.stages:
-            footprint.check_state(programs, config)
+            footprint.check_state(programs, self.sizes)
         self.enter(len(self.stages) - 1)
 
     def check_training(self, saves: bool = True) -> None:
@@ -75,7 +76,7 @@ class Run:
             OutOfMemory: it does not.
         """
         for programs in self.stages:
-            footprint.check_training(programs, self.config, saves)
+            footprint.check_training(programs, self.sizes, saves)
         for split in ("validation", "test"):
             self.check_evaluation(split)
 
@@ -85,7 +86,7 @@ class Run:
         Raises:
             OutOfMemory: it does not.
         """
-        footprint.check_batch(self.programs, self.config, split, self._evaluated_at_once(split))
+        footprint.check_batch(self.programs, self.sizes, split, self._evaluated_at_once(split))
 
     def check_sample(self, rows: int) -> None:
         """Whether a `sample` fits into memory with all that a diagnosis holds of it; before anything is made.
@@ -93,13 +94,13 @@ class Run:
         Raises:
             OutOfMemory: it does not.
         """
-        footprint.check_sample(self.programs, self.config, rows)
+        footprint.check_sample(self.programs, self.sizes, rows)
 
     @functools.cached_property
     def rows(self) -> jax.Array:
         """The rows [B] of a training batch, every device's own on it."""
         for programs in self.stages:
-            footprint.check_batch(programs, self.config, "train", self.config["batch_size"])
+            footprint.check_batch(programs, self.sizes, "train", self.config["batch_size"])
         return self._placed(np.arange(self.config["batch_size"], dtype=np.uint32))
 
     def _stages(self, data_dir: str | None) -> list[Programs]:
@@ -160,6 +161,11 @@ class Run:
             self.label = {curriculum["field"]: task_stages(self.config)[stage][curriculum["field"]]}
 
     @property
+    def brakes(self) -> dict[str, Any]:
+        """The two numbers of the optimiser that a diverged run may need lower."""
+        return {name: self.config["optimizer"][name] for name in ("learning_rate", "clip_norm")}
+
+    @property
     def intervals(self) -> Intervals:
         """When something is due."""
         return intervals_of(self.config)
@@ -192,7 +198,7 @@ class Run:
         if (self.stage, "train") not in self._fitting:
             arguments = state, self.data_at(int(state.step)), np.int32(until), self.rows
             # Compiled once: the call below finds it.
-            footprint.check_compiled(self.programs, self.config, self.programs.train.lower(*arguments).compile())
+            footprint.check_compiled(self.programs, self.sizes, self.programs.train.lower(*arguments).compile())
             self._fitting.add((self.stage, "train"))
         if self.feed is None:
             return self.programs.train(state, self.data, np.int32(until), self.rows)
@@ -317,6 +323,18 @@ def intervals_of(config: Mapping[str, Any]) -> Intervals:
     """When a resolved config wants what."""
     every = config["diagnostics_every"] if config["diagnostics"] else None
     return Intervals(config["steps"], config["log_every"], config["eval_every"], config["checkpoint_every"], every)
+
+
+def sizes_of(config: Mapping[str, Any]) -> footprint.Sizes:
+    """The fields of a resolved config that a line about memory names."""
+    model, features = config["model"], config["model"]["cell"].get("features")
+    return footprint.Sizes(
+        batch={name: config[name] for name in ("batch_size", "eval_batch_size")},
+        lengths={f"task.{n}": config["task"][n] for n in ("length", "window", "longest") if n in config["task"]},
+        network=({} if features is None else {"model.cell.features": features})
+        | ({} if model["layers"] == 1 else {"model.layers": model["layers"]}),
+        embedding={} if model["embedding"] is None else {"model.embedding": model["embedding"]},
+    )
 
 
 def make_host_state(

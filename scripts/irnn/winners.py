@@ -58,7 +58,7 @@ def export(workdir: Path, target: Path, data_dir: str | None) -> None:
     from rnnlab.training.setup import Run
 
     run = Run(read_config(workdir), data_dir)
-    restored = restore_chosen(workdir, "best", run.programs.start(run.config["seed"]), run.programs.word_leaves)
+    restored = restore_chosen(workdir, "best", run.programs.start(run.seed), run.programs.word_leaves)
     export_parameters(restored, Workdir(target).parameters)
     for name in ("config.json", "summary.json"):
         write_bytes(target / name, (workdir / name).read_bytes())

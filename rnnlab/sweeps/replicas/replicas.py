@@ -231,7 +231,7 @@ class ReplicaPrograms:
         while size > self.count and (needed := self.needed(self.slots(size))) > room:
             size = max(self.count, min(size - 1, int(size * room / needed)))
         slots = self.slots(size)
-        footprint.check_replicas(self.run.programs, self.run.config, self._state_bytes(slots), self._program(slots))
+        footprint.check_replicas(self.run.programs, self.run.sizes, self._state_bytes(slots), self._program(slots))
         return size
 
     def available(self) -> int:
