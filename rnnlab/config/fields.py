@@ -15,7 +15,18 @@ from rnnlab.config.bounds import TRACED
 from rnnlab.config.errors import ConfigError
 
 GIVEN_BY_CODE = frozenset(
-    {"in_features", "out_features", "vocabulary", "readout", "data_dir", "streams", "rngs", "weights", "forward"}
+    {
+        "in_features",
+        "out_features",
+        "vocabulary",
+        "readout",
+        "data_dir",
+        "streams",
+        "rngs",
+        "weights",
+        "forward",
+        "decayed",
+    }
 )
 """Parameters of factories that the code supplies; a config cannot set them."""
 

@@ -17,13 +17,11 @@ from rnnlab.config.errors import ConfigError
 
 
 @functools.cache
-def adapted(
-    factory: Callable[..., Any], name: str, decayed: Callable[[Any], Any]
-) -> Callable[..., optax.GradientTransformation]:
+def adapted(factory: Callable[..., Any], name: str) -> Callable[..., optax.GradientTransformation]:
     """A factory of what stands in the chain.
 
     One that takes a `learning_rate` gets 1, and its updates have the sign of a gradient; a weight decay of its own is
-    restricted to the weights that `decayed` names. The fields of optax's are the parameters whose defaults are numbers,
+    restricted to the leaves that `decayed` names. The fields of optax's are the parameters whose defaults are numbers,
     names or None: their annotations say nothing of what a config may hold.
 
     Args:
@@ -38,17 +36,19 @@ def adapted(
 
         return checked
     rate = {"learning_rate": 1.0} if "learning_rate" in signature.parameters else {}
-    masks = {each: decayed for each in ("mask", "weight_decay_mask") if each in signature.parameters}
+    masks = [each for each in ("mask", "weight_decay_mask") if each in signature.parameters]
     left = ("learning_rate", *masks)
     fields = [each.replace(annotation=_hint(each.default)) for each in signature.parameters.values() if _is_field(each)]
     fields = [each for each in fields if each.name not in left]
 
-    def make(**values: Any) -> optax.GradientTransformation:
-        whole = _checked(name, factory(**rate, **masks, **values))
+    def make(decayed: Callable[[Any], Any] | None = None, **values: Any) -> optax.GradientTransformation:
+        whole = _checked(name, factory(**rate, **dict.fromkeys(masks, decayed), **values))
         return optax.chain(whole, optax.scale(-1.0)) if rate else whole
 
+    if masks:
+        fields.append(inspect.Parameter("decayed", inspect.Parameter.KEYWORD_ONLY, default=None))
     make.__signature__ = signature.replace(parameters=fields)  # pyright: ignore[reportFunctionMemberAccess]
-    make.__annotations__ = {each.name: each.annotation for each in fields}
+    make.__annotations__ = {each.name: each.annotation for each in fields if each.name != "decayed"}
     make.__doc__ = factory.__doc__
     return make
 

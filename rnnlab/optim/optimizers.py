@@ -8,7 +8,7 @@ optimiser; decoupled weight decay; learning rate; max-norm of the weights that r
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -17,7 +17,7 @@ import optax
 
 from rnnlab.config.bounds import Decay, NonNegative, NonNegativeInt, Positive, Traced
 from rnnlab.config.errors import ConfigError
-from rnnlab.config.fields import fields_of
+from rnnlab.config.fields import fields_of, takes
 from rnnlab.config.outside import Table
 from rnnlab.config.schema import build, find
 from rnnlab.ops.safe_norms import global_norm, unit_norms
@@ -60,9 +60,14 @@ def adamw(
     b2: Traced[Decay] = 0.999,
     eps: Traced[Positive] = 1e-8,
     weight_decay: Traced[NonNegative] = 0.01,
+    decayed: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay, times the learning rate (Loshchilov and Hutter, 2019, algorithm 2)."""
-    return optax.chain(adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, mask=decayed))
+    """Adam with decoupled weight decay, times the learning rate (Loshchilov and Hutter, 2019, algorithm 2).
+
+    decayed: which leaves decay, `kernels` if not given.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask=decayed or kernels)
+    return optax.chain(adam(b1, b2, eps), decay)
 
 
 def adagrad(
@@ -103,7 +108,7 @@ OPTIMIZERS: Table[Callable[..., optax.GradientTransformation]] = Table(
     },
     "an optax.GradientTransformation",
     lambda made: isinstance(made, optax.GradientTransformation),
-    lambda factory, name: adapted(factory, name, decayed),
+    adapted,
 )
 
 
@@ -128,7 +133,7 @@ OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, OptimizerOptions]
 
 
 def make_optimizer(
-    section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT
+    section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT, built: Collection[tuple] = ()
 ) -> optax.GradientTransformationExtraArgs:
     """The chain of a resolved section whose numbers may be traced. Its state is a dict with the names of its parts:
     "spikes", "clipping", "noise", "rule" (the optimiser's own), "weight_decay", "learning_rate", "max_norm".
@@ -140,6 +145,7 @@ def make_optimizer(
         section: name, the fields of `OptimizerOptions`, and the optimiser's own.
         run_steps: length of the run, for schedules that span it.
         split: which parameters are this device's part.
+        built: `Network.built_parameters`.
 
     Raises:
         ConfigError: parameters are split, and the optimiser needs them whole.
@@ -158,13 +164,15 @@ def make_optimizer(
         chain.append(("clipping", clipping))
     if options.gradient_noise is not None:
         chain.append(("noise", add_noise(options.gradient_noise, options.gradient_noise_decay, split)))
-    chain.append(("rule", build(OPTIMIZERS, own, "optimizer")))
+    decayed = functools.partial(kernels, built=built)
+    given = {"decayed": decayed} if takes(factory, "decayed") else {}
+    chain.append(("rule", build(OPTIMIZERS, own, "optimizer", **given)))
     if options.weight_decay is not None:
         chain.append(("weight_decay", optax.add_decayed_weights(options.weight_decay, mask=decayed)))
     schedule = make_schedule(options.schedule, options.warmup_steps, run_steps)
     chain.append(("learning_rate", scale_by_learning_rate(options.learning_rate, schedule)))
     if options.max_norm is not None:
-        chain.append(("max_norm", bound_unit_norms(options.max_norm)))
+        chain.append(("max_norm", bound_unit_norms(options.max_norm, decayed)))
     return optax.named_chain(*chain)
 
 
@@ -189,9 +197,17 @@ def waits_for_plateau(section: Mapping[str, Any]) -> bool:
     return "plateau" in (schedule, schedule.get("name") if isinstance(schedule, Mapping) else None)
 
 
-def decayed(params: PyTree) -> PyTree:
-    """True for the leaves that weight decay and max-norm touch: kernels, not biases, carries or embeddings."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
+def kernels(params: PyTree, built: Collection[tuple] = ()) -> PyTree:
+    """True for the leaves that weight decay and max-norm touch: kernels, not biases, carries or embeddings, nor what
+    cells make their recurrent matrices of.
+
+    built: `Network.built_parameters`.
+    """
+
+    def is_kernel(path: tuple, _: Any) -> bool:
+        return str(path[-1].key).endswith("kernel") and tuple(step.key for step in path) not in built
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
 # --- what stands in the chain beside the optimiser -------------------------------------------------------------------
@@ -280,7 +296,9 @@ def add_noise(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformation:
+def bound_unit_norms(
+    max_norm: float | jax.Array, bounded: Callable[[PyTree], PyTree] = kernels
+) -> optax.GradientTransformation:
     """Last in the chain: after the update the incoming weights of each unit of each kernel are scaled to max_norm where
     their norm is larger (Srivastava et al., 2014, section 5.1).
 
@@ -294,7 +312,7 @@ def bound_unit_norms(max_norm: float | jax.Array) -> optax.GradientTransformatio
         return jnp.where(norm > max_norm, (p + u) * (max_norm / norm) - p, u).astype(u.dtype)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        return jax.tree_util.tree_map_with_path(bound, updates, params, decayed(params)), state
+        return jax.tree_util.tree_map_with_path(bound, updates, params, bounded(params)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

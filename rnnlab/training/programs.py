@@ -92,6 +92,7 @@ class Programs:
         network = nnx.eval_shape(lambda: self._network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
         self.word_leaves, self.split = network.word_leaves(), UNSPLIT
+        self.built = network.built_parameters()
         if mesh.shape[MODEL_AXIS] > 1:
             self.split = self.word_leaves
             network.take_part()
@@ -160,7 +161,7 @@ class Programs:
 
     def optimizer(self, numbers: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """The optax chain with these numbers."""
-        return make_optimizer(self._section("optimizer", numbers), self.run_steps, self.split)
+        return make_optimizer(self._section("optimizer", numbers), self.run_steps, self.split, self.built)
 
     def constants(self, others: Mapping[str, float]) -> list[str]:
         """Those of the numbers of the model, the values of `others` beside their own, that stand in the program as

@@ -15,6 +15,7 @@ import optax
 import pytest
 from flax import nnx
 
+from rnnlab.cells import Vanilla
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import resolve
@@ -26,13 +27,14 @@ from rnnlab.optim.optimizers import (
     OptimizerOptions,
     OptimizerSpec,
     clip_by_global_norm,
-    decayed,
     global_norm,
+    kernels,
     layer_of,
     make_optimizer,
     unit_norms,
 )
-from tests.helpers import float64
+from rnnlab.records.run_config import resolve_config
+from tests.helpers import SMALL_RUN, float64
 
 START = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]]), "bias": np.array([-1.0, 0.25])}
 
@@ -316,7 +318,7 @@ def test_decay_touches_kernels_alone() -> None:
         )
     )
     params = nnx.to_pure_dict(nnx.split(network, nnx.Param, ...)[1])
-    marked = {jax.tree_util.keystr(path, simple=True, separator="."): mark for path, mark in _paths(decayed(params))}
+    marked = {jax.tree_util.keystr(path, simple=True, separator="."): mark for path, mark in _paths(kernels(params))}
     assert {path for path, mark in marked.items() if mark} == {
         "input_projection.kernel",
         "layers.0.cells.0.input_kernel",
@@ -633,3 +635,37 @@ def test_other_numbers_do_not_recompile(name: str, fields: dict[str, Any]) -> No
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5), results[-1], two_updates(scaled))
     assert compiled._cache_size() == 1
     assert not np.allclose(results[0]["kernel"], results[1]["kernel"])
+
+
+class Built(Vanilla):
+    """R = -R, so that it is none of the parameters."""
+
+    def recurrent_matrix(self) -> jax.Array:
+        return -self.recurrent_kernel[...]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        dict(name="sgd", max_norm=0.1),
+        dict(name="sgd", weight_decay=0.5),
+        dict(name="adamw", weight_decay=0.5),
+        dict(name="optax:adamw", weight_decay=0.5),
+        dict(name="optax:lion", weight_decay=0.5),
+    ],
+    ids=lambda section: " ".join(map(str, section.values())),
+)
+@pytest.mark.parametrize("cell", [Vanilla, Built])
+def test_decay_and_max_norm_leave_what_a_recurrent_matrix_is_made_of(cell: Any, section: dict[str, Any]) -> None:
+    """Of zero gradients nothing else changes a weight."""
+    network = Network(2, 1, cell=dict(name="vanilla", features=3), rngs=nnx.Rngs(0))
+    network.layers[0].cells[0] = cell(2, 3, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    whole = resolve_config(SMALL_RUN | {"optimizer": section | {"learning_rate": 0.1}})["optimizer"]
+    optimizer = make_optimizer(whole, 10, built=network.built_parameters())
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updates = updates["layers"][0]["cells"][0]
+    assert (np.asarray(updates["input_kernel"]) != 0).any()
+    assert (np.asarray(updates["recurrent_kernel"]) != 0).any() == (cell is Vanilla)
+    np.testing.assert_array_equal(updates["bias"], 0)
