@@ -79,7 +79,7 @@ def output_folder(workdir: Path, output: str | None) -> Path:
     Args:
         output: the value of `output_flag`.
     """
-    from rnnlab.training.checkpoints import is_exported  # Here: it takes seconds to import.
+    from rnnlab.training.chosen import is_exported  # Here: it takes seconds to import.
 
     if output is not None:
         return Path(output)

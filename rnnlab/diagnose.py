@@ -228,7 +228,7 @@ def _diagnose(
 
 def _state(run: "Run", workdir: Path | None, checkpoint: str) -> tuple["TrainState", int]:
     """The state of a checkpoint and its step; without a workdir the initial state and 0."""
-    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.chosen import restore_chosen
 
     state = run.programs.start(run.config["seed"])
     if workdir is None:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(workdir)
     output = cli.output_folder(workdir, values.output)
 
-    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.chosen import restore_chosen
     from rnnlab.training.setup import Run
 
     run = Run(config, values.data_dir)

@@ -152,7 +152,7 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(workdir)
     _check_makes_text(workdir, config)
 
-    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.chosen import restore_chosen
     from rnnlab.training.setup import Run
 
     run = Run(config, values.data_dir)

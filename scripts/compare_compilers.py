@@ -207,7 +207,7 @@ def _published(case: Case, run: Any, state: Any) -> Any:
 
     import jax
 
-    from rnnlab.training.checkpoints import restore_chosen
+    from rnnlab.training.chosen import restore_chosen
 
     assert case.workdir is not None
     restored = restore_chosen(case.workdir, "best", run.programs.start(0), run.programs.word_leaves).state

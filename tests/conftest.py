@@ -93,7 +93,7 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
             COMPILED[key] = Programs(*words, **named)
         return COMPILED[key]
 
-    monkeypatch.setattr("rnnlab.training.setup.Programs", shared)
+    monkeypatch.setattr("rnnlab.training.stages.Programs", shared)
 
 
 COMPILED: dict[str, Programs] = {}

@@ -21,7 +21,8 @@ from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import read_config
 from rnnlab.tasks import TASKS
-from rnnlab.training.checkpoints import Checkpoints, restore_chosen
+from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
 from tests.generated_tasks import small_task

@@ -27,7 +27,8 @@ from rnnlab.generate import Generator, draw
 from rnnlab.nn.network import Network
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import open_workdir
-from rnnlab.training.checkpoints import Checkpoints, restore_chosen
+from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
 from tests.helpers import SMALL_RUN, assert_close, float64, in_double, quick_jit, random_like, without_cache_lines

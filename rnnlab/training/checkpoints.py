@@ -5,9 +5,7 @@ A workdir to hand on has `parameters.npz` in its place: what evaluation needs of
 """
 
 import contextlib
-import dataclasses
 import gc
-import json
 import logging
 import os
 import re
@@ -19,18 +17,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import check_fields, interpreting, read_arrays, read_json, write_arrays
+from rnnlab.files import check_fields, interpreting, read_json
 from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import processes
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
-from rnnlab.records.workdir import Workdir
 from rnnlab.training.former_names import former_names
-from rnnlab.training.state import TrainState
 from rnnlab.typing import PyTree
 
 # Orbax counts with it, for a log that nobody reads, the bytes of every save, and tensorstore 0.1.86 never frees what it
@@ -131,7 +126,7 @@ class SavedCheckpoints:
         if kept is not None and altered(kept, {}, host):
             raise ValueError("what the host remembered is not what it was")
         like = like(host) if callable(like) else like
-        wanted = _flat(like)
+        wanted = flat_names(like)
         names, over = former_names(wanted, found)
         kept_names = {name: former for name, former in names.items() if former is not None}
         missing = sorted({name for name, former in kept_names.items() if former not in found})
@@ -204,7 +199,7 @@ class Checkpoints(SavedCheckpoints):
         self.wait()
         if step in self.steps():
             self._checkpointer.delete(step)
-        flat = _flat(jax.tree.map(jnp.copy, state))
+        flat = flat_names(jax.tree.map(jnp.copy, state))
         self._pending = self._checkpointer.save_async(
             step,
             flat,
@@ -310,95 +305,18 @@ _STEP = re.compile("[0-9]+")
 """The name of a whole checkpoint's folder; of one that is being written it has a suffix."""
 
 
-def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:
-    """The checkpoint of a run that a user names: "best" (the last where none has a score), "last", or a step; that of
-    `export_parameters` where it is all that a workdir has.
-
-    Raises:
-        ConfigError: there is none, or it cannot be read.
-    """
-    if is_exported(workdir):
-        return _import_parameters(Workdir(workdir).parameters, which, like)
-    if not Workdir(workdir).checkpoints.is_dir():
-        raise ConfigError(f"{workdir} has no checkpoint yet")
-    saved = SavedCheckpoints(Workdir(workdir).checkpoints)
-    for attempt in range(_ATTEMPTS):
-        step = _chosen_step(saved, workdir, which)
-        try:
-            return saved.restore(step, like, words)
-        except ConfigError:
-            # A run in progress removes old checkpoints, and makes new ones.
-            if which.isdigit() or step in saved.steps() or attempt + 1 == _ATTEMPTS:
-                raise
-    raise AssertionError
-
-
-_ATTEMPTS = 5
-
-
-def _chosen_step(saved: SavedCheckpoints, workdir: Path, which: str) -> int:
-    steps = saved.steps()
-    if not steps:
-        raise ConfigError(f"{workdir} has no checkpoint yet")
-    if which == "best":
-        best = saved.best_step()
-        return steps[-1] if best is None else best
-    if which == "last":
-        return steps[-1]
-    if which.isdigit():
-        return int(which)
-    raise ConfigError(f"--checkpoint: {which!r} is neither best nor last nor a step")
-
-
-def is_exported(workdir: Path) -> bool:
-    """Whether a workdir has no more of a run than `export_parameters` leaves, as those in docs/results/checkpoints."""
-    return Workdir(workdir).parameters.exists() and not Workdir(workdir).checkpoints.is_dir()
-
-
-def export_parameters(restored: Restored, path: Path) -> None:
-    """Writes what evaluation needs of a checkpoint to one NumPy archive, as float32 a few bytes more than they are: the
-    parameters that it uses under their paths ("params/layers/0/cells/0/bias"), the buffers, the step, and as JSON what
-    the host remembered."""
-    state: TrainState = restored.state
-    arrays = {name: np.asarray(leaf) for name, leaf in _flat(_exported(state)).items()}
-    write_arrays(path, {"step": restored.step, "host": json.dumps(restored.host), **arrays})
-
-
-def _exported(state: TrainState) -> dict[str, PyTree]:
-    return {"params": state.evaluated, "buffers": state.buffers}
-
-
-def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
-    """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
-    remedy = "restore it: nothing else has these parameters"
-    found = read_arrays(path, remedy, ["step", "host"])
-    with interpreting(path, remedy):
-        step, host = int(found.pop("step")), dict(json.loads(str(found.pop("host"))))
-    if which not in ("best", "last", str(step)):
-        raise ConfigError(f"--checkpoint: {path} holds that of step {step} alone, not {which}")
-    tree = _exported(like)
-    wanted = _flat(tree)
-    others = sorted({*wanted} ^ {*found}) or [n for n, leaf in wanted.items() if found[n].shape != leaf.shape]
-    if others:
-        raise ConfigError(f"{path} is of another network: {', '.join(others)}")
-    leaves = [jax.device_put(found[name].astype(leaf.dtype), leaf.sharding) for name, leaf in wanted.items()]
-    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    average = None if like.average is None else tree["params"]
-    return Restored(step, dataclasses.replace(like, **tree, average=average), host)
-
-
 def _rank(metrics: Mapping[str, Any]) -> Any:
     """What is larger for the better checkpoint."""
     return metrics.get("stage", 0), metrics["score"]
 
 
-def _flat(tree: PyTree) -> dict[str, Any]:
+def flat_names(tree: PyTree) -> dict[str, Any]:
     """{"params/layers/0/cells/0/bias": leaf}; empty nodes vanish."""
     return dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
 def _paths(tree: PyTree) -> dict[str, tuple]:
-    """The names of its leaves as `_flat` has them, and their paths."""
+    """The names of its leaves as `flat_names` has them, and their paths."""
     return {"/".join(map(_part, path)): path for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -16,14 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import Decay, decay_per_step, gradient_reach, memory_horizon
 from rnnlab.diagnostics.diagnosis import ONE_ANSWER
 from rnnlab.optim.optimizers import waits_for_plateau
 from rnnlab.parallel import devices, processes
 from rnnlab.parallel.sharding import ALL_AXES, row_parts
 from rnnlab.records.run_config import resolve_config, task_stages
-from rnnlab.tasks import Batch, Split, StreamTask, Task, make_task
+from rnnlab.tasks import Batch, Split, StreamTask
 from rnnlab.training import footprint
 from rnnlab.training.curriculum import Curriculum
 from rnnlab.training.early_stopping import EarlyStopping
@@ -31,7 +30,8 @@ from rnnlab.training.evaluation import Pace
 from rnnlab.training.host_state import Convergence, HostState, Intervals
 from rnnlab.training.plateau import Plateau
 from rnnlab.training.prefetch import Feed
-from rnnlab.training.programs import Programs, quiet_about_length
+from rnnlab.training.programs import quiet_about_length
+from rnnlab.training.stages import make_stages, words_split
 from rnnlab.training.state import TrainState
 from rnnlab.typing import Array, Float, Int, PyTree
 
@@ -55,10 +55,11 @@ class Run:
         self.sizes, self.seed, self.flight_recorder = sizes_of(config), config["seed"], config["flight_recorder"]
         if mesh is None:
             devices.tune_host(config["batch_size"], config["devices"])
-            mesh = devices.make_mesh(config["batch_size"], config["devices"], _words_split(config))
+            mesh = devices.make_mesh(config["batch_size"], config["devices"], words_split(config))
         self.mesh = mesh
         with quiet_about_length():
-            self.stages = self._stages(data_dir)
+            eval_rows = self._whole_width(config["eval_batch_size"])
+            self.stages, self.embeddings = make_stages(config, data_dir, mesh, eval_rows)
         self.feed: Feed | None = None
         self.stage = -1
         self._fitting: set[tuple[int, Split]] = set()
@@ -102,45 +103,6 @@ class Run:
         for programs in self.stages:
             footprint.check_batch(programs, self.sizes, "train", self.config["batch_size"])
         return self._placed(np.arange(self.config["batch_size"], dtype=np.uint32))
-
-    def _stages(self, data_dir: str | None) -> list[Programs]:
-        """The programs of every stage, none of them compiled yet: mistakes are found before the first step."""
-        config, found = self.config, []
-        sections = task_stages(config)
-        self.embeddings = None
-        for stage, section in enumerate(sections):
-            try:
-                streams = config["batch_size"], self._whole_width(config["eval_batch_size"])
-                task = make_task(section, data_dir, config["augmentation"], streams)
-                self.embeddings = self.embeddings or _pretrained(config["model"], config["seed"], task, data_dir)
-                programs = Programs(
-                    config["model"],
-                    config["optimizer"],
-                    task,
-                    self.mesh,
-                    batch_size=config["batch_size"],
-                    run_steps=config["steps"],
-                    log_every=config["log_every"],
-                    averaging=config["averaging"],
-                    penalties=config["penalties"],
-                    diagnostics=config["diagnostics"],
-                    stops_at_spikes=config["flight_recorder"] is not None,
-                    embedding=None if self.embeddings is None else self.embeddings.table,
-                )
-            except ConfigError as error:
-                if stage == len(sections) - 1:
-                    raise
-                raise ConfigError(f"curriculum.values: stage {stage + 1}: {error}") from None
-            found.append(programs)
-        if len(found) > 1:
-            shapes = [_shapes(programs) for programs in found]
-            for stage, each in enumerate(shapes[:-1], 1):
-                for name in (n for n in sorted(each | shapes[-1]) if each.get(n) != shapes[-1].get(n)):
-                    raise ConfigError(
-                        f"curriculum.field: task.{config['curriculum']['field']} changes what is trained: {name} is "
-                        f"{each.get(name, 'absent')} in stage {stage}, {shapes[-1].get(name, 'absent')} in the last"
-                    )
-        return found
 
     def enter(self, stage: int) -> None:
         """Takes the task and the programs of a stage, counted from 0; its data go to the devices."""
@@ -358,34 +320,3 @@ def make_host_state(
     plateau = None if schedule is None else Plateau(schedule, metric, better)
     convergence = Convergence(solved, 1.0 if solved is None else sign(solved[0], "task"))
     return HostState(intervals_of(config), stopping, stages, convergence, plateau)
-
-
-def _words_split(config: Mapping[str, Any]) -> int | None:
-    """How many devices are to share the words of the softmax; None: as many as is fast."""
-    model, softmax = config["model"], config["model"]["softmax"]
-    if softmax is None:
-        return 1
-    needs_all = config["optimizer"]["name"] == "adafactor" or (softmax["tied"] and not model["embedding_trained"])
-    return 1 if needs_all and softmax["split"] is None else softmax["split"]
-
-
-def _pretrained(model: Mapping[str, Any], seed: int, task: Task, data_dir: str | None) -> Embeddings | None:
-    """The vectors of the task's words, if the model has a file of them."""
-    if model["embedding_file"] is None:
-        return None
-    if task.words is None:
-        raise ConfigError("model.embedding_file: this task has no words")
-    if model["embedding"] is None:
-        raise ConfigError("model.embedding_file: needs model.embedding, the vectors' dimension")
-    path = find_embeddings(model["embedding_file"], data_dir)
-    return read_embeddings(path, task.words, model["embedding"], seed=seed)
-
-
-def _shapes(programs: Programs) -> dict[str, str]:
-    """The shape of every array of a state: "params/readout/kernel" -> "float32[8, 1]"."""
-    state = jax.eval_shape(lambda: programs.start(0))
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
-    }

@@ -10,7 +10,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.files import read_json, write_bytes
 from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir, read_config
 from rnnlab.sweeps.spec.manifest import read_sweep
-from rnnlab.training.checkpoints import export_parameters, restore_chosen
+from rnnlab.training.chosen import export_parameters, restore_chosen
 from scripts.irnn.experiments import Case
 from scripts.irnn.results import Row, best_seed
 

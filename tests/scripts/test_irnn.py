@@ -702,7 +702,8 @@ def test_an_exported_winner_evaluates_to_the_published_number(tmp_path, reproduc
 
 
 def test_parameters_of_another_network_or_a_damaged_file_are_one_line(tmp_path) -> None:
-    from rnnlab.training.checkpoints import Restored, export_parameters, restore_chosen
+    from rnnlab.training.checkpoints import Restored
+    from rnnlab.training.chosen import export_parameters, restore_chosen
     from rnnlab.training.setup import Run
 
     def state(features: int) -> Any:

@@ -25,7 +25,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.sweeps.replicas.group_run import KeptPrograms, run_group
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.space import Setting
-from rnnlab.training.checkpoints import restore_chosen
+from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState

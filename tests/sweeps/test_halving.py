@@ -25,7 +25,7 @@ from rnnlab.sweeps.replicas import group_run
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.space import Setting
-from rnnlab.training.checkpoints import restore_chosen
+from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.setup import Run
 from tests.helpers import SMALL_RUN
 from tests.sweeps.sweeping import CELL, RATE, put_in_place, rows, run_file
