@@ -150,7 +150,7 @@ def resolve_config(config: Config) -> dict[str, Any]:
             ) from None
         raise
     optimizer = resolved["optimizer"]
-    if optimizer.get("nesterov") and optimizer["momentum"] is None:
+    if optimizer.get("nesterov") and optimizer.get("momentum", 0.0) is None:
         raise ConfigError("optimizer.nesterov: needs optimizer.momentum")
     if resolved["model"]["normalization"]["cell"] == "batch" and resolved["batch_size"] == 1:
         raise ConfigError("batch_size: 1 row has no variance; model.normalization.cell='batch' needs at least 2")

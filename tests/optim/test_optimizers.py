@@ -4,8 +4,10 @@ Everything is written over `make_optimizer`, the way a run meets them; what a se
 """
 
 import functools
+import inspect
 import math
 import re
+import warnings
 from typing import Any
 
 import jax
@@ -669,3 +671,44 @@ def test_decay_and_max_norm_leave_what_a_recurrent_matrix_is_made_of(cell: Any, 
     assert (np.asarray(updates["input_kernel"]) != 0).any()
     assert (np.asarray(updates["recurrent_kernel"]) != 0).any() == (cell is Vanilla)
     np.testing.assert_array_equal(updates["bias"], 0)
+
+
+PARAMS = {"a": {"kernel": jnp.arange(6.0).reshape(3, 2) / 5, "bias": jnp.ones(2)}}
+
+
+def of_optax(name: str, **fields: Any) -> optax.GradientTransformation:
+    """The chain of a config that names an optimiser of optax, alone in it."""
+    section = {"name": name, "learning_rate": 0.1} | fields
+    return make_optimizer(resolve_config(SMALL_RUN | {"optimizer": section})["optimizer"], 10)
+
+
+@pytest.mark.parametrize("name", ["adam", "lion", "sgd", "lamb"])
+def test_an_optimiser_of_optax_by_its_name_makes_optaxs_updates(name: str) -> None:
+    options = {"mask": kernels} if name in ("lion", "lamb") else {}
+    with float64():
+        params = jax.tree.map(lambda a: jnp.asarray(a, float), PARAMS)
+        ours, theirs = of_optax(f"optax:{name}"), getattr(optax, name)(0.1, **options)
+        states = ours.init(params), theirs.init(params)
+        for step in range(3):
+            gradients = jax.tree.map(lambda a, step=step: jnp.cos(a + step), params)
+            (mine, first), (expected, second) = (
+                each.update(gradients, state, params) for each, state in zip((ours, theirs), states, strict=True)
+            )
+            states = first, second
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), mine, expected)
+
+
+@pytest.mark.slow
+def test_every_optimiser_of_optax_is_a_name_or_refused_in_one_line() -> None:
+    refused = {}
+    for name, factory in vars(optax).items():
+        if inspect.isfunction(factory) and "learning_rate" in inspect.signature(factory).parameters:
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    optimizer = of_optax(f"optax:{name}")
+                    jax.eval_shape(lambda p, each=optimizer: each.update(p, each.init(p), p), PARAMS)
+            except ConfigError as error:
+                refused[name] = str(error)
+    assert "optimizer.name: optax:lbfgs needs more than gradients and weights" in refused.pop("lbfgs")
+    assert all(line.endswith("missing; expected a float") for line in refused.values())
+    assert len(refused) <= 2
