@@ -244,7 +244,7 @@ def test_a_run_without_stages_has_no_trace_of_them(tmp_path) -> None:
     summary = train_and_evaluate(small(steps=20), tmp_path)
     train, validation = [set(line) for line in read_metrics(tmp_path) if line["step"] == 20][:2]
     assert validation == {"step", "split", "loss", "within_0.04", "seconds"}
-    assert train == validation | {"clipped", "grad_norm", "largest_grad_norm"}
+    assert train == validation | {"clipped", "grad_norm", "largest_grad_norm", "learning_rate"}
     assert "stage" not in summary
     assert Run(small()).programs.start(0).rate_scale is None
 
