@@ -29,7 +29,7 @@ test: $(VENV)/.test-installed ## run the tests; other flags for pytest: make tes
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test-installed ## run the slow tests
-	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "slow and not exhaustive" $(PYTEST_ARGS)
 
 selfcheck: $(VENV)/.installed ## compare this machine's gradients, compiled in several ways, in a hundred random programs
 	$(VENV)/bin/python -m rnnlab.selfcheck --seconds=0

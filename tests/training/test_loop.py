@@ -169,7 +169,6 @@ def test_run_made_longer_says_what_that_changes(tmp_path, capsys):
     assert said[1].endswith("it counts for the best checkpoint and for when the task is solved")
 
 
-@pytest.mark.slow
 def test_schedule_longer_than_the_run_is_said_once(tmp_path, capsys):
     config = small(steps=4, optimizer=dict(schedule=dict(name="linear", steps=5)))
     assert train_and_evaluate(config, tmp_path)["status"] == "finished"
@@ -373,7 +372,6 @@ def test_training_clock_counts_what_runs_and_adds_what_was_before(monkeypatch) -
     assert passes(1) == 41
 
 
-@pytest.mark.slow
 def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
     config = small(eval_every=10, task=dict(validation_size=500), early_stopping=dict(metric="within_0.04"))
     summary = train_and_evaluate(config, tmp_path)
@@ -385,7 +383,6 @@ def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "values", "best"),
     [
