@@ -11,7 +11,7 @@ from flax import nnx
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
 from rnnlab.engine import unroll
-from rnnlab.nn.network import Network
+from rnnlab.nn.network import ModelOptions, Network
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
 
@@ -200,4 +200,4 @@ def test_dropout_without_a_place_is_refused(cell, rates, message):
 def test_rates_outside_their_range_are_refused(rate):
     section = {"cell": {"name": "lstm", "features": H}, "dropout": {"state": rate}}
     with pytest.raises(ConfigError, match=r"model.dropout.state: .* out of range; it must be at least 0 and below 1"):
-        resolve(Network, section, "model")
+        resolve(ModelOptions, section, "model")
