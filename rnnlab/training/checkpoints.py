@@ -134,6 +134,10 @@ class SavedCheckpoints:
         if missing or extra:
             lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
             raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
+        # Orbax reads all arrays or none.
+        unused = (over & set(found)) - set(kept_names.values())
+        whole = _whole(next(iter(wanted.values())).sharding)
+        unused = {name: jax.ShapeDtypeStruct(found[name].shape, found[name].dtype, sharding=whole) for name in unused}
         found = {name: found[former] for name, former in kept_names.items()}
         shapes = {name: tuple(each.shape) for name, each in found.items()}
         others = [name for name in found if shapes[name] != wanted[name].shape]
@@ -144,7 +148,7 @@ class SavedCheckpoints:
                 raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
         options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
         with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
-            flat = ocp.load(str(path), {former: wanted[name] for name, former in kept_names.items()})
+            flat = ocp.load(str(path), {former: wanted[name] for name, former in kept_names.items()} | unused)
         if kept is not None:
             cast = [name for name in found if found[name].dtype != wanted[name].dtype]
             without = [kept_names[name] for name in (*others, *cast)]
@@ -156,6 +160,13 @@ class SavedCheckpoints:
         # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
         leaves = [jnp.copy(flat[name]) for name in wanted]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
+
+
+def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Every device of a sharding has all of an array."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding
 
 
 class Checkpoints(SavedCheckpoints):

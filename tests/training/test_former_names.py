@@ -4,13 +4,18 @@ former_run.tar.xz is the workdir of a run over 12 steps, stopped at step 6 by th
 optimiser's chain had names: CONFIG, trained with `stop_at=6`.
 """
 
+import contextlib
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rnnlab.records.metrics import read_metrics
+from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.former_names import former_names
 from rnnlab.training.loop import train_and_evaluate
 
@@ -92,3 +97,21 @@ def test_every_part_of_the_chain_is_where_its_number_was(rule: str, noise: bool,
 def test_names_of_this_version_are_themselves() -> None:
     wanted = ["step", "optimizer/spikes/count", "optimizer/rule/mu/readout/bias", "optimizer/learning_rate/rate"]
     assert former_names(wanted, wanted) == ({name: name for name in wanted}, set())
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_a_checkpoint_of_an_earlier_version_is_read_whether_or_not_it_clips(clips: bool, tmp_path: Path) -> None:
+    """It counted what was clipped where nothing was, too."""
+    one, two, three = jnp.int32(1), jnp.float32(2), jnp.int32(3)
+    params = {"readout": {"bias": jnp.ones(2)}}
+    stored = {"step": one, "params": params, "usual_norm": two, "totals": {"spikes": three, "clipped": one}}
+    stored["optimizer"] = {str(int(clips) + 1): {"count": one}}
+    wanted = {"step": one, "params": params, "optimizer": {"spikes": {"usual_norm": two, "total": three}}}
+    wanted["optimizer"]["learning_rate"] = {"count": one}
+    if clips:
+        wanted["optimizer"]["clipping"] = {"total": one}
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, stored, {"of": 1})
+        checkpoints.wait()
+        restored = checkpoints.restore(1, jax.tree.map(jnp.zeros_like, wanted))
+    jax.tree.map(np.testing.assert_array_equal, restored.state, wanted)
