@@ -86,9 +86,8 @@ def whole(tmp_path_factory) -> Path:
 def alone(tmp_path_factory) -> Path:
     """The same runs, one after another."""
     workdir = tmp_path_factory.mktemp("alone")
-    with without_figures():
-        for setting in SETTINGS:
-            train_and_evaluate(setting.config, workdir / "runs" / setting.name)
+    for setting in SETTINGS:
+        train_and_evaluate(setting.config, workdir / "runs" / setting.name)
     return workdir
 
 
