@@ -30,7 +30,7 @@ ENTRIES = [
     "find_learning_rate",
     "diagnose",
     "generate",
-    "datasets.prepare",
+    "prepare",
 ]
 FAILURES = {"unread": errno.EPIPE, "full": errno.ENOSPC}
 needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -176,7 +176,7 @@ def run(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Comp
 
 ENTRIES = sorted(
     [("-m", f"rnnlab.{path.stem}") for path in (ROOT / "rnnlab").glob("*.py") if "cli.run(" in path.read_text("utf-8")]
-    + [("-m", "rnnlab.prepare"), ("-m", "rnnlab.benchmark")]
+    + [("-m", "rnnlab.benchmark")]
     + [(str(path),) for path in (ROOT / "scripts").glob("*.py")]
 )
 
