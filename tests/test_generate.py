@@ -185,7 +185,7 @@ def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         return made[key]
 
     monkeypatch.setattr("rnnlab.training.setup.Run", run)
-    monkeypatch.setattr("rnnlab.training.checkpoints.restore_chosen", restored)
+    monkeypatch.setattr("rnnlab.training.chosen.restore_chosen", restored)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What holds of the source text: imports run one way, from typing up to the entries; files name their encoding."""
 
 import ast
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,33 @@ def test_every_text_file_names_its_encoding():
 )
 def test_every_way_to_open_a_text_file_is_seen(line, wrong):
     assert bool(without_encoding(line)) == wrong
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    try:
+        pkgutil.resolve_name(dotted)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_what_tests_and_docs_name_is_there():
+    """A name that is put together at run time, or patched, is seen by neither ruff nor pyright."""
+    top = PACKAGE.parent
+    strings = {
+        (path.relative_to(top), node.value)
+        for path in (top / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"rnnlab(\.\w+)+", node.value)
+    }
+    commands = {
+        (path.relative_to(top), name)
+        for path in [*top.glob("*.md"), *(top / "docs").glob("*.md")]
+        if path.name != "CHANGELOG.md"
+        for name in re.findall(r"-m (rnnlab\.\w+|scripts\.\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(strings) > 20
+    assert len(commands) > 20
+    assert [f"{path}: {name}" for path, name in sorted(strings | commands) if not resolves(name)] == []
