@@ -6,6 +6,7 @@ A workdir to hand on has `parameters.npz` in its place: what evaluation needs of
 
 import contextlib
 import gc
+import json
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import check_fields, interpreting, read_json
+from rnnlab.files import check_fields, damaged, interpreting, read_json
 from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import processes
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
@@ -89,6 +90,18 @@ class SavedCheckpoints:
         with interpreting(path, remedy):
             return int(metrics.get("stage", 0)), float(metrics["score"])
 
+    def _check_metadata(self, step: int) -> None:
+        """Raises a ConfigError where Orbax's own file of a checkpoint is JSON, but not an object. One that is no JSON
+        Orbax passes over; `restore` finds it."""
+        path = self.directory / str(step) / "_CHECKPOINT_METADATA"
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return
+        if not isinstance(content, dict):
+            remedy = f"remove {self.directory / str(step)}: the run goes on from the checkpoint before it"
+            raise damaged(path, f"holds {content!r:.40}, not an object", remedy)
+
     def restore(
         self, step: int, like: PyTree | Callable[[dict[str, Any]], PyTree], words: SplitLeaves = UNSPLIT
     ) -> Restored:
@@ -152,8 +165,8 @@ class SavedCheckpoints:
         if kept is not None:
             cast = [name for name in found if found[name].dtype != wanted[name].dtype]
             without = [kept_names[name] for name in (*others, *cast)]
-            if damaged := altered(kept, flat, host, without):
-                raise ValueError(f"{damaged[0]} is not what it was")
+            if changed := altered(kept, flat, host, without):
+                raise ValueError(f"{changed[0]} is not what it was")
         flat = {name: flat[former] for name, former in kept_names.items()}
         for name in wanted.keys() - flat.keys():
             flat[name] = jnp.zeros(wanted[name].shape, wanted[name].dtype, device=wanted[name].sharding)
@@ -182,8 +195,9 @@ class Checkpoints(SavedCheckpoints):
         self.say = say
         best = _policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         directory.mkdir(parents=True, exist_ok=True)
-        for step in self.steps():
-            self._rank(step)  # Orbax reads all scores, and has no line for one that is damaged.
+        for step in self.steps():  # Orbax reads all scores and dates, and has no line for one that is damaged.
+            self._rank(step)
+            self._check_metadata(step)
         self._stack = contextlib.ExitStack()
         self._checkpointer = _training.Checkpointer(
             self._stack.enter_context(_readable_name(directory.absolute())),

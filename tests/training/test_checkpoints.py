@@ -1,5 +1,6 @@
 """Checkpoints read beside the run that writes them, and folders of any name."""
 
+import contextlib
 import gc
 import itertools
 import signal
@@ -129,3 +130,13 @@ def test_saving_does_not_eat_the_memory(tmp_path: Path) -> None:
     assert lists_later - lists < count / 10  # 20 a save, where tensorstore's counts are asked for.
     # 17 KB, in the long run 5; 37 with these counts. The allocator takes some megabytes at a time: not in every span.
     assert min(later - before for (before, _), (later, _) in itertools.pairwise(counted)) / count < 30_000
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "null"])
+def test_a_checkpoint_whose_metadata_are_no_object_is_one_line(content: str, tmp_path: Path) -> None:
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)}, {"of": 1})
+        checkpoints.wait()
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").write_text(content)
+    with pytest.raises(ConfigError, match=r"_CHECKPOINT_METADATA holds [^\n]*, not an object; remove [^\n]*1: the run"):
+        Checkpoints(tmp_path)
