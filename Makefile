@@ -9,7 +9,8 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What is installed for the tests beside rnnlab: test, or dev for all but torch.
 EXTRA ?= test
 # A file's tests stay in one process, so that they share what it has compiled.
-PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile --durations=10
+# A process that crashes ends the run: a new one would wait for ever for the files of the other.
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile --durations=10
 
 # pyright is pinned: do not look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1

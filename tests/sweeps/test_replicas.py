@@ -64,6 +64,7 @@ def compare(cell: str, tolerance: float) -> None:
     programs, states = together(configs)
     states = jax.device_put(double(states), programs.split)
     states = programs._train(states, programs._placed([STEPS] * 4, np.int32), programs.run.data, programs.rows)
+    jax.block_until_ready(states)  # Two programs at once on two devices may wait for each other.
     alone = Run(configs[0] | {"devices": 2})
     for n, each in enumerate(configs):
         resolved = Run(each).config
