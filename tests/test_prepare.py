@@ -1,5 +1,6 @@
 """Preparing a corpus: its tokens against a few lines of plain Python, and what happens when something is wrong."""
 
+import contextlib
 import errno
 import json
 import os
@@ -366,8 +367,42 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(source: Path, m
     load(source)
 
 
-@pytest.mark.parametrize("name", ["train.npy", "test_offsets.npy", "meta.json", "vocabulary.txt"])
+@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b"{}"])
+@pytest.mark.parametrize("name", ["meta.json", "vocabulary.json", "test.npy"])
+def test_a_file_of_another_make_is_one_line(source: Path, name: str, content: bytes) -> None:
+    folder = load(source).folder
+    (folder / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^[^\n]*$"):
+        read_tokens(folder)
+    if name == "meta.json":
+        assert tokens.find_prepared(Request("text", source.parent, source=source)) is None
+
+
+def test_a_header_with_a_flipped_bit_is_one_line(source: Path) -> None:
+    """NumPy parses it as Python: it has errors of many types for it."""
+    folder = load(source).folder
+    path = folder / "test_offsets.npy"
+    content = path.read_bytes()
+    for bit in range(8 * 10, 8 * content.index(b"\n"), 37):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with contextlib.suppress(ConfigError):
+            read_tokens(folder)
+
+
+def test_a_token_that_is_not_in_the_vocabulary_is_one_line(source: Path) -> None:
+    corpus = load(source)
+    path = corpus.folder / "validation.npy"
+    ids = np.load(path)
+    ids[1] = len(corpus.vocabulary)
+    np.save(path, ids)
+    with pytest.raises(ConfigError, match=r"validation\.npy has tokens from 0 to \d+, the vocabulary \d+ entries"):
+        read_tokens(corpus.folder).counts("validation")
+
+
 @pytest.mark.parametrize("kept", [0, 10, -1])
+@pytest.mark.parametrize("name", ["train.npy", "test_offsets.npy", "meta.json", "vocabulary.txt"])
 def test_a_damaged_file_is_one_line(source: Path, name: str, kept: int) -> None:
     folder = load(source).folder
     content = (folder / name).read_bytes()

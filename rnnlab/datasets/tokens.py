@@ -19,6 +19,7 @@ from rnnlab.datasets.assembly import assemble
 from rnnlab.datasets.locations import cached, data_root, named_cache, writable
 from rnnlab.datasets.text import DATASETS, OWN_SPLITS, SPLITS, Ambiguous, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
+from rnnlab.files import first_line
 from rnnlab.files.locks import alone
 
 VERSION = 1
@@ -47,6 +48,20 @@ class TokenSet(NamedTuple):
     meta: Mapping[str, Any]
     """meta.json: version, dataset, level, split (how it came about), vocabulary (size, hash), sources, and splits:
     tokens, sentences, unknown (tokens that are `<unk>`) of each."""
+
+    def counts(self, split: str, first: int = 0) -> np.ndarray:
+        """How often each entry of the vocabulary occurs in a split [V], from its token `first` on.
+
+        Raises:
+            ConfigError: a token is none of them.
+        """
+        tokens, size = self.splits[split].tokens[first:], len(self.vocabulary)
+        if len(tokens) and (tokens.min() < 0 or tokens.max() >= size):
+            raise ConfigError(
+                f"{self.folder / split}.npy has tokens from {tokens.min()} to {tokens.max()}, the vocabulary {size} "
+                f"entries; delete {self.folder} and prepare it again"
+            )
+        return np.bincount(tokens, minlength=size)
 
 
 class Request(NamedTuple):
@@ -128,8 +143,8 @@ def read_tokens(folder: Path) -> TokenSet:
         }
         sizes = {split: (meta["splits"][split]["tokens"], meta["splits"][split]["sentences"]) for split in SPLITS}
         expected = meta["vocabulary"]["hash"]
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder} holds no whole prepared corpus ({error}); {again}") from None
+    except Exception as error:  # JSON of another make, or a header that NumPy fails at in its own ways.
+        raise ConfigError(f"{folder} holds no whole prepared corpus ({first_line(error)}); {again}") from None
     for split, (tokens, offsets) in splits.items():
         if (len(tokens), len(offsets) - 1) != sizes[split]:
             raise ConfigError(
@@ -265,9 +280,10 @@ def find_prepared(request: Request, where: Places | None = None) -> Path | None:
 
 def _meta(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return meta if isinstance(meta, dict) else None
 
 
 def _made_from(meta: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import whole_file
+from rnnlab.files import first_line, whole_file
 
 Level = Literal["word", "character"]
 UNKNOWN = "<unk>"
@@ -163,8 +163,8 @@ class Vocabulary:
             about = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
             counts = np.load(folder / "vocabulary_counts.npy")
             level, expected = about["level"], about["hash"]
-        except (OSError, EOFError, ValueError, KeyError) as error:
-            raise ConfigError(f"{folder} holds no whole vocabulary: {error}") from None
+        except Exception as error:  # JSON of another make, or a header that NumPy fails at in its own ways.
+            raise ConfigError(f"{folder} holds no whole vocabulary: {first_line(error)}") from None
         words = _read_lines(folder / "vocabulary.txt", level)
         try:
             vocabulary = cls(tuple(words), counts, level)

@@ -95,7 +95,7 @@ def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> dict[str,
     except OSError as error:
         raise unreadable(path, error, remedy) from None
     except Exception as error:  # NumPy and zipfile have a dozen types for a file that is not what it was.
-        raise damaged(path, f"is no whole archive of arrays ({_first_line(error)})", remedy) from None
+        raise damaged(path, f"is no whole archive of arrays ({first_line(error)})", remedy) from None
     for name in names:
         if name not in arrays:
             raise damaged(path, f"lacks the array {name!r}", remedy)
@@ -176,7 +176,7 @@ def interpreting(path: Path, remedy: str) -> Iterator[None]:
     except KeyError as error:
         raise damaged(path, f"lacks {error}", remedy) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
-        raise damaged(path, f"does not hold what it should ({_first_line(error)})", remedy) from error
+        raise damaged(path, f"does not hold what it should ({first_line(error)})", remedy) from error
 
 
 def is_number(value: Any) -> bool:
@@ -207,6 +207,7 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "a list" if isinstance(value, tuple) else f"a {type(value).__name__}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in a line of at most 200 characters."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

@@ -63,10 +63,7 @@ class _Text(Task):
         self.words = corpus.vocabulary.words
         self.vocabulary = self.in_features = self.out_features = len(self.words)
         self.baselines = {
-            split: frequency_loss(
-                corpus.vocabulary.counts,
-                np.bincount(corpus.splits[split].tokens[first_target:], minlength=self.vocabulary),
-            )
+            split: frequency_loss(corpus.vocabulary.counts, corpus.counts(split, first_target))
             for split in ("validation", "test")
         }
 
