@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from rnnlab.files import interpreting
 from rnnlab.parallel import processes
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
@@ -144,7 +145,8 @@ def _begin(
         progress.say(f"a new run in {workdir}")
     else:
         state = restored.state
-        host.load(restored.host)
+        with interpreting(files.checkpoints / str(restored.step), "remove it, or take another --workdir"):
+            host.load(restored.host)
         run.enter(host.curriculum.stage)
         progress.say(f"resuming {workdir} at step {restored.step}")
     step = int(state.step)

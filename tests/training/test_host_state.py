@@ -3,6 +3,7 @@
 Early stopping and the best checkpoint of a run without stages are in test_loop.py.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -454,3 +455,13 @@ def test_what_is_remembered_is_all_that_changes() -> None:
         curriculum.see({"loss": loss})
     for each, old in zip(watchers, before, strict=True):
         assert {name for name, value in vars(each).items() if old[name] != value} == set(each.remembered)
+
+
+def test_a_checkpoint_that_no_training_wrote_is_one_line(tmp_path) -> None:
+    """A published network's, put into a new workdir: it holds the parameters, and nothing that the host remembered."""
+    run = Run(small())
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        checkpoints.save(1, run.programs.start(0), {"of": "another make"})
+        checkpoints.wait()
+    with pytest.raises(ConfigError, match=r"checkpoints/1 lacks 'stopping'; remove it, or take another --workdir$"):
+        train_and_evaluate(small(), tmp_path)
