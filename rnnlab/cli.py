@@ -69,8 +69,8 @@ def default_workdir(reference: str) -> Path:
 
 def output_flag(values: flags.FlagValues) -> None:
     """--output, wherever something is found out about a run."""
-    told = "folder to write to; else the workdir, or, of a published network, runs/NAME-published"
-    path_flag(values, "output", None, told)
+    description = "folder to write to; else the workdir, or, of a published network, runs/NAME-published"
+    path_flag(values, "output", None, description)
 
 
 def output_folder(workdir: Path, output: str | None) -> Path:

@@ -139,8 +139,8 @@ class BaseCell(WithOptions, nnx.Module):
         return affine(x, self.input_kernel[...], self.bias[...], self.compute)
 
     def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
-        """What meets the state, gate by gate, as it meets it: what penalties, spectra and bounds are of. A cell
-        without such a matrix returns none."""
+        """The matrices that meet the state, gate by gate, as they meet it: penalties, spectra and bounds are of
+        these. A cell without such a matrix returns none."""
         return dict(zip(self.gate_names, self.split(self.recurrent_kernel[...]), strict=True))
 
     @property

@@ -64,7 +64,7 @@ def _copy(field: dataclasses.Field, metadata: Any = None) -> Any:
 
 
 def attributes(options: Any) -> dict[str, tuple[Any, bool]]:
-    """What of the options becomes an attribute: its value, which of one that names an entry of a table is that entry,
+    """The options that become attributes: its value, which of one that names an entry of a table is that entry,
     and whether it enters compiled programs as an array."""
     kept = {}
     for field in dataclasses.fields(options):

@@ -66,10 +66,10 @@ def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, A
         ConfigError: no name, an unknown name, or fields that the factory does not take.
     """
     factory, fields = find(table, section, kind)
-    known = fields_of(factory)
+    taken = fields_of(factory)
     for field in fields:
-        if field not in known:
-            raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, known))
+        if field not in taken:
+            raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, taken))
     if isinstance(table, Table) and is_outside(_name(section)):
         return table.make(_name(section), kind, **fields, **given)
     return factory(**fields, **given)

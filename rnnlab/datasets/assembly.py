@@ -69,7 +69,7 @@ def assemble(
 
 @contextlib.contextmanager
 def _without_pieces_too_large(partial: Path) -> Iterator[None]:
-    """What does not fit into memory now does not do so the next time: the pieces go.
+    """Pieces that do not fit into memory now do not do so the next time: they go.
 
     Raises:
         OutOfMemory: it did not fit.

@@ -33,7 +33,7 @@ class DiagnosticFigure:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnostic:
-    """What is measured of a training step, inside the compiled step, and how it is shown."""
+    """A measure of a training step, taken inside the compiled step, and how it is shown."""
 
     measure: Callable[[Probe], dict[str, jax.Array]]
     figures: tuple[DiagnosticFigure, ...] = ()

@@ -165,8 +165,8 @@ def make_optimizer(
     if options.gradient_noise is not None:
         chain.append(("noise", add_noise(options.gradient_noise, options.gradient_noise_decay, split)))
     decayed = functools.partial(kernels, built=built)
-    given = {"decayed": decayed} if takes(factory, "decayed") else {}
-    chain.append(("rule", build(OPTIMIZERS, own, "optimizer", **given)))
+    mask = {"decayed": decayed} if takes(factory, "decayed") else {}
+    chain.append(("rule", build(OPTIMIZERS, own, "optimizer", **mask)))
     if options.weight_decay is not None:
         chain.append(("weight_decay", optax.add_decayed_weights(options.weight_decay, mask=decayed)))
     schedule = make_schedule(options.schedule, options.warmup_steps, run_steps)

@@ -21,26 +21,26 @@ from rnnlab.records.workdir import Workdir
 def replay(workdir: Path) -> Path:
     """WORKDIR/plots/replay.png: gradient norms and losses of every intervention over the updates, and the recorded
     gradient over update and time step in the layer that blew up."""
-    found = read_json(Workdir(workdir).replay, AGAIN)
+    replay = read_json(Workdir(workdir).replay, AGAIN)
     figure, (norms, losses, flow) = make_axes(3)
-    for number, (label, each) in enumerate(found["interventions"].items()):
+    for number, (label, each) in enumerate(replay["interventions"].items()):
         updates = [line["update"] for line in each["updates"]]
         style = {"color": "black", "linewidth": 2.2} if number == 0 else {"color": COLOURS[(number - 1) % len(COLOURS)]}
         name = label + ("" if number == 0 else ": held" if each["held"] else ": not held")
         for axis, quantity in ((norms, "grad_norm"), (losses, "loss")):
             axis.plot(updates, numbers(line[quantity] for line in each["updates"]), label=name, **style)
-    norms.axhline(SPIKE * found["calm_norm"], color="#6b6b6b", linestyle="--", linewidth=1)
+    norms.axhline(SPIKE * replay["calm_norm"], color="#6b6b6b", linestyle="--", linewidth=1)
     norms.set_title(f"gradient norm before clipping (dashed: {SPIKE:g} × what was calm)")
     losses.set_title("loss")
     losses.legend(frameon=False, fontsize=8)
     for axis in (norms, losses):
-        axis.axvline(found["update"], color="#d1495b", linestyle=":", linewidth=1)
+        axis.axvline(replay["update"], color="#d1495b", linestyle=":", linewidth=1)
         axis.set_xlabel("update")
         axis.xaxis.get_major_locator().set_params(integer=True)
         log_scale(axis)
         hold_spikes(axis)
-    layer = found["blame"][0]["layer"]
-    lines = [line for line in found["interventions"]["as it was"]["updates"] if line["update"] <= found["update"]]
+    layer = replay["blame"][0]["layer"]
+    lines = [line for line in replay["interventions"]["as it was"]["updates"] if line["update"] <= replay["update"]]
     flow.set_title(f"{layer}, as it was")
     flow.set_xlabel("update")
     flow.set_ylabel(TIME_STEP)

@@ -151,8 +151,8 @@ def _captions_from_outside(config: Mapping[str, Any]) -> dict[str, str]:
     """Name of a figure -> caption, of the diagnostics of a run that live outside the project."""
     look_in(config.get("import_from", ()))
     names = [name for name in config.get("diagnostics", ()) if is_outside(name)]
-    found = [lookup(DIAGNOSTICS, name, "diagnostics") for name in names]
-    return {figure.name: figure.caption for each in found for figure in each.figures}
+    diagnostics = [lookup(DIAGNOSTICS, name, "diagnostics") for name in names]
+    return {figure.name: figure.caption for each in diagnostics for figure in each.figures}
 
 
 def _figures(order: Iterable[str], *folders: Path) -> list[Path]:

@@ -141,20 +141,20 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: S
 
 def learning_rate_range(workdir: Path) -> Path:
     """WORKDIR/plots/find_learning_rate.png from WORKDIR/find_learning_rate.json: the loss over the learning rate."""
-    found = read_json(Workdir(workdir).learning_rates, AGAIN)
+    rates = read_json(Workdir(workdir).learning_rates, AGAIN)
     figure, (axis,) = make_axes(1)
-    axis.plot(found["learning_rates"], found["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
-    axis.plot(found["learning_rates"], found["smoothed"], color=COLOURS[0], label="smoothed", linewidth=1.6)
-    rate = found["learning_rate"]
+    axis.plot(rates["learning_rates"], rates["losses"], color=_SPLITS["train"], label="loss of the batch", linewidth=1)
+    axis.plot(rates["learning_rates"], rates["smoothed"], color=COLOURS[0], label="smoothed", linewidth=1.6)
+    rate = rates["learning_rate"]
     if rate is not None:
         axis.axvline(rate, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"learning rate {rate:.2g}")
     axis.set_xscale("log")
     # One exploded loss would press all others onto the axis.
-    top = 1.5 * max(found["smoothed"][0], min(found["smoothed"]))
-    positive = min(found["losses"]) > 0
-    if positive and top > 20 * min(found["smoothed"]):
+    top = 1.5 * max(rates["smoothed"][0], min(rates["smoothed"]))
+    positive = min(rates["losses"]) > 0
+    if positive and top > 20 * min(rates["smoothed"]):
         axis.set_yscale("log")
-    low = min(found["losses"])
+    low = min(rates["losses"])
     axis.set_ylim(0.8 * low if positive else low - 0.05 * abs(top - low), top)
     axis.set_xlabel("learning rate")
     axis.set_ylabel("loss")

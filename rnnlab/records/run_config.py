@@ -82,7 +82,7 @@ class RunOptions:
     augmentation: AugmentationOptions = AugmentationOptions()
     curriculum: CurriculumOptions | None = None
     diagnostics: tuple[DiagnosticName, ...] = ()
-    """What is measured of a training step, every diagnostics_every steps."""
+    """Measures of a training step, taken every diagnostics_every steps."""
     diagnostics_every: PositiveInt = 100
     flight_recorder: FlightRecorderOptions | None = None
     steps: PositiveInt
