@@ -21,6 +21,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.reading import load_file
 from rnnlab.datasets.tokens import load_tokens
 from rnnlab.files import write_text
+from rnnlab.files.markdown import markdown_table
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.run_config import apply_overrides, resolve_config
@@ -91,12 +92,9 @@ def table(runs: Sequence[Mapping[str, Any]], note: str) -> str:
     """The order beside the paper's, in Markdown."""
     found, order = ranking(runs), list(PAPER)
     steps = " / ".join(str(n) for n in sorted({run["steps"] for run in runs}))
-    lines = [
-        f"Not the paper's experiment: {note}; {steps} updates.",
-        "",
-        "| model | paper: place | paper: test perplexity | here: place | here: test perplexity | updates to the best |",
-        "|" + "---|" * 6,
-    ]
+    head = ["model", "paper: place", "paper: test perplexity", "here: place", "here: test perplexity"]
+    title = f"Not the paper's experiment: {note}; {steps} updates."
+    rows = []
     places = {model: (place, perplexity) for place, (model, perplexity) in enumerate(found, 1)}
     for model in order:
         of_model = [run for run in runs if run["model"] == model]
@@ -106,8 +104,8 @@ def table(runs: Sequence[Mapping[str, Any]], note: str) -> str:
         sound = [run for run in of_model if run["test"] is not None]
         value = f"{perplexity:.1f}" if sound else "diverged"
         steps = min(sound, key=lambda run: run["validation"])["best_step"] if sound else "–"
-        lines.append(f"| {NAMES[model]} | {order.index(model) + 1} | {PAPER[model]} | {place} | {value} | {steps} |")
-    return "\n".join(lines) + "\n"
+        rows.append([NAMES[model], *map(str, (order.index(model) + 1, PAPER[model], place, value, steps))])
+    return f"{title}\n\n{markdown_table([*head, 'updates to the best'], rows)}"
 
 
 def main(argv: Sequence[str], **changes: Any) -> int:

@@ -24,7 +24,8 @@ import optax
 from absl import flags
 
 from rnnlab import cli
-from rnnlab.files import AGAIN, check_fields, read_json, read_text, write_text
+from rnnlab.files import AGAIN, check_fields, read_json, write_text
+from rnnlab.files.markdown import markdown_table, write_between_marks
 from rnnlab.parallel import compiler
 from rnnlab.sweeps.statistics import SHARE, mean_interval
 from rnnlab.tasks import Speech
@@ -227,29 +228,21 @@ def main(argv: Sequence[str]) -> int:
 
     print(speech_comparison(path))
     if values.page:
-        page = Path(values.page)
-        before, _, rest = read_text(page, "restore it").partition(BEGIN)
-        figure = f"\n![frame errors](results/{path.stem}.png)\n"
-        write_text(page, f"{before}{BEGIN}\n{table(results)}{figure}{END}{rest.partition(END)[2]}")
+        write_between_marks(Path(values.page), f"{table(results)}\n![frame errors](results/{path.stem}.png)\n")
     return cli.FINISHED
-
-
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
 def table(results: dict[str, Any]) -> str:
     """Mean errors and intervals as a Markdown table."""
-    lines = ["| network | test frame error, % | seeds | validation, % |", "|---|---|---|---|"]
+    rows = []
     for name, row in results["networks"].items():
         if row["runs"]:
             interval = (
                 "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
             )
             validation = statistics.mean(run["validation"]["frame_error"] for run in row["runs"])
-            lines.append(
-                f"| {name} | {100 * row['mean']:.1f}{interval} | {len(row['runs'])} | {100 * validation:.1f} |"
-            )
-    return "\n".join(lines) + "\n"
+            rows.append([name, f"{100 * row['mean']:.1f}{interval}", str(len(row["runs"])), f"{100 * validation:.1f}"])
+    return markdown_table(["network", "test frame error, %", "seeds", "validation, %"], rows)
 
 
 if __name__ == "__main__":

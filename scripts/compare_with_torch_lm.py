@@ -24,6 +24,7 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.files import write_text
+from rnnlab.files.markdown import markdown_table
 from rnnlab.optim.schedules import make_schedule
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.provenance import git_commit, versions
@@ -248,19 +249,18 @@ def main(argv: Sequence[str]) -> int:
     write_text(path, json.dumps(results, indent=1) + "\n")
     from rnnlab.plots import validation_curves
 
-    print(table(runs))
+    print(table(runs), end="")
     print(path, validation_curves(path))
     return cli.FINISHED
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Validation perplexities in Markdown."""
-    lines = ["| seed | updates | rnnlab | PyTorch | ratio |", "|" + "---|" * 5]
-    for run in runs:
-        lines.append(
-            f"| {run['seed']} | {run['steps']} | {run['rnnlab']:.2f} | {run['torch']:.2f} | {run['ratio']:.4f} |"
-        )
-    return "\n".join(lines)
+    rows = [
+        [str(run["seed"]), str(run["steps"]), f"{run['rnnlab']:.2f}", f"{run['torch']:.2f}", f"{run['ratio']:.4f}"]
+        for run in runs
+    ]
+    return markdown_table(["seed", "updates", "rnnlab", "PyTorch", "ratio"], rows)
 
 
 if __name__ == "__main__":

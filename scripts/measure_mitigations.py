@@ -23,7 +23,8 @@ from ml_collections import ConfigDict
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import AGAIN, check_fields, read_json, read_text, write_text
+from rnnlab.files import AGAIN, check_fields, read_json, write_text
+from rnnlab.files.markdown import markdown_table, write_between_marks
 from rnnlab.parallel import compiler
 from rnnlab.records.run_config import apply_overrides
 
@@ -443,9 +444,7 @@ def main(argv: Sequence[str]) -> int:
 
         print(mitigations(path))
     if values.page:
-        page = Path(values.page)
-        before, _, rest = read_text(page, "restore it").partition(BEGIN)
-        write_text(page, f"{before}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
+        write_between_marks(Path(values.page), table(results))
     return cli.FINISHED
 
 
@@ -453,13 +452,10 @@ def _rounded(ratio: float | None) -> str:
     return "diverged" if ratio is None else f"{ratio:.2f}"
 
 
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
-
-
 def table(results: dict[str, Any]) -> str:
     """All that was measured, as a Markdown table."""
     columns = ["cure", "against", "what it does", "measured on", "without", "with", "cost of a step"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    rows = []
     for name, cure in CURES.items():
         if name in results["cures"]:
             row = results["cures"][name]
@@ -467,8 +463,8 @@ def table(results: dict[str, Any]) -> str:
             without, found = describe(results["settings"][cure.setting]), describe(row)
             spent = _rounded(row["cost"]) if "cost" in row else ""
             cells = (f"{name}<br>{flag}", cure.against, cure.formula, cure.setting, without, found, spent)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append([cell.replace("|", "\\|") for cell in cells])
+    return markdown_table(columns, rows)
 
 
 def describe(owner: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from rnnlab.benchmark import contestants
 from rnnlab.benchmark.__main__ import parse_list
 from rnnlab.benchmark.cases import CELLS, Case, make_problem
 from rnnlab.config.errors import ConfigError
+from rnnlab.files.markdown import markdown_table
 from rnnlab.parallel import devices
 
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     if values.reference:
         runs.append(("reference", {}))
     print(f"{case.cell} {case.shape()}\n")
-    print("| stored | chunk | temporaries, MiB | step, s | loss |\n|---|---|---|---|---|")
+    rows = []
     for backend, options in runs:
         made = contestants.rnnlab(case, problem, backend, **options)
         began = time.perf_counter()
@@ -51,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
         seconds = time.perf_counter() - began
         stored, chunk = options.get("store", "all (reference)"), options.get("chunk", "")
         memory = "" if made.temporary_bytes is None else f"{made.temporary_bytes / 2**20:.0f}"
-        print(f"| {stored} | {chunk} | {memory} | {seconds:.2f} | {made.loss:.6f} |", flush=True)
+        rows.append([stored, str(chunk), memory, f"{seconds:.2f}", f"{made.loss:.6f}"])
+        print(f"{stored} {chunk}: {seconds:.2f} s", flush=True)
+    print("\n" + markdown_table(["stored", "chunk", "temporaries, MiB", "step, s", "loss"], rows), end="")
     return cli.FINISHED
 
 

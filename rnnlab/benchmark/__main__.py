@@ -46,6 +46,7 @@ from rnnlab.benchmark.cases import CELLS, SHAPES, Case
 from rnnlab.benchmark.worker import Worker
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import remove, write_text
+from rnnlab.files.markdown import markdown_table
 from rnnlab.files.output import make_console
 from rnnlab.records.provenance import git_commit, versions
 
@@ -150,10 +151,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
 def markdown(results: list[dict[str, Any]]) -> str:
     """A line per case: rnnlab's own numbers, and how many times as long each of the others takes for a step."""
     peers = list(dict.fromkeys(row["contestant"] for row in results if row["contestant"] != DEFAULT))
-    lines = [
-        f"| cell | (T, B, D, H) | step, ms | share of peak | memory, MiB | {' | '.join(peers)} |",
-        "|" + "---|" * (5 + len(peers)),
-    ]
+    lines = []
     cases: dict[tuple[str, str], dict[str, Any]] = {}
     for row in results:
         cases.setdefault((row["cell"], row["shape"]), {})[row["contestant"]] = row
@@ -166,8 +164,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
             size = "" if memory is None else f"{memory / 2**20:.0f}"
             mine = [f"{ours['step_median'] * 1e3:.3g}", f"{ours['step_share']:.0%}", size]
         ratios = [f"{rows[p]['step_ratio']:.2f}" if "step_ratio" in rows.get(p, {}) else "void" for p in peers]
-        lines.append(f"| {' | '.join([cell, shape, *mine, *ratios])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([cell, shape, *mine, *ratios])
+    return markdown_table(["cell", "(T, B, D, H)", "step, ms", "share of peak", "memory, MiB", *peers], lines)
 
 
 def parse_list(text: str, known: Sequence[str], flag: str) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rnnlab.files.markdown import markdown_table
+
 EVERY = 100
 """Steps between two observations, the default of `diagnostics_every`."""
 
@@ -117,14 +119,11 @@ def markdown(results: list[dict[str, Any]]) -> str:
     """A line per run: the training step, every observation in training steps, and the share of the training time."""
     sound = [row for row in results if "error" not in row]
     names = list(sound[0]["in_steps"]) if sound else []
-    lines = [
-        f"| run | training step, ms | {' | '.join(names)} | share, every {EVERY} steps |",
-        "|" + "---|" * (3 + len(names)),
-    ]
+    rows = []
     for row in results:
         if "error" in row:
-            lines.append(f"| {row['run']} | {' | '.join(['void'] * (2 + len(names)))} |")
+            rows.append([row["run"], *["void"] * (2 + len(names))])
             continue
         steps = [f"{row['in_steps'][name]:.2f}" for name in names]
-        lines.append(f"| {row['run']} | {row['step_median'] * 1e3:.3g} | {' | '.join(steps)} | {row['share']:.1%} |")
-    return "\n".join(lines) + "\n"
+        rows.append([row["run"], f"{row['step_median'] * 1e3:.3g}", *steps, f"{row['share']:.1%}"])
+    return markdown_table(["run", "training step, ms", *names, f"share, every {EVERY} steps"], rows)

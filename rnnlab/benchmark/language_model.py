@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.benchmark import race
+from rnnlab.files.markdown import markdown_table
 
 
 class Case(NamedTuple):
@@ -164,20 +165,13 @@ def described(case: Case, row: dict[str, Any]) -> dict[str, Any]:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """A line per contestant and case."""
-    lines = [
-        "| (T, B, H), V | optimiser, softmax | by | step, ms | words/s | time over rnnlab's | peak memory, GiB |",
-        "|" + "---|" * 7,
-    ]
+    rows = []
     for row in results:
-        start = f"| {row['shape']} | {row['kind']} | {row['contestant']} |"
-        if "error" in row or "step_median" not in row:
-            lines.append(f"{start} void | | | |")
-            continue
-        lines.append(
-            f"{start} {row['step_median'] * 1e3:.3g} | {row['words_per_second']:,.0f} | {row['step_ratio']:.2f} | "
-            f"{row['peak_bytes'] / 2**30:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+        step, *rest = race.measured_cells(row)
+        rate = f"{row['words_per_second']:,.0f}" if step != "void" else ""
+        rows.append([row["shape"], row["kind"], row["contestant"], step, rate, *rest])
+    head = ["(T, B, H), V", "optimiser, softmax", "by", "step, ms", "words/s", "time over rnnlab's", "peak memory, GiB"]
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":

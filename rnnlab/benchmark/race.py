@@ -76,6 +76,13 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def measured_cells(row: Mapping[str, Any]) -> list[str]:
+    """What a table says of a contestant: step in ms, ratio of step times, peak memory in GiB; "void" if it is."""
+    if "error" in row or "step_median" not in row:
+        return ["void", "", ""]
+    return [f"{row['step_median'] * 1e3:.3g}", f"{row['step_ratio']:.2f}", f"{row['peak_bytes'] / 2**30:.2f}"]
+
+
 def peak_bytes() -> int:
     """The largest memory that this process has had, libraries and all."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

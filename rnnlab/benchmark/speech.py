@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.benchmark import race
+from rnnlab.files.markdown import markdown_table
 
 INPUTS, CLASSES = 120, 183
 """40 filter banks with Δ and ΔΔ, and three states of each of 61 phones."""
@@ -141,16 +142,8 @@ def measure(case: Case, turns: int, seconds: float, with_torch: bool) -> list[di
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """A line per contestant and case."""
-    lines = ["| a batch | by | step, ms | time over rnnlab's | peak memory, GiB |", "|" + "---|" * 5]
-    for row in results:
-        if "error" in row or "step_median" not in row:
-            lines.append(f"| {row['shape']} | {row['contestant']} | void | | |")
-            continue
-        lines.append(
-            f"| {row['shape']} | {row['contestant']} | {row['step_median'] * 1e3:.3g} | {row['step_ratio']:.2f} | "
-            f"{row['peak_bytes'] / 2**30:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+    rows = [[row["shape"], row["contestant"], *race.measured_cells(row)] for row in results]
+    return markdown_table(["a batch", "by", "step, ms", "time over rnnlab's", "peak memory, GiB"], rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 
 from rnnlab.benchmark.diagnostics import ADDING
 from rnnlab.config.errors import ConfigError
+from rnnlab.files.markdown import markdown_table
 
 AGREE = 1e-3
 """Largest relative difference of the first 100 steps' mean loss between a run in the sweep and the same alone, in the
@@ -135,11 +136,14 @@ def _first_loss(workdir: Path) -> float:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """A line per case."""
-    lines = ["| runs | one after another, s | timed of them | as a sweep, s | share |", "|" + "---|" * 5]
-    for row in results:
-        share = "void" if "error" in row else f"{row['share']:.2f}"
-        lines.append(
-            f"| {row['shape']} | {row['alone_all_seconds']:.0f} | {row['timed_alone']} of {row['runs']} | "
-            f"{row['sweep_seconds']:.0f} | {share} |"
-        )
-    return "\n".join(lines) + "\n"
+    rows = [
+        [
+            row["shape"],
+            f"{row['alone_all_seconds']:.0f}",
+            f"{row['timed_alone']} of {row['runs']}",
+            f"{row['sweep_seconds']:.0f}",
+            "void" if "error" in row else f"{row['share']:.2f}",
+        ]
+        for row in results
+    ]
+    return markdown_table(["runs", "one after another, s", "timed of them", "as a sweep, s", "share"], rows)

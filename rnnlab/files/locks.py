@@ -1,7 +1,8 @@
-"""Locks between processes: lock files, held by flock, which a process that dies lets go of.
+"""Locks between processes: lock files, which filelock holds through the operating system; that frees those of a process
+that dies.
 
 Files of a run's folder that only one process may write are kept by `claimed` (waits for nobody) or `alone` (waits). A
-lock file says who holds it, for people; that the file is there means nothing.
+lock file says who holds it, for people; a lock file that exists is not for that reason held.
 """
 
 import contextlib
@@ -11,12 +12,13 @@ import os
 import shlex
 import socket
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
 
-from rnnlab.files import unwritable
+from filelock import FileLock, Timeout
+
+from rnnlab.files.writing import unwritable
 
 try:
     import fcntl
@@ -29,15 +31,12 @@ GRACE = 1.0
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Waits until no other process holds this lock file.
+    """Waits until no other process holds this lock file. Where the file system has no locks, it goes on at once.
 
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    with _opened(path) as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # Some network file systems have no locks.
-                fcntl.flock(file, fcntl.LOCK_EX)
+    with _acquired(path, patience=-1) or contextlib.nullcontext():
         yield
 
 
@@ -52,35 +51,26 @@ def claimed(path: Path, patience: float = 0.0) -> Iterator[bool]:
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    end = time.monotonic() + patience
-    while True:
-        file = _opened(path)
-        held = _lock(file)
-        # A holder removes its file as it ends: a lock on one that has lost its name keeps nobody out.
-        if held is not False and _is_at(path, file):
-            break
-        file.close()
-        if held is False and time.monotonic() >= end:
-            yield False
-            return
-        time.sleep(0.05)
-    with file:
-        if held is None:
-            _warn(path)
-        with contextlib.suppress(OSError):  # A full disk: the lock is held all the same.
-            file.truncate(0)
-            file.write(json.dumps(_here()))
-            file.flush()
+    try:
+        lock = _acquired(path, patience, _sign)
+    except Timeout:
+        yield False
+        return
+    if lock is None:
+        _warn(path)
+    with lock or contextlib.nullcontext():
         try:
             yield True
         finally:
+            # Before the lock is let go of: filelock takes no lock on a file that has lost its name.
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def holder(path: Path) -> str | None:
     """Who holds a lock file, for people: "process 71 on box since 10:31:07 (rnnlab.train --config=…)"; None where no
-    other process does. Nothing is written."""
+    other process does. Nothing is written: by a shared lock, since filelock asks only by taking the lock itself, in a
+    file that it makes and may write to."""
     try:
         file = path.open(encoding="utf-8")
     except OSError:
@@ -96,49 +86,65 @@ def holder(path: Path) -> str | None:
         except OSError:
             return None
         try:
-            told = json.loads(file.read())
-            who = f"process {told['process']} on {told['host']} since {told['since']} ({told['command']})"
-            return None if (told["process"], told["host"]) == (os.getpid(), socket.gethostname()) else who
+            owner = json.loads(file.read())
+            who = f"process {owner['process']} on {owner['host']} since {owner['since']} ({owner['command']})"
+            return None if (owner["process"], owner["host"]) == (os.getpid(), socket.gethostname()) else who
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
 
 def can_lock(path: Path) -> bool:
-    """Whether a lock file there, which is made, keeps two processes apart. A file system that keeps locks within one
+    """Whether a lock file there, which is created, keeps two processes apart. A file system that keeps locks within one
     machine says yes as well.
 
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    with _opened(path) as file:
-        return _lock(file) is not None
-
-
-def _lock(file: IO[str]) -> bool | None:
-    """Whether this process holds the file's lock now; None where there are no locks."""
-    if fcntl is None:
-        return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _acquired(path, patience=0) or contextlib.nullcontext() as lock:
+            return lock is not None
+    except Timeout:
         return True
-    except BlockingIOError:
-        return False
+
+
+def _acquired(
+    path: Path, patience: float, on_acquired: Callable[[int], None] | None = None
+) -> AbstractContextManager[object] | None:
+    """The held lock, which the end of its block frees; None where the file system has no locks.
+
+    Args:
+        patience: seconds to wait for another process; -1: without end.
+        on_acquired: gets the descriptor of the lock file.
+
+    Raises:
+        Timeout: another process holds it.
+        ConfigError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        # A soft lock, a file that is there or not, would outlive a process that is killed.
+        return FileLock(path, fallback_to_soft=False, on_acquired=on_acquired).acquire(timeout=patience)
+    except Timeout:
+        raise
+    except PermissionError as error:
+        raise unwritable(path, error) from None
     except OSError:
         return None
 
 
-def _is_at(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except OSError:
-        return False
-
-
-def _here() -> dict[str, str | int]:
-    """Who this process is."""
+def _sign(descriptor: int) -> None:
+    """Writes into a lock file who holds it."""
     command = shlex.join(["rnnlab" if not sys.argv or not sys.argv[0] else Path(sys.argv[0]).name, *sys.argv[1:]])
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"process": os.getpid(), "host": socket.gethostname(), "since": now, "command": _cut(command)}
+    owner = {"process": os.getpid(), "host": socket.gethostname(), "since": now, "command": _cut(command)}
+    with contextlib.suppress(OSError):  # A full disk: the lock is held all the same.
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(owner).encode())
 
 
 def _cut(text: str, most: int = 100) -> str:
@@ -152,14 +158,5 @@ def _warn(path: Path) -> None:
     global _warned
     if not _warned:
         _warned = True
-        told = "has no locks: start no second command on the same folder, nothing would stop it"
-        print(f"warning: the file system of {path.parent} {told}", file=sys.stderr)
-
-
-def _opened(path: Path) -> IO[str]:
-    """A lock file, made where it is not there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from None
+        consequence = "has no locks: start no second command on the same folder, nothing would stop it"
+        print(f"warning: the file system of {path.parent} {consequence}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import interpreting, read_json, read_text, read_toml, write_text
+from rnnlab.files.markdown import markdown_table
 from scripts.irnn.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
 from scripts.irnn.figures import Panel, gradients_over_time, published_and_ours
 from scripts.irnn.publication import together
@@ -36,9 +37,7 @@ NOTES = "irnn_notes.toml"
 
 def table(found: Sequence[Row]) -> str:
     """A case's rows in Markdown."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in found]
-    return "\n".join(lines) + "\n"
+    return markdown_table(COLUMNS, map(_cells, found))
 
 
 def _cells(row: Row) -> list[str]:
@@ -284,7 +283,7 @@ def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Ma
 
 def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_speech.py left, beside the paper's rows of two layers."""
-    lines = ["| network | test frame error, %, 95 % interval | seeds |", "|---|---|---|"]
+    rows = []
     networks = read_json(path, _MEASURE_AGAIN, {"networks": {}})["networks"]
     forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
     for name, row in networks.items():
@@ -292,7 +291,7 @@ def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: M
             interval = (
                 "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
             )
-            lines.append(f"| {name} | {100 * row['mean']:.1f}{interval} | {len(row['runs'])} |")
+            rows.append([name, f"{100 * row['mean']:.1f}{interval}", str(len(row["runs"]))])
     theirs = "; ".join(
         f"{direction}: " + ", ".join(f"{name} {paper['timit'][f'{key}{suffix}'][1]}" for name, key in _TWO_LAYERS)
         for direction, suffix in (("forwards", ""), ("both directions", "-bidirectional"))
@@ -301,7 +300,7 @@ def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: M
         "### The order of the networks on NLTK's sample\n",
         "Not the paper's experiment: 4 % of the corpus, 61 phones, two layers of 100 units; see speech.md. The paper's "
         f"two layers on the whole corpus, test, {theirs}.\n",
-        "\n".join(lines) + "\n",
+        markdown_table(["network", "test frame error, %, 95 % interval", "seeds"], rows),
         *_stand_in_gradients(forwards, figures / "speech_gradients.png", where),
         "```sh\npython scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md\n```\n",
     ]

@@ -187,7 +187,7 @@ def test_language_model_with_other_losses_is_void_and_ratios_are_turn_by_turn():
     assert [line.split("|")[3:] for line in table[2:]] == [
         [" rnnlab ", " 2e+03 ", " 10 ", " 1.00 ", " 1.00 ", ""],
         [" torch.nn ", " 4e+03 ", " 5 ", " 3.00 ", " 1.50 ", ""],
-        [" wrong ", " void ", " ", " ", " ", ""],
+        [" wrong ", " void ", "  ", "  ", "  ", ""],
     ]
 
 

@@ -1,5 +1,7 @@
 """Locks between processes: one holder, who it is, and what is left when it ends or dies."""
 
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -69,19 +71,22 @@ def test_asking_who_holds_a_lock_leaves_no_file(tmp_path: Path) -> None:
 def test_lock_on_a_file_that_was_removed_is_not_taken_for_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, lock, tries = tmp_path / "run.lock", locks._lock, []
+    path, flock, tries = tmp_path / "run.lock", fcntl.flock, []
 
-    def removed_meanwhile(file):
+    def removed_meanwhile(descriptor, operation):
         if not tries:
             path.unlink()  # As the holder before ended.
-        tries.append(file)
-        return lock(file)
+        tries.append(operation)
+        return flock(descriptor, operation)
 
-    monkeypatch.setattr(locks, "_lock", removed_meanwhile)
-    with claimed(path) as mine:
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with claimed(path, patience=5.0) as mine:
         assert mine
-        assert os.path.samestat(path.stat(), os.fstat(tries[-1].fileno()))
-    assert len(tries) == 2
+        assert json.loads(path.read_text(encoding="utf-8"))["process"] == os.getpid()
+        monkeypatch.undo()
+        with claimed(path) as mine_again:
+            assert not mine_again
+    assert len(tries) >= 2
 
 
 def test_file_system_without_locks_is_one_warning(
@@ -90,7 +95,7 @@ def test_file_system_without_locks_is_one_warning(
     def refuses(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuses)
+    monkeypatch.setattr(fcntl, "flock", refuses)
     monkeypatch.setattr(locks, "_warned", False)
     for name in ("a", "b"):
         with claimed(tmp_path / name / "run.lock") as mine:

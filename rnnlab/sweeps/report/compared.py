@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rnnlab.plots.html import Block, Heading, Paragraph, Table
+from rnnlab.plots.blocks import Block, Heading, Paragraph, Table
 from rnnlab.sweeps.report.comparison import Comparison, Shares, compare, compare_shares
 from rnnlab.sweeps.report.figures import View, value_text
 from rnnlab.sweeps.report.words import interval_text, number_text, p_text

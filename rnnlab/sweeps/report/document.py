@@ -11,7 +11,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.outside import is_outside
-from rnnlab.plots.html import Block, Heading, Lines, Paragraph, Picture, Table, write_document
+from rnnlab.plots.blocks import Block, Heading, Lines, Paragraph, Picture, Table, write_document
 from rnnlab.records.workdir import DONE
 from rnnlab.sweeps.report.compared import compared
 from rnnlab.sweeps.report.comparison import partners

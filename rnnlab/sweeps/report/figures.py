@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.plots import sweep as plots
-from rnnlab.plots.html import Picture
+from rnnlab.plots.blocks import Picture
 from rnnlab.records.metrics import read_metrics
 from rnnlab.sweeps.spec.question import shares
 from rnnlab.sweeps.statistics import Mean, Result, Scale, best_by, mean_band, number, ranked, scale_of

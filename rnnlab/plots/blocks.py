@@ -1,17 +1,20 @@
-"""A text with tables and figures that becomes Markdown and, by the pieces of `page.py`, one HTML page."""
+"""The blocks that reports are made of, headings, tables, figures, and how they become Markdown and one HTML page."""
 
+import base64
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
+
 from rnnlab.files import write_text
-from rnnlab.plots.run_page import escaped, figure, table, write_page
+from rnnlab.files.markdown import markdown_table
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a section."""
+    """The heading of a section."""
 
     text: str
 
@@ -26,7 +29,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of as many cells as the head has; an empty head is none."""
+    """Rows of as many cells as the head has, the first of them the row's name; an empty head is left out.
+
+    A cell is one line, a sentence several; a table that is wider than the page is scrolled.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -42,10 +48,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines for a shell, folded away below a line that says what they are."""
+    """Lines for a shell or of a file; with a summary, folded away below it unless `is_open`."""
 
     summary: str
     lines: Sequence[str]
+    is_open: bool = False
 
 
 Block = Heading | Paragraph | Table | Picture | Lines
@@ -59,8 +66,19 @@ def write_document(directory: Path, title: str, blocks: Sequence[Block]) -> tupl
     """
     text = "\n\n".join([f"# {_marked(title)}", *(_markdown(block, directory) for block in blocks)])
     write_text(directory / "report.md", text + "\n")
-    parts = [f"<h1>{escaped(title)}</h1>", *map(_html, blocks)]
-    return directory / "report.md", write_page(directory / "report.html", title, parts)
+    return directory / "report.md", write_page(directory / "report.html", title, blocks)
+
+
+def write_page(path: Path, title: str, blocks: Sequence[Block]) -> Path:
+    """An HTML file that stands alone, from page.html.jinja; every text in it is escaped.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    template = _TEMPLATES.get_template("page.html.jinja")
+    pairs = [(type(block).__name__, block) for block in blocks]
+    write_text(path, template.render(title=title, blocks=pairs, longest_line=_LONGEST_LINE))
+    return path
 
 
 def _markdown(block: Block, directory: Path) -> str:
@@ -70,9 +88,8 @@ def _markdown(block: Block, directory: Path) -> str:
         case Paragraph(text):
             return _marked(text)
         case Table(head, rows):
-            columns = len(head) or len(rows[0])
-            lines = [head or [""] * columns, ["---"] * columns, *([_marked(cell) for cell in row] for row in rows)]
-            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            marked = [[_marked(cell) for cell in row] for row in rows]
+            return markdown_table(head or [""] * len(rows[0]), marked).rstrip("\n")
         case Picture(path, caption):
             where = Path(os.path.relpath(path, directory)).as_posix()
             return f"![{_marked(path.stem.replace('_', ' '))}](<{where}>)\n\n{_marked(caption)}"
@@ -81,23 +98,26 @@ def _markdown(block: Block, directory: Path) -> str:
             return f"<details><summary>{_marked(summary)}</summary>\n\n```sh\n{shell}\n```\n\n</details>"
 
 
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text):
-            return f"<h2>{escaped(text)}</h2>"
-        case Paragraph(text, note):
-            return f"<p{' class=note' if note else ''}>{escaped(text)}</p>"
-        case Table(head, rows):
-            return table(head, [(row[0], row[1:]) for row in rows])
-        case Picture(path, caption):
-            return figure(path, caption)
-        case Lines(summary, lines):
-            shell = escaped("\n".join(lines))
-            return f"<details><summary>{escaped(summary)}</summary><pre>{shell}</pre></details>"
-
-
 def _marked(text: str) -> str:
     """Plain text as Markdown: nothing in it is markup."""
     for sign in "\\`*|[]":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+
+
+def _data_uri(path: Path) -> str:
+    """A PNG file as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+_LONGEST_LINE = 50
+"""Characters of a cell that are one line: no number, name, interval or list of runs is broken."""
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters["data_uri"] = _data_uri
