@@ -65,7 +65,11 @@ def _fields_of(function: Callable[..., Any]) -> dict[str, Field]:
     target = _signed(function)
     hints = typing.get_type_hints(target, include_extras=True)
     preset = function.keywords if isinstance(function, functools.partial) else {}
-    declared = {name: field._replace(default=preset.get(name, field.default)) for name, field in _declared(function)}
+    declared = {
+        name: field._replace(default=preset.get(name, field.default))
+        for name, field in _declared(function)
+        if name not in GIVEN_BY_CODE
+    }
     return {
         name: Field(hints.get(name, Any), preset.get(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()

@@ -9,6 +9,7 @@ from rnnlab.config.schema import build, find, lookup
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task
+from rnnlab.tasks.generated import GeneratedTask
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
 from rnnlab.tasks.speech import Speech
@@ -35,8 +36,8 @@ def make_task(
     augmentation: Mapping[str, Any] | None = None,
     streams: tuple[int, int] = (1, 1),
 ) -> Task:
-    """The task of a section; one with a parameter `data_dir` is told the data folder, one with `streams` the rows of a
-    batch.
+    """The task of a section. One with an option or parameter `data_dir` has the data folder, one with `streams` the
+    rows of a batch.
 
     augmentation: the section of that name; None changes no example. streams: rows of a batch in training, and in
     evaluation.
@@ -46,8 +47,8 @@ def make_task(
             inputs do not have.
     """
     factory, _ = find(TASKS, section, "task")
-    given = {"data_dir": data_dir, "streams": streams}
-    task: Task = build(TASKS, section, "task", **{k: v for k, v in given.items() if takes(factory, k)})
+    others = {"data_dir": data_dir, "streams": streams}
+    task: Task = build(TASKS, section, "task", **{k: v for k, v in others.items() if takes(factory, k)})
     task.augment(augmentation or {})
     return task
 
@@ -69,6 +70,7 @@ __all__ = [
     "Batch",
     "Block",
     "Example",
+    "GeneratedTask",
     "LanguageModel",
     "Pixels",
     "Sentences",

@@ -1,17 +1,19 @@
 """The adding problem (Hochreiter and Schmidhuber, 1997): remember two marked numbers over a long sequence."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from rnnlab.config.bounds import LARGEST_INT, Bound, NonNegativeInt, PositiveInt
-from rnnlab.tasks.base import Batch, Example, Split, Task
+from rnnlab.config.bounds import LARGEST_INT, Bound
+from rnnlab.tasks.base import Batch, Example, Split
+from rnnlab.tasks.generated import GeneratedTask
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 
-class Adding(Task):
+class Adding(GeneratedTask):
     """Input [T, 2]: numbers from U[0, 1], and a marker that is 1 at two steps; target [1]: the sum of the marked two.
 
     One marker falls uniformly into the first half of the sequence, the other into the second. Always answering 1, the
@@ -20,33 +22,15 @@ class Adding(Task):
     0.04.
     """
 
+    length: Annotated[int, Bound(2, LARGEST_INT)] = dataclasses.field(default=150, kw_only=False)
+    """T."""
+    in_features, out_features = 2, 1
     baselines: Mapping[Split, float] = {"validation": 1 / 6, "test": 1 / 6}
     solved = ("loss", 0.01)
     larger_is_better = shares = frozenset({"within_0.04"})
 
-    def __init__(
-        self,
-        length: Annotated[int, Bound(2, LARGEST_INT)] = 150,
-        train_size: PositiveInt | None = None,
-        validation_size: PositiveInt = 2000,
-        test_size: PositiveInt = 10_000,
-        data_seed: NonNegativeInt = 0,
-    ):
-        """length: T, at least 2. train_size: None for fresh sequences without end; the paper has 100 000 fixed ones
-        (and 10 000 for the test). data_seed: of the fixed sets, so that every run is tested on the same sequences."""
-        self.in_features = 2
-        self.out_features = 1
-        self.length = length
-        self.longest_dependency = length - 1
-        self.sizes: dict[Split, int | None] = {
-            "train": train_size,
-            "validation": validation_size,
-            "test": test_size,
-        }
-        self.data_seed = data_seed
-
-    def size(self, split: Split) -> int | None:
-        return self.sizes[split]
+    def initialize(self, options: Any) -> None:
+        self.longest_dependency = self.length - 1
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
         value_key, first_key, second_key = jax.random.split(key, 3)

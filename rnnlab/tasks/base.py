@@ -7,13 +7,15 @@ longer run see the same data.
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnlab.config.declared import attributes, declare_options
 from rnnlab.config.schema import resolve
 from rnnlab.ops.random_streams import stream
 from rnnlab.tasks.augmentation import Augmentation, AugmentationOptions, Augmented
@@ -62,14 +64,19 @@ class Block:
         return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, number, keepdims=False), self.examples)
 
 
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
 class Task(abc.ABC):
     """A source of examples and their score.
 
-    A subclass sets `in_features` (D; of tokens: the vocabulary's size, also as `vocabulary`) and `out_features` in its
-    `__init__`, and writes `size`, `example` and `score`. Large arrays go to `data`: they are put on the devices once
-    and come back as an argument.
+    A subclass declares its options as annotated attributes, as a dataclass does: they are arguments of its constructor,
+    fields of `task` in a config, and attributes. What it annotates that stands below is not an option. In `initialize`
+    it sets `in_features` (D; of tokens: the vocabulary's size, also as `vocabulary`), `out_features` and whatever else
+    follows from the options, and it writes `size`, `example` and `score`. Large arrays go to `data`: they are put on
+    the devices once and come back as an argument.
     """
 
+    Options: ClassVar[type] = dataclasses.make_dataclass("Task", (), frozen=True)
+    """The frozen dataclass of the options."""
     in_features: int
     out_features: int
     vocabulary: int | None = None
@@ -89,7 +96,7 @@ class Task(abc.ABC):
     """(Metric, value) of a validation that counts as having solved the task, for how fast a run converges."""
     longest_dependency: int | None = None
     """How many steps back an answer may depend on the input."""
-    data_seed: int = 0
+    data_seed = 0  # Not annotated, so that a task may have it as an option.
     """Seed of what is fixed across runs: validation, test, and a fixed training set."""
     words: tuple[str, ...] | None = None
     """What each token of the vocabulary is called, for pretrained embeddings."""
@@ -101,6 +108,27 @@ class Task(abc.ABC):
     reader: Callable[[np.ndarray], Example] | None = None
     """Where the training set stays on the host: what reads examples at these indices, arrays [*indices.shape, ...].
     Then `data`, a dict, has none of the training set but the `Block` that `with_block` puts there."""
+
+    def __init_subclass__(cls, without: Iterable[str] = (), **keywords: Any) -> None:
+        """without: options of its base that a task does not have."""
+        super().__init_subclass__(**keywords)
+        declare_options(cls, without)
+
+    def __init__(self, *values: Any, **options: Any):
+        """The options, by name; values: those of fields that are marked `kw_only=False`."""
+        chosen = self.Options(*values, **options)
+        for name, (value, _) in attributes(chosen).items():
+            setattr(self, name, value)
+        self.initialize(chosen)
+
+    def initialize(self, options: Any) -> None:  # noqa: B027
+        """Sets what follows from the options, which are attributes already.
+
+        options: all of them, those marked `InitVar` too, which are not attributes.
+
+        Raises:
+            ConfigError: options that do not go together, or data that is missing or corrupt.
+        """
 
     @abc.abstractmethod
     def size(self, split: Split) -> int | None:
@@ -213,9 +241,14 @@ class StreamTask(Task):
 
     causal: ClassVar[bool] = True
 
-    @abc.abstractmethod
+    def __init__(self, *values: Any, streams: tuple[int, int] = (1, 1), **options: Any):
+        """streams: rows of a batch in training, and in evaluation."""
+        self.rows: dict[Split, int] = {"train": streams[0], "validation": streams[1], "test": streams[1]}
+        super().__init__(*values, **options)
+
     def streams(self, split: Split) -> int:
         """How many rows go on side by side: those of every batch."""
+        return self.rows[split]
 
     @abc.abstractmethod
     def begins(self, split: Split, positions: Int[Array, " B"]) -> Bool[Array, " B"]:

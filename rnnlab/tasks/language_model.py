@@ -3,10 +3,8 @@
 Corpora become tokens in `datasets/`; how a large vocabulary's logits are avoided is in `rnnlab/nn/cross_entropy.py`.
 """
 
-import dataclasses
 import math
 import os
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -25,45 +23,51 @@ ON_DEVICE = 1 << 30
 """Bytes of a training text that lies on the device without being asked for."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextOptions:
-    """Which text as which tokens, and where they lie; see `rnnlab.datasets.tokens.load_tokens`."""
-
-    level: Level = "word"
-    vocabulary_size: PositiveInt | None = None
-    min_count: PositiveInt | None = None
-    vocabulary_file: str | None = None
-    source: str | None = None
-    """The folder of dataset "text"."""
-    on_device: bool | None = None
-    """Whether the training text lies on every device, or the host reads each batch's part while the devices train;
-    None: on the device up to 1 GiB."""
-
-
 class _Text(Task):
     """What both have: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
 
     causal: ClassVar = True
     readout: ClassVar = "every"
-    Options: ClassVar = TextOptions
+    first_target: ClassVar = 0
+    """The place in a split of the first token to predict."""
 
-    def __init__(self, dataset: str, data_dir: Any, text: Mapping[str, Any], first_target: int = 0):
-        """text: the fields of `TextOptions`. first_target: the place in a split of the first token to predict."""
-        options = TextOptions(**text)
-        self.on_device = options.on_device
+    dataset: str
+    """The corpus: "wikitext-2", "tinyshakespeare", "lm1b", or "text" for a folder of your own."""
+    level: Level = "word"
+    """The tokens: words between white space, or characters."""
+    vocabulary_size: PositiveInt | None = None
+    """The most frequent words that are kept, `<unk>` and `<eos>` among them; None: all."""
+    min_count: PositiveInt | None = None
+    """Instead of vocabulary_size: how often a word must occur to be kept."""
+    vocabulary_file: str | None = None
+    """Instead of both: a file of words, one a line."""
+    source: str | None = None
+    """The folder of dataset "text"."""
+    on_device: bool | None = None
+    """Whether the training text lies on every device, or the host reads each batch's part while the devices train;
+    None: on the device up to 1 GiB."""
+    data_dir: str | os.PathLike[str] | None = None
+    """The data folder."""
+
+    def initialize(self, options: Any) -> None:
+        """Reads the corpus, which is prepared if need be.
+
+        Raises:
+            ConfigError: it is missing or damaged.
+        """
         self.corpus = corpus = load_tokens(
-            dataset,
-            data_dir,
-            level=options.level,
-            vocabulary_size=options.vocabulary_size,
-            min_count=options.min_count,
-            vocabulary=options.vocabulary_file,
-            source=options.source,
+            self.dataset,
+            self.data_dir,
+            level=self.level,
+            vocabulary_size=self.vocabulary_size,
+            min_count=self.min_count,
+            vocabulary=self.vocabulary_file,
+            source=self.source,
         )
         self.words = corpus.vocabulary.words
         self.vocabulary = self.in_features = self.out_features = len(self.words)
         self.baselines = {
-            split: frequency_loss(corpus.vocabulary.counts, corpus.counts(split, first_target))
+            split: frequency_loss(corpus.vocabulary.counts, corpus.counts(split, self.first_target))
             for split in ("validation", "test")
         }
 
@@ -96,24 +100,19 @@ class LanguageModel(_Text, StreamTask):
     Loss: nats per token; metric: `perplexity`, or `bits_per_character`.
     """
 
-    def __init__(
-        self,
-        dataset: str = "wikitext-2",
-        window: PositiveInt = 35,
-        *,
-        data_dir: str | os.PathLike[str] | None = None,
-        streams: tuple[int, int] = (1, 1),
-        **text: Any,
-    ):
-        """window: T, steps of a batch. text: the fields of `TextOptions`.
+    first_target: ClassVar = 1
+    dataset = "wikitext-2"
+    window: PositiveInt = 35
+    """T, steps of a batch."""
+
+    def initialize(self, options: Any) -> None:
+        """Reads the corpus and cuts it into streams.
 
         Raises:
             ConfigError: the corpus is missing or damaged, or too short for a window in every stream.
         """
-        super().__init__(dataset, data_dir, text, first_target=1)
-        self.window = window
-        self.longest_dependency = None
-        self.rows: dict[Split, int] = {"train": streams[0], "validation": streams[1], "test": streams[1]}
+        super().initialize(options)
+        window = self.window
         self.data, self.length, self.windows = {}, {}, {}
         for split, rows in self.rows.items():
             tokens = self.corpus.splits[split].tokens
@@ -126,7 +125,7 @@ class LanguageModel(_Text, StreamTask):
                     ("eval_batch_size", 1) if split != "train" else (f"batch_size, a window of {window} each", window)
                 )
                 raise ConfigError(
-                    f"task: the {split} split of {dataset} has {len(tokens)} tokens, too few for {rows} streams "
+                    f"task: the {split} split of {self.dataset} has {len(tokens)} tokens, too few for {rows} streams "
                     f"({of}); at most {max(targets // per, 0)}"
                 )
             if not _fits(tokens, self.on_device if split == "train" else True):
@@ -137,9 +136,6 @@ class LanguageModel(_Text, StreamTask):
 
     def size(self, split: Split) -> int:
         return self.rows[split] * self.windows[split]
-
-    def streams(self, split: Split) -> int:
-        return self.rows[split]
 
     def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
         return positions % self.size("train")
@@ -179,24 +175,16 @@ class Sentences(_Text):
 
     by_length = True
 
-    def __init__(
-        self,
-        dataset: str = "lm1b",
-        longest: PositiveInt = 50,
-        *,
-        data_dir: str | os.PathLike[str] | None = None,
-        **text: Any,
-    ):
-        """longest: T of a training batch. text: the fields of `TextOptions`.
+    dataset = "lm1b"
+    longest: PositiveInt = 50
+    """T of a training batch."""
 
-        Raises:
-            ConfigError: the corpus is missing or damaged.
-        """
-        super().__init__(dataset, data_dir, text)
+    def initialize(self, options: Any) -> None:
+        super().initialize(options)
         self.data, self.steps = {}, {}
         for split, (tokens, offsets) in self.corpus.splits.items():
             lengths = np.diff(offsets)
-            self.steps[split] = min(longest, int(lengths.max())) if split == "train" else int(lengths.max())
+            self.steps[split] = min(self.longest, int(lengths.max())) if split == "train" else int(lengths.max())
             if not _fits(tokens, self.on_device if split == "train" else True):
                 self.reader = self._read
                 continue

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from dataclasses import InitVar
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +26,26 @@ class Pixels(Task):
     solved = ("accuracy", 0.9)
     larger_is_better = shares = frozenset({"accuracy"})
 
-    def __init__(
-        self,
-        order: Literal["scanline", "permuted", "rows"] = "scanline",
-        white: Positive = 255.0,
-        permutation_seed: NonNegativeInt = 0,
-        validation_size: Annotated[int, Bound(1, 59_999)] = 5000,
-        data_dir: str | os.PathLike[str] | None = None,
-    ):
-        """order: "scanline" is top to bottom, left to right; "permuted" by one permutation fixed by permutation_seed;
-        "rows" one row of 28 pixels per step. white: the value of a white pixel (255 leaves the bytes as they are, 1
-        scales them to 0 to 1). validation_size: held out from the end of the 60 000 training images.
+    order: InitVar[Literal["scanline", "permuted", "rows"]] = "scanline"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """"scanline": top to bottom, left to right; "permuted": by one permutation, fixed by permutation_seed; "rows": one
+    row of 28 pixels per step."""
+    white: Positive = 255.0
+    """The value of a white pixel: 255 leaves the bytes as they are, 1 scales them to 0 to 1."""
+    permutation_seed: NonNegativeInt = 0
+    """Seed of the permutation of order "permuted"."""
+    validation_size: Annotated[int, Bound(1, 59_999)] = 5000
+    """How many images are held out from the end of the 60 000 training images."""
+    data_dir: str | os.PathLike[str] | None = None
+    """The data folder."""
+
+    def initialize(self, options: Any) -> None:
+        """Reads the files.
 
         Raises:
             ConfigError: the files are missing or corrupt, or no training image would be left.
         """
-        train, test = mnist.load(data_dir)
+        order, validation_size = options.order, self.validation_size
+        train, test = mnist.load(self.data_dir)
         count = len(train.labels)
         if validation_size >= count:
             raise ConfigError(f"task.validation_size: {validation_size} leaves none of the {count} training images")
@@ -54,7 +59,7 @@ class Pixels(Task):
         self.image_shape = (side, side)
         self.reading_order = np.arange(side * side)
         if order == "permuted":
-            self.reading_order = np.random.RandomState(permutation_seed).permutation(side * side)
+            self.reading_order = np.random.RandomState(self.permutation_seed).permutation(side * side)
         # On the device the pixels lie as they are read, so that a step gathers nothing; `shift_image` finds them again.
 
         def sequences(images: np.ndarray) -> np.ndarray:
@@ -64,7 +69,7 @@ class Pixels(Task):
         self.data = {
             "train": (sequences(train.images), train.labels),
             "test": (sequences(test.images), test.labels),
-            "scale": np.float32(white / 255),  # Here, it is an array to the compiled step.
+            "scale": np.float32(self.white / 255),  # Here, it is an array to the compiled step.
         }
 
     def size(self, split: Split) -> int:

@@ -4,7 +4,7 @@ Files, features and classes are in `datasets/timit.py`, phone strings and their 
 """
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,30 +38,41 @@ class Speech(Task):
     readout = "every"
     shares = frozenset({"frame_error"})
 
-    def __init__(
-        self,
-        folder: str = "timit",
-        targets: str = "phones61",
-        normalize: Literal["speaker", "training"] = "speaker",
-        bucket: PositiveInt = 16,
-        max_frames: PositiveInt | None = None,
-        storage: Literal["float32", "float16"] = "float32",
-        skip_bad: bool = False,
-        cache_dir: str | None = None,
-        data_dir: str | os.PathLike[str] | None = None,
-    ):
-        """folder, targets, normalize, skip_bad, cache_dir: as in `timit.load`. bucket: how many utterances of similar
-        length follow each other in training; as a rule the batch size. max_frames: training utterances that are longer
-        are cut into equal pieces; None cuts none. storage: of the features on the device; float16 halves their memory
-        and rounds them to 11 bits.
+    folder: str = "timit"
+    """The corpus, in the data folder."""
+    targets: str = "phones61"
+    """The classes: "phones61", "phones48", "phones39", "states", or a file or folder of alignments."""
+    normalize: Literal["speaker", "training"] = "speaker"
+    """Whose mean and deviation each feature is normalised by: each speaker's, or those of the training split."""
+    bucket: PositiveInt = 16
+    """How many utterances of similar length follow each other in training; as a rule the batch size."""
+    max_frames: PositiveInt | None = None
+    """Training utterances that are longer are cut into equal pieces; None cuts none."""
+    storage: Literal["float32", "float16"] = "float32"
+    """Type of the features on the device; float16 halves their memory and rounds them to 11 bits."""
+    skip_bad: bool = False
+    """Whether to go on without the recordings that cannot be used."""
+    cache_dir: str | None = None
+    """The folder where features are kept."""
+    data_dir: str | os.PathLike[str] | None = None
+    """The data folder."""
+
+    def initialize(self, options: Any) -> None:
+        """Reads the corpus.
 
         Raises:
-            ConfigError: what `timit.load` raises, or a bucket that holds more than the training split.
+            ConfigError: see `timit.load`, or a bucket that holds more than the training split.
         """
         corpus = timit.load(
-            data_dir, folder, targets=targets, normalize=normalize, skip_bad=skip_bad, cache_dir=cache_dir
+            self.data_dir,
+            self.folder,
+            targets=self.targets,
+            normalize=self.normalize,
+            skip_bad=self.skip_bad,
+            cache_dir=self.cache_dir,
         )
-        self.corpus, self.targets, self.bucket = corpus, targets, bucket
+        max_frames, bucket = self.max_frames, self.bucket
+        self.corpus = corpus
         self.in_features, self.out_features = FEATURES, corpus.classes
         self.data: dict[Split, dict[str, np.ndarray]] = {}
         self.sizes: dict[Split, int] = {}
@@ -71,7 +82,7 @@ class Speech(Task):
             limit = max_frames if split == "train" and max_frames is not None else int(utterances.lengths.max())
             starts, lengths = _pieces(utterances.offsets, limit)
             self.sizes[split], self.steps[split] = len(lengths), int(lengths.max())
-            self.data[split] = _on_device(utterances, starts, lengths, self.steps[split], storage)
+            self.data[split] = _on_device(utterances, starts, lengths, self.steps[split], self.storage)
         training = self.sizes["train"]
         if bucket > training:
             raise ConfigError(f"task.bucket: {bucket} is more than the {training} training utterances")

@@ -33,6 +33,13 @@ class Truck(Vehicle):
     speed: float = 0.5
 
 
+class Lorry(Truck):
+    axles = 4
+    paint = "blue"
+    plate: str = "L"
+    """Not an option of the base, and so none here."""
+
+
 class Sledge(Vehicle, without=("paint", "cargo")):
     runners: int = 2
 
@@ -49,6 +56,7 @@ class Toy(Truck):
 FIELDS = [
     (Vehicle, ["wheels", "paint", "speed", "cargo"]),
     (Truck, ["wheels", "paint", "speed", "cargo", "axles"]),
+    (Lorry, ["wheels", "paint", "speed", "cargo", "axles"]),
     (Sledge, ["wheels", "speed", "runners"]),
     (Toy, ["wheels", "price"]),
 ]
@@ -64,6 +72,20 @@ def test_fields_are_those_of_the_base_and_its_own(cls: type, names: list[str]) -
 def test_a_subclass_may_change_the_type_and_the_default_of_an_inherited_option() -> None:
     assert fields_of(Vehicle)["speed"] == (Traced[Positive], 1.0)
     assert fields_of(Truck)["speed"] == (float, 0.5)
+
+
+def test_a_value_alone_is_a_new_default_of_an_inherited_option() -> None:
+    assert fields_of(Lorry)["axles"] == (int, 4)
+    lorry: Any = Lorry(6)
+    assert (lorry.axles, lorry.options.paint, lorry.plate) == ((4, False), "blue", "L")
+    assert Lorry(6, axles=2).axles == (2, False)
+    assert not hasattr(lorry, "paint")
+
+
+def test_an_option_that_would_hide_a_method_is_refused() -> None:
+    base = type("Base", (Vehicle,), {"drive": lambda self: None})
+    with pytest.raises(TypeError, match="Fast: the option drive would hide a method of its base; make it an InitVar"):
+        type("Fast", (base,), {"__annotations__": {"drive": str}, "drive": "quickly"})
 
 
 def test_options_are_attributes_but_for_those_of_initialisation() -> None:

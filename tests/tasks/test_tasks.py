@@ -2,16 +2,19 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import InitVar
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnnlab.config.bounds import Bound, PositiveInt
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import takes
-from rnnlab.tasks import TASKS, Adding, Batch, Split, StreamTask, Task, make_task
+from rnnlab.config.schema import resolve
+from rnnlab.tasks import TASKS, Adding, Batch, Example, GeneratedTask, Split, StreamTask, Task, make_task
 from rnnlab.tasks.base import SPLITS, shuffled, stream
 from tests.generated_tasks import small_task
 from tests.helpers import quick_jit
@@ -146,6 +149,87 @@ def test_splits_share_no_example(generated: Callable[[str], Task], name: str) ->
     assert not np.array_equal(train, validation)
     assert not np.array_equal(train, test)
     assert not np.array_equal(validation, test)
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+class Marked(GeneratedTask):
+    """Options of its own beside those of every generated task."""
+
+    marks: PositiveInt = 2
+    order: InitVar[str] = "up"
+    validation_size = 7
+    solved: tuple[str, float] | None = ("loss", 0.5)
+    in_features, out_features = 1, 1
+
+    def initialize(self, options: Any) -> None:
+        self.longest_dependency = self.marks + 1
+        self.direction = options.order
+
+    def example(self, data: Any, key: Any, split: Any, index: Any) -> Example:
+        return Example(jnp.zeros((self.marks, 1)), jnp.zeros(1))
+
+    def score(self, outputs: Any, batch: Any) -> Any:
+        return {"loss": outputs[:, 0]}, jnp.ones(outputs.shape[0])
+
+
+class Remarked(Marked):
+    data_dir: str | None = None
+    marks: Annotated[int, Bound(3)] = 3
+
+
+class OfThree(Remarked):
+    """One whose constructor is its own."""
+
+    def __init__(self, width: PositiveInt = 4, data_dir: str | None = None):
+        super().__init__(marks=3, data_dir=data_dir)
+        self.in_features = width
+
+
+SIZES = {"train_size": None, "validation_size": 7, "test_size": 10_000, "data_seed": 0}
+OPTIONS = {
+    Marked: {"train_size": None, "validation_size": 7, "test_size": 10_000, "data_seed": 0, "marks": 2, "order": "up"},
+    Remarked: {
+        "train_size": None,
+        "validation_size": 7,
+        "test_size": 10_000,
+        "data_seed": 0,
+        "marks": 3,
+        "order": "up",
+    },
+    OfThree: {"width": 4},
+}
+
+
+@pytest.mark.parametrize("factory", OPTIONS, ids=lambda each: each.__name__)
+def test_a_task_has_the_options_of_its_base_and_its_own(factory: Any) -> None:
+    assert resolve(factory, {}, "task") == OPTIONS[factory]
+
+
+def test_options_of_a_task_are_attributes_before_initialize(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "marked", Remarked)
+    monkeypatch.setitem(TASKS, "of_three", OfThree)
+    task: Any = make_task({"name": "marked", "marks": 5, "test_size": 3, "order": "down"}, "folder")
+    assert (task.marks, task.longest_dependency, task.direction, task.data_dir) == (5, 6, "down", "folder")
+    assert [task.size(split) for split in SPLITS] == [None, 7, 3]
+    assert callable(task.order)
+    other: Any = make_task({"name": "of_three", "width": 2}, "folder")
+    assert (other.in_features, other.marks, other.data_dir, other.longest_dependency) == (2, 3, "folder", 4)
+
+
+TASK_MISTAKES = [
+    ({"marks": 2}, "task.marks: 2 is out of range; it must be at least 3"),
+    ({"test_sise": 2}, "unknown field 'task.test_sise'; did you mean task.test_size"),
+    ({"solved": None}, "unknown field 'task.solved'; known: "),
+    ({"data_dir": "elsewhere"}, "unknown field 'task.data_dir'; did you mean task.data_seed"),
+]
+
+
+@pytest.mark.parametrize(("section", "message"), TASK_MISTAKES)
+def test_a_mistake_in_an_inherited_option_is_one_line(section: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(Remarked, section, "task")
 
 
 class FromFiles(Adding):
