@@ -1,5 +1,5 @@
 """Distributions over large vocabularies, and their cross-entropy in chunks of the vocabulary, from candidates, and with
-words split over devices, so that logits [T·B, V] are never held.
+words split over devices, so that logits [T·B, V] are never held, as optax's cross-entropy needs them.
 
 What puts a distribution out is in `nn/softmax.py`.
 """

@@ -55,6 +55,7 @@ def cosine_restarts(
 ) -> Schedule:
     """Half a cosine from 1 to final over period steps, again and again; with every restart the period grows by
     period_factor, and peak and final shrink by decay (SGDR: Loshchilov and Hutter, 2017, eq. 5 and section 3)."""
+    # Not `optax.sgdr_schedule`, which ends after a list of periods, each of them a function to be traced.
     # Where the periods begin, as integers: a rounded logarithm would restart a step early or late. The counter of steps
     # has 32 bits, so periods that at least double are few.
     begins, length = [0], period
@@ -86,6 +87,7 @@ def one_cycle(
     momentum is left as it is)."""
     steps = _required(steps)
 
+    # Not `optax.cosine_onecycle_schedule`, which refuses a traced share.
     def schedule(step: jax.Array) -> jax.Array:
         share = jnp.clip(step / steps, 0, 1)
         rise, fall = share / peak_at, (share - peak_at) / (1 - peak_at)
@@ -96,17 +98,18 @@ def one_cycle(
 
 def exponential(rate: Traced[Positive] = 0.5, steps: PositiveInt = 1000) -> Schedule:
     """rate^(step / steps)."""
-    return lambda step: rate ** (step / steps)
+    return lambda step: rate ** (step / steps)  # `optax.exponential_decay` refuses a traced rate.
 
 
 def inverse_sqrt(timescale: PositiveInt = 1000) -> Schedule:
     """√(timescale / (timescale + step)); with timescale = warmup_steps, that of Vaswani et al. (2017, eq. 3)."""
-    return lambda step: jnp.sqrt(timescale / (timescale + jnp.maximum(step, 0)))
+    return lambda step: jnp.sqrt(timescale / (timescale + jnp.maximum(step, 0)))  # optax has none.
 
 
 def step(boundaries: Annotated[tuple[PositiveInt, ...], NON_EMPTY], factor: Traced[Positive] = 0.1) -> Schedule:
     """Times factor at every step in boundaries."""
 
+    # Not `optax.piecewise_constant_schedule`, which refuses a traced factor.
     def schedule(step: jax.Array) -> jax.Array:
         return factor ** (step >= jnp.asarray(boundaries, jnp.int32)).sum()
 
@@ -172,7 +175,9 @@ def make_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_steps
     after = build(SCHEDULES, fields, "schedule")
     if warmup_steps == 0:
         return after
-    return lambda step: jnp.where(step < warmup_steps, (step + 1) / warmup_steps, after(step - warmup_steps))
+    # Not `optax.linear_schedule`, whose interpolation rounds otherwise: runs would not repeat bit for bit.
+    warmup = lambda step: (step + 1) / warmup_steps  # noqa: E731
+    return optax.join_schedules([warmup, after], [warmup_steps])  # pyright: ignore[reportReturnType]
 
 
 def check_schedule(section: str | Mapping[str, Any], warmup_steps: int, run_steps: int) -> str | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from rnnlab.config.bounds import LARGEST_INT, Bound
 from rnnlab.tasks.base import Batch, Example, Split
@@ -44,5 +45,5 @@ class Adding(GeneratedTask):
 
     def score(self, outputs: Float[Array, "B 1"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         error = (outputs - batch.targets)[:, 0]
-        values = {"loss": error**2, "within_0.04": (jnp.abs(error) < 0.04).astype(error.dtype)}
+        values = {"loss": optax.squared_error(error), "within_0.04": (jnp.abs(error) < 0.04).astype(error.dtype)}
         return values, jnp.ones_like(error)

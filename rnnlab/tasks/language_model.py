@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.errors import ConfigError
@@ -77,7 +78,7 @@ class _Text(Task):
         if isinstance(outputs, Distribution):
             nats = outputs.cross_entropy(batch.targets, inside)
         else:
-            nats = -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch.targets[:, :, None], axis=-1)[:, :, 0]
+            nats = optax.softmax_cross_entropy_with_integer_labels(outputs, batch.targets)
             nats = nats if inside is None else jnp.where(inside, nats, 0)
         weights = jnp.full(rows, steps) if batch.lengths is None else batch.lengths
         return {"loss": nats.sum(0)}, weights.astype(nats.dtype)

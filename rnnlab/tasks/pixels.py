@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rnnlab.config.bounds import Bound, NonNegativeInt, Positive
 from rnnlab.config.errors import ConfigError
@@ -82,7 +83,6 @@ class Pixels(Task):
         return Example(pixels.reshape(self.shape), labels[row].astype(jnp.int32))
 
     def score(self, outputs: Float[Array, "B 10"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
-        log_probabilities = jax.nn.log_softmax(outputs)
-        loss = -jnp.take_along_axis(log_probabilities, batch.targets[:, None], axis=1)[:, 0]
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, batch.targets)
         right = outputs.argmax(-1) == batch.targets
         return {"loss": loss, "accuracy": right.astype(loss.dtype)}, jnp.ones_like(loss)

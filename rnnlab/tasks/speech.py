@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from rnnlab.config.bounds import PositiveInt
@@ -127,7 +128,7 @@ class Speech(Task):
     def score(self, outputs: Float[Array, "T B O"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         counted = batch.targets >= 0
         known = jnp.where(counted, batch.targets, 0)
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), known[..., None], axis=-1)[..., 0]
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, known)
         wrong = outputs.argmax(-1) != known
         values = {"loss": losses, "frame_error": wrong.astype(losses.dtype)}
         sums = {name: jnp.where(counted, value, 0).sum(0) for name, value in values.items()}
