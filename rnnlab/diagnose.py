@@ -123,9 +123,10 @@ def _page(config: dict[str, Any], workdir: Path | None, output: Path, command: s
     run = output if workdir is None else workdir
     with cli.beside_numbers():  # Earlier figures are shown all the same.
         check_idle(output)
-        for name, draw in {"diagnostics.jsonl": plots.observed, "diagnosis.json": plots.diagnosis}.items():
-            for folder in dict.fromkeys((run, output)):
-                if (folder / name).exists():
+        for folder in dict.fromkeys((run, output)):
+            files = Workdir(folder)
+            for path, draw in {files.diagnostics: plots.observed, files.diagnosis: plots.diagnosis}.items():
+                if path.exists():
                     draw(folder, output)
     try:
         check_idle(output)
@@ -271,7 +272,7 @@ def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str])
     if not Workdir(output).diagnosis.exists():
         return {}
     try:
-        before = read_diagnosis(output)
+        before = read_diagnosis(Workdir(output).diagnosis)
     except ConfigError as error:
         print(f"warning: {error}", file=sys.stderr)
         return {}

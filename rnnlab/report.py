@@ -21,6 +21,7 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
+from rnnlab.records.folders import ReportDir
 from rnnlab.records.workdir import held
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "rnnlab.report", *argv])
     output = Path(values.output or workdir)
     read_sweep(workdir)  # Fails before anything is written, if the folder is not a sweep's.
-    with held(output, "report.lock"):
+    with held(output, ReportDir(output).lock):
         for line in write_report(workdir, output, values.metric, values.baseline, values.group, command):
             print(line)
     return cli.FINISHED

@@ -17,7 +17,7 @@ from rnnlab import cli, plots
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics import decay_per_step
 from rnnlab.plots.runs import last_forward
-from rnnlab.records.workdir import read_gradient_flow
+from rnnlab.records.workdir import Workdir, read_gradient_flow
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     workdirs = {}
     for item in values.runs:
         label, equals, folder = item.partition("=")
-        file = Path(folder) / ("diagnostics.jsonl" if values.training else "gradient_flow.json")
+        files = Workdir(Path(folder))
+        file = files.diagnostics if values.training else files.gradient_flow
         if not equals or not file.is_file():
             raise ConfigError(f"--runs: {item!r} is not LABEL=WORKDIR with a finished run in WORKDIR (no {file})")
         workdirs[label] = Path(folder)

@@ -97,7 +97,7 @@ def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
         weights: dict[str, Any] = {name: cell[name] for name in ("input_kernel", "recurrent_kernel", "bias")}
         weights |= {"embedding": state.params["embedding"]}
         weights |= {"word_kernel": readout["word_kernel"], "word_bias": readout["bias"]}
-        np.savez(folder / "weights.npz", **weights)
+        np.savez(folder / race.WEIGHTS, **weights)
         tokens = run.task.corpus.splits["train"].tokens  # pyright: ignore[reportAttributeAccessIssue]
         np.save(folder / "tokens.npy", tokens)
     return race.as_rnnlab_trains(run, state)
@@ -109,7 +109,7 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
 
     case = Case(*values)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    weights = {name: torch.tensor(value) for name, value in np.load(folder / "weights.npz").items()}
+    weights = {name: torch.tensor(value) for name, value in np.load(folder / race.WEIGHTS).items()}
     embedding = torch.nn.Embedding(case.vocabulary, case.features)
     lstm: Any = torch.nn.LSTM(case.features, case.features)
     linear = torch.nn.Linear(case.features, case.vocabulary)

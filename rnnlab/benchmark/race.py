@@ -17,6 +17,8 @@ from rnnlab.benchmark.worker import Worker, answer_requests, time_steps
 CONTESTANTS = ("rnnlab", "torch.nn")
 STEPS = 3
 """How many updates' losses are compared."""
+WEIGHTS = "weights.npz"
+"""What the first contestant leaves for the others in their folder: the weights that all begin with."""
 AGREE = 1e-3
 """Largest relative difference between two contestants' losses of the first updates."""
 

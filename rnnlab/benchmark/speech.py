@@ -43,6 +43,9 @@ CASES = [Case(300, 300, 32, 250, 5), Case(300, 150, 32, 250, 5)]
 """Utterances of 3 s, and of 1.5 to 3 s: those of a bucket of TIMIT lie closer together."""
 
 
+UTTERANCES = "utterances.npz"
+
+
 def write_utterances(case: Case, folder: Path) -> None:
     """utterances.npz of one batch: x [B, T, 120], classes [B, T], lengths [B]."""
     generator = np.random.default_rng(0)
@@ -51,7 +54,7 @@ def write_utterances(case: Case, folder: Path) -> None:
     x = generator.standard_normal((case.batch, case.steps, INPUTS)).astype(np.float32)
     classes = generator.integers(0, CLASSES, (case.batch, case.steps))
     classes[0, 0] = CLASSES - 1
-    np.savez(folder / "utterances.npz", x=x, classes=classes, lengths=lengths)
+    np.savez(folder / UTTERANCES, x=x, classes=classes, lengths=lengths)
 
 
 def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
@@ -69,7 +72,7 @@ def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
             "steps": 1_000_000,
             "batch_size": case.batch,
             "eval_batch_size": case.batch,
-            "task": {"name": "invented_utterances", "file": str(folder / "utterances.npz")},
+            "task": {"name": "invented_utterances", "file": str(folder / UTTERANCES)},
             "model": {"cell": cell, "layers": case.layers, "bidirectional": True},
             "optimizer": {"name": "adam", "learning_rate": RATE, "clip_norm": CLIP},
         }
@@ -82,7 +85,7 @@ def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
         for direction, cell in enumerate(params["layers"][layer]["cells"][side] for side in range(2))
         for name in ("input_kernel", "recurrent_kernel", "bias")
     }
-    np.savez(folder / "weights.npz", **weights, kernel=params["readout"]["kernel"], bias=params["readout"]["bias"])
+    np.savez(folder / race.WEIGHTS, **weights, kernel=params["readout"]["kernel"], bias=params["readout"]["bias"])
     return race.as_rnnlab_trains(run, state)
 
 
@@ -93,7 +96,7 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
 
     case = Case(*values)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with np.load(folder / "weights.npz") as found:
+    with np.load(folder / race.WEIGHTS) as found:
         weights = {name: torch.tensor(found[name]) for name in found.files}
     lstm: Any = torch.nn.LSTM(INPUTS, case.features, case.layers, bidirectional=True)
     linear = torch.nn.Linear(2 * case.features, CLASSES)
@@ -113,7 +116,7 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
     model = torch.nn.ModuleList([lstm, linear]).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=RATE)
-    with np.load(folder / "utterances.npz") as found:
+    with np.load(folder / UTTERANCES) as found:
         x = torch.tensor(found["x"], device=device).transpose(0, 1).contiguous()
         classes = torch.tensor(found["classes"], device=device).T
         lengths = torch.tensor(found["lengths"])

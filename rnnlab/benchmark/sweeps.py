@@ -18,6 +18,8 @@ import numpy as np
 from rnnlab.benchmark.diagnostics import ADDING
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.markdown import markdown_table
+from rnnlab.records.folders import SweepDir
+from rnnlab.records.workdir import Workdir
 
 AGREE = 1e-3
 """Largest relative difference of the first 100 steps' mean loss between a run in the sweep and the same alone, in the
@@ -86,7 +88,7 @@ def measure(case: Case, alone: int) -> list[dict[str, Any]]:
         together = _seconds("sweep", root / "sweep.py", root / "together")
         times = before + [by_itself(number) for number in chosen[half:]]
         pairs = [
-            (_first_loss(root / "alone" / f"{number:04}"), _first_loss(root / "together" / "runs" / f"{number:04}"))
+            (_first_loss(root / "alone" / f"{number:04}"), _first_loss(SweepDir(root / "together").run(f"{number:04}")))
             for number in chosen
         ]
     row = {
@@ -126,7 +128,7 @@ def _first_loss(workdir: Path) -> float:
     """The mean loss of the first steps that were logged."""
 
     def losses() -> Iterator[float]:
-        for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in Workdir(workdir).metrics.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
             if values["split"] == "train":
                 yield values["loss"]

@@ -19,6 +19,8 @@ from rnnlab.parallel import memory
 
 BYTES_A_WORD = 120
 """What a word takes in a dict of counts, at the least: a vocabulary is chosen from one."""
+META = "meta.json"
+"""The file of a prepared corpus that says what it is, written last."""
 _SMALLER = "take level=character, or a part of the text"
 
 
@@ -104,14 +106,14 @@ def _finish(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     with contextlib.suppress(OSError):
-        (folder / "meta.json").unlink(missing_ok=True)  # What is there is no longer what it describes.
+        (folder / META).unlink(missing_ok=True)  # What is there is no longer what it describes.
     small = len(vocabulary) <= 1 << 16
     index, unknown = vocabulary.index, vocabulary.unknown
     ids = np.array([index.get(word.decode(), unknown) for word in merged.words], np.uint16 if small else np.int32)
     splits = {split: _write(chunks[split], merged, ids, vocabulary, folder / split) for split in SPLITS}
     vocabulary.save(folder)
     made = {"split": corpus.note, "vocabulary": {"size": len(vocabulary), "hash": vocabulary.hash}, "splits": splits}
-    with whole_file(folder / "meta.json") as file:
+    with whole_file(folder / META) as file:
         file.write((json.dumps({**about, **made}, indent=1) + "\n").encode())
     shutil.rmtree(partial)
 

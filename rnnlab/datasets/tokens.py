@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.datasets.assembly import assemble
+from rnnlab.datasets.assembly import META, assemble
 from rnnlab.datasets.locations import cached, data_root, named_cache, writable
 from rnnlab.datasets.text import DATASETS, OWN_SPLITS, SPLITS, Ambiguous, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
@@ -136,7 +136,7 @@ def read_tokens(folder: Path) -> TokenSet:
     """
     again = f"delete {folder} and prepare it again"
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
         splits = {
             split: Tokens(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in (split, f"{split}_offsets")))
             for split in SPLITS
@@ -280,7 +280,7 @@ def find_prepared(request: Request, where: Places | None = None) -> Path | None:
 
 def _meta(folder: Path) -> dict[str, Any] | None:
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return meta if isinstance(meta, dict) else None

@@ -23,6 +23,10 @@ END = {"word": "<eos>", "character": "\n"}
 """What ends a sentence, by level; a line is a sentence."""
 
 
+WORDS, COUNTS, ABOUT = "vocabulary.txt", "vocabulary_counts.npy", "vocabulary.json"
+"""The files of a vocabulary: a word a line; how often each stands in the training text; level, size and hash."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
     """V entries, the most frequent first, as log-uniform sampling wants them; the alphabet decides between equals.
@@ -145,11 +149,11 @@ class Vocabulary:
         """Writes vocabulary.txt (a word a line; the line feed as the two characters "\\n"), vocabulary_counts.npy and
         vocabulary.json (level, size, hash)."""
         lines = ["\\n" if word == "\n" else word for word in self.words]
-        with whole_file(folder / "vocabulary.txt") as file:
+        with whole_file(folder / WORDS) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
-        with whole_file(folder / "vocabulary_counts.npy") as file:
+        with whole_file(folder / COUNTS) as file:
             np.save(file, self.counts)
-        with whole_file(folder / "vocabulary.json") as file:
+        with whole_file(folder / ABOUT) as file:
             file.write((json.dumps({"level": self.level, "size": len(self), "hash": self.hash}) + "\n").encode())
 
     @classmethod
@@ -160,18 +164,18 @@ class Vocabulary:
             ConfigError: a file is missing or damaged, or the words are not those of the hash.
         """
         try:
-            about = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-            counts = np.load(folder / "vocabulary_counts.npy")
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            counts = np.load(folder / COUNTS)
             level, expected = about["level"], about["hash"]
         except Exception as error:  # JSON of another make, or a header that NumPy fails at in its own ways.
             raise ConfigError(f"{folder} holds no whole vocabulary: {first_line(error)}") from None
-        words = _read_lines(folder / "vocabulary.txt", level)
+        words = _read_lines(folder / WORDS, level)
         try:
             vocabulary = cls(tuple(words), counts, level)
         except ConfigError as error:
-            raise ConfigError(f"{folder / 'vocabulary.txt'} was changed: {error}") from None
+            raise ConfigError(f"{folder / WORDS} was changed: {error}") from None
         if vocabulary.hash != expected:
-            raise ConfigError(f"{folder / 'vocabulary.txt'} was changed: hash {vocabulary.hash}, expected {expected}")
+            raise ConfigError(f"{folder / WORDS} was changed: hash {vocabulary.hash}, expected {expected}")
         return vocabulary
 
 

@@ -280,13 +280,13 @@ def plain_arrays(value: Any) -> Any:
 DIAGNOSE_AGAIN = "remove it and diagnose again"
 
 
-def read_diagnosis(directory: Path) -> dict[str, Any]:
-    """What DIRECTORY/diagnosis.json holds; what is in it is not looked at.
+def read_diagnosis(path: Path) -> dict[str, Any]:
+    """The object in a diagnosis.json, whose fields are not looked at.
 
     Raises:
         ConfigError: it is not there, or damaged.
     """
-    return read_json(directory / "diagnosis.json", DIAGNOSE_AGAIN)
+    return read_json(path, DIAGNOSE_AGAIN)
 
 
 def table_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -10,6 +10,7 @@ import jinja2
 
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table
+from rnnlab.records.folders import ReportDir
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def write_document(directory: Path, title: str, blocks: Sequence[Block]) -> tupl
         ConfigError: they cannot be written.
     """
     text = "\n\n".join([f"# {_marked(title)}", *(_markdown(block, directory) for block in blocks)])
-    write_text(directory / "report.md", text + "\n")
-    return directory / "report.md", write_page(directory / "report.html", title, blocks)
+    report = ReportDir(directory)
+    write_text(report.markdown, text + "\n")
+    return report.markdown, write_page(report.page, title, blocks)
 
 
 def write_page(path: Path, title: str, blocks: Sequence[Block]) -> Path:

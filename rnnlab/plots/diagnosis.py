@@ -38,7 +38,7 @@ def diagnosis(directory: Path, output: Path | None = None) -> list[Path]:
 
     output: DIR if not given.
     """
-    measured = read_diagnosis(directory)
+    measured = read_diagnosis(Workdir(directory).diagnosis)
     paths = {name: Workdir(output or directory).figure(name) for name in FIGURES}
     with interpreting(Workdir(directory).diagnosis, DIAGNOSE_AGAIN):
         figures = {name: draw(measured[name]) for name, draw in FIGURES.items() if name in measured}

@@ -47,7 +47,7 @@ def page(directory: Path, config: Mapping[str, Any], commands: Sequence[str] = (
     path = Workdir(workdir).summary
     summary = read_json(path, SUMMARY_AGAIN, {"status": str, "steps": int}) if path.exists() else {}
     measured = next((each for each in (directory, workdir) if Workdir(each).diagnosis.exists()), None)
-    diagnosis = {} if measured is None else read_diagnosis(measured)
+    diagnosis = {} if measured is None else read_diagnosis(Workdir(measured).diagnosis)
     title = f"{workdir.name}: {config['task']['name']}, {config['model']['cell']['name']}"
     blocks: list[Block] = []
     if summary:

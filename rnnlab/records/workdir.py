@@ -14,13 +14,11 @@ from rnnlab.files import Unwritable, check_objects, damaged, interpreting, is_nu
 from rnnlab.files.locks import GRACE, claimed, holder
 from rnnlab.files.output import complain
 from rnnlab.parallel.memory import OutOfMemory
+from rnnlab.records.folders import ReportDir, SweepDir
 from rnnlab.records.run_config import resolve_config
 
 DONE = ("finished", "stopped_early", "diverged", "pruned")
 """The statuses of a run that is over: the same command does not start it again."""
-LOCK = "run.lock"
-GROUP_LOCK = "group.lock"
-"""In SWEEP/groups/NAME: who trains its runs."""
 SUMMARY_AGAIN = "remove it, and the run's command writes it again"
 
 
@@ -29,7 +27,7 @@ class Workdir:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.lock = folder / LOCK
+        self.lock = folder / "run.lock"
 
         self.config = folder / "config.json"
         self.vocabulary = folder / "vocabulary.json"
@@ -39,10 +37,10 @@ class Workdir:
         self.tensorboard = folder / "tensorboard"
         self.checkpoints = folder / "checkpoints"
         self.recordings = folder / "recordings"
-        """Of the flight recorder: a folder each."""
+        """The flight recorder's, a `RecordingDir` each."""
         self.summary = folder / "summary.json"
         self.gradient_flow = folder / "gradient_flow.json"
-        self.plots = folder / "plots"
+        self.plots = ReportDir(folder).plots
 
         self.parameters = folder / "parameters.npz"
         """In the place of `checkpoints` where the folder was made to be handed on."""
@@ -51,7 +49,7 @@ class Workdir:
         self.recognition_arrays = folder / "recognition.npz"
         self.diagnosis = folder / "diagnosis.json"
         self.replay = folder / "replay.json"
-        self.page = folder / "report.html"
+        self.page = ReportDir(folder).page
         self.learning_rates = folder / "find_learning_rate.json"
 
     def figure(self, name: str) -> Path:
@@ -60,23 +58,25 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def held(workdir: Path, lock: str = LOCK) -> Iterator[None]:
+def held(workdir: Path, lock: Path | None = None) -> Iterator[None]:
     """This process alone writes to the folder, which is made, from here to the end of the block; one that is made and
     stays empty is removed. Where the file system has no locks, one warning says so.
 
     Args:
-        lock: the name of the lock file; of a folder that several processes may train in, but one at a time report.
+        lock: the lock file, where it is not the run's: several processes may train in a sweep's folder, but only one
+            at a time writes its report.
 
     Raises:
         ConfigError: another process writes there, or nobody can.
     """
-    made = not workdir.exists()
+    is_new = not workdir.exists()
     with contextlib.ExitStack() as stack:
-        if made:
+        if is_new:
             stack.callback(_remove_if_empty, workdir)
-        who = None if lock != LOCK else _holder_of_group(workdir)
-        if who is None and not stack.enter_context(claimed(workdir / lock, patience=GRACE)):
-            who = holder(workdir / lock) or "another process"
+        who = _holder_of_group(workdir) if lock is None else None
+        lock = lock or Workdir(workdir).lock
+        if who is None and not stack.enter_context(claimed(lock, patience=GRACE)):
+            who = holder(lock) or "another process"
         if who is not None:
             raise ConfigError(f"{workdir} is in use: {who} writes there; wait for its end, or take another folder")
         yield
@@ -101,17 +101,16 @@ def check_idle(workdir: Path) -> None:
 
 def _holder_of_group(workdir: Path) -> str | None:
     """Of a sweep's run: who trains the replicas that it is one of."""
-    run = workdir.absolute()
-    sweep = run.parent.parent
-    if run.parent.name != "runs" or not (sweep / "sweep.json").is_file():
+    sweep = SweepDir.of_run(workdir)
+    if sweep is None:
         return None
     try:
-        groups = read_json(sweep / "sweep.json", "", {"groups": {}})["groups"]
-        check_objects(sweep / "sweep.json", groups.values(), {"runs": list}, "", "groups")
+        groups = read_json(sweep.manifest, "", {"groups": {}})["groups"]
+        check_objects(sweep.manifest, groups.values(), {"runs": list}, "", "groups")
     except ConfigError:
         return None
-    names = [name for name, group in groups.items() if run.name in group["runs"]]
-    return next(filter(None, (holder(sweep / "groups" / name / GROUP_LOCK) for name in names)), None)
+    names = [name for name, group in groups.items() if workdir.absolute().name in group["runs"]]
+    return next(filter(None, (holder(sweep.group(name).lock) for name in names)), None)
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
@@ -158,7 +157,7 @@ def unless_too_large(workdir: Path) -> Iterator[None]:
 
 def _was_trained(path: Path) -> bool:
     """Whether a path in a run's or a sweep's folder is left by training: a summary, a run's or a group's checkpoint."""
-    return path.name == "summary.json" or (path.name.isdigit() and path.parent.name.startswith("checkpoints"))
+    return path == Workdir(path.parent).summary or (path.name.isdigit() and path.parent.name.startswith("checkpoints"))
 
 
 def _entries(folder: Path) -> set[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import is_done, unless_too_large
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.spec.halving import Halving, left_before
@@ -150,7 +151,7 @@ def _say_plan(plan: Plan, workdir: Path) -> None:
         kind = f"{len(group.settings)} replicas over {over}" if group.alone is None else f"1 run alone ({group.alone})"
         done = len(group.settings) - len(left_before(workdir, name, group, None))
         print(f"group {name}  {kind}  {described(same)}{f'  ({done} done)' if done else ''}")
-    done = sum(is_done(workdir / "runs" / setting.name) for setting in plan.settings)
+    done = sum(is_done(SweepDir(workdir).run(setting.name)) for setting in plan.settings)
     print(f"{_counted(plan)}; {done} runs are done")
 
 
@@ -172,4 +173,4 @@ def _first_words(plan: Plan, workdir: Path, done: int) -> str:
 def _last_words(rows: list[dict[str, Any]], workdir: Path) -> str:
     statuses = [row["status"] for row in rows if row["in_sweep"]]
     counts = ", ".join(f"{statuses.count(status)} {status.replace('_', ' ')}" for status in dict.fromkeys(statuses))
-    return f"{counts}; table in {workdir / 'runs.csv'}"
+    return f"{counts}; table in {SweepDir(workdir).csv}"

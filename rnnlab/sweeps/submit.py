@@ -15,6 +15,7 @@ from typing import Any
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.texts import literal
 from rnnlab.files.locks import can_lock
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.statuses import FINISHED, INCOMPLETE, INTERRUPTED
 from rnnlab.records.workdir import is_done
 from rnnlab.sweeps.spec.manifest import make_plan
@@ -69,12 +70,12 @@ def submit(
     parameters = _parameters(slurm, submitit.SlurmExecutor._valid_parameters())
     if missing := [name for name in ("sbatch", "srun", "scontrol", "squeue") if shutil.which(name) is None]:
         raise ConfigError(f"--submit=slurm: {', '.join(missing)} not on PATH; submit where SLURM's commands are")
-    folder, said = workdir.absolute() / "slurm", []
+    folder, said = SweepDir(workdir.absolute()).slurm, []
     if sweep["optuna"] is None:  # What a search is going to ask for is not known.
         plan = make_plan(workdir, expand(sweep), at_most)
-        done = [all(is_done(workdir / "runs" / s.name) for s in group.settings) for group in plan.groups.values()]
+        done = [all(is_done(SweepDir(workdir).run(s.name)) for s in group.settings) for group in plan.groups.values()]
         if all(done):
-            return [f"nothing to submit: all {len(plan.settings)} runs are done; table in {workdir / 'runs.csv'}"]
+            return [f"nothing to submit: all {len(plan.settings)} runs are done; table in {SweepDir(workdir).csv}"]
         if (left := done.count(False)) < jobs:
             said.append(f"{left} groups for {jobs} jobs: some have nothing to do; --replicas=N makes smaller groups")
     if shard is None and not can_lock(folder / "lock"):

@@ -11,7 +11,8 @@ from typing import Any
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import claimed
 from rnnlab.parallel.memory import OutOfMemory
-from rnnlab.records.workdir import DONE, GROUP_LOCK
+from rnnlab.records.folders import SweepDir
+from rnnlab.records.workdir import DONE
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.report.table import write_table
 from rnnlab.sweeps.spec.groups import Group
@@ -103,12 +104,12 @@ class Worker:
 
     def _take(self, name: str, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
         """Trains a group if something is left and nobody holds it; False after an interruption."""
-        group, folder = self.plan.groups[name], self.workdir / "groups" / name
+        group, folder = self.plan.groups[name], SweepDir(self.workdir).group(name)
         if not left_before(self.workdir, name, group, stop_at):
             return True
         if self.interrupted:  # As the last group ended.
             return False
-        with claimed(folder / GROUP_LOCK) as mine:
+        with claimed(folder.lock) as mine:
             if not mine:
                 self.elsewhere.append(name)
                 return True
@@ -116,7 +117,7 @@ class Worker:
                 return True
             self._taken += 1
             try:
-                over = self._train(group, folder, stop_at, pruned)
+                over = self._train(group, folder.folder, stop_at, pruned)
             except ConfigError as error:
                 kind = OutOfMemory if isinstance(error, OutOfMemory) else ConfigError
                 self._failures[name] = kind(f"group {name} ({described(group.settings[0].overrides)}): {error}")
@@ -162,7 +163,7 @@ class Worker:
             ends = pruned.get(setting.name)
             summary = train_and_evaluate(
                 setting.config,
-                workdir / "runs" / setting.name,
+                SweepDir(workdir).run(setting.name),
                 self.data_dir,
                 stop_at=stop_at if ends is None else ends,
                 prune=ends is not None,

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.diagnosis import plain_arrays
 from rnnlab.diagnostics.flight import flight
-from rnnlab.files import check_fields, damaged, is_number, read_json, write_text
+from rnnlab.files import check_fields, damaged, is_number, read_json, write_arrays, write_text
 from rnnlab.parallel import devices, processes
+from rnnlab.records.folders import RecordingDir
 from rnnlab.records.workdir import Workdir
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.setup import Run
@@ -67,7 +67,7 @@ class FlightRecorder:
         if finite and not spiked:
             return None
         update = int(state.step) if finite else int(state.step) + 1
-        before = [int(path.name) for path in recordings(self.folder)]
+        before = [int(each.folder.name) for each in RecordingDir.all_in(self.folder)]
         if finite and any(update - self.steps < each < update for each in before):
             return None  # The same event goes on.
         place = self._record(update, "spike" if finite else "not finite")
@@ -88,13 +88,13 @@ class FlightRecorder:
             lines.append(line_of(state, found))
             if step < event:
                 state = advance(self.run, state, step + 1)
-        place = self.folder / f"{update:08}"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        checkpoints = Checkpoints(place / "state")
+        files = RecordingDir(self.folder / f"{update:08}")
+        shutil.rmtree(files.folder, ignore_errors=True)
+        files.folder.mkdir(parents=True)
+        checkpoints = Checkpoints(files.state)
         checkpoints.save(wanted, first, {"stage": self.run.stage})
         checkpoints.close()
-        np.savez_compressed(place / "carries.npz", **jax.device_get(found["carries"]))
+        write_arrays(files.carries, jax.device_get(found["carries"]), compressed=True)
         record = {
             "reason": reason,
             "update": update,
@@ -104,25 +104,19 @@ class FlightRecorder:
             "device": devices.describe(self.run.mesh),
             "updates": lines,
         }
-        write_text(place / "recording.json", json.dumps(record) + "\n")
-        for old in recordings(self.folder)[: -self.at_most]:
-            shutil.rmtree(old)
-        return place
+        write_text(files.record, json.dumps(record) + "\n")
+        for old in RecordingDir.all_in(self.folder)[: -self.at_most]:
+            shutil.rmtree(old.folder)
+        return files.folder
 
 
 class Recording(NamedTuple):
     """One that was read."""
 
-    place: Path
+    files: RecordingDir
     record: dict[str, Any]
     """recording.json: reason ("spike", "not finite"), update (its number, from 1), start (updates made before the
     recording), stage, seed, device, and `updates`, a `line_of` each."""
-
-
-def recordings(folder: Path) -> list[Path]:
-    """Those that are whole, in the order of their updates, which name them."""
-    whole = [path.parent for path in folder.glob("*/recording.json") if path.parent.name.isdecimal()]
-    return sorted(whole, key=lambda path: int(path.name))
 
 
 def read_recording(workdir: Path, update: int | None) -> Recording:
@@ -131,16 +125,16 @@ def read_recording(workdir: Path, update: int | None) -> Recording:
     Raises:
         ConfigError: there is none.
     """
-    found = {int(path.name): path for path in recordings(Workdir(workdir).recordings)}
-    if not found:
+    by_update = {int(each.folder.name): each for each in RecordingDir.all_in(Workdir(workdir).recordings)}
+    if not by_update:
         raise ConfigError(
             f"{workdir} has no recording: nothing spiked, or the run had no flight recorder "
             "(--config.flight_recorder.steps=10)"
         )
-    if update is not None and update not in found:
-        raise ConfigError(f"--recording: no recording of update {update}; there are: {', '.join(map(str, found))}")
-    place = found[max(found) if update is None else update]
-    path = place / "recording.json"
+    if update is not None and update not in by_update:
+        raise ConfigError(f"--recording: no recording of update {update}; there are: {', '.join(map(str, by_update))}")
+    files = by_update[max(by_update) if update is None else update]
+    path = files.record
     record = read_json(path, _LOST, _RECORD)
     for number, line in enumerate(record["updates"], record["start"] + 1):
         check_fields(path, line, _LINE, _LOST, f"updates[{number}]")
@@ -148,9 +142,10 @@ def read_recording(workdir: Path, update: int | None) -> Recording:
         norms += [norm for what in ("gradient", "state") for each in line[what].values() for norm in [*each, 0.0]]
         if line["update"] != number or not all(map(is_number, norms)) or {*line["gradient"]} != {*line["state"]}:
             raise damaged(path, f"does not hold what was recorded of update {number}", _LOST)
-    if not 0 <= record["start"] < record["update"] == record["start"] + len(record["updates"]) == int(place.name):
-        raise damaged(path, f"is not of the updates up to {int(place.name)}", _LOST)
-    return Recording(place, record)
+    last, number = record["update"], int(files.folder.name)
+    if not 0 <= record["start"] < last == record["start"] + len(record["updates"]) == number:
+        raise damaged(path, f"is not of the updates up to {number}", _LOST)
+    return Recording(files, record)
 
 
 _LOST = "remove its folder; --recording names another"

@@ -218,9 +218,9 @@ def _changeable(config: Mapping[str, Any], record: Mapping[str, Any], data_dir: 
 
 
 def _restored(recording: Recording, run: Run) -> TrainState:
-    folder = recording.place / "state"
+    folder = recording.files.state
     if not folder.is_dir():
-        raise ConfigError(f"{recording.place} is not whole: it has no state")
+        raise ConfigError(f"{recording.files.folder} is not whole: it has no state")
     return SavedCheckpoints(folder).restore(recording.record["start"], run.programs.start(run.seed)).state
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import differences
 from rnnlab.files import Fields, check_fields, check_objects, read_json, read_text, write_text
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.metrics import plain, read_metrics
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import DONE, SUMMARY_AGAIN, Workdir, read_config, read_gradient_flow, read_summary
@@ -49,7 +50,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     flow = None
     for run in read_sweep(folder)["runs"]:
-        workdir = folder / "runs" / run["name"]
+        workdir = SweepDir(folder).run(run["name"])
         summary = read_summary(workdir)
         if not run["in_sweep"] or summary is None:
             continue

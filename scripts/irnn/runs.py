@@ -8,6 +8,7 @@ from typing import Any
 
 from rnnlab.config.schema import resolve
 from rnnlab.files import write_text
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import DONE, read_summary
 from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.spec.space import Setting, SweepOptions, expand
@@ -74,7 +75,7 @@ def far_enough(settings: list[Setting], folder: Path, steps: int | None) -> bool
     """Whether all runs of a sweep are over, or at this step."""
     from rnnlab.sweeps.spec.manifest import make_plan
 
-    summaries = [read_summary(folder / "runs" / s.name) for s in make_plan(folder, settings).settings]
+    summaries = [read_summary(SweepDir(folder).run(s.name)) for s in make_plan(folder, settings).settings]
     return all(s is not None and (s["status"] in DONE or s["steps"] >= (steps or s["steps"] + 1)) for s in summaries)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import read_json, write_bytes
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir, read_config
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.training.chosen import export_parameters, restore_chosen
@@ -50,7 +51,7 @@ def winner_of(
             if math.isfinite(value) and case.experiment.better * best["validation"] <= value:
                 return None
     names = [run["name"] for run in read_sweep(folder)["runs"] if run["in_sweep"] and run["axes"]["seed"] == seed]
-    return folder / "runs" / names[0] if names else None
+    return SweepDir(folder).run(names[0]) if names else None
 
 
 def export(workdir: Path, target: Path, data_dir: str | None) -> None:
@@ -60,5 +61,6 @@ def export(workdir: Path, target: Path, data_dir: str | None) -> None:
     run = Run(read_config(workdir), data_dir)
     restored = restore_chosen(workdir, "best", run.programs.start(run.seed), run.programs.word_leaves)
     export_parameters(restored, Workdir(target).parameters)
-    for name in ("config.json", "summary.json"):
-        write_bytes(target / name, (workdir / name).read_bytes())
+    source, copy = Workdir(workdir), Workdir(target)
+    for path, copied in ((source.config, copy.config), (source.summary, copy.summary)):
+        write_bytes(copied, path.read_bytes())

@@ -14,9 +14,10 @@ from rnnlab import diagnose, evaluate, find_learning_rate, report
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import to_json
 from rnnlab.files.locks import claimed
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import resolve_config
-from rnnlab.records.workdir import GROUP_LOCK, LOCK, held, open_workdir, read_config, trainer_of
+from rnnlab.records.workdir import Workdir, held, open_workdir, read_config, trainer_of
 from rnnlab.sweeps.spec.manifest import make_plan, open_sweep
 from rnnlab.sweeps.spec.space import expand, load_sweep
 from rnnlab.training.loop import train_and_evaluate
@@ -135,7 +136,7 @@ def test_run_that_left_a_sweep_keeps_its_config_beside_one_with_a_field_that_it_
 
 
 def test_a_second_writer_is_one_line_that_names_the_first(tmp_path: Path) -> None:
-    process = start_holder(tmp_path / LOCK)
+    process = start_holder(Workdir(tmp_path).lock)
     try:
         pattern = rf"is in use: process {process.pid} on .* writes there"
         with pytest.raises(ConfigError, match=pattern), held(tmp_path):
@@ -147,7 +148,7 @@ def test_a_second_writer_is_one_line_that_names_the_first(tmp_path: Path) -> Non
         config.write_text(f"def get_config():\n    return {SMALL_RUN!r}\n")
         with pytest.raises(ConfigError, match=pattern):
             find_learning_rate.main([f"--config={config}", f"--workdir={tmp_path}"])
-        assert {path.name for path in tmp_path.iterdir()} == {LOCK, "mine.py"}
+        assert {path.name for path in tmp_path.iterdir()} == {"run.lock", "mine.py"}
     finally:
         process.kill()
         process.communicate()
@@ -169,7 +170,7 @@ def test_run_of_a_group_in_training_is_in_use(tmp_path: Path) -> None:
     fields = sweep(tmp_path)
     plan = open_sweep(tmp_path, fields, expand(fields))
     (name,) = plan.groups
-    process = start_holder(tmp_path / "groups" / name / GROUP_LOCK)
+    process = start_holder(SweepDir(tmp_path).group(name).lock)
     try:
         workdir = tmp_path / "runs" / plan.settings[1].name
         assert str(process.pid) in (trainer_of(workdir) or "")
@@ -178,7 +179,7 @@ def test_run_of_a_group_in_training_is_in_use(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    with held(workdir), claimed(workdir / LOCK) as mine:
+    with held(workdir), claimed(Workdir(workdir).lock) as mine:
         assert not mine
     assert not workdir.exists()  # Nothing but the lock was in it.
 
@@ -202,7 +203,7 @@ def in_progress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that has ended, and whose lock another process holds."""
     workdir = tmp_path_factory.mktemp("in_progress") / "run"
     train_and_evaluate(SMALL_RUN | {"steps": 20, "flight_recorder": {}}, workdir)
-    process = start_holder(workdir / LOCK)
+    process = start_holder(Workdir(workdir).lock)
     yield workdir
     process.kill()
     process.communicate()

@@ -14,9 +14,10 @@ from rnnlab.cells import GRU
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.flight import SPIKE
 from rnnlab.nn.trajectory import trajectories
+from rnnlab.records.folders import RecordingDir
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import resolve_config
-from rnnlab.training.flight_recorder import read_recording, recordings
+from rnnlab.training.flight_recorder import read_recording
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.replay import _spectral_bound, blame
 from rnnlab.training.setup import Run
@@ -63,12 +64,12 @@ def test_recordings_come_in_the_order_of_their_updates_however_many_digits_these
     for name in (*(f"{update:08}" for update in updates), "notes"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recording.json").write_text("{}")
-    assert [int(path.name) for path in recordings(tmp_path)] == updates
+    assert [int(each.folder.name) for each in RecordingDir.all_in(tmp_path)] == updates
 
 
 def test_a_spike_and_the_end_are_recorded_with_the_updates_before_them(diverged: Path) -> None:
     found = [read_recording(diverged, update).record for update in (24, 25)]
-    assert [path.name for path in recordings(diverged / "recordings")] == ["00000024", "00000025"]
+    assert [each.folder.name for each in RecordingDir.all_in(diverged / "recordings")] == ["00000024", "00000025"]
     assert [each["reason"] for each in found] == ["spike", "not finite"]
     norms = norms_of(diverged)
     for record in found:
@@ -102,7 +103,7 @@ def test_carries_are_those_of_the_whole_batch_of_the_update(diverged: Path) -> N
 @pytest.mark.slow
 def test_recordings_are_as_many_as_asked_for_and_the_last(tmp_path: Path) -> None:
     train_and_evaluate(exploding(flight_recorder=dict(steps=1, at_most=1)), tmp_path)
-    assert [path.name for path in recordings(tmp_path / "recordings")] == ["00000025"]
+    assert [each.folder.name for each in RecordingDir.all_in(tmp_path / "recordings")] == ["00000025"]
 
 
 @pytest.mark.slow

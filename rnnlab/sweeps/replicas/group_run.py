@@ -12,6 +12,7 @@ from typing import Any
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import differences
 from rnnlab.parallel import devices
+from rnnlab.records.folders import GroupDir, SweepDir
 from rnnlab.records.run_config import traced_numbers
 from rnnlab.records.workdir import is_done
 from rnnlab.sweeps.replicas.replica_group import Member, ReplicaGroup
@@ -71,16 +72,15 @@ def run_group(
     run = programs.run
 
     def begun(chosen: Sequence[Setting]) -> list[Member]:
-        return [Member(s, numbers[s.name], workdir / "runs" / s.name, run) for s in chosen]
+        return [Member(s, numbers[s.name], SweepDir(workdir).run(s.name), run) for s in chosen]
 
     def waiting() -> list[Setting]:
-        return [s for s in settings if s.name not in stopped and not is_done(workdir / "runs" / s.name)]
+        return [s for s in settings if s.name not in stopped and not is_done(SweepDir(workdir).run(s.name))]
 
     room, stopped = None, set()
     # One folder; of a group that is split for memory and stops half way, one a part.
-    parts = sorted(folder.glob("checkpoints*"))
-    names = itertools.chain(["checkpoints"], (f"checkpoints-{n}" for n in itertools.count(1)))
-    fresh = (folder / name for name in names if not (folder / name).exists())
+    parts = sorted(folder.glob(f"{GroupDir(folder).checkpoints().name}*"))
+    fresh = (part for part in map(GroupDir(folder).checkpoints, itertools.count()) if not part.exists())
     with disk_errors(workdir), interruptions(say) as interrupted:
         while left := waiting():
             part = parts.pop(0) if parts else next(fresh)

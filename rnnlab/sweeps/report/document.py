@@ -12,6 +12,7 @@ from typing import Any
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.outside import is_outside
 from rnnlab.plots.blocks import Block, Heading, Lines, Paragraph, Picture, Table, write_document
+from rnnlab.records.folders import ReportDir
 from rnnlab.records.workdir import DONE
 from rnnlab.sweeps.report.compared import compared
 from rnnlab.sweeps.report.comparison import partners
@@ -89,7 +90,7 @@ def write_report(
     blocks += _best(view, rows)
     if chosen:
         blocks += compared(view, pairs, alone, chosen, _goals(rows))
-    folder = output / "plots"
+    folder = ReportDir(output).plots
     drawn: list[Picture] = []
     for draw in (draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
         drawn += draw(view, folder)

@@ -14,6 +14,7 @@ import numpy as np
 
 from rnnlab.plots import sweep as plots
 from rnnlab.plots.blocks import Picture
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.metrics import read_metrics
 from rnnlab.sweeps.spec.question import shares
 from rnnlab.sweeps.statistics import Mean, Result, Scale, best_by, mean_band, number, ranked, scale_of
@@ -242,7 +243,7 @@ def _read(workdir: Path, result: Result, split: str, name: str) -> tuple[np.ndar
     """Steps [S] and values [S, seeds] of a setting; NaN where a run has none."""
     runs = []
     for row in result.rows:
-        lines = [line for line in read_metrics(workdir / "runs" / row["name"]) if line.get("split") == split]
+        lines = [line for line in read_metrics(SweepDir(workdir).run(row["name"])) if line.get("split") == split]
         runs.append({line["step"]: number(line.get(name), math.nan) for line in lines})
     steps = sorted({step for run in runs for step in run})
     values = np.array([[run.get(step, math.nan) for run in runs] for step in steps]).reshape(len(steps), len(runs))

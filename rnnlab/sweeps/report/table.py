@@ -12,6 +12,7 @@ from typing import Any
 
 from rnnlab.files import as_typed, whole_file
 from rnnlab.files.locks import alone
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import read_summary
 
 MEASURED = ("steps", "seconds", "steps_per_second")
@@ -29,7 +30,7 @@ def make_rows(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
     paths = list(dict.fromkeys(path for run in sweep["runs"] for path in run["axes"] if path != "seed"))
     rows = []
     for run in sweep["runs"]:
-        folder = workdir / "runs" / run["name"]
+        folder = SweepDir(workdir).run(run["name"])
         summary = read_summary(folder)
         row = {"name": run["name"], "in_sweep": run["in_sweep"]}
         row["status"] = summary["status"] if summary else "started" if folder.is_dir() else "waiting"
@@ -57,7 +58,7 @@ def write_table(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]
     import pyarrow
     import pyarrow.parquet
 
-    with alone(workdir / "table.lock"):
+    with alone(SweepDir(workdir).table_lock):
         rows = make_rows(workdir, sweep)
         rows = [{name: as_typed(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
         columns = {name: _column([row[name] for row in rows]) for name in (rows[0] if rows else ())}
@@ -65,9 +66,9 @@ def write_table(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]
         out = csv.writer(text, lineterminator="\n")
         out.writerow(columns)
         out.writerows(zip(*columns.values(), strict=True))
-        with whole_file(workdir / "runs.csv") as file:
+        with whole_file(SweepDir(workdir).csv) as file:
             file.write(text.getvalue().encode())
-        with whole_file(workdir / "runs.parquet") as file:
+        with whole_file(SweepDir(workdir).parquet) as file:
             pyarrow.parquet.write_table(pyarrow.table(columns), file)
     return rows
 

@@ -13,6 +13,7 @@ from typing import Any
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import check_objects, read_json, whole_file, write_text
 from rnnlab.files.locks import alone
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import is_done, read_summary
 from rnnlab.sweeps.spec.groups import Group
@@ -41,7 +42,7 @@ class Halving:
 
     def __init__(self, section: Mapping[str, Any], settings: Sequence[Setting], workdir: Path):
         self.first, self.eta, metric = section["first"], section["eta"], section["metric"]
-        self.folder, self.settings, self.workdir = workdir / "rungs", settings, workdir
+        self.settings, self.workdir = settings, workdir
         paths = axis_paths(settings)
         self.axes = {s.name: {path: axis_value(s, path) for path in paths} for s in settings}
         self.paths = paths[:-1]
@@ -89,13 +90,13 @@ class Halving:
         """
         step, pruned = self.rungs[index], self.pruned(index)
         runs = [s for s in self.settings if s.name not in pruned]
-        with alone(self.workdir / "rungs.lock"):
+        with alone(SweepDir(self.workdir).rungs_lock):
             decision = self._read(index, {s.name for s in runs})
             if decision is None:
                 if any(left_before(self.workdir, name, group, step) for name, group in groups.items()):
                     return None
                 decision = self._decided(step, runs)
-                with whole_file(self._path(index)) as file:
+                with whole_file(SweepDir(self.workdir).rung(index)) as file:
                     file.write((json.dumps(decision, indent=1) + "\n").encode())
         on = [setting["score"] for setting in decision["settings"] if setting["goes_on"]]
         words = f"step {step}: {len(on)} of {len(decision['settings'])} settings go on, {self.metric}"
@@ -120,7 +121,7 @@ class Halving:
 
     def _row(self, setting: Setting, step: int) -> dict[str, Any]:
         """A run at a rung, as `statistics.aggregate` wants it."""
-        folder = self.workdir / "runs" / setting.name
+        folder = SweepDir(self.workdir).run(setting.name)
         lines = [each for each in read_metrics(folder) if each["split"] == "validation" and each["step"] <= step]
         if lines and self.metric not in lines[-1]:
             known = [name for name in lines[-1] if name not in ("step", "split", "seconds")]
@@ -139,12 +140,9 @@ class Halving:
             "score": max(finite, key=lambda value: self.sign * value) if finite else math.nan,
         }
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"{index}.json"
-
     def _read(self, index: int, names: set[str]) -> dict[str, Any] | None:
         """What was decided at a rung; names: of the runs that came to it."""
-        path = self._path(index)
+        path = SweepDir(self.workdir).rung(index)
         if not path.exists():
             return None
         remedy = "remove it, and it is decided again from what the runs have left"
@@ -168,11 +166,11 @@ def left_before(workdir: Path, name: str, group: Group, step: int | None) -> lis
     Args:
         name: of the group.
     """
-    left = [s for s in group.settings if not is_done(workdir / "runs" / s.name)]
+    left = [s for s in group.settings if not is_done(SweepDir(workdir).run(s.name))]
     if not left or step is None:
         return left
     come: set[str] = set()
-    path = workdir / "groups" / name / "reached.json"
+    path = SweepDir(workdir).group(name).reached
     if path.exists():
         # Damaged, it is as if it were not there: the group is taken up at its checkpoint, and the file written again.
         with contextlib.suppress(ConfigError):
@@ -184,7 +182,7 @@ def left_before(workdir: Path, name: str, group: Group, step: int | None) -> lis
 def mark_reached(workdir: Path, name: str, group: Group, step: int) -> None:
     """Notes that all runs of a group that are not over have come to a step, and their checkpoints are on the disk."""
     reached = {"step": step, "runs": [setting.name for setting in group.settings]}
-    write_text(workdir / "groups" / name / "reached.json", json.dumps(reached) + "\n")
+    write_text(SweepDir(workdir).group(name).reached, json.dumps(reached) + "\n")
 
 
 def _check(first: int, settings: Sequence[Setting]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import check_fields, check_objects, damaged, read_json, write_text
 from rnnlab.files.locks import alone
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import Workdir, is_done, read_config
@@ -57,7 +58,7 @@ def make_plan(workdir: Path, settings: Sequence[Setting], at_most: int | None = 
         if all(member in by_name for member in group["runs"]):
             groups[name] = Group(tuple(by_name[member] for member in group["runs"]), group["alone"])
             placed.update(group["runs"])
-    rest = [s for s in named if s.name not in placed and not is_done(workdir / "runs" / s.name)]
+    rest = [s for s in named if s.name not in placed and not is_done(SweepDir(workdir).run(s.name))]
     free = _free(known["groups"])
     for group in split_groups(rest, at_most):
         groups[f"{next(free):03}"] = group
@@ -81,12 +82,12 @@ def open_sweep(
     Raises:
         ConfigError: as `make_plan`; or the folder cannot be written to.
     """
-    with alone(workdir / "sweep.lock"):
+    with alone(SweepDir(workdir).manifest_lock):
         plan, known = make_plan(workdir, settings, at_most), _read(workdir)
         base = sweep["base"]
         if not isinstance(base, str):
-            base = str(workdir / "base.py")
-            write_text(workdir / "base.py", _BASE.format(sweep["base"]))
+            base = str(SweepDir(workdir).base)
+            write_text(SweepDir(workdir).base, _BASE.format(sweep["base"]))
         here = {s.name for s in plan.settings}
         shared = plan.settings[0].config
         runs = []
@@ -104,11 +105,11 @@ def open_sweep(
                     "config": _changes(shared, s.config),
                     "overrides": s.overrides,
                     "axes": {path: axis_value(s, path) for path in paths},
-                    "command": command(base, _of_command(sweep, s), workdir / "runs" / s.name),
+                    "command": command(base, _of_command(sweep, s), SweepDir(workdir).run(s.name)),
                 }
             )
         made_by = {"versions": versions(), "git_commit": git_commit()}
-        if plan.settings and all(is_done(workdir / "runs" / s.name) for s in plan.settings):
+        if plan.settings and all(is_done(SweepDir(workdir).run(s.name)) for s in plan.settings):
             made_by |= {name: known[name] for name in made_by if name in known}  # Nothing is trained any more.
         written = {
             "sweep": dict(sweep),
@@ -121,7 +122,7 @@ def open_sweep(
             },
             **made_by,
         }
-        write_text(workdir / "sweep.json", json.dumps(written, indent=1) + "\n")
+        write_text(SweepDir(workdir).manifest, json.dumps(written, indent=1) + "\n")
     return plan
 
 
@@ -137,7 +138,7 @@ def read_sweep(workdir: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is none, or it cannot be read.
     """
-    path = workdir / "sweep.json"
+    path = SweepDir(workdir).manifest
     if not path.exists():
         raise ConfigError(f"{workdir} is not the workdir of a sweep: it has no sweep.json")
     found = read_json(path, _LOST, {"runs": list, "groups": {}})
@@ -159,12 +160,13 @@ _RUN = {"name": str, "in_sweep": bool, "key": str, "axes": {}, "command": str}
 
 def _read(workdir: Path) -> dict[str, Any]:
     """sweep.json, or what stands for it before the first time."""
-    if (workdir / "sweep.json").exists():
+    if SweepDir(workdir).manifest.exists():
         return read_sweep(workdir)
     if Workdir(workdir).config.exists():
         raise ConfigError(f"{workdir} holds a run of rnnlab.train; take another --workdir for the sweep")
-    if (workdir / "runs").is_dir() and any((workdir / "runs").iterdir()):
-        raise ConfigError(f"{workdir}/runs has runs, but no sweep.json says which; take another --workdir")
+    runs = SweepDir(workdir).runs
+    if runs.is_dir() and any(runs.iterdir()):
+        raise ConfigError(f"{runs} has runs, but no sweep.json says which; take another --workdir")
     return {"runs": [], "groups": {}}
 
 
@@ -184,7 +186,7 @@ def _config(workdir: Path, known: Mapping[str, Any], run: Mapping[str, Any]) -> 
     try:
         if "config" in run:
             return resolve_config({**known["config"], **run["config"]})
-        return read_config(workdir / "runs" / run["name"])  # Of a sweep that is older than configs in sweep.json.
+        return read_config(SweepDir(workdir).run(run["name"]))  # Of a sweep that is older than configs in sweep.json.
     except ConfigError:
         return None
 

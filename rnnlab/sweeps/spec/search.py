@@ -20,6 +20,7 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import check_objects, read_json, whole_file
 from rnnlab.files.locks import alone
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import DONE, read_summary
 from rnnlab.sweeps.spec.manifest import make_plan
 from rnnlab.sweeps.spec.question import larger_is_better, watched_metric
@@ -92,7 +93,7 @@ class Search:
         Raises:
             ConfigError: a point that is no config.
         """
-        with alone(self.workdir / "optuna.lock"):
+        with alone(SweepDir(self.workdir).points_lock):
             self._read()  # Another process may have asked.
             if self.left():
                 return True
@@ -106,7 +107,7 @@ class Search:
                 say(f"{told}{'' if enough else f'; none but these {before} points are proposed'}")
                 return False
             self._expanded([*self.points, *new])
-            with whole_file(self.workdir / "optuna.json") as file:
+            with whole_file(SweepDir(self.workdir).points) as file:
                 content = {"of": self.section["of"], "points": [*self.points, *new]}
                 file.write((json.dumps(content, indent=1) + "\n").encode())
             self._read()
@@ -116,7 +117,7 @@ class Search:
     # --- the workdir -------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        path = self.workdir / "optuna.json"
+        path = SweepDir(self.workdir).points
         self.points: list[dict[str, Any]] = []
         if not path.exists():
             return
@@ -136,7 +137,7 @@ class Search:
     def _summaries(self) -> list[tuple[Setting, Mapping[str, Any]]]:
         """Every run and what its summary.json says, point by point."""
         named = make_plan(self.workdir, self.settings()).settings
-        return [(s, read_summary(self.workdir / "runs" / s.name) or {}) for s in named]
+        return [(s, read_summary(SweepDir(self.workdir).run(s.name)) or {}) for s in named]
 
     # --- the study ---------------------------------------------------------------------------------------------------
 
@@ -211,16 +212,17 @@ class Search:
         return point
 
     def _leave(self, trials: list[Any]) -> None:
-        """optuna.journal, whole or not at all."""
+        """optuna.journal, whole or not at all. Optuna opens the file by its path, so `whole_file` cannot write it."""
         if not trials:
             return
-        partial = self.workdir / "optuna.journal.partial"
+        journal_path = SweepDir(self.workdir).journal
+        partial = journal_path.with_name(f"{journal_path.name}.partial")
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
         journal = self.optuna.storages.journal
         storage = self.optuna.storages.JournalStorage(journal.JournalFileBackend(str(partial)))
         self._study(None, trials, storage)
-        os.replace(partial, self.workdir / "optuna.journal")
+        os.replace(partial, journal_path)
 
     def _best(self, trials: list[Any]) -> str:
         """For people: the best point so far."""
