@@ -8,7 +8,7 @@ from rnnlab.config.outside import Table, look_in
 from rnnlab.config.schema import build, find, lookup
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationOptions
-from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task
+from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task, Weighted
 from rnnlab.tasks.generated import GeneratedTask
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
@@ -79,6 +79,7 @@ __all__ = [
     "StreamTask",
     "Task",
     "TaskSpec",
+    "Weighted",
     "find_task",
     "make_task",
 ]

@@ -19,7 +19,7 @@ from rnnlab.config.declared import attributes, declare_options
 from rnnlab.config.schema import resolve
 from rnnlab.ops.random_streams import stream
 from rnnlab.tasks.augmentation import Augmentation, AugmentationOptions, Augmented
-from rnnlab.typing import Array, Bool, Int, Num, PRNGKeyArray, PyTree
+from rnnlab.typing import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -45,6 +45,15 @@ class Batch(NamedTuple):
     targets: Any
     """[B, ...] for a readout at the last step, [T, B, ...] for one at every step."""
     lengths: Int[Array, " B"] | None
+
+
+class Weighted(NamedTuple):
+    """A metric that is not averaged over what the loss is averaged over, as one over ten of seventy steps."""
+
+    sums: Float[Array, " B"]
+    """Per row, over what counts."""
+    weights: Float[Array, " B"] | float
+    """Per row, or one for every row, how much counts. Where it is 0 for all rows, there is no such metric."""
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["first", "examples"], meta_fields=["batch_size"])
@@ -139,8 +148,9 @@ class Task(abc.ABC):
         """Example `index` of a split; all randomness comes from `key`, which is its own for (seed, split, index)."""
 
     @abc.abstractmethod
-    def score(self, outputs: Any, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by.
+    def score(self, outputs: Any, batch: Batch) -> tuple[dict[str, Any], jax.Array]:
+        """Per-row sums [B] of "loss" and of any metrics, and the per-row weights [B] that they are divided by; a metric
+        that is averaged over something else is `Weighted`.
 
         outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.nn.cross_entropy.Distribution`.
         """
@@ -154,7 +164,7 @@ class Task(abc.ABC):
         return np.linspace(0, last, count).round().astype(np.uint32)
 
     def derived(self, values: dict[str, float]) -> dict[str, float]:
-        """Metrics that follow from the means of the others."""
+        """Metrics that follow from the means of the others. A `Weighted` one without any weight is not among them."""
         return {}
 
     def batch(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Batch:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnnlab.config.bounds import LARGEST_INT
-from rnnlab.training.remembers import Remembers, score
+from rnnlab.training.remembers import Remembers, score, watched
 
 
 class Curriculum(Remembers):
@@ -46,8 +46,8 @@ class Curriculum(Remembers):
     def see(self, values: Mapping[str, float]) -> None:
         """Takes in an evaluation of the stage."""
         if self.section is not None and self.section["metric"] is not None:
-            reached = score(values[self.section["metric"]], self.sign) >= score(self.section["threshold"], self.sign)
-            self.passed = self.passed or reached
+            reached = score(watched(values, self.section["metric"]), self.sign)
+            self.passed = self.passed or reached >= score(self.section["threshold"], self.sign)
 
     def never(self, steps: int) -> Sequence[int]:
         """The boundaries that a run of so many steps does not come to."""

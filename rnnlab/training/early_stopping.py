@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.training.remembers import Remembers, score
+from rnnlab.training.remembers import Remembers, score, watched
 
 
 class EarlyStopping(Remembers):
@@ -41,7 +41,7 @@ class EarlyStopping(Remembers):
 
     def score(self, values: Mapping[str, float]) -> float:
         """The watched metric as a finite number, larger is better."""
-        return score(values[self.metric], self.sign)
+        return score(watched(values, self.metric), self.sign)
 
     def see(self, step: int, values: dict[str, float], counts: bool = True) -> bool:
         """Takes in an evaluation; True if it is the best so far. counts: whether it counts for patience."""

@@ -24,8 +24,9 @@ def former_names(wanted: Collection[str], stored: Collection[str]) -> tuple[dict
     names: dict[str, str | None] = {name: name for name in wanted}
     over = set()
     for state in _STATES:
-        # The sums of single penalties: the first line after a resume has them of fewer steps.
-        names |= {name: None for name in wanted if name.startswith(f"{state}sums/penalty/") and name not in stored}
+        # The sums of single penalties and of weights: the first line after a resume has them of fewer steps.
+        new = (f"{state}sums/penalty/", f"{state}sums/weight/")
+        names |= {name: None for name in wanted if name.startswith(new) and name not in stored}
         if f"{state}usual_norm" in stored:
             start = f"{state}optimizer/"
             parts = [name.removeprefix(start) for name in wanted if name.startswith(start)]

@@ -8,7 +8,7 @@ from rnnlab.training.clock import TrainingClock
 from rnnlab.training.curriculum import Curriculum
 from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.plateau import Plateau
-from rnnlab.training.remembers import Remembers, score
+from rnnlab.training.remembers import Remembers, score, watched
 
 
 class Convergence(Remembers):
@@ -31,7 +31,7 @@ class Convergence(Remembers):
         if self.solved is None or self.step is not None:
             return
         metric, threshold = self.solved
-        if score(values[metric], self.sign) >= score(threshold, self.sign):
+        if score(watched(values, metric), self.sign) >= score(threshold, self.sign):
             self.step, self.seconds = step, round(seconds, 3)
 
     def summary(self) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from rnnlab.ops.random_streams import Training
 from rnnlab.optim.penalties import row_penalty, terms
 from rnnlab.optim.terms import ForwardPass
 from rnnlab.tasks import Batch, Task
+from rnnlab.training.metric_sums import over_rows
 from rnnlab.typing import Array, Float, PyTree
 
 
@@ -43,7 +44,7 @@ def batch_loss(
     last: Carries = []
     hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs, first=first, last=last)
     values, weights = task.score(network.read(hidden, batch.lengths, training), batch)
-    sums = {name: value.sum() for name, value in values.items()}
+    sums = over_rows(values)
     total = sums["loss"]
     if any(not term.of_weights for term in terms(penalties)):
         state = lax.stop_gradient((params, buffers))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.training.remembers import Remembers, score
+from rnnlab.training.remembers import Remembers, score, watched
 
 
 class Plateau(Remembers):
@@ -36,7 +36,7 @@ class Plateau(Remembers):
 
     def see(self, values: Mapping[str, float]) -> bool:
         """Takes in an evaluation; True if the rate drops."""
-        found = score(values[self.metric], self.sign)
+        found = score(watched(values, self.metric), self.sign)
         if self.best is None or found > self.best + self.schedule["min_change"]:
             self.best, self.without = found, 0
             return False

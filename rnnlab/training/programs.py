@@ -41,6 +41,7 @@ from rnnlab.records.run_config import traced_numbers
 from rnnlab.tasks import Batch, Split, StreamTask, Task
 from rnnlab.training.evaluation import Pace, Sums, in_parts
 from rnnlab.training.loss import batch_loss
+from rnnlab.training.metric_sums import is_weight, of_split, of_step
 from rnnlab.training.prefetch import data_shapes, data_specs
 from rnnlab.training.state import TrainState
 from rnnlab.training.update import RUNNING, BatchGradients, updated
@@ -104,7 +105,8 @@ class Programs:
         self.shapes = state
         """Of a state's leaves, each of them whole; of a carry one for all rows."""
         others = (*RUNNING, "clipped")
-        self.metric_names = tuple(name for name in state.sums if name not in others and not _is_penalty(name))
+        names = (name for name in state.sums if name not in others and not is_weight(name))
+        self.metric_names = tuple(name for name in names if not _is_penalty(name))
 
         replicated, rows, data = PartitionSpec(), PartitionSpec(ALL_AXES), data_specs(self.data_shapes)
         spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
@@ -316,7 +318,7 @@ class Programs:
         )(state.params, taps)
         gradients, values, weight = sum_over_devices((gradients, values, weights.sum()), self.split)
         gradients = jax.tree.map(lambda g: g / weight, gradients)
-        values = {name: value / weight for name, value in values.items()}
+        values = of_step(values, weight)
         penalties = self._section("penalties", state.numbers)
         if any(term.of_weights for term in terms(penalties)):
             charges, slopes = self._charged_weights(state, penalties)
@@ -383,7 +385,7 @@ class Programs:
         sums: Sums,
         first: jax.Array,
         until: jax.Array,
-    ) -> tuple[Sums, dict[str, jax.Array]]:
+    ) -> tuple[Sums, dict[str, Any]]:
         """The sums with those of the batches from `first` to before `until`, and the means so far, over the first
         `size` examples of a split.
 
@@ -397,7 +399,7 @@ class Programs:
 
         sums = lax.fori_loop(first, until, add, sums)
         values, weight = sum_over_devices(jax.tree.map(lambda a: a[0], sums.totals))
-        return sums, {name: value / weight for name, value in values.items()}
+        return sums, of_split(values, weight)
 
     def _batch_sums(
         self,
@@ -447,9 +449,9 @@ class Programs:
         rows: jax.Array,
         pace: Pace | None = None,
         halts: Callable[[], bool] | None = None,
-    ) -> dict[str, jax.Array]:
-        """Means over the first `size` examples of a split. rows: of an evaluation batch; the rest as of
-        `evaluation.in_parts`."""
+    ) -> dict[str, Any]:
+        """Means over the first `size` examples of a split, for `metric_sums.on_host`. rows: of an evaluation batch; the
+        rest as of `evaluation.in_parts`."""
         whole = params, buffers, data, rows
         part = functools.partial(self._evaluate, split, size, *whole)
         return in_parts(part, self._begin_sums(split, *whole), -(-size // rows.shape[0]), pace or Pace(), halts)

@@ -8,7 +8,23 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from rnnlab.config.errors import ConfigError
+
 _LARGEST = sys.float_info.max
+
+
+def watched(values: Mapping[str, float], metric: str) -> float:
+    """A metric among those of an evaluation.
+
+    Raises:
+        ConfigError: no example of the split counts for it.
+    """
+    if metric not in values:
+        raise ConfigError(
+            f"task: no validation example has a weight for {metric}, which the run watches; watch one of: "
+            + ", ".join(values)
+        )
+    return values[metric]
 
 
 def score(value: float, sign: float) -> float:

@@ -28,6 +28,7 @@ from rnnlab.training.curriculum import Curriculum
 from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.evaluation import Pace
 from rnnlab.training.host_state import Convergence, HostState, Intervals
+from rnnlab.training.metric_sums import on_host
 from rnnlab.training.plateau import Plateau
 from rnnlab.training.prefetch import Feed
 from rnnlab.training.programs import quiet_about_length
@@ -208,7 +209,7 @@ class Run:
         size, rows = self.evaluated_rows(split)
         pace = self._paces[self.stage, split]
         values = self.programs.evaluate(split, size, state.evaluated, state.buffers, self.data, rows, pace, halts)
-        return self.described(self.label | {name: float(value) for name, value in values.items()})
+        return self.described(self.label | on_host(values))
 
     def evaluated_rows(self, split: Split) -> tuple[int, jax.Array]:
         """(Examples of a split, the rows of one batch of its evaluation).

@@ -9,6 +9,7 @@ import jax
 
 from rnnlab.nn.network import Carries
 from rnnlab.optim.monitors import Clipped, Spikes
+from rnnlab.training.metric_sums import since_log
 from rnnlab.typing import Array, Float, Int, PyTree
 
 
@@ -49,7 +50,7 @@ class TrainState:
     numbers: dict[str, Float[Array, ""]]
     """Every float of the sections that the programs are made from, by its path."""
     sums: dict[str, Float[Array, ""]]
-    """Since the last log step: per-step sums, their count, and the largest gradient norm."""
+    """Since the last log step: per-step sums, see `training/metric_sums.py`, their count, the largest gradient norm."""
     rate_scale: Float[Array, ""] | None = None
     """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
     carry: Carries | None = None
@@ -79,10 +80,9 @@ class TrainState:
 
 def means(sums: Mapping[str, Any]) -> dict[str, float]:
     """On the host: the means since the last log step, and the largest gradient norm before clipping."""
-    values = {name: float(value) for name, value in sums.items()}
-    count = max(values.pop("count"), 1.0)
-    largest = values.pop("largest_grad_norm")
-    return {name: value / count for name, value in values.items()} | {"largest_grad_norm": largest}
+    others = {name: value for name, value in sums.items() if name not in ("count", "largest_grad_norm")}
+    count, largest = max(float(sums["count"]), 1.0), float(sums["largest_grad_norm"])
+    return since_log(others, count) | {"largest_grad_norm": largest}
 
 
 def logged(sums: Mapping[str, Any], learning_rate: Any) -> dict[str, float]:

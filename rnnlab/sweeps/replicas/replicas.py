@@ -21,6 +21,7 @@ from rnnlab.parallel.sharding import ALL_AXES
 from rnnlab.tasks import Split
 from rnnlab.training import footprint
 from rnnlab.training.evaluation import Pace, Sums, in_parts
+from rnnlab.training.metric_sums import on_host
 from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState
 from rnnlab.typing import Bool, Float, Int, PyTree
@@ -168,9 +169,9 @@ class ReplicaPrograms:
         data, everywhere = self.run.data, self._everywhere(rows)
         part = functools.partial(self._evaluate, (split, size), self._placed(wanted, bool), state, data, everywhere)
         sums, count = self._begin_sums(split, state, data, everywhere), -(-size // rows.shape[0])
-        found = jax.device_get(in_parts(part, sums, count, self._paces[split], halts))
-        each = [{name: float(values[n]) for name, values in found.items()} for n in range(len(wanted))]
-        return [self.run.described(values) for values in each]
+        means = jax.device_get(in_parts(part, sums, count, self._paces[split], halts))
+        each = (jax.tree.map(lambda values: values[n], means) for n in range(len(wanted)))  # noqa: B023
+        return [self.run.described(on_host(values)) for values in each]
 
     def flows(self, state: TrainState, wanted: Bool[np.ndarray, " N"]) -> list[dict[str, dict[str, list[float]]]]:
         """`Run.gradient_flow` of the wanted replicas, untrained and trained; see `evaluate`."""
