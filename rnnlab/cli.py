@@ -13,6 +13,7 @@ from absl import flags
 
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.field_flags import define_fields, field_texts
+from rnnlab.config.help import render
 from rnnlab.config.overrides import Config, field_paths, fields_named
 from rnnlab.config.reading import load_file
 from rnnlab.files import Unwritable, output
@@ -20,7 +21,7 @@ from rnnlab.files.path_flag import path_flag
 from rnnlab.parallel import devices, environment, processes
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.provenance import source_hashes, versions
-from rnnlab.records.run_config import apply_overrides, field_hints, render, resolve_config
+from rnnlab.records.run_config import RunOptions, apply_overrides, field_hints, resolve_config
 from rnnlab.records.statuses import CRASHED, DIVERGED, FINISHED, INCOMPLETE, INTERRUPTED, LOST, MISTAKE, UNREAD
 
 EXIT_STATUS = {
@@ -174,7 +175,7 @@ def parse(
         _show_help(doc or "", values)
         if base is not None and reference is not None:
             config = resolve_config(apply_overrides(base(reference), overrides))
-            print(f"\nFields of {reference}:\n{render(config)}")
+            print(f"\nFields of {reference}:\n{render(config, RunOptions)}")
         raise SystemExit(FINISHED)
     return Words(reference, overrides, others)
 

@@ -5,8 +5,8 @@
 
 --config names a file and, after a colon, the argument of its get_config, such as one of its presets. Every field is a
 flag, as in --config.optimizer.learning_rate=3e-4, --config.model.bidirectional (True), --noconfig.model.bidirectional
-(False) or --config.model.cell=gru; with --config, --help lists all fields with their values. --flagfile=FILE reads
-flags from a file, one a line.
+(False) or --config.model.cell=gru; with --config, --help lists all fields with their values and what they mean.
+--flagfile=FILE reads flags from a file, one a line.
 Without --workdir the run goes to runs/FILE or runs/FILE-PRESET, as in runs/adding-lstm, below the current folder.
 The same command on the same workdir resumes.
 A run may have several processes. SLURM, Open MPI, TPU pods and Kubernetes are recognised; elsewhere give --coordinator,

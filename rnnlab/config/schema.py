@@ -118,7 +118,7 @@ def resolve(factory: Callable[..., Any], section: Mapping[str, Any], path: str, 
         if isinstance(value, Mapping) and "name" not in value:  # Some fields of a section whose name is the default.
             value = ({"name": default} if isinstance(default, str) else _mapping(default)) | dict(value)
         if value is inspect.Parameter.empty:
-            raise ConfigError(f"{prefix}{key}: missing; expected {_describe(hint)}")
+            raise ConfigError(f"{prefix}{key}: missing; expected {describe(hint)}")
         resolved[key] = _check(value, hint, prefix + key)
     more = {key: value for key, value in section.items() if key not in fields}
     return resolved | {key: _check_section(value, further, [], prefix + key) for key, value in more.items()}
@@ -146,16 +146,25 @@ def section_fields(hint: Any, section: Mapping[str, Any]) -> dict[str, Field]:
     Raises:
         ConfigError: the fields depend on the section's name, and it has none that is known.
     """
+    factories = section_factories(hint, section)
+    further = getattr(factories[0], "further", None) if factories else None
+    others = {} if further is None else dict.fromkeys(section, Field(Annotated[Any, further], None))
+    return others | {name: field for each in reversed(factories) for name, field in fields_of(each).items()}
+
+
+def section_factories(hint: Any, section: Mapping[str, Any]) -> list[Callable[..., Any]]:
+    """Those whose fields a section with this annotation has; of two fields with one name, the first one's counts.
+
+    Raises:
+        ConfigError: as of `section_fields`.
+    """
     for member in members_of(hint):
         if is_options(member):
-            further = getattr(member, "further", None)
-            others = {} if further is None else dict.fromkeys(section, Field(Annotated[Any, further], None))
-            return others | dict(fields_of(member))
+            return [member]
         table = table_of(member)
         if table is not None:
-            factories = [lookup(table, section.get("name"), "name"), *filter(is_options, member.__metadata__)]
-            return {name: field for each in reversed(factories) for name, field in fields_of(each).items()}
-    return {}
+            return [lookup(table, section.get("name"), "name"), *filter(is_options, member.__metadata__)]
+    return []
 
 
 def _check(value: Any, hint: Any, path: str) -> Any:
@@ -180,7 +189,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
                     raise ConfigError(f"{path}: {unknown(mark.kind, value, mark.table)}")
                 lookup(mark.table, value, path)
             if mark is NON_EMPTY and not value:
-                raise ConfigError(f"{path}: empty; expected {_describe(inner)}, and at least one")
+                raise ConfigError(f"{path}: empty; expected {describe(inner)}, and at least one")
         return value
     if origin in (Union, types.UnionType):
         members = typing.get_args(hint)
@@ -226,7 +235,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
             return value
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise ConfigError(f"{path}: {value!r} is {_article(type(value).__name__)}; expected {_describe(hint)}")
+    raise ConfigError(f"{path}: {value!r} is {_article(type(value).__name__)}; expected {describe(hint)}")
 
 
 def _check_section(value: Any, table: dict[str, Any], common: list[Callable[..., Any]], path: str) -> Any:
@@ -245,8 +254,8 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "NoneType" else "None"
 
 
-def _describe(hint: Any) -> str:
-    """What an annotation admits, in words."""
+def describe(hint: Any) -> str:
+    """The values that an annotation admits, in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         tables = [mark for mark in args[1:] if isinstance(mark, dict)]
@@ -257,13 +266,13 @@ def _describe(hint: Any) -> str:
         if names := [mark.names for mark in args[1:] if isinstance(mark, OneOf)]:
             return f"one of {', '.join(names[0])}"
         bounds = [str(mark) for mark in args[1:] if isinstance(mark, Bound)]
-        return " ".join([_describe(args[0]), *bounds])
+        return " ".join([describe(args[0]), *bounds])
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(a) for a in args)
+        return " or ".join(describe(a) for a in args)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin is tuple:
-        return f"a list, each {_describe(args[0])}"
+        return f"a list, each {describe(args[0])}"
     if hint is type(None):
         return "None"
     if is_options(hint):

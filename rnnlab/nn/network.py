@@ -70,10 +70,13 @@ class ModelOptions:
     """The network of a run."""
 
     cell: CellSpec
+    """The recurrent cell."""
     layers: PositiveInt = 1
+    """How many recurrent layers stand on each other."""
     bidirectional: bool = False
+    """Whether each layer also reads from the last step to the first."""
     connections: Connections = "plain"
-    """With x_l what layer l sees and f_l the layer:
+    """How layers are connected, with x_l what layer l sees and f_l the layer:
 
         plain      x_{l+1} = f_l(x_l)
         residual   x_{l+1} = s(x_l) + f_l(x_l)                              (He et al., 2016)
@@ -84,12 +87,15 @@ class ModelOptions:
 
     where s is the identity, or, between different widths, a linear map (project_shortcuts)."""
     project_shortcuts: bool = True
+    """Whether a linear map joins layers of different widths (connections residual and highway)."""
     attention: Literal["dot", "additive"] | None = None
     """The readout sees the weighted mean of h at all steps beside the last state."""
     learned_carry: bool = False
+    """Whether what each layer begins with is trained; else it is zero."""
     embedding: PositiveInt | None = None
     """The dimension in which tokens are embedded; None: they are one-hot."""
     embedding_init: InitializerSpec = "small_normal"
+    """How the table is drawn."""
     embedding_file: str | None = None
     """Where the table of a run comes from (`Programs` puts it in place of the initial one)."""
     embedding_trained: bool = True
@@ -97,17 +103,24 @@ class ModelOptions:
     input_projection: PositiveInt | None = None
     """The width of a linear layer before the first cell."""
     input_projection_init: InitializerSpec = "glorot_uniform"
+    """How its kernel is drawn."""
     readout_init: InitializerSpec = "glorot_uniform"
+    """How the readout's kernel is drawn."""
     readout_bias_init: InitializerSpec = "zeros"
+    """How the readout's bias is drawn."""
     softmax: SoftmaxOptions | None = None
     """The readout is a distribution over the task's words, whose logits are never held all at once; None: it is
     linear."""
     normalization: NormalizationOptions = NormalizationOptions()
+    """Normalisation in the cell and between layers."""
     dropout: DropoutOptions = DropoutOptions()
+    """What is dropped in training."""
     cotangent: CotangentOptions = CotangentOptions()
+    """What is done to the gradient at each time step of the backward pass."""
     compute: ComputeType = "float32"
     """What the operands of all matrix products are rounded to; parameters, carries and sums stay in float32."""
     recurrence: RecurrenceOptions = RecurrenceOptions()
+    """How the engine runs every layer."""
 
 
 class Network(nnx.Module):

@@ -32,9 +32,13 @@ class RecurrenceOptions:
     """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
 
     backend: Backend = "auto"
+    """"reference", "fused", or "auto": fused where the cell allows it."""
     chunk: PositiveInt | None = None
+    """Fused only: time steps whose projections and gates are held at once; None: chosen from the shapes."""
     unroll_steps: PositiveInt = 1
+    """Steps per iteration of the compiled loop."""
     store: Store = "auto"
+    """Fused only: what is kept for the backward pass, "gates", "carries" or "ends"; the rest is computed again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +47,13 @@ class CotangentOptions:
     are those of `rnnlab.engine.Cotangent`."""
 
     scale: Traced[Positive] | None = None
+    """Factor of what comes from the future."""
     cut_every: PositiveInt | None = None
+    """Nothing passes from one window of so many steps to the one before; see `rnnlab.engine.Cotangent`."""
     clip_value: Traced[Positive] | None = None
+    """Bound of every element."""
     clip_norm: Traced[Positive] | None = None
+    """Bound of each row's 2-norm over all of the carry."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +63,11 @@ class DropoutOptions:
     input: Traced[Rate] | None = None
     """Units of what enters the first layer (Zaremba et al., 2014), anew at every step."""
     between: Traced[Rate] | None = None
-    """Units of what enters the other layers, and `output`: the readout."""
+    """Units of what enters the other layers."""
     output: Traced[Rate] | None = None
+    """Units of what enters the readout."""
     same_over_time: bool = False
-    """For these three: one mask a sequence (Gal and Ghahramani, 2016)."""
+    """For input, between and output: one mask a sequence (Gal and Ghahramani, 2016)."""
     embedding: Traced[Rate] | None = None
     """Whole words of the table, for the batch (Gal and Ghahramani)."""
     state: Traced[Rate] | None = None
@@ -66,8 +75,9 @@ class DropoutOptions:
     candidate: Traced[Rate] | None = None
     """Units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and GRU)."""
     zoneout: Traced[Rate] | None = None
-    """Units of h that keep their old value, and `zoneout_cell`: those of c (Krueger et al., 2017)."""
+    """Units of h that keep their old value (Krueger et al., 2017)."""
     zoneout_cell: Traced[Rate] | None = None
+    """Units of c that keep their old value."""
     recurrent_kernel: Traced[Rate] | None = None
     """Elements of R, for the batch (weight drop, Merity et al., 2018)."""
 
@@ -77,14 +87,15 @@ class NormalizationOptions:
     """Normalisation in a cell and between layers."""
 
     cell: Literal["layer", "batch"] | None = None
-    """Of x W and of h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20), "batch" over
-    the rows at each time step, and of the LSTM's c (Cooijmans et al., 2016; slow, on the reference backend)."""
+    """What is done to x W and to h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20),
+    "batch" over the rows at each time step, and to the LSTM's c (Cooijmans et al., 2016; slow, on the reference
+    backend)."""
     between: Literal["layer", "batch"] | None = None
-    """Of what enters every layer but the first."""
+    """What is done to the inputs of every layer but the first."""
     input: Literal["layer", "batch"] | None = None
-    """Of what enters the first layer."""
+    """What is done to the inputs of the first layer."""
     decay: Traced[Decay] = 0.99
-    """Of the running mean and variance of "batch"."""
+    """Decay rate of the running mean and variance of "batch"."""
     steps: PositiveInt | None = None
     """For cell "batch": how many time steps have running statistics of their own; evaluation takes the last ones for
     later steps."""

@@ -117,16 +117,27 @@ class OptimizerOptions:
     """The fields that every optimiser has, unless it declares one of the same name itself."""
 
     learning_rate: Traced[Positive]
+    """The step size, before the schedule and the warm-up."""
     clip_norm: Traced[Positive] | None = None
+    """Bound of the gradient's 2-norm."""
     clip_value: Traced[Positive] | None = None
+    """Bound of every element of the gradient."""
     clip_layer_norm: Traced[Positive] | None = None
+    """Bound of the 2-norm of each layer's gradient by itself."""
     clip_adaptive: Traced[Positive] | None = None
+    """Bound of the ratio of each unit's gradient norm to its weight norm (Brock et al., 2021)."""
     gradient_noise: Traced[Positive] | None = None
+    """η: noise from N(0, η / (1 + step)^γ) is added to the gradient (Neelakantan et al., 2015)."""
     gradient_noise_decay: Traced[NonNegative] = 0.55
+    """γ of gradient_noise."""
     weight_decay: Traced[NonNegative] | None = None
+    """λ: each update takes the learning rate times λ w off every kernel w (Loshchilov and Hutter, 2019)."""
     max_norm: Traced[Positive] | None = None
+    """Bound of the norm of each unit's incoming weights after the update (Srivastava et al., 2014)."""
     schedule: ScheduleSpec = "constant"
+    """The factor of the learning rate over the steps."""
     warmup_steps: NonNegativeInt = 0
+    """Over so many steps the learning rate rises linearly to its full value."""
 
 
 OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, OptimizerOptions]

@@ -33,10 +33,15 @@ class GroupStrengths:
     """The strength λ for each group of weights; which weights belong to which is said by `group_of`."""
 
     input: Traced[NonNegative] | None = None
+    """λ of every other kernel: of the cells' inputs, of projections."""
     recurrent: Traced[NonNegative] | None = None
+    """λ of what meets the state within a cell."""
     readout: Traced[NonNegative] | None = None
+    """λ of the kernels of the readout and of the attention before it."""
     embedding: Traced[NonNegative] | None = None
+    """λ of the table of vectors."""
     bias: Traced[NonNegative] | None = None
+    """λ of all biases."""
 
 
 # --- of the weights --------------------------------------------------------------------------------------------------

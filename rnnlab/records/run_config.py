@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from rnnlab.config.bounds import NameIn, NonNegative, NonNegativeInt, PositiveInt
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
-from rnnlab.config.fields import fields_of, subsection
+from rnnlab.config.fields import fields_of
 from rnnlab.config.numbers import split_numbers
 from rnnlab.config.outside import folders_of, look_in
 from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
@@ -51,6 +51,7 @@ class CurriculumOptions:
     """The next stage begins at the first evaluation of the stage (every eval_every steps) in which this validation
     metric reaches the threshold from the worse side."""
     threshold: float | None = None
+    """With metric: the value at which the next stage begins."""
     at_most: PositiveInt | None = None
     """With metric: the next stage begins after so many steps of the stage, if that comes first; None: never."""
 
@@ -74,26 +75,41 @@ class RunOptions:
     """The fields of a run."""
 
     task: TaskSpec
+    """The examples, the loss and the metrics."""
     model: ModelOptions
+    """The network."""
     optimizer: OptimizerSpec
+    """The update rule, its learning rate, and what is done to gradients and weights."""
     penalties: PenaltyOptions = PenaltyOptions()
+    """Terms that are added to the loss."""
     averaging: AveragingOptions | None = None
+    """A running mean of the parameters, which evaluation uses; None: none."""
     early_stopping: EarlyStoppingOptions = EarlyStoppingOptions()
+    """The metric that chooses the best checkpoint, and when a run ends early."""
     augmentation: AugmentationOptions = AugmentationOptions()
+    """Random changes of training examples."""
     curriculum: CurriculumOptions | None = None
+    """A number of the task that is raised in stages; None: none."""
     diagnostics: tuple[DiagnosticName, ...] = ()
     """Measures of a training step, taken every diagnostics_every steps."""
     diagnostics_every: PositiveInt = 100
+    """How often diagnostics are taken."""
     flight_recorder: FlightRecorderOptions | None = None
+    """Recordings of spikes and of what is not finite; None: none."""
     steps: PositiveInt
     """Updates of the whole run. All that ends in _every is in steps, too."""
     batch_size: PositiveInt = 16
     """Rows of all devices together."""
     seed: NonNegativeInt = 0
+    """Seed of the initial weights, of fresh training examples and of all noise."""
     log_every: PositiveInt = 100
+    """How often the means of training are written."""
     eval_every: PositiveInt = 1000
+    """How often the validation split is evaluated."""
     eval_batch_size: PositiveInt = 500
+    """Rows of all devices together in evaluation."""
     checkpoint_every: PositiveInt = 1000
+    """How often the state is saved, beside each new best and the last."""
     devices: PositiveInt | None = None
     """How many to split the batch over; None takes the most that divide it."""
     import_from: tuple[str, ...] = ()
@@ -224,23 +240,3 @@ TRACED_SECTIONS = ("model", "optimizer", "averaging", "penalties")
 def traced_numbers(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
     """The structure of these sections of a resolved config, and their numbers; see `split_numbers`."""
     return split_numbers({name: config[name] for name in TRACED_SECTIONS}, RunOptions)
-
-
-def render(config: Mapping[str, Any]) -> str:
-    """The override flag of every field of a resolved config with its value, a line each, for --help; of a section that
-    is off, its fields too."""
-    return "\n".join(_flags(config, RunOptions, ""))
-
-
-def _flags(section: Mapping[str, Any], options: type | None, path: str) -> list[str]:
-    """options: the dataclass of the section's fields; None where its name says which."""
-    hints = {} if options is None else fields_of(options)
-    lines = []
-    for key, value in section.items():
-        inner = subsection(hints[key].hint) if key in hints else None
-        if isinstance(value, Mapping):
-            lines += _flags(value, inner, f"{path}{key}.")
-        else:
-            off = f" (a section: {', '.join(fields_of(inner))})" if value is None and inner is not None else ""
-            lines.append(f"  --config.{path}{key}={value}{off}")
-    return lines

@@ -24,7 +24,7 @@ class Adding(GeneratedTask):
     """
 
     length: Annotated[int, Bound(2, LARGEST_INT)] = dataclasses.field(default=150, kw_only=False)
-    """T."""
+    """T, steps of a sequence."""
     in_features, out_features = 2, 1
     baselines: Mapping[Split, float] = {"validation": 1 / 6, "test": 1 / 6}
     solved = ("loss", 0.01)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import fields_of, is_traced
+from rnnlab.config.help import render
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.overrides import differences, to_json
 from rnnlab.config.reading import load_file
@@ -26,7 +27,7 @@ from rnnlab.optim.optimizers import OPTIMIZERS, OptimizerOptions
 from rnnlab.optim.penalties import PenaltyOptions
 from rnnlab.optim.schedules import SCHEDULES
 from rnnlab.optim.terms import GroupStrengths
-from rnnlab.records.run_config import apply_overrides, render, resolve_config, set_fields
+from rnnlab.records.run_config import RunOptions, apply_overrides, resolve_config, set_fields
 from rnnlab.records.workdir import open_workdir, read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -61,7 +62,7 @@ def overridden(**overrides: str) -> dict[str, Any]:
 def test_every_preset_of_every_file_resolves(reference: str) -> None:
     config = resolve_config(load_file(reference))
     assert config["steps"] >= 1
-    assert f"--config.model.cell.features={config['model']['cell']['features']}" in render(config)
+    assert f"--config.model.cell.features={config['model']['cell']['features']}" in render(config, RunOptions)
 
 
 FILE = """
@@ -254,7 +255,7 @@ def test_a_field_of_a_section_that_is_absent_makes_it() -> None:
 
 
 def test_help_names_the_fields_of_a_section_that_is_off() -> None:
-    found = re.findall(r"--config\.(\S+)=None \(a section: (.*)\)", render(resolve_config(BASE)))
+    found = re.findall(r"--config\.(\S+)=None\n      a section: ([^;]*);", render(resolve_config(BASE), RunOptions))
     assert {"penalties.l1", "averaging", "curriculum"} <= {path for path, _ in found}
     for path, fields in found:
         known = ", ".join(sorted(f"{path}.{field}" for field in fields.split(", ")))
