@@ -19,7 +19,7 @@ from rnnlab import plots
 from rnnlab.cells import CELLS
 from rnnlab.config.fields import fields_of
 from rnnlab.engine import FusableCell, Taps
-from rnnlab.nn.trajectory import carries_of
+from rnnlab.nn.trajectory import Trajectory, carries_of
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.training.setup import Run
 
@@ -161,18 +161,38 @@ def at_once(draw: Callable[[], Any]) -> Any:
     return jax.jit(draw).lower().compile()()
 
 
-def random_cell(variant: str, seed: int = 0, **shapes: int) -> tuple[nnx.GraphDef, nnx.State]:
-    """A cell with N(0, 0.4²) on top of every parameter, split; in double precision where that is on.
+def random_cell(variant: str, seed: int = 0, in_features: int = 3, features: int = 4) -> tuple[nnx.GraphDef, nnx.State]:
+    """A cell, split, whose parameters are from N(0, 0.6²), those of one axis from N(0, 0.4²); in double precision
+    where that is on.
 
-    Initial values alone would test little: biases are zero, the IRNN's input weights 0.001.
+    Initial values would test little: biases are zero, the IRNN's input weights 0.001. None are drawn here.
     """
-    graphdef, state = nnx.split(make_cell(variant, seed=seed, **shapes))
-    state, rng = in_double(state), np.random.default_rng(seed + 100)
+    graphdef, state = _undrawn(variant, in_features, features, jax.config.jax_enable_x64)
+    rng = np.random.default_rng(seed + 100)
 
-    def moved(a: jax.Array) -> jax.Array:
-        return as_array(np.asarray(a) + 0.4 * rng.standard_normal(a.shape), a.dtype)
+    def drawn(leaf: jax.ShapeDtypeStruct | np.ndarray) -> jax.Array:
+        if isinstance(leaf, np.ndarray):
+            return as_array(leaf)
+        return as_array((0.6 if len(leaf.shape) > 1 else 0.4) * rng.standard_normal(leaf.shape), leaf.dtype)
 
-    return graphdef, jax.tree.map(moved, state)
+    return graphdef, in_double(jax.tree.map(drawn, state))
+
+
+@functools.cache
+def _undrawn(variant: str, in_features: int, features: int, x64: bool) -> tuple[nnx.GraphDef, nnx.State]:
+    """A cell, split: shapes in place of its parameters, in NumPy what else it holds."""
+    graphdefs = []
+
+    def new(which: Any) -> nnx.State:
+        graphdef, state = nnx.split(_new_cell(variant, in_features, features, 0))
+        graphdefs.append(graphdef)
+        return nnx.filter_state(state, which)
+
+    params = jax.eval_shape(lambda: new(nnx.Param))
+    others = jax.eval_shape(lambda: new(nnx.Not(nnx.Param)))
+    if jax.tree.leaves(others):
+        others = jax.tree.map(np.asarray, at_once(lambda: new(nnx.Not(nnx.Param))))
+    return graphdefs[0], nnx.merge_state(params, others)
 
 
 def as_array(a: np.ndarray, dtype: Any = float) -> jax.Array:
@@ -232,6 +252,29 @@ def compiled_carries(
     """`carries_of`, compiled."""
     graphdef, state = nnx.split(cell)
     return _carries_of(graphdef, state, reverse, x, (lengths, carry), options)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _measured(
+    measure: Callable[..., Any],
+    name: str,
+    graphdef: nnx.GraphDef,
+    reverse: bool,
+    options: tuple[tuple[str, Any], ...],
+    state: nnx.State,
+    arrays: dict[str, Any],
+    others: tuple[jax.Array, ...],
+) -> Any:
+    trajectory = Trajectory(name=name, cell=nnx.merge(graphdef, state), reverse=reverse, **arrays)
+    return measure(trajectory, *others, **dict(options))
+
+
+def measured(measure: Callable[..., Any], trajectory: Trajectory, *others: jax.Array, **options: Any) -> Any:
+    """What a diagnostic says of a trajectory; compiled once for all trajectories of a shape."""
+    arrays = trajectory._asdict()
+    name, cell, reverse = arrays.pop("name"), arrays.pop("cell"), arrays.pop("reverse")
+    graphdef, state = nnx.split(cell)
+    return _measured(measure, name, graphdef, reverse, tuple(options.items()), state, arrays, others)
 
 
 def loop(

@@ -1,5 +1,6 @@
 """How much gradient reaches each time step: ‖∂L/∂h_t‖ from the engine's taps, in one backward pass."""
 
+import functools
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -169,6 +170,7 @@ def gather_rows(
     return whole, None if each is None else each.ravel().astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnames=("longest_dependency", "share"))
 def memory_horizon(
     norms: Float[Array, " T"], longest_dependency: int | None = None, share: float = 0.01
 ) -> Int[Array, ""]:
@@ -201,6 +203,7 @@ class Decay(NamedTuple):
         return jnp.where(grows, time, jnp.where(jnp.isnan(self.factor), jnp.nan, jnp.inf))
 
 
+@jax.jit
 def decay_per_step(norms: Float[Array, " T"]) -> Decay:
     """The rate of exponential decay of ‖∂L/∂h_t‖ back in time; may be traced.
 

@@ -24,6 +24,7 @@ from tests.helpers import (
     float64,
     in_double,
     loop,
+    measured,
     quick_jit,
     random_array,
     random_cell,
@@ -110,7 +111,7 @@ def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
         times = [4, 0, 2]
         for reverse in (False, True):
             trajectory = run(around, with_bad_padding(x, jnp.array(LENGTHS)), LENGTHS, reverse, **options)
-            found = quick_jit(lambda times, t=trajectory: step_jacobians(t, times))(jnp.array(times))
+            found = measured(step_jacobians, trajectory, jnp.array(times))
             for k, t in enumerate(times):
                 for b in range(B):
                     carry = tuple(a[t, b][None] for a in trajectory.before)
@@ -125,16 +126,17 @@ def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)
         cell, x = nnx.merge(graphdef, state), random_array(1, T, B, D)
-        counts, start = [1, 4], 1
+        counts, start = (1, 4), 1
         trajectory = run(cell, x, LENGTHS, reverse)
-        found = quick_jit(lambda: jacobian_products(trajectory, counts, start))()
-        blocks = quick_jit(lambda: jacobian_products(trajectory, counts, start, which="h"))()
+        found = measured(jacobian_products, trajectory, counts=counts, start=start)
+        blocks = measured(jacobian_products, trajectory, counts=counts, start=start, which="h")
         matrix = quick_jit(lambda x, carry: joined_jacobian(lambda c: plain(cell, x, c), carry))
+        first_step = quick_jit(lambda x, carry: loop(cell, x, carry))
         for b, length in enumerate(LENGTHS):
             order = list(range(length))[:: -1 if reverse else 1]
             carry = tuple(a[b : b + 1] for a in trajectory.first)
             if order:
-                _, carry = loop(cell, x[jnp.array(order[:start])][:, b : b + 1], carry)
+                _, carry = first_step(x[jnp.array(order[:start])][:, b : b + 1], carry)
             for k, count in enumerate(counts):
                 steps = order[start : start + count]  # Fewer where the row ends.
                 size = sum(a.shape[-1] for a in carry)
@@ -147,7 +149,7 @@ def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse:
 def test_a_linear_network_has_its_kernel_transposed_at_every_step() -> None:
     with float64():
         kernel = random_array(5, H, H)
-        found = step_jacobians(linear(kernel, batch=2, lengths=(5, 2)), jnp.arange(T))
+        found = measured(step_jacobians, linear(kernel, batch=2, lengths=(5, 2)), jnp.arange(T))
         np.testing.assert_array_equal(found[:, 0], np.broadcast_to(kernel.T, (T, H, H)))
         np.testing.assert_array_equal(found[:2, 1], np.broadcast_to(kernel.T, (2, H, H)))
         np.testing.assert_array_equal(found[2:, 1], np.broadcast_to(np.eye(H), (3, H, H)))
@@ -157,23 +159,23 @@ def test_a_linear_network_has_its_kernel_transposed_at_every_step() -> None:
 def test_singular_values_of_a_scaled_rotation_are_its_scale_to_the_k(scale: float) -> None:
     with float64():
         counts = powers_of_two(512)
-        found = quick_jit(lambda: jacobian_products(linear(scale * rotation(H), steps=512)))()
+        found = measured(jacobian_products, linear(scale * rotation(H), steps=512))
         expected = np.array(counts) * math.log10(scale)
         np.testing.assert_allclose(found[:, 0], np.repeat(expected[:, None], H, 1), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_products_in_single_precision_do_not_leave_its_range(scale: float) -> None:
-    found = quick_jit(lambda: jacobian_products(linear(scale * jnp.eye(H), steps=512), [512]))()
+    found = measured(jacobian_products, linear(scale * jnp.eye(H), steps=512), counts=(512,))
     np.testing.assert_allclose(found, 512 * math.log10(scale), rtol=1e-5)
 
 
 def test_singular_values_below_rounding_stand_at_its_bound_and_a_zero_product_at_minus_infinity() -> None:
     with float64():
-        found = jacobian_products(linear(np.diag([1, 0.5, 1e-20, 0.0])), [1])[0, 0]
+        found = measured(jacobian_products, linear(np.diag([1, 0.5, 1e-20, 0.0])), counts=(1, 2))[0, 0]
         bound = math.log10(4 * np.finfo(float).eps)
         np.testing.assert_allclose(found, [0, math.log10(0.5), bound, bound], rtol=1e-14)
-        assert (jacobian_products(linear(np.zeros((H, H))), [1, 2]) == -np.inf).all()
+        assert (measured(jacobian_products, linear(np.zeros((H, H))), counts=(1, 2)) == -np.inf).all()
 
 
 def test_the_block_of_an_lstms_cell_is_its_forget_gate() -> None:
@@ -184,17 +186,17 @@ def test_the_block_of_an_lstms_cell_is_its_forget_gate() -> None:
         nnx.update(cell, in_double(nnx.state(cell)))
         cell.bias[...] = cell.bias[...].at[H : 2 * H].set(math.log(forget / (1 - forget)))
         trajectory = run(cell, random_array(0, 16, B, D))
-        found = step_jacobians(trajectory, jnp.arange(16), which="c")
+        found = measured(step_jacobians, trajectory, jnp.arange(16), which="c")
         np.testing.assert_allclose(found, np.broadcast_to(forget * np.eye(H), found.shape), rtol=1e-14)
-        assert (step_jacobians(trajectory, jnp.arange(16), which="h") == 0).all()
-        products = jacobian_products(trajectory, [1, 4, 16], which="c")
+        assert (measured(step_jacobians, trajectory, jnp.arange(16), which="h") == 0).all()
+        products = measured(jacobian_products, trajectory, counts=(1, 4, 16), which="c")
         expected = np.array([1, 4, 16])[:, None, None] * math.log10(forget)
         np.testing.assert_allclose(products, np.broadcast_to(expected, products.shape), rtol=1e-12)
 
 
 def test_eigenvalues_of_a_scaled_rotation_lie_on_its_circle() -> None:
     with float64():
-        found = eigenvalues(step_jacobians(linear(0.8 * rotation(H)), jnp.arange(2)))
+        found = eigenvalues(measured(step_jacobians, linear(0.8 * rotation(H)), jnp.arange(2)))
     assert found.shape == (2, 1, H)
     np.testing.assert_allclose(np.abs(found), 0.8, rtol=1e-14)
     assert np.abs(found.imag).max() > 0.1
@@ -210,7 +212,8 @@ def test_a_row_that_is_not_finite_is_nan_and_the_others_are_not() -> None:
     trajectory = run(
         vanilla(jnp.asarray(rotation(H), jnp.float32), "tanh"), random_array(0, T, 2, D).at[1, 1, 0].set(jnp.nan)
     )
-    for found in (step_jacobians(trajectory, jnp.array([3]))[0], jacobian_products(trajectory, [4])[0]):
+    found_at_3 = measured(step_jacobians, trajectory, jnp.array([3]))[0]
+    for found in (found_at_3, measured(jacobian_products, trajectory, counts=(4,))[0]):
         assert np.isfinite(found[0]).all()
         assert np.isnan(found[1]).all()
 
@@ -219,10 +222,10 @@ def test_a_cell_with_products_in_bfloat16_has_the_jacobians_of_its_reverse_mode(
     cell = vanilla(jnp.asarray(rotation(H), jnp.float32), "linear")
     cell.compute = "bfloat16"
     trajectory = run(cell, random_array(0, T, 1, D))
-    jacobian = np.asarray(step_jacobians(trajectory, jnp.array([0])))[0, 0]
+    jacobian = np.asarray(measured(step_jacobians, trajectory, jnp.array([0])))[0, 0]
     np.testing.assert_allclose(jacobian, np.asarray(cell.recurrent_kernel[...]).T, atol=4e-3)
     singular = np.linalg.svd(jacobian, compute_uv=False)
-    np.testing.assert_allclose(10 ** jacobian_products(trajectory, [1])[0, 0], singular, rtol=1e-5)
+    np.testing.assert_allclose(10 ** measured(jacobian_products, trajectory, counts=(1,))[0, 0], singular, rtol=1e-5)
 
 
 @pytest.mark.slow

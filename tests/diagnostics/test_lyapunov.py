@@ -14,7 +14,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.jacobians import step_jacobians
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
 from rnnlab.nn.trajectory import Trajectory
-from tests.helpers import compiled_carries, float64, in_double, quick_jit, random_array, random_cell
+from tests.helpers import compiled_carries, float64, in_double, measured, random_array, random_cell
 
 T, B, D, H = 12, 3, 2, 4
 LENGTHS = (12, 5, 0)
@@ -30,7 +30,7 @@ def run(cell: Any, x: jax.Array, lengths: Any = None, reverse: bool = False, car
 
 def exponents(trajectory: Trajectory, count: int | None = None) -> np.ndarray:
     """`lyapunov_exponents`, compiled."""
-    return np.asarray(quick_jit(lambda: lyapunov_exponents(trajectory, count))())
+    return np.asarray(measured(lyapunov_exponents, trajectory, count=count))
 
 
 def vanilla(kernel: Any, activation: str = "linear", bias: float = 0.0) -> Vanilla:
@@ -112,7 +112,7 @@ def test_the_sum_is_the_mean_of_log_determinants(variant: str) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)
         trajectory = run(nnx.merge(graphdef, state), random_array(1, T, B, D), LENGTHS, reverse=True)
-        jacobians = np.asarray(step_jacobians(trajectory, jnp.arange(T)))
+        jacobians = np.asarray(measured(step_jacobians, trajectory, jnp.arange(T)))
         found = exponents(trajectory)
     expected = np.linalg.slogdet(jacobians)[1].sum(0) / STEPS[:, 0]
     np.testing.assert_allclose(found.sum(1), expected, rtol=1e-11)  # Of ReLU units that are off, both -inf.
@@ -125,7 +125,7 @@ def test_exponents_are_the_singular_values_of_the_whole_product(reverse: bool) -
         # Directions that the exponents tell apart within these steps: by a factor of 2 or more a step.
         kernel = np.diag([1.2, 0.5, 0.2, 0.08]) + 0.05 * np.random.default_rng(2).normal(size=(4, 4))
         trajectory = run(vanilla(kernel, "tanh"), 0.05 * random_array(1, 16, B, D), (16, 14, 15), reverse)
-        jacobians = np.asarray(step_jacobians(trajectory, jnp.arange(16)))
+        jacobians = np.asarray(measured(step_jacobians, trajectory, jnp.arange(16)))
         found = exponents(trajectory)
     for row, length in enumerate((16, 14, 15)):
         order = list(range(length))[:: -1 if reverse else 1]
@@ -166,7 +166,7 @@ def test_as_many_exponents_are_finite_as_the_product_has_rank() -> None:
         for seed in range(3):
             kernel = np.random.default_rng(seed).normal(size=(size, size)) * 0.7
             trajectory = run(vanilla(kernel, "relu", bias=0.5), random_array(seed, 3, B, D))
-            jacobians = np.asarray(step_jacobians(trajectory, jnp.arange(3)))
+            jacobians = np.asarray(measured(step_jacobians, trajectory, jnp.arange(3)))
             found = exponents(trajectory)
             for row in range(B):
                 rank = np.linalg.matrix_rank(total(jacobians[:, row], [0, 1, 2]))
@@ -193,10 +193,10 @@ def test_single_precision_does_not_leave_its_range_and_bfloat16_has_exponents() 
 
 def test_the_summary_has_the_mean_and_its_standard_error_over_rows_with_steps() -> None:
     values = jnp.array([[1.0, 0.0], [2.0, -jnp.inf], [4.0, -1.0], [100.0, 100.0]])
-    mean, error = summary(values, jnp.array([3, 1, 2, 0]))
+    mean, error = jax.jit(summary)(values, jnp.array([3, 1, 2, 0]))
     np.testing.assert_allclose(mean, [7 / 3, -np.inf], rtol=1e-6)
     np.testing.assert_allclose(error, [np.std([1, 2, 4], ddof=1) / math.sqrt(3), np.nan], rtol=1e-6)
-    one = summary(values[:1])
+    one = jax.jit(summary)(values[:1])
     np.testing.assert_array_equal(one.mean, values[0])
     assert np.isnan(one.error).all()
 

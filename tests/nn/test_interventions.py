@@ -93,11 +93,17 @@ def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, 
         # One row by hand.
         graphdef, state, x, carry = point(variant)
         cell = nnx.merge(graphdef, state)
-        row, (h, *rest) = 2, (c[2:] for c in carry)
-        for t in reversed(range(T)) if reverse else range(T):
+        row = 2
+
+        @quick_jit
+        def step(h: jax.Array, rest: Any, x_t: jax.Array) -> Any:
             u, offset = (h * mask[row]) @ cell.recurrent_matrix(), cell.recurrent_offset()
-            parts = cell.split(cell.project(x[t, row:])), cell.split(u if offset is None else u + offset)
-            h, *rest = cell.gates((h, *rest), *parts)
+            parts = cell.split(cell.project(x_t)), cell.split(u if offset is None else u + offset)
+            return cell.gates((h, *rest), *parts)
+
+        h, *rest = (c[row:] for c in carry)
+        for t in reversed(range(T)) if reverse else range(T):
+            h, *rest = step(h, rest, x[t, row:])
             assert_close(fused[0][1][0][t, row], h[0], 1e-12)
 
 
@@ -140,6 +146,10 @@ def test_cotangents_are_those_of_backpropagation_by_hand(variant, name, reverse)
             u = u if offset is None else u + offset
             return cell.gates(carry, cell.split(cell.project(x_t)), cell.split(u))
 
+        def back(carry: Any, x_t: jax.Array, d: Any) -> Any:
+            return jax.vjp(lambda carry: step(carry, x_t), carry)[1](d)[0]
+
+        step, back = jax.jit(step), jax.jit(back)
         order = list(reversed(range(T)) if reverse else range(T))
         before = {}
         for t in order:
@@ -157,7 +167,7 @@ def test_cotangents_are_those_of_backpropagation_by_hand(variant, name, reverse)
                     for a in d:
                         a[row] *= min(1, numbers["clip_norm"] / norm)
             assert_close(tuple(a[t] for a in found[1][3].carry), tuple(jnp.asarray(a) for a in d), 1e-12)
-            d = jax.vjp(lambda c, t=t: step(c, x[t]), before[t])[1](tuple(map(jnp.asarray, d)))[0]
+            d = back(before[t], x[t], tuple(map(jnp.asarray, d)))
             steps_back = t + 1 if reverse else T - t
             cut = "cut_every" in numbers and steps_back % numbers["cut_every"] == 0 and t != order[0]
             d = tuple(a * numbers.get("scale", 1.0) * (not cut) for a in d)
@@ -229,8 +239,8 @@ def test_clipped_cotangent_never_exceeds_its_bound_even_where_the_gradient_overf
     def loss(taps: Any, cotangent: Cotangent | None) -> jax.Array:
         return unroll(cell, x, taps=taps, backend=backend, cotangent=cotangent)[0].sum()
 
-    free = jax.grad(loss)(make_taps(cell, x), None)
-    held = jax.grad(loss)(make_taps(cell, x), limits)
+    flow = quick_jit(jax.grad(loss))
+    free, held = flow(make_taps(cell, x), None), flow(make_taps(cell, x), limits)
     assert not jnp.isfinite(free.carry[0]).all()
     norms = jnp.linalg.norm(held.carry[0], axis=-1)
     assert norms.max() <= bound * (1 + 1e-6)

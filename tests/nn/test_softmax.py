@@ -53,6 +53,9 @@ def weighted(nats: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return total
 
 
+cross_entropy_of = quick_jit(Distribution.cross_entropy)
+
+
 def value_and_gradients(nats: Callable[..., jax.Array], args: Operands) -> Any:
     return quick_jit(jax.value_and_grad(weighted(nats), (0, 1, 2)))(*args)
 
@@ -76,6 +79,26 @@ def test_each_nat_equals_full() -> None:
         assert_close(ours, full(*args, targets), 1e-13)
 
 
+@functools.cache
+def with_inside(chunk: int | None, samples: int | None) -> tuple[Any, Any]:
+    """Functions of (h, kernel, bias, targets, inside), compiled: the nats of what is inside and their weighted sum's
+    gradients, asked for with `inside` and cut out of all."""
+    candidates = None if samples is None else draw_candidates(jax.random.key(0), samples, V)
+
+    def of_inside(*args: Any) -> jax.Array:
+        *args, targets, inside = args
+        return Distribution(*args, candidates=candidates, chunk=chunk).cross_entropy(targets, inside)
+
+    def of_all(*args: Any) -> jax.Array:
+        *args, targets, inside = args
+        return jnp.where(inside, Distribution(*args, candidates=candidates, chunk=chunk).cross_entropy(targets), 0)
+
+    def both(nats: Callable[..., jax.Array]) -> Any:
+        return jax.jit(lambda *args: (nats(*args), jax.value_and_grad(weighted(nats), (0, 1, 2))(*args)))
+
+    return both(of_inside), both(of_all)
+
+
 @pytest.mark.parametrize("samples", [None, 12])
 @pytest.mark.parametrize("chunk", [None, 7])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -85,12 +108,8 @@ def test_what_is_not_inside_costs_nothing_and_changes_nothing(share, chunk, samp
     with float64():
         args, targets = operands((3, 4))
         inside = jnp.asarray(np.random.default_rng(2).permutation(12).reshape(3, 4) < round(12 * share))
-        candidates = None if samples is None else draw_candidates(jax.random.key(0), samples, V)
-        distribution = functools.partial(Distribution, candidates=candidates, chunk=chunk)
-        of_inside = lambda *a: distribution(*a).cross_entropy(targets, inside)  # noqa: E731
-        of_all = lambda *a: jnp.where(inside, distribution(*a).cross_entropy(targets), 0)  # noqa: E731
-        assert_close(quick_jit(of_inside)(*args), quick_jit(of_all)(*args), 1e-13)
-        assert_close(value_and_gradients(of_inside, args), value_and_gradients(of_all, args), 1e-13)
+        of_inside, of_all = with_inside(chunk, samples)
+        assert_close(of_inside(*args, targets, inside), of_all(*args, targets, inside), 1e-13)
 
 
 def test_value_and_gradients_equal_torch() -> None:
@@ -123,8 +142,10 @@ def test_gradients_equal_differences(samples: int | None) -> None:
 @pytest.mark.parametrize("chunk", [1, 2, None])
 def test_losses_of_certain_answers_keep_their_digits(chunk: int | None) -> None:
     h, kernel = jnp.ones((1, 1)), jnp.array([[40.0], [0.0], [1.0]])
-    nats, gradient = jax.value_and_grad(
-        lambda h: Distribution(h, kernel, jnp.zeros(3), chunk=chunk).cross_entropy(jnp.array([0]))[0]
+    nats, gradient = quick_jit(
+        jax.value_and_grad(
+            lambda h: Distribution(h, kernel, jnp.zeros(3), chunk=chunk).cross_entropy(jnp.array([0]))[0]
+        )
     )(h)
     others = math.exp(-40) + math.exp(-39)
     np.testing.assert_allclose(nats, others, rtol=1e-5)
@@ -135,7 +156,7 @@ def test_losses_of_certain_answers_keep_their_digits(chunk: int | None) -> None:
 def test_large_logits_neither_overflow_nor_vanish(size: float) -> None:
     kernel, bias = jnp.array([[1.0], [-1.0], [0.5]]), jnp.array([0.0, 0.0, -1.0])
     outputs = Distribution(jnp.full((1, 1), size), kernel, bias, chunk=2)
-    nats = [float(outputs.cross_entropy(jnp.array([word]))[0]) for word in range(3)]
+    nats = [float(cross_entropy_of(outputs, jnp.array([word]))[0]) for word in range(3)]
     np.testing.assert_allclose(nats, [0, 2 * size, size / 2 + 1], rtol=1e-6)
 
 
@@ -250,7 +271,7 @@ def test_sampled_loss_equals_its_formula_with_hits_and_repeats(chunk: int | None
         words = [3, 3, *np.asarray(targets).ravel()[:4].tolist(), 0, 40, 7]
         log_counts = np.random.default_rng(3).standard_normal(len(words))
         candidates = Candidates(jnp.array(words, jnp.int32), jnp.asarray(log_counts))
-        ours = quick_jit(Distribution.cross_entropy)(Distribution(h, kernel, bias, candidates, chunk=chunk), targets)
+        ours = cross_entropy_of(Distribution(h, kernel, bias, candidates, chunk=chunk), targets)
         h, kernel, bias = map(np.asarray, (h, kernel, bias))
         for t in range(T):
             for b in range(B):
@@ -292,7 +313,7 @@ def sampled(samples: int) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, fl
             return (estimate / jnp.exp(z).sum(-1)).mean(), value, gradient
 
         shares, losses, gradients = quick_jit(draw)(jax.random.split(jax.random.key(7), DRAWS))
-        value, gradient = jax.value_and_grad(loss)(h, None)
+        value, gradient = quick_jit(jax.value_and_grad(loss))(h, None)
         return np.asarray(shares), np.asarray(losses), np.asarray(gradients).mean(0), np.asarray(gradient), float(value)
 
 
@@ -395,12 +416,16 @@ def training(seed: int = 0, rows: int = B) -> Training:
 
 
 def answer(network: Network, of: Training | None = None) -> Any:
-    graph, state = nnx.split(network)
-    return quick_jit(lambda state: nnx.merge(graph, state)(tokens(), training=of))(state)
+    return _answer(*nnx.split(network), tokens(), of)
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def _answer(graph: nnx.GraphDef, state: nnx.State, tokens: jax.Array, of: Training | None) -> Any:
+    return nnx.merge(graph, state)(tokens, training=of)
 
 
 def nats(network: Network) -> jax.Array:
-    return quick_jit(Distribution.cross_entropy)(answer(network), tokens(1))
+    return cross_entropy_of(answer(network), tokens(1))
 
 
 def test_softmax_readout_has_the_logits_and_loss_of_the_linear_one() -> None:
@@ -464,9 +489,9 @@ def test_projection_stands_between_output_and_vectors() -> None:
 def test_vectors_fill_up_to_a_multiple_without_new_words() -> None:
     ours = Softmax(P, V, SoftmaxOptions(split=4), rngs=nnx.Rngs(0))
     plain = Softmax(P, V, rngs=nnx.Rngs(0))
-    h, cross_entropy = random_array(0, T, B, P), quick_jit(Distribution.cross_entropy)
+    h = random_array(0, T, B, P)
     assert ours(h).kernel.shape == (44, P)
-    assert_close(cross_entropy(ours(h), tokens()), cross_entropy(plain(h), tokens()), 1e-6)
+    assert_close(cross_entropy_of(ours(h), tokens()), cross_entropy_of(plain(h), tokens()), 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 What a split distribution computes by itself is tested in test_softmax.py.
 """
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
 def programs(split: int, devices: int, name: str) -> Programs:
-    """A run of RUNS; compiled quickly."""
+    """A run of RUNS; compiled once, and quickly."""
     fields = RUNS[name]
     config = resolve_config(
         {
