@@ -137,7 +137,7 @@ class Computed:
         run = Run(config, self.data_dir, mesh)
         if mesh is None and run.config["devices"] is None:
             assert run.mesh.devices.size == devices.largest_divisor(run.config["batch_size"], DEVICES)
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         words = []
         for stage in range(len(run.stages) - 1, -1 if self.all_stages else len(run.stages) - 2, -1):
             run.enter(stage)
@@ -160,23 +160,23 @@ class Computed:
                 points["published"] = _published(case, run, start)
             for point, state in points.items():
                 before = jax.device_get(state.params)
-                found |= _kept(f"{prefix}{point}/weights", before)
+                arrays |= _kept(f"{prefix}{point}/weights", before)
                 if self.flows and not prefix and point != "noise":
                     one = state if not case.replicas else jax.tree.map(lambda a: a[0], state)
-                    found |= _kept(f"{prefix}{point}/flow", run.gradient_flow({"at": one})["at"])
+                    arrays |= _kept(f"{prefix}{point}/flow", run.gradient_flow({"at": one})["at"])
                     if point == "published":
-                        found |= _kept(f"{prefix}{point}/test", _evaluated(run, one))
+                        arrays |= _kept(f"{prefix}{point}/test", _evaluated(run, one))
                 after = jax.device_get(program(jax.tree.map(jnp.copy, state), *arguments))
                 update = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), after.params, before)
-                found |= _kept(f"{prefix}{point}/update", update)
-                found |= _kept(f"{prefix}{point}/moments", after.optimizer)
-                found |= _kept(f"{prefix}{point}/sums", after.sums)
+                arrays |= _kept(f"{prefix}{point}/update", update)
+                arrays |= _kept(f"{prefix}{point}/moments", after.optimizer)
+                arrays |= _kept(f"{prefix}{point}/sums", after.sums)
         if run.feed is not None:
             run.feed.close()
         path = self.folder / f"{re.sub(r'[^-a-zA-Z0-9=,.]', '_', case.name)}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            np.savez(file, name=case.name, **found)  # pyright: ignore
+            np.savez(file, name=case.name, **arrays)  # pyright: ignore
         jax.clear_caches()
         return "; ".join(words)
 
@@ -219,23 +219,23 @@ def _published(case: Case, run: Any, state: Any) -> Any:
 def _evaluated(run: Any, state: Any) -> dict[str, float]:
     """Means over the first rows of the test split."""
     _, rows = run.evaluated_rows("test")
-    found = run.programs.evaluate("test", 200, state.evaluated, state.buffers, run.data, rows)
-    return {name: float(value) for name, value in found.items()}
+    metrics = run.programs.evaluate("test", 200, state.evaluated, state.buffers, run.data, rows)
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _kept(prefix: str, tree: Any) -> dict[str, np.ndarray]:
     """Of every array of floats as many elements as are kept, by its path."""
     import jax
 
-    found = {}
+    kept = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         a = np.asarray(leaf, dtype=np.float64).ravel()
         if np.asarray(leaf).dtype.kind != "f":
             continue
         name = prefix + "/" + jax.tree_util.keystr(path, simple=True, separator="/")
         some = a[:: -(-a.size // KEPT)]
-        found[name] = some
-    return found
+        kept[name] = some
+    return kept
 
 
 # --- what differs ----------------------------------------------------------------------------------------------------
@@ -272,10 +272,10 @@ def compare(folders: Sequence[Path], verbose: bool) -> int:
         worst = [_worst(column) for column in columns]
         noise = worst[-1] if len(worst) > 1 else {}
         words = []
-        for folder, column, found in zip(others, columns, worst, strict=True):
-            more = {k: v for k, v in found.items() if not v <= max(ROUNDING, TIMES * noise.get(k, 0))}
+        for folder, column, differences in zip(others, columns, worst, strict=True):
+            more = {k: v for k, v in differences.items() if not v <= max(ROUNDING, TIMES * noise.get(k, 0))}
             listed = ", ".join(f"{k} {v:.1e}" for k, v in more.items())
-            largest = f"equal, to {max(found.values(), default=0):.1e}"
+            largest = f"equal, to {max(differences.values(), default=0):.1e}"
             words.append(f"{folder.name}: {(listed or largest) if column else 'missing'}")
             differs = differs or bool(more)
         differing += differs
@@ -287,12 +287,12 @@ def compare(folders: Sequence[Path], verbose: bool) -> int:
 
 def _worst(column: Mapping[str, float]) -> dict[str, float]:
     """The largest difference of each point and kind: "first/moments"."""
-    found: dict[str, float] = {}
+    differences: dict[str, float] = {}
     for name, value in column.items():
         parts = name.split("/")
         kind = "/".join(parts[:3] if parts[0].startswith("stage") else parts[:2])
-        found[kind] = max(found.get(kind, 0.0), value)
-    return found
+        differences[kind] = max(differences.get(kind, 0.0), value)
+    return differences
 
 
 def main(argv: Sequence[str]) -> int:

@@ -42,7 +42,7 @@ NAMES = {
 def config_of(preset: str, seed: int, steps: int, rate: float | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The config of one run; rate: None for the preset's own learning rate."""
     every = max(1, steps // 5)
-    own: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "seed": seed,
         "steps": steps,
         "batch_size": 32,
@@ -53,8 +53,10 @@ def config_of(preset: str, seed: int, steps: int, rate: float | None, changes: M
         "optimizer.warmup_steps": min(200, steps // 10),
     }
     if rate is not None:
-        own["optimizer.learning_rate"] = rate
-    return apply_overrides(load_file(f"{CONFIG}:{preset}"), {k: repr(v) for k, v in (own | dict(changes)).items()})
+        overrides["optimizer.learning_rate"] = rate
+    return apply_overrides(
+        load_file(f"{CONFIG}:{preset}"), {k: repr(v) for k, v in (overrides | dict(changes)).items()}
+    )
 
 
 def train(preset: str, config: dict[str, Any], workdir: Path, data_dir: str | None) -> dict[str, Any]:
@@ -90,21 +92,21 @@ def ranking(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
 
 def table(runs: Sequence[Mapping[str, Any]], note: str) -> str:
     """The order beside the paper's, in Markdown."""
-    found, order = ranking(runs), list(PAPER)
+    ranked, order = ranking(runs), list(PAPER)
     steps = " / ".join(str(n) for n in sorted({run["steps"] for run in runs}))
     head = ["model", "paper: place", "paper: test perplexity", "here: place", "here: test perplexity"]
     title = f"Not the paper's experiment: {note}; {steps} updates."
     rows = []
-    places = {model: (place, perplexity) for place, (model, perplexity) in enumerate(found, 1)}
+    places = {model: (rank, perplexity) for rank, (model, perplexity) in enumerate(ranked, 1)}
     for model in order:
         of_model = [run for run in runs if run["model"] == model]
         if not of_model:
             continue
-        place, perplexity = places.get(model, ("–", math.nan))
+        rank, perplexity = places.get(model, ("–", math.nan))
         sound = [run for run in of_model if run["test"] is not None]
         value = f"{perplexity:.1f}" if sound else "diverged"
         steps = min(sound, key=lambda run: run["validation"])["best_step"] if sound else "–"
-        rows.append([NAMES[model], *map(str, (order.index(model) + 1, PAPER[model], place, value, steps))])
+        rows.append([NAMES[model], *map(str, (order.index(model) + 1, PAPER[model], rank, value, steps))])
     return f"{title}\n\n{markdown_table([*head, 'updates to the best'], rows)}"
 
 

@@ -103,8 +103,8 @@ def train_recurrent(network: str, seed: int, folder: str, steps: int, data_dir: 
         summary = train_and_evaluate(config, Path(workdir) / "run", data_dir)
         flow = read_flow(Path(workdir) / "run", seed) if seed == 0 else None
     best = summary["best"]
-    found = {"status": summary["status"], "step": best["step"], "validation": best["validation"], "test": best["test"]}
-    return found if flow is None else found | {"gradient_flow": flow}
+    result = {"status": summary["status"], "step": best["step"], "validation": best["validation"], "test": best["test"]}
+    return result if flow is None else result | {"gradient_flow": flow}
 
 
 # --- networks that see no more than a few frames ---------------------------------------------------------------------
@@ -118,8 +118,8 @@ def frames_in_context(task: Speech, split: Any, context: int) -> tuple[np.ndarra
         features = utterances.features[utterances.rows(number)]
         padded = np.pad(features, ((context, context), (0, 0)), "edge")
         rows.append(np.concatenate([padded[i : i + len(features)] for i in range(2 * context + 1)], -1))
-    known = utterances.targets >= 0
-    return np.concatenate(rows)[known], utterances.targets[known]
+    scored = utterances.targets >= 0
+    return np.concatenate(rows)[scored], utterances.targets[scored]
 
 
 def train_framewise(
@@ -166,17 +166,17 @@ def train_framewise(
 
     @jax.jit
     def score(params: list, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-        found = outputs(params, x)
-        losses = optax.softmax_cross_entropy_with_integer_labels(found, y)
-        return {"loss": losses.mean(), "frame_error": (found.argmax(-1) != y).mean()}
+        logits = outputs(params, x)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return {"loss": losses.mean(), "frame_error": (logits.argmax(-1) != y).mean()}
 
     sets = {split: frames_in_context(task, split, context) for split in ("validation", "test")}
     state, best = optimizer.init(params), {}
     for number in range(epochs):
         params, state = epoch(params, state, jax.random.fold_in(keys[-1], number))
-        found = {split: {k: float(v) for k, v in score(params, *both).items()} for split, both in sets.items()}
-        if not best or found["validation"]["frame_error"] < best["validation"]["frame_error"]:
-            best = {"status": "finished", "step": (number + 1) * steps, **found}
+        metrics = {split: {k: float(v) for k, v in score(params, *both).items()} for split, both in sets.items()}
+        if not best or metrics["validation"]["frame_error"] < best["validation"]["frame_error"]:
+            best = {"status": "finished", "step": (number + 1) * steps, **metrics}
     return best
 
 
@@ -186,9 +186,9 @@ def train_framewise(
 def summarize(row: dict[str, Any]) -> None:
     """Adds the mean test error over seeds and the ends of its 95 % interval (Student's t, cut at 0 and 1), if it has
     one."""
-    found = mean_interval([run["test"]["frame_error"] for run in row["runs"]], SHARE)
-    row["mean"] = found.value
-    row["interval"] = [found.low, found.high] if found.count > 1 else None
+    mean = mean_interval([run["test"]["frame_error"] for run in row["runs"]], SHARE)
+    row["mean"] = mean.value
+    row["interval"] = [mean.low, mean.high] if mean.count > 1 else None
 
 
 def main(argv: Sequence[str]) -> int:

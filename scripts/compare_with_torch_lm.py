@@ -78,7 +78,7 @@ class Twin(torch.nn.Module):
         self.lstm: Any = torch.nn.LSTM(width, features)
         self.linear = torch.nn.Linear(features, vocabulary)
         self.dropout = torch.nn.Dropout(dropout)
-        given: dict[Any, Any] = {
+        arguments: dict[Any, Any] = {
             self.embedding.weight: params["embedding"],
             self.lstm.weight_ih_l0: cell["input_kernel"].T,
             self.lstm.weight_hh_l0: cell["recurrent_kernel"].T,
@@ -87,7 +87,7 @@ class Twin(torch.nn.Module):
             self.linear.bias: readout["bias"],
         }
         with torch.no_grad():
-            for parameter, value in given.items():
+            for parameter, value in arguments.items():
                 parameter.copy_(torch.tensor(np.array(value)))
             self.lstm.bias_hh_l0.zero_()
         # The second bias of nn.LSTM is added to the first; trained too, it would double the rate of their sum.
@@ -235,10 +235,10 @@ def main(argv: Sequence[str]) -> int:
     for seed in range(values.seeds):
         config = config_of(values.optimizer, values.steps, seed, features=values.features, dropout=values.dropout)
         name = f"{values.optimizer}-{values.features}-{values.dropout:g}-{values.steps}-{seed}"
-        found = compare(config, Path(values.workdir) / name, values.data_dir)
-        if found is None:
+        result = compare(config, Path(values.workdir) / name, values.data_dir)
+        if result is None:
             return cli.INTERRUPTED
-        runs.append(found)
+        runs.append(result)
     # At the end: a file that is there is of all seeds, and the runs themselves are kept in the workdir.
     results = {
         "config": {k: v for k, v in config.items() if k != "seed"},

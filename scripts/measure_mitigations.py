@@ -376,8 +376,8 @@ def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | No
     with tempfile.TemporaryDirectory() as workdir:
         summary = train_and_evaluate(config_of(setting, overrides, seed), Path(workdir) / "run", data_dir)
     test = summary["best"].get("test", {})
-    found = {"status": summary["status"], "steps": summary["steps"], "seed": seed, "test": test}
-    return found | {"train": summary["final"]["train"], "validation": summary["final"]["validation"]}
+    result = {"status": summary["status"], "steps": summary["steps"], "seed": seed, "test": test}
+    return result | {"train": summary["final"]["train"], "validation": summary["final"]["validation"]}
 
 
 def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: int = 5) -> float | None:
@@ -460,9 +460,9 @@ def table(results: dict[str, Any]) -> str:
         if name in results["cures"]:
             row = results["cures"][name]
             flag = " ".join(f"`{path}={value}`" for path, value in cure.overrides.items())
-            without, found = describe(results["settings"][cure.setting]), describe(row)
+            without, with_cure = describe(results["settings"][cure.setting]), describe(row)
             spent = _rounded(row["cost"]) if "cost" in row else ""
-            cells = (f"{name}<br>{flag}", cure.against, cure.formula, cure.setting, without, found, spent)
+            cells = (f"{name}<br>{flag}", cure.against, cure.formula, cure.setting, without, with_cure, spent)
             rows.append([cell.replace("|", "\\|") for cell in cells])
     return markdown_table(columns, rows)
 

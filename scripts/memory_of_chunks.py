@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
     flags.DEFINE_string("cell", "lstm", f"one of {', '.join(CELLS)}", flag_values=values)
-    for name, default, told in [("steps", 20_000, "T"), ("batch", 16, "B"), ("inputs", 1, "D"), ("features", 128, "H")]:
-        flags.DEFINE_integer(name, default, told, lower_bound=1, flag_values=values)
+    for name, default, text in [("steps", 20_000, "T"), ("batch", 16, "B"), ("inputs", 1, "D"), ("features", 128, "H")]:
+        flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
     flags.DEFINE_list("chunks", ["50", "140", "500"], "chunk lengths, separated by commas", flag_values=values)
     stores = ["gates", "carries", "ends"]
     flags.DEFINE_list("stores", stores, "what is stored, separated by commas", flag_values=values)
@@ -46,13 +46,13 @@ def main(argv: Sequence[str]) -> int:
     print(f"{case.cell} {case.shape()}\n")
     rows = []
     for backend, options in runs:
-        made = contestants.rnnlab(case, problem, backend, **options)
+        contestant = contestants.rnnlab(case, problem, backend, **options)
         began = time.perf_counter()
-        made.step(1)
+        contestant.step(1)
         seconds = time.perf_counter() - began
         stored, chunk = options.get("store", "all (reference)"), options.get("chunk", "")
-        memory = "" if made.temporary_bytes is None else f"{made.temporary_bytes / 2**20:.0f}"
-        rows.append([stored, str(chunk), memory, f"{seconds:.2f}", f"{made.loss:.6f}"])
+        memory = "" if contestant.temporary_bytes is None else f"{contestant.temporary_bytes / 2**20:.0f}"
+        rows.append([stored, str(chunk), memory, f"{seconds:.2f}", f"{contestant.loss:.6f}"])
         print(f"{stored} {chunk}: {seconds:.2f} s", flush=True)
     print("\n" + markdown_table(["stored", "chunk", "temporaries, MiB", "step, s", "loss"], rows), end="")
     return cli.FINISHED

@@ -63,8 +63,8 @@ def measure(case: Case, workers: list[Worker], turns: int, seconds: float) -> li
     rows = []
     for worker in workers:
         for name in worker.names:
-            made = worker.ask(do="prepare", name=name, case=list(case))
-            rows.append({"contestant": name, "worker": worker, "step": [], "forward": []} | made)
+            prepared = worker.ask(do="prepare", name=name, case=list(case))
+            rows.append({"contestant": name, "worker": worker, "step": [], "forward": []} | prepared)
     rates = []
     for _ in range(turns):
         rates.append(workers[1].ask(do="rate", seconds=RATE_SECONDS))
@@ -86,8 +86,8 @@ def judge(rows: list[dict[str, Any]]) -> None:
     sound = [row for row in rows if "error" not in row]
     for quantity in ("loss", "gradient"):
         if sound:
-            known = [row[quantity] for row in sound if math.isfinite(row[quantity])]
-            middle = statistics.median(known) if known else math.nan
+            values = [row[quantity] for row in sound if math.isfinite(row[quantity])]
+            middle = statistics.median(values) if values else math.nan
             for row in sound:
                 if not abs(row[quantity] - middle) <= AGREE * abs(middle):
                     row["error"] = f"void: its {quantity} is {row[quantity]:.6g}, the others' {middle:.6g}"
@@ -168,13 +168,13 @@ def markdown(results: list[dict[str, Any]]) -> str:
     return markdown_table(["cell", "(T, B, D, H)", "step, ms", "share of peak", "memory, MiB", *peers], lines)
 
 
-def parse_list(text: str, known: Sequence[str], flag: str) -> list[str]:
+def parse_list(text: str, allowed: Sequence[str], flag: str) -> list[str]:
     """The members of a comma-separated flag, checked; all of them if it is empty."""
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     for part in chosen:
-        if part not in known:
-            raise ConfigError(unknown(f"value of --{flag}", part, known))
-    return chosen or list(known)
+        if part not in allowed:
+            raise ConfigError(unknown(f"value of --{flag}", part, allowed))
+    return chosen or list(allowed)
 
 
 def watch(turns: int, seconds: float, data_dir: str | None, output: Path | None, console: Console) -> int:
@@ -245,18 +245,18 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("language_model", False, "steps of language models, and nothing else", flag_values=values)
     flags.DEFINE_bool("speech", False, "steps of deep networks over utterances, and nothing else", flag_values=values)
     flags.DEFINE_bool("sweeps", False, "a sweep beside the same runs alone, and nothing else", flag_values=values)
-    told = "with --sweeps: how many of a sweep's runs are timed alone"
-    flags.DEFINE_integer("alone", 64, told, lower_bound=1, flag_values=values)
-    told = "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png"
-    cli.path_flag(values, "output", None, told)
+    text = "with --sweeps: how many of a sweep's runs are timed alone"
+    flags.DEFINE_integer("alone", 64, text, lower_bound=1, flag_values=values)
+    text = "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png"
+    cli.path_flag(values, "output", None, text)
     cli.data_flags(values)
     cli.parse(values, argv, __doc__)
     cells = parse_list(values.cells, CELLS, "cells")
     chosen = [kind for kind in (language_model, speech, sweeps) if values[kind.__name__.rpartition(".")[2]].value]
     if len(chosen) > 1:
         raise ConfigError("--language_model, --speech and --sweeps: one at a time")
-    known = chosen[0].CASES if chosen else SHAPES
-    shapes: list[Any] = [known[int(i)] for i in parse_list(values.shapes, [*map(str, range(len(known)))], "shapes")]
+    allowed = chosen[0].CASES if chosen else SHAPES
+    shapes: list[Any] = [allowed[int(i)] for i in parse_list(values.shapes, [*map(str, range(len(allowed)))], "shapes")]
 
     # Whole numbers in a file or a pipe too.
     console = make_console(highlight=True, soft_wrap=False, width=None if sys.stdout.isatty() else 150)

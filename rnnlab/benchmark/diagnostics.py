@@ -86,9 +86,9 @@ def _write_time(writer: Any, observe: Callable[[str], Any], seconds: float) -> f
     """The mean seconds of writing one observation, each of which is new: an array is fetched from its device once."""
     spent, calls, began = 0.0, 0, time.perf_counter()
     while not calls or time.perf_counter() - began < seconds:
-        found = observe("all")
+        observations = observe("all")
         mark = time.perf_counter()
-        writer.observe(calls, found, 0.0)
+        writer.observe(calls, observations, 0.0)
         spent, calls = spent + time.perf_counter() - mark, calls + 1
     return spent / calls
 

@@ -49,8 +49,8 @@ def measure(
     rows: list[dict[str, Any]] = []
     workers = [Worker(name, module=module) for name in names]
     for worker, name in zip(workers, names, strict=True):
-        made = worker.ask(do="prepare", case=list(case), folder=folder)
-        rows.append({"contestant": name, "step": []} | made)
+        prepared = worker.ask(do="prepare", case=list(case), folder=folder)
+        rows.append({"contestant": name, "step": []} | prepared)
     for _ in range(turns):
         for worker, row in zip(workers, rows, strict=True):
             if "error" not in row:
@@ -131,7 +131,7 @@ def as_torch_trains(step: Callable[[], Any]) -> Contestant:
     return Contestant(train, losses, lambda: torch.cuda.max_memory_allocated() if gpu else None)
 
 
-def serve(name: str, made: Mapping[str, Callable[[Sequence[Any], Path], Contestant]]) -> None:
+def serve(name: str, contestants: Mapping[str, Callable[[Sequence[Any], Path], Contestant]]) -> None:
     """The process of one contestant: answers requests on standard input until it ends."""
     held: dict[str, Contestant] = {}
 
@@ -139,7 +139,7 @@ def serve(name: str, made: Mapping[str, Callable[[Sequence[Any], Path], Contesta
         if request["do"] == "describe":
             return [name]
         if request["do"] == "prepare":
-            held["made"] = made[name](request["case"], Path(request["folder"]))
+            held["made"] = contestants[name](request["case"], Path(request["folder"]))
             return {"losses": held["made"].losses}
         if request["do"] == "time":
             return time_steps(held["made"].step, request["seconds"])

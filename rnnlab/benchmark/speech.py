@@ -96,8 +96,8 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
 
     case = Case(*values)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with np.load(folder / race.WEIGHTS) as found:
-        weights = {name: torch.tensor(found[name]) for name in found.files}
+    with np.load(folder / race.WEIGHTS) as arrays:
+        weights = {name: torch.tensor(arrays[name]) for name in arrays.files}
     lstm: Any = torch.nn.LSTM(INPUTS, case.features, case.layers, bidirectional=True)
     linear = torch.nn.Linear(2 * case.features, CLASSES)
     second_biases = []
@@ -116,10 +116,10 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
     model = torch.nn.ModuleList([lstm, linear]).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=RATE)
-    with np.load(folder / UTTERANCES) as found:
-        x = torch.tensor(found["x"], device=device).transpose(0, 1).contiguous()
-        classes = torch.tensor(found["classes"], device=device).T
-        lengths = torch.tensor(found["lengths"])
+    with np.load(folder / UTTERANCES) as arrays:
+        x = torch.tensor(arrays["x"], device=device).transpose(0, 1).contiguous()
+        classes = torch.tensor(arrays["classes"], device=device).T
+        lengths = torch.tensor(arrays["lengths"])
     targets = pack_padded_sequence(classes, lengths, enforce_sorted=False).data
 
     def step() -> torch.Tensor:

@@ -108,8 +108,8 @@ def judged(row: dict[str, Any]) -> dict[str, Any]:
     alone, together = np.array(row["first_losses"]).T
     difference = np.median(np.abs(alone - together) / np.abs(alone))
     if not difference <= AGREE:
-        found = row["first_losses"]
-        return row | {"error": f"void: mean losses of the first 100 steps alone and in the sweep are {found}"}
+        losses = row["first_losses"]
+        return row | {"error": f"void: mean losses of the first 100 steps alone and in the sweep are {losses}"}
     return row | {"share": row["sweep_seconds"] / row["alone_all_seconds"]}
 
 
@@ -117,10 +117,10 @@ def _seconds(entry: str, config: Path, workdir: Path, *words: str) -> float:
     """How long `python -m rnnlab.ENTRY` takes."""
     command = [sys.executable, "-m", f"rnnlab.{entry}", f"--config={config}", f"--workdir={workdir}", *words]
     began = time.monotonic()
-    found = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
-    if found.returncode:
-        said = (found.stderr or found.stdout).strip().splitlines()
-        raise ConfigError(f"{' '.join(command[1:])} failed: {said[-1] if said else found.returncode}")
+    result = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
+    if result.returncode:
+        messages = (result.stderr or result.stdout).strip().splitlines()
+        raise ConfigError(f"{' '.join(command[1:])} failed: {messages[-1] if messages else result.returncode}")
     return time.monotonic() - began
 
 

@@ -15,8 +15,8 @@ class Utterances(Task):
 
     def __init__(self, file: str):
         """file: npz of x [N, T, D], classes [N, T] and lengths [N]; the same for all splits."""
-        with np.load(file) as found:
-            x, classes, lengths = found["x"], found["classes"].astype(np.int32), found["lengths"].astype(np.int32)
+        with np.load(file) as arrays:
+            x, classes, lengths = arrays["x"], arrays["classes"].astype(np.int32), arrays["lengths"].astype(np.int32)
         inside = np.arange(x.shape[1]) < lengths[:, None]
         self.data = (np.where(inside[:, :, None], x, 0), np.where(inside, classes, -1), lengths)
         self.in_features, self.out_features = x.shape[2], int(classes.max()) + 1

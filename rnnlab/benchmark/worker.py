@@ -102,11 +102,11 @@ def main(kind: str) -> None:
         from rnnlab.parallel import devices
 
         devices.tune_host(os.cpu_count() or 1)
-    known, ready = contestants(kind), {}
+    makers, ready = contestants(kind), {}
 
     def answer(request: Mapping[str, Any]) -> Any:
         if request["do"] == "describe":
-            return list(known)
+            return list(makers)
         if request["do"] == "rate":
             from rnnlab.parallel.devices import failures
 
@@ -116,18 +116,18 @@ def main(kind: str) -> None:
             return ready.clear()
         if request["do"] == "prepare":
             case = Case(*request["case"])
-            made = ready[request["name"]] = known[request["name"]](case, make_problem(case))
-            made.step(1)
-            made.forward()
+            contestant = ready[request["name"]] = makers[request["name"]](case, make_problem(case))
+            contestant.step(1)
+            contestant.forward()
             return {
-                "loss": made.loss,
-                "gradient": made.gradient,
-                "temporary_bytes": made.temporary_bytes,
-                "compile_seconds": made.compile_seconds,
+                "loss": contestant.loss,
+                "gradient": contestant.gradient,
+                "temporary_bytes": contestant.temporary_bytes,
+                "compile_seconds": contestant.compile_seconds,
             }
-        made, seconds = ready[request["name"]], request["seconds"]
+        contestant, seconds = ready[request["name"]], request["seconds"]
         forward = request["what"] == "forward"
-        return time_calls(made.forward, seconds) if forward else time_steps(made.step, seconds)
+        return time_calls(contestant.forward, seconds) if forward else time_steps(contestant.step, seconds)
 
     answer_requests(answer)
 
@@ -138,10 +138,10 @@ def answer_requests(answer: Callable[[Mapping[str, Any]], Any]) -> None:
     sys.stdout = sys.stderr  # Whatever a library prints is not an answer.
     for line in sys.stdin:
         try:
-            found = answer(json.loads(line))
+            reply = answer(json.loads(line))
         except Exception as error:  # The parent shows it in the table; the other contestants go on.
-            found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        print(json.dumps(found), file=answers, flush=True)
+            reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(json.dumps(reply), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def lookup(table: Mapping[str, Any], name: Any, kind: str) -> Any:
     return table[name]
 
 
-def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str, **given: Any) -> Any:
+def build(
+    table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, Any], kind: str, **arguments: Any
+) -> Any:
     """Calls the factory that a section names with the section's other fields and what the code gives.
 
     Raises:
@@ -71,8 +73,8 @@ def build(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, A
         if field not in taken:
             raise ConfigError(unknown(f"field of {kind} {_name(section)!r}:", field, taken))
     if isinstance(table, Table) and is_outside(_name(section)):
-        return table.make(_name(section), kind, **fields, **given)
-    return factory(**fields, **given)
+        return table.make(_name(section), kind, **fields, **arguments)
+    return factory(**fields, **arguments)
 
 
 def as_options(options: type[Options], section: Mapping[str, Any] | Options | None) -> Options:

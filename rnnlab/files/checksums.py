@@ -28,8 +28,8 @@ def altered(
     without: arrays that are not compared.
     """
     names = [n for n, a in arrays.items() if n in kept["arrays"] and n not in {*without} and _is_here(a)]
-    found = [name for name in names if kept["arrays"][name] != _of_array(arrays[name])]
-    return found + (["host"] if kept["host"] != _of_json(host) else [])
+    changed = [name for name in names if kept["arrays"][name] != _of_array(arrays[name])]
+    return changed + (["host"] if kept["host"] != _of_json(host) else [])
 
 
 def _of_array(array: jax.Array) -> int:

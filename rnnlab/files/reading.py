@@ -142,24 +142,24 @@ def check_fields(path: Path, content: Any, fields: Fields, remedy: str, where: s
     if not isinstance(content, dict):
         raise damaged(path, f"holds {_kind(content)}{where and f' in {where}'}, not an object", remedy)
     for name, wanted in fields.items():
-        place = f"{where}.{name}" if where else name
+        path_in_file = f"{where}.{name}" if where else name
         if name not in content:
-            raise damaged(path, f"lacks {place!r}", remedy)
+            raise damaged(path, f"lacks {path_in_file!r}", remedy)
         if wanted is object:
             continue
         if isinstance(wanted, Mapping):
-            check_fields(path, content[name], wanted, remedy, place)
+            check_fields(path, content[name], wanted, remedy, path_in_file)
             continue
         kinds = wanted if isinstance(wanted, tuple) else (wanted,)
         if type(content[name]) not in (*kinds, *([int] if float in kinds else []), *([tuple] if list in kinds else [])):
             allowed = " or ".join(_KINDS[kind] for kind in kinds)
-            raise damaged(path, f"holds {_kind(content[name])} as {place!r}, not {allowed}", remedy)
+            raise damaged(path, f"holds {_kind(content[name])} as {path_in_file!r}, not {allowed}", remedy)
 
 
 def check_objects(path: Path, items: Iterable[Any], fields: Fields, remedy: str, where: str) -> None:
     """`check_fields` of each of the items of a list, whose place in the file is `where`."""
-    for place, item in enumerate(items):
-        check_fields(path, item, fields, remedy, f"{where}[{place}]")
+    for index, item in enumerate(items):
+        check_fields(path, item, fields, remedy, f"{where}[{index}]")
 
 
 @contextlib.contextmanager

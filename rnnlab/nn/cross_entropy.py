@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.ops.linear import ComputeType, matmul, rounded
-from rnnlab.parallel.sharding import held_rows, own_rows
+from rnnlab.parallel.sharding import held_rows, local_rows
 from rnnlab.typing import Array, Bool, Float, Int
 
 
@@ -361,7 +361,7 @@ _summed.defvjp(lambda axis_name, a: (_summed(axis_name, a), None), lambda axis_n
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_own_rows(axis_name: str | None, a: Float[Array, " R"]) -> Float[Array, " R"]:
     """This device's rows of what all have computed of the rows of all: each then needs the gradients of all of them."""
-    return a if axis_name is None else own_rows(a, axis_name)
+    return a if axis_name is None else local_rows(a, axis_name)
 
 
 _of_own_rows.defvjp(

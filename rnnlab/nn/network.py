@@ -31,7 +31,7 @@ from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType, check_width
 from rnnlab.ops.normalization import BatchNormalization, LayerNormalization
 from rnnlab.ops.random_streams import Training
-from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, own_rows
+from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, local_rows
 from rnnlab.typing import Array, Carry, Float, Int, Shaped
 
 Readout = Literal["last", "every"]
@@ -277,7 +277,7 @@ class Network(nnx.Module):
                 if training is not None and "embedding" in self.rates:
                     mask = training.shared_mask("embedding", self.rates["embedding"], (self.vocabulary, 1))
                     mask = filled(mask, self.parts)
-                    mask = mask if self.axis_name is None else own_rows(mask, self.axis_name)
+                    mask = mask if self.axis_name is None else local_rows(mask, self.axis_name)
                     table = table * mask
                 x = embed(table, x, self.axis_name)
         return x if self.input_projection is None else self.input_projection(x)

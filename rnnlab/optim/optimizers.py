@@ -300,7 +300,7 @@ def add_noise(
     ) -> tuple[PyTree, PyTree]:
         deviation = jnp.sqrt(eta / (1.0 + state.count) ** decay)
         noise = optax.tree.random_like(key, split.unfilled(updates), sampler=jax.random.normal)
-        noise = split.own(split.filled(noise))
+        noise = split.local(split.filled(noise))
         noisy = jax.tree.map(lambda g, n: (g + deviation * n).astype(g.dtype), updates, noise)
         return noisy, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 

@@ -38,7 +38,7 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
     in a loop, beside one device per core (singular values of four [100, 100] kernels: 1.5 ms against 11).
     """
     sharing = processes.processes()
-    count = max(1, devices // sharing) if devices else largest_divisor(max(1, batch_size // sharing), own_cores())
+    count = max(1, devices // sharing) if devices else largest_divisor(max(1, batch_size // sharing), process_cores())
     with contextlib.suppress(RuntimeError):  # The devices are made already: a notebook, or a second run in one process.
         jax.config.update("jax_num_cpu_devices", count)
     if platform.libc_ver()[0] == "glibc":
@@ -90,7 +90,7 @@ _LINUX = hasattr(os, "sched_getaffinity")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
-def own_cores() -> int:
+def process_cores() -> int:
     """How many of them are left to it where the others of the run are on the same machine."""
     return max(1, cores() // processes.processes_here())
 
@@ -100,7 +100,7 @@ def idle_cores(batch_size: int, devices: int) -> str | None:
 
     devices: how many CPU devices of this process the batch is split over.
     """
-    count, sharing = own_cores(), processes.processes()
+    count, sharing = process_cores(), processes.processes()
     if devices >= count:
         return None
     whole = count * sharing
@@ -157,9 +157,9 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
     if sharing > 1:
         each = devices // sharing
         owned = [[d for d in available if d.process_index == process][:each] for process in range(sharing)]
-        if short := [process for process, found in enumerate(owned) if len(found) < each]:
+        if short := [process for process, held in enumerate(owned) if len(held) < each]:
             raise ConfigError(f"devices: {each} in each process asked for, process {short[0]} has fewer")
-        available = [device for found in owned for device in found]
+        available = [device for held in owned for device in held]
     grid = np.asarray(available[:devices]).reshape(-1, devices if all_share else split)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
 

@@ -97,8 +97,8 @@ def _left_to_group() -> Iterator[int]:
 
 def _page_cache(stat: Path) -> int:
     """Bytes of files in memory, which the system gives up when they are wanted."""
-    found = re.search(r"^(?:total_)?inactive_file (\d+)", stat.read_text(encoding="utf-8"), re.M)
-    return int(found[1]) if found else 0
+    match = re.search(r"^(?:total_)?inactive_file (\d+)", stat.read_text(encoding="utf-8"), re.M)
+    return int(match[1]) if match else 0
 
 
 def check(parts: Mapping[str, int], devices: Sequence[Any] | None = None, smaller: str = SMALLER) -> None:
@@ -116,11 +116,13 @@ def check(parts: Mapping[str, int], devices: Sequence[Any] | None = None, smalle
     if free is None or needed <= free:
         return
     largest = sorted(parts, key=lambda name: -parts[name])
-    listed = ", ".join(f"{name} {said(parts[name])}" for name in largest if parts[name] > needed / 100)
-    raise OutOfMemory(f"out of memory: at least {said(needed)} wanted ({listed}), {said(free)} at hand; {smaller}")
+    listed = ", ".join(f"{name} {size_text(parts[name])}" for name in largest if parts[name] > needed / 100)
+    raise OutOfMemory(
+        f"out of memory: at least {size_text(needed)} wanted ({listed}), {size_text(free)} at hand; {smaller}"
+    )
 
 
-def said(size: float) -> str:
+def size_text(size: float) -> str:
     """ "1.5 GiB"."""
     units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
     while size >= 1000 and len(units) > 1:
@@ -137,7 +139,7 @@ def allocation_failures(smaller: str = SMALLER) -> Iterator[None]:
         if (wanted := _wanted(error)) is None:
             raise
         free = at_hand()
-        there = "" if free is None else f", {said(free)} at hand"
+        there = "" if free is None else f", {size_text(free)} at hand"
         raise OutOfMemory(f"out of memory: {wanted}{there}; {smaller}") from error
 
 
@@ -150,5 +152,5 @@ def _wanted(error: Exception) -> str | None:
         if not re.search(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", text, re.IGNORECASE):
             return None
         size = re.search(r"(\d+) bytes", text)
-        return f"{said(int(size[1]))} wanted" if size else text[:150]
+        return f"{size_text(int(size[1]))} wanted" if size else text[:150]
     return f"{text[:150]}" if text and text != "std::bad_alloc" else "no more was to be had"

@@ -64,8 +64,8 @@ def start(
         ConfigError: some of the three without the others, others that cannot be found, or that were started in another
             way.
     """
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
-    missing = [name for name, value in given.items() if value is None]
+    flags = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [name for name, value in flags.items() if value is None]
     if 0 < len(missing) < 3:
         raise ConfigError(f"--coordinator, --processes and --process go together; missing: --{', --'.join(missing)}")
     if processes is not None and process is not None and not 0 <= process < processes:
@@ -163,8 +163,8 @@ def agree(flag: bool, number: int) -> tuple[bool, int]:
     """(Whether any process has the flag, the first one's number): the same in all of them."""
     if processes() == 1:
         return flag, number
-    found = np.asarray(multihost_utils.process_allgather(np.array([flag, number], np.int32)))
-    return bool(found[:, 0].any()), int(found[0, 1])
+    answers = np.asarray(multihost_utils.process_allgather(np.array([flag, number], np.int32)))
+    return bool(answers[:, 0].any()), int(answers[0, 1])
 
 
 def on_host(tree: PyTree) -> PyTree:

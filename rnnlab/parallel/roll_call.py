@@ -82,9 +82,9 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=1024)
 
 
-def _call(listener: socket.socket, own: dict[str, Any], ends: float, seconds: float) -> str | None:
+def _call(listener: socket.socket, first: dict[str, Any], ends: float, seconds: float) -> str | None:
     """Hears all others and tells them the same: what is wrong, or None."""
-    count, present, problem = own["processes"], {0}, None
+    count, present, problem = first["processes"], {0}, None
     with contextlib.ExitStack() as stack:
         connections: list[socket.socket] = []
         while problem is None and len(present) < count:
@@ -98,7 +98,7 @@ def _call(listener: socket.socket, own: dict[str, Any], ends: float, seconds: fl
                     problem = f"{_listed(missing)} of {count} did not come within {seconds:.0f} s"
                 continue
             connections.append(connection)
-            problem = _objection(hello, own, present)
+            problem = _objection(hello, first, present)
             present.add(hello[MARK])
         for connection in connections:
             with contextlib.suppress(OSError):
@@ -110,14 +110,14 @@ def _call(listener: socket.socket, own: dict[str, Any], ends: float, seconds: fl
     return problem
 
 
-def _objection(hello: dict[str, Any], own: dict[str, Any], present: set[int]) -> str | None:
+def _objection(hello: dict[str, Any], first: dict[str, Any], present: set[int]) -> str | None:
     """What is wrong with a process that says hello."""
-    number, count = hello[MARK], own["processes"]
+    number, count = hello[MARK], first["processes"]
     if hello["processes"] != count:
         return f"--processes: {count} in process 0, {hello['processes']} in process {number}"
     if number in present:
         return f"--process: two of the {count} processes have the number {number}; they are numbered 0 to {count - 1}"
-    here, there = own["account"], hello["account"]
+    here, there = first["account"], hello["account"]
     differing = [name for name in sorted(here | there) if here.get(name) != there.get(name)]
     if not differing:
         return None

@@ -29,7 +29,7 @@ def explicit_mesh(tree: PyTree) -> AbstractMesh | None:
 def on_explicit_mesh(mesh: AbstractMesh, function: Callable[..., PyTree], places: PyTree, *arguments: PyTree) -> PyTree:
     """The function's results; within it XLA places the arrays of `mesh`. places: of the results, a tree of
     `PartitionSpec`."""
-    places = jax.tree.map(lambda place: NamedSharding(mesh, place), places)
+    places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), places)
     return auto_axes(jax.jit(function), axes=_explicit(mesh), out_sharding=places)(*arguments)
 
 
@@ -70,9 +70,9 @@ class SplitLeaves:
         split, whole = PartitionSpec(MODEL_AXIS), PartitionSpec()
         return jax.tree_util.tree_map_with_path(lambda path, _: split if path in self else whole, tree)
 
-    def own(self, tree: PyTree) -> PyTree:
+    def local(self, tree: PyTree) -> PyTree:
         """This device's part of a tree whose leaves are whole."""
-        return self._changed(lambda leaf: own_rows(leaf, MODEL_AXIS), tree)
+        return self._changed(lambda leaf: local_rows(leaf, MODEL_AXIS), tree)
 
     def whole(self, tree: PyTree) -> PyTree:
         """All devices' parts side by side."""
@@ -134,17 +134,17 @@ def sum_over_devices(tree: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
 
 def _summed_over(axes: Axes, tree: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
-    pieces = {place: lax.psum(leaf, axes) for place, leaf in enumerate(leaves) if leaf.size > LARGE}
+    pieces = {index: lax.psum(leaf, axes) for index, leaf in enumerate(leaves) if leaf.size > LARGE}
     small = [leaf for leaf in leaves if leaf.size <= LARGE]
     if not small:
-        return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
+        return jax.tree.unflatten(structure, [pieces[index] for index in range(len(leaves))])
     flat = lax.psum(jnp.concatenate([leaf.ravel() for leaf in small]), axes)
     start = 0
-    for place, leaf in enumerate(leaves):
-        if place not in pieces:
-            pieces[place] = flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+    for index, leaf in enumerate(leaves):
+        if index not in pieces:
+            pieces[index] = flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
             start += leaf.size
-    return jax.tree.unflatten(structure, [pieces[place] for place in range(len(leaves))])
+    return jax.tree.unflatten(structure, [pieces[index] for index in range(len(leaves))])
 
 
 LARGE = 1 << 22
@@ -157,7 +157,7 @@ def filled(leaf: jax.Array, parts: int) -> jax.Array:
     return jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
 
 
-def own_rows(leaf: jax.Array, axis_name: str) -> jax.Array:
+def local_rows(leaf: jax.Array, axis_name: str) -> jax.Array:
     """This device's part of the rows of what all devices along an axis have."""
     count = leaf.shape[0] // lax.axis_size(axis_name)
     return lax.dynamic_slice_in_dim(leaf, count * lax.axis_index(axis_name), count)
@@ -165,5 +165,5 @@ def own_rows(leaf: jax.Array, axis_name: str) -> jax.Array:
 
 def held_rows(rows: Int[Array, " R"], count: int, axis_name: str | None) -> tuple[Int[Array, " R"], Bool[Array, " R"]]:
     """Where rows of a table lie among this device's `count`, and whether they do; where not, the place is any."""
-    place = rows if axis_name is None else rows - count * lax.axis_index(axis_name)
-    return jnp.clip(place, 0, count - 1), (place >= 0) & (place < count)
+    local = rows if axis_name is None else rows - count * lax.axis_index(axis_name)
+    return jnp.clip(local, 0, count - 1), (local >= 0) & (local < count)

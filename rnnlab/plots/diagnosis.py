@@ -147,11 +147,11 @@ def _lyapunov(measured: dict[str, Any]) -> Figure:
     figure, (axis,) = make_axes(1)
     for number, (layer, values) in enumerate(_layers(measured).items()):
         mean, error = numbers(values["mean"]), numbers(values["error"])
-        drawn, place, colour = shown(mean), np.arange(1, len(mean) + 1), COLOURS[number % len(COLOURS)]
+        drawn, index, colour = shown(mean), np.arange(1, len(mean) + 1), COLOURS[number % len(COLOURS)]
         gone = int((mean == -np.inf).sum())
         label = layer + (f" (and {gone} of {len(mean)} at −∞)" if gone else "")
-        axis.plot(place, drawn, ".-", color=colour, markersize=4, linewidth=1, label=label)
-        axis.fill_between(place, drawn - error, drawn + error, color=colour, alpha=0.25, linewidth=0)
+        axis.plot(index, drawn, ".-", color=colour, markersize=4, linewidth=1, label=label)
+        axis.fill_between(index, drawn - error, drawn + error, color=colour, alpha=0.25, linewidth=0)
     hold_spikes(axis)
     axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -39,8 +39,8 @@ def _moved(figure: Figure) -> bool:
         if legend is None or not axis.get_visible() or not covers(axis, legend, renderer):
             continue
         moved = True
-        for place in PLACES:
-            legend.set_loc(place)
+        for location in PLACES:
+            legend.set_loc(location)
             if not covers(axis, legend, renderer):
                 break
         else:

@@ -24,7 +24,7 @@ def observed(workdir: Path, output: Path | None = None) -> list[Path]:
     output: WORKDIR if not given.
     """
     lines = read_diagnostics(workdir)
-    found = []
+    paths = []
     for name, diagnostic in diagnostics_of(key for line in lines for key in line).items():
         those = [line for line in lines if name in line]
         for figure in diagnostic.figures:
@@ -33,8 +33,8 @@ def observed(workdir: Path, output: Path | None = None) -> list[Path]:
             with interpreting(Workdir(workdir).diagnostics, LINES_AGAIN):
                 drawn = figure.draw([line["step"] for line in those], [line[name] for line in those], style)
                 if drawn is not None:
-                    found.append(save(drawn, Workdir(output or workdir).figure(figure.name)))
-    return found
+                    paths.append(save(drawn, Workdir(output or workdir).figure(figure.name)))
+    return paths
 
 
 def diagnostics_of(names: Iterable[str]) -> dict[str, Diagnostic]:

@@ -88,8 +88,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("stability: steps clipped", _share(stability.get("clipped"))),
         ("stability: spikes, 10 × the usual gradient norm", stability.get("spikes")),
     ]
-    known = {"finite", "clipped", "spikes"}
-    rows += [(f"stability: {_words(name)}", value) for name, value in stability.items() if name not in known]
+    shown = {"finite", "clipped", "spikes"}
+    rows += [(f"stability: {_words(name)}", value) for name, value in stability.items() if name not in shown]
     if convergence:
         goal = f"{convergence['metric']} of {convergence['threshold']:g}"
         reached = convergence.get("steps")
@@ -109,10 +109,10 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _commands(
-    directory: Path, summary: Mapping[str, Any], diagnosis: Mapping[str, Any], given: Sequence[str]
+    directory: Path, summary: Mapping[str, Any], diagnosis: Mapping[str, Any], further: Sequence[str]
 ) -> list[str]:
     recorded = [each["command"] for each in (summary, diagnosis) if "command" in each]
-    lines = list(dict.fromkeys([*recorded, *given]))
+    lines = list(dict.fromkeys([*recorded, *further]))
     if Workdir(directory).config.exists():
         workdir = str(directory)
         here, there = json.dumps(workdir), json.dumps(workdir + "-again")
@@ -139,8 +139,8 @@ def _captions_from_outside(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _figures(order: Iterable[str], *folders: Path) -> list[Path]:
     """Each name once, from the first of the folders that has it."""
-    found = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.png"))}
-    return [found[name] for name in dict.fromkeys([*order, *found]) if name in found]
+    by_name = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.png"))}
+    return [by_name[name] for name in dict.fromkeys([*order, *by_name]) if name in by_name]
 
 
 def _words(name: str) -> str:

@@ -204,13 +204,13 @@ def mitigations(results: Path) -> Path:
     )
     for axis, (setting, rows) in zip(axes[:, 0], groups.items(), strict=True):
         metric = "accuracy" if any("accuracy" in run["test"] for run in rows["without"]) else "loss"
-        for place, (name, runs) in enumerate(rows.items()):
-            found = [float(run["test"].get(metric, "nan")) for run in runs]
-            axis.scatter(found, [place] * len(found), s=16, color=COLOURS[1 if name == "without" else 0], zorder=3)
+        for position, (name, runs) in enumerate(rows.items()):
+            values = [float(run["test"].get(metric, "nan")) for run in runs]
+            axis.scatter(values, [position] * len(values), s=16, color=COLOURS[1 if name == "without" else 0], zorder=3)
             lost = sum(run["status"] == "diverged" for run in runs)
             if lost:
                 note = f"{lost} of {len(runs)} diverged"
-                axis.annotate(note, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+                axis.annotate(note, (0.01, position), xycoords=("axes fraction", "data"), va="center", fontsize=7)
         if metric == "loss":
             axis.set_xscale("log")
             drawn = [float(run["test"].get(metric, "nan")) for runs in rows.values() for run in runs]

@@ -18,11 +18,11 @@ FRAME = SHIFT / 16_000
 
 def utterance(workdir: Path) -> Path:
     """WORKDIR/plots/utterance.png: filter banks, true and recognised phones, and posteriors of one utterance."""
-    found = read_arrays(
+    arrays = read_arrays(
         Workdir(workdir).recognition_arrays, AGAIN, ["features", "posteriors", "id", "spoken", "decoded"]
     )
-    features, posteriors = found["features"], found["posteriors"]
-    name, tracks = str(found["id"]), {"spoken": found["spoken"], "decoded": found["decoded"]}
+    features, posteriors = arrays["features"], arrays["posteriors"]
+    name, tracks = str(arrays["id"]), {"spoken": arrays["spoken"], "decoded": arrays["decoded"]}
     tracks["largest posterior"] = posteriors.argmax(-1)
     seconds = FRAME * len(features)
     figure, (banks, phones, chances) = plt.subplots(
@@ -81,13 +81,13 @@ def speech_comparison(results: Path) -> Path:
     """The figure of a file of scripts/compare_speech.py, beside it: every seed's frame error, mean and interval."""
     rows = read_json(results, AGAIN, {"networks": dict})["networks"]
     figure, axis = plt.subplots(figsize=(7.5, 1 + 0.32 * len(rows)), layout="constrained")
-    for place, row in enumerate(rows.values()):
+    for y, row in enumerate(rows.values()):
         errors = [100 * run["test"]["frame_error"] for run in row["runs"]]
-        axis.scatter(errors, [place] * len(errors), s=14, color=COLOURS[0], zorder=3)
+        axis.scatter(errors, [y] * len(errors), s=14, color=COLOURS[0], zorder=3)
         if row.get("interval") is not None:
             low, mean, high = (100 * value for value in (row["interval"][0], row["mean"], row["interval"][1]))
             wide = [[mean - low], [high - mean]]
-            axis.errorbar(mean, place, xerr=wide, color=COLOURS[1], marker="|", markersize=10, capsize=3, linewidth=1.2)
+            axis.errorbar(mean, y, xerr=wide, color=COLOURS[1], marker="|", markersize=10, capsize=3, linewidth=1.2)
     axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("frame error on the test speakers, %: every seed, mean, 95 % interval")

@@ -70,11 +70,11 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
     logarithmic axis; where the middle half is one number, on a plain axis, none is. What values on a logarithmic axis
     lead up to, with at most three decades from one to the next, is a decay or a growth and no spike.
     """
-    found = np.asarray(values, float).ravel()
-    found = found[~np.isnan(shown(found, positive=logarithmic))]
-    if not found.size:
+    flat = np.asarray(values, float).ravel()
+    flat = flat[~np.isnan(shown(flat, positive=logarithmic))]
+    if not flat.size:
         return 0.0, 1.0
-    places = np.log10(found) if logarithmic else found
+    places = np.log10(flat) if logarithmic else flat
     low, high = sorted((np.quantile(places, 0.25, method="higher"), np.quantile(places, 0.75, method="lower")))
     reach = max(10 * (high - low), 6.0) if logarithmic else 10 * (high - low) or np.inf
     order = np.argsort(places)
@@ -85,7 +85,7 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
         leaps = np.flatnonzero(np.diff(places) > 3)  # Between a place of this number and the next.
         first = int(max(leaps[leaps < first], default=-1)) + 1
         last = int(min(leaps[leaps >= last], default=len(places) - 1))
-    return float(found[order[first]]), float(found[order[last]])
+    return float(flat[order[first]]), float(flat[order[last]])
 
 
 def hold_spikes(axis: Axes) -> None:
@@ -140,11 +140,11 @@ def hold_points(axis: Axes) -> None:
             continue
         factor, margin = (max(high / low, 2) ** 0.05, 0.0) if logarithmic else (1.0, 0.05 * (high - low) or 1.0)
         axis.set_xlim(low / factor - margin, high * factor + margin)
-        for place in np.unique(drawn[beyond, 1]):
-            values = ", ".join(f"{value:.3g}" for value in np.sort(drawn[beyond & (drawn[:, 1] == place), 0]))
-            axis.plot([edge], [place], mark, transform=at, color=COLOURS[1], markersize=5, clip_on=False, zorder=5)
+        for position in np.unique(drawn[beyond, 1]):
+            values = ", ".join(f"{value:.3g}" for value in np.sort(drawn[beyond & (drawn[:, 1] == position), 0]))
+            axis.plot([edge], [position], mark, transform=at, color=COLOURS[1], markersize=5, clip_on=False, zorder=5)
             text = {"xytext": (-6 if edge else 6, 0), "textcoords": "offset points", "ha": side, "va": "center"}
-            axis.annotate(values, (edge, place), xycoords=at, fontsize=7, **text, **_OVER_CURVES)
+            axis.annotate(values, (edge, position), xycoords=at, fontsize=7, **text, **_OVER_CURVES)
 
 
 def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tuple[float, float]:

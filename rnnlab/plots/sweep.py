@@ -29,9 +29,9 @@ _MANY = 20.0
 
 def spread(values: Any) -> bool:
     """Whether numbers belong on a logarithmic scale; NaN and infinite ones do not count."""
-    found = np.asarray(values, float).ravel()
-    found = found[np.isfinite(found)]
-    return bool(found.size) and float(found.min()) > 0 and float(found.max()) > _MANY * float(found.min())
+    flat = np.asarray(values, float).ravel()
+    flat = flat[np.isfinite(flat)]
+    return bool(flat.size) and float(flat.min()) > 0 and float(flat.max()) > _MANY * float(flat.min())
 
 
 # --- dots ------------------------------------------------------------------------------------------------------------
@@ -74,12 +74,12 @@ def dots(settings: Sequence[Dots], metric: str, better: float, path: Path) -> Pa
             ends = np.clip([each.low, each.high], left, right)
             axis.plot(ends, [row] * 2, color=colour, alpha=0.4, linewidth=5, solid_capstyle="butt")
         reached = [*each.values, *(end for end in (each.low, each.high) if not np.isnan(end))]
-        for beyond, place, marker in (
+        for beyond, at, marker in (
             (any(v < left for v in reached), 0.008, "<"),
             (any(v > right for v in reached), 0.992, ">"),
         ):
             if beyond:
-                axis.plot(place, row, marker=marker, color=colour, markersize=6, transform=edge, clip_on=False)
+                axis.plot(at, row, marker=marker, color=colour, markersize=6, transform=edge, clip_on=False)
         inside = [value for value in each.values if left <= value <= right]
         axis.scatter(inside, [row] * len(inside), s=14, color=colour, zorder=3, linewidth=0)
         if left <= each.mean <= right:
@@ -229,7 +229,8 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
     lines = max((len(curves) for _, curves in panels), default=0)
     figure, axes = make_grid(-(-len(panels) // columns), columns, width, height + 0.15 * lines)
     flat = [axis for row in axes for axis in row]
-    means = np.concatenate([np.zeros(0), *(curve.mean[np.isfinite(curve.mean)] for _, own in panels for curve in own)])
+    every_curve = [curve for _, curves in panels for curve in curves]
+    means = np.concatenate([np.zeros(0), *(curve.mean[np.isfinite(curve.mean)] for curve in every_curve)])
     for axis, (title, curves) in zip(flat, panels, strict=False):
         for curve in curves:
             colour = COLOURS[curve.colour]
@@ -300,11 +301,11 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
     axis.add_collection(LineCollection(lines[:-1], colors=inks[:-1], alpha=alpha, linewidths=1.2))
     outline = [patheffects.withStroke(linewidth=4.6, foreground="black")]
     axis.plot(*lines[-1].T, color=inks[-1], linewidth=2.8, path_effects=outline)
-    for place, each in enumerate((*axes, metric)):
-        axis.axvline(place, color=GREY, linewidth=1, zorder=3)
+    for position, each in enumerate((*axes, metric)):
+        axis.axvline(position, color=GREY, linewidth=1, zorder=3)
         for height, text in _ticks(each):
-            told = axis.text(place + 0.03, height, text, fontsize=8, va="center", zorder=4)
-            told.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
+            label = axis.text(position + 0.03, height, text, fontsize=8, va="center", zorder=4)
+            label.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
     axis.set_xticks(range(len(axes) + 1), [*(each.label for each in axes), metric.label], fontsize=9)
     axis.yaxis.set_major_locator(NullLocator())
     axis.yaxis.set_major_formatter(NullFormatter())
@@ -339,8 +340,8 @@ def _ticks(each: Coordinate) -> list[tuple[float, str]]:
     if each.names is not None:
         places = [(float(i), name) for i, name in enumerate(each.names)]
     else:
-        own = np.unique(np.clip(values, low, high))
-        at = own if len(own) <= 9 else np.linspace(low, high, 5)
+        ticks = np.unique(np.clip(values, low, high))
+        at = ticks if len(ticks) <= 9 else np.linspace(low, high, 5)
         texts = [f"{10**v if each.logarithmic else v:.4g}" for v in at]
         if values.max() > high:
             texts[-1] += " and more"

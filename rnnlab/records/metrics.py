@@ -63,15 +63,15 @@ class MetricsWriter(MetricsFile):
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 
-    def observe(self, step: int, found: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    def observe(self, step: int, observations: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
         """One line of WORKDIR/diagnostics.jsonl: what every diagnostic found in the update after `step`; its scalars go
         to TensorBoard."""
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-        found = _fetched(found)
+        observations = _fetched(observations)
         record: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
         scalars = []
-        for diagnostic, values in found.items():
+        for diagnostic, values in observations.items():
             arrays = {name: np.asarray(value) for name, value in values.items()}
             record[diagnostic] = {name: _short(array) for name, array in arrays.items()}
             scalars += [
@@ -98,7 +98,7 @@ class NoMetrics:
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """Nothing."""
 
-    def observe(self, step: int, found: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    def observe(self, step: int, observations: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ class ProgressLine:
         self.console = make_console(quiet=quiet)
         self._marks: list[tuple[float, int]] = [(time.monotonic(), start)]
         self._second: tuple[float, int] | None = None
-        self._said = time.monotonic()
+        self._reported_at = time.monotonic()
         self._live: Progress | None = None
         if sys.stdout.isatty() and not quiet:
             self._live = live_line("step", self.console)
@@ -284,8 +284,8 @@ class ProgressLine:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """A training log step: on a terminal the live line shows it, elsewhere a line at most every ten seconds."""
-        if self._live is None and time.monotonic() - self._said > 10:
-            self._said = time.monotonic()
+        if self._live is None and time.monotonic() - self._reported_at > 10:
+            self._reported_at = time.monotonic()
             rate = self.rate()
             left = f"  {duration((self.steps - step) / rate)} left" if rate else ""
             self.say(f"step {step}/{self.steps}  {described(values)}  {rate:.0f} steps/s{left}")

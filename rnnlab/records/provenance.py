@@ -31,8 +31,8 @@ def git_commit() -> str | None:
 
     def git(*words: str) -> str:
         command = ["git", "-C", here, *words]
-        found = subprocess.run(command, capture_output=True, check=True, encoding="utf-8", errors="replace")
-        return found.stdout.strip()
+        result = subprocess.run(command, capture_output=True, check=True, encoding="utf-8", errors="replace")
+        return result.stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")

@@ -261,10 +261,10 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
     path = Workdir(workdir).config
     if not path.exists():
         raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json")
-    found = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
+    content = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
     with interpreting(path, "restore it"):
         try:
-            return resolve_config(found | {"import_from": [*import_from, *found.get("import_from", ())]})
+            return resolve_config(content | {"import_from": [*import_from, *content.get("import_from", ())]})
         except ConfigError as error:
             raise ConfigError(f"{path}, damaged or of a run of another version of rnnlab: {error}") from None
 

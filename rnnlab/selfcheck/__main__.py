@@ -82,8 +82,8 @@ def described(verdict: Verdict) -> str:
     """A line, with the command that computes this draw again."""
     draw = verdict.draw
     command = f"python -m rnnlab.selfcheck --seed={draw.seed} --draw={draw.number}"
-    found = f"right, to {verdict.apart:.1g} of an array's size" if verdict.wrong is None else verdict.wrong
-    return f"{command}  # {draw}: {found}"
+    verdict_text = f"right, to {verdict.apart:.1g} of an array's size" if verdict.wrong is None else verdict.wrong
+    return f"{command}  # {draw}: {verdict_text}"
 
 
 def last_line(verdicts: Sequence[Verdict], seed: int, seconds: float) -> str:

@@ -128,13 +128,13 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
 def _switches(name: str) -> dict[str, Callable[[Callable[..., Any]], Any]]:
     """How a value is chosen for every parameter of a cell that changes its equations: what is on or off, and what names
     an activation."""
-    found: dict[str, Any] = {}
+    switches: dict[str, Any] = {}
     for field, (hint, default) in fields_of(CELLS[name]).items():
         if hint is bool:
-            found[field] = lambda choice: choice(False, False, True)
+            switches[field] = lambda choice: choice(False, False, True)
         elif _named_by(hint, ACTIVATIONS):
-            found[field] = lambda choice, usual=default: choice(usual, *ACTIVATIONS)
-    return found
+            switches[field] = lambda choice, usual=default: choice(usual, *ACTIVATIONS)
+    return switches
 
 
 def _abstract_cell(name: str, parameters: dict[str, Any], in_features: int, features: int) -> BaseCell:

@@ -52,7 +52,7 @@ def judge(seed: int, number: int) -> Verdict:
     against = {name: _apart(default, values) for name, values in witnesses.items()}
     wrong = None
     tolerance = TOLERANCE[draw.double]
-    if any(not found[1] <= tolerance for found in against.values()):
+    if any(not difference[1] <= tolerance for difference in against.values()):
         name, (leaf, apart) = max(against.items(), key=lambda each: _rank(each[1][1]))
         by_differences = _agrees_with_differences(draw, default)
         if not by_differences:
@@ -73,7 +73,7 @@ def _run(compiled: Any, problem: Problem) -> dict[str, Any]:
 def _other(lowered: Any, problem: Problem, draw: Draw) -> tuple[str, dict[str, Any] | None]:
     """(How, what) the program computes by another compilation: on a CPU with other settings, else on the CPU."""
     if jax.devices()[0].platform == "cpu":
-        settings = known_settings()
+        settings = accepted_settings()
         return _described(settings[draw.number % len(settings)]), _run(
             lowered.compile(compiler_options=settings[draw.number % len(settings)]), problem
         )
@@ -86,18 +86,18 @@ def _other(lowered: Any, problem: Problem, draw: Draw) -> tuple[str, dict[str, A
 
 
 @functools.cache
-def known_settings() -> tuple[dict[str, Any], ...]:
+def accepted_settings() -> tuple[dict[str, Any], ...]:
     """Settings of a second compilation that this version of XLA takes; the first always does."""
-    found = [{}, {}]
+    settings = [{}, {}]
     for name, value in (OTHER | ISA).items():
         try:
             jax.jit(jnp.negative).lower(np.float32(0)).compile(compiler_options={name: value})
         except jax.errors.JaxRuntimeError:
             continue
         if name in OTHER:
-            found[0][name] = value
-        found[1][name] = value
-    return tuple(found)
+            settings[0][name] = value
+        settings[1][name] = value
+    return tuple(settings)
 
 
 def _described(setting: dict[str, Any]) -> str:
@@ -129,7 +129,7 @@ def _agrees_with_differences(draw: Draw, default: dict[str, Any]) -> bool:
         problem = make_problem(draw, double=True)
         function = (jax.grad if draw.second else lambda f: f)(problem.loss)
         on_cpu = jax.devices()[0].platform == "cpu"
-        options = known_settings()[0] if on_cpu else None
+        options = accepted_settings()[0] if on_cpu else None
         with jax.default_device(None if on_cpu else jax.devices("cpu")[0]):
             values = jax.jit(function).lower(problem.point).compile(compiler_options=options)
 
@@ -194,7 +194,7 @@ def _torch_of_one(draw: Draw, peer: tuple[str, dict[str, Any]], point: dict[str,
     second = np.zeros_like(params["bias"])  # The first of its two biases holds the sum, but for the GRU's c_n.
     if "recurrent_bias" in params:
         second[2 * features :] = params["recurrent_bias"]
-    given = {
+    values = {
         "weight_ih_l0": params["input_kernel"].T,
         "weight_hh_l0": params["recurrent_kernel"].T,
         "bias_ih_l0": params["bias"],
@@ -202,28 +202,28 @@ def _torch_of_one(draw: Draw, peer: tuple[str, dict[str, Any]], point: dict[str,
     }
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter.copy_(torch.tensor(np.ascontiguousarray(given[name])))
+            parameter.copy_(torch.tensor(np.ascontiguousarray(values[name])))
     x = torch.tensor(point["x"], requires_grad=True)
     carry: list[Any] = [torch.tensor(a, requires_grad=True) for a in point["carry"]]
     starts = [c[None] for c in carry]
     start = tuple(starts) if len(starts) > 1 else starts[0]
     h, last = module(x.flip(0) if draw.options["reverse"] else x, start)
     h = h.flip(0) if draw.options["reverse"] else h
-    results = [h, *(part[0] for part in (last if isinstance(last, tuple) else (last,)))]
-    pairs = zip(jax.tree.leaves(weights), results, strict=True)
+    outputs = [h, *(part[0] for part in (last if isinstance(last, tuple) else (last,)))]
+    pairs = zip(jax.tree.leaves(weights), outputs, strict=True)
     loss = torch.stack([(torch.tensor(w) * a).sum() for w, a in pairs]).sum()
     loss.backward()
-    found = {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
-    gradients = {
-        "input_kernel": found["weight_ih_l0"].T,
-        "recurrent_kernel": found["weight_hh_l0"].T,
-        "bias": found["bias_ih_l0"],
-        "recurrent_bias": found["bias_hh_l0"][2 * features :],
+    by_parameter = {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+    by_leaf = {
+        "input_kernel": by_parameter["weight_ih_l0"].T,
+        "recurrent_kernel": by_parameter["weight_hh_l0"].T,
+        "bias": by_parameter["bias_ih_l0"],
+        "recurrent_bias": by_parameter["bias_hh_l0"][2 * features :],
     }
     structure = jax.tree.structure(point["params"])
     return {
         "loss": np.asarray(loss.detach().numpy()),
-        "params": jax.tree.unflatten(structure, [gradients[name] for name in names]),
+        "params": jax.tree.unflatten(structure, [by_leaf[name] for name in names]),
         "x": x.grad.numpy(),
         "carry": tuple(c.grad.numpy() for c in carry),
     }

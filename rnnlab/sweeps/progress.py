@@ -24,7 +24,7 @@ class SweepProgress:
     def __init__(self, runs: int, done: int, even: bool = True):
         self.runs, self.first, self.done, self.even = runs, done, float(done), even
         self.console = make_console()
-        self._began = self._said = time.monotonic()
+        self._began = self._reported_at = time.monotonic()
         self._live: Progress | None = None
 
     @contextlib.contextmanager
@@ -50,20 +50,20 @@ class SweepProgress:
         self.done = max(self.done, done)
         if self._live is not None:
             self._live.update(self._task, completed=self.done, note=note)
-        elif time.monotonic() - self._said > 10:
+        elif time.monotonic() - self._reported_at > 10:
             self.report(note)
 
     def report(self, note: str = "") -> None:
         """A line that stays: how far the sweep is."""
-        self._said = time.monotonic()
+        self._reported_at = time.monotonic()
         self.say(
             "  ".join(part for part in (f"{math.floor(self.done)} of {self.runs} runs", note, self.left()) if part)
         )
 
     def left(self) -> str:
         """ "0:12:30 left", by what this process has done; nothing before that is a run."""
-        made, seconds = self.done - self.first, time.monotonic() - self._began
-        return f"{duration(seconds * (self.runs - self.done) / made)} left" if self.even and made >= 1 else ""
+        finished, seconds = self.done - self.first, time.monotonic() - self._began
+        return f"{duration(seconds * (self.runs - self.done) / finished)} left" if self.even and finished >= 1 else ""
 
     def say(self, text: str) -> None:
         """A line that stays."""

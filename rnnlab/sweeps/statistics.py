@@ -111,13 +111,13 @@ def paired_test(differences: Sequence[float]) -> float | None:
     Not Wilcoxon's signed ranks: of 5 pairs their smallest p is 2 / 2⁵ = 0.06, so the usual 5 seeds could never show
     anything. None where t is undefined: fewer than two pairs, or all differences equal and not 0; all 0 is p = 1.
     """
-    found = np.array(differences, float)
-    if len(found) < 2 or not np.isfinite(found).all():
+    array = np.array(differences, float)
+    if len(array) < 2 or not np.isfinite(array).all():
         return None
-    if np.ptp(found) == 0:
-        return 1.0 if found[0] == 0 else None
-    t = found.mean() / (found.std(ddof=1) / math.sqrt(len(found)))
-    return float(2 * stdtr(len(found) - 1, -abs(t)))
+    if np.ptp(array) == 0:
+        return 1.0 if array[0] == 0 else None
+    t = array.mean() / (array.std(ddof=1) / math.sqrt(len(array)))
+    return float(2 * stdtr(len(array) - 1, -abs(t)))
 
 
 def exact_test(count: int, of: int, other_count: int, other_of: int) -> float:
@@ -203,7 +203,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: st
         if row["status"] != "diverged" and math.isfinite(value := number(row.get(metric), math.nan))
     ]
     worst = min(finite, key=lambda value: sign * value) if finite else math.nan
-    found: dict[tuple[str, ...], Result] = {}
+    results: dict[tuple[str, ...], Result] = {}
     without = []
     for row in over:
         diverged = row["status"] == "diverged"
@@ -212,13 +212,13 @@ def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: st
             without.append(row["name"])
             continue
         one = Result({axis: row["axes"].get(axis) for axis in axes}, worst)
-        result = found.setdefault(one.key(axes), one)
+        result = results.setdefault(one.key(axes), one)
         result.rows.append(row)
         if diverged or value is None or not math.isfinite(value):
             result.lost.append(row["name"])
         else:
             result.values[row["axes"]["seed"]] = value
-    return Results(list(found.values()), worst, without)
+    return Results(list(results.values()), worst, without)
 
 
 def number(value: Any, default: float | None = None) -> Any:

@@ -70,20 +70,20 @@ def submit(
     parameters = _parameters(slurm, submitit.SlurmExecutor._valid_parameters())
     if missing := [name for name in ("sbatch", "srun", "scontrol", "squeue") if shutil.which(name) is None]:
         raise ConfigError(f"--submit=slurm: {', '.join(missing)} not on PATH; submit where SLURM's commands are")
-    folder, said = SweepDir(workdir.absolute()).slurm, []
+    folder, lines = SweepDir(workdir.absolute()).slurm, []
     if sweep["optuna"] is None:  # What a search is going to ask for is not known.
         plan = make_plan(workdir, expand(sweep), at_most)
         done = [all(is_done(SweepDir(workdir).run(s.name)) for s in group.settings) for group in plan.groups.values()]
         if all(done):
             return [f"nothing to submit: all {len(plan.settings)} runs are done; table in {SweepDir(workdir).csv}"]
         if (left := done.count(False)) < jobs:
-            said.append(f"{left} groups for {jobs} jobs: some have nothing to do; --replicas=N makes smaller groups")
+            lines.append(f"{left} groups for {jobs} jobs: some have nothing to do; --replicas=N makes smaller groups")
     if shard is None and not can_lock(folder / "lock"):
         shard = EACH
-        said.append(f"{workdir} is on a file system without locks: each job works on the groups of its own shard only")
+        lines.append(f"{workdir} is on a file system without locks: each job works on the groups of its own shard only")
     shards = [f"{i}/{jobs}" if shard == EACH else shard for i in range(jobs)]
     answer = max(1, int(_ANSWER * parameters["signal_delay_s"]))
-    tasks = [SweepJob([*words, *([f"--shard={own}"] if own else [])], answer) for own in shards]
+    tasks = [SweepJob([*words, *([f"--shard={job_shard}"] if job_shard else [])], answer) for job_shard in shards]
     here = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(here)  # A job that only waits for its command imports no JAX: 0.3 s, not 2.
     try:
@@ -96,39 +96,39 @@ def submit(
         cloudpickle.unregister_pickle_by_value(here)
     number = array[0].job_id.partition("_")[0]
     logs = folder / f"{number}_*log.out"
-    said += [
+    lines += [
         f"submitted as job {number}, an array of {jobs}; logs in {logs}",
         f"watch:  squeue --job={number}; tail -F {logs}",
         f"cancel: scancel {number}; the same command submits what is left",
     ]
-    return said
+    return lines
 
 
-def _parameters(slurm: Mapping[str, str], known: set[str]) -> dict[str, Any]:
+def _parameters(slurm: Mapping[str, str], names: set[str]) -> dict[str, Any]:
     """What submitit is told."""
-    given = {name: literal(text) for name, text in slurm.items()}
-    for name in given:
-        if name not in known:
-            raise ConfigError(unknown("parameter", name, known, prefix="--slurm."))
+    typed = {name: literal(text) for name, text in slurm.items()}
+    for name in typed:
+        if name not in names:
+            raise ConfigError(unknown("parameter", name, names, prefix="--slurm."))
     for name in ("setup", "teardown", "srun_args"):  # Lists of lines or words.
-        if isinstance(given.get(name), str):
-            given[name] = [given[name]]
-    told = DEFAULTS | given
+        if isinstance(typed.get(name), str):
+            typed[name] = [typed[name]]
+    parameters = DEFAULTS | typed
     for name, unit in (("time", "minutes"), ("signal_delay_s", "seconds")):
-        if not isinstance(told[name], int) or told[name] < 1:
-            raise ConfigError(f"--slurm.{name}: {slurm[name]!r} is no whole number of {unit} from 1 on")
-    if told["signal_delay_s"] >= 60 * told["time"]:
+        if not isinstance(parameters[name], int) or parameters[name] < 1:
+            raise ConfigError(f"--slurm.{name}: {slurm[name]!r} is not a whole number of {unit} from 1 on")
+    if parameters["signal_delay_s"] >= 60 * parameters["time"]:
         raise ConfigError(
-            f"--slurm.signal_delay_s: {told['signal_delay_s']} s before its end a job of --slurm.time={told['time']} "
-            "minutes has not begun"
+            f"--slurm.signal_delay_s: {parameters['signal_delay_s']} s before its end a job of "
+            f"--slurm.time={parameters['time']} minutes has not begun"
         )
-    if "cpus_per_task" in told:  # From SLURM 22.05 on srun does not take it from sbatch, and the run would have 1 core.
-        told["srun_args"] = [f"--cpus-per-task={told['cpus_per_task']}", *told.get("srun_args", [])]
-    further = told.get("additional_parameters", {})
+    if "cpus_per_task" in parameters:  # Since SLURM 22.05 srun does not take it from sbatch: the run would have 1 core.
+        parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
+    further = parameters.get("additional_parameters", {})
     if not isinstance(further, Mapping):
         raise ConfigError("--slurm.additional_parameters is a dict, as in \"{'reservation': 'mine'}\"")
-    told["additional_parameters"] = {"requeue": True, **further}
-    return told
+    parameters["additional_parameters"] = {"requeue": True, **further}
+    return parameters
 
 
 class SweepJob:
@@ -163,20 +163,20 @@ class SweepJob:
 
         submitits = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
         requeue = signal.getsignal(submitits)
-        told, status = self._run(submitits)
+        signals, status = self._run(submitits)
         if status in (FINISHED, INCOMPLETE):
             return
-        if told and status in (INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL) and _is_ours():
+        if signals and status in (INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL) and _is_ours():
             assert callable(requeue)
             requeue(submitits, None)  # Raises SystemExit.
         if status < 0:
-            reason = "" if told else ": out of memory?" if status == -signal.SIGKILL else ""
+            reason = "" if signals else ": out of memory?" if status == -signal.SIGKILL else ""
             print(f"error: {signal.Signals(-status).name} ended the sweep{reason}", file=sys.stderr, flush=True)
         sys.exit(status if status > 0 else 128 - status)
 
     def _run(self, submitits: int) -> tuple[list[int], int]:
         """The signals that came, and the command's return code; submitits: its signal."""
-        told: list[int] = []
+        signals: list[int] = []
         child: subprocess.Popen[bytes] | None = None
 
         def end(process: subprocess.Popen[bytes]) -> None:
@@ -185,7 +185,7 @@ class SweepJob:
 
         def note(number: int, _: Any) -> None:
             """SLURM sends a signal to all processes of a job; of submitit's the command hears by a TERM only."""
-            told.append(number)
+            signals.append(number)
             if number == submitits and child is not None:
                 end(child)
 
@@ -194,12 +194,12 @@ class SweepJob:
         signal.signal(signal.SIGTERM, note)
         signal.signal(signal.SIGALRM, lambda *_: child and child.kill())
         child = subprocess.Popen([sys.executable, "-m", "rnnlab.sweep", *self.words])
-        if submitits in told:  # Another thread of this process, which does not block it, got it meanwhile.
+        if submitits in signals:  # Another thread of this process, which does not block it, got it meanwhile.
             end(child)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {submitits})
         status = child.wait()
         signal.alarm(0)
-        return told, status
+        return signals, status
 
 
 def _is_ours() -> bool:
@@ -207,7 +207,7 @@ def _is_ours() -> bool:
     number, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{number}_{task}" if number else os.environ.get("SLURM_JOB_ID", "")
     try:
-        found = subprocess.run(
+        answer = subprocess.run(
             ["squeue", "--noheader", "--format=%T", f"--job={job}"],
             capture_output=True,
             timeout=60,
@@ -216,4 +216,4 @@ def _is_ours() -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return True
-    return found.returncode != 0 or found.stdout.strip() == "RUNNING"
+    return answer.returncode != 0 or answer.stdout.strip() == "RUNNING"

@@ -118,7 +118,7 @@ class Programs:
             optimizer=self.split.specs(state.optimizer),
         )
         self._spread_step = functools.partial(spread, in_specs=(places, data, rows), out_specs=replicated)
-        first = functools.partial(self.initialize_shard, batch=batch_size // row_parts(mesh), own=self.split.own)
+        first = functools.partial(self.initialize_shard, batch=batch_size // row_parts(mesh), own=self.split.local)
         self.initialize = jax.jit(spread(first, in_specs=replicated, out_specs=places))
         in_specs = (places, data, replicated, rows)
         self.train = jax.jit(spread(self.train_shard, in_specs=in_specs, out_specs=places), donate_argnums=0)

@@ -189,12 +189,12 @@ def keep(case: Case, network: str, folder: Path, command: Command) -> list[Path]
         return []
     with together() as publication:
         results = write_results(
-            publication.place(results_path(command.output, case)), case, command.overrides, {**before, network: after}
+            publication.staged(results_path(command.output, case)), case, command.overrides, {**before, network: after}
         )
         for figure in draw(case, results, command.paper, publication.folder(command.output)):
-            publication.place(command.output / figure.name)
+            publication.staged(command.output / figure.name)
         if winner is not None:
-            export(winner, publication.place(target), command.data_dir)
+            export(winner, publication.staged(target), command.data_dir)
     return publication.changed
 
 
@@ -204,9 +204,9 @@ def say_what_stays(case: Case, network: str, after: Mapping[str, Any], measured:
     for run in measured["runs"]:
         other = published[run["seed"]]
         if other is not run and other != run:
-            told = [f"{each['validation']} after {each['steps']} steps" for each in (other, run)]
+            texts = [f"{each['validation']} after {each['steps']} steps" for each in (other, run)]
             print(
-                f"{called(network)}, seed {run['seed']}: validation {told[0]} stays published; this run has {told[1]}"
+                f"{called(network)}, seed {run['seed']}: validation {texts[0]} stays published; this run has {texts[1]}"
             )
 
 
@@ -217,18 +217,20 @@ def read_checked(case: Case, command: Command) -> dict[str, Any] | None:
     Raises:
         ConfigError: not all are of the configs there are now.
     """
-    found = None
+    checked = None
     for folder in dict.fromkeys((command.results, command.output)):
         path = results_path(folder, case)
         results = read_results(path)
         if results is not None:
-            known = [name for name in results["networks"] if name in case.networks]
-            configs = {name: config_of(case, name, command.configs, command.overrides) for name in known}
+            networks = [name for name in results["networks"] if name in case.networks]
+            configs = {name: config_of(case, name, command.configs, command.overrides) for name in networks}
             check_protocol(path, results, configs)
-            before = found["networks"] if found else {}
-            own = {name: merged(case, before.get(name), network) for name, network in results["networks"].items()}
-            found = {**results, "networks": before | own}
-    return found
+            before = checked["networks"] if checked else {}
+            merged_networks = {
+                name: merged(case, before.get(name), network) for name, network in results["networks"].items()
+            }
+            checked = {**results, "networks": before | merged_networks}
+    return checked
 
 
 def show(case: Case, command: Command, changed: Sequence[Path]) -> None:
@@ -258,7 +260,7 @@ def reproduce_all(command: Command) -> int:
     """Trains what no file has, goes on where an experiment is held back, and writes the page."""
     from scripts.irnn.results_page import write_page
 
-    found: dict[str, Any] = {}
+    results_by_case: dict[str, Any] = {}
     problems: dict[str, str] = {}
     held_back: dict[str, str | None] = {}
     changed: list[Path] = []
@@ -266,7 +268,7 @@ def reproduce_all(command: Command) -> int:
         try:
             results = read_checked(case, command)
         except ConfigError as error:
-            problems[case.key] = told(error, command)
+            problems[case.key] = problem_line(error, command)
             print(f"{case.key} is left out: {error}", flush=True)
             continue
         missing = missing_of(case, results, command)
@@ -276,18 +278,18 @@ def reproduce_all(command: Command) -> int:
             if held_back[name]:
                 print(f"{name} is held back: {held_back[name]}", flush=True)
         if missing and held_back[name]:
-            problems[case.key] = told(f"held back: {held_back[name]}", command)
+            problems[case.key] = problem_line(f"held back: {held_back[name]}", command)
         elif missing and not Stop(command.deadline).late:
             try:
                 changed += train_all(case, missing, command)[1]
             except ConfigError as error:
-                problems[case.key] = told(error, command)
+                problems[case.key] = problem_line(error, command)
                 print(f"{case.key} is left out: {error}", flush=True)
             results = read_checked(case, command)
         if results is not None:
-            found[case.key] = results
+            results_by_case[case.key] = results
     page = command.page if command.update else command.output / command.page.name
-    changed += write_page(page, command.results, command.output, found, problems, command.paper)
+    changed += write_page(page, command.results, command.output, results_by_case, problems, command.paper)
     say_changes(changed, page)
     return cli.FINISHED
 
@@ -299,7 +301,7 @@ def missing_of(case: Case, results: Mapping[str, Any] | None, command: Command) 
     return [n for n in case.networks if n not in networks or not is_complete(networks[n], command.seeds, steps)]
 
 
-def told(problem: ConfigError | str, command: Command) -> str:
+def problem_line(problem: ConfigError | str, command: Command) -> str:
     """A line for the page, without the folders of this machine."""
     folders = {str(data_root(command.data_dir)): "DATA", f"{Path.cwd()}{os.sep}": "", f"{Path.home()}{os.sep}": "~/"}
     text = str(problem)

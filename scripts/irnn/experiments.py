@@ -104,12 +104,12 @@ def _no_timit(data_dir: str | None) -> str | None:
     try:
         speakers = len({recording.speaker for recording in find_recordings(folder)[0]})
     except ConfigError as error:
-        found = str(error)
+        reason = str(error)
     else:
         if speakers >= sum(SPEAKERS.values()):
             return None
-        found = f"{folder} has {speakers} of TIMIT's {sum(SPEAKERS.values())} speakers"
-    return f"{found}; the corpus is LDC93S1 (https://catalog.ldc.upenn.edu/LDC93S1, not free): put it there"
+        reason = f"{folder} has {speakers} of TIMIT's {sum(SPEAKERS.values())} speakers"
+    return f"{reason}; the corpus is LDC93S1 (https://catalog.ldc.upenn.edu/LDC93S1, not free): put it there"
 
 
 _LANGUAGE_MODELS = ("lstm", "irnn4", "irnn1024", "tanh4", "tanh1024")
@@ -233,23 +233,23 @@ def make_case(experiment: str, variant: str, length: int | None) -> Case:
         raise ConfigError(unknown("value of --experiment", experiment, EXPERIMENTS))
     if variant not in VARIANTS:
         raise ConfigError(unknown("value of --variant", variant, VARIANTS))
-    found = EXPERIMENTS[experiment]
-    lengths = found.lengths.get(variant, ())
+    chosen = EXPERIMENTS[experiment]
+    lengths = chosen.lengths.get(variant, ())
     if not lengths:
         if length is not None:
             raise ConfigError(f"--length: {experiment} has one length; leave it out")
-        return Case(found, variant)
+        return Case(chosen, variant)
     length = length or lengths[0]
     if length not in lengths:
         raise ConfigError(f"--length: {length}: {experiment}, {variant} has {', '.join(map(str, lengths))}")
-    return Case(found, variant, length)
+    return Case(chosen, variant, length)
 
 
 def all_cases() -> list[Case]:
     """Experiment by experiment, length by length, our recipe before the paper's protocol, which takes far longer."""
     cases = []
     for each in EXPERIMENTS.values():
-        lengths = list(dict.fromkeys(n for own in each.lengths.values() for n in own)) or [None]
+        lengths = list(dict.fromkeys(n for steps in each.lengths.values() for n in steps)) or [None]
         for length in lengths:
             cases += [Case(each, v, length) for v in VARIANTS if length is None or length in each.lengths[v]]
     return cases
@@ -274,8 +274,8 @@ def paper_number(case: Case, network: str, paper: Mapping[str, Any], steps: int 
     A curve's points are some 100 000 steps apart: before the first one in reach its value is interpolated.
     """
     if not case.experiment.curves:
-        found = paper.get(case.experiment.name, {}).get(network)
-        return found[1] if isinstance(found, list) else found  # Of TIMIT: development and test set.
+        number = paper.get(case.experiment.name, {}).get(network)
+        return number[1] if isinstance(number, list) else number  # Of TIMIT: development and test set.
     curve = paper_curve(case, network, paper)
     if not curve:
         return None

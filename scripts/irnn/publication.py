@@ -18,7 +18,7 @@ class Publication:
     """What is written beside the files and folders that it is going to replace."""
 
     def __init__(self) -> None:
-        self._places: dict[Path, Path] = {}
+        self._staged: dict[Path, Path] = {}
         self._folders: set[Path] = set()
         self.changed: list[Path] = []
         """The targets that `publish` has made or replaced."""
@@ -37,14 +37,14 @@ class Publication:
         self._folders.add(folder)
         return folder
 
-    def place(self, target: Path) -> Path:
+    def staged(self, target: Path) -> Path:
         """Where to write what is going to be this file or folder.
 
         Raises:
             Unwritable: nothing can be written there.
         """
-        self._places[target] = self.folder(target.parent) / target.name
-        return self._places[target]
+        self._staged[target] = self.folder(target.parent) / target.name
+        return self._staged[target]
 
     def publish(self) -> None:
         """All that differ from what is there to their places, or, where one of them cannot be replaced, none; signals
@@ -54,7 +54,7 @@ class Publication:
             Unwritable: one cannot.
         """
         done: list[tuple[Path, Path | None]] = []
-        changed = {target: new for target, new in self._places.items() if not _same(target, new)}
+        changed = {target: new for target, new in self._staged.items() if not _same(target, new)}
         with _without_signals():
             for target, new in changed.items():
                 old = new.with_name(f"{target.name}.old") if target.exists() else None
@@ -67,7 +67,7 @@ class Publication:
                 except OSError as error:
                     for replaced, before in reversed(done):
                         if before is None:
-                            os.replace(replaced, self._places[replaced])
+                            os.replace(replaced, self._staged[replaced])
                         else:
                             os.replace(before, replaced)
                     raise unwritable(target, error) from None

@@ -45,7 +45,7 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
     Args:
         folder: the sweep's.
     """
-    metric, found = case.experiment.metric, []
+    metric, runs = case.experiment.metric, []
     machine = read_text(folder / HARDWARE, "remove it, and the same command writes it again").strip()
     config: dict[str, Any] = {}
     flow = None
@@ -64,9 +64,9 @@ def collect(case: Case, folder: Path) -> dict[str, Any]:
         lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and metric in line]
         lines = [line for line in lines if stage.items() <= line.items()]
         curve = [[line["step"], _short(line[metric])] for line in _thinned(lines)]
-        found.append({**_numbers(summary, metric), "hardware": machine, "curve": curve})
+        runs.append({**_numbers(summary, metric), "hardware": machine, "curve": curve})
         flow = flow or read_flow(workdir, summary["seed"])
-    return {"config": config, "gradient_flow": flow, "runs": found}
+    return {"config": config, "gradient_flow": flow, "runs": runs}
 
 
 _SUMMARY: Fields = {"seed": int, "steps": int, "best": {"step": (int, type(None)), "validation": (dict, type(None))}}
@@ -136,18 +136,18 @@ def read_results(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     remedy = "move it away to measure anew"
-    found = read_json(path, remedy, {"schema": int})
-    schema = found["schema"]
+    results = read_json(path, remedy, {"schema": int})
+    schema = results["schema"]
     if schema != SCHEMA:
         raise ConfigError(
             f"{path} is of another version (schema {schema}, not {SCHEMA}): not mixed in; move it away to measure anew"
         )
-    check_fields(path, found, {"overrides": {}, "networks": {}}, remedy)
-    for network, content in found["networks"].items():
+    check_fields(path, results, {"overrides": {}, "networks": {}}, remedy)
+    for network, content in results["networks"].items():
         where = f"networks.{network}"
         check_fields(path, content, {"config": {}, "gradient_flow": object, "runs": list}, remedy, where)
         check_objects(path, content["runs"], _RUN, remedy, f"{where}.runs")
-    return found
+    return results
 
 
 _RUN = {"seed": int, "status": str, "steps": int, "test": object, "best_step": object, "validation": object}
@@ -164,11 +164,11 @@ def check_protocol(path: Path, results: Mapping[str, Any], configs: Mapping[str,
     Raises:
         ConfigError: one was not; the line names the first difference.
     """
-    for network, found in results["networks"].items():
+    for network, entry in results["networks"].items():
         if network not in configs:
             raise ConfigError(f"{path} holds the network {network!r}, which the experiment does not have; move it away")
         try:
-            old = resolve_config(found["config"] | {"seed": 0})  # With fields that have been added since.
+            old = resolve_config(entry["config"] | {"seed": 0})  # With fields that have been added since.
             changed = differences(_as_json(old), _as_json({**configs[network], "seed": 0}))
         except ConfigError as error:
             changed = [str(error)]
@@ -236,7 +236,7 @@ def write_results(path: Path, case: Case, overrides: Mapping[str, Any], networks
 def json_text(results: Mapping[str, Any]) -> str:
     """JSON for people: a list of numbers is one line, and so is one of pairs."""
     text = json.dumps(results, indent=1, ensure_ascii=False)
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), text)
     return re.sub(r"\],\s+\[", "], [", text) + "\n"
 
 
@@ -285,7 +285,7 @@ class Row:
 
 def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> list[Row]:
     """A row of every network that has a run, in the order of the experiment."""
-    found = []
+    rows_of_case = []
     others = [value for network in case.networks if (value := paper_number(case, network, paper)) is not None]
     best = max(others, key=lambda value: case.experiment.better * value, default=None)
     for network in case.networks:
@@ -305,7 +305,7 @@ def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> li
             for v, well in zip(values, learned, strict=True)
         )
         scale = scale_of(tested, experiment.metric in shares())
-        found.append(
+        rows_of_case.append(
             Row(
                 network=network,
                 paper=theirs,
@@ -324,7 +324,7 @@ def rows(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> li
                 commits=list(dict.fromkeys(run["git_commit"] or "?" for run in runs)),
             )
         )
-    return found
+    return rows_of_case
 
 
 def best_seed(case: Case, network: Mapping[str, Any]) -> int | None:

@@ -35,9 +35,9 @@ NOTES = "irnn_notes.toml"
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def table(found: Sequence[Row]) -> str:
+def table(table_rows: Sequence[Row]) -> str:
     """A case's rows in Markdown."""
-    return markdown_table(COLUMNS, map(_cells, found))
+    return markdown_table(COLUMNS, map(_cells, table_rows))
 
 
 def _cells(row: Row) -> list[str]:
@@ -74,15 +74,15 @@ def _number(value: float | None, sign: str = "") -> str:
     return f"{value:{sign}.4g}" if abs(value) < 1 else f"{value:{sign}.1f}"
 
 
-def commands(case: Case, results: Mapping[str, Any], found: Sequence[Row]) -> list[str]:
+def commands(case: Case, results: Mapping[str, Any], table_rows: Sequence[Row]) -> list[str]:
     """The lines for a shell that make the rows: one, unless they have unequally many seeds or steps."""
     overrides = [f"--config.{path}={value}" for path, value in results["overrides"].items()]
-    made: dict[tuple[str, ...], list[str]] = {}
-    for row in found:
+    networks_by_flags: dict[tuple[str, ...], list[str]] = {}
+    for row in table_rows:
         steps = [f"--steps={row.steps[0]}"] if row.steps[0] < row.whole and not row.diverged else []
-        made.setdefault((f"--seeds={row.seeds}", *steps), []).append(row.network)
+        networks_by_flags.setdefault((f"--seeds={row.seeds}", *steps), []).append(row.network)
     lines = []
-    for flags, networks in made.items():
+    for flags, networks in networks_by_flags.items():
         chosen = [] if len(networks) == len(case.networks) else [f"--networks={','.join(networks)}"]
         lines.append(" ".join(["python -m scripts.irnn", *case.flags, *chosen, *flags, *overrides]))
     return lines
@@ -95,8 +95,8 @@ def panel(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> P
     """A case's curves, the paper's and ours, in the paper's unit."""
     scale = case.experiment.scale
     ours = {
-        name: [[(step, scale * float(value)) for step, value in run["curve"]] for run in found["runs"] if run["curve"]]
-        for name, found in results["networks"].items()
+        name: [[(step, scale * float(value)) for step, value in run["curve"]] for run in entry["runs"] if run["curve"]]
+        for name, entry in results["networks"].items()
     }
     published = {name: points for name in case.networks if (points := paper_curve(case, name, paper))}
     return Panel(
@@ -115,7 +115,7 @@ def panel(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any]) -> P
 def draw(case: Case, results: Mapping[str, Any], paper: Mapping[str, Any], folder: Path) -> list[Path]:
     """The figures of a case: learning curves, and gradients before and after training."""
     figures = [published_and_ours([panel(case, results, paper)], folder / f"irnn_{case.key}.png")]
-    flows = {n: flow for n, found in results["networks"].items() if (flow := found["gradient_flow"])}
+    flows = {n: flow for n, entry in results["networks"].items() if (flow := entry["gradient_flow"])}
     if flows:
         flows = {called(name): flow for name, flow in flows.items()}
         colours = {called(name): number for name, number in _colours(case).items()}
@@ -164,13 +164,13 @@ def read_notes(folder: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     notes = read_toml(path, "mend it by hand, or move it away: it was written so")
-    known = dict.fromkeys(EXPERIMENTS, "explains") | {case.key: "tried" for case in all_cases()}
+    allowed = dict.fromkeys(EXPERIMENTS, "explains") | {case.key: "tried" for case in all_cases()}
     for section, fields in notes.items():
-        if section not in known:
-            raise ConfigError(f"{path}: {unknown('section', section, known)}")
+        if section not in allowed:
+            raise ConfigError(f"{path}: {unknown('section', section, allowed)}")
         for name in fields if isinstance(fields, dict) else [str(fields)]:
-            if name != known[section]:
-                raise ConfigError(f"{path}: {unknown(f'field of [{section}]', name, [known[section]])}")
+            if name != allowed[section]:
+                raise ConfigError(f"{path}: {unknown(f'field of [{section}]', name, [allowed[section]])}")
     return notes
 
 
@@ -178,7 +178,7 @@ def write_page(
     path: Path,
     folder: Path,
     output: Path,
-    found: Mapping[str, Any],
+    results: Mapping[str, Any],
     problems: Mapping[str, str],
     paper: Mapping[str, Any],
 ) -> list[Path]:
@@ -193,10 +193,10 @@ def write_page(
     """
     with together() as publication:
         figures = publication.folder(output)
-        text = _page(path, folder, figures, output, found, problems, paper)
+        text = _page(path, folder, figures, output, results, problems, paper)
         for figure in figures.glob("*.png"):
-            publication.place(output / figure.name)
-        write_text(publication.place(path), text)
+            publication.staged(output / figure.name)
+        write_text(publication.staged(path), text)
     return publication.changed
 
 
@@ -205,7 +205,7 @@ def _page(
     folder: Path,
     figures: Path,
     output: Path,
-    found: Mapping[str, Any],
+    results: Mapping[str, Any],
     problems: Mapping[str, str],
     paper: Mapping[str, Any],
 ) -> str:
@@ -213,28 +213,28 @@ def _page(
     notes = read_notes(folder)
     beside, where = (Path(os.path.relpath(each, path.parent)).as_posix() for each in (folder, output))
     parts = [INTRODUCTION]
-    cases = [case for case in all_cases() if case.key in found]
+    cases = [case for case in all_cases() if case.key in results]
     if shown := [case for case in cases if case.variant == "modern" and paper_curve(case, "irnn", paper)]:
-        published_and_ours([panel(case, found[case.key], paper) for case in shown], figures / OVERVIEW)
+        published_and_ours([panel(case, results[case.key], paper) for case in shown], figures / OVERVIEW)
         parts.append(f"![our recipe beside the paper's curves]({where}/{OVERVIEW})\n")
     for experiment in EXPERIMENTS.values():
         parts.append(f"## {experiment.title}\n")
         if text := notes.get(experiment.name, {}).get("explains"):
             parts.append(text.strip() + "\n")
-        own = [case for case in all_cases() if case.experiment is experiment]
-        for case in own:
-            if case.key in found:
-                parts += _section(case, found[case.key], notes, paper, figures, where)
-        told: dict[str, list[Case]] = {}
-        for case in own:
+        cases_of_experiment = [case for case in all_cases() if case.experiment is experiment]
+        for case in cases_of_experiment:
+            if case.key in results:
+                parts += _section(case, results[case.key], notes, paper, figures, where)
+        cases_by_reason: dict[str, list[Case]] = {}
+        for case in cases_of_experiment:
             if case.key in problems:
-                told.setdefault(problems[case.key], []).append(case)
-            elif case.key not in found:
-                told.setdefault("not trained yet", []).append(case)
-        for problem, of in told.items():
+                cases_by_reason.setdefault(problems[case.key], []).append(case)
+            elif case.key not in results:
+                cases_by_reason.setdefault("not trained yet", []).append(case)
+        for problem, of in cases_by_reason.items():
             lines = "\n".join(" ".join(["python -m scripts.irnn", *case.flags]) for case in of)
             parts.append(f"Missing: {problem}.\n\n```sh\n{lines}\n```\n")
-        if experiment.name in STAND_INS and not any(case.key in found for case in own):
+        if experiment.name in STAND_INS and not any(case.key in results for case in cases_of_experiment):
             file, write = STAND_INS[experiment.name]
             if (folder / file).exists():
                 with interpreting(folder / file, _MEASURE_AGAIN):
@@ -245,17 +245,17 @@ def _page(
 def _section(
     case: Case, results: Mapping[str, Any], notes: Mapping[str, Any], paper: Mapping[str, Any], folder: Path, where: str
 ) -> list[str]:
-    own = rows(case, results, paper)
-    parts = [f"### {case.title}: `{case.variant}`\n", table(own)]
-    short = [called(row.network) for row in own if row.reached is False]
+    table_rows = rows(case, results, paper)
+    parts = [f"### {case.title}: `{case.variant}`\n", table(table_rows)]
+    short = [called(row.network) for row in table_rows if row.reached is False]
     if tried := notes.get(case.key, {}).get("tried"):
         parts.append(f"What was tried: {tried.strip()}\n")
     elif short:
         parts.append(f"Short of what was wanted: {', '.join(short)}.\n")
-    there = {row.network for row in own}
+    there = {row.network for row in table_rows}
     if missing := [called(name) for name in case.networks if name not in there]:
         parts.append(f"Not trained yet: {', '.join(missing)}.\n")
-    parts.append("```sh\n" + "\n".join(commands(case, results, own)) + "\n```\n")
+    parts.append("```sh\n" + "\n".join(commands(case, results, table_rows)) + "\n```\n")
     captions = ("learning curves", "gradients before and after training")
     parts += [
         f"![{words}]({where}/{figure.name})\n"
@@ -266,18 +266,18 @@ def _section(
 
 def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
     """What scripts/compare_lm1b.py left."""
-    found = read_json(
+    content = read_json(
         path.with_suffix(".json"), _MEASURE_AGAIN, {"config": {"steps": int}, "rates": list, "runs": list}
     )
-    steps, rates = found["config"]["steps"], ",".join(found["rates"])
-    given = f"--steps={steps}" + (f" --rates={rates}" if rates else "")
-    runs = {model: seeds[min(seeds)] for model, seeds in best_rates(found["runs"]).items()}
+    steps, rates = content["config"]["steps"], ",".join(content["rates"])
+    flags = f"--steps={steps}" + (f" --rates={rates}" if rates else "")
+    runs = {model: seeds[min(seeds)] for model, seeds in best_rates(content["runs"]).items()}
     return [
         "### The order of the networks on a stand-in\n",
         read_text(path, _MEASURE_AGAIN),
         f"![validation perplexity]({beside}/lm1b_standin.png)\n",
         *_stand_in_gradients(runs, figures / "lm1b_gradients.png", where),
-        f"```sh\npython scripts/compare_lm1b.py {given} --output=docs/results/lm1b_standin.json\n```\n",
+        f"```sh\npython scripts/compare_lm1b.py {flags} --output=docs/results/lm1b_standin.json\n```\n",
     ]
 
 

@@ -82,7 +82,7 @@ def test_control_groups_count(
     [(7, "7 bytes"), (1536, "1.5 KiB"), (2**31, "2 GiB"), (1010 * GIB, "0.986 TiB")],
 )
 def test_sizes_are_said_in_the_unit_that_people_use(size: int, text: str) -> None:
-    assert memory.said(size) == text
+    assert memory.size_text(size) == text
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

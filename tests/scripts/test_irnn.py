@@ -442,9 +442,9 @@ def test_all_take_their_places_or_none(tmp_path) -> None:
     def publish(left_out: str = "", interrupted: bool = False) -> None:
         with publication.together() as files:
             for name in ("a", "b", "d"):
-                files.place(tmp_path / name).write_text("new")
+                files.staged(tmp_path / name).write_text("new")
             if left_out:
-                files.place(tmp_path / left_out)
+                files.staged(tmp_path / left_out)
             if interrupted:
                 raise KeyboardInterrupt
 

@@ -145,7 +145,7 @@ def test_a_dry_run_submits_nothing(tmp_path, call, capsys):
         (["--shard=each"], "--submit=slurm"),
         (["--submit=slurm", "--jobs=2", "--slurm=gpu"], "--slurm.NAME=VALUE"),
         (["--submit=slurm", "--jobs=2", "--slurm.partitoin=gpu"], "did you mean --slurm.partition?"),
-        (["--submit=slurm", "--jobs=2", "--slurm.time=1:00:00"], "no whole number of minutes"),
+        (["--submit=slurm", "--jobs=2", "--slurm.time=1:00:00"], "not a whole number of minutes"),
         (["--submit=slurm", "--jobs=2", "--slurm.time=1"], "has not begun"),
         (["--submit=slurm", "--jobs=2", "--slurm.time=60", "--slurm.time=1"], "has not begun"),
         (["--submit=slurm", "--jobs=2", "--slurm.additional_parameters=x"], "is a dict"),

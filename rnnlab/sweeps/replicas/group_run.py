@@ -154,15 +154,15 @@ def _numbers(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:
     Raises:
         ConfigError: two settings differ in anything else than these and the seed.
     """
-    found, first = {}, None
+    numbers, first = {}, None
     for setting in settings:
-        sections, found[setting.name] = traced_numbers(setting.config)
+        sections, numbers[setting.name] = traced_numbers(setting.config)
         structure = {**setting.config, **sections, "seed": None}
         first = first or structure
         if structure != first:
             listed = "; ".join(differences(first, structure))
             raise ConfigError(f"runs {settings[0].name} and {setting.name} are not one program: {listed}")
-    return found
+    return numbers
 
 
 def _room(programs: ReplicaPrograms, replicas: int, say: Callable[[str], None]) -> int:

@@ -97,7 +97,7 @@ class ReplicaGroup:
         self.step, self.clock.before = restored.step, host["seconds"]
         self._saved, self._rate = restored.step, host.get("rate", 0.0)
         length = len(self.slots)
-        self._place(length if self.programs.ready(length) else self.programs.slots(len(members)))
+        self._lay_out(length if self.programs.ready(length) else self.programs.slots(len(members)))
         self.replicas = host["replicas"]
         self._open()
         self.say(f"resuming {len(members)} runs at step {self.step}")
@@ -185,10 +185,10 @@ class ReplicaGroup:
                 return False
             self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
             stopped = bool(self._running()) and stop is not None and stop(target)
-            told = interrupted or stopped
-            if self._running() and (told or target == last or target % every.checkpoint == 0):
+            stops = interrupted or stopped
+            if self._running() and (stops or target == last or target % every.checkpoint == 0):
                 self._save()
-            if self._running() and told:
+            if self._running() and stops:
                 self.checkpoints.wait()
                 if stopped:
                     for _, member in self._running():
@@ -213,16 +213,16 @@ class ReplicaGroup:
         if memory.logs(step):
             sums, rates = jax.device_get((self.state.sums, self.state.learning_rate))
             for slot, member in running:
-                own = {name: values[slot] for name, values in sums.items()}
-                member.memory.train = self.run.described(logged(own, rates[slot]))
+                member_sums = {name: values[slot] for name, values in sums.items()}
+                member.memory.train = self.run.described(logged(member_sums, rates[slot]))
                 self._write(member, step, "train", member.memory.train)
         if not memory.evaluates(step):
             return
-        found = self.programs.evaluate(self.state, "validation", self._of([slot for slot, _ in running]), halts)
+        metrics = self.programs.evaluate(self.state, "validation", self._of([slot for slot, _ in running]), halts)
         better, lowered = [], False
         for slot, member in running:
-            self._write(member, step, "validation", found[slot])
-            improved, lower = member.memory.see(step, found[slot], self.clock.seconds())
+            self._write(member, step, "validation", metrics[slot])
+            improved, lower = member.memory.see(step, metrics[slot], self.clock.seconds())
             lowered |= lower
             if improved:
                 better.append(slot)
@@ -262,19 +262,19 @@ class ReplicaGroup:
         flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
         last, best = jax.device_get((self.state, self.best))
         for written, (slot, member) in enumerate(over, 1):
-            own, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
-            self._save_run(member, own, bests)
-            summary = summarize(self.run, member.memory, own, member.status, self.clock.seconds(), self._rate)
+            state, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
+            self._save_run(member, state, bests)
+            summary = summarize(self.run, member.memory, state, member.status, self.clock.seconds(), self._rate)
             if slot in tested:
                 summary["best"]["test"] = values[slot]
-                self._write(member, member.memory.stopping.best_step or int(own.step), "test", values[slot])
+                self._write(member, member.memory.stopping.best_step or int(state.step), "test", values[slot])
             write_text(Workdir(member.workdir).gradient_flow, json.dumps(flows[slot]) + "\n")
             summary["memory_horizon"] = self.run.memory_horizon(flows[slot]["trained"])
             summary["replicas"] = self.replicas
             # Last: a run with a summary is done.
             write_text(Workdir(member.workdir).summary, json.dumps(plain(summary), indent=2) + "\n")
             if member.status != "finished":
-                self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(own.step)}")
+                self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(state.step)}")
             self.slots[slot] = None
             self.ended += 1  # Said run by run: writing a thousand takes minutes.
             left = len(self._running()) + len(over) - written
@@ -308,17 +308,17 @@ class ReplicaGroup:
         fullest = max(sum(slot // each == device for slot in running) for device in range(count))
         fewest = self.programs.slots(len(running))
         if self.programs.side_by_side and 2 * fewest <= len(self.slots):
-            self._place(fewest)
+            self._lay_out(fewest)
         elif fullest > -(-len(running) // count):
-            self._place(len(self.slots))
+            self._lay_out(len(self.slots))
 
-    def _place(self, length: int) -> None:
+    def _lay_out(self, length: int) -> None:
         """Spreads the members over so many slots, evenly over the devices."""
         held, count = [slot for slot, _ in self._held()], self.programs.count
         source: list[int | None] = []
         for device in range(count):
-            own = held[device::count]
-            source += [*own, *[None] * (length // count - len(own))]
+            on_device = held[device::count]
+            source += [*on_device, *[None] * (length // count - len(on_device))]
         order = np.array([held[0] if slot is None else slot for slot in source])
         self.state, self.best = self.programs.take((self.state, self.best), order)
         self.slots = [None if slot is None else self.slots[slot] for slot in source]

@@ -78,9 +78,9 @@ class ReplicaPrograms:
         """A function of one replica as one of N; each: how many of its arguments, the first ones, it has of its own."""
 
         def of_device(*args: PyTree) -> PyTree:
-            own, shared = args[:each], args[each:]
-            one = lambda own: function(*own, *shared)  # noqa: E731
-            return jax.vmap(one)(own) if self.side_by_side else lax.map(one, own)
+            replicas, shared = args[:each], args[each:]
+            one = lambda replicas: function(*replicas, *shared)  # noqa: E731
+            return jax.vmap(one)(replicas) if self.side_by_side else lax.map(one, replicas)
 
         def of_all(*args: PyTree) -> PyTree:
             specs = tuple(PartitionSpec(REPLICA_AXIS) if i < each else PartitionSpec() for i in range(len(args)))
@@ -96,11 +96,11 @@ class ReplicaPrograms:
         """The function of those replicas that are wanted, its first argument; zeros for the others."""
 
         def one(wanted: jax.Array, *args: PyTree) -> PyTree:
-            found = jax.eval_shape(function, *args)
+            shapes = jax.eval_shape(function, *args)
             return lax.cond(
                 wanted,
                 lambda: function(*args),
-                lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), found),
+                lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
             )
 
         return one
@@ -180,8 +180,8 @@ class ReplicaPrograms:
         each = {
             when: self._flows(chosen, s, self.run.data) for when, s in (("untrained", untrained), ("trained", state))
         }
-        found = jax.device_get(each)
-        return [jax.tree.map(lambda a: a[n].tolist(), found) for n in range(len(wanted))]  # noqa: B023
+        flows = jax.device_get(each)
+        return [jax.tree.map(lambda a: a[n].tolist(), flows) for n in range(len(wanted))]  # noqa: B023
 
     def keep(self, better: Bool[np.ndarray, " N"], state: TrainState, best: TrainState) -> TrainState:
         """The best states with those replaced that are better; donates best."""
@@ -197,9 +197,9 @@ class ReplicaPrograms:
 
     def like(self, slots: int) -> TrainState:
         """Shapes and places of the states of so many slots, on each device its own where they can be split."""
-        place = self.split if slots % self.count == 0 else NamedSharding(self.mesh, PartitionSpec())
+        sharding = self.split if slots % self.count == 0 else NamedSharding(self.mesh, PartitionSpec())
         one = jax.eval_shape(lambda: self.run.programs.start(0))
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape), a.dtype, sharding=place), one)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape), a.dtype, sharding=sharding), one)
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
@@ -213,8 +213,8 @@ class ReplicaPrograms:
 
     def needed(self, slots: int) -> int:
         """Bytes on all devices of so many slots: their states, and the activations of a step."""
-        found = self._program(slots).memory_analysis()
-        step = 0 if found is None else found.temp_size_in_bytes
+        analysis = self._program(slots).memory_analysis()
+        step = 0 if analysis is None else analysis.temp_size_in_bytes
         return (1 + _COPIES) * self._state_bytes(slots) + self.count * step
 
     def _state_bytes(self, slots: int) -> int:

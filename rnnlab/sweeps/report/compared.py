@@ -42,9 +42,9 @@ def compared(
             what = f"diverged, or ended without a finite {view.metric}"
             blocks += _shares(view, "diverged", what, pairs, lambda r: len(r.lost))
     if alone:
-        told = "; ".join(view.said(result) for result in alone[:20]) + ("; …" if len(alone) > 20 else "")
+        names = "; ".join(view.description(result) for result in alone[:20]) + ("; …" if len(alone) > 20 else "")
         blocks.append(
-            Paragraph(f"Without a baseline of the same other values: {len(alone)} settings: {told}.", note=True)
+            Paragraph(f"Without a baseline of the same other values: {len(alone)} settings: {names}.", note=True)
         )
     return blocks
 

@@ -29,9 +29,9 @@ def partners(
     """
     free = _free_axes(settings, list(baseline))
     others = {r.key(free): r for r in settings if all(same(r.axes[path], v) for path, v in baseline.items())}
-    found = [(result, others.get(result.key(free))) for result in settings]
-    pairs = [(result, other) for result, other in found if other is not None and other is not result]
-    return pairs, [result for result, other in found if other is None]
+    candidates = [(result, others.get(result.key(free))) for result in settings]
+    pairs = [(result, other) for result, other in candidates if other is not None and other is not result]
+    return pairs, [result for result, other in candidates if other is None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Comparison:
 
 def compare(pairs: Sequence[tuple[Result, Result]], scale: Scale) -> list[Comparison]:
     """The values of settings and their baselines (`partners`), over the runs that have one."""
-    found: list[tuple[Result, Result, Mean, float | None]] = []
+    tested: list[tuple[Result, Result, Mean, float | None]] = []
     for result, other in pairs:
         seeds = [seed for seed in result.values if seed in other.values]
         contrasts = [scale.contrast(result.values[seed], other.values[seed]) for seed in seeds]
@@ -60,10 +60,10 @@ def compare(pairs: Sequence[tuple[Result, Result]], scale: Scale) -> list[Compar
             with np.errstate(over="ignore"):
                 value, low, high = np.exp([mean.value, mean.low, mean.high]).tolist()
             mean = Mean(value, low, high, mean.count)
-        found.append((result, other, mean, paired_test(contrasts)))
-    adjusted = iter(holm([p for *_, p in found if p is not None]))
+        tested.append((result, other, mean, paired_test(contrasts)))
+    adjusted = iter(holm([p for *_, p in tested if p is not None]))
     return [
-        Comparison(result, other, mean, p, None if p is None else next(adjusted)) for result, other, mean, p in found
+        Comparison(result, other, mean, p, None if p is None else next(adjusted)) for result, other, mean, p in tested
     ]
 
 

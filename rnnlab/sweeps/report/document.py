@@ -99,7 +99,7 @@ def write_report(
     blocks += _commands(workdir, rows, metric)
     markdown, page = write_document(output, f"{workdir.resolve().name}: a sweep of {len(rows)} runs", blocks)
     best = ranked(results.settings, sign)[0]
-    return [f"best: {view.said(best)}: {metric} {mean_text(view.mean(best))}", f"report: {markdown}, {page}"]
+    return [f"best: {view.description(best)}: {metric} {mean_text(view.mean(best))}", f"report: {markdown}, {page}"]
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def _summary(
         ("settings", f"{len(view.settings)} with {seeds} seed{'s' if seeds != '1' else ''} each"),
         ("axes", ", ".join(f"{path} ({len(view.values(path))})" for path in view.axes) or "the seed alone"),
         ("metric", f"{view.metric}, {'more' if view.sign > 0 else 'less'} is better"),
-        ("best setting", f"{view.said(best)}: {mean_text(view.mean(best))}"),
+        ("best setting", f"{view.description(best)}: {mean_text(view.mean(best))}"),
         ("baseline", ", ".join(f"{path}={value_text(v)}" for path, v in baseline.items()) or "none named"),
         ("versions", ", ".join(f"{name} {v}" for name, v in (sweep.get("versions") or {}).items())),
         ("commit", sweep.get("git_commit") or ""),
@@ -156,8 +156,8 @@ def _summary(
     missing = [row for row in rows if row["status"] not in DONE]
     if missing:
         kinds = {row["status"]: [r["name"] for r in missing if r["status"] == row["status"]] for row in missing}
-        told = "; ".join(f"{run_ranges(names)} ({status})" for status, names in kinds.items())
-        blocks.append(Paragraph(f"Not over, and so in no number here: {len(missing)} of {len(rows)} runs: {told}."))
+        listed = "; ".join(f"{run_ranges(names)} ({status})" for status, names in kinds.items())
+        blocks.append(Paragraph(f"Not over, and so in no number here: {len(missing)} of {len(rows)} runs: {listed}."))
     if results.without:
         names = run_ranges(results.without)
         blocks.append(Paragraph(f"Over but without {view.metric}, in no number here: runs {names}."))
@@ -223,8 +223,8 @@ def _commands(workdir: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> 
     for row in rows:
         words = [word for word in shlex.split(row["command"]) if not word.startswith("--workdir=")]
         value = number(row.get(metric))
-        told = f", {metric} {value:.4g}" if value is not None else ""
-        lines += [f"# {row['name']}: {row['status']}{told}"]
+        result = f", {metric} {value:.4g}" if value is not None else ""
+        lines += [f"# {row['name']}: {row['status']}{result}"]
         lines += [shlex.join([*words, f"--workdir={workdir}-alone/{row['name']}"])]
     return [Heading("Commands"), Lines(f"each of the {len(rows)} runs once more, by itself", lines)]
 

@@ -45,7 +45,7 @@ class View:
         """Of a setting, over the runs that have a value."""
         return result.mean(self.scale)
 
-    def said(self, result: Result, leave_out: Sequence[str] = ()) -> str:
+    def description(self, result: Result, leave_out: Sequence[str] = ()) -> str:
         """What a setting is called: "identity, gain 0.9"."""
         words = [
             f"{self.labels[path]} {value_text(value)}" if not isinstance(value, str) else value_text(value)
@@ -57,8 +57,8 @@ class View:
 
     def values(self, path: str) -> list[Any]:
         """The values of an axis: numbers in order, others as the sweep has them."""
-        found = list({repr(r.axes[path]): r.axes[path] for r in self.settings}.values())
-        return sorted(found) if all(_is_number(v) for v in found) else found
+        values = list({repr(r.axes[path]): r.axes[path] for r in self.settings}.values())
+        return sorted(values) if all(_is_number(v) for v in values) else values
 
 
 def value_text(value: Any) -> str:
@@ -84,9 +84,11 @@ def draw_dots(view: View, folder: Path) -> list[Picture]:
     rows = []
     for result in _best_and_baselines(order, view.baselines, DOTS):
         mean = view.mean(result)
-        own = any(result is each for each in view.baselines)
+        is_baseline = any(result is each for each in view.baselines)
         values = list(result.values.values())
-        rows.append(plots.Dots(view.said(result), mean.value, mean.low, mean.high, values, len(result.lost), own))
+        rows.append(
+            plots.Dots(view.description(result), mean.value, mean.low, mean.high, values, len(result.lost), is_baseline)
+        )
     words = f"Every setting's seeds, their {view.scale.mean} and its 95 % interval ({view.scale.interval}), as in the "
     words += "table; what goes on beyond the picture has an arrow there."
     words += " A cross at the edge is a run that diverged and has no value." if any(row.lost for row in rows) else ""
@@ -97,8 +99,8 @@ def draw_dots(view: View, folder: Path) -> list[Picture]:
 
 def _best_and_baselines(order: Sequence[Result], baselines: Sequence[Result], count: int) -> list[Result]:
     """At most so many of a ranking: the baselines, of too many the best, and the best others."""
-    own = {id(result) for result in baselines}
-    kept = [result for result in order if id(result) in own][: max(1, count // 4)]
+    baseline_ids = {id(result) for result in baselines}
+    kept = [result for result in order if id(result) in baseline_ids][: max(1, count // 4)]
     chosen = {id(result) for result in kept}
     chosen |= {id(r) for r in [each for each in order if id(each) not in chosen][: count - len(kept)]}
     return [result for result in order if id(result) in chosen]
@@ -119,7 +121,7 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         sides = [path for path in view.axes if 2 <= len(view.values(path)) <= GRID_SIDE]
         sides = [path for path in sides if not any(_goes_with(view, path, other) for other in sides)]
         pairs = [pair for pair in itertools.combinations(sides, 2) if _filled(view, pair)]
-    found = []
+    pictures = []
     for y, x in pairs[:GRIDS]:
         columns, rows = view.values(x), view.values(y)
         if not all(_is_number(v) for v in rows):
@@ -147,12 +149,12 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         if len(view.axes) > 2:
             words += "; of the other axes the best"
         words += ". The frame is the best; “2/5 div.”: so many runs diverged and are not in the mean; grey: no number."
-        found.append(Picture(plots.heat_map(grid, view.metric, folder / name), words))
-    if found and len(pairs) > GRIDS:
-        told = ", ".join(f"{view.labels[y]} × {view.labels[x]}" for y, x in pairs[GRIDS:])
-        last = found[-1]
-        found[-1] = Picture(last.path, f"{last.caption} Left out: {told}; --group=axis,axis draws one of them.")
-    return found
+        pictures.append(Picture(plots.heat_map(grid, view.metric, folder / name), words))
+    if pictures and len(pairs) > GRIDS:
+        left_out = ", ".join(f"{view.labels[y]} × {view.labels[x]}" for y, x in pairs[GRIDS:])
+        last = pictures[-1]
+        pictures[-1] = Picture(last.path, f"{last.caption} Left out: {left_out}; --group=axis,axis draws one of them.")
+    return pictures
 
 
 def _goes_with(view: View, path: str, other: str) -> bool:
@@ -194,15 +196,15 @@ def draw_curves(view: View, folder: Path) -> list[Picture]:
         for result, label, colour, steps, values in lines:
             mean, low, high = mean_band(values, scale)
             ends = [int(row["steps"]) for row in result.rows if row["status"] == "diverged"]
-            told = f"{label} ({len(ends)} of {len(result.rows)} diverged)" if ends else label
-            curves.append(plots.Curve(told, colour, steps, mean, low, high, ends))
+            caption = f"{label} ({len(ends)} of {len(result.rows)} diverged)" if ends else label
+            curves.append(plots.Curve(caption, colour, steps, mean, low, high, ends))
         drawn.append((title, curves))
     label = f"{'training' if split == 'train' else split} {name.replace('_', ' ')}"
     words = f"{label[:1].upper()}{label[1:]} over training: {scale.mean} and 95 % interval ({scale.interval}) over"
     words += (
         " seeds. A run that stopped early keeps its last value; one that diverged (a cross at its step) has none after."
     )
-    chosen, shown = sum(len(own) for _, own in panels), sum(len(curves) for _, curves in drawn)
+    chosen, shown = sum(len(results) for _, results in panels), sum(len(curves) for _, curves in drawn)
     best = f"the best {plots.LINES}{' of every panel' if len(panels) > 1 else ''}"
     words += _left_out(len(view.settings) - chosen, f"{best}, the baseline among them")
     words += f" Settings that ended before there was anything to draw: {chosen - shown}." if chosen > shown else ""
@@ -219,24 +221,24 @@ def _panels(view: View) -> list[tuple[str, list[tuple[Result, str, int]]]]:
             counts = [sum(r.axes[path] == v for r in view.settings) for v in view.values(path)]
             if len(counts) <= PANELS:
                 sizes[path] = sum(min(n, plots.LINES) for n in counts), -len(counts)
-        given = [path for path in view.group if path in sizes]
-        split = given[0] if given else max(sizes, key=lambda path: sizes[path]) if sizes else None
+        grouped = [path for path in view.group if path in sizes]
+        split = grouped[0] if grouped else max(sizes, key=lambda path: sizes[path]) if sizes else None
     parts: list[tuple[str, list[Result]]]
     if split is None:
         parts = [("", view.settings)]
     else:
         titles = [(f"{view.labels[split]} = {value_text(v)}", v) for v in view.values(split)]
         parts = [(title, [r for r in view.settings if r.axes[split] == v]) for title, v in titles]
-    chosen = [(t, _best_and_baselines(ranked(own, view.sign), view.baselines, plots.LINES)) for t, own in parts]
+    chosen = [(t, _best_and_baselines(ranked(results, view.sign), view.baselines, plots.LINES)) for t, results in parts]
     leave_out = [split] if split else []
-    labels = list(dict.fromkeys(view.said(r, leave_out) for r in view.settings))
+    labels = list(dict.fromkeys(view.description(r, leave_out) for r in view.settings))
     few = len(labels) <= plots.LINES
-    found = []
-    for title, own in chosen:
-        ordered = sorted(own, key=lambda r: labels.index(view.said(r, leave_out)))
-        named = [(r, view.said(r, leave_out)) for r in ordered]
-        found.append((title, [(r, label, labels.index(label) if few else i) for i, (r, label) in enumerate(named)]))
-    return found
+    panels = []
+    for title, results in chosen:
+        ordered = sorted(results, key=lambda r: labels.index(view.description(r, leave_out)))
+        named = [(r, view.description(r, leave_out)) for r in ordered]
+        panels.append((title, [(r, label, labels.index(label) if few else i) for i, (r, label) in enumerate(named)]))
+    return panels
 
 
 def _read(workdir: Path, result: Result, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -268,10 +270,10 @@ def draw_coordinates(view: View, folder: Path) -> list[Picture]:
     for path in view.axes[:COORDINATES]:
         values = view.values(path)
         if all(_is_number(v) for v in values):
-            found = np.array([float(r.axes[path]) for r in shown])
+            numbers = np.array([float(r.axes[path]) for r in shown])
             # Uniform draws from 0 up may span decades, too, but few of them lie far below the others.
-            logarithmic = plots.spread(found) and float(found.max()) > 5 * float(np.median(found))
-            axes.append(plots.Coordinate(view.labels[path], found, logarithmic=logarithmic))
+            logarithmic = plots.spread(numbers) and float(numbers.max()) > 5 * float(np.median(numbers))
+            axes.append(plots.Coordinate(view.labels[path], numbers, logarithmic=logarithmic))
         else:
             places = np.array([float(values.index(r.axes[path])) for r in shown])
             axes.append(plots.Coordinate(view.labels[path], places, [value_text(v) for v in values]))

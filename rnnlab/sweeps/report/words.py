@@ -33,7 +33,7 @@ def run_ranges(names: Iterable[str]) -> str:
     numbers = sorted(int(name) for name in names)
     parts = []
     for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        found = [n for _, n in run]
-        ends = f"{found[0]:04}", f"{found[-1]:04}"
-        parts.append(ends[0] if len(found) == 1 else f"{ends[0]}, {ends[1]}" if len(found) == 2 else "–".join(ends))
+        runs = [n for _, n in run]
+        ends = f"{runs[0]:04}", f"{runs[-1]:04}"
+        parts.append(ends[0] if len(runs) == 1 else f"{ends[0]}, {ends[1]}" if len(runs) == 2 else "–".join(ends))
     return ", ".join(parts)

@@ -30,13 +30,13 @@ def split_groups(settings: Sequence[Setting], at_most: int | None = None) -> lis
     Args:
         at_most: replicas in a group; a larger one becomes several of about the same size.
     """
-    found: dict[str, list[Setting]] = {}
+    by_structure: dict[str, list[Setting]] = {}
     for setting in settings:
         reason = not_replicable(setting.config)
         # A run by itself has a group by itself: several processes share them out.
-        found.setdefault(structure(setting.config) if reason is None else setting.key, []).append(setting)
+        by_structure.setdefault(structure(setting.config) if reason is None else setting.key, []).append(setting)
     groups = []
-    for members in found.values():
+    for members in by_structure.values():
         parts = 1 if at_most is None else math.ceil(len(members) / at_most)
         bounds = [round(i * len(members) / parts) for i in range(parts + 1)]
         for low, high in itertools.pairwise(bounds):

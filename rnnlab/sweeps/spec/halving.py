@@ -66,14 +66,14 @@ class Halving:
 
     def pruned(self, below: int | None = None) -> dict[str, int]:
         """{name: step} of the runs that end at a rung, by what has been decided; below: at those before this one."""
-        found: dict[str, int] = {}
+        ends: dict[str, int] = {}
         for index, step in enumerate(self.rungs[:below]):
-            decision = self._read(index, {s.name for s in self.settings if s.name not in found})
+            decision = self._read(index, {s.name for s in self.settings if s.name not in ends})
             if decision is None:
                 break
             over = (setting for setting in decision["settings"] if not setting["goes_on"])
-            found |= {name: step for setting in over for name in setting["runs"]}
-        return found
+            ends |= {name: step for setting in over for name in setting["runs"]}
+        return ends
 
     def decide(self, index: int, groups: Mapping[str, Group]) -> str | None:
         """Decides a rung, or learns what another process has decided.
@@ -113,9 +113,9 @@ class Halving:
                 "runs": [row["name"] for row in result.rows],
                 "score": result.score if math.isfinite(result.score) else None,
                 "diverged": result.diverged,
-                "goes_on": place < count,
+                "goes_on": rank < count,
             }
-            for place, result in enumerate(order)
+            for rank, result in enumerate(order)
         ]
         return {"step": step, "eta": self.eta, "metric": self.metric, "settings": settings}
 
@@ -124,8 +124,8 @@ class Halving:
         folder = SweepDir(self.workdir).run(setting.name)
         lines = [each for each in read_metrics(folder) if each["split"] == "validation" and each["step"] <= step]
         if lines and self.metric not in lines[-1]:
-            known = [name for name in lines[-1] if name not in ("step", "split", "seconds")]
-            raise ConfigError(f"halving.metric: {unknown('metric', self.metric, known)}")
+            metrics = [name for name in lines[-1] if name not in ("step", "split", "seconds")]
+            raise ConfigError(f"halving.metric: {unknown('metric', self.metric, metrics)}")
         if setting.config["curriculum"] is not None:
             field = setting.config["curriculum"]["field"]
             lines = [each for each in lines if each[field] == lines[-1][field]]
@@ -146,18 +146,18 @@ class Halving:
         if not path.exists():
             return None
         remedy = "remove it, and it is decided again from what the runs have left"
-        found = read_json(path, remedy, {"step": int, "eta": int, "metric": str, "settings": list})
+        decision = read_json(path, remedy, {"step": int, "eta": int, "metric": str, "settings": list})
         fields = {"runs": list, "score": (float, type(None)), "goes_on": bool}
-        check_objects(path, found["settings"], fields, remedy, "settings")
-        of = {str(name) for setting in found["settings"] for name in setting["runs"]}
-        same = (found["step"], found["eta"], found["metric"]) == (self.rungs[index], self.eta, self.metric)
+        check_objects(path, decision["settings"], fields, remedy, "settings")
+        of = {str(name) for setting in decision["settings"] for name in setting["runs"]}
+        same = (decision["step"], decision["eta"], decision["metric"]) == (self.rungs[index], self.eta, self.metric)
         if of != names or not same:
             what = "halving" if of == names else "the runs"
             raise ConfigError(
                 f"{path} says who goes on, and {what} of the sweep changed since; take another --workdir, or change "
                 "the file back"
             )
-        return found
+        return decision
 
 
 def left_before(workdir: Path, name: str, group: Group, step: int | None) -> list[Setting]:

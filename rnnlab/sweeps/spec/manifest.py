@@ -47,19 +47,19 @@ def make_plan(workdir: Path, settings: Sequence[Setting], at_most: int | None = 
     Raises:
         ConfigError: sweep.json cannot be read, or is gone while runs are there.
     """
-    known = _read(workdir)
-    names = _names(workdir, known, {setting.key for setting in settings})
-    free = _free(run["name"] for run in known["runs"])
+    manifest = _read(workdir)
+    names = _names(workdir, manifest, {setting.key for setting in settings})
+    free = _free(run["name"] for run in manifest["runs"])
     named = [dataclasses.replace(s, name=names.get(s.key) or f"{next(free):04}") for s in settings]
     by_name = {setting.name: setting for setting in named}
 
     groups, placed = {}, set()
-    for name, group in known["groups"].items():
+    for name, group in manifest["groups"].items():
         if all(member in by_name for member in group["runs"]):
             groups[name] = Group(tuple(by_name[member] for member in group["runs"]), group["alone"])
             placed.update(group["runs"])
     rest = [s for s in named if s.name not in placed and not is_done(SweepDir(workdir).run(s.name))]
-    free = _free(known["groups"])
+    free = _free(manifest["groups"])
     for group in split_groups(rest, at_most):
         groups[f"{next(free):03}"] = group
     keys = {setting.key for setting in named}
@@ -67,8 +67,8 @@ def make_plan(workdir: Path, settings: Sequence[Setting], at_most: int | None = 
         settings=named,
         groups=groups,
         added=sum(key not in names for key in keys),
-        gone=sum(run["name"] not in by_name for run in known["runs"]),
-        new=not known["runs"],
+        gone=sum(run["name"] not in by_name for run in manifest["runs"]),
+        new=not manifest["runs"],
     )
 
 
@@ -83,7 +83,7 @@ def open_sweep(
         ConfigError: as `make_plan`; or the folder cannot be written to.
     """
     with alone(SweepDir(workdir).manifest_lock):
-        plan, known = make_plan(workdir, settings, at_most), _read(workdir)
+        plan, manifest = make_plan(workdir, settings, at_most), _read(workdir)
         base = sweep["base"]
         if not isinstance(base, str):
             base = str(SweepDir(workdir).base)
@@ -91,8 +91,8 @@ def open_sweep(
         here = {s.name for s in plan.settings}
         shared = plan.settings[0].config
         runs = []
-        for run in (run for run in known["runs"] if run["name"] not in here):
-            config = _config(workdir, known, run)
+        for run in (run for run in manifest["runs"] if run["name"] not in here):
+            config = _config(workdir, manifest, run)
             beside = {} if config is None else {"config": _changes(shared, config)}
             runs.append(run | {"in_sweep": False} | beside)
         paths = axis_paths(plan.settings)
@@ -108,9 +108,9 @@ def open_sweep(
                     "command": command(base, _of_command(sweep, s), SweepDir(workdir).run(s.name)),
                 }
             )
-        made_by = {"versions": versions(), "git_commit": git_commit()}
+        origin = {"versions": versions(), "git_commit": git_commit()}
         if plan.settings and all(is_done(SweepDir(workdir).run(s.name)) for s in plan.settings):
-            made_by |= {name: known[name] for name in made_by if name in known}  # Nothing is trained any more.
+            origin |= {name: manifest[name] for name in origin if name in manifest}  # Nothing is trained any more.
         written = {
             "sweep": dict(sweep),
             "axes": paths,
@@ -120,7 +120,7 @@ def open_sweep(
                 name: {"runs": [s.name for s in group.settings], "alone": group.alone}
                 for name, group in plan.groups.items()
             },
-            **made_by,
+            **origin,
         }
         write_text(SweepDir(workdir).manifest, json.dumps(written, indent=1) + "\n")
     return plan
@@ -141,17 +141,17 @@ def read_sweep(workdir: Path) -> dict[str, Any]:
     path = SweepDir(workdir).manifest
     if not path.exists():
         raise ConfigError(f"{workdir} is not the workdir of a sweep: it has no sweep.json")
-    found = read_json(path, _LOST, {"runs": list, "groups": {}})
-    check_objects(path, found["runs"], _RUN, _LOST, "runs")
-    for run in found["runs"]:
+    manifest = read_json(path, _LOST, {"runs": list, "groups": {}})
+    check_objects(path, manifest["runs"], _RUN, _LOST, "runs")
+    for run in manifest["runs"]:
         if not run["name"].isdecimal():
             raise damaged(path, f"has a run of the name {run['name']!r}", _LOST)
-    names = {run["name"] for run in found["runs"]}
-    for name, group in found["groups"].items():
+    names = {run["name"] for run in manifest["runs"]}
+    for name, group in manifest["groups"].items():
         check_fields(path, group, {"runs": list, "alone": (str, type(None))}, _LOST, f"groups.{name}")
         if not name.isdecimal() or not names.issuperset(map(str, group["runs"])):
             raise damaged(path, f"has a group {name!r} of runs that there are not", _LOST)
-    return found
+    return manifest
 
 
 _LOST = "restore it from a copy, or take another --workdir: nothing else says which run is which"
@@ -170,22 +170,22 @@ def _read(workdir: Path) -> dict[str, Any]:
     return {"runs": [], "groups": {}}
 
 
-def _names(workdir: Path, known: Mapping[str, Any], keys: Collection[str]) -> dict[str, str]:
+def _names(workdir: Path, manifest: Mapping[str, Any], keys: Collection[str]) -> dict[str, str]:
     """The names of the runs that sweep.json knows, by the keys that they have today."""
-    names = {run["key"]: run["name"] for run in known["runs"]}
-    for run in known["runs"]:
-        config = _config(workdir, known, run) if run["key"] not in keys else None
+    names = {run["key"]: run["name"] for run in manifest["runs"]}
+    for run in manifest["runs"]:
+        config = _config(workdir, manifest, run) if run["key"] not in keys else None
         if config is not None:
             names.setdefault(config_key(config), run["name"])
     return names
 
 
-def _config(workdir: Path, known: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any] | None:
+def _config(workdir: Path, manifest: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any] | None:
     """The config of a run that sweep.json knows, with fields that are newer than it; None where it is not known, or has
     a field or a value that exists no more."""
     try:
         if "config" in run:
-            return resolve_config({**known["config"], **run["config"]})
+            return resolve_config({**manifest["config"], **run["config"]})
         return read_config(SweepDir(workdir).run(run["name"]))  # Of a sweep that is older than configs in sweep.json.
     except ConfigError:
         return None

@@ -19,14 +19,14 @@ def check_metric(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
         ConfigError: it is not.
     """
     sections = ("final.", "best.validation.", "best.test.", "stability.")
-    known = [
+    metrics = [
         column
         for column in rows[0]
         if (column.startswith(sections) or column in ("steps", "seconds", "steps_per_second"))
         and any(number(row[column]) is not None for row in rows)
     ]
-    if metric not in known:
-        raise ConfigError(f"--metric: {unknown('metric', metric, known)}")
+    if metric not in metrics:
+        raise ConfigError(f"--metric: {unknown('metric', metric, metrics)}")
 
 
 def watched_metric(settings: Sequence[Setting], where: str) -> str:
@@ -37,10 +37,10 @@ def watched_metric(settings: Sequence[Setting], where: str) -> str:
     """
     first = settings[0]
     for setting in settings:
-        found = [each.config["early_stopping"]["metric"] for each in (first, setting)]
-        if found[0] != found[1]:
+        names = [each.config["early_stopping"]["metric"] for each in (first, setting)]
+        if names[0] != names[1]:
             raise ConfigError(
-                f"{where}: early_stopping.metric of runs {first.name} and {setting.name} is {found[0]} and {found[1]}"
+                f"{where}: early_stopping.metric of runs {first.name} and {setting.name} is {names[0]} and {names[1]}"
             )
     return first.config["early_stopping"]["metric"]
 
@@ -56,7 +56,7 @@ def shares() -> set[str]:
 
 
 def read_baseline(
-    sweep: Mapping[str, Any], given: str | None, axes: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    sweep: Mapping[str, Any], typed: str | None, axes: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """{axis: value} that the user or the sweep's file names; empty for none.
 
@@ -69,11 +69,11 @@ def read_baseline(
     Raises:
         ConfigError: no such axis, or no run with such a value.
     """
-    if given is None:
+    if typed is None:
         named = (sweep.get("sweep") or {}).get("baseline") or {}
         return {k: json.dumps(v) if isinstance(v, Mapping | list) else v for k, v in named.items() if k in axes}
-    found = {}
-    for part in re.split(r",(?=[\w.]+=)", given):
+    baseline = {}
+    for part in re.split(r",(?=[\w.]+=)", typed):
         path, equals, text = part.partition("=")
         if not equals:
             raise ConfigError(f"--baseline: {part!r} is no axis=value, as in model.cell=lstm")
@@ -83,17 +83,17 @@ def read_baseline(
         matching = [v for v in values if same(v, literal(text)) or same(v, text)]
         if not matching:
             raise ConfigError(f"--baseline: {unknown('value', text, map(str, values), f'{path}=')}")
-        found[path] = matching[0]
-    return found
+        baseline[path] = matching[0]
+    return baseline
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
     """Path -> the shortest end of it, in whole fields, that is no other path's: "model.cell.features" -> "features",
     "optimizer.name" -> itself."""
-    found = {}
+    names = {}
     for path in paths:
         fields = path.split(".")
         ends = [".".join(fields[-n:]) for n in range(1 + (fields[-1] == "name"), len(fields) + 1)]
         others = [other for other in paths if other != path]
-        found[path] = next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), path)
-    return found
+        names[path] = next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), path)
+    return names

@@ -101,17 +101,17 @@ class Search:
             self._leave(trials)
             before = len(self.points)
             new = self._asked(trials, min(self.section["batch"], self.section["trials"] - before))
-            told = self._best(trials)
+            best = self._best(trials)
             if not new:
                 enough = before >= self.section["trials"]
-                say(f"{told}{'' if enough else f'; none but these {before} points are proposed'}")
+                say(f"{best}{'' if enough else f'; none but these {before} points are proposed'}")
                 return False
             self._expanded([*self.points, *new])
             with whole_file(SweepDir(self.workdir).points) as file:
                 content = {"of": self.section["of"], "points": [*self.points, *new]}
                 file.write((json.dumps(content, indent=1) + "\n").encode())
             self._read()
-            say(f"{told}{'; ' if told else ''}trials {before} to {before + len(new) - 1} of {self.section['trials']}")
+            say(f"{best}{'; ' if best else ''}trials {before} to {before + len(new) - 1} of {self.section['trials']}")
             return True
 
     # --- the workdir -------------------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ class Search:
         if not path.exists():
             return
         remedy = "restore it; without it the search would begin again"
-        found = read_json(path, remedy, {"of": {}, "points": list})
-        space, self.points = found["of"], found["points"]
+        content = read_json(path, remedy, {"of": {}, "points": list})
+        space, self.points = content["of"], content["points"]
         if space != json.loads(json.dumps(self.section["of"])):
             raise ConfigError(
                 f"optuna.of: {path} has {len(self.points)} points of another space; take another --workdir, or change "
@@ -147,10 +147,10 @@ class Search:
             {
                 "name": setting.name,
                 "status": summary["status"],
-                "axes": {"trial": place // self.seeds, "seed": setting.config["seed"]},
+                "axes": {"trial": index // self.seeds, "seed": setting.config["seed"]},
                 "score": number(((summary.get("best") or {}).get("validation") or {}).get(self.metric), math.nan),
             }
-            for place, (setting, summary) in enumerate(self._summaries())
+            for index, (setting, summary) in enumerate(self._summaries())
         ]
         results = aggregate(rows, ["trial"], "score", self.sign).settings
         return [self._trial(point, result) for point, result in zip(self.points, results, strict=True)]
@@ -165,15 +165,15 @@ class Search:
         )
 
     def _distributions(self) -> dict[str, Any]:
-        kinds, found = self.optuna.distributions, {}
+        kinds, distributions = self.optuna.distributions, {}
         for path, spec in self.space.items():
             if isinstance(spec, list):
-                found[path] = kinds.CategoricalDistribution([_key(value) for value in spec])
+                distributions[path] = kinds.CategoricalDistribution([_key(value) for value in spec])
             elif spec["integer"]:
-                found[path] = kinds.IntDistribution(int(spec["low"]), int(spec["high"]), log=spec["log"])
+                distributions[path] = kinds.IntDistribution(int(spec["low"]), int(spec["high"]), log=spec["log"])
             else:
-                found[path] = kinds.FloatDistribution(spec["low"], spec["high"], log=spec["log"])
-        return found
+                distributions[path] = kinds.FloatDistribution(spec["low"], spec["high"], log=spec["log"])
+        return distributions
 
     def _asked(self, trials: list[Any], count: int) -> list[dict[str, Any]]:
         """Points that there are not yet. The sampler is drawn anew for every batch, so that a resumed search asks for
@@ -181,13 +181,13 @@ class Search:
         samplers = {"tpe": self.optuna.samplers.TPESampler, "random": self.optuna.samplers.RandomSampler}
         seed = np.random.SeedSequence([self.section["seed"], len(self.points)]).generate_state(1)
         study = self._study(samplers[self.section["sampler"]](seed=int(seed[0])), trials)
-        known, new = {json.dumps(point) for point in self.points}, []
+        seen, new = {json.dumps(point) for point in self.points}, []
         for _ in range(_TRIES):
             while len(new) < count:
                 point = self._point(study.ask(self._distributions()).params)
-                if json.dumps(point) in known:
+                if json.dumps(point) in seen:
                     break
-                known.add(json.dumps(point))
+                seen.add(json.dumps(point))
                 new.append(point)
         return new
 
@@ -256,8 +256,8 @@ def _corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Points that show a mistake before anything is trained: every choice, and both ends of all ranges."""
     ends = {path: spec if isinstance(spec, list) else _ends(spec) for path, spec in space.items()}
     longest = max(len(values) for values in ends.values())
-    found = [{path: values[min(i, len(values) - 1)] for path, values in ends.items()} for i in range(longest)]
-    return [point for point, _ in itertools.groupby(found)]
+    points = [{path: values[min(i, len(values) - 1)] for path, values in ends.items()} for i in range(longest)]
+    return [point for point, _ in itertools.groupby(points)]
 
 
 def _ends(spec: Mapping[str, Any]) -> list[float | int]:

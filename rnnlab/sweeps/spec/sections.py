@@ -89,12 +89,12 @@ def check_range(where: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a mistake in it; where: its path.
     """
-    found = resolve(RangeOptions, spec, where)
-    low, high = found["low"], found["high"]
+    options = resolve(RangeOptions, spec, where)
+    low, high = options["low"], options["high"]
     if not low < high:
         raise ConfigError(f"{where}.high: {high:g} is not above low={low:g}")
-    if found["log"] and low <= 0:
+    if options["log"] and low <= 0:
         raise ConfigError(f"{where}.low: {low:g} has no logarithm; it must be above 0")
-    if found["integer"] and not (low.is_integer() and high.is_integer()):
+    if options["integer"] and not (low.is_integer() and high.is_integer()):
         raise ConfigError(f"{where}: {low:g} to {high:g} are no whole numbers; integer=True needs such")
-    return found
+    return options

@@ -164,8 +164,8 @@ def _zipped(where: str, section: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ConfigError(f"{where}: empty; it lists the axes that go together")
     lengths = {path: len(values) for path, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{path} has {n}" for path, n in lengths.items())
-        raise ConfigError(f"{where}: axes that go together have as many values each; {told}")
+        counts = ", ".join(f"{path} has {n}" for path, n in lengths.items())
+        raise ConfigError(f"{where}: axes that go together have as many values each; {counts}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -248,12 +248,12 @@ def axis_value(setting: Setting, path: str) -> Any:
         node = node.get(part) if isinstance(node, Mapping) else None
     if not isinstance(node, Mapping | list | tuple):
         return node
-    given = setting.overrides.get(path)
-    if isinstance(given, str):
-        return given
-    if given is None and isinstance(node, Mapping) and "name" in node:
+    override = setting.overrides.get(path)
+    if isinstance(override, str):
+        return override
+    if override is None and isinstance(node, Mapping) and "name" in node:
         return node["name"]
-    return json.dumps(node if given is None else given)
+    return json.dumps(node if override is None else override)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
