@@ -132,6 +132,7 @@ def make_cell(variant: str, in_features: int = 3, features: int = 4, seed: int =
     return nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
 
 
+@functools.cache
 def shape_of_cell(variant: str) -> nnx.Module:
     """A cell of which nothing is drawn: shapes in place of its parameters."""
     return nnx.eval_shape(lambda: _new_cell(variant, 3, 4, 0))

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from rnnlab import diagnose, evaluate
 from rnnlab.config.errors import ConfigError
@@ -311,6 +310,8 @@ def test_figures_go_to_the_run_s_events(diagnosed: Path) -> None:
 
 def event_file_loader(path: Path) -> Iterator[Any]:
     """The events of a file: length, its checksum, the event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
     data = path.read_bytes()
     while data:
         (length,) = struct.unpack("<Q", data[:8])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -53,10 +54,8 @@ class MetricsWriter(MetricsFile):
             observed = _kept(read_diagnostics, workdir) if step else []
             last = {line["step"]: line for line in observed if line["step"] < step}
             _rewrite(self.diagnostics_path, list(last.values()))
-        from tensorboardX import SummaryWriter  # Here: the import takes a second or two.
-
         folder = _events_folder(workdir)
-        self._events = SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=10)
+        self._events = import_tensorboard().SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=10)
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         super().write(step, split, values, seconds)
@@ -108,10 +107,22 @@ class NoMetrics:
 def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
     """PNG files to the TensorBoard events of a run that has ended; nothing where it has none."""
     if Workdir(workdir).tensorboard.is_dir():
-        from tensorboardX import SummaryWriter
-
-        with SummaryWriter(_events_folder(workdir)) as events:
+        with import_tensorboard().SummaryWriter(_events_folder(workdir)) as events:
             _add_figures(events, step, paths)
+
+
+def import_tensorboard() -> ModuleType:
+    """tensorboardX, imported only where it writes, and without torch: where that is installed, tensorboardX imports it,
+    for a second or two, and does without it where it is not."""
+    if "torch" in sys.modules:
+        import tensorboardX
+    else:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]  (Its import fails.)
+        try:
+            import tensorboardX
+        finally:
+            del sys.modules["torch"]
+    return tensorboardX
 
 
 def _events_folder(workdir: Path) -> str:

@@ -120,7 +120,7 @@ def test_final_carry_is_that_of_the_truncated_row(variant, backend, reverse):
     with float64():
         graphdef, (state, x, carry, _) = point(variant)
         cell = nnx.merge(graphdef, state)
-        run = functools.partial(unroll, cell, backend=backend, reverse=reverse)
+        run = jax.jit(functools.partial(unroll, cell, backend=backend, reverse=reverse))
         _, last = run(x, lengths=jnp.array(LENGTHS), initial_carry=carry)
         for row, length in enumerate(LENGTHS):
             start = tuple(c[row : row + 1] for c in carry)
@@ -249,7 +249,7 @@ def test_gradients_of_the_outputs_or_the_last_state_alone(variant: str, read: in
 
     with float64():
         graphdef, (*primals, _) = point(variant)
-        assert_close(gradient("fused")(*primals), gradient("reference")(*primals), 1e-13)
+        assert_close(quick_jit(gradient("fused"))(*primals), quick_jit(gradient("reference"))(*primals), 1e-13)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 15, 16, 17, 37, 100, 784, 1009])
@@ -397,7 +397,7 @@ def test_taps_of_another_sequence_are_refused():
     ("variant", "dtype"),
     [
         ("lstm", "bool"),
-        ("lstm", "uint8"),
+        pytest.param("lstm", "uint8", marks=pytest.mark.slow),
         ("lstm", "int32"),
         ("gru_reset_before", "int32"),
         pytest.param("gru_reset_before", "bool", marks=pytest.mark.slow),

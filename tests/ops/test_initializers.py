@@ -15,7 +15,7 @@ from rnnlab.cells.base import BaseCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import takes
 from rnnlab.ops.initializers import INITIALIZERS, as_initializer
-from tests.helpers import make_cell
+from tests.helpers import make_cell, shape_of_cell
 
 FAN_IN, FAN_OUT = 300, 200
 
@@ -202,7 +202,7 @@ def test_forget_bias_is_added_to_the_bias_of_the_second_gate():
     np.testing.assert_array_equal(cell.bias[...], np.repeat([0.25, 0.75, 0.25, 0.25], 3))
 
 
-@pytest.mark.parametrize("name", [name for name in cells_that_take("chrono") if 1 in make_cell(name).chrono_signs])
+@pytest.mark.parametrize("name", [name for name in cells_that_take("chrono") if 1 in shape_of_cell(name).chrono_signs])
 def test_chrono_biases_keep_for_2_to_the_longest_steps(name: str) -> None:
     cell = make_cell(name, 2, 4000, recurrent_init="zeros", chrono=101)
     blocks = list(zip(cell.chrono_signs, gate_blocks(cell, cell.bias[...]), strict=True))

@@ -4,8 +4,10 @@ import errno
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -144,3 +146,16 @@ def test_a_folder_named_like_a_bucket_is_a_folder(tmp_path: Path, monkeypatch: p
     workdir.mkdir(parents=True)
     MetricsWriter(workdir, 0).close()
     assert list((tmp_path / workdir / "tensorboard").iterdir())
+
+
+def test_tensorboard_is_imported_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorboardX.py").write_text("try:\n    import torch\nexcept ImportError:\n    torch = None\n")
+    (tmp_path / "torch.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tensorboardX", "torch"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert metrics.import_tensorboard().torch is None
+    assert "torch" not in sys.modules
+    del sys.modules["tensorboardX"]
+    monkeypatch.setitem(sys.modules, "torch", torch := ModuleType("torch"))  # The user's own program has it.
+    assert metrics.import_tensorboard().torch is torch

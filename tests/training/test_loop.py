@@ -19,9 +19,10 @@ import pytest
 from rnnlab import cli, evaluate, find_learning_rate, train
 from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.help import render
 from rnnlab.parallel import devices
 from rnnlab.records.metrics import read_metrics
-from rnnlab.records.run_config import render, resolve_config
+from rnnlab.records.run_config import RunOptions, resolve_config
 from rnnlab.training import conclusion
 from rnnlab.training.checkpoints import Checkpoints, ocp
 from rnnlab.training.clock import TrainingClock
@@ -695,7 +696,7 @@ def help_of(main: Callable[[list[str]], int], capsys, *words: str) -> str:
 
 def test_help_lists_every_field(config_file, capsys):
     said = help_of(train.main, capsys, f"--config={config_file}", "--config.task.length=9")
-    assert said.endswith(render(resolve_config(small(task=dict(length=9)))) + "\n")
+    assert said.endswith(render(resolve_config(small(task=dict(length=9))), RunOptions) + "\n")
     assert "--config.model.cell.recurrent_init.name=identity" in said
 
 
