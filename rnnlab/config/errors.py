@@ -9,6 +9,10 @@ class ConfigError(ValueError):
     """A mistake in the command, the config or the data; its text is one line for the user (exit status 2)."""
 
 
+class CannotImport(ConfigError):
+    """A module that `package.module:Name` names is not there, or its code raises an error."""
+
+
 class UnknownField(ConfigError):
     """A section has no field of this name.
 

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rnnlab.config.errors import ConfigError, unknown
+from rnnlab.config.errors import CannotImport, ConfigError, unknown
 
 T = TypeVar("T")
 
@@ -137,14 +137,14 @@ def find_outside(name: str, where: str) -> Any:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
-            raise ConfigError(f"{where}: {name}: {_described(error)}") from None
+            raise CannotImport(f"{where}: {name}: {_described(error)}") from None
         folders = f" and in {', '.join(_folders)} (import_from)" if _folders else ""
-        raise ConfigError(
+        raise CannotImport(
             f"{where}: {name}: no module {error.name!r}; looked for on PYTHONPATH{folders}; put the folder that has it "
             "on PYTHONPATH, or the module beside the config's file"
         ) from None
     except (Exception, SystemExit) as error:  # Whatever a user's file raises.
-        raise ConfigError(f"{where}: {name}: {_described(error)}") from None
+        raise CannotImport(f"{where}: {name}: {_described(error)}") from None
     finally:
         note_imports(before)
     if not hasattr(module, attribute):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.config.errors import ConfigError
+from rnnlab.config.errors import CannotImport, ConfigError
 from rnnlab.config.overrides import differences, to_json
 from rnnlab.files import Unwritable, check_objects, damaged, interpreting, is_number, read_json, write_text
 from rnnlab.files.locks import GRACE, claimed, holder
@@ -265,6 +265,8 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
     with interpreting(path, "restore it"):
         try:
             return resolve_config(content | {"import_from": [*import_from, *content.get("import_from", ())]})
+        except CannotImport as error:
+            raise ConfigError(f"{path}: {error}") from None
         except ConfigError as error:
             raise ConfigError(f"{path}, damaged or of a run of another version of rnnlab: {error}") from None
 

@@ -16,7 +16,7 @@ from rnnlab.nn.network import Network
 from rnnlab.ops.initializers import as_initializer
 from rnnlab.optim.optimizers import make_optimizer
 from rnnlab.records.run_config import apply_overrides, resolve_config
-from rnnlab.records.workdir import check_config, open_workdir
+from rnnlab.records.workdir import check_config, open_workdir, read_config
 from rnnlab.sweeps.spec.space import expand, load_sweep
 from rnnlab.tasks import find_task, make_task
 
@@ -189,6 +189,8 @@ def test_a_run_whose_study_was_moved_says_where_it_looked_and_goes_on_with_the_c
     moved = shutil.move(study, tmp_path / "moved")
     with pytest.raises(ConfigError, match=f"no module 'pieces'.* in {study} .import_from.; put the folder"):
         resolve_config(json.loads(to_json(config)))
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/run/config.json: model.cell: pieces:Leaky: no module 'pieces'"):
+        read_config(tmp_path / "run")
     here = resolved(moved)
     check_config(tmp_path / "run", here)
     assert [line.split(":")[0] for line in differences(config, here)] == ["import_from"]
