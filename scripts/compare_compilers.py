@@ -107,7 +107,7 @@ def _module(file: Path) -> Any:
 
 
 class Computed:
-    """What the cases compute, into one file each.
+    """Writes what the cases compute, into one file each.
 
     Args:
         folder: of the files.
@@ -224,7 +224,7 @@ def _evaluated(run: Any, state: Any) -> dict[str, float]:
 
 
 def _kept(prefix: str, tree: Any) -> dict[str, np.ndarray]:
-    """Of every array of floats as many elements as are kept, by its path."""
+    """As many elements of every array of floats as are kept, by its path."""
     import jax
 
     kept = {}
@@ -251,7 +251,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 ROUNDING, TIMES = 1e-4, 100
-"""What is no difference: so small a part, and so many times what two right compilers are apart."""
+"""Tolerated differences: so small a part, and so many times what two right compilers are apart."""
 
 
 def compare(folders: Sequence[Path], verbose: bool) -> int:

@@ -60,7 +60,7 @@ def config_of(preset: str, seed: int, steps: int, rate: float | None, changes: M
 
 
 def train(preset: str, config: dict[str, Any], workdir: Path, data_dir: str | None) -> dict[str, Any]:
-    """What one run came to; perplexities are those of its best checkpoint by validation."""
+    """The result of one run; perplexities are those of its best checkpoint by validation."""
     from rnnlab.training.loop import train_and_evaluate
 
     summary = train_and_evaluate(config, workdir, data_dir)

@@ -3,7 +3,7 @@
     RNNLAB_DATA=DATA python scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md
     python scripts/compare_speech.py --folder=/corpora/TIMIT --seeds=5 --output=runs/speech.json
 
-Made for NLTK's sample of the corpus, where a run takes a minute or two on 2 cores. What the file holds already is not
+Made for NLTK's sample of the corpus, where a run takes a minute or two on 2 cores. A network that the file holds is not
 trained again, so the same command goes on where it was ended; every run is written when it is done. A figure lies
 beside the file. Beside the recurrent networks stand two that look at a frame alone (softmax regression) and at a frame
 with five on each side.
@@ -43,7 +43,7 @@ LEARNING_RATE, OF_IDENTITY = 3e-3, 1e-3
 """Adam's; R = I by itself: seed 0, forwards, validation error 64 % at 1e-3, 77 % at 3e-4."""
 TASK = {"name": "speech", "targets": "phones61", "bucket": 16, "max_frames": 150}
 STEPS = 360
-"""Of 16 pieces of 1.5 s at most: 26 epochs of the sample."""
+"""Updates of 16 pieces of 1.5 s at most: 26 epochs of the sample."""
 NOISE, DROPOUT = 0.3, 0.2
 """Added to the features, and between layers and before the readout, of all networks alike."""
 FRAMEWISE: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ FRAMEWISE: dict[str, dict[str, Any]] = {
     "feed-forward 2 × 500, ±5 frames": {"context": 5, "hidden": (500, 500)},
 }
 EPOCHS, FRAMES = 26, 256
-"""Of the frame-wise networks, and the frames in one of their batches."""
+"""Epochs of the frame-wise networks, and the frames in one of their batches."""
 NETWORKS = (
     *list(FRAMEWISE)[:2],
     *(f"{direction}, {name}" for direction in ("forwards", "both directions") for name in RECURRENT),

@@ -81,7 +81,7 @@ class Cure(NamedTuple):
     setting: str
     overrides: dict[str, Any]
     against: str
-    """What it cures."""
+    """The trouble that it cures."""
     formula: str
     """The equation, and where it is from."""
 
@@ -370,7 +370,7 @@ def config_of(setting: str, overrides: dict[str, Any], seed: int) -> dict[str, A
 
 
 def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | None) -> dict[str, Any]:
-    """What one run came to: its end, and the metric on the test set (NaN where it diverged)."""
+    """The result of one run: its end, and the metric on the test set (NaN where it diverged)."""
     from rnnlab.training.loop import train_and_evaluate
 
     with tempfile.TemporaryDirectory() as workdir:

@@ -1,4 +1,4 @@
-"""What is compared: shapes, cells, and the weights and inputs that every contestant gets."""
+"""The cases of a comparison: shapes, cells, and the weights and inputs that every contestant gets."""
 
 from typing import NamedTuple
 

@@ -23,7 +23,7 @@ class Contestant(NamedTuple):
     gradient: float
     """Norm of the gradient of the recurrent kernels, before the first update."""
     temporary_bytes: int | None
-    """Of the compiled training step on all devices; None where the library does not tell."""
+    """Temporary memory of the compiled training step on all devices; None where the library does not say it."""
     compile_seconds: float | None
 
 

@@ -1,7 +1,7 @@
-"""What watching a run costs: the time of an observation beside that of a training step, diagnostic by diagnostic.
+"""The cost of watching a run: the time of an observation beside that of a training step, diagnostic by diagnostic.
 
 Unlike the other contestants, a run is measured as `rnnlab.train` makes it: its own batch, optimiser and devices, and
-what is found goes to diagnostics.jsonl and TensorBoard.
+the observations go to diagnostics.jsonl and TensorBoard.
 """
 
 import contextlib

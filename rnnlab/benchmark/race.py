@@ -1,6 +1,6 @@
 """Whole training steps, as one trains, by rnnlab and by torch.nn, each in a process of its own and in turns.
 
-What is trained is in `language_model.py` and `speech.py`; layers alone are `cases.py` and `contestants.py`.
+`language_model.py` and `speech.py` say what is trained; layers alone are in `cases.py` and `contestants.py`.
 """
 
 import resource
@@ -18,7 +18,7 @@ CONTESTANTS = ("rnnlab", "torch.nn")
 STEPS = 3
 """How many updates' losses are compared."""
 WEIGHTS = "weights.npz"
-"""What the first contestant leaves for the others in their folder: the weights that all begin with."""
+"""The file that the first contestant leaves for the others in their folder: the weights that all begin with."""
 AGREE = 1e-3
 """Largest relative difference between two contestants' losses of the first updates."""
 
@@ -29,7 +29,7 @@ class Contestant(NamedTuple):
     step: Callable[[int], None]
     """Makes so many updates."""
     losses: list[float]
-    """Of the first updates."""
+    """Losses of the first updates."""
     device_bytes: Callable[[], int | None]
     """Peak memory on an accelerator; None on a CPU, where it is the process's."""
 
@@ -79,7 +79,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measured_cells(row: Mapping[str, Any]) -> list[str]:
-    """What a table says of a contestant: step in ms, ratio of step times, peak memory in GiB; "void" if it is."""
+    """The cells of a contestant in a table: step in ms, ratio of step times, peak memory in GiB; "void" if it is."""
     if "error" in row or "step_median" not in row:
         return ["void", "", ""]
     return [f"{row['step_median'] * 1e3:.3g}", f"{row['step_ratio']:.2f}", f"{row['peak_bytes'] / 2**30:.2f}"]

@@ -18,7 +18,7 @@ from rnnlab.files.markdown import markdown_table
 INPUTS, CLASSES = 120, 183
 """40 filter banks with Δ and ΔΔ, and three states of each of 61 phones."""
 RATE, CLIP = 1e-3, 1.0
-"""Of Adam."""
+"""The learning rate of Adam."""
 
 
 class Case(NamedTuple):

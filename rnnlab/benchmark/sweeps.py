@@ -41,7 +41,7 @@ class Case(NamedTuple):
         return f"{self.cell}, T = {self.length}, {self.steps} steps, {self.rates} rates × {self.seeds} seeds"
 
     def runs(self) -> list[dict[str, Any]]:
-        """What each run sets, in the order of the sweep."""
+        """The overrides of each run, in the order of the sweep."""
         rates = np.geomspace(1e-4, 1e-2, self.rates).tolist()
         return [{"optimizer.learning_rate": rate, "seed": seed} for rate in rates for seed in range(self.seeds)]
 

@@ -58,7 +58,7 @@ def declare_options(cls: type, without: Iterable[str] = ()) -> None:
 
 
 def _attributes_of_bases(cls: type) -> set[str]:
-    """What the bases annotate that is not an option."""
+    """The names that the bases annotate and that are not options."""
     names = set()
     for base in cls.__mro__[1:]:
         names |= inspect.get_annotations(base).keys() - {field.name for field in _options_of(vars(base).get("Options"))}

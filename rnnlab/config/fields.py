@@ -1,6 +1,6 @@
-"""What a section's fields are: read from a frozen dataclass of options, or from the signature of a factory.
+"""The fields of a section: read from a frozen dataclass of options, or from the signature of a factory.
 
-What they admit is checked in `schema.py`.
+`schema.py` checks what they admit.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ GIVEN_BY_CODE = frozenset(
 
 
 class Field(NamedTuple):
-    """What a dataclass says of one field, or a factory's signature of one parameter."""
+    """One field, as a dataclass declares it or a factory's signature its parameter."""
 
     hint: Any
     default: Any
@@ -90,7 +90,7 @@ def _declared(function: Callable[..., Any]) -> Iterable[tuple[str, Field]]:
 def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where a factory's signature stands."""
     target = function.func if isinstance(function, functools.partial) else function
-    # Of a class, its constructor: the metaclass of Flax's modules hides the signature.
+    # A class has its constructor's: the metaclass of Flax's modules hides the signature.
     return target.__init__ if isinstance(target, type) else target
 
 

@@ -28,7 +28,7 @@ def check_count(value: Any, where: str) -> int:
     """The value as a whole number from 1 up, which may come as NumPy's or as 4.0.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     return _check(value.item() if isinstance(value, np.integer) else value, PositiveInt, where)
 
@@ -47,7 +47,7 @@ def find(table: Mapping[str, Callable[..., Any]], section: str | Mapping[str, An
 
 
 def lookup(table: Mapping[str, Any], name: Any, kind: str) -> Any:
-    """What a name stands for: an entry of a table, or for `package.module:Name` what lives outside the project.
+    """The entry that a name stands for: one of a table, or for `package.module:Name` one from outside the project.
 
     Raises:
         ConfigError: nothing.

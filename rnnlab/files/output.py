@@ -64,7 +64,7 @@ class WatchedOutput:
             raise
 
     def keep_from_libraries(self) -> None:
-        """What libraries in other languages print is lost from now on."""
+        """From now on the output of libraries in other languages is lost."""
         self.flush()
         copy, encoding, errors = os.dup(self.fileno()), self._stream.encoding, self._stream.errors
         silence(self._stream)

@@ -17,10 +17,10 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 
 Fields = Mapping[str, Any]
-"""What an object has to hold: name -> a type (object: any), several in a tuple, or the `Fields` of an object in it."""
+"""The fields that an object must have: name -> a type (object: any), several in a tuple, or an object's `Fields`."""
 
 AGAIN = "move it away and run the command that writes it again"
-"""What to do where a file is damaged of which nothing else is known."""
+"""The remedy for a damaged file of which no more can be said."""
 _KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
 _KINDS |= {bool: "true or false", NoneType: "null"}
 
@@ -31,14 +31,14 @@ def read_json(
     fields: Fields | None = None,
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> dict[str, Any]:
-    """What a file with one JSON object holds.
+    """The object in a file of JSON.
 
     Args:
         remedy: what to do where the file is damaged, as in "remove it and diagnose again".
         fields: those that it must have.
 
     Raises:
-        ConfigError: it is missing or cannot be read, is no such object or lacks a field.
+        ConfigError: it is missing or cannot be read, is not such an object or lacks a field.
     """
     text = read_text(path, remedy)
     try:
@@ -85,17 +85,17 @@ def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> dict[str,
         names: those that it must have.
 
     Raises:
-        ConfigError: it is missing or cannot be read, is no such archive or lacks an array.
+        ConfigError: it is missing or cannot be read, is not such an archive or lacks an array.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{others[0]} is no array")
+            raise ValueError(f"{others[0]} is not an array")
     except OSError as error:
         raise unreadable(path, error, remedy) from None
     except Exception as error:  # NumPy and zipfile have a dozen types for a file that is not what it was.
-        raise damaged(path, f"is no whole archive of arrays ({first_line(error)})", remedy) from None
+        raise damaged(path, f"is not a whole archive of arrays ({first_line(error)})", remedy) from None
     for name in names:
         if name not in arrays:
             raise damaged(path, f"lacks the array {name!r}", remedy)
@@ -103,10 +103,10 @@ def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> dict[str,
 
 
 def read_toml(path: Path, remedy: str) -> dict[str, Any]:
-    """What a TOML file holds.
+    """The content of a TOML file.
 
     Raises:
-        ConfigError: it is missing or cannot be read, or is no TOML.
+        ConfigError: it is missing or cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(read_text(path, remedy))
@@ -208,6 +208,6 @@ def _kind(value: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in a line of at most 200 characters."""
+    """The first line of an error's text, at most 200 characters."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

@@ -75,7 +75,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file that is of something else, if there is one.
+    """Removes a file of an earlier result, if there is one.
 
     Raises:
         Unwritable: it cannot be removed.
@@ -83,13 +83,13 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except NotADirectoryError:
-        pass  # Then there is none.
+        pass  # Then no such file exists.
     except OSError as error:
         raise unwritable(path, error) from None
 
 
 def unwritable(path: Path, error: OSError) -> Unwritable:
     """The line about a file that the system does not take."""
-    if isinstance(error, FileExistsError):  # Of mkdir, which takes a folder that is there.
-        return Unwritable(f"cannot write {path}: {path.parent} is no folder")
+    if isinstance(error, FileExistsError):  # mkdir raises it for a file: it takes a folder that is there.
+        return Unwritable(f"cannot write {path}: {path.parent} is not a folder")
     return Unwritable(f"cannot write {path}: {error.strerror or error}")

@@ -111,5 +111,5 @@ ActivationSpec = Annotated[str | Mapping[str, Any] | Activation, ACTIVATIONS]
 
 
 def as_activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
-    """What an `ActivationSpec` stands for."""
+    """The activation that an `ActivationSpec` stands for."""
     return spec if callable(spec) else build(ACTIVATIONS, spec, "activation")

@@ -125,5 +125,5 @@ InitializerSpec = Annotated[str | Mapping[str, Any] | Initializer, INITIALIZERS]
 
 
 def as_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
-    """What an `InitializerSpec` stands for."""
+    """The initialiser that an `InitializerSpec` stands for."""
     return spec if callable(spec) else build(INITIALIZERS, spec, "initialiser")

@@ -11,7 +11,7 @@ from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Float
 
 ComputeType = Literal["float32", "bfloat16"]
-"""What the operands of matrix products are rounded to; "float32" leaves them as they are (double precision too)."""
+"""The type that operands of products are rounded to; "float32" leaves them as they are, double precision too."""
 
 
 def matmul(a: Float[Array, "R K"], b: Float[Array, "K O"], compute: ComputeType = "float32") -> Float[Array, "R O"]:
@@ -69,8 +69,8 @@ def affine(
         x = x.astype(kernel.dtype)
     mesh = explicit_mesh((x, kernel))
     if mesh is not None:
-        place = PartitionSpec(*jax.typeof(x).sharding.spec[:-1], None)
-        return on_explicit_mesh(mesh, functools.partial(_affine, compute=compute), place, x, kernel, bias)
+        spec = PartitionSpec(*jax.typeof(x).sharding.spec[:-1], None)
+        return on_explicit_mesh(mesh, functools.partial(_affine, compute=compute), spec, x, kernel, bias)
     return _affine(x, kernel, bias, compute)
 
 

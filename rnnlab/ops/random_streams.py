@@ -39,10 +39,10 @@ def seed_of_span(seed: Int[Array, ""], span: Int[Array, ""]) -> Int[Array, ""]:
 
 
 class Training(NamedTuple):
-    """What a network needs to know of a training step, and only then: None stands for evaluation."""
+    """The facts of a training step that a network needs; None stands for evaluation."""
 
     key: PRNGKeyArray
-    """Of this step; the same on all devices."""
+    """The key of this step; the same on all devices."""
     rows: Int[Array, " B"]
     """The rows' numbers in the whole batch: what is drawn for a row is the same on any number of devices."""
     axis: Axes | None = None

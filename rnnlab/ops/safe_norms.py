@@ -65,7 +65,7 @@ def widened(leaf: jax.Array) -> jax.Array:
 
 
 def scale_for(largest: jax.Array) -> jax.Array:
-    """What to divide numbers by, of which this is the largest magnitude, so that their squares stay in range."""
+    """The divisor of numbers, of which this is the largest magnitude, that keeps their squares in range."""
     # Within these bounds 1 / scale is a normal number too, which is what the compiler multiplies by.
     low, high = (1e-30, 1e37) if jnp.finfo(largest.dtype).bits < 64 else (1e-300, 1e300)
     return jnp.where(jnp.isfinite(largest), jnp.clip(largest, low, high), 1)

@@ -68,7 +68,7 @@ def failures() -> Iterator[None]:
 
 
 def _why_no_devices(error: Exception) -> str | None:
-    """What JAX says of devices that it cannot make, if that is behind an error; None where there are devices."""
+    """JAX's line on devices that it cannot make, if that is behind an error; None where there are devices."""
     if processes.processes() == 1:
         try:
             jax.devices()
@@ -96,7 +96,7 @@ def process_cores() -> int:
 
 
 def idle_cores(batch_size: int, devices: int) -> str | None:
-    """What to say of a batch that leaves cores of this machine idle; None where all are used, or none can be.
+    """The remark on a batch that leaves cores of this machine idle; None where all are used, or none can be.
 
     devices: how many CPU devices of this process the batch is split over.
     """

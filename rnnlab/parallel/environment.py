@@ -1,4 +1,4 @@
-"""What a command finds around it and does not take: JAX's settings of the environment, a terminal without UTF-8.
+"""Parts of the environment that a command does not accept: JAX's settings of the environment, a terminal without UTF-8.
 
 Which devices there are is in `parallel/devices.py`, where figures go in `plots`.
 """
@@ -37,7 +37,7 @@ INSTEAD = {
     ),
     ("jax_random_seed_offset",): "--config.seed=… is another seed",
 }
-"""What does what is wanted of a setting that does not count."""
+"""The flag or field that does what a refused setting was to do."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Memory: how much there is, and the one line for what needs more.
 
-What a run needs is in `training/footprint.py`.
+`training/footprint.py` says what a run needs.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ class OutOfMemory(ConfigError):
 def at_hand(devices: Sequence[Any] | None = None) -> int | None:
     """Bytes that are free on all of these devices together, which are of one kind; None where nobody says it.
 
-    Of CPUs, and if not given: what this process may still take, by what the machine has free, swap included, by its
-    control group and by its own limits.
+    On CPUs, and without devices: the bytes that this process may still take, by what the machine has free, swap
+    included, by its control group and by its own limits.
     """
     if devices and devices[0].platform != "cpu":
         stats = [device.memory_stats() or {} for device in devices]
@@ -52,7 +52,7 @@ class _HeapSizes(ctypes.Structure):
 
 
 def _free_in_heap() -> int:
-    """What this process has freed and keeps (`devices.tune_host` wants that), as far as the C library says."""
+    """The bytes that this process has freed and keeps (`devices.tune_host`), as far as the C library says."""
     if platform.libc_ver()[0] != "glibc":
         return 0
     try:
@@ -64,7 +64,7 @@ def _free_in_heap() -> int:
 
 
 def _left_to_process() -> Iterator[int]:
-    """What `ulimit` leaves."""
+    """The bytes that `ulimit` leaves."""
     if resource is None:
         return
     used = psutil.Process().memory_info()
@@ -75,7 +75,7 @@ def _left_to_process() -> Iterator[int]:
 
 
 def _left_to_group() -> Iterator[int]:
-    """What the control groups leave that this process is in, of version 2 or 1: of SLURM, Docker, Kubernetes."""
+    """The bytes that this process's control groups leave, of version 2 or 1: those of SLURM, Docker, Kubernetes."""
     try:
         lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -144,7 +144,7 @@ def allocation_failures(smaller: str = SMALLER) -> Iterator[None]:
 
 
 def _wanted(error: Exception) -> str | None:
-    """What could not be had; None where memory is not what failed."""
+    """The memory that could not be had, for people; None where memory is not what failed."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError):
         return "the system has none left" if error.errno == errno.ENOMEM else None

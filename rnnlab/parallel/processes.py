@@ -115,7 +115,7 @@ def _launched() -> tuple[str, int, int, Any] | None:
 
 
 def _detected(method: str | None) -> tuple[str, int, int, Any] | None:
-    """What JAX makes of the environment, by one of its methods or by whichever fits."""
+    """The processes that JAX detects in the environment, by one of its methods or by whichever fits."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     try:
         detected = ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, method, LAUNCH_SECONDS)

@@ -111,7 +111,7 @@ def _call(listener: socket.socket, first: dict[str, Any], ends: float, seconds: 
 
 
 def _objection(hello: dict[str, Any], first: dict[str, Any], present: set[int]) -> str | None:
-    """What is wrong with a process that says hello."""
+    """The objection to a process that says hello."""
     number, count = hello[MARK], first["processes"]
     if hello["processes"] != count:
         return f"--processes: {count} in process 0, {hello['processes']} in process {number}"
@@ -137,7 +137,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _ask(address: str, hello: dict[str, Any], seconds: float) -> str | None:
-    """What process 0 says, which may come some seconds later than this one and then waits as long.
+    """The answer of process 0, which may come some seconds later than this one and then waits as long.
 
     Raises:
         ConfigError: nobody answers there, or somebody else.

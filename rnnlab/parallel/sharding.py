@@ -53,7 +53,7 @@ class SplitLeaves:
     """
 
     ends: frozenset[tuple[str, ...]] = frozenset()
-    """What the paths of these leaves end in, in parameters and in all that has their structure."""
+    """The ends of these leaves' paths, in parameters and in all that has their structure."""
     words: int = 0
     """How many rows they have on all devices; rows that fill them up to equal parts are zero."""
 
@@ -118,8 +118,8 @@ UNSPLIT = SplitLeaves()
 
 
 def sum_over_devices(tree: PyTree, split: SplitLeaves = UNSPLIT) -> PyTree:
-    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again. What is split
-    is summed over the devices that have the same part, in another one.
+    """The sum over the mesh in one reduction: leaf by leaf, each would wait for the slowest device again. A split
+    leaf is summed over the devices that have the same part, in another one.
 
     A table of words is a reduction of its own: one more copy of it, beside the others, would take gigabytes.
     """

@@ -21,7 +21,7 @@ _COLUMNS = 3
 _SHADES = LinearSegmentedColormap.from_list("vanish, keep, explode", [COLOURS[0], "#f6f6f4", COLOURS[1]])
 _FULL = math.log10(2)
 _RANGE = Normalize(-_FULL, _FULL)
-"""Of log10 of the factor per step: what halves in one step and what doubles in one have the full colours."""
+"""The range of log10 of the factor per step: what halves in one step and what doubles in one have the full colours."""
 
 _TEXTBOOK: dict[str, tuple[str, ...]] = {
     "linear": ("glorot_uniform", "orthogonal", "identity"),
@@ -82,7 +82,7 @@ def atlas(results: Path) -> Path:
 def _draw(axis: Axes, rows: list[list[Mapping[str, Any]]]) -> None:
     factors = np.array([[float(row["factor"]) for row in line] for line in rows])
     with np.errstate(divide="ignore"):
-        shades = np.clip(np.log10(factors), -9, 9)  # Of a factor 0, too; NaN stays and is drawn in grey.
+        shades = np.clip(np.log10(factors), -9, 9)  # A factor 0 has one, too; NaN stays and is drawn in grey.
     axis.imshow(shades, cmap=_SHADES.with_extremes(bad="#c8c8c8"), norm=_RANGE, aspect="auto")
     for y, line in enumerate(rows):
         for x, row in enumerate(line):

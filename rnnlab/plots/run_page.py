@@ -1,6 +1,6 @@
 """A run as one HTML page that opens without a network and without scripts, from the files in its workdir.
 
-What is measured and drawn is not decided here: the page holds the figures that lie in plots/.
+The page decides nothing about measurements and figures: it holds the figures that lie in plots/.
 """
 
 import json
@@ -26,7 +26,7 @@ CAPTIONS = {
     "lyapunov": "Finite-time Lyapunov exponents: above 0 small differences grow, below they die out.",
     "lags": "The gradient of the recurrent kernel by the number of steps that it travelled back, and by gate.",
     "truncation": "The gradient of truncated backpropagation beside the full one.",
-    "values": "What gates, activations and states hold at the step of the diagnosis.",
+    "values": "The values of gates, activations and states at the step of the diagnosis.",
 }
 """Name of a figure -> what stands under it; they come in this order, others behind them."""
 
@@ -76,7 +76,7 @@ def _diagnosis(diagnosis: Mapping[str, Any]) -> list[Block]:
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a reader of summary.json asks first, as (name, text)."""
+    """The answers to what a reader of summary.json asks first, as (name, text)."""
     best, stability, convergence = (summary.get(name) or {} for name in ("best", "stability", "convergence"))
     rows = [
         ("status", f"{summary['status']} at step {summary['steps']}"),

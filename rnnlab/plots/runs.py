@@ -125,7 +125,7 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
 
 
 def last_forward(names: Iterable[str]) -> str:
-    """Of names of layers and directions the last that ends at the last step, as time runs."""
+    """The last layer's name that is not of a reverse direction: that ends at the last step, as time runs."""
     return [name for name in names if " reverse" not in name][-1]
 
 

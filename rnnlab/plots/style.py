@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, symbols, numbers from JSON, and how a file is written."""
+"""The common parts of all figures: colours, axes, symbols, numbers from JSON, and how a file is written."""
 
 import io
 import warnings
@@ -67,8 +67,8 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
     which would press the others onto a line.
 
     A spike is further from the middle half of the values than ten times what that spans, and than six decades on a
-    logarithmic axis; where the middle half is one number, on a plain axis, none is. What values on a logarithmic axis
-    lead up to, with at most three decades from one to the next, is a decay or a growth and no spike.
+    logarithmic axis; where the middle half is one number, on a plain axis, none is. On a logarithmic axis a
+    value that others lead up to, with at most three decades from one to the next, is a decay or a growth, not a spike.
     """
     flat = np.asarray(values, float).ravel()
     flat = flat[~np.isnan(shown(flat, positive=logarithmic))]
@@ -90,7 +90,7 @@ def without_spikes(values: Any, logarithmic: bool) -> tuple[float, float]:
 
 def hold_spikes(axis: Axes) -> None:
     """Ends the y axis where its curves do without their spikes (`without_spikes`); marks each spike at the edge, in the
-    colour of its curve, and names the furthest. Horizontal lines, which are no curves, stay in sight."""
+    colour of its curve, and names the furthest. Horizontal lines are not curves, and stay in sight."""
     curves = [line for line in axis.lines if line.get_transform() == axis.transData]
     logarithmic = axis.get_yscale() == "log"
     drawn = [shown(np.asarray(line.get_ydata(), float), positive=logarithmic) for line in curves]
@@ -118,7 +118,7 @@ def hold_spikes(axis: Axes) -> None:
 
 def _unflattened(values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
     """`without_spikes` where spikes would leave the rest a tenth of a plain axis or a third of a logarithmic one; else
-    the lowest and the highest of all: the tail of a curve is no spike."""
+    the lowest and the highest of all: the tail of a curve is not a spike."""
     low, high = without_spikes(values, logarithmic)
     values = values[~np.isnan(shown(values, positive=logarithmic))]
     if not values.size:

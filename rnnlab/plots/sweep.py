@@ -55,7 +55,7 @@ class Dots:
 
 def dots(settings: Sequence[Dots], metric: str, better: float, path: Path) -> Path:
     """A row for every setting: its seeds, their mean and its interval, whole; crosses at the worse edge are seeds
-    without a value. What goes on beyond the picture has an arrow at the edge.
+    without a value. An arrow at the edge marks an interval that goes on beyond the picture.
 
     Args:
         better: 1 where more is better, else -1.
@@ -116,7 +116,7 @@ def _reach(values: Sequence[float], ends: Sequence[float], logarithmic: bool) ->
 
 @dataclass(frozen=True)
 class Grid:
-    """What `heat_map` draws."""
+    """A table of numbers that `heat_map` draws."""
 
     x: str
     y: str
@@ -275,9 +275,9 @@ class Coordinate:
     values: np.ndarray
     """[lines]"""
     names: Sequence[str] | None = None
-    """What stands at 0, 1, …; None for numbers."""
+    """The names that stand at 0, 1, …; None for numbers."""
     logarithmic: bool = False
-    """Of numbers."""
+    """Whether numbers have a logarithmic axis."""
 
 
 def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better: float, path: Path) -> Path:

@@ -194,7 +194,7 @@ def read_diagnostics(workdir: Path) -> list[dict[str, Any]]:
 
 
 LINES_AGAIN = "remove it, or the lines that are damaged"
-"""What to do about a damaged metrics.jsonl or diagnostics.jsonl."""
+"""The remedy for a damaged metrics.jsonl or diagnostics.jsonl."""
 
 
 def _read_lines(path: Path, fields: Fields) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, by name, and who may write there: config.json, summary.json and the folder itself."""
+"""The folder of a run: names its files, says who may write there, reads config.json and summary.json."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ class Workdir:
 
         self.config = folder / "config.json"
         self.vocabulary = folder / "vocabulary.json"
-        """Of a task that names its words."""
+        """Written for a task that names its words."""
         self.metrics = folder / "metrics.jsonl"
         self.diagnostics = folder / "diagnostics.jsonl"
         self.tensorboard = folder / "tensorboard"
@@ -100,7 +100,7 @@ def check_idle(workdir: Path) -> None:
 
 
 def _holder_of_group(workdir: Path) -> str | None:
-    """Of a sweep's run: who trains the replicas that it is one of."""
+    """Who trains the replicas that a sweep's run is one of."""
     sweep = SweepDir.of_run(workdir)
     if sweep is None:
         return None
@@ -139,7 +139,7 @@ def is_done(workdir: Path) -> bool:
 
 @contextlib.contextmanager
 def unless_too_large(workdir: Path) -> Iterator[None]:
-    """What a run or a sweep has begun in its folder goes again where it turns out that nothing of it fits into memory,
+    """Removes what a run or a sweep has begun in its folder where it turns out that nothing of it fits into memory,
     unless a checkpoint or a summary is there: the next try has another config."""
     existed = workdir.exists()
     before = _entries(workdir)
@@ -161,7 +161,7 @@ def _was_trained(path: Path) -> bool:
 
 
 def _entries(folder: Path) -> set[Path]:
-    """What is in a folder; nothing where it is none, or cannot be read."""
+    """The content of a folder; empty where the path is not a folder or cannot be read."""
     try:
         return set(folder.iterdir())
     except OSError:
@@ -174,8 +174,8 @@ def open_workdir(
     """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
     ones there say the same.
 
-    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax. Of several
-    processes the first one writes, and the others check after it.
+    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax. The
+    first of several processes writes, and the others check after it.
 
     Raises:
         ConfigError: the folder holds a run of another config or vocabulary, a longer one that is over, or cannot be
@@ -245,7 +245,7 @@ def check_words(workdir: Path, words: Sequence[str] | None) -> None:
 
 
 def _fingerprint(words: Sequence[str]) -> dict[str, Any]:
-    """What vocabulary.json holds: the number of words, and a hash of them in their order."""
+    """The content of vocabulary.json: the number of words, and a hash of them in their order."""
     return {"size": len(words), "hash": hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()}
 
 
@@ -256,7 +256,7 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
     moved.
 
     Raises:
-        ConfigError: there is none, it is no JSON, or a field or value in it exists no more.
+        ConfigError: it is missing or is not JSON, or a field or value in it exists no more.
     """
     path = Workdir(workdir).config
     if not path.exists():

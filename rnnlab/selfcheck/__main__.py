@@ -87,7 +87,7 @@ def described(verdict: Verdict) -> str:
 
 
 def last_line(verdicts: Sequence[Verdict], seed: int, seconds: float) -> str:
-    """What it comes to."""
+    """The summary of all verdicts."""
     version, platform = importlib.metadata.version("jaxlib"), jax.devices()[0].platform
     wrong = sum(verdict.wrong is not None for verdict in verdicts)
     by_torch = sum(verdict.torch for verdict in verdicts)

@@ -1,4 +1,4 @@
-"""What a draw is: a cell from the table, shapes, switches of the engine, values; and the program that it makes.
+"""A draw: a cell from the table, shapes, switches of the engine, values; and the program that it makes.
 
 Everything follows from (seed, number), by NumPy. How a program is judged is in `judge.py`.
 """
@@ -31,8 +31,8 @@ KNOWN: tuple[dict[str, Any], ...] = (
     {"cell": "gru", "replicas": 2},
     {"cell": "lstm", "replicas": 3},
 )
-"""What jaxlib 0.10.2 computes wrongly with T=7 B=4 D=3 H=5, on the reference backend in double precision, 0.10.1 those
-with replicas: the first draws of every seed."""
+"""Programs that jaxlib 0.10.2 computes wrongly with T=7 B=4 D=3 H=5, on the reference backend in double precision,
+0.10.1 those with replicas: the first draws of every seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Draw:
     parameters: dict[str, Any]
     """Its switches."""
     around: tuple[str, ...]
-    """What is put around it: of `gains`, `kernel_mask`, `candidate`, `zoneout`."""
+    """The wrappers around it: some of `gains`, `kernel_mask`, `candidate`, `zoneout`."""
     double: bool
     shape: tuple[int, int, int, int]
     """T, B, D, H."""
     lengths: tuple[int, ...] | None
     options: dict[str, Any]
-    """Of `unroll`."""
+    """The arguments of `unroll`."""
     state_mask: bool
     replicas: int | None
     """How many cells run side by side by `vmap`; None: one, without it."""
@@ -163,7 +163,7 @@ class Problem:
     """A unit vector in the space of points, along which a gradient is looked at or differentiated."""
     graphdef: Any
     weights: tuple[Any, ...]
-    """Of every output and of the last carry, in the loss."""
+    """The weights of every output and of the last carry in the loss."""
 
     def computed(self, second: bool) -> Callable[[PyTree, PyTree], dict[str, Any]]:
         """(point, direction) -> the loss and its gradient, or the derivative of the gradient along the direction."""

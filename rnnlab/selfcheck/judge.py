@@ -21,16 +21,16 @@ OTHER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 ISA = {"xla_cpu_max_isa": "AVX2"}
 """Beside them, where draws have an odd number: both are right with the compilers that are known to be wrong."""
 TOLERANCE = {True: 1e-9, False: 2e-4}
-"""Of double and single precision: how far two programs may be apart, in parts of an array's largest element."""
+"""How far two programs may be apart in double and in single precision, in parts of an array's largest element."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What came out of a draw."""
+    """The result of a draw."""
 
     draw: Draw
     wrong: str | None
-    """What is wrong, for people; None: nothing."""
+    """The fault, for people; None where there is none."""
     torch: bool
     """Whether PyTorch computed it too."""
     apart: float
@@ -168,7 +168,7 @@ PEERS = {
 
 
 def by_torch(draw: Draw, problem: Problem) -> dict[str, Any] | None:
-    """What PyTorch computes of a draw, replica by replica, in the form of ours; None where it has no such cell."""
+    """PyTorch's results of a draw, replica by replica, in the form of ours; None where it has no such cell."""
     switches = dict(draw.parameters)
     peer = PEERS.get((draw.cell, switches.pop("activation", None)))
     odd = switches or draw.around or draw.second or draw.state_mask or draw.lengths is not None

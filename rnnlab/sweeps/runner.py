@@ -1,4 +1,4 @@
-"""run_sweep: the order of things in a sweep. What its file means is in `space.py`, who trains with whom in `groups.py`.
+"""run_sweep: the order of things in a sweep. `space.py` says what its file means, `groups.py` who trains with whom.
 
 Several processes may work in one folder: each takes groups that no other holds.
 """

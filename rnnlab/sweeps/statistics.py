@@ -15,17 +15,17 @@ from scipy.special import stdtr, stdtrit  # scipy.stats has the same two and tak
 from rnnlab.records.workdir import DONE
 
 LEVEL = 0.95
-"""Of every interval."""
+"""The level of every interval."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What means, intervals and comparisons of a metric are made of."""
+    """How means, intervals and comparisons of a metric are made."""
 
     logarithms: bool
     """Whether of the values' logarithms: then means are geometric, and settings are compared by their ratio."""
     low: float = -math.inf
-    """What no value is below, where intervals are cut; of logarithms they end above 0 by themselves."""
+    """No value is below it, and intervals are cut there; those of logarithms end above 0 by themselves."""
     high: float = math.inf
 
     @property
@@ -50,7 +50,7 @@ PLAIN = Scale(False)
 LOGARITHMS = Scale(True)
 SHARE = Scale(False, 0.0, 1.0)
 NOT_NEGATIVE = Scale(False, 0.0)
-"""Of values that are 0 at times, which have no logarithm."""
+"""The scale of values that are 0 at times, which have no logarithm."""
 
 
 def scale_of(values: Any, share: bool = False) -> Scale:
@@ -91,7 +91,7 @@ def mean_interval(values: Sequence[float], scale: Scale = PLAIN) -> Mean:
 def mean_band(values: np.ndarray, scale: Scale = PLAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`mean_interval` of every row [S, N] at once: (mean, low, high), each [S]. NaN in a row are left out of it."""
     there = ~np.isnan(values)
-    alone = np.where(there, values, 0).sum(1)  # Of a row with one value: exp(log x) is not always x.
+    alone = np.where(there, values, 0).sum(1)  # A row with one value keeps it: exp(log x) is not always x.
     values = np.log(values) if scale.logarithms else values
     count = there.sum(1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -144,7 +144,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Result:
-    """What the runs of one setting of the axes have come to, over seeds; only those that are over."""
+    """The runs of one setting of the axes, over seeds; only those that are over."""
 
     axes: dict[str, Any]
     worst: float
@@ -162,12 +162,12 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What settings are ordered by, and by nothing else: the mean over all seeds, in which a lost run counts as the
+        """Settings are ordered by this, and nothing else is: the mean over all seeds, in which a lost run counts as the
         worst value of the sweep. A mean without it would praise the settings that lose their bad seeds."""
         return mean_interval([self.values.get(row["axes"]["seed"], self.worst) for row in self.rows]).value
 
     def mean(self, scale: Scale) -> Mean:
-        """Of the metric, over the runs that have one."""
+        """The mean of the metric over the runs that have a value."""
         return mean_interval(list(self.values.values()), scale)
 
     def key(self, axes: Sequence[str]) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], metric: st
 
 
 def number(value: Any, default: float | None = None) -> Any:
-    """A number of a row as a float, in which "nan" and "inf" stand for themselves; default for what is none."""
+    """A number of a row as a float, in which "nan" and "inf" stand for themselves; default for what is not a number."""
     if isinstance(value, bool) or value is None:
         return default
     try:

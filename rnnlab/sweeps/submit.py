@@ -71,7 +71,7 @@ def submit(
     if missing := [name for name in ("sbatch", "srun", "scontrol", "squeue") if shutil.which(name) is None]:
         raise ConfigError(f"--submit=slurm: {', '.join(missing)} not on PATH; submit where SLURM's commands are")
     folder, lines = SweepDir(workdir.absolute()).slurm, []
-    if sweep["optuna"] is None:  # What a search is going to ask for is not known.
+    if sweep["optuna"] is None:  # Nobody knows yet which points a search will ask for.
         plan = make_plan(workdir, expand(sweep), at_most)
         done = [all(is_done(SweepDir(workdir).run(s.name)) for s in group.settings) for group in plan.groups.values()]
         if all(done):
@@ -105,7 +105,7 @@ def submit(
 
 
 def _parameters(slurm: Mapping[str, str], names: set[str]) -> dict[str, Any]:
-    """What submitit is told."""
+    """The parameters of submitit."""
     typed = {name: literal(text) for name, text in slurm.items()}
     for name in typed:
         if name not in names:
@@ -132,7 +132,7 @@ def _parameters(slurm: Mapping[str, str], names: set[str]) -> dict[str, Any]:
 
 
 class SweepJob:
-    """What one job of the array does, each time that SLURM starts it: the command, in a process of its own.
+    """Runs the command in a process of its own, each time that SLURM starts one job of the array.
 
     This process listens meanwhile, which the command cannot at any time (a compilation may last minutes). submitit's
     signal, USR2 unless its own variable names another, comes `signal_delay_s` before the job's time is over; TERM from

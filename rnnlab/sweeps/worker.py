@@ -177,7 +177,7 @@ class Worker:
 
 
 def shared_axes(group: Group) -> dict[str, Any]:
-    """What the axes set alike in all runs of a group."""
+    """The values that the axes set alike in all runs of a group."""
     first, *others = (setting.overrides for setting in group.settings)
     return {path: value for path, value in first.items() if all(o.get(path, o) == value for o in others)}
 

@@ -7,8 +7,8 @@
 --experiment is adding, pixels, permuted, lm1b or timit; the configs are those of configs/irnn. Each network is a sweep
 over its seeds in RUNS/CASE/NETWORK. The same command goes on where it was interrupted, or where its budget or --steps
 ended it. It leaves RUNS/results/irnn_CASE.json, what is published with these runs in it, with figures beside it and, of
-networks that do what they should, the best run's parameters in RUNS/results/checkpoints/. What is published, --results
-and --page, changes only with --update: by runs that have come to their end or to --steps, where none of that seed is
+networks that do what they should, the best run's parameters in RUNS/results/checkpoints/. Published files (--results
+and --page) change only with --update: by runs that have come to their end or to --steps, where none of that seed is
 there, or a shorter or worse one. A file of another version or protocol is refused. --all trains whatever no results'
 file has yet, experiment by experiment, and writes the page.
 Exit status: 0 (also where the budget has ended it), 2 a mistake in the command or the data, 130 interrupted after
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Command(NamedTuple):
-    """What the flags say of every case."""
+    """The flags that hold for every case."""
 
     networks: list[str]
     """Empty: all."""
@@ -56,7 +56,7 @@ class Command(NamedTuple):
     deadline: float | None
     runs: Path
     results: Path
-    """What is published."""
+    """The folder of published results."""
     page: Path
     update: bool
     """Whether that changes."""

@@ -26,7 +26,7 @@ NAMES = {
     "tanh4": "tanh RNN, 4 layers",
     "tanh1024": "tanh RNN, 1024 units",
 }
-"""What a network is called in tables and figures; see `called`."""
+"""A network's name in tables and figures; see `called`."""
 
 
 def called(network: str) -> str:
@@ -43,7 +43,7 @@ class Experiment:
     file: str
     """In configs/irnn; its presets are NETWORK-VARIANT with the suffix, or NETWORK-VARIANT-LENGTH."""
     metric: str
-    """Of validation and test."""
+    """The metric of validation and test."""
     unit: str
     """The metric in words, as the paper has it."""
     networks: Mapping[str, Sequence[str]]
@@ -59,9 +59,9 @@ class Experiment:
     paper_steps: int | None = None
     """How far `paper` goes unless told otherwise; None: as its config says."""
     targets: Mapping[str, float] = field(default_factory=dict)
-    """What each network is to reach with our recipe, in the paper's unit."""
+    """The goal of each network with our recipe, in the paper's unit."""
     baseline: float | None = None
-    """What an answer that ignores the input has, in the paper's unit."""
+    """The score of an answer that ignores the input, in the paper's unit."""
     held_back: Callable[[str | None], str | None] = lambda data_dir: None
     """Why the data folder does not do, and how to get what is missing."""
 
@@ -218,16 +218,16 @@ class Case:
         return [f"--experiment={self.experiment.name}", *length, f"--variant={self.variant}"]
 
     def reference(self, network: str, configs: Path) -> str:
-        """Of a network's config: "configs/irnn/adding.py:irnn-modern-150"."""
+        """The reference of a network's config: "configs/irnn/adding.py:irnn-modern-150"."""
         ending = f"-{self.length}" if self.length else self.experiment.suffix
         return f"{configs / self.experiment.file}:{network}-{self.variant}{ending}"
 
 
 def make_case(experiment: str, variant: str, length: int | None) -> Case:
-    """What the flags say.
+    """The case that the flags name.
 
     Raises:
-        ConfigError: there is no such case.
+        ConfigError: no such case exists.
     """
     if experiment not in EXPERIMENTS:
         raise ConfigError(unknown("value of --experiment", experiment, EXPERIMENTS))
@@ -275,7 +275,7 @@ def paper_number(case: Case, network: str, paper: Mapping[str, Any], steps: int 
     """
     if not case.experiment.curves:
         number = paper.get(case.experiment.name, {}).get(network)
-        return number[1] if isinstance(number, list) else number  # Of TIMIT: development and test set.
+        return number[1] if isinstance(number, list) else number  # TIMIT has two: development and test set.
     curve = paper_curve(case, network, paper)
     if not curve:
         return None

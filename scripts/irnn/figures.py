@@ -38,15 +38,15 @@ class Panel:
     ours: Mapping[str, Sequence[Points]]
     """By network, one curve a seed."""
     colours: Mapping[str, int]
-    """Of every network, the same in all panels."""
+    """The colour of every network, the same in all panels."""
     names: Mapping[str, str]
-    """What a network is called."""
+    """A network's name."""
     equal_steps: bool
     """Whether the published curves end where ours do; else steps are shown on a logarithmic scale."""
     logarithmic: bool
-    """Of the metric."""
+    """Whether the metric's axis is logarithmic."""
     baseline: float | None = None
-    """What an answer that ignores the input has."""
+    """The score of an answer that ignores the input."""
 
 
 def published_and_ours(panels: Sequence[Panel], path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Files that take their places together: results, their figures, a checkpoint, the page.
 
-What is published is never half of one run and half of another.
+A published result is never half of one run and half of another.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from rnnlab.files import unwritable
 
 
 class Publication:
-    """What is written beside the files and folders that it is going to replace."""
+    """New files and folders, written beside those that they are going to replace."""
 
     def __init__(self) -> None:
         self._staged: dict[Path, Path] = {}

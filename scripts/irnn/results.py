@@ -32,7 +32,7 @@ POINTS = 400
 
 
 def results_path(folder: Path, case: Case) -> Path:
-    """Of a case's file."""
+    """The file of a case's results."""
     return folder / f"irnn_{case.key}.json"
 
 
@@ -40,7 +40,7 @@ def results_path(folder: Path, case: Case) -> Path:
 
 
 def collect(case: Case, folder: Path) -> dict[str, Any]:
-    """What a network's sweep has come to: its config, and of every run that is over, or was stopped, the numbers.
+    """The results of a network's sweep: its config, and the numbers of every run that is over or was stopped.
 
     Args:
         folder: the sweep's.
@@ -74,7 +74,7 @@ _SUMMARY = {**_SUMMARY, "convergence": (dict, type(None)), "seconds": float, "de
 
 
 def _numbers(summary: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """What a results' file has of a summary.json."""
+    """The fields of a summary.json that a results' file has."""
     best = summary["best"]
     return {
         "seed": summary["seed"],
@@ -113,8 +113,8 @@ def read_flow(workdir: Path, seed: int) -> dict[str, Any] | None:
 
 
 def best_rates(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Of runs with a "model", "seed", "status" and "validation" at one learning rate or several: model -> seed -> the
-    run whose validation is lowest. A run that did not end has no place."""
+    """Model -> seed -> the run whose validation is lowest, of runs with a "model", "seed", "status" and "validation" at
+    one learning rate or several. A run that did not end is left out."""
     best: dict[str, dict[int, Mapping[str, Any]]] = {}
     for run in runs:
         if run["status"] in ("finished", "stopped_early"):
@@ -128,7 +128,7 @@ def best_rates(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping
 
 
 def read_results(path: Path) -> dict[str, Any] | None:
-    """What a file holds; None where there is none.
+    """The content of a file; None where there is no file.
 
     Raises:
         ConfigError: it cannot be read, or has another schema.
@@ -273,7 +273,7 @@ class Row:
     """The steps of the config."""
     solved_at: list[int | None]
     seconds: float
-    """Of all seeds together."""
+    """The seconds of all seeds together."""
     hardware: list[str]
     commits: list[str]
 

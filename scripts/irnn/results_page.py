@@ -1,4 +1,4 @@
-"""What is shown of the results: tables, figures, and docs/REPRODUCTION.md from all of them."""
+"""Shows the results: tables, figures, and docs/REPRODUCTION.md from all of them."""
 
 import math
 import os
@@ -158,7 +158,7 @@ def read_notes(folder: Path) -> dict[str, dict[str, str]]:
     """The text that was written by hand, by experiment and case.
 
     Raises:
-        ConfigError: the file is no TOML, or has a section or a field of another name.
+        ConfigError: the file is not TOML, or has a section or a field of another name.
     """
     path = folder / NOTES
     if not path.exists():
@@ -265,7 +265,7 @@ def _section(
 
 
 def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
-    """What scripts/compare_lm1b.py left."""
+    """The results that scripts/compare_lm1b.py left."""
     content = read_json(
         path.with_suffix(".json"), _MEASURE_AGAIN, {"config": {"steps": int}, "rates": list, "runs": list}
     )
@@ -282,7 +282,7 @@ def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Ma
 
 
 def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
-    """What scripts/compare_speech.py left, beside the paper's rows of two layers."""
+    """The results that scripts/compare_speech.py left, beside the paper's rows of two layers."""
     rows = []
     networks = read_json(path, _MEASURE_AGAIN, {"networks": {}})["networks"]
     forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
@@ -317,5 +317,5 @@ def _stand_in_gradients(runs: Mapping[str, Mapping[str, Any]], path: Path, where
 
 _TWO_LAYERS = (("RNN", "rnn-2x500"), ("LSTM", "lstm-2x250"), ("IRNN", "irnn-2x500"))
 STAND_INS = {"lm1b": ("lm1b_standin.md", _lm1b_stand_in), "timit": ("speech.json", _timit_stand_in)}
-"""What is shown of an experiment whose corpus is not at hand: a file of the results, if it is there, and what of it."""
+"""For an experiment whose corpus is not at hand: a file of the results, shown if it is there, and the lines of it."""
 _MEASURE_AGAIN = "move it away and measure anew"

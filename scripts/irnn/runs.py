@@ -80,7 +80,7 @@ def far_enough(settings: list[Setting], folder: Path, steps: int | None) -> bool
 
 
 def hardware() -> str:
-    """What computes here, for people: "2 cores, Intel Xeon …", or the accelerators."""
+    """The hardware, for people: "2 cores, Intel Xeon …", or the accelerators."""
     import jax
 
     devices = jax.devices()

@@ -116,7 +116,9 @@ def test_a_damaged_archive_is_named(tmp_path: Path, damage: str):
         os.truncate(path, {"empty": 0, "cut": path.stat().st_size // 2}[damage])
     if damage == "binary":
         path.write_bytes(b"\x89PNG\xff\xfe" * 9)
-    with pytest.raises(ConfigError, match=rf"^{path} (is no whole archive of arrays|lacks the array 'a').*; {REMEDY}$"):
+    with pytest.raises(
+        ConfigError, match=rf"^{path} (is not a whole archive of arrays|lacks the array 'a').*; {REMEDY}$"
+    ):
         read_arrays(path, REMEDY, ["a"])
 
 
@@ -124,7 +126,7 @@ def test_an_archive_of_another_kind_is_named(tmp_path: Path):
     path = tmp_path / "found.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", "no array")
-    with pytest.raises(ConfigError, match="is no whole archive"):
+    with pytest.raises(ConfigError, match="is not a whole archive"):
         read_arrays(path, REMEDY)
 
 
@@ -168,7 +170,7 @@ WRITERS = {
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, writer: str):
     (tmp_path / "folder").touch()
     with (
-        pytest.raises(Unwritable, match=r"^cannot write .*/folder/x: .*/folder is no folder$"),
+        pytest.raises(Unwritable, match=r"^cannot write .*/folder/x: .*/folder is not a folder$"),
         contextlib.ExitStack() as stack,
     ):
         stack.enter_context(WRITERS[writer](tmp_path / "folder" / "x"))

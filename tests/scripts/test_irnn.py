@@ -722,5 +722,5 @@ def test_parameters_of_another_network_or_a_damaged_file_are_one_line(tmp_path) 
     with pytest.raises(ConfigError, match="holds that of step 7 alone, not 8"):
         restore_chosen(tmp_path, "8", small)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ConfigError, match=r"parameters.npz is no whole archive of arrays .*; restore it"):
+    with pytest.raises(ConfigError, match=r"parameters.npz is not a whole archive of arrays .*; restore it"):
         restore_chosen(tmp_path, "best", small)

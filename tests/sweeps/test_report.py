@@ -584,7 +584,7 @@ def test_a_legend_of_learning_curves_covers_nothing(figure, panels):
         ({"group": ["model.cel"]}, r"--group: unknown axis 'model\.cel'; did you mean model\.cell"),
         ({"baseline": "model.cel=irnn"}, r"--baseline: unknown axis 'model\.cel'; did you mean model\.cell"),
         ({"baseline": "model.cell=gro"}, r"--baseline: unknown value .*; did you mean model\.cell=gru"),
-        ({"baseline": "irnn"}, r"--baseline: 'irnn' is no axis=value"),
+        ({"baseline": "irnn"}, r"--baseline: 'irnn' is not axis=value"),
     ],
 )
 @pytest.mark.usefixtures("nothing_drawn")

@@ -228,8 +228,8 @@ MISTAKES = {
         r"axis model.cell.forget_bias=1.0: unknown field 'model.cell.forget_bias'",
     ),
     "a base that is wrong": (dict(overrides={"steps": 0}, seeds=2), r"base and overrides: steps: 0 is out of range"),
-    "no list": (dict(product={RATE: 0.1}), r"product.optimizer.learning_rate: 0.1 is no list of values"),
-    "a word for a list": (dict(product={CELL: "lstm"}), r"product.model.cell: 'lstm' is no list of values"),
+    "no list": (dict(product={RATE: 0.1}), r"product.optimizer.learning_rate: 0.1 is not a list of values"),
+    "a word for a list": (dict(product={CELL: "lstm"}), r"product.model.cell: 'lstm' is not a list of values"),
     "an empty list": (dict(product={RATE: []}), r"product.optimizer.learning_rate: an empty list"),
     "unequal lengths": (
         dict(zip=[{RATE: [0.1, 0.2], CLIP: [1.0]}]),
@@ -277,7 +277,7 @@ MISTAKES = {
     ),
     "integers of fractions": (
         dict(draws=dict(count=2, of={"steps": dict(low=0.5, high=8, integer=True)})),
-        r"draws.of.steps: 0.5 to 8 are no whole numbers",
+        r"draws.of.steps: 0.5 to 8 are not whole numbers",
     ),
 }
 

@@ -1,6 +1,6 @@
 """run_group: trains runs that are one compiled program as replicas of it; each leaves what it would have left alone.
 
-What happens step by step is in `replica_group.py`, the programs are in `replicas.py`.
+The order of events is in `replica_group.py`, the programs are in `replicas.py`.
 """
 
 import itertools

@@ -38,7 +38,7 @@ class Member:
         self.setting, self.numbers, self.workdir = setting, numbers, workdir
         self.memory = make_host_state(setting.config, run.task.solved, run.sign)
         self.best: dict[str, Any] | None = None
-        """What the memory was at the best evaluation, for its checkpoint."""
+        """The memory at the best evaluation, for its checkpoint."""
         self.status = "running"
         if who := holder(Workdir(workdir).lock):
             raise ConfigError(f"{workdir} is in use: {who} writes there")
@@ -115,7 +115,7 @@ class ReplicaGroup:
 
     @property
     def names(self) -> list[str]:
-        """Of those that have not ended."""
+        """The names of those that have not ended."""
         return [m.setting.name for _, m in self._running()]
 
     def _of(self, slots: Sequence[int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The compiled programs of a group of runs over a replica axis: the state of run n is slice n of every array.
 
-What a run does in a step is `programs.Programs`; when which runs step, and what their host does, is `group_run.py`.
+`programs.Programs` says how a run makes a step; when which runs step, and what their host does, is `group_run.py`.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ from rnnlab.typing import Bool, Float, Int, PyTree
 
 REPLICA_AXIS = "replica"
 _SHARE_OF_MEMORY = 0.8
-"""Of what is free: the rest is for whatever else a process and its checkpoints need."""
+"""The share of free memory that replicas take: the rest is for whatever else a process and its checkpoints need."""
 _COPIES = 3
-"""Of every state, beside the one that trains: the best, and either while a checkpoint or a gather copies it."""
+"""Copies of every state, beside the one that trains: the best, and either while a checkpoint or a gather copies it."""
 
 
 def make_replica_mesh(replicas: int) -> Mesh:

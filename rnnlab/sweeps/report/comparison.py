@@ -84,7 +84,7 @@ class Shares:
 
 
 def compare_shares(pairs: Sequence[tuple[Result, Result]], counted: Callable[[Result], int]) -> list[Shares]:
-    """Of settings and their baselines (`partners`), how many of all runs are `counted`."""
+    """How many of all runs are `counted`, in settings and in their baselines (`partners`)."""
     counts = [(counted(a), len(a.rows), counted(b), len(b.rows)) for a, b in pairs]
     p_values = [exact_test(*each) for each in counts]
     return [

@@ -246,12 +246,12 @@ def _find_tasks(sweep: Mapping[str, Any]) -> None:
 
 
 def _scale(metric: str, settings: Sequence[Result]) -> Scale:
-    """What means and intervals of a metric are made of: the same for all settings."""
+    """The scale of means and intervals of a metric: the same for all settings."""
     return scale_of([v for result in settings for v in result.values.values()], _short(metric) in shares())
 
 
 def _goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What counts as solved, for people: "loss of 0.01"."""
+    """The goals that count as solved, for people: "loss of 0.01"."""
     goals = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
     return [f"{metric} of {threshold:g}" for metric, threshold in sorted(goals)]
 

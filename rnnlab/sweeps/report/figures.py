@@ -25,7 +25,7 @@ DOTS, PANELS, COORDINATES, STRANDS, GRIDS, GRID_SIDE = 40, 12, 8, 400, 3, 40
 
 @dataclass(frozen=True)
 class View:
-    """What of a sweep is shown, and how."""
+    """The part of a sweep that is shown, and how."""
 
     workdir: Path
     metric: str
@@ -42,11 +42,11 @@ class View:
     """The axes that the user grouped by, or none."""
 
     def mean(self, result: Result) -> Mean:
-        """Of a setting, over the runs that have a value."""
+        """The mean of a setting, over the runs that have a value."""
         return result.mean(self.scale)
 
     def description(self, result: Result, leave_out: Sequence[str] = ()) -> str:
-        """What a setting is called: "identity, gain 0.9"."""
+        """The name of a setting: "identity, gain 0.9"."""
         words = [
             f"{self.labels[path]} {value_text(value)}" if not isinstance(value, str) else value_text(value)
             for path in self.axes

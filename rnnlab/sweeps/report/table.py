@@ -1,4 +1,4 @@
-"""What the runs of a sweep have come to: one row a run, in runs.csv and runs.parquet.
+"""The results of a sweep's runs: one row a run, in runs.csv and runs.parquet.
 
 The rows are made anew from the runs' own files each time (1000 runs: 0.1 s), so a crash can leave none half written.
 """

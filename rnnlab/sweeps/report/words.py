@@ -8,7 +8,7 @@ from rnnlab.sweeps.statistics import Mean
 
 
 def number_text(value: float, sign: str = "") -> str:
-    """Four digits, – for what is no finite number."""
+    """Four digits, – for a number that is not finite."""
     return f"{value:{sign}.4g}" if math.isfinite(value) else "–"
 
 

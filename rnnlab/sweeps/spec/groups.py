@@ -1,7 +1,6 @@
 """Settings -> groups, each of which is one compiled program over a replica axis, or a run by itself.
 
-What the program computes is `rnnlab.training.programs`'s; which of its fields are numbers is said by
-`run_config.traced_numbers`.
+`rnnlab.training.programs` says what the program computes, `run_config.traced_numbers` which fields are numbers.
 """
 
 import dataclasses

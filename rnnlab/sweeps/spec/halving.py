@@ -26,9 +26,9 @@ class Halving:
     """The rungs of a sweep, and who has been pruned at them.
 
     A setting's score at a rung is the mean over its seeds of the best value that the metric had until then, in the
-    curriculum's present stage; a diverged run counts as the worst value that any other run of the rung has. Of n
-    settings the best max(1, ⌊n / eta⌋) go on, with all their seeds; among equals those with fewer diverged runs, then
-    the first ones. What is decided stands in WORKDIR/rungs/0.json, …, and is not decided again.
+    curriculum's present stage; a diverged run counts as the worst value that any other run of the rung has. The
+    best max(1, ⌊n / eta⌋) of n settings go on, with all their seeds; among equals those with fewer diverged runs, then
+    the first ones. A decision stands in WORKDIR/rungs/0.json, …, and is not made again.
 
     Args:
         section: of `sections.HalvingOptions`.
@@ -103,7 +103,7 @@ class Halving:
         return f"{words} {on[0]:.4g} to {on[-1]:.4g}" if None not in on else words
 
     def _decided(self, step: int, runs: Iterable[Setting]) -> dict[str, Any]:
-        """What stands in the file of a rung."""
+        """The content of the file of a rung."""
         rows = [self._row(setting, step) for setting in runs]
         results = aggregate(rows, self.paths, "score", self.sign)
         order = ranked(results.settings, self.sign)
@@ -141,7 +141,7 @@ class Halving:
         }
 
     def _read(self, index: int, names: set[str]) -> dict[str, Any] | None:
-        """What was decided at a rung; names: of the runs that came to it."""
+        """The decision at a rung; names: those of the runs that came to it."""
         path = SweepDir(self.workdir).rung(index)
         if not path.exists():
             return None

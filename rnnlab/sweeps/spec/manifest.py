@@ -25,7 +25,7 @@ from rnnlab.sweeps.spec.space import Setting, axis_paths, axis_value, command, c
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a sweep has come to: its runs under the names that they keep."""
+    """A sweep as it stands: its runs under the names that they keep."""
 
     settings: list[Setting]
     groups: dict[str, Group]
@@ -77,7 +77,7 @@ def open_sweep(
 ) -> Plan:
     """`make_plan`, and sweep.json written accordingly; one process at a time, so that all agree on the names.
 
-    A base that is no file becomes one, base.py, for the commands of the runs.
+    A base that is not a file becomes one, base.py, for the commands of the runs.
 
     Raises:
         ConfigError: as `make_plan`; or the folder cannot be written to.
@@ -127,13 +127,13 @@ def open_sweep(
 
 
 def _of_command(sweep: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    """What the command of a run by itself sets; what lives outside the project may be beside the sweep's file alone."""
+    """The overrides in the command of one run; code from outside the project may lie beside the sweep's file alone."""
     folders = setting.config["import_from"]
     return {**({"import_from": folders} if folders else {}), **sweep["overrides"], **setting.overrides}
 
 
 def read_sweep(workdir: Path) -> dict[str, Any]:
-    """What `open_sweep` wrote.
+    """The object that `open_sweep` wrote.
 
     Raises:
         ConfigError: there is none, or it cannot be read.
@@ -186,7 +186,7 @@ def _config(workdir: Path, manifest: Mapping[str, Any], run: Mapping[str, Any]) 
     try:
         if "config" in run:
             return resolve_config({**manifest["config"], **run["config"]})
-        return read_config(SweepDir(workdir).run(run["name"]))  # Of a sweep that is older than configs in sweep.json.
+        return read_config(SweepDir(workdir).run(run["name"]))  # The sweep is older than configs in sweep.json.
     except ConfigError:
         return None
 

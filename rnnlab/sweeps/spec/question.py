@@ -1,4 +1,4 @@
-"""What a report or a search asks for, checked: the metric and its direction, the baseline, the names of axes."""
+"""Checks what a report or a search asks for: the metric and its direction, the baseline, the names of axes."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def read_baseline(
     for part in re.split(r",(?=[\w.]+=)", typed):
         path, equals, text = part.partition("=")
         if not equals:
-            raise ConfigError(f"--baseline: {part!r} is no axis=value, as in model.cell=lstm")
+            raise ConfigError(f"--baseline: {part!r} is not axis=value, as in model.cell=lstm")
         if path not in axes:
             raise ConfigError(f"--baseline: {unknown('axis', path, axes)}")
         values = list({repr(row["axes"].get(path)): row["axes"].get(path) for row in rows}.values())
@@ -88,7 +88,7 @@ def read_baseline(
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path -> the shortest end of it, in whole fields, that is no other path's: "model.cell.features" -> "features",
+    """Path -> the shortest end of it, in whole fields, that no other path has: "model.cell.features" -> "features",
     "optimizer.name" -> itself."""
     names = {}
     for path in paths:

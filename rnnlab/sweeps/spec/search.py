@@ -91,7 +91,7 @@ class Search:
         """Asks for the next batch where all runs are over; False where there is no more to train.
 
         Raises:
-            ConfigError: a point that is no config.
+            ConfigError: a point that is not a config.
         """
         with alone(SweepDir(self.workdir).points_lock):
             self._read()  # Another process may have asked.
@@ -200,7 +200,7 @@ class Search:
         return study
 
     def _point(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What a trial's parameters are in a config: numbers to four digits, as drawn ones."""
+        """A trial's parameters as a config has them: numbers to four digits, as drawn ones."""
         point = {}
         for path, spec in self.space.items():
             value = params[path]
@@ -234,7 +234,7 @@ class Search:
 
 
 def _key(value: Any) -> Any:
-    """What stands for a value in a study, which knows no sections."""
+    """The stand-in for a value in a study, which knows no sections."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 

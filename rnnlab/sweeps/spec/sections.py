@@ -1,4 +1,4 @@
-"""The sections of a sweep's file and their fields. What they mean for the runs is in `space.py`."""
+"""The sections of a sweep's file and their fields. `space.py` says what they mean for the runs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class OptunaOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What `get_config` of a file in configs/sweeps/ returns. A point is {path: value}, which a run overrides."""
+    """The fields of a file in configs/sweeps/, as `get_config` returns them. A point is {path: value} of a run."""
 
     base: str | Mapping
     """A config's file, as "configs/adding.py:lstm", or a whole config."""
@@ -96,5 +96,5 @@ def check_range(where: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     if options["log"] and low <= 0:
         raise ConfigError(f"{where}.low: {low:g} has no logarithm; it must be above 0")
     if options["integer"] and not (low.is_integer() and high.is_integer()):
-        raise ConfigError(f"{where}: {low:g} to {high:g} are no whole numbers; integer=True needs such")
+        raise ConfigError(f"{where}: {low:g} to {high:g} are not whole numbers; integer=True needs such")
     return options

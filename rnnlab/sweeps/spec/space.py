@@ -1,4 +1,4 @@
-"""What a sweep's file says -> the settings of its runs, each with its resolved config.
+"""The content of a sweep's file -> the settings of its runs, each with its resolved config.
 
 Which fields the file has is in `sections.py`. Names that last over a resume are in `manifest.py`.
 """
@@ -31,9 +31,9 @@ class Setting:
     """One run of a sweep."""
 
     name: str
-    """Of its folder below runs/: "0000", "0001", …"""
+    """The name of its folder below runs/: "0000", "0001", …"""
     overrides: dict[str, Any]
-    """What the axes set, by dotted path, the seed included."""
+    """The values that the axes set, by dotted path, the seed included."""
     config: dict[str, Any]
     """The resolved config."""
 
@@ -114,7 +114,7 @@ def expand(sweep: Mapping[str, Any]) -> list[Setting]:
 
 
 def _points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the axes set in every run."""
+    """The values that the axes set in every run."""
     factors = [
         (f"product.{path}", [{path: v} for v in _values(f"product.{path}", values)])
         for path, values in sweep["product"].items()
@@ -152,7 +152,7 @@ def _normal(path: str) -> str:
 
 def _values(where: str, values: Any) -> list[Any]:
     if not isinstance(values, list | tuple | range):
-        raise ConfigError(f"{where}: {values!r} is no list of values")
+        raise ConfigError(f"{where}: {values!r} is not a list of values")
     if not values:
         raise ConfigError(f"{where}: an empty list; an axis has at least one value")
     return list(values)
