@@ -41,7 +41,7 @@ from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.workdir import Workdir, check_idle, check_words, read_config
 
 if TYPE_CHECKING:
-    from rnnlab.training.setup import Run
+    from rnnlab.training.run import Run
     from rnnlab.training.state import TrainState
 
 ROWS, ATLAS_ROWS = 8, 16
@@ -162,14 +162,14 @@ def _diagnose(
     from rnnlab import plots
     from rnnlab.diagnostics.diagnosis import MEASURES, notes, plain_arrays, subject_of
     from rnnlab.records.metrics import write_figures
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
     names = values.measure or list(MEASURES)
     for name in names:
         if name not in MEASURES:
             raise ConfigError(f"--measure: {unknown('measure', name, MEASURES)}")
     console = make_console()
-    run = Run(config | {"diagnostics": ()}, values.data_dir)
+    run = make_run(config | {"diagnostics": ()}, values.data_dir)
     rows, size = values.rows or ROWS, run.task.size("validation")
     if size is not None and rows > size:
         if values.rows:
@@ -195,7 +195,7 @@ def _diagnose(
             arrays = jax.tree.map(np.asarray, tree)
             return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
 
-        network = run.programs.network(*doubled((state.evaluated, state.buffers)))
+        network = run.programs.structure.network(*doubled((state.evaluated, state.buffers)))
         sizes = values.jacobians, values.exponents, values.lags
         subject = subject_of(network, run.task, doubled(batch), *sizes, broken)
         for problem in subject.broken:
@@ -231,12 +231,12 @@ def _state(run: "Run", workdir: Path | None, checkpoint: str) -> tuple["TrainSta
     """The state of a checkpoint and its step; without a workdir the initial state and 0."""
     from rnnlab.training.chosen import restore_chosen
 
-    state = run.programs.start(run.config["seed"])
+    state = run.programs.start(run.seed)
     if workdir is None:
         return state, 0
     check_words(workdir, run.task.words)
-    restored = restore_chosen(workdir, checkpoint, state, run.programs.word_leaves)
-    if run.config["curriculum"] is not None:
+    restored = restore_chosen(workdir, checkpoint, state, run.programs.structure.word_leaves)
+    if len(run.stages) > 1:
         run.enter(restored.host["curriculum"]["stage"])
     return restored.state, restored.step
 

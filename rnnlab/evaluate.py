@@ -27,7 +27,7 @@ from rnnlab.tasks import Split
 
 if TYPE_CHECKING:
     from rnnlab.training.recognition import Recognition
-    from rnnlab.training.setup import Run
+    from rnnlab.training.run import Run
     from rnnlab.training.state import TrainState
 
 
@@ -49,15 +49,15 @@ def main(argv: Sequence[str]) -> int:
     output = cli.output_folder(workdir, values.output)
 
     from rnnlab.training.chosen import restore_chosen
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
-    run = Run(config, values.data_dir)
+    run = make_run(config, values.data_dir)
     check_words(workdir, run.task.words)
     for split in splits:
         run.check_evaluation(split)
     state = run.programs.start(config["seed"])
-    restored = restore_chosen(workdir, which, state, run.programs.word_leaves)
-    if run.config["curriculum"] is not None:
+    restored = restore_chosen(workdir, which, state, run.programs.structure.word_leaves)
+    if len(run.stages) > 1:
         run.enter(restored.host["curriculum"]["stage"])
     results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}
     recognized = _recognized(run, restored.state, splits) if values.decode else {}

@@ -95,13 +95,13 @@ def range_test(
         `learning_rate`, as `suggestion` returns it; `stopped`, the learning rate at which the loss was too high, or
         None; `config`.
     """
-    from rnnlab.training.setup import Run  # After the checks: these take seconds to import.
+    from rnnlab.records.run_config import resolve_config
+    from rnnlab.training.setup import make_run  # After the checks: these take seconds to import.
     from rnnlab.training.state import means
 
     rising = {"learning_rate": lowest, "schedule": _rise(lowest, highest, steps), "warmup_steps": 0}
-    run = Run(
-        {**config, "optimizer": {**config["optimizer"], **rising}, "steps": steps, "log_every": 1}, data_dir=data_dir
-    )
+    tested = resolve_config({**config, "optimizer": {**config["optimizer"], **rising}, "steps": steps, "log_every": 1})
+    run = make_run(tested, data_dir)
     run.check_training(saves=False)
     state = run.programs.start(run.seed)
     rates: list[float] = []
@@ -129,7 +129,7 @@ def range_test(
         "learning_rates": rates,
         "losses": losses,
         "smoothed": smoothed,
-        "config": run.config,
+        "config": tested,
     }
 
 

@@ -153,19 +153,19 @@ def main(argv: Sequence[str]) -> int:
     _check_makes_text(workdir, config)
 
     from rnnlab.training.chosen import restore_chosen
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
-    run = Run(config, values.data_dir)
+    run = make_run(config, values.data_dir)
     task: Any = run.task
     check_words(workdir, task.words)
     vocabulary: Vocabulary = task.corpus.vocabulary
     single = isinstance(task, Sentences)
     prompt = _prompt(values.prompt, vocabulary, single)
     start = run.programs.start(run.seed)
-    restored = restore_chosen(workdir, values.checkpoint, start, run.programs.word_leaves)
+    restored = restore_chosen(workdir, values.checkpoint, start, run.programs.structure.word_leaves)
     params, buffers = jax.device_put((restored.state.evaluated, restored.state.buffers), jax.devices()[0])
     without = () if values.allow_unknown else (vocabulary.unknown,)
-    network = run.programs.network(params, buffers)
+    network = run.programs.structure.network(params, buffers)
     generator = Generator(network, len(vocabulary), without, values.top_k, top_p)
     key = stream(jnp.int32(values.seed), "generate")
     try:

@@ -128,15 +128,15 @@ class Computed:
 
         from rnnlab.parallel import devices
         from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
-        from rnnlab.training.setup import Run
+        from rnnlab.training.setup import make_run
 
         config = dict(case.config)
         if config["optimizer"]["name"] == "sgd" and config["optimizer"]["momentum"] is None:
             config = set_fields(config, {"optimizer.momentum": 0.9})  # Whose first value is the gradient.
         mesh = make_replica_mesh(DEVICES) if case.replicas else None
-        run = Run(config, self.data_dir, mesh)
-        if mesh is None and run.config["devices"] is None:
-            assert run.mesh.devices.size == devices.largest_divisor(run.config["batch_size"], DEVICES)
+        run = make_run(config, self.data_dir, mesh)
+        if mesh is None and config["devices"] is None:
+            assert run.mesh.devices.size == devices.largest_divisor(run.batch_size, DEVICES)
         arrays: dict[str, np.ndarray] = {}
         words = []
         for stage in range(len(run.stages) - 1, -1 if self.all_stages else len(run.stages) - 2, -1):
@@ -210,7 +210,7 @@ def _published(case: Case, run: Any, state: Any) -> Any:
     from rnnlab.training.chosen import restore_chosen
 
     assert case.workdir is not None
-    restored = restore_chosen(case.workdir, "best", run.programs.start(0), run.programs.word_leaves).state
+    restored = restore_chosen(case.workdir, "best", run.programs.start(0), run.programs.structure.word_leaves).state
     put = lambda new, old: jax.device_put(np.broadcast_to(jax.device_get(new), old.shape), old.sharding)  # noqa: E731
     params = jax.tree.map(put, restored.params, state.params)
     return dataclasses.replace(state, params=params, buffers=jax.tree.map(put, restored.buffers, state.buffers))

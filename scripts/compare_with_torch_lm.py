@@ -28,8 +28,10 @@ from rnnlab.files.markdown import markdown_table
 from rnnlab.optim.schedules import make_schedule
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.provenance import git_commit, versions
+from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import Split, StreamTask
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 
 # As in PyTorch's own example of a word-level language model, whose rate and clipping these are; the rate goes to 0.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -104,7 +106,7 @@ class Batches:
 
     def __init__(self, run: Run):
         assert isinstance(run.task, StreamTask)
-        self.run, self.task, self.seed = run, run.task, jnp.int32(run.config["seed"])
+        self.run, self.task, self.seed = run, run.task, jnp.int32(run.seed)
         self._take = jax.jit(self._batch, static_argnums=(1, 3))
 
     def _batch(self, data: Any, split: Split, start: jax.Array, rows: int) -> tuple[Any, ...]:
@@ -153,13 +155,14 @@ def make_torch_optimizer(model: Twin, section: Mapping[str, Any]) -> torch.optim
     return torch.optim.Adam(trained, lr=section["learning_rate"], betas=betas, eps=section["eps"])
 
 
-def train_twin(run: Run, folder: Path) -> dict[str, Any]:
+def train_twin(config: dict[str, Any], data_dir: str | None, folder: Path) -> dict[str, Any]:
     """Trains the twin from its last evaluation in folder, or from the beginning.
 
     Returns:
         curve, pairs of steps and validation perplexities; losses, of every training step; seconds, spent on steps.
     """
-    config, section = run.config, run.config["optimizer"]
+    config = resolve_config(config)
+    run, section = make_run(config, data_dir), config["optimizer"]
     params = jax.tree.map(np.asarray, run.programs.start(config["seed"]).params)
     model = Twin(params, config["model"]["dropout"].get("output") or 0.0).to(DEVICE)
     optimizer, batches = make_torch_optimizer(model, section), Batches(run)
@@ -207,7 +210,7 @@ def compare(config: dict[str, Any], folder: Path, data_dir: str | None) -> dict[
         return None
     lines = read_metrics(folder / "rnnlab")
     ours = [(line["step"], line["perplexity"]) for line in lines if line["split"] == "validation"]
-    theirs = train_twin(Run(config, data_dir), folder)
+    theirs = train_twin(config, data_dir, folder)
     return {
         "seed": config["seed"],
         "steps": config["steps"],

@@ -382,9 +382,9 @@ def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | No
 
 def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: int = 5) -> float | None:
     """The time of a training step with the cure over that without, by turns: the median; None where one diverged."""
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
-    runs = [Run(config_of(setting, each, 0), data_dir) for each in ({}, overrides)]
+    runs = [make_run(config_of(setting, each, 0), data_dir) for each in ({}, overrides)]
     states = [run.programs.start(0) for run in runs]
     ratios = []
     for turn in range(turns + 1):

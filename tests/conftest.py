@@ -44,6 +44,7 @@ with hook:
 
 from rnnlab.tasks import Adding  # noqa: E402
 from rnnlab.training.programs import Programs  # noqa: E402
+from rnnlab.training.structure import Structure  # noqa: E402
 from tests.helpers import without_figures  # noqa: E402
 
 # The collector need not walk what was imported, nor walk all objects each time that a program was traced.
@@ -84,16 +85,16 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     compares two programs.
     """
 
-    def shared(*words: Any, **named: Any) -> Programs:
-        *sections, task, mesh = words
-        if type(task) is not Adding:
-            return Programs(*words, **named)
-        key = repr((sections, vars(task), mesh.devices, jax.config.jax_enable_x64, named))
+    def shared(structure: Structure, mesh: jax.sharding.Mesh, **named: Any) -> Programs:
+        if type(structure.task) is not Adding:
+            return Programs(structure, mesh, **named)
+        of_structure = structure._sections, structure.numbers, structure.run_steps, vars(structure.task)
+        key = repr((of_structure, mesh.devices, jax.config.jax_enable_x64, named))
         if key not in COMPILED:
-            COMPILED[key] = Programs(*words, **named)
+            COMPILED[key] = Programs(structure, mesh, **named)
         return COMPILED[key]
 
-    monkeypatch.setattr("rnnlab.training.stages.Programs", shared)
+    monkeypatch.setattr("rnnlab.training.setup.Programs", shared)
 
 
 COMPILED: dict[str, Programs] = {}

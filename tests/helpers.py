@@ -21,7 +21,7 @@ from rnnlab.config.fields import fields_of
 from rnnlab.engine import FusableCell, Taps
 from rnnlab.nn.trajectory import Trajectory, carries_of
 from rnnlab.ops.activations import ACTIVATIONS
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
 
 float64 = functools.partial(jax.enable_x64, True)
 """A context in which arrays have double precision."""

@@ -23,7 +23,7 @@ from rnnlab.tasks import TASKS
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.generated_tasks import small_task
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results" / "checkpoints"
@@ -95,7 +95,7 @@ def of_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any
 def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(of_task(name, tmp_path, monkeypatch), str(tmp_path))
+    run = make_run(of_task(name, tmp_path, monkeypatch), str(tmp_path))
     batch = run.sample(3)
     positions = run.task.sample(3)
     for row, position in enumerate(positions):
@@ -237,7 +237,7 @@ def test_a_workdir_without_a_checkpoint_is_one_clear_line(trained: Path, tmp_pat
 def poisoned(trained: Path, folder: Path, part: str) -> Path:
     """The run's last checkpoint with NaN in every parameter whose path holds `part`."""
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("diagnosis.json", "tensorboard"))
-    run = Run(read_config(trained))
+    run = make_run(read_config(trained))
     restored = restore_chosen(trained, "last", run.programs.start(0))
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.full_like(leaf, jnp.nan) if part in str(path) else leaf, restored.state.params

@@ -91,7 +91,7 @@ def test_steps_take_the_rates_that_are_reported() -> None:
     import jax.numpy as jnp
 
     from rnnlab.training.loss import batch_loss
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
     config = resolve_config(
         dict(
@@ -104,16 +104,15 @@ def test_steps_take_the_rates_that_are_reported() -> None:
         )
     )
     found = range_test(config, 1e-3, 0.5, 12)
-    run = Run(config)
+    run = make_run(config)
     state = run.programs.start(0)
     params, losses = state.params, []
-
-    of_batch = functools.partial(batch_loss, run.programs.graphdef, run.task, None, training=None)
 
     @jax.jit
     def loss_and_gradient(params: Any, step: jax.Array) -> Any:
         batch = run.task.batch(run.task.data, jnp.int32(0), "train", step * 2 + jnp.arange(2, dtype=jnp.uint32))
-        return jax.value_and_grad(lambda p: of_batch(p, state.buffers, batch)[0] / 2)(params)
+        network = functools.partial(run.programs.structure.network, buffers=state.buffers)
+        return jax.value_and_grad(lambda p: batch_loss(network(p), run.task, batch, None)[0] / 2)(params)
 
     for step, rate in enumerate(found["learning_rates"]):
         loss, gradient = loss_and_gradient(params, jnp.uint32(step))

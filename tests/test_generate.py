@@ -30,7 +30,8 @@ from rnnlab.records.workdir import open_workdir
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN, assert_close, float64, in_double, quick_jit, random_like, without_cache_lines
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
@@ -145,8 +146,8 @@ def config_of(data: Path, task: str, **changes: Any) -> dict[str, Any]:
 
 def begin(config: dict[str, Any], workdir: Path, data: Path) -> None:
     """Leaves what training leaves before its first step: a config, a vocabulary and a checkpoint."""
-    run = Run(config, str(data))
-    open_workdir(workdir, run.config, run.task.words)
+    run = make_run(config, str(data))
+    open_workdir(workdir, resolve_config(config), run.task.words)
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(0, run.programs.start(0), {})
     checkpoints.close()
@@ -173,7 +174,7 @@ def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def run(config: dict[str, Any], data_dir: str) -> Run:
         key = json.dumps([config, data_dir])
         if key not in made:
-            made[key] = Run(config, data_dir)
+            made[key] = make_run(config, data_dir)
             start = functools.cache(made[key].programs.start)
             made[key].programs.start = start
         return made[key]
@@ -184,7 +185,7 @@ def once(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
             made[key] = restore_chosen(workdir, which, like, words)
         return made[key]
 
-    monkeypatch.setattr("rnnlab.training.setup.Run", run)
+    monkeypatch.setattr("rnnlab.training.setup.make_run", run)
     monkeypatch.setattr("rnnlab.training.chosen.restore_chosen", restored)
 
 
@@ -234,10 +235,10 @@ def test_greedy_text_does_not_depend_on_the_seed_and_is_what_the_network_finds_m
     text, _ = say("words", "--prompt=a b", "--length=8", "--temperature=0", "--allow_unknown")
     assert say("words", "--prompt=a b", "--length=8", "--temperature=0", "--allow_unknown", "--seed=5")[0] == text
     vocabulary = vocabulary_of(data, "words")
-    run = Run(config_of(data, "words"), str(data))
+    run = make_run(config_of(data, "words"), str(data))
     state = run.programs.start(0)
     tokens = vocabulary.encode(vocabulary.split(text))[:10]
-    outputs: Any = run.programs.network(state.params, state.buffers)(jnp.asarray(tokens)[:, None])
+    outputs: Any = run.programs.structure.network(state.params, state.buffers)(jnp.asarray(tokens)[:, None])
     np.testing.assert_array_equal(tokens[2:], outputs[1:-1, 0].argmax(-1))
     assert len(tokens) == 10
 
@@ -367,7 +368,7 @@ def test_networks_that_cannot_go_on_token_by_token_are_refused(model, message, d
 
 
 def test_a_network_that_is_not_finite_is_named(data, workdirs, tmp_path, capsys) -> None:
-    run = Run(config_of(data, "words"), str(data))
+    run = make_run(config_of(data, "words"), str(data))
     state = run.programs.start(0)
     state.params["readout"]["bias"] = state.params["readout"]["bias"].at[1].set(jnp.nan)
     shutil.copytree(workdirs["words"], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
@@ -380,7 +381,7 @@ def test_a_network_that_is_not_finite_is_named(data, workdirs, tmp_path, capsys)
 
 def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tmp_path, monkeypatch) -> None:
     """Of the same size, so that no shape gives it away."""
-    monkeypatch.setattr("rnnlab.training.setup.Run", Run)
+    monkeypatch.setattr("rnnlab.training.setup.make_run", make_run)
     shutil.copytree(data / "text", tmp_path / "text")
     config = config_of(tmp_path, "words")
     begin(config, tmp_path / "run", tmp_path)

@@ -31,7 +31,8 @@ from rnnlab.records.workdir import open_workdir
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from scripts.irnn import __main__ as irnn_command
 from scripts.irnn import winners
 from tests.helpers import SMALL_RUN
@@ -213,7 +214,7 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, prog
         config = resolve_config(config)
         key = json.dumps(config, sort_keys=True, default=str)
         if config["task"]["name"] != "adding" or key not in programs:
-            programs[key] = Run(config, data_dir, mesh)
+            programs[key] = make_run(config, data_dir, mesh)
         return programs[key]
 
     for module in ("setup", "loop", "replay"):
@@ -262,8 +263,8 @@ def _make_text(folder: Path) -> None:
     for split, lines in {"train": 40, "valid": 9, "test": 7}.items():
         text = "".join(" ".join(draw.choices("aaaabbbbcdefghijk", k=draw.randint(1, 8))) + "\n" for _ in range(lines))
         (folder / "data" / "text" / f"{split}.txt").write_text(text)
-    run = Run(_text(folder), str(folder / "data"))
-    open_workdir(folder / "run", run.config, run.task.words)
+    run = make_run(_text(folder), str(folder / "data"))
+    open_workdir(folder / "run", resolve_config(_text(folder)), run.task.words)
     memory = {"stopping": {"best_step": None, "best_values": None, "without": 0}}
     checkpoints = Checkpoints(folder / "run" / "checkpoints")
     checkpoints.save(0, run.programs.start(0), memory)

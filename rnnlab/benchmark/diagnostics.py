@@ -53,10 +53,10 @@ def measure(config: Mapping[str, Any], turns: int, seconds: float, data_dir: str
     from rnnlab.benchmark.worker import time_calls, time_steps
     from rnnlab.diagnostics import DIAGNOSTICS
     from rnnlab.records.metrics import MetricsWriter
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
     chosen = {name: (name,) for name in DIAGNOSTICS} | {"all": tuple(DIAGNOSTICS)}
-    runs = {name: Run({**config, "diagnostics": names}, data_dir) for name, names in chosen.items()}
+    runs = {name: make_run({**config, "diagnostics": names}, data_dir) for name, names in chosen.items()}
     run = runs["all"]
     held = {"state": run.programs.start(0)}
 

@@ -87,10 +87,10 @@ def config_of(case: Case, source: str) -> dict[str, Any]:
 
 def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights and its streams in the folder for the others."""
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
     case = Case(*values)
-    run = Run(config_of(case, str(folder)), str(folder))
+    run = make_run(config_of(case, str(folder)), str(folder))
     state = run.programs.start(0)
     if case.peers:
         cell, readout = state.params["layers"][0]["cells"][0], state.params["readout"]

@@ -61,12 +61,12 @@ def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights in the folder for the other."""
     from rnnlab.benchmark.utterances import Utterances
     from rnnlab.tasks import TASKS
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
     case = Case(*values)
     TASKS["invented_utterances"] = Utterances
     cell = {"name": "lstm", "features": case.features}
-    run = Run(
+    run = make_run(
         {
             "seed": 0,
             "steps": 1_000_000,

@@ -2,13 +2,13 @@
 
 A new one is a function in `optim/terms.py` and a line in `PENALTIES`. A section has a strength for each of them, which
 may be traced; None means that the term is not in the program. Where terms are added is in `training/loss.py` and
-`training/programs.py`; decoupled weight decay, which is not a penalty, in `optim/optimizers.py`.
+`training/update.py`; decoupled weight decay, which is not a penalty, in `optim/optimizers.py`.
 """
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -92,17 +92,15 @@ def _charged(term: Callable[..., Array], fields: Mapping[str, Any], seen: Any) -
     return term(seen, **fields)
 
 
-def weight_penalty(
-    weights: Weights, section: Mapping[str, Any]
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """(The sum of a section's terms of the weights, each of them by its label)."""
-    charges = {term.label: term.charge(weights) for term in terms(section) if term.of_weights}
+def weight_penalty(weights: Weights, penalties: Iterable[Term]) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """(The sum of those of the terms that are of the weights, each of them by its label)."""
+    charges = {term.label: term.charge(weights) for term in penalties if term.of_weights}
     return sum(charges.values(), jnp.zeros(())), charges
 
 
 def row_penalty(
-    forward: ForwardPass, section: Mapping[str, Any]
+    forward: ForwardPass, penalties: Iterable[Term]
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
-    """(The sum of a section's terms of rows, each of them by its label), for each row."""
-    charges = {term.label: term.charge(forward) for term in terms(section) if not term.of_weights}
+    """(The sum of those of the terms that are of rows, each of them by its label), for each row."""
+    charges = {term.label: term.charge(forward) for term in penalties if not term.of_weights}
     return sum(charges.values(), jnp.zeros(forward.h.shape[1])), charges

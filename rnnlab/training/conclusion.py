@@ -13,8 +13,8 @@ from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.workdir import Workdir
 from rnnlab.training.evaluation import Halted
 from rnnlab.training.host_state import HostState
+from rnnlab.training.run import Mentioned, Run
 from rnnlab.training.session import Session
-from rnnlab.training.setup import Run
 from rnnlab.training.state import TrainState, means
 
 
@@ -95,9 +95,7 @@ def last_words(
     state: TrainState,
     workdir: Path,
     passed: float,
-    *,
-    learning_rate: float,
-    clip_norm: float | None,
+    mentioned: Mentioned,
 ) -> str:
     """The line that the user reads last; passed: seconds since the command began."""
     status, step = summary["status"], summary["steps"]
@@ -105,10 +103,10 @@ def last_words(
         # Right after a log step the sums are empty: what was logged then is the last.
         last = means(state.sums) if state.sums["count"] else summary["final"]["train"]
         numbers = "  ".join(f"{k} {v:.4g}" for k, v in last.items()) or "none"
-        clip = "1.0" if clip_norm is None else format(clip_norm / 10, "g")
+        clip = "1.0" if mentioned.clip_norm is None else format(mentioned.clip_norm / 10, "g")
         advice = [
-            f"a lower optimizer.learning_rate (now {learning_rate:g})",
-            f"optimizer.clip_norm={clip} (now {clip_norm})",
+            f"a lower optimizer.learning_rate (now {mentioned.learning_rate:g})",
+            f"optimizer.clip_norm={clip} (now {mentioned.clip_norm})",
             "a smaller model.cell.recurrent_init",
         ]
         return (

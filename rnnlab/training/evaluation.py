@@ -1,19 +1,27 @@
-"""Evaluations in parts: so many batches a dispatch that the host can answer a signal between them.
+"""Evaluations: the sums of a split, and how they are made in parts, so many batches a dispatch that the host can answer
+a signal between them.
 
-Every device adds up its rows batch by batch, wherever the parts end: the numbers are the same to the last bit. What is
-added up is in `programs.Programs`.
+Every device adds up its rows batch by batch, wherever the parts end: the numbers are the same to the last bit.
 """
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from rnnlab.nn.network import Carries
+from rnnlab.nn.network import Carries, Network
 from rnnlab.parallel import processes
-from rnnlab.typing import PyTree
+from rnnlab.parallel.sharding import sum_over_devices
+from rnnlab.tasks import Split, StreamTask
+from rnnlab.training.metric_sums import of_split
+from rnnlab.training.structure import Structure
+from rnnlab.typing import Int, PyTree
 
 SECONDS_PER_DISPATCH = 0.5
 """How long the compiled loop runs before the host looks at signals and the progress line."""
@@ -27,12 +35,78 @@ class Halted(Exception):
 
 
 class Sums(NamedTuple):
-    """What an evaluation has come to."""
+    """An evaluation so far."""
 
     carry: Carries | None
-    """Of a stream: what its rows go on with."""
+    """Of a stream: the carries that its rows go on with."""
     totals: PyTree
     """Sums over the rows of each device [devices]: the metrics', and that of the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The sums of a split, each device's share: `ALL_AXES` are mapped."""
+
+    structure: Structure
+    row_parts: int
+    """How many devices share the rows of a batch."""
+
+    def begin(self, split: Split, params: PyTree, buffers: PyTree, data: PyTree, rows: Int[jax.Array, " B"]) -> Sums:
+        """The sums before the first batch; arguments are those of `add`."""
+        network = self.structure.network_of_device(params, buffers)
+        carry = network.first_carries(rows.shape[0]) if isinstance(self.structure.task, StreamTask) else None
+        of_batch = functools.partial(self._of_batch, network, split, 1, data, rows)
+        totals = jax.eval_shape(of_batch, carry, jnp.int32(0))[1]
+        return Sums(carry, jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), totals))
+
+    def add(
+        self,
+        split: Split,
+        size: int,
+        params: PyTree,
+        buffers: PyTree,
+        data: PyTree,
+        rows: Int[jax.Array, " B"],
+        sums: Sums,
+        first: Int[jax.Array, ""],
+        until: Int[jax.Array, ""],
+    ) -> tuple[Sums, dict[str, Any]]:
+        """The sums with those of the batches from `first` to before `until`, and the means so far, over the first
+        `size` examples of a split.
+
+        rows: this device's rows of an evaluation batch.
+        """
+        network = self.structure.network_of_device(params, buffers)
+
+        def add(number: jax.Array, sums: Sums) -> Sums:
+            carry, totals = self._of_batch(network, split, size, data, rows, sums.carry, number)
+            return Sums(carry, jax.tree.map(jnp.add, sums.totals, jax.tree.map(lambda a: a[None], totals)))
+
+        sums = lax.fori_loop(first, until, add, sums)
+        values, weight = sum_over_devices(jax.tree.map(lambda a: a[0], sums.totals))
+        return sums, of_split(values, weight)
+
+    def _of_batch(
+        self,
+        network: Network,
+        split: Split,
+        size: int,
+        data: PyTree,
+        rows: Int[jax.Array, " B"],
+        carry: Carries | None,
+        number: Int[jax.Array, ""],
+    ) -> tuple[Carries | None, PyTree]:
+        """(The carries that the rows of batch `number`, from 0, end with; the sums of their metrics and weights)."""
+        task, width = self.structure.task, rows.shape[0] * self.row_parts
+        numbers = number.astype(jnp.uint32) * width + rows.astype(jnp.uint32)  # Beyond 2^31 where a split ends there.
+        inside, positions = numbers < size, numbers.astype(jnp.int32)
+        batch = task.batch(data, jnp.int32(0), split, jnp.minimum(numbers, size - 1).astype(jnp.int32))
+        last: Carries = []
+        first = self.structure.first_carries(network, split, positions, carry)
+        hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last)
+        values, weights = task.score(network.read(hidden, batch.lengths), batch)
+        sums = jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
+        return (None if carry is None else last), sums
 
 
 class Pace:
@@ -52,7 +126,7 @@ class Halt:
     """Whether an evaluation is to be left unfinished: a signal came `PATIENCE` seconds ago.
 
     Args:
-        interrupted: the signals that have come; see `loop.interruptions`.
+        interrupted: the signals that have come; see `training/interruptions.py`.
     """
 
     def __init__(self, interrupted: Sequence[str]):
@@ -73,7 +147,7 @@ def in_parts(
     pace: Pace,
     halts: Callable[[], bool] | None,
 ) -> PyTree:
-    """What the last part gives.
+    """The means over all batches, made part by part.
 
     Args:
         part: (sums, first batch, the one after the last) -> the sums with these batches, and the means over all so far.

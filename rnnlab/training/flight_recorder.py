@@ -7,7 +7,6 @@ A recording is a folder WORKDIR/recordings/STEP. What is found in it, and what w
 import collections
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +19,10 @@ from rnnlab.diagnostics.flight import flight
 from rnnlab.files import check_fields, damaged, is_number, read_json, write_arrays, write_text
 from rnnlab.parallel import devices, processes
 from rnnlab.records.folders import RecordingDir
+from rnnlab.records.run_config import FlightRecorderOptions
 from rnnlab.records.workdir import Workdir
 from rnnlab.training.checkpoints import Checkpoints
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 
 
@@ -32,15 +32,15 @@ class FlightRecorder:
     Args:
         run: what is recorded.
         folder: of the recordings.
-        section: the config's, None: it is off.
+        options: None where it is off.
 
     Raises:
         ConfigError: it is on, and the run has several processes.
     """
 
-    def __init__(self, run: Run, folder: Path, section: Mapping[str, int] | None):
-        self.run, self.folder, self.on = run, folder, section is not None
-        self.steps, self.at_most = (section["steps"], section["at_most"]) if section is not None else (0, 0)
+    def __init__(self, run: Run, folder: Path, options: FlightRecorderOptions | None):
+        self.run, self.folder, self.on = run, folder, options is not None
+        self.steps, self.at_most = (options.steps, options.at_most) if options is not None else (0, 0)
         self._kept: collections.deque[tuple[int, TrainState]] = collections.deque()
         self._observers: dict[int, Any] = {}
         if self.on and processes.processes() > 1:

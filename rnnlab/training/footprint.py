@@ -67,7 +67,7 @@ def check_sample(programs: Programs, sizes: Sizes, rows: int) -> None:
     """
     batch = _batch_shapes(programs, "validation", rows)
     shapes = programs.shapes.params, programs.shapes.buffers
-    carries = jax.eval_shape(lambda *whole: programs.network(*whole).first_carries(rows), *shapes)
+    carries = jax.eval_shape(lambda *whole: programs.structure.network(*whole).first_carries(rows), *shapes)
     floats = [leaf for leaf in jax.tree.leaves(batch) if np.issubdtype(leaf.dtype, np.floating)]
     parts = {
         "a batch": _bytes(batch),
@@ -124,7 +124,7 @@ def _bytes(tree: PyTree) -> int:
 def _held(programs: Programs, tree: PyTree) -> int:
     """Bytes on the devices of this process, of which those along `MODEL_AXIS` share the split leaves."""
     count = len(_devices(programs))
-    whole, split = programs.split.parted(tree)
+    whole, split = programs.structure.split.parted(tree)
     return _bytes(whole) * count + _bytes(split) * count // programs.mesh.shape[MODEL_AXIS]
 
 

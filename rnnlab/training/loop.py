@@ -28,8 +28,9 @@ from rnnlab.training.host_state import HostState
 from rnnlab.training.interruptions import disk_errors, interruptions
 from rnnlab.training.opening import opening_lines
 from rnnlab.training.rerun import repeat, summary_of
+from rnnlab.training.run import Run
 from rnnlab.training.session import Session
-from rnnlab.training.setup import Run, make_host_state
+from rnnlab.training.setup import make_host_state, make_run
 
 
 @processes.partners()
@@ -67,12 +68,12 @@ def train_and_evaluate(
         line = repeat(summary, workdir, config, data_dir)
         ProgressLine(config["steps"], summary["steps"], quiet=not processes.is_first()).say(line)
         return summary
-    run = Run(config, data_dir)
-    host = make_host_state(run.config, run.task.solved, run.sign)
+    run = make_run(config, data_dir)
+    host = make_host_state(config, run.task.solved, run.sign)
     planned = planned_steps(workdir, config)
     run.check_training()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_opened(workdir, run))
+        stack.enter_context(_opened(workdir, config, run.task.words))
         last = run.intervals.steps if stop_at is None else min(run.intervals.steps, stop_at)
         session = _begin(stack, workdir, run, host, planned, last=last, prune=prune, began=began)
         with session.progress.running(), host.clock.running():
@@ -80,7 +81,7 @@ def train_and_evaluate(
         session.checkpoints.wait()
         summary = conclude(session)
         passed = time.monotonic() - began
-        session.progress.say(last_words(summary, session.state, workdir, passed, **run.brakes))
+        session.progress.say(last_words(summary, session.state, workdir, passed, run.mentioned))
     return summary
 
 
@@ -99,7 +100,7 @@ def train(session: Session, stop: Callable[[int], bool] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _opened(workdir: Path, run: Run) -> Iterator[None]:
+def _opened(workdir: Path, config: Mapping[str, Any], words: Any) -> Iterator[None]:
     """The workdir of a run, which nobody else writes to meanwhile; errors of the disk, the memory and the other
     processes are one line.
 
@@ -117,7 +118,7 @@ def _opened(workdir: Path, run: Run) -> Iterator[None]:
             stack.enter_context(held(workdir))
         for turn in (True, False):
             if turn == is_main:
-                open_workdir(workdir, run.config, run.task.words, is_main)
+                open_workdir(workdir, config, words, is_main)
             processes.barrier(f"workdir {turn}")
         yield
 
@@ -140,7 +141,7 @@ def _begin(
     progress = ProgressLine(steps, 0, quiet=not is_main)
     checkpoints = Checkpoints(files.checkpoints, progress.say)
     stack.push(_closing_together(checkpoints))
-    restored = checkpoints.restore_latest(state, run.programs.word_leaves)
+    restored = checkpoints.restore_latest(state, run.programs.structure.word_leaves)
     if restored is None:
         progress.say(f"a new run in {workdir}")
     else:

@@ -1,7 +1,6 @@
 """The schedule "plateau": a learning rate that falls where a validation metric no longer improves."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rnnlab.training.remembers import Remembers, score, watched
 
@@ -13,14 +12,15 @@ class Plateau(Remembers):
     becomes max(minimum, factor · it) and the count begins anew; the best stays.
 
     Args:
-        schedule: the section of the schedule "plateau".
         metric, sign: what is watched; see `score`.
+        factor, patience, min_change, minimum: of the schedule, `rnnlab.optim.schedules.plateau`.
     """
 
     remembered = ("scale", "best", "without")
 
-    def __init__(self, schedule: Mapping[str, Any], metric: str, sign: float):
-        self.schedule, self.metric, self.sign = schedule, metric, sign
+    def __init__(self, metric: str, sign: float, *, factor: float, patience: int, min_change: float, minimum: float):
+        self.metric, self.sign = metric, sign
+        self.factor, self.patience, self.min_change, self.minimum = factor, patience, min_change, minimum
         self.scale = 1.0
         self.restart()
 
@@ -32,17 +32,17 @@ class Plateau(Remembers):
     @property
     def reason(self) -> str:
         """For people: why the rate drops."""
-        return f"no better validation {self.metric} in {self.schedule['patience']} evaluations"
+        return f"no better validation {self.metric} in {self.patience} evaluations"
 
     def see(self, values: Mapping[str, float]) -> bool:
         """Takes in an evaluation; True if the rate drops."""
-        found = score(watched(values, self.metric), self.sign)
-        if self.best is None or found > self.best + self.schedule["min_change"]:
-            self.best, self.without = found, 0
+        reached = score(watched(values, self.metric), self.sign)
+        if self.best is None or reached > self.best + self.min_change:
+            self.best, self.without = reached, 0
             return False
         self.without += 1
-        if self.without < self.schedule["patience"]:
+        if self.without < self.patience:
             return False
         before, self.without = self.scale, 0
-        self.scale = min(before, max(self.schedule["minimum"], before * self.schedule["factor"]))
+        self.scale = min(before, max(self.minimum, before * self.factor))
         return self.scale < before

@@ -15,7 +15,7 @@ from rnnlab.datasets.phones import PHONES, folding
 from rnnlab.datasets.timit import STATES
 from rnnlab.tasks import Speech, Split
 from rnnlab.tasks.base import Batch
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 
 SCALES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1)
@@ -233,12 +233,12 @@ def log_posteriors(run: Run, state: TrainState, split: Split) -> list[np.ndarray
     """ln p(class | features) of every utterance of a split of the run's task, float32 [T, C] each."""
     size = run.task.size(split)
     assert size is not None
-    width = min(run.config["eval_batch_size"], size)
+    width = min(run.eval_batch_size, size)
 
     @jax.jit
     def outputs(params: Any, buffers: Any, data: Any, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         batch: Batch = run.task.batch(data, jnp.int32(0), split, rows)
-        logits: Any = run.programs.network(params, buffers)(batch.inputs, batch.lengths)
+        logits: Any = run.programs.structure.network(params, buffers)(batch.inputs, batch.lengths)
         return jax.nn.log_softmax(logits), batch.lengths
 
     found = []

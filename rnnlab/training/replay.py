@@ -20,7 +20,8 @@ from rnnlab.nn.network import Network
 from rnnlab.parallel import devices
 from rnnlab.training.checkpoints import SavedCheckpoints
 from rnnlab.training.flight_recorder import Recording, advance, line_of
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.typing import PyTree
 
@@ -199,7 +200,7 @@ def _finite_max(values: Any) -> float:
 
 
 def _run(config: Mapping[str, Any], record: Mapping[str, Any], data_dir: str | None) -> Run:
-    run = Run({**config, "diagnostics": (), "flight_recorder": None}, data_dir)
+    run = make_run({**config, "diagnostics": (), "flight_recorder": None}, data_dir)
     run.enter(record["stage"])
     return run
 
@@ -272,7 +273,7 @@ def _deviation(recorded: list[dict[str, Any]], made: list[dict[str, Any]]) -> fl
 
 def _changed(run: Run, params: PyTree, buffers: PyTree, change: Callable[[Network], None]) -> PyTree:
     """The parameters after a change of the network that has them."""
-    network = run.programs.network(params, buffers)
+    network = run.programs.structure.network(params, buffers)
     change(network)
     return nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
@@ -284,7 +285,7 @@ def _change_recurrent(network: Network, change: Callable[[jax.Array], jax.Array]
 
 
 def _can_set_recurrent(run: Run, state: TrainState) -> bool:
-    cells = run.programs.network(state.params, state.buffers).cells().values()
+    cells = run.programs.structure.network(state.params, state.buffers).cells().values()
     return all(cell.recurrent_matrices() and not cell.builds_recurrent_matrix for cell in cells)
 
 

@@ -12,7 +12,7 @@ from rnnlab.parallel import processes
 from rnnlab.records.metrics import described
 from rnnlab.records.workdir import DONE, Workdir, check_config, held, read_config, read_summary
 from rnnlab.training.checkpoints import SavedCheckpoints
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 
 _ENDED_BY_ITSELF = ("stopped_early", "diverged")
 """The statuses of a run that more steps would not change."""
@@ -79,12 +79,12 @@ def _lacking(files: Workdir) -> list[Path]:
 
 def _make(lacking: list[Path], files: Workdir, config: Mapping[str, Any], data_dir: str | None) -> None:
     """Of several processes all measure, and the first writes."""
-    run, writes = Run(config, data_dir), processes.is_first()
+    run, writes = make_run(config, data_dir), processes.is_first()
     if files.gradient_flow in lacking:
         run.enter(0)
         untrained = run.programs.start(config["seed"])
         saved = SavedCheckpoints(files.checkpoints)
-        restored = saved.restore(saved.steps()[-1], untrained, run.programs.word_leaves)
+        restored = saved.restore(saved.steps()[-1], untrained, run.programs.structure.word_leaves)
         run.enter(restored.host["curriculum"]["stage"])
         flow = run.gradient_flow({"untrained": run.programs.start(config["seed"]), "trained": restored.state})
         if writes:

@@ -11,7 +11,7 @@ from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.evaluation import Halt, Pace
 from rnnlab.training.flight_recorder import FlightRecorder
 from rnnlab.training.host_state import HostState
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 
 
@@ -84,7 +84,7 @@ class Session:
 
     def best_state(self) -> TrainState:
         """The state of the best evaluation; the last one where there was none."""
-        best, words = self.host.stopping.best_step, self.run.programs.word_leaves
+        best, words = self.host.stopping.best_step, self.run.programs.structure.word_leaves
         self.checkpoints.wait()
         return self.state if best in (None, self.step) else self.checkpoints.restore(best, self.state, words).state
 

@@ -56,10 +56,10 @@ def winner_of(
 
 def export(workdir: Path, target: Path, data_dir: str | None) -> None:
     """Leaves of a run what evaluating its best checkpoint takes, in a new workdir."""
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
-    run = Run(read_config(workdir), data_dir)
-    restored = restore_chosen(workdir, "best", run.programs.start(run.seed), run.programs.word_leaves)
+    run = make_run(read_config(workdir), data_dir)
+    restored = restore_chosen(workdir, "best", run.programs.start(run.seed), run.programs.structure.word_leaves)
     export_parameters(restored, Workdir(target).parameters)
     source, copy = Workdir(workdir), Workdir(target)
     for path, copied in ((source.config, copy.config), (source.summary, copy.summary)):

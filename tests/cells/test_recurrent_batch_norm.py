@@ -26,7 +26,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import make_task
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
 
 pytestmark = pytest.mark.slow
@@ -336,7 +336,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 def last_state(settings: dict[str, Any], workdir: Path) -> Any:
     """The parameters and the buffers in the last checkpoint."""
-    run = Run(settings)
+    run = make_run(settings)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore(checkpoints.steps()[-1], run.programs.start(0)).state
     checkpoints.close()
@@ -369,7 +369,7 @@ def test_a_run_learns_on_the_reference_backend_and_resumes_exactly(tmp_path, cap
 def test_a_training_step_is_the_same_on_two_devices():
     found = []
     for devices in (1, 2):
-        run = Run(config(devices=devices, penalties={"gradient_norm": 0.1}))
+        run = make_run(config(devices=devices, penalties={"gradient_norm": 0.1}))
         state = run.programs.train(run.programs.start(0), run.data, jnp.int32(3), run.rows)
         assert bool(state.finite)
         found.append(jax.tree.map(np.asarray, (state.params, state.buffers)))

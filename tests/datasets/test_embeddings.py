@@ -12,7 +12,8 @@ import pytest
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.embeddings import Coverage, find_embeddings, read_embeddings
 from rnnlab.tasks import TASKS, Batch, Example, Split, Task
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 
 VECTORS = {
     "the": [0.27204, -0.06203, -0.1884],
@@ -202,7 +203,7 @@ class Words(Task):
 def run(file: Path, named: bool = True, devices: int = 2, **model: Any) -> Run:
     cell = dict(name="irnn", features=4)
     fields = dict(cell=cell, embedding=3, embedding_file=str(file)) | model
-    return Run(
+    return make_run(
         dict(
             steps=5,
             batch_size=4,
@@ -239,7 +240,7 @@ def test_a_run_starts_from_the_file_and_changes_the_table_only_if_it_is_trained(
 def test_what_a_table_holds_reaches_the_output(glove: Path, trained: bool) -> None:
     ready = run(glove, embedding_trained=trained)
     state = ready.programs.start(0)
-    network = ready.programs.network(state.params, state.buffers)
+    network = ready.programs.structure.network(state.params, state.buffers)
     seen = network.embed(jnp.array([[0, 2]]))
     np.testing.assert_array_equal(seen, np.float32([[VECTORS["the"], VECTORS[". . ."]]]))
 

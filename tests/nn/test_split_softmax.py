@@ -21,12 +21,13 @@ from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.nn.network import Network
 from rnnlab.parallel import sharding as splitting
 from rnnlab.parallel.devices import make_mesh
-from rnnlab.records.run_config import resolve_config
+from rnnlab.records.run_config import TRACED_SECTIONS, resolve_config
 from rnnlab.tasks import Batch, Example, Split, Task
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.programs import Programs
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
+from rnnlab.training.structure import Structure
 from tests.helpers import assert_close, float64, quick_jit
 
 T, B, V, H = 3, 4, 11, 5
@@ -116,10 +117,9 @@ def programs(split: int, devices: int, name: str) -> Programs:
         }
     )
     mesh = make_mesh(B, devices, split)
-    sections = {key: config[key] for key in ("averaging", "penalties")}
-    run: Any = Programs(
-        config["model"], config["optimizer"], Words(), mesh, batch_size=B, run_steps=STEPS, log_every=STEPS, **sections
-    )
+    sections = {name: config[name] for name in TRACED_SECTIONS}
+    structure = Structure(Words(), **sections, run_steps=STEPS, word_parts=mesh.shape[splitting.MODEL_AXIS])
+    run: Any = Programs(structure, mesh, batch_size=B, log_every=STEPS)
     run.initialize = quick_jit(run.initialize.__wrapped__)
     run.train = quick_jit(run.train.__wrapped__)
     run._evaluate = quick_jit(run._evaluate.__wrapped__, static_argnums=(0, 1))
@@ -148,7 +148,7 @@ def unfilled(run: Programs, tree: Any) -> Any:
 
     def cut(path: tuple, leaf: jax.Array) -> np.ndarray:
         found = np.asarray(leaf)
-        return found[:V] if path in run.split else found
+        return found[:V] if path in run.structure.split else found
 
     return jax.tree_util.tree_map_with_path(cut, tree)
 
@@ -194,8 +194,8 @@ def test_each_device_holds_its_part_of_words_and_of_their_optimiser_state_alone(
     found = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.optimizer)):
         parts = {shard.data.nbytes for shard in leaf.addressable_shards}
-        assert parts == {leaf.nbytes // 2 if path in run.split else leaf.nbytes}, path
-        found += path in run.split
+        assert parts == {leaf.nbytes // 2 if path in run.structure.split else leaf.nbytes}, path
+        found += path in run.structure.split
     tables, moments = (3, 2) if name.startswith("adam") else (2, 1)  # Biases, vectors, and the embedding if not tied.
     assert found == tables * (1 + moments)
 
@@ -205,7 +205,12 @@ def test_rows_that_fill_up_the_words_are_no_parameters(name: str) -> None:
     whole, split = (programs(n, n, name) for n in (1, 2))
     shapes = [jax.eval_shape(run.initialize, run.numbers, jnp.int32(0), None).params for run in (whole, split)]
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(params)) for params in shapes]
-    assert split.word_leaves.count(shapes[1]) == whole.word_leaves.count(shapes[0]) == sizes[0] < sizes[1]
+    assert (
+        split.structure.word_leaves.count(shapes[1])
+        == whole.structure.word_leaves.count(shapes[0])
+        == sizes[0]
+        < sizes[1]
+    )
 
 
 @pytest.mark.slow
@@ -225,7 +230,7 @@ def test_a_checkpoint_restores_bit_for_bit_into_any_split(tmp_path: Path, splits
     checkpoints.save(3, state, {})
     checkpoints.wait()
     like = reader.start(0)
-    found = checkpoints.restore(3, like, reader.word_leaves).state
+    found = checkpoints.restore(3, like, reader.structure.word_leaves).state
     if splits[0] != splits[1]:
         with pytest.raises(ConfigError, match=r"checkpoint 3 is of another network: .*embedding is \(1[12], 4\), not"):
             checkpoints.restore(3, like)
@@ -282,9 +287,9 @@ def test_the_cpus_of_a_process_share_the_words_unless_the_config_says_otherwise_
     task = {"name": "language_model", "dataset": "text", "source": str(tmp_path), "window": 3}
     config = {"task": task, "model": MODEL | {"softmax": softmax}, "batch_size": 2, "eval_batch_size": 2, "steps": 1}
     config |= {"optimizer": {"name": "sgd", "learning_rate": 0.1}} | others
-    run = Run(config, str(tmp_path))
+    run = make_run(config, str(tmp_path))
     assert dict(run.mesh.shape) == {splitting.DATA_AXIS: 2 // parts, splitting.MODEL_AXIS: parts}
-    assert bool(run.programs.split) == (parts > 1)
+    assert bool(run.programs.structure.split) == (parts > 1)
 
 
 def test_adafactor_and_fixed_tied_vectors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnlab.ops.random_streams import high_word, seed_of_span
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
 
 LARGEST = 2**32 - 1
@@ -30,18 +30,22 @@ def test_first_span_has_the_seed_of_the_run_and_each_later_one_another() -> None
 
 
 def test_endless_task_does_not_repeat_after_32_bits_of_examples() -> None:
-    run = Run(SMALL_RUN | {"devices": 1, "steps": 2**31 - 1, "batch_size": 4})
+    run = make_run(SMALL_RUN | {"devices": 1, "steps": 2**31 - 1, "batch_size": 4})
     start = run.programs.start(3)
     last, beyond, later = 2**30 - 1, 2**30, 2**31 - 2  # Positions have 32 bits at 4 · 2^30.
 
     def inputs(step: int) -> np.ndarray:
         state = dataclasses.replace(start, step=jnp.int32(step))
         positions = state.step.astype(jnp.uint32) * 4 + run.rows
-        return np.asarray(run.task.batch(run.data, run.programs.seed_of_examples(state), "train", positions).inputs)
+        return np.asarray(
+            run.task.batch(run.data, run.programs.update.seed_of_examples(state), "train", positions).inputs
+        )
 
-    seeds = [int(run.programs.seed_of_examples(dataclasses.replace(start, step=jnp.int32(s)))) for s in (0, last)]
+    seeds = [
+        int(run.programs.update.seed_of_examples(dataclasses.replace(start, step=jnp.int32(s)))) for s in (0, last)
+    ]
     assert seeds == [3, 3]
     assert (inputs(beyond) != inputs(0)).any()
     assert (inputs(later) != inputs(later - 2**30)).any()
-    short = Run(SMALL_RUN | {"devices": 1, "steps": 100}).programs
-    assert short.seed_of_examples(start) is start.seed  # No step costs anything that needs none.
+    short = make_run(SMALL_RUN | {"devices": 1, "steps": 100}).programs
+    assert short.update.seed_of_examples(start) is start.seed  # No step costs anything that needs none.

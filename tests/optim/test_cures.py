@@ -24,7 +24,7 @@ from rnnlab.optim.schedules import SCHEDULES
 from rnnlab.parallel.devices import replicate
 from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.training.checkpoints import Checkpoints
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import _quick_options, assert_close, float64
 
@@ -179,7 +179,7 @@ class Trained:
     """A run whose training step is compiled once, and quickly."""
 
     def __init__(self, config: dict[str, Any]):
-        self.run = Run(config)
+        self.run = make_run(config)
         self.programs = self.run.programs
         self.first = self.start()
         lowered = self.programs.train.lower(self.first, self.run.data, jnp.int32(0), self.run.rows)
@@ -314,7 +314,7 @@ def check_resumed(run: Trained, tmp_path: Path) -> None:
 def test_backends_and_devices_agree_in_double_precision(name) -> None:
     def after(backend: str, devices: int) -> Any:
         run = together(name, **{"model.recurrence.backend": backend, "devices": devices})
-        assert run.programs.backend == backend
+        assert run.programs.structure.backend == backend
         state = run.train(run.first, 3)
         assert bool(state.finite)
         return state.params, state.buffers, state.average, state.sums

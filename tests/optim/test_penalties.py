@@ -143,7 +143,7 @@ def weight_penalty(params: Any, section: dict[str, Any]) -> Any:
     if "layers" in params:
         graphdef, _, rest = split_network()
         cells = nnx.merge(graphdef, params, rest).cells()
-    return penalties.weight_penalty(Weights(params, cells), section)[0]
+    return penalties.weight_penalty(Weights(params, cells), penalties.terms(section))[0]
 
 
 def random_params() -> Any:
@@ -280,7 +280,7 @@ def orthogonality(*gates: np.ndarray) -> Any:
 
     def charge(state: Any) -> jax.Array:
         cells = {("layers", 0, "cells", 0): nnx.merge(graphdef, state)}
-        return penalties.weight_penalty(Weights({}, cells), options(orthogonality=0.5))[0]
+        return penalties.weight_penalty(Weights({}, cells), penalties.terms(options(orthogonality=0.5)))[0]
 
     found, gradients = quick_jit(jax.value_and_grad(charge))(state)
     np.testing.assert_array_equal(gradients["input_kernel"], 0)
@@ -671,7 +671,7 @@ def test_of_a_cell_that_builds_its_matrix_this_matrix_is_charged() -> None:
         weights = Weights(params, {("layers", 0, "cells", 0): cell})
         r = orthogonal(0) @ np.asarray(cell.recurrent_kernel[...])
         section = options(l1={"recurrent": 2.0}, l2={"recurrent": 3.0}, orthogonality=5.0)
-        _, found = penalties.weight_penalty(weights, section)
+        _, found = penalties.weight_penalty(weights, penalties.terms(section))
         expected = {"l1": 2 * np.abs(r).sum(), "l2": 3 * (r**2).sum()}
         expected["orthogonality"] = 5 * np.linalg.norm(r.T @ r - np.eye(H)) ** 2
         assert found.keys() == expected.keys()

@@ -25,7 +25,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.worker import Worker
 from rnnlab.training import footprint
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_what_the_heap_keeps_is_at_hand() -> None:
 
 
 def test_a_state_that_is_in_memory_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(resolve_config(SMALL_RUN | WIDE))
+    run = make_run(resolve_config(SMALL_RUN | WIDE))
     state = footprint._held(run.programs, run.programs.shapes)
     monkeypatch.setattr(memory, "at_hand", lambda devices=None: state)  # For two there is no room.
     with pytest.raises(OutOfMemory):
@@ -189,11 +189,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
 def test_a_network_or_a_batch_that_does_not_fit_is_refused_where_nothing_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = Run(resolve_config(SMALL_RUN))
+    run = make_run(resolve_config(SMALL_RUN))
     state = run.programs.start(0)
     monkeypatch.setattr(memory, "at_hand", lambda devices=None: 1000)
     with pytest.raises(OutOfMemory, match=r"wanted \(weights and optimiser .*make smaller: model.cell.features"):
-        Run(resolve_config(SMALL_RUN))
+        make_run(resolve_config(SMALL_RUN))
     with pytest.raises(OutOfMemory, match=r"wanted \(a batch .*make smaller: eval_batch_size \(now 32\), task.length"):
         run.evaluate(state, "test")
 
@@ -243,7 +243,7 @@ def test_an_atlas_of_too_many_rows_names_them(tmp_path: Path) -> None:
 
 
 def test_a_sample_holds_its_batch_twice_and_the_states_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(resolve_config(SMALL_RUN))
+    run = make_run(resolve_config(SMALL_RUN))
     length, features = SMALL_RUN["task"]["length"], SMALL_RUN["model"]["cell"]["features"]
     parts: dict[str, int] = {}
     monkeypatch.setattr(memory, "check", lambda found, *_: parts.update(found))
@@ -254,7 +254,7 @@ def test_a_sample_holds_its_batch_twice_and_the_states_of_all_steps(monkeypatch:
 
 
 def test_the_bound_is_below_what_a_run_takes() -> None:
-    run = Run(resolve_config(SMALL_RUN))
+    run = make_run(resolve_config(SMALL_RUN))
     compiled = run.programs.train.lower(run.programs.start(0), run.data, jnp.int32(1), run.rows).compile()
     found = compiled.memory_analysis()
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(run.programs.start(0).params))

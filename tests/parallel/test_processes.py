@@ -214,8 +214,8 @@ import sys
 from rnnlab.parallel import processes
 processes.start(sys.argv[1].split("=")[1], 2, int(sys.argv[3].split("=")[1]))
 import jax.numpy as jnp
-from rnnlab.training.setup import Run
-run = Run({small(devices=2)!r})
+from rnnlab.training.setup import make_run
+run = make_run({small(devices=2)!r})
 given = run.programs.start(0), run.data, jnp.int32(3), run.rows
 print("devices", run.mesh.size, "text", run.programs.train.lower(*given).compile().as_text())
 """

@@ -19,7 +19,7 @@ from rnnlab.records.workdir import read_config
 from rnnlab.tasks import TASKS
 from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.task_with_lengths import Totals
 
 
@@ -53,12 +53,13 @@ def _totals(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_flow_of_a_step_is_the_flow_of_its_batch(task: dict[str, Any], devices: int) -> None:
-    run = Run(small(task=task, devices=devices, model=dict(cell=dict(name="lstm", features=4), bidirectional=True)))
+    model = dict(cell=dict(name="lstm", features=4), bidirectional=True)
+    run = make_run(small(task=task, devices=devices, model=model))
     state = run.programs.start(0)
     found = run.programs.observe(state, run.data, run.rows)["gradient_flow"]
     batch = run.task.batch(run.task.data, state.seed, "train", run.rows)
     assert (batch.lengths is None) == (task["name"] == "adding")
-    flow = jax.jit(lambda *weights: gradient_flow(run.programs.network(*weights), run.task, batch))
+    flow = jax.jit(lambda *weights: gradient_flow(run.programs.structure.network(*weights), run.task, batch))
     expected = flow(state.params, state.buffers)
     for name, norms in expected.items():
         np.testing.assert_allclose(found[f"{name}/h"], norms, rtol=2e-5)
@@ -71,7 +72,7 @@ def test_flow_of_a_step_is_the_flow_of_its_batch(task: dict[str, Any], devices: 
 def test_a_program_that_is_watched_is_the_program_that_is_not() -> None:
     texts = set()
     for diagnostics in ((), ("gradient_flow", "norms", "saturation", "spectrum")):
-        run = Run(small(diagnostics=diagnostics))
+        run = make_run(small(diagnostics=diagnostics))
         state = run.programs.start(0)
         texts.add(run.programs.train.lower(state, run.data, jnp.int32(3), run.rows).as_text())
     assert len(texts) == 1
@@ -154,7 +155,7 @@ def test_clipped_steps_and_spikes_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_spike_is_ten_times_the_running_mean() -> None:
-    run = Run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6)))
+    run = make_run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6)))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(2), run.rows)
     usual = float(state.spikes.usual_norm)
     assert usual > 0
@@ -172,7 +173,7 @@ def test_a_spike_is_ten_times_the_running_mean() -> None:
     [({"clip_value": 1e-9}, 1), ({"clip_value": 1e9}, 0), ({"clip_layer_norm": 1e-9, "clip_norm": 1e9}, 1)],
 )
 def test_any_clipping_that_changes_a_gradient_counts(clipping: dict[str, float], clips: int) -> None:
-    run = Run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6, **clipping)))
+    run = make_run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6, **clipping)))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(3), run.rows)
     assert state.clipped is not None
     assert int(state.clipped.total) == 3 * clips

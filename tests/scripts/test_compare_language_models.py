@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import means
 from scripts import compare_lm1b
 
@@ -51,7 +51,8 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 def test_without_dropout_the_twin_makes_the_very_steps_of_rnnlab(tmp_path: Path, source: Path, optimizer: str) -> None:
     from scripts.compare_with_torch_lm import train_twin
 
-    run = Run(small(source, optimizer, 40), str(tmp_path))
+    config = small(source, optimizer, 40)
+    run = make_run(config, str(tmp_path))
     size = run.task.size("train")
     assert size is not None
     assert size // 4 < 40, "the streams begin anew on the way"
@@ -59,7 +60,7 @@ def test_without_dropout_the_twin_makes_the_very_steps_of_rnnlab(tmp_path: Path,
     for step in range(40):
         state = run.programs.train(state, run.data, jnp.int32(step + 1), run.rows)
         losses.append(means(state.sums)["loss"])
-    found = train_twin(run, tmp_path)
+    found = train_twin(config, str(tmp_path), tmp_path)
     np.testing.assert_allclose(losses, found["losses"], rtol=RTOL[optimizer])
     assert found["curve"][-1] == (40, pytest.approx(run.evaluate(state, "validation")["perplexity"], rel=RTOL["sgd"]))
     assert losses[-1] < losses[0] - 0.01, "they learn"
@@ -75,9 +76,9 @@ def test_twin_goes_on_where_it_was_saved(tmp_path: Path, source: Path) -> None:
     config = small(source, "adam", 20)
     config["model"] = config["model"] | dict(dropout=dict(input=0.3, output=0.3))
     config["optimizer"] = config["optimizer"] | dict(schedule=dict(name="linear", steps=20))
-    whole = train_twin(Run(config, str(tmp_path)), tmp_path / "whole")
-    train_twin(Run(config | dict(steps=10), str(tmp_path)), tmp_path / "parts")
-    parts = train_twin(Run(config, str(tmp_path)), tmp_path / "parts")
+    whole = train_twin(config, str(tmp_path), tmp_path / "whole")
+    train_twin(config | dict(steps=10), str(tmp_path), tmp_path / "parts")
+    parts = train_twin(config, str(tmp_path), tmp_path / "parts")
     assert parts["losses"] == whole["losses"]
     assert parts["curve"] == whole["curve"]
 

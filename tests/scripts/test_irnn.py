@@ -704,12 +704,12 @@ def test_an_exported_winner_evaluates_to_the_published_number(tmp_path, reproduc
 def test_parameters_of_another_network_or_a_damaged_file_are_one_line(tmp_path) -> None:
     from rnnlab.training.checkpoints import Restored
     from rnnlab.training.chosen import export_parameters, restore_chosen
-    from rnnlab.training.setup import Run
+    from rnnlab.training.setup import make_run
 
     def state(features: int) -> Any:
         fields = dict(task=dict(name="adding", length=4), steps=1, batch_size=2)
         model = dict(cell=dict(name="irnn", features=features))
-        return Run({**fields, "model": model, "optimizer": dict(name="sgd", learning_rate=0.1)}).programs.start(0)
+        return make_run({**fields, "model": model, "optimizer": dict(name="sgd", learning_rate=0.1)}).programs.start(0)
 
     small = state(2)
     path = tmp_path / "parameters.npz"

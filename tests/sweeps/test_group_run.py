@@ -27,7 +27,7 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import without_figures
 
@@ -112,7 +112,7 @@ def without_times(summary: dict) -> dict:
 
 @functools.cache
 def like() -> TrainState:
-    return Run(CONFIGS[0]).programs.start(0)
+    return make_run(CONFIGS[0]).programs.start(0)
 
 
 def state(folder: Path, which: str) -> tuple[int, TrainState]:
@@ -347,7 +347,7 @@ def test_number_of_a_cell_is_each_replicas_own(way, tmp_path, monkeypatch):
 def test_number_that_the_program_holds_as_a_constant_is_named_before_the_first_step(way, tmp_path, monkeypatch):
     monkeypatch.setitem(CELLS, "kept", Kept)
     settings = [of_epsilon(epsilon, way=way) for epsilon in (0.1, 0.5)]
-    Run(settings[0].config)  # Alone it may be trained.
+    make_run(settings[0].config)  # Alone it may be trained.
     with pytest.raises(ConfigError, match=r"^model\.cell\.epsilon: .*self\.name = name.*hyperparameter") as raised:
         run_group(settings, tmp_path, tmp_path / "group", None, lambda _: None, lambda **_: None)
     assert "\n" not in str(raised.value)
@@ -357,7 +357,7 @@ def test_number_that_the_program_holds_as_a_constant_is_named_before_the_first_s
 def test_array_that_a_closure_holds_is_refused_alone_and_in_a_sweep(monkeypatch):
     monkeypatch.setitem(CELLS, "kept", Kept)
     settings = [of_epsilon(epsilon, way="array") for epsilon in (0.1, 0.5)]
-    for build in (lambda: Run(settings[0].config), lambda: KeptPrograms().of(settings, None)):
+    for build in (lambda: make_run(settings[0].config), lambda: KeptPrograms().of(settings, None)):
         with pytest.raises(ConfigError, match=r"an array in a function's closure.*self\.name = name"):
             build()
 
@@ -400,5 +400,5 @@ def test_no_number_of_ours_is_a_constant(cell):
     around = EVERY_NUMBER | {"layers": 2} if isinstance(network, type) and issubclass(network, Cell) else {}
     if "activation" in cell:
         around = {}  # Its own numbers alone: those of what stands around it are those of the cells.
-    programs = Run(config(model=dict(cell=cell | {"features": 4}, **around))).programs
+    programs = make_run(config(model=dict(cell=cell | {"features": 4}, **around))).programs
     assert programs.constants({name: 0.75 * number for name, number in programs.numbers.items()}) == []

@@ -26,7 +26,7 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.chosen import restore_chosen
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
 from tests.sweeps.sweeping import CELL, RATE, put_in_place, rows, run_file
 
@@ -379,7 +379,7 @@ def test_a_survivor_is_exactly_the_run_without_halving(tmp_path, run, fields):
     found = {row["name"]: row for row in rows(halved)}
     survivors = [name for name, row in found.items() if row["status"] == "finished"]
     assert len(survivors) == len(found) // len(fields["product"][RATE])
-    like = Run(read_config(whole / "runs" / survivors[0])).programs.start(0)
+    like = make_run(read_config(whole / "runs" / survivors[0])).programs.start(0)
     for name, row in found.items():
         ours, theirs = (numbers(each / "runs" / name) for each in (halved, whole))
         if name in survivors:

@@ -9,9 +9,9 @@ import pytest
 
 from rnnlab.cells import CELLS
 from rnnlab.parallel.devices import replicate
-from rnnlab.records.run_config import traced_numbers
+from rnnlab.records.run_config import resolve_config, traced_numbers
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import assert_close, float64, in_double
 
@@ -41,9 +41,9 @@ def numbers(config: dict) -> dict[str, float]:
 
 def together(configs: list[dict], side_by_side: bool | None = None) -> tuple[ReplicaPrograms, TrainState]:
     """The programs of these configs, which are of one structure, and the states before the first step."""
-    run = Run(configs[0], mesh=make_replica_mesh(len(configs)))
+    run = make_run(configs[0], mesh=make_replica_mesh(len(configs)))
     programs = ReplicaPrograms(run, side_by_side)
-    resolved = [Run(each, mesh=run.mesh).config for each in configs]
+    resolved = [resolve_config(each) for each in configs]
     resolved += [resolved[0]] * (programs.slots(len(configs)) - len(configs))
     return programs, programs.start([each["seed"] for each in resolved], [numbers(each) for each in resolved])
 
@@ -65,9 +65,9 @@ def compare(cell: str, tolerance: float) -> None:
     states = jax.device_put(double(states), programs.split)
     states = programs._train(states, programs._placed([STEPS] * 4, np.int32), programs.run.data, programs.rows)
     jax.block_until_ready(states)  # Two programs at once on two devices may wait for each other.
-    alone = Run(configs[0] | {"devices": 2})
+    alone = make_run(configs[0] | {"devices": 2})
     for n, each in enumerate(configs):
-        resolved = Run(each).config
+        resolved = resolve_config(each)
         given = {name: jnp.float32(value) for name, value in numbers(resolved).items()}
         state = alone.programs.initialize(given, jnp.int32(resolved["seed"]), None)
         state = replicate(alone.mesh, double(state))

@@ -11,7 +11,8 @@ import pytest
 from rnnlab.config.errors import ConfigError
 from rnnlab.tasks import TASKS, Adding, Batch, Example, Split, Task, make_task
 from rnnlab.tasks.augmentation import add_noise, mask_time, replace_tokens, shift_in_time
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import quick_jit
 
 STEPS = 8
@@ -304,12 +305,12 @@ def trained(run: Run, *until: int) -> Any:
 
 @pytest.mark.slow
 def test_a_run_is_the_same_on_two_devices_and_in_pieces() -> None:
-    one, two = Run(config()), Run(config(devices=2))
+    one, two = make_run(config()), make_run(config(devices=2))
     whole = trained(one, 20)
     pieces = trained(one, 7, 20)
     jax.tree.map(np.testing.assert_array_equal, whole, pieces)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), whole, trained(two, 20))
-    plain = trained(Run(config(augmentation={})), 20)
+    plain = trained(make_run(config(augmentation={})), 20)
     assert not np.allclose(plain["readout"]["kernel"], whole["readout"]["kernel"], atol=1e-3)
 
 

@@ -26,8 +26,10 @@ from rnnlab.tasks.base import frequency_loss
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.programs import Programs
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
+from rnnlab.training.structure import Structure
 from tests.helpers import assert_close, float64, quick_jit, random_like
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -63,7 +65,8 @@ def programs(task: Task, rows: int, devices: int = 1, rate: float = 1.0, **model
     """Plain SGD, so that an update is the gradient; compiled quickly."""
     model = {"cell": {"name": "lstm", "features": 3}, "learned_carry": True, "embedding": 4} | model
     optimizer = {"name": "sgd", "learning_rate": rate}
-    run: Any = Programs(model, optimizer, task, make_mesh(rows, devices), batch_size=rows, run_steps=99, log_every=7)
+    structure = Structure(task, model=model, optimizer=optimizer, run_steps=99)
+    run: Any = Programs(structure, make_mesh(rows, devices), batch_size=rows, log_every=7)
     run.initialize = quick_jit(run.initialize.__wrapped__)
     run.train = quick_jit(run.train.__wrapped__)
     run._evaluate = quick_jit(run._evaluate.__wrapped__, static_argnums=(0, 1))
@@ -155,7 +158,7 @@ def test_the_carry_after_six_windows_is_that_of_one_long_pass(folder, model):
         state = begun(run)
         tokens, length = task.corpus.splits["train"].tokens, task.length["train"]
         inputs = np.stack([tokens[row * length :][:30] for row in range(2)], 1).astype(np.int32)
-        network, last = run.network(state.params, state.buffers), []
+        network, last = run.structure.network(state.params, state.buffers), []
         network.hidden(jnp.asarray(inputs), last=last)
         assert_close(train(run, state, 6).carry, last, 1e-12)
         # The epoch after begins with the network's own carry again.
@@ -174,7 +177,7 @@ def test_gradients_stop_where_a_window_begins(folder):
 
         def loss(params: Any, carry: Any, whole: bool) -> jax.Array:
             """Of the third window; whole: with what its carry came from."""
-            network, last = run.network(params, before.buffers), []
+            network, last = run.structure.network(params, before.buffers), []
             if whole:
                 inputs = jnp.concatenate([window.inputs for window in windows])
                 hidden = network.hidden(inputs)._replace(state=None)
@@ -227,7 +230,7 @@ def test_a_stage_with_another_window_begins_with_the_first_carry(folder):
         "model": {"cell": {"name": "gru", "features": 3}, "embedding": 4},
         "curriculum": curriculum,
     }
-    run = Run(
+    run = make_run(
         {
             "optimizer": {"name": "sgd", "learning_rate": 0.1},
             "seed": 0,
@@ -249,7 +252,7 @@ def test_a_stage_with_another_window_begins_with_the_first_carry(folder):
 def last_state(config: dict[str, Any], workdir: Path, folder: Path) -> Any:
     """Parameters and carry in the last checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints")
-    restored = checkpoints.restore(checkpoints.steps()[-1], Run(config, str(folder)).programs.start(0))
+    restored = checkpoints.restore(checkpoints.steps()[-1], make_run(config, str(folder)).programs.start(0))
     checkpoints.close()
     return restored.step, jax.tree.map(np.asarray, (restored.state.params, restored.state.carry))
 
@@ -441,7 +444,7 @@ def test_gradients_are_measured_over_the_longest_sentence_however_many_are_short
     (tmp_path / "text").mkdir()
     for split in LINES:  # More than the 32 rows that are measured, the long one first.
         (tmp_path / "text" / f"{split}.txt").write_text("a b c d e f\n" + 40 * "a\n")
-    run = Run(
+    run = make_run(
         resolve_config(
             {
                 "steps": 1,
@@ -476,7 +479,7 @@ def test_sentences_never_leak_into_each_other(folder):
         def losses(params: Any, tokens: Any) -> jax.Array:
             data = {"validation": (tokens, jnp.asarray(offsets), jnp.asarray(order))}
             batch = task.batch(data, jnp.int32(0), "validation", rows)
-            network = run.network(params, state.buffers)
+            network = run.structure.network(params, state.buffers)
             return task.score(network(batch.inputs, batch.lengths), batch)[0]["loss"]
 
         before, after = (np.asarray(quick_jit(losses)(state.params, t)) for t in (tokens, other))
@@ -500,7 +503,9 @@ def test_what_stands_behind_a_sentence_is_not_looked_at(folder):
             inside = jnp.arange(task.steps["validation"])[:, None] < batch.lengths
             batch = batch._replace(inputs=jnp.where(inside, batch.inputs, filling))
             batch = batch._replace(targets=jnp.where(inside, batch.targets, filling))
-            return task.score(run.network(params, state.buffers)(batch.inputs, batch.lengths), batch)[0]["loss"]
+            return task.score(run.structure.network(params, state.buffers)(batch.inputs, batch.lengths), batch)[0][
+                "loss"
+            ]
 
         table = state.params["embedding"]
         broken = state.params | {"embedding": table.at[hapax].set(jnp.nan)}

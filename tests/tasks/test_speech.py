@@ -16,7 +16,7 @@ from rnnlab.config.reading import load_file
 from rnnlab.nn.network import Network
 from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.tasks import Batch, Speech, make_task
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.generated_timit import SPEAKERS, write_corpus
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_like
 
@@ -288,7 +288,7 @@ def test_every_row_of_the_papers_table_is_a_config(preset):
     ],
 )
 def test_every_config_takes_a_step_and_is_evaluated(preset, corpus):
-    run = Run(tiny(preset, corpus))
+    run = make_run(tiny(preset, corpus))
     before = run.programs.start(0)
     readout = np.asarray(before.params["readout"]["kernel"])  # Five tiny layers of 0.01·I let less through than that.
     after = run.programs.train(before, run.data, jnp.int32(1), run.rows)
@@ -326,7 +326,7 @@ def test_a_missing_folder_is_named(tmp_path):
 )
 def test_a_wrong_field_is_one_line_that_says_what_is_allowed(field, value, said, corpus):
     with pytest.raises(ConfigError, match=said):
-        Run(tiny("irnn-2x500", corpus | {field: value}))
+        make_run(tiny("irnn-2x500", corpus | {field: value}))
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training import evaluation
 from rnnlab.training.evaluation import Halt, Halted, Pace, in_parts
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
 
 RUN = SMALL_RUN | {"steps": 20, "eval_every": 10, "checkpoint_every": 5, "eval_batch_size": 4}
@@ -81,7 +81,7 @@ def test_an_evaluation_has_time_to_end_after_a_signal(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_means_are_the_same_to_the_last_bit_wherever_the_parts_end(devices: int) -> None:
-    run = Run(resolve_config(RUN | {"devices": devices}))
+    run = make_run(resolve_config(RUN | {"devices": devices}))
     state = run.programs.start(0)
     size, rows = run.evaluated_rows("validation")
     assert size % rows.shape[0] != 0
@@ -95,7 +95,8 @@ def test_means_are_the_same_to_the_last_bit_wherever_the_parts_end(devices: int)
 
 
 def test_a_split_may_be_as_long_as_an_int_counts() -> None:
-    run = Run(resolve_config(RUN | {"task": RUN["task"] | {"validation_size": LARGEST_INT}, "eval_batch_size": 1000}))
+    task = RUN["task"] | {"validation_size": LARGEST_INT}
+    run = make_run(resolve_config(RUN | {"task": task, "eval_batch_size": 1000}))
     state, programs = run.programs.start(0), run.programs
     size, rows = run.evaluated_rows("validation")
     whole = state.evaluated, state.buffers, run.data, rows
@@ -104,7 +105,7 @@ def test_a_split_may_be_as_long_as_an_int_counts() -> None:
     _, means = programs._evaluate("validation", size, *whole, sums, np.int32(last), np.int32(last + 1))
     positions = np.arange(1000 * last, size).astype(np.int32)
     batch = run.task.batch(run.task.data, jnp.int32(0), "validation", jnp.asarray(positions))
-    values, _ = run.task.score(programs.network(state.evaluated, state.buffers)(batch.inputs), batch)
+    values, _ = run.task.score(programs.structure.network(state.evaluated, state.buffers)(batch.inputs), batch)
     assert {name: float(value) for name, value in means.items()} == pytest.approx(
         {name: float(value.mean()) for name, value in values.items()}, rel=1e-5
     )

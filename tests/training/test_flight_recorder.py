@@ -20,7 +20,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.training.flight_recorder import read_recording
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.replay import _spectral_bound, blame
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 
 
 def exploding(**changes: Any) -> dict[str, Any]:
@@ -92,10 +92,10 @@ def test_recorder_leaves_every_number_of_a_run_as_it_is(diverged: Path, tmp_path
 
 @pytest.mark.slow
 def test_carries_are_those_of_the_whole_batch_of_the_update(diverged: Path) -> None:
-    run = Run(exploding(devices=1, flight_recorder=None))
+    run = make_run(exploding(devices=1, flight_recorder=None))
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(23), run.rows)
     batch = run.task.batch(run.task.data, state.seed, "train", np.uint32(23 * 4) + run.rows)
-    (expected,) = trajectories(run.programs.network(state.params, state.buffers), batch.inputs)
+    (expected,) = trajectories(run.programs.structure.network(state.params, state.buffers), batch.inputs)
     with np.load(diverged / "recordings" / "00000024" / "carries.npz") as carries:
         np.testing.assert_allclose(carries["layer 1/h"], expected.carries[0], rtol=1e-3)
 

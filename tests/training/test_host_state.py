@@ -19,7 +19,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import to_json
 from rnnlab.parallel.devices import replicate
 from rnnlab.records.metrics import ProgressLine, read_metrics
-from rnnlab.records.run_config import resolve_config, task_stages
+from rnnlab.records.run_config import CurriculumOptions, resolve_config, task_stages
 from rnnlab.records.workdir import open_workdir, read_config
 from rnnlab.tasks import TASKS, Adding, Example, Split
 from rnnlab.training import loop
@@ -28,7 +28,8 @@ from rnnlab.training.curriculum import Curriculum
 from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.plateau import Plateau
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState, means
 from tests.training.test_loop import final_params, numbers, small
 
@@ -36,7 +37,8 @@ pytestmark = pytest.mark.usefixtures("no_figures", "shared_programs")
 
 BY_STEP = dict(field="length", values=(3, 4), steps=(15, 33))
 BY_METRIC = dict(field="length", values=(3, 4), metric="loss", threshold=0.5)
-PLATEAU: dict[str, Any] = dict(name="plateau", factor=0.5, patience=2, min_change=0.0, minimum=0.2)
+RULE: dict[str, Any] = dict(factor=0.5, patience=2, min_change=0.0, minimum=0.2)
+PLATEAU: dict[str, Any] = dict(name="plateau", **RULE)
 
 
 def staged(curriculum: dict[str, Any], **changes: Any) -> dict:
@@ -119,7 +121,7 @@ def test_stages_are_runs_of_their_tasks_one_after_the_other(by_step) -> None:
     config, workdir, summary, _ = by_step
     state, plain = None, {key: value for key, value in config.items() if key != "curriculum"}
     for length, until in ((3, 15), (4, 33), (6, 60)):
-        run = Run(plain | {"task": plain["task"] | {"length": length}})
+        run = make_run(plain | {"task": plain["task"] | {"length": length}})
         state = run.programs.start(0) if state is None else run.with_empty_sums(state)
         state = run.programs.train(state, run.data, jnp.int32(until), run.rows)
     for a, b in zip(jax.tree.leaves(state.params), final_params(config, workdir), strict=True):
@@ -133,7 +135,7 @@ def test_stages_are_runs_of_their_tasks_one_after_the_other(by_step) -> None:
 def test_evaluation_and_means_of_a_stage_are_of_its_task_alone(tmp_path) -> None:
     config = staged(BY_STEP, steps=20)
     train_and_evaluate(config, tmp_path)
-    run = Run(small(task=dict(length=4)))
+    run = make_run(small(task=dict(length=4)))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     state = checkpoints.restore(20, run.programs.start(0)).state
     checkpoints.close()
@@ -247,7 +249,7 @@ def test_a_run_without_stages_has_no_trace_of_them(tmp_path) -> None:
     assert validation == {"step", "split", "loss", "within_0.04", "seconds"}
     assert train == validation | {"clipped", "grad_norm", "largest_grad_norm", "learning_rate"}
     assert "stage" not in summary
-    assert Run(small()).programs.start(0).rate_scale is None
+    assert make_run(small()).programs.start(0).rate_scale is None
 
 
 def test_stages_of_a_resolved_config_end_with_the_task_itself(tmp_path) -> None:
@@ -307,10 +309,10 @@ def test_field_that_changes_the_network_is_one_clear_line(monkeypatch) -> None:
     config = small() | {"task": dict(name="wide"), "curriculum": dict(field="width", values=(2,), steps=(5,))}
     message = r"task.width changes what is trained: .*kernel is float32\[2, 8\] in stage 1, float32\[3, 8\] in the last"
     with pytest.raises(ConfigError, match=message):
-        Run(config)
+        make_run(config)
     config["curriculum"]["values"] = (9,)
     with pytest.raises(ConfigError, match=r"curriculum.values: stage 1: task.width: 9 is too wide"):
-        Run(config)
+        make_run(config)
 
 
 # --- plateau ---------------------------------------------------------------------------------------------------------
@@ -332,9 +334,9 @@ def test_field_that_changes_the_network_is_one_clear_line(monkeypatch) -> None:
 )
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_rate_drops_after_patience_evaluations_without_improvement(changes, losses, scales, sign) -> None:
-    plateau, found, drops = Plateau(PLATEAU | changes, "m", sign), [], []
+    plateau, found, drops = Plateau("m", sign, **(RULE | changes)), [], []
     for loss in losses:
-        kept = Plateau(PLATEAU | changes, "m", sign)
+        kept = Plateau("m", sign, **(RULE | changes))
         kept.load(json.loads(json.dumps(plateau.dump())))  # As after an interruption.
         plateau = kept
         drops.append(plateau.see({"m": -sign * loss}))
@@ -357,7 +359,7 @@ def test_run_on_a_plateau_equals_runs_at_the_lower_rates(tmp_path, monkeypatch, 
     said = capsys.readouterr().out
     assert said.count("learning rate times") == 3
     assert "step 15  learning rate times 0.5: no better validation loss in 2 evaluations" in said
-    run = Run(config | {"optimizer": DECAYING | {"schedule": "constant"}})
+    run = make_run(config | {"optimizer": DECAYING | {"schedule": "constant"}})
     state = run.programs.start(0)
     for until, scale in {**dict.fromkeys([15], 1.0), 30: 0.5, 40: 0.25, 60: 0.2}.items():
         rate = {"optimizer.learning_rate": jnp.float32(0.02 * scale)}
@@ -444,8 +446,8 @@ def test_a_diverged_run_started_again_reports_the_last_finite_means(tmp_path, ca
 
 
 def test_what_is_remembered_is_all_that_changes() -> None:
-    stopping, plateau = EarlyStopping("loss", -1.0, 2, 0.0), Plateau(PLATEAU, "loss", -1.0)
-    curriculum = Curriculum(BY_METRIC | {"steps": None}, -1.0)
+    stopping, plateau = EarlyStopping("loss", -1.0, 2, 0.0), Plateau("loss", -1.0, **RULE)
+    curriculum = Curriculum(CurriculumOptions(**BY_METRIC), -1.0)
     watchers = (stopping, plateau, curriculum)
     before = [dict(vars(each)) for each in watchers]
     curriculum.advance(5)
@@ -459,7 +461,7 @@ def test_what_is_remembered_is_all_that_changes() -> None:
 
 def test_a_checkpoint_that_no_training_wrote_is_one_line(tmp_path) -> None:
     """A published network's, put into a new workdir: it holds the parameters, and nothing that the host remembered."""
-    run = Run(small())
+    run = make_run(small())
     with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
         checkpoints.save(1, run.programs.start(0), {"of": "another make"})
         checkpoints.wait()

@@ -28,7 +28,8 @@ from rnnlab.training.checkpoints import Checkpoints, ocp
 from rnnlab.training.clock import TrainingClock
 from rnnlab.training.early_stopping import EarlyStopping
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run, make_host_state
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_host_state, make_run
 from tests.helpers import SMALL_RUN, float64
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def small(**changes) -> dict:
 
 def final_params(config: dict, workdir: Path) -> list[np.ndarray]:
     """The parameters in the last checkpoint."""
-    run = Run(config)
+    run = make_run(config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     restored = checkpoints.restore(checkpoints.steps()[-1], run.programs.start(0))
     checkpoints.close()

@@ -13,7 +13,8 @@ from rnnlab.records.metrics import read_metrics
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.tasks import TASKS, Batch, Example, GeneratedTask, Split, StreamTask, Weighted
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState, means
 
 STEPS, LAST = 70, 10
@@ -116,9 +117,9 @@ def config(task: str = "recall", **changes: Any) -> dict[str, Any]:
 
 
 def outputs_of(run: Run, state: TrainState, params: Any, batch: Batch, split: Split, positions: Any) -> Any:
-    network, last = run.programs.network(params, state.buffers), []
+    network, last = run.programs.structure.network(params, state.buffers), []
     carry = state.carry
-    first = None if carry is None else run.programs._first_carries(network, split, positions, carry)
+    first = None if carry is None else run.programs.structure.first_carries(network, split, positions, carry)
     hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last)
     return network.read(hidden, batch.lengths), last
 
@@ -142,7 +143,7 @@ def evaluated_by_hand(run: Run, state: TrainState, size: int, at_once: int) -> d
     [("recall", 1, None), ("recall", 2, None), ("recall", 2, {"decay": 0.5}), ("streamed", 2, None), ("read", 2, None)],
 )
 def test_evaluation_is_the_mean_over_all_that_counts(task: str, devices: int, averaging: Any) -> None:
-    run = Run(config(task, devices=devices, averaging=averaging))
+    run = make_run(config(task, devices=devices, averaging=averaging))
     state = run.train(run.programs.start(0), 2)
     expected = evaluated_by_hand(run, state, run.task.size("validation") or 0, 4 if task == "streamed" else 8)
     assert run.evaluate(state, "validation") == pytest.approx(expected, rel=1e-5)
@@ -151,7 +152,7 @@ def test_evaluation_is_the_mean_over_all_that_counts(task: str, devices: int, av
 @pytest.mark.parametrize(("task", "devices"), [("recall", 1), ("recall", 2), ("streamed", 2), ("read", 2)])
 def test_training_sums_are_over_all_that_counts_since_the_last_log(task: str, devices: int) -> None:
     """The loss and other metrics are means over steps, as they always were; a step may have no weight."""
-    run = Run(config(task, devices=devices))
+    run = make_run(config(task, devices=devices))
     state, outputs, targets = run.programs.start(0), [], []
     for step in range(3):
         positions = jnp.arange(4) + 4 * step
@@ -168,11 +169,11 @@ def test_training_sums_are_over_all_that_counts_since_the_last_log(task: str, de
 
 def test_a_replica_has_the_metrics_of_the_run_alone() -> None:
     settings = [config(seed=seed, devices=None) for seed in range(2)]
-    programs = ReplicaPrograms(Run(settings[0], mesh=make_replica_mesh(2)))
+    programs = ReplicaPrograms(make_run(settings[0], mesh=make_replica_mesh(2)))
     states = programs.start([0, 1], [programs.run.programs.numbers] * 2)
     states = programs.train(states, np.array([3, 3], np.int32))
     found = programs.evaluate(states, "validation", np.array([True, True]))
-    alone = Run(settings[0] | {"devices": 1})
+    alone = make_run(settings[0] | {"devices": 1})
     for seed in range(2):
         state = alone.train(alone.programs.start(seed), 3)
         assert found[seed] == pytest.approx(alone.evaluate(state, "validation"), rel=1e-4)
@@ -217,4 +218,4 @@ class WithWeightedLoss(Recall):
 def test_the_loss_has_the_weights_that_score_returns(task: Any, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ConfigError, match=f"^task: what score returns {fault}; it needs sums"):
-        Run(config("wrong"))
+        make_run(config("wrong"))

@@ -14,7 +14,8 @@ from rnnlab.training import prefetch
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.prefetch import Feed
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -62,7 +63,7 @@ def config(text: Path, name: str, on_device: bool, steps: int = 20, **sections: 
 
 def trained(run: Run, until: int, at_once: int) -> TrainState:
     """The state after `until` updates, asked for a few at a time."""
-    state = run.programs.start(run.config["seed"])
+    state = run.programs.start(run.seed)
     while int(state.step) < until:
         state = jax.block_until_ready(run.train(state, min(until, int(state.step) + at_once)))
     return state
@@ -78,7 +79,7 @@ def test_a_text_that_the_host_reads_is_trained_on_as_one_on_the_device(text, nam
     read their batches differently, and the hurried compilation of tests rounds what follows differently."""
     monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=AS_FOR_A_USER))
     sections = {"augmentation": {"token_replacement": 0.2}}
-    there, here = (Run(config(text, name, on_device, **sections), str(text)) for on_device in (True, False))
+    there, here = (make_run(config(text, name, on_device, **sections), str(text)) for on_device in (True, False))
     assert there.feed is None
     assert here.feed is not None
     steps = 4 + (here.task.size("train") or 0) // 4
@@ -92,7 +93,7 @@ def test_no_device_holds_a_training_text_that_the_host_reads(text, name):
 
 
 def test_blocks_are_the_same_in_whatever_order_they_are_asked_for(text):
-    run = Run(config(text, "sentences", on_device=False), str(text))
+    run = make_run(config(text, "sentences", on_device=False), str(text))
     feed = run.feed
     assert feed is not None
     forwards = [jax.device_get(feed.at(step)) for step in range(12)]
@@ -109,7 +110,7 @@ def test_a_run_resumed_within_a_block_ends_bit_for_bit_where_it_would_have(text,
     train_and_evaluate(config(text, name, on_device=False), whole, str(text))
     train_and_evaluate(config(text, name, on_device=False, steps=10), parts, str(text))
     train_and_evaluate(config(text, name, on_device=False), parts, str(text))
-    run = Run(config(text, name, on_device=False), str(text))
+    run = make_run(config(text, name, on_device=False), str(text))
     states = []
     for workdir in (whole, parts):
         checkpoints = Checkpoints(workdir / "checkpoints")
@@ -139,7 +140,7 @@ def test_more_tokens_than_a_device_counts_are_refused_there():
 
 def test_a_block_holds_about_its_bytes_and_at_least_a_step(text, monkeypatch):
     monkeypatch.undo()
-    run = Run(config(text, "language_model", on_device=False), str(text))
+    run = make_run(config(text, "language_model", on_device=False), str(text))
     step = 2 * 4 * 4 * 4  # Inputs and targets of 4 rows of 4 words, 32 bits each.
     for room, steps in ((10 * step, 10), (step // 2, 1)):
         monkeypatch.setattr(prefetch, "BLOCK_BYTES", room)
@@ -147,7 +148,7 @@ def test_a_block_holds_about_its_bytes_and_at_least_a_step(text, monkeypatch):
 
 
 def test_without_grain_one_line_says_what_to_install(text, monkeypatch):
-    run = Run(config(text, "sentences", on_device=False), str(text))
+    run = make_run(config(text, "sentences", on_device=False), str(text))
     monkeypatch.setitem(__import__("sys").modules, "grain", None)
     with pytest.raises(ConfigError, match=r"^task.on_device: .* needs grain"):
         run.train(run.programs.start(0), 1)

@@ -20,6 +20,7 @@ from rnnlab.tasks import Batch, Example, Split, Task
 from rnnlab.tasks.base import stream
 from rnnlab.training.programs import Programs
 from rnnlab.training.state import TrainState, means
+from rnnlab.training.structure import Structure
 from tests.helpers import quick_jit
 
 T, B, H = 6, 4, 3
@@ -60,7 +61,8 @@ def programs(devices: int) -> Programs:
     model = {"cell": cell, "recurrence": {"backend": "fused"}}
     optimizer = {"name": "adam", "learning_rate": 0.05, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 2}
     mesh = make_mesh(B, devices)
-    return Programs(model, optimizer, Ragged(), mesh, batch_size=B, run_steps=20, log_every=LOG_EVERY)
+    structure = Structure(Ragged(), model=model, optimizer=optimizer, run_steps=20)
+    return Programs(structure, mesh, batch_size=B, log_every=LOG_EVERY)
 
 
 def data_of(run: Programs) -> Any:
@@ -99,7 +101,7 @@ def by_hand(run: Programs) -> Any:
         batch = run.task.batch(run.task.data, seed, "train", step * B + jnp.arange(B))
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
-            values, weights = run.task.score(run.network(params, buffers)(batch.inputs, batch.lengths), batch)
+            values, weights = run.task.score(run.structure.network(params, buffers)(batch.inputs, batch.lengths), batch)
             averages = {name: value.sum() / weights.sum() for name, value in values.items()}
             return averages["loss"], averages
 
@@ -188,7 +190,8 @@ def test_gradient_noise_is_a_function_of_seed_and_step_alone() -> None:
     cell = {"name": "vanilla", "features": H}
     optimizer = {"name": "sgd", "learning_rate": 1.0, "gradient_noise": 1e12, "gradient_noise_decay": 0.0}
     model = {"cell": cell, "recurrence": {"backend": "fused"}}
-    run = Programs(model, optimizer, Ragged(), make_mesh(B, 2), batch_size=B, run_steps=20, log_every=LOG_EVERY)
+    structure = Structure(Ragged(), model=model, optimizer=optimizer, run_steps=20)
+    run = Programs(structure, make_mesh(B, 2), batch_size=B, log_every=LOG_EVERY)
 
     def moved(seed: int, step: int, weights: int) -> Any:
         """By one step at these weights; a deviation of 10⁶ leaves nothing of the gradient."""
@@ -227,7 +230,7 @@ def test_evaluation_of_any_size_is_the_plain_average() -> None:
     @quick_jit
     def score_of_each_row(params: Any, buffers: Any) -> Any:
         batch = run.task.batch(run.task.data, jnp.int32(99), "validation", jnp.arange(7))
-        return run.task.score(run.network(params, buffers)(batch.inputs, batch.lengths), batch)
+        return run.task.score(run.structure.network(params, buffers)(batch.inputs, batch.lengths), batch)
 
     values, weights = host(score_of_each_row(*host((state.params, state.buffers))))
     rows = jnp.arange(4, dtype=jnp.int32)

@@ -14,7 +14,7 @@ from rnnlab.datasets.timit import Corpus, Utterances
 from rnnlab.tasks import Speech
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.recognition import Decoder, decode, make_decoder, merged, phone_errors, recognize, viterbi
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 from tests.generated_timit import SPEAKERS, write_corpus
 
 
@@ -231,6 +231,6 @@ def test_decode_is_refused_for_a_task_without_phones():
         "model": {"cell": {"name": "irnn", "features": 2}},
         "optimizer": {"name": "sgd", "learning_rate": 0.1},
     }
-    run = Run(config)
+    run = make_run(config)
     with pytest.raises(ConfigError, match="no phones to decode"):
         recognize(run, run.programs.start(0), "test")

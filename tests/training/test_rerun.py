@@ -13,7 +13,7 @@ from rnnlab import train
 from rnnlab.config.errors import ConfigError
 from rnnlab.records.workdir import is_done
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
 from tests.helpers import SMALL_RUN
 
 pytestmark = pytest.mark.usefixtures("shared_programs")

@@ -20,9 +20,10 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.spec.groups import structure
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints
+from rnnlab.training.constants import KEEP_NUMBERS
 from rnnlab.training.interruptions import disk_errors, interruptions
-from rnnlab.training.programs import KEEP_NUMBERS, Programs
-from rnnlab.training.setup import Run
+from rnnlab.training.programs import Programs
+from rnnlab.training.setup import make_run
 
 
 def run_group(
@@ -124,7 +125,7 @@ class KeptPrograms:
         key = structure(settings[0].config), mesh, data_dir
         if self._last is None or self._last[0] != key:
             self._last = None  # The new ones need the memory.
-            run = Run(settings[0].config, data_dir, mesh)
+            run = make_run(settings[0].config, data_dir, mesh)
             if run.feed is not None:
                 raise ConfigError(
                     "task.on_device: what the host reads is read run by run; say so: task.on_device=False"

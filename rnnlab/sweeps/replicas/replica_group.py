@@ -27,7 +27,8 @@ from rnnlab.training.clock import TrainingClock
 from rnnlab.training.conclusion import summarize
 from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
 from rnnlab.training.host_state import following
-from rnnlab.training.setup import Run, make_host_state
+from rnnlab.training.run import Run
+from rnnlab.training.setup import make_host_state
 from rnnlab.training.state import TrainState, logged
 
 

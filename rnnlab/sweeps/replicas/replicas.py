@@ -22,7 +22,7 @@ from rnnlab.tasks import Split
 from rnnlab.training import footprint
 from rnnlab.training.evaluation import Pace, Sums, in_parts
 from rnnlab.training.metric_sums import on_host
-from rnnlab.training.setup import Run
+from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 from rnnlab.typing import Bool, Float, Int, PyTree
 
@@ -107,7 +107,7 @@ class ReplicaPrograms:
 
     def _begun(self, split: Split, state: TrainState, data: PyTree, rows: jax.Array) -> Sums:
         def one(state: TrainState, data: PyTree, rows: jax.Array) -> Sums:
-            return self.run.programs.begin_sums_shard(split, state.evaluated, state.buffers, data, rows)
+            return self.run.programs.evaluation.begin(split, state.evaluated, state.buffers, data, rows)
 
         return self._replicated(one, each=1)(state, data, rows)
 
@@ -126,7 +126,7 @@ class ReplicaPrograms:
             state: TrainState, sums: Sums, data: PyTree, rows: jax.Array, first: jax.Array, until: jax.Array
         ) -> tuple[Sums, PyTree]:
             whole = state.evaluated, state.buffers, data, rows
-            return self.run.programs.evaluate_shard(*where, *whole, sums, first, until)
+            return self.run.programs.evaluation.add(*where, *whole, sums, first, until)
 
         return self._replicated(self._where(one), each=3)(wanted, state, sums, data, rows, first, until)
 
