@@ -16,7 +16,7 @@ from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.tasks import GeneratedTask, StreamTask, Task, make_task
 from rnnlab.training.loop import train_and_evaluate
-from rnnlab.training.setup import Run
+from rnnlab.training.setup import make_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
 EXAMPLES = dict(re.findall(r'```python title="study/(\w+\.py)"\n(.*?)```', PAGE, re.S))
@@ -76,7 +76,7 @@ def test_the_examples_train(name: str, study: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["series", "waves"])
 def test_what_the_host_reads_and_what_goes_on_is_what_the_examples_say(name: str, study: Path, tmp_path: Path) -> None:
-    run = Run(config(study, **CHANGES[name], devices="1"), str(tmp_path / "data"))
+    run = make_run(config(study, **CHANGES[name], devices="1"), str(tmp_path / "data"))
     first, second = (run.task.batch(run.data_at(step), 0, "train", 4 * step + np.arange(4)) for step in (0, 1))
     if name == "waves":
         np.testing.assert_array_equal(first.targets[-1], second.inputs[0])
