@@ -65,7 +65,7 @@ def subject_of(
 ) -> Subject:
     """A `Subject`; its forward pass is made here. broken: what is known to be not finite in the network."""
     whole = []
-    for run in trajectories(network, batch.inputs, batch.lengths):
+    for run in _trajectories(network, batch):
         lost = [~jnp.isfinite(carry).all((1, 2)) for carry in run.carries]
         bad = jnp.any(jnp.stack(lost), axis=0)
         if bool(bad.any()):
@@ -75,6 +75,30 @@ def subject_of(
         elif all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(nnx.state(run.cell, nnx.Param))):
             whole.append(run)
     return Subject(network, task, batch, whole, broken, jacobians, exponents, lags)
+
+
+def _trajectories(network: Network, batch: Batch) -> list[Trajectory]:
+    """Those of the network, in one program."""
+    graphdef, state = nnx.split(network)
+    static: list[tuple[nnx.GraphDef, dict[str, Any]]] = []
+
+    def run_all(state: Any, batch: Batch) -> list[tuple[Any, dict[str, Any]]]:
+        arrays = []
+        for run in trajectories(nnx.merge(graphdef, state), batch.inputs, batch.lengths):
+            cell, state_of_cell = nnx.split(run.cell)
+            static.append((cell, {"name": run.name, "reverse": run.reverse}))
+            arrays.append((state_of_cell, {name: getattr(run, name) for name in _ARRAYS}))
+        return arrays
+
+    found = jax.jit(run_all)(state, batch)
+    return [
+        Trajectory(cell=nnx.merge(cell, state), **arrays, **fields)
+        for (cell, fields), (state, arrays) in zip(static, found, strict=True)
+    ]
+
+
+_ARRAYS = ("x", "lengths", "first", "carries", "noise", "state_mask")
+"""The fields of a trajectory that a program takes and returns."""
 
 
 def _need_all(subject: Subject) -> None:
@@ -96,7 +120,7 @@ def _horizon(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {"longest_dependency": subject.task.longest_dependency}
     if subject.task.readout == "every":
         found["note"] = ONE_ANSWER
-    for name, norms in gradient_reach(subject.network, subject.task, subject.batch).items():
+    for name, norms in _of_network(gradient_reach, subject).items():
         forward = norms[::-1] if name.endswith(" reverse") else norms
         decay = decay_per_step(forward)
         found[name] = {
@@ -119,7 +143,7 @@ def _jacobians(subject: Subject) -> dict[str, Any]:
         longest = max(1, int(lengths.max()))
         times = np.unique(np.linspace(0, longest - 1, min(subject.jacobians, longest)).round().astype(int))
         counts = powers_of_two(longest)
-        each = step_jacobians(run, jnp.asarray(times))
+        each = _compiled(step_jacobians, run, jnp.asarray(times))
         values = jnp.linalg.svd(each, compute_uv=False)
         found[run.name] = {
             "times": times,
@@ -127,7 +151,9 @@ def _jacobians(subject: Subject) -> dict[str, Any]:
             "eigenvalues": [[[v.real, v.imag] for v in row] for row in eigenvalues(each[:, lengths.argmax()])],
             "counts": counts,
             "log10_products": jnp.mean(
-                jacobian_products(run, counts), 1, where=(lengths >= np.array(counts)[:, None])[:, :, None]
+                _compiled(functools.partial(jacobian_products, counts=counts), run),
+                1,
+                where=(lengths >= np.array(counts)[:, None])[:, :, None],
             ),
         }
     return found
@@ -144,7 +170,7 @@ def _lyapunov(subject: Subject) -> dict[str, Any]:
                 f"all {size} exponents of {run.x.shape[1]} rows take {jacobian_bytes(run, 1) / 1e9:.1f} GB; "
                 "take the leading ones with --exponents, or fewer --rows"
             )
-        of_rows = summary(_compiled(functools.partial(lyapunov_exponents, count=count), run), run.lengths)
+        of_rows = jax.jit(summary)(_compiled(functools.partial(lyapunov_exponents, count=count), run), run.lengths)
         found[run.name] = of_rows._asdict()
     return found
 
@@ -153,15 +179,19 @@ def _compiled(measure: Callable[..., Any], run: Trajectory, *more: jax.Array) ->
     """measure(run, *more) in one program, of which all arrays are arguments: XLA computes with constants while it
     compiles, for minutes where T is 10 000."""
     graphdef, state = nnx.split(run.cell)
-    arrays = (run.x, run.lengths, run.first, run.carries, run.noise, run.state_mask)
+    arrays = {name: getattr(run, name) for name in _ARRAYS}
 
-    def of_arrays(state: Any, arrays: tuple, more: tuple) -> Any:
-        x, lengths, first, carries, noise, state_mask = arrays
+    def of_arrays(state: Any, arrays: dict[str, Any], more: tuple) -> Any:
         cell = nnx.merge(graphdef, state)
-        whole = Trajectory(run.name, cell, x, lengths, run.reverse, first, carries, noise, state_mask)
-        return measure(whole, *more)
+        return measure(Trajectory(name=run.name, cell=cell, reverse=run.reverse, **arrays), *more)
 
     return jax.jit(of_arrays)(state, arrays, more)
+
+
+def _of_network(measure: Callable[[Network, Task, Batch], Any], subject: Subject) -> Any:
+    """measure(network, task, batch) in one program, of which all arrays are arguments."""
+    graphdef, state = nnx.split(subject.network)
+    return jax.jit(lambda state, batch: measure(nnx.merge(graphdef, state), subject.task, batch))(state, subject.batch)
 
 
 def _lags(subject: Subject) -> dict[str, Any]:
@@ -174,7 +204,7 @@ def _lags(subject: Subject) -> dict[str, Any]:
         found["note"] = (
             f"lags: what came back {longest} steps and more is one part together; --lags={steps} splits all {steps}"
         )
-    for run, entry in zip(subject.trajectories, entries(subject.network, subject.task, subject.batch), strict=True):
+    for run, entry in zip(subject.trajectories, _of_network(entries, subject), strict=True):
         split = _compiled(functools.partial(lag_split, longest=longest), run, entry)
         gates = gate_names(run.cell, split.norms.shape[1])
         found[run.name] = {"gates": gates} | {name: value for name, value in split._asdict().items() if name != "total"}
@@ -191,9 +221,7 @@ def _truncation(subject: Subject) -> dict[str, Any]:
     """Cosine and norm ratio of truncated backpropagation's gradient against the full one."""
     _need_all(subject)
     windows = default_windows(subject.batch.inputs.shape[0])
-    graphdef, state = nnx.split(subject.network)
-    measure = jax.jit(lambda state, batch: truncation_bias(nnx.merge(graphdef, state), subject.task, batch))
-    found = measure(state, subject.batch)
+    found = _of_network(truncation_bias, subject)
     return {"windows": windows} | {name: bias._asdict() for name, bias in found.items()}
 
 
@@ -203,7 +231,7 @@ def _values(subject: Subject) -> dict[str, Any]:
     for run in _need_some(subject):
         units: dict[str, Any] = {}
         try:
-            measured = saturation(Probe([run], [], {}, {}, {}, {}))
+            measured = _compiled(lambda run: saturation(Probe([run], [], {}, {}, {}, {})), run)
         except ConfigError:  # No unit of this cell saturates or dies; it has a carry all the same.
             measured = {}
         for path, value in measured.items():
