@@ -38,19 +38,17 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from rnnlab import cli
 from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
-from rnnlab.benchmark.cases import CELLS, SHAPES, Case
+from rnnlab.benchmark.cases import CELLS, DEFAULT, SHAPES, Case
+from rnnlab.benchmark.tables import markdown, show
 from rnnlab.benchmark.worker import Worker
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import remove, write_text
-from rnnlab.files.markdown import markdown_table
 from rnnlab.files.output import make_console
 from rnnlab.records.provenance import git_commit, versions
 
-DEFAULT = "rnnlab fused"
 KINDS = ("rnnlab", "jax", "torch")
 RATE_SECONDS = 0.3
 AGREE = 1e-3
@@ -112,60 +110,6 @@ def summarize(case: Case, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 pairs = zip(row[what], base[what], strict=True)
                 row[f"{what}_ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
     return rows
-
-
-def show(results: list[dict[str, Any]], console: Console) -> None:
-    """The table on the screen."""
-    table = Table(title="one training step, and a forward pass")
-    for column in ("cell", "(T, B, D, H)", "contestant"):
-        table.add_column(column, no_wrap=True)
-    for column in ("step ms", "±", "ratio", "share", "forward ms", "ratio", "memory MiB", "compile s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    last = None
-    for row in results:
-        if last is not None and last != (row["cell"], row["shape"]):
-            table.add_section()
-        first, last = last != (row["cell"], row["shape"]), (row["cell"], row["shape"])
-        names = [row["cell"] if first else "", row["shape"] if first else "", row["contestant"]]
-        if "error" in row:
-            table.add_row(*names, "void")
-            continue
-        memory = row["temporary_bytes"]
-        table.add_row(
-            *names,
-            f"{row['step_median'] * 1e3:.3g}",
-            f"{row['step_spread']:.0%}",
-            f"{row.get('step_ratio', float('nan')):.2f}",
-            f"{row['step_share']:.0%}",
-            f"{row['forward_median'] * 1e3:.3g}",
-            f"{row.get('forward_ratio', float('nan')):.2f}",
-            "" if memory is None else f"{memory / 2**20:.1f}",
-            "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
-        )
-    console.print(table)
-    for row in results:
-        if "error" in row:
-            console.print(f"{row['cell']} {row['shape']} {row['contestant']}: {row['error']}", markup=False)
-
-
-def markdown(results: list[dict[str, Any]]) -> str:
-    """A line per case: rnnlab's own numbers, and how many times as long each of the others takes for a step."""
-    peers = list(dict.fromkeys(row["contestant"] for row in results if row["contestant"] != DEFAULT))
-    lines = []
-    cases: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in results:
-        cases.setdefault((row["cell"], row["shape"]), {})[row["contestant"]] = row
-    for (cell, shape), rows in cases.items():
-        ours = rows.get(DEFAULT, {"error": ""})
-        if "error" in ours:
-            mine = ["void"] * 3
-        else:
-            memory = ours["temporary_bytes"]
-            size = "" if memory is None else f"{memory / 2**20:.0f}"
-            mine = [f"{ours['step_median'] * 1e3:.3g}", f"{ours['step_share']:.0%}", size]
-        ratios = [f"{rows[p]['step_ratio']:.2f}" if "step_ratio" in rows.get(p, {}) else "void" for p in peers]
-        lines.append([cell, shape, *mine, *ratios])
-    return markdown_table(["cell", "(T, B, D, H)", "step, ms", "share of peak", "memory, MiB", *peers], lines)
 
 
 def parse_list(text: str, allowed: Sequence[str], flag: str) -> list[str]:

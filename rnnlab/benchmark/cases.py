@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+DEFAULT = "rnnlab fused"
+"""The contestant that the others are compared with."""
+
 
 class Case(NamedTuple):
     """One row of the table."""

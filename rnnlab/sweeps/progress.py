@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.progress import Progress
 
 from rnnlab.files.output import make_console
-from rnnlab.records.metrics import duration, live_line
+from rnnlab.records.progress_line import duration, live_line
 
 
 class SweepProgress:

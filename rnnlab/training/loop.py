@@ -17,7 +17,8 @@ from rnnlab.files import interpreting
 from rnnlab.parallel import processes
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
-from rnnlab.records.metrics import MetricsWriter, NoMetrics, ProgressLine
+from rnnlab.records.metrics import MetricsWriter, NoMetrics
+from rnnlab.records.progress_line import ProgressLine
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import Workdir, held, is_done, open_workdir, planned_steps, unless_too_large
 from rnnlab.training.checkpoints import Checkpoints

@@ -9,7 +9,7 @@ from typing import Any
 from rnnlab import plots
 from rnnlab.files import write_text
 from rnnlab.parallel import processes
-from rnnlab.records.metrics import described
+from rnnlab.records.progress_line import described
 from rnnlab.records.workdir import DONE, Workdir, check_config, held, read_config, read_summary
 from rnnlab.training.checkpoints import SavedCheckpoints
 from rnnlab.training.setup import make_run

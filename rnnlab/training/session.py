@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import jax
 
-from rnnlab.records.metrics import MetricsWriter, NoMetrics, ProgressLine
+from rnnlab.records.metrics import MetricsWriter, NoMetrics
+from rnnlab.records.progress_line import ProgressLine
 from rnnlab.records.workdir import Workdir
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.evaluation import Halt, Pace

@@ -38,9 +38,9 @@ from scripts.irnn.results import (
     merged,
     read_results,
     results_path,
-    rows,
     write_results,
 )
+from scripts.irnn.rows import rows
 from scripts.irnn.runs import Stop, config_of, sweep_of, train
 
 ROOT = Path(__file__).resolve().parents[2]

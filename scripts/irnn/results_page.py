@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.files import interpreting, read_json, read_text, read_toml, write_text
+from rnnlab.files import interpreting, read_toml, write_text
 from rnnlab.files.markdown import markdown_table
 from scripts.irnn.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
 from scripts.irnn.figures import Panel, gradients_over_time, published_and_ours
 from scripts.irnn.publication import together
-from scripts.irnn.results import Row, best_rates, duration, rows
+from scripts.irnn.rows import Row, duration, rows
+from scripts.irnn.stand_ins import MEASURE_AGAIN, STAND_INS
 
 COLUMNS = (
     "network",
@@ -237,7 +238,7 @@ def _page(
         if experiment.name in STAND_INS and not any(case.key in results for case in cases_of_experiment):
             file, write = STAND_INS[experiment.name]
             if (folder / file).exists():
-                with interpreting(folder / file, _MEASURE_AGAIN):
+                with interpreting(folder / file, MEASURE_AGAIN):
                     parts += write(folder / file, figures, beside, where, paper)
     return "\n".join(parts)
 
@@ -262,60 +263,3 @@ def _section(
         for words, figure in zip(captions, draw(case, results, paper, folder), strict=False)
     ]
     return parts
-
-
-def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
-    """The results that scripts/compare_lm1b.py left."""
-    content = read_json(
-        path.with_suffix(".json"), _MEASURE_AGAIN, {"config": {"steps": int}, "rates": list, "runs": list}
-    )
-    steps, rates = content["config"]["steps"], ",".join(content["rates"])
-    flags = f"--steps={steps}" + (f" --rates={rates}" if rates else "")
-    runs = {model: seeds[min(seeds)] for model, seeds in best_rates(content["runs"]).items()}
-    return [
-        "### The order of the networks on a stand-in\n",
-        read_text(path, _MEASURE_AGAIN),
-        f"![validation perplexity]({beside}/lm1b_standin.png)\n",
-        *_stand_in_gradients(runs, figures / "lm1b_gradients.png", where),
-        f"```sh\npython scripts/compare_lm1b.py {flags} --output=docs/results/lm1b_standin.json\n```\n",
-    ]
-
-
-def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
-    """The results that scripts/compare_speech.py left, beside the paper's rows of two layers."""
-    rows = []
-    networks = read_json(path, _MEASURE_AGAIN, {"networks": {}})["networks"]
-    forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
-    for name, row in networks.items():
-        if row["runs"]:
-            interval = (
-                "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
-            )
-            rows.append([name, f"{100 * row['mean']:.1f}{interval}", str(len(row["runs"]))])
-    theirs = "; ".join(
-        f"{direction}: " + ", ".join(f"{name} {paper['timit'][f'{key}{suffix}'][1]}" for name, key in _TWO_LAYERS)
-        for direction, suffix in (("forwards", ""), ("both directions", "-bidirectional"))
-    )
-    return [
-        "### The order of the networks on NLTK's sample\n",
-        "Not the paper's experiment: 4 % of the corpus, 61 phones, two layers of 100 units; see speech.md. The paper's "
-        f"two layers on the whole corpus, test, {theirs}.\n",
-        markdown_table(["network", "test frame error, %, 95 % interval", "seeds"], rows),
-        *_stand_in_gradients(forwards, figures / "speech_gradients.png", where),
-        "```sh\npython scripts/compare_speech.py --output=docs/results/speech.json --page=docs/speech.md\n```\n",
-    ]
-
-
-def _stand_in_gradients(runs: Mapping[str, Mapping[str, Any]], path: Path, where: str) -> list[str]:
-    """The figure of how far back the gradient of one answer reaches, drawn from runs that have it."""
-    flows = {name: flow for name, run in runs.items() if (flow := run.get("gradient_flow"))}
-    if not flows:
-        return []
-    gradients_over_time(flows, {name: number for number, name in enumerate(flows)}, path)
-    return [f"![gradients of the last answer before and after training]({where}/{path.name})\n"]
-
-
-_TWO_LAYERS = (("RNN", "rnn-2x500"), ("LSTM", "lstm-2x250"), ("IRNN", "irnn-2x500"))
-STAND_INS = {"lm1b": ("lm1b_standin.md", _lm1b_stand_in), "timit": ("speech.json", _timit_stand_in)}
-"""For an experiment whose corpus is not at hand: a file of the results, shown if it is there, and the lines of it."""
-_MEASURE_AGAIN = "move it away and measure anew"

@@ -13,7 +13,7 @@ from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir, read_config
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.training.chosen import export_parameters, restore_chosen
 from scripts.irnn.experiments import Case
-from scripts.irnn.results import Row, best_seed
+from scripts.irnn.rows import Row, best_seed
 
 
 def wins(case: Case, row: Row) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.output import make_console, silence
-from rnnlab.records.metrics import ProgressLine
+from rnnlab.records.progress_line import ProgressLine
 from rnnlab.sweeps.progress import SweepProgress
 from tests.helpers import SMALL_RUN, without_cache_lines
 

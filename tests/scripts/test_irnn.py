@@ -25,11 +25,12 @@ from rnnlab.records.workdir import open_workdir
 from rnnlab.sweeps.spec.manifest import make_plan, open_sweep
 from rnnlab.sweeps.spec.space import expand
 from scripts.irnn import __main__ as irnn_command
-from scripts.irnn import publication, results_page, runs, winners
+from scripts.irnn import publication, results_page, runs, stand_ins, winners
 from scripts.irnn.experiments import EXPERIMENTS, all_cases, make_case, paper_number
 from scripts.irnn.figures import gradients_over_time, published_and_ours
-from scripts.irnn.results import collect, merged, read_results, rows
+from scripts.irnn.results import collect, merged, read_results
 from scripts.irnn.results_page import panel, read_notes, table
+from scripts.irnn.rows import rows
 from scripts.irnn.winners import wins
 
 ROOT = Path(__file__).parents[2]
@@ -561,7 +562,8 @@ def test_all_trains_what_is_missing_and_writes_the_page(
         drawn.append(list(flows))
         return gradients_over_time(flows, *given)
 
-    monkeypatch.setattr(results_page, "gradients_over_time", draw)
+    for module in (results_page, stand_ins):
+        monkeypatch.setattr(module, "gradients_over_time", draw)
     assert reproduce("--all", "--seeds=2") == 0
     assert trainer.trained == ["irnn", "lstm", "gru", "tanh", "relu", "irnn", "lstm", "tanh", "relu"]
     text = (tmp_path / "REPRODUCTION.md").read_text()

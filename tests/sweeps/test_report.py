@@ -391,8 +391,10 @@ def drawn(monkeypatch) -> dict[str, Any]:
 
         return draw
 
-    for name in ("dots", "heat_map", "ribbons", "parallel_coordinates"):
+    for name in ("dots", "ribbons"):
         monkeypatch.setattr(figures.plots, name, stand_in(name))
+    for name in ("heat_map", "parallel_coordinates"):
+        monkeypatch.setattr(figures.sweep_axes, name, stand_in(name))
     return found
 
 
@@ -483,11 +485,12 @@ def test_a_run_without_a_metrics_file_has_no_curve_and_the_report_is_made(tmp_pa
 
 @pytest.fixture
 def figure(monkeypatch) -> Any:
-    """Draws with a function of plots.sweep and returns the figure, laid out."""
+    """Draws with a function of plots.sweep or plots.sweep_axes and returns the figure, laid out."""
 
     def made(draw: Any, *words: Any) -> Any:
         found: list[Any] = []
-        monkeypatch.setattr(figures.plots, "save", lambda figure, path: found.append(figure))
+        for module in (figures.plots, figures.sweep_axes):
+            monkeypatch.setattr(module, "save", lambda figure, path: found.append(figure))
         draw(*words, Path("unused"))
         found[0].canvas.draw()
         plt.close(found[0])
@@ -554,8 +557,8 @@ def test_one_spike_does_not_flatten_a_figure_of_a_sweep(figure):
     (axis,) = figure(figures.plots.dots, dots_of([[0.1, 0.2, 1e21], [0.1, 0.3]], LOGARITHMS), "m", -1.0).axes
     assert axis.get_xlim()[1] < 10
     values = np.array([[0.1, 0.2, 1e21], [0.3, 0.1, 0.2]])
-    grid = figures.plots.Grid("x", "y", "abc", "de", values, [[""] * 3] * 2, -1.0, (0, 0))
-    colour_bar = figure(figures.plots.heat_map, grid, "m").axes[1]
+    grid = figures.sweep_axes.Grid("x", "y", "abc", "de", values, [[""] * 3] * 2, -1.0, (0, 0))
+    colour_bar = figure(figures.sweep_axes.heat_map, grid, "m").axes[1]
     assert colour_bar.get_ylim()[1] < 1.0
 
 

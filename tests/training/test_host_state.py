@@ -18,7 +18,8 @@ from rnnlab import evaluate
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import to_json
 from rnnlab.parallel.devices import replicate
-from rnnlab.records.metrics import ProgressLine, read_metrics
+from rnnlab.records.metrics import read_metrics
+from rnnlab.records.progress_line import ProgressLine
 from rnnlab.records.run_config import CurriculumOptions, resolve_config, task_stages
 from rnnlab.records.workdir import open_workdir, read_config
 from rnnlab.tasks import TASKS, Adding, Example, Split

@@ -15,7 +15,8 @@ from rnnlab.parallel import devices
 from rnnlab.records.folders import GroupDir, SweepDir
 from rnnlab.records.run_config import traced_numbers
 from rnnlab.records.workdir import is_done
-from rnnlab.sweeps.replicas.replica_group import Member, ReplicaGroup
+from rnnlab.sweeps.replicas.member import Member
+from rnnlab.sweeps.replicas.replica_group import ReplicaGroup
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.sweeps.spec.groups import structure
 from rnnlab.sweeps.spec.space import Setting

@@ -4,50 +4,25 @@ Which members there are, and what becomes of the group's own checkpoints, is `gr
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from rnnlab.config.bounds import LARGEST_INT
-from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
-from rnnlab.files.locks import holder
 from rnnlab.parallel import devices
 from rnnlab.records.metrics import MetricsFile, plain
-from rnnlab.records.workdir import Workdir, open_workdir
+from rnnlab.records.workdir import Workdir
+from rnnlab.sweeps.replicas.member import Member
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
-from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints, Restored
 from rnnlab.training.clock import TrainingClock
 from rnnlab.training.conclusion import summarize
 from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
 from rnnlab.training.host_state import following
-from rnnlab.training.run import Run
-from rnnlab.training.setup import make_host_state
-from rnnlab.training.state import TrainState, logged
-
-
-class Member:
-    """One run of a group, on the host."""
-
-    def __init__(self, setting: Setting, numbers: dict[str, float], workdir: Path, run: Run):
-        self.setting, self.numbers, self.workdir = setting, numbers, workdir
-        self.memory = make_host_state(setting.config, run.task.solved, run.sign)
-        self.best: dict[str, Any] | None = None
-        """The memory at the best evaluation, for its checkpoint."""
-        self.status = "running"
-        if who := holder(Workdir(workdir).lock):
-            raise ConfigError(f"{workdir} is in use: {who} writes there")
-        open_workdir(workdir, setting.config, run.task.words)
-
-    @property
-    def runs(self) -> bool:
-        return self.status == "running"
+from rnnlab.training.state import logged
 
 
 class ReplicaGroup:
@@ -264,7 +239,7 @@ class ReplicaGroup:
         last, best = jax.device_get((self.state, self.best))
         for written, (slot, member) in enumerate(over, 1):
             state, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
-            self._save_run(member, state, bests)
+            member.save(state, bests, self.clock.seconds(), self.say)
             summary = summarize(self.run, member.memory, state, member.status, self.clock.seconds(), self._rate)
             if slot in tested:
                 summary["best"]["test"] = values[slot]
@@ -284,21 +259,6 @@ class ReplicaGroup:
                 return False
         self._rearrange()
         return True
-
-    def _save_run(self, member: Member, last: TrainState, best: TrainState) -> None:
-        """The run's own checkpoints: its best state and its last."""
-        step, memory, stopping = int(last.step), member.memory, member.memory.stopping
-        score = None if stopping.best_step is None else stopping.score(stopping.best_values)
-        # Those of an earlier stop: no step may be saved before one that is there.
-        shutil.rmtree(Workdir(member.workdir).checkpoints, ignore_errors=True)
-        checkpoints = Checkpoints(Workdir(member.workdir).checkpoints, self.say)
-        try:
-            if stopping.best_step is not None and stopping.best_step != step:
-                checkpoints.save(stopping.best_step, best, member.best or {}, score)
-            final = score if stopping.best_step == step else None
-            checkpoints.save(step, last, memory.dump(self.clock.seconds()), final)
-        finally:
-            checkpoints.close()
 
     def _rearrange(self) -> None:
         """Moves states where devices have unequally many that run, or where half of the slots are idle and cost."""

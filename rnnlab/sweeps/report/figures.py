@@ -1,4 +1,5 @@
-"""Which settings of a sweep are drawn, in which figure, and what is left out of it; `plots/sweep.py` draws.
+"""Which settings of a sweep are drawn, in which figure, and what is left out of it; `plots/sweep.py` and
+`plots/sweep_axes.py` draw.
 
 Every function returns figures with their captions, none where the sweep has nothing for it.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.plots import sweep as plots
+from rnnlab.plots import sweep_axes
 from rnnlab.plots.blocks import Picture
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.metrics import read_metrics
@@ -134,7 +136,7 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
             values[i, j] = view.mean(result).value
             places[id(result)] = i, j
             notes[i][j] = "all\ndiverged" if lost == count else f"{lost}/{count} div." if lost else ""
-        grid = plots.Grid(
+        grid = sweep_axes.Grid(
             view.labels[x],
             view.labels[y],
             [value_text(v) for v in columns],
@@ -149,7 +151,7 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         if len(view.axes) > 2:
             words += "; of the other axes the best"
         words += ". The frame is the best; “2/5 div.”: so many runs diverged and are not in the mean; grey: no number."
-        pictures.append(Picture(plots.heat_map(grid, view.metric, folder / name), words))
+        pictures.append(Picture(sweep_axes.heat_map(grid, view.metric, folder / name), words))
     if pictures and len(pairs) > GRIDS:
         left_out = ", ".join(f"{view.labels[y]} × {view.labels[x]}" for y, x in pairs[GRIDS:])
         last = pictures[-1]
@@ -273,16 +275,16 @@ def draw_coordinates(view: View, folder: Path) -> list[Picture]:
             numbers = np.array([float(r.axes[path]) for r in shown])
             # Uniform draws from 0 up may span decades, too, but few of them lie far below the others.
             logarithmic = plots.spread(numbers) and float(numbers.max()) > 5 * float(np.median(numbers))
-            axes.append(plots.Coordinate(view.labels[path], numbers, logarithmic=logarithmic))
+            axes.append(sweep_axes.Coordinate(view.labels[path], numbers, logarithmic=logarithmic))
         else:
             places = np.array([float(values.index(r.axes[path])) for r in shown])
-            axes.append(plots.Coordinate(view.labels[path], places, [value_text(v) for v in values]))
+            axes.append(sweep_axes.Coordinate(view.labels[path], places, [value_text(v) for v in values]))
     means = np.array([view.mean(result).value for result in shown])
-    metric = plots.Coordinate(view.metric, means, logarithmic=plots.spread(means))
+    metric = sweep_axes.Coordinate(view.metric, means, logarithmic=plots.spread(means))
     words = f"Every setting is a line through its values, coloured by its {view.scale.mean} over the seeds that "
     words += "have a value; the best is outlined."
     words += _left_out(len(order) - len(shown), "evenly many of every rank")
     if len(view.axes) > COORDINATES:
         words += f" Left out, too: the axes {', '.join(view.labels[path] for path in view.axes[COORDINATES:])}."
     path = folder / "parallel_coordinates.png"
-    return [Picture(plots.parallel_coordinates(axes, metric, view.sign, path), words)]
+    return [Picture(sweep_axes.parallel_coordinates(axes, metric, view.sign, path), words)]
