@@ -30,6 +30,7 @@ from rnnlab.parallel import compiler
 from rnnlab.sweeps.statistics import SHARE, mean_interval
 from rnnlab.tasks import Speech
 from scripts.irnn.results import json_text, read_flow
+from scripts.irnn.rows import percent_text
 
 UNITS = 100
 RECURRENT: dict[str, dict[str, Any]] = {
@@ -237,11 +238,8 @@ def table(results: dict[str, Any]) -> str:
     rows = []
     for name, row in results["networks"].items():
         if row["runs"]:
-            interval = (
-                "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
-            )
             validation = statistics.mean(run["validation"]["frame_error"] for run in row["runs"])
-            rows.append([name, f"{100 * row['mean']:.1f}{interval}", str(len(row["runs"])), f"{100 * validation:.1f}"])
+            rows.append([name, percent_text(row), str(len(row["runs"])), f"{100 * validation:.1f}"])
     return markdown_table(["network", "test frame error, %", "seeds", "validation, %"], rows)
 
 

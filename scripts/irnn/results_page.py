@@ -188,7 +188,7 @@ def write_page(
     Args:
         folder: of the published results, with the notes and what stands in for experiments.
         output: where figures are drawn.
-        found: a case's key -> what its file holds.
+        results: a case's key -> what its file holds.
         problems: a case's key -> why it is left out, or not trained on.
         paper: the paper's numbers.
     """

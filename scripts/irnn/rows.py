@@ -100,3 +100,11 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def percent_text(row: Mapping[str, Any]) -> str:
+    """ "36.5 (35.1 to 37.9)": the mean of a row with its interval, if it has one, in percent."""
+    if row["interval"] is None:
+        return f"{100 * row['mean']:.1f}"
+    low, high = (100 * end for end in row["interval"])
+    return f"{100 * row['mean']:.1f} ({low:.1f} to {high:.1f})"

@@ -8,6 +8,7 @@ from rnnlab.files import read_json, read_text
 from rnnlab.files.markdown import markdown_table
 from scripts.irnn.figures import gradients_over_time
 from scripts.irnn.results import best_rates
+from scripts.irnn.rows import percent_text
 
 
 def _lm1b_stand_in(path: Path, figures: Path, beside: str, where: str, paper: Mapping[str, Any]) -> list[str]:
@@ -34,10 +35,7 @@ def _timit_stand_in(path: Path, figures: Path, beside: str, where: str, paper: M
     forwards = {name: row["runs"][0] for name, row in networks.items() if row["runs"] and name.startswith("forwards")}
     for name, row in networks.items():
         if row["runs"]:
-            interval = (
-                "" if row["interval"] is None else " ({:.1f} to {:.1f})".format(*(100 * e for e in row["interval"]))
-            )
-            rows.append([name, f"{100 * row['mean']:.1f}{interval}", str(len(row["runs"]))])
+            rows.append([name, percent_text(row), str(len(row["runs"]))])
     theirs = "; ".join(
         f"{direction}: " + ", ".join(f"{name} {paper['timit'][f'{key}{suffix}'][1]}" for name, key in _TWO_LAYERS)
         for direction, suffix in (("forwards", ""), ("both directions", "-bidirectional"))

@@ -18,17 +18,16 @@ from rnnlab import report
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import claimed
 from rnnlab.records.metrics import read_metrics
-from rnnlab.records.workdir import is_done, open_workdir, read_config
+from rnnlab.records.workdir import open_workdir, read_config
 from rnnlab.sweeps import worker
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.replicas import group_run
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.manifest import read_sweep
-from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
-from tests.sweeps.sweeping import CELL, RATE, put_in_place, rows, run_file
+from tests.sweeps.sweeping import CELL, RATE, GroupTrainer, put_in_place, rows, run_file
 
 BASE = SMALL_RUN | {"steps": 90, "eval_every": 10}
 HALVING = dict(first=10, eta=3)
@@ -36,7 +35,7 @@ RATES = [0.5, 0.2, 0.1, 0.7, 0.9, 0.3, 0.4, 0.6, 0.8]
 """The lower the better, in what stands in for training."""
 
 
-class Trainer:
+class Trainer(GroupTrainer):
     """Stands in for training: the validation loss at a step is rate + seed / 100 + 1 / step; a rate above 1 diverges at
     step 5."""
 
@@ -81,28 +80,6 @@ class Trainer:
         if status != "paused":
             (workdir / "summary.json").write_text(json.dumps(summary))
         return summary
-
-    def group(
-        self,
-        settings: Sequence[Setting],
-        workdir: Path,
-        folder: Path,
-        data_dir: str | None,
-        say: Callable[[str], None],
-        progress: Callable[..., None],
-        *,
-        stop_at: int | None = None,
-        pruned: Mapping[str, int] = {},
-        **_: Any,
-    ) -> bool:
-        """Stands in for `group_run.run_group`."""
-        for setting in settings:
-            run, ends = workdir / "runs" / setting.name, pruned.get(setting.name)
-            if not is_done(run):
-                found = self(setting.config, run, stop_at=ends or stop_at, prune=ends is not None)
-                if found["status"] == "interrupted":
-                    return False
-        return True
 
 
 @pytest.fixture

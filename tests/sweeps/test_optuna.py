@@ -15,19 +15,19 @@ import pytest
 from rnnlab import report, sweep
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import claimed
-from rnnlab.records.workdir import is_done, open_workdir
+from rnnlab.records.workdir import open_workdir
 from rnnlab.sweeps import worker
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.search import Search
-from rnnlab.sweeps.spec.space import Setting, load_sweep
+from rnnlab.sweeps.spec.space import load_sweep
 from tests.helpers import SMALL_RUN
-from tests.sweeps.sweeping import CELL, RATE, put_in_place, rows, run_file
+from tests.sweeps.sweeping import CELL, RATE, GroupTrainer, put_in_place, rows, run_file
 
 FEATURES = "model.cell.features"
 RATES = {RATE: dict(low=1e-4, high=1.0, log=True)}
 
 
-class Trainer:
+class Trainer(GroupTrainer):
     """Stands in for training: the loss is (log10(rate) - best)² + seed / 100; a rate above `bound` diverges."""
 
     def __init__(self) -> None:
@@ -47,11 +47,6 @@ class Trainer:
         summary = {"status": status, "steps": config["steps"], "best": {"validation": {"loss": loss}}}
         (workdir / "summary.json").write_text(json.dumps(summary))
         return summary
-
-    def group(self, settings: Sequence[Setting], workdir: Path, *_: Any, **__: Any) -> bool:
-        """Stands in for `group_run.run_group`."""
-        left = [s for s in settings if not is_done(workdir / "runs" / s.name)]
-        return all(self(s.config, workdir / "runs" / s.name)["status"] != "interrupted" for s in left)
 
 
 @pytest.fixture

@@ -16,15 +16,14 @@ import pytest
 from rnnlab import cli, sweep
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import claimed
-from rnnlab.records.workdir import is_done, open_workdir
+from rnnlab.records.workdir import open_workdir
 from rnnlab.sweeps.spec.manifest import read_sweep
-from rnnlab.sweeps.spec.space import Setting
 from tests.helpers import SMALL_RUN
 from tests.sweeps import sweeping
-from tests.sweeps.sweeping import CELL, RATE, put_in_place, run_file
+from tests.sweeps.sweeping import CELL, RATE, GroupTrainer, put_in_place, run_file
 
 
-class Trainer:
+class Trainer(GroupTrainer):
     """Stands in for `loop.train_and_evaluate`: leaves config.json and summary.json; diverges above a rate of 1."""
 
     def __init__(self) -> None:
@@ -47,25 +46,6 @@ class Trainer:
         if workdir.name == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return summary
-
-    def group(
-        self,
-        settings: Sequence[Setting],
-        workdir: Path,
-        folder: Path,
-        data_dir: str | None,
-        say: Callable[[str], None],
-        progress: Callable[..., None],
-        **_: Any,
-    ) -> bool:
-        """Stands in for `group_run.run_group`."""
-        assert folder.parent == workdir / "groups"
-        for setting in settings:
-            if not is_done(workdir / "runs" / setting.name):
-                if self(setting.config, workdir / "runs" / setting.name)["status"] == "interrupted":
-                    return False
-                progress(step=1, steps=2, running=1, ended=1)
-        return True
 
 
 @pytest.fixture
