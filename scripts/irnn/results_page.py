@@ -250,7 +250,7 @@ def _section(
     parts = [f"### {case.title}: `{case.variant}`\n", table(table_rows)]
     short = [called(row.network) for row in table_rows if row.reached is False]
     if tried := notes.get(case.key, {}).get("tried"):
-        parts.append(f"What was tried: {tried.strip()}\n")
+        parts.append(f"Tried: {tried.strip()}\n")
     elif short:
         parts.append(f"Short of what was wanted: {', '.join(short)}.\n")
     there = {row.network for row in table_rows}

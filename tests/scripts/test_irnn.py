@@ -569,7 +569,7 @@ def test_all_trains_what_is_missing_and_writes_the_page(
     text = (tmp_path / "REPRODUCTION.md").read_text()
     assert "| IRNN | 0.005" in text
     assert "The gradient arrives." in text
-    assert "What was tried: Twice the rate." in text
+    assert "Tried: Twice the rate." in text
     assert "Missing: held back: no digits." in text
     assert "python -m scripts.irnn --experiment=pixels --variant=modern\n" in text
     assert "| stand-in |" in text
