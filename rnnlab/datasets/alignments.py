@@ -101,7 +101,7 @@ def read_alignments(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ConfigError: a line of another form, an utterance twice, or none at all.
     """
-    found: dict[str, np.ndarray] = {}
+    ids_of: dict[str, np.ndarray] = {}
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         for number, line in _lines(file):
             name, *ids = line.split()
@@ -111,12 +111,12 @@ def read_alignments(path: Path) -> dict[str, np.ndarray]:
                     f"{file}, line {number}: {wrong[:20]!a} after the utterance; expected a text archive of "
                     "whole numbers from 0, as ali-to-pdf writes with ark,t:"
                 )
-            if name.upper() in found:
+            if name.upper() in ids_of:
                 raise ConfigError(f"{file}, line {number}: {name} is there twice")
-            found[name.upper()] = np.array(ids, np.int32)
-    if not found:
+            ids_of[name.upper()] = np.array(ids, np.int32)
+    if not ids_of:
         raise ConfigError(f"{path} holds no alignment")
-    return found
+    return ids_of
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -18,7 +18,7 @@ from rnnlab.files import whole_file
 from rnnlab.parallel import memory
 
 BYTES_A_WORD = 120
-"""What a word takes in a dict of counts, at the least: a vocabulary is chosen from one."""
+"""Bytes that a word takes in a dict of counts, at the least: a vocabulary is chosen from one."""
 META = "meta.json"
 """The file of a prepared corpus that says what it is, written last."""
 _SMALLER = "take level=character, or a part of the text"
@@ -37,7 +37,7 @@ def assemble(
     """Writes a prepared corpus.
 
     Words are counted and numbered piece by piece, each piece in a file of its own, which an interrupted run leaves for
-    the next one; then the vocabulary is chosen, and the pieces' numbers become its ids. What is in memory grows with
+    the next one; then the vocabulary is chosen, and the pieces' numbers become its ids. Memory grows with
     the number of different words, not with the text; the disk holds up to four bytes a token more until the end.
 
     Args:
@@ -106,15 +106,15 @@ def _finish(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     with contextlib.suppress(OSError):
-        (folder / META).unlink(missing_ok=True)  # What is there is no longer what it describes.
+        (folder / META).unlink(missing_ok=True)  # It no longer describes what is there.
     small = len(vocabulary) <= 1 << 16
     index, unknown = vocabulary.index, vocabulary.unknown
     ids = np.array([index.get(word.decode(), unknown) for word in merged.words], np.uint16 if small else np.int32)
     splits = {split: _write(chunks[split], merged, ids, vocabulary, folder / split) for split in SPLITS}
     vocabulary.save(folder)
-    made = {"split": corpus.note, "vocabulary": {"size": len(vocabulary), "hash": vocabulary.hash}, "splits": splits}
+    written = {"split": corpus.note, "vocabulary": {"size": len(vocabulary), "hash": vocabulary.hash}, "splits": splits}
     with whole_file(folder / META) as file:
-        file.write((json.dumps({**about, **made}, indent=1) + "\n").encode())
+        file.write((json.dumps({**about, **written}, indent=1) + "\n").encode())
     shutil.rmtree(partial)
 
 
@@ -149,11 +149,11 @@ def _merge(chunks: Mapping[str, Sequence[Chunk]]) -> _Merged:
     for split in SPLITS:
         total = np.zeros(0, np.int64)
         for chunk in chunks[split]:
-            words, found, _ = read_numbered(chunk.output, with_ids=False)
+            words, counted, _ = read_numbered(chunk.output, with_ids=False)
             at = np.fromiter(map(ids.__getitem__, words), np.uint32, len(words))
             if len(ids) > len(total):
                 total = np.concatenate([total, np.zeros(len(ids), np.int64)])
-            total[at] += found  # A piece has each of its words once.
+            total[at] += counted  # A piece has each of its words once.
             places[chunk.output] = at
             memory.check({f"{len(ids):,} different words": len(ids) * BYTES_A_WORD}, smaller=_SMALLER)
         counts[split] = total[: len(ids)]

@@ -45,9 +45,9 @@ def samples_in(path: Path) -> int:
         raise ConfigError(f"{path}: sampled at {info.samplerate} Hz; expected {SAMPLE_RATE}")
     if info.channels != 1:
         raise ConfigError(f"{path}: {info.channels} channels; expected one")
-    said = header.get("sample_count", "")
-    if said.isdigit() and int(said) > info.frames:
-        raise ConfigError(f"{path}: truncated: its header says {said} samples, {info.frames} follow")
+    announced = header.get("sample_count", "")
+    if announced.isdigit() and int(announced) > info.frames:
+        raise ConfigError(f"{path}: truncated: its header says {announced} samples, {info.frames} follow")
     return int(info.frames)
 
 

@@ -183,15 +183,15 @@ def _number_words(data: bytes, last: bool) -> Numbered:
     end = END["word"].encode()
     ids: defaultdict[bytes, int] = defaultdict()
     ids.default_factory = ids.__len__
-    found, start = [], 0
+    blocks, start = [], 0
     while start < len(data):
         stop = data.find(b" ", start + BLOCK) + 1 or len(data)
         words = data[start:stop].replace(b"\n", b" " + end + b" ").split()
         if stop == len(data) and last and not data.endswith(b"\n"):
             words.append(end)
-        found.append(np.fromiter(map(ids.__getitem__, words), np.uint32, len(words)))
+        blocks.append(np.fromiter(map(ids.__getitem__, words), np.uint32, len(words)))
         start = stop
-    numbers = np.concatenate(found) if found else np.zeros(0, np.uint32)  # A byte order mark alone is no word.
+    numbers = np.concatenate(blocks) if blocks else np.zeros(0, np.uint32)  # A byte order mark alone is no word.
     return Numbered(list(ids), np.bincount(numbers, minlength=len(ids)), numbers)
 
 
@@ -218,7 +218,7 @@ def _line_of(path: Path, position: int) -> int:
 
 
 def read_numbered(path: Path, with_ids: bool = True) -> Numbered:
-    """What `number` wrote.
+    """Reads what `number` wrote.
 
     Raises:
         ConfigError: the file is damaged.
@@ -226,7 +226,7 @@ def read_numbered(path: Path, with_ids: bool = True) -> Numbered:
     try:
         with np.load(path) as saved:
             words, counts = saved["words"].tobytes().split(SEPARATOR), saved["counts"]
-            words = words if len(counts) else []  # Of a piece that is all blanks.
+            words = words if len(counts) else []  # A piece may be all blanks.
             return Numbered(words, counts, saved["ids"] if with_ids else np.empty(0, np.uint32))
     except Exception as error:  # zipfile and numpy raise half a dozen kinds.
         raise ConfigError(f"{path} is damaged ({error}); delete it and prepare again") from None

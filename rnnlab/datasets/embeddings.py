@@ -23,10 +23,10 @@ LARGEST = float(np.finfo(np.float32).max)
 class Coverage(NamedTuple):
     """How many of the words a file has."""
 
-    found: int
+    present: int
     missing: int
     share: float
-    """found / (found + missing)."""
+    """present / (present + missing)."""
     token_share: float | None
     """The same with every word counted as often as it occurs; None without counts."""
 
@@ -35,7 +35,7 @@ class Embeddings(NamedTuple):
     """Float32 [V, E], which of its rows are the file's [V], and how many."""
 
     table: np.ndarray
-    found: np.ndarray
+    from_file: np.ndarray
     coverage: Coverage
 
 
@@ -58,7 +58,7 @@ def read_embeddings(
     "count dimension". The values are the last E of a line, since some words of glove.840B hold blanks (". . ."). A
     word that the file has not as it is written takes the row of its lower-case form. The entries of one that has
     neither are drawn from N(m_e, s_e²), where m_e and s_e are mean and standard deviation of column e over the rows
-    found: such a word has the scale of the others. A word that stands in the file twice has its first row.
+    of the file: such a word has the scale of the others. A word that stands in the file twice has its first row.
 
     Every line's width is checked, its values only where they are wanted.
 
@@ -145,11 +145,11 @@ def _is_number(text: bytes) -> bool:
 
 def _parse(path: Path, number: int, values: bytes, width: int) -> np.ndarray:
     row = np.empty(width, np.float32)
-    for place, text in enumerate(values.split(b" ")):
+    for column, text in enumerate(values.split(b" ")):
         value = float(text) if _is_number(text) else math.nan
         if not abs(value) <= LARGEST:
             raise ConfigError(f"{path}, line {number}: {text.decode(errors='replace')!r} is not a finite float32")
-        row[place] = value
+        row[column] = value
     return row
 
 
@@ -163,22 +163,22 @@ def _fill(
 ) -> Embeddings:
     """The table of the rows that were found, the others drawn."""
     table = np.zeros((len(words), width), np.float32)
-    found = np.zeros(len(words), bool)
+    from_file = np.zeros(len(words), bool)
     for index, word in enumerate(words):
         row = rows.get(word.encode(), rows.get(word.lower().encode()))
         if row is not None:
-            table[index], found[index] = row, True
-    if not found.any():
+            table[index], from_file[index] = row, True
+    if not from_file.any():
         raise ConfigError(f"{path} holds none of the {len(words)} words")
-    mean, std = table[found].mean(0, dtype=np.float64), table[found].std(0, dtype=np.float64)
+    mean, std = table[from_file].mean(0, dtype=np.float64), table[from_file].std(0, dtype=np.float64)
     # A draw for every row, so that a word's does not depend on which others are missing.
     drawn = mean + std * np.random.default_rng(seed).standard_normal(table.shape)
-    table[~found] = drawn[~found]
+    table[~from_file] = drawn[~from_file]
     weights = None if counts is None else np.asarray(counts, np.float64)
     coverage = Coverage(
-        found=int(found.sum()),
-        missing=int((~found).sum()),
-        share=float(found.mean()),
-        token_share=None if weights is None else float(weights[found].sum() / weights.sum()),
+        present=int(from_file.sum()),
+        missing=int((~from_file).sum()),
+        share=float(from_file.mean()),
+        token_share=None if weights is None else float(weights[from_file].sum() / weights.sum()),
     )
-    return Embeddings(table, found, coverage)
+    return Embeddings(table, from_file, coverage)

@@ -154,10 +154,10 @@ def _compute(table: np.ndarray, files: Sequence[Path], frames: Sequence[int], no
     """Fills the table."""
     row = 0
     for path, count in zip(_with_progress(files), frames, strict=True):
-        found = with_deltas(filter_banks(read_samples(path)))
-        if len(found) != count:
-            raise ConfigError(f"{path}: {len(found)} frames could be read; its header says {count}")
-        table[row : row + count] = found
+        rows_of_file = with_deltas(filter_banks(read_samples(path)))
+        if len(rows_of_file) != count:
+            raise ConfigError(f"{path}: {len(rows_of_file)} frames could be read; its header says {count}")
+        table[row : row + count] = rows_of_file
         row += count
     # All statistics first: the rows that one part is fitted to may be those that another changes.
     fits = [_mean_and_std(np.asarray(table[fit])) for fit, _ in normalization]

@@ -92,10 +92,10 @@ def find_file(
     path = root / name
     check_link(path)
     if path.exists():
-        found = pooch.file_hash(str(path))
-        if found != sha256 and (content is None or _content_hash(path) != content):
+        hash_of_file = pooch.file_hash(str(path))
+        if hash_of_file != sha256 and (content is None or _content_hash(path) != content):
             raise ConfigError(
-                f"{path} is truncated or corrupt: expected sha256 {sha256}, found {found}; "
+                f"{path} is truncated or corrupt: expected sha256 {sha256}, found {hash_of_file}; "
                 f"delete it to download it again, or replace it by {url}"
             )
         return path
@@ -112,14 +112,14 @@ def find_file(
 
 def _content_hash(path: Path) -> str | None:
     """The sha256 of what is in a gzip file; None of one that is none, or not whole."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     try:
         with gzip.open(path, "rb") as file:
             while block := file.read(1 << 20):
-                found.update(block)
+                content.update(block)
     except (OSError, EOFError, zlib.error):
         return None
-    return found.hexdigest()
+    return content.hexdigest()
 
 
 def find_given(
@@ -128,17 +128,17 @@ def find_given(
     data_dir: str | os.PathLike[str] | None = None,
     accepts: Callable[[Path], bool] = Path.exists,
 ) -> Path:
-    """What the user named: a path as it stands, else one below the data folder (see `data_root`).
+    """The path that the user named: as it stands, else one below the data folder (see `data_root`).
 
     what: for the message, such as "alignments".
 
     Raises:
         ConfigError: it is in neither place, or a link that leads nowhere is.
     """
-    places = [Path(name).expanduser(), data_root(data_dir) / name]
-    for place in places:
-        check_link(place)
-        if accepts(place):
-            return place
-    looked = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    paths = [Path(name).expanduser(), data_root(data_dir) / name]
+    for path in paths:
+        check_link(path)
+        if accepts(path):
+            return path
+    looked = " and ".join(dict.fromkeys(str(path.absolute()) for path in paths))
     raise ConfigError(f"{what} {str(name)!r} not found; looked for {looked}")

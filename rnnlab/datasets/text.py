@@ -1,6 +1,6 @@
 """The corpora: which files, and which bytes of them, are training, validation and test text.
 
-What becomes of the bytes is in `tokens.py`.
+`tokens.py` says what becomes of the bytes.
 """
 
 import os
@@ -17,7 +17,7 @@ from rnnlab.files import whole_file
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.9, 0.05, 0.05)
-"""Of a corpus that comes without a split, in bytes, in the order of its files."""
+"""Shares of a corpus that comes without a split, in bytes, in the order of its files."""
 
 WIKITEXT_URL = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/"
 WIKITEXT = {
@@ -177,7 +177,7 @@ def _whole(files: Sequence[Path]) -> tuple[Part, ...]:
 
 
 ENDINGS = (".txt", ".tokens", ".raw")
-"""Of the names of text files, in any letter case."""
+"""Ends of the names of text files, in any letter case."""
 SPLIT_WORDS = {
     "train": ("train", "training", "trainset"),
     "validation": ("valid", "validation", "val", "dev", "development", "heldout", "validset", "valset", "devset"),
@@ -194,16 +194,16 @@ def split_of(name: str) -> str | None:
     """
     # "ptbTest" is two words, as is "PTBTest".
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
-    found = [split for split, known in SPLIT_WORDS.items() if any(word in known for word in words)]
-    if len(found) > 1:
-        raise Ambiguous(f"{name!r} may be {' or '.join(found)} text; rename it")
-    return found[0] if found else None
+    splits = [split for split, words_of_split in SPLIT_WORDS.items() if any(word in words_of_split for word in words)]
+    if len(splits) > 1:
+        raise Ambiguous(f"{name!r} may be {' or '.join(splits)} text; rename it")
+    return splits[0] if splits else None
 
 
 def _folder(source: Path) -> Corpus:
     """The corpus in a folder of text files."""
     if not source.is_dir():
-        raise ConfigError(f"source {source} is no folder")
+        raise ConfigError(f"source {source} is not a folder")
     named: dict[str, list[Path]] = {}
     others = []
     for path in _entries(source):

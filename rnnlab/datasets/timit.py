@@ -169,8 +169,8 @@ def _alignments(targets: str | os.PathLike[str], data_dir: str | os.PathLike[str
     try:
         path = find_given("alignments", targets, data_dir)
     except ConfigError as error:
-        known = ", ".join([*PHONE_TARGETS, "states"])
-        raise ConfigError(f"targets is {str(targets)!r}; allowed: {known}, or Kaldi's text archives; {error}") from None
+        names = ", ".join([*PHONE_TARGETS, "states"])
+        raise ConfigError(f"targets is {str(targets)!r}; allowed: {names}, or Kaldi's text archives; {error}") from None
     return alignments.read_alignments(path)
 
 
@@ -203,8 +203,8 @@ def _read(recording: Recording, targets: str, aligned: dict[str, np.ndarray] | N
         classes = alignments.frame_states(segments, features.frame_centres(frames))
     else:
         classes = folding(PHONE_TARGETS[targets])[alignments.frame_phones(segments, features.frame_centres(frames))]
-    said = f"{phn}: {_gap(gap)}" if abs(gap) > NEAR else ""
-    return _Read(recording, wav, segments, frames, classes), said
+    note = f"{phn}: {_gap(gap)}" if abs(gap) > NEAR else ""
+    return _Read(recording, wav, segments, frames, classes), note
 
 
 def _gap(samples: int) -> str:

@@ -19,15 +19,15 @@ DEVELOPMENT = frozenset(
     FSEM0 MAJC0 MBDG0 MBNS0 MBWM0 MCSH0 MDLF0 MDLS0 MDVC0 MERS0 MGJF0 MGLB0 MGWT0 MJAR0 MJFC0 MJSW0 MMDB1
     MMDM2 MMJR0 MMWH0 MPDF0 MRCS0 MREB0 MRJM4 MRJR0 MROA0 MRTK0 MRWS1 MTAA0 MTDT0 MTEB0 MTHC0 MWJG0""".split()  # noqa: SIM905
 )
-# Of the sample's sixteen speakers, a woman and a man for each, from four dialects whose other speaker is in training,
+# A woman and a man for each, of the sample's sixteen speakers, from four dialects whose other speaker is in training,
 # which has all 61 phones. No sentence but the two SA ones is spoken twice in the sample.
 SAMPLE_DEVELOPMENT = frozenset({"FALK0", "MBGT0"})
 SAMPLE_TEST = frozenset({"FBLV0", "MAEB0"})
 
 SPEAKERS = {"train": 462, "validation": 50, "test": 24}
-"""Of the full corpus, with eight sentences each: 3696, 400 and 192 utterances."""
+"""The full corpus's, with eight sentences each: 3696, 400 and 192 utterances."""
 SAMPLE_SPEAKERS = {"train": 12, "validation": 2, "test": 2}
-"""Of the sample: 96, 16 and 16 utterances."""
+"""The sample's: 96, 16 and 16 utterances."""
 
 FULL_LAYOUT = re.compile(
     r"(?P<usage>TRAIN|TEST)/DR[1-8]/(?P<speaker>[FM][A-Z]{3}\d)/(?P<sentence>S[AIX]\d+)\.(WAV|PHN)"
@@ -60,7 +60,7 @@ def find_recordings(root: Path) -> tuple[list[Recording], list[str]]:
     """
     if not root.is_dir():
         raise ConfigError(
-            f"TIMIT not found: {root} is no folder; it must hold the corpus LDC93S1 (TRAIN/DR1/FCJF0/SX37.WAV …) or "
+            f"TIMIT not found: {root} is not a folder; it must hold the corpus LDC93S1 (TRAIN/DR1/FCJF0/SX37.WAV …) or "
             "NLTK's sample, nltk_data packages/corpora/timit.zip (dr1-fvmh0/sx116.wav …)"
         )
     root = root.absolute()
@@ -91,17 +91,17 @@ def find_recordings(root: Path) -> tuple[list[Recording], list[str]]:
         raise ConfigError(
             f"{root} holds no recordings of TIMIT; expected TRAIN/DR1/FCJF0/SX37.WAV … or dr1-fvmh0/sx116.wav …"
         )
-    order = {split: place for place, split in enumerate(expected)}
+    order = {split: number for number, split in enumerate(expected)}
     recordings = [
         Recording(split, speaker, f"{speaker}_{sentence}", kinds.get(".WAV"), kinds.get(".PHN"))
         for (split, speaker, sentence), kinds in sorted(files.items(), key=lambda item: (order[item[0][0]], item[0]))
     ]
-    found = {split: len({r.speaker for r in recordings if r.split == split}) for split in expected}
-    for split, count in found.items():
+    speakers = {split: len({r.speaker for r in recordings if r.split == split}) for split in expected}
+    for split, count in speakers.items():
         if count == 0:
             raise ConfigError(f"{root} holds no recordings of the {split} split, which has {expected[split]} speakers")
-    counts = ", ".join(f"{split} {count} of {expected[split]}" for split, count in found.items())
-    return recordings, [] if found == expected else [f"{root} is not all of TIMIT: speakers in {counts}"]
+    counts = ", ".join(f"{split} {count} of {expected[split]}" for split, count in speakers.items())
+    return recordings, [] if speakers == expected else [f"{root} is not all of TIMIT: speakers in {counts}"]
 
 
 def _full_split(speaker: str, usage: str) -> str | None:

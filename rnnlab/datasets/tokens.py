@@ -65,7 +65,7 @@ class TokenSet(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Which corpus, as which tokens. Of vocabulary_size, min_count and vocabulary at most one is given."""
+    """Which corpus, as which tokens. At most one of vocabulary_size, min_count and vocabulary is set."""
 
     dataset: str
     data_dir: str | os.PathLike[str] | None = None
@@ -76,10 +76,10 @@ class Request(NamedTuple):
     source: str | os.PathLike[str] | None = None
 
     def command(self) -> str:
-        """What prepares it."""
-        given = [f"--{name}={value}" for name, value in self._asdict().items() if value is not None]
-        given += [f"--cache_dir={cache}"] if (cache := named_cache()) else []
-        return " ".join(["python -m rnnlab.prepare", *given])
+        """The command that prepares it."""
+        flags = [f"--{name}={value}" for name, value in self._asdict().items() if value is not None]
+        flags += [f"--cache_dir={cache}"] if (cache := named_cache()) else []
+        return " ".join(["python -m rnnlab.prepare", *flags])
 
 
 def load_tokens(
@@ -108,10 +108,10 @@ def load_tokens(
         ConfigError: files are missing or damaged, or the corpus is too large to be prepared on the way.
     """
     request = Request(dataset, data_dir, level, vocabulary_size, min_count, vocabulary, source)
-    found = read_tokens(prepare(request, 1, say, limit=AUTOMATIC))
-    if warning := check_unknown(found):
+    corpus = read_tokens(prepare(request, 1, say, limit=AUTOMATIC))
+    if warning := check_unknown(corpus):
         say(f"warning: {warning}")
-    return found
+    return corpus
 
 
 def check_unknown(corpus: TokenSet) -> str | None:
@@ -186,9 +186,9 @@ def _key(request: Request) -> str:
     if level not in END:
         raise ConfigError(f"level {level!r} is not known; allowed: {', '.join(END)}")
     limits = {"vocabulary_size": size, "min_count": min_count, "vocabulary": vocabulary}
-    given = [name for name, value in limits.items() if value is not None]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)}: at most one of {', '.join(limits)} says what the vocabulary is")
+    limited_by = [name for name, value in limits.items() if value is not None]
+    if len(limited_by) > 1:
+        raise ConfigError(f"{' and '.join(limited_by)}: at most one of {', '.join(limits)} says what the vocabulary is")
     if (source is None) == (dataset == "text"):
         wanted = "needs a source, the folder of its files" if source is None else "is in the data folder; no source"
         raise ConfigError(f"dataset {dataset!r} {wanted}")
@@ -261,21 +261,21 @@ def find_prepared(request: Request, where: Places | None = None) -> Path | None:
     Raises:
         ConfigError: a mistake in the request.
     """
-    found = {folder: _meta(folder) for folder in (where or places(request)).folders}
-    found = {folder: meta for folder, meta in found.items() if meta is not None and meta.get("version") == VERSION}
-    if not found:
+    metas = {folder: _meta(folder) for folder in (where or places(request)).folders}
+    metas = {folder: meta for folder, meta in metas.items() if meta is not None and meta.get("version") == VERSION}
+    if not metas:
         return None
     try:
         corpus = find_corpus(request.dataset, request.data_dir, request.level, request.source, download=False)
     except Ambiguous:  # Files of one split may have been taken for another's where they were divided.
-        made = [folder for folder, meta in found.items() if meta.get("split") == OWN_SPLITS]
-        if not made:
+        matching = [folder for folder, meta in metas.items() if meta.get("split") == OWN_SPLITS]
+        if not matching:
             raise
-        return made[0]
+        return matching[0]
     except ConfigError:
-        return next(iter(found))
-    made = [folder for folder, meta in found.items() if _made_from(meta) == (corpus.sources(), corpus.note)]
-    return made[0] if made else None
+        return next(iter(metas))
+    matching = [folder for folder, meta in metas.items() if _made_from(meta) == (corpus.sources(), corpus.note)]
+    return matching[0] if matching else None
 
 
 def _meta(folder: Path) -> dict[str, Any] | None:

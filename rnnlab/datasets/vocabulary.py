@@ -20,7 +20,7 @@ from rnnlab.files import first_line, whole_file
 Level = Literal["word", "character"]
 UNKNOWN = "<unk>"
 END = {"word": "<eos>", "character": "\n"}
-"""What ends a sentence, by level; a line is a sentence."""
+"""The end of a sentence, by level; a line is a sentence."""
 
 
 WORDS, COUNTS, ABOUT = "vocabulary.txt", "vocabulary_counts.npy", "vocabulary.json"
@@ -73,9 +73,9 @@ class Vocabulary:
             if size <= len(specials):
                 raise ConfigError(f"vocabulary size {size} leaves no word beside {specials[0]!r} and {specials[1]!r}")
             words = words[: size - len(specials)]
-        found = _with_specials(words, counts, level)
-        words = sorted(found, key=lambda w: (-found[w], w))
-        return cls(tuple(words), np.array([found[w] for w in words], np.int64), level)
+        counts_of = _with_specials(words, counts, level)
+        words = sorted(counts_of, key=lambda w: (-counts_of[w], w))
+        return cls(tuple(words), np.array([counts_of[w] for w in words], np.int64), level)
 
     @classmethod
     def read(cls, path: Path, counts: Mapping[str, int], level: Level = "word") -> "Vocabulary":
@@ -91,10 +91,10 @@ class Vocabulary:
             what = "words" if level == "word" else "characters"
             raise ConfigError(f"{path}: none of its {len(ordinary)} {what} ({shown} …) is in the training text")
         try:
-            found = _with_specials(words, counts, level)
+            counts_of = _with_specials(words, counts, level)
             missing = [special for special in (END[level], UNKNOWN) if special not in words]
             words = missing + words
-            return cls(tuple(words), np.array([found[w] for w in words], np.int64), level)
+            return cls(tuple(words), np.array([counts_of[w] for w in words], np.int64), level)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -158,7 +158,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
-        """What `save` wrote.
+        """Reads what `save` wrote.
 
         Raises:
             ConfigError: a file is missing or damaged, or the words are not those of the hash.
@@ -181,11 +181,11 @@ class Vocabulary:
 
 def _with_specials(words: Sequence[str], counts: Mapping[str, int], level: Level) -> dict[str, int]:
     """Words and special entries with their counts; `<unk>` has those of all words that are not among them."""
-    found = {word: counts.get(word, 0) for word in words}
-    found[END[level]] = counts.get(END[level], 0)
-    found.pop(UNKNOWN, None)
-    found[UNKNOWN] = sum(counts.values()) - sum(found.values())
-    return found
+    counts_of = {word: counts.get(word, 0) for word in words}
+    counts_of[END[level]] = counts.get(END[level], 0)
+    counts_of.pop(UNKNOWN, None)
+    counts_of[UNKNOWN] = sum(counts.values()) - sum(counts_of.values())
+    return counts_of
 
 
 def _read_lines(path: Path, level: Level) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is measured on a network before, while and after it trains.
+"""Measures of a network before, while and after it trains.
 
 DIAGNOSTICS is the table by which configs name what is measured during training, inside the compiled step: pure
 functions of a `Probe` that return named arrays, with the figures that show them.

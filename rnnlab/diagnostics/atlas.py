@@ -38,7 +38,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """name -> the cell's section; inputs: the standard deviation of the inputs (1); start: h_0 is U[0, start) (0).
 
-What is measured without `inputs` is a network that is driven: each unit gets a sum of variance 1 from its inputs at
+A network that is measured without `inputs` is driven: each unit gets a sum of variance 1 from its inputs at
 every step, so tanh and sigmoid leave the linear range that textbooks argue in. With inputs × 0.01 they stay there.
 """
 
@@ -62,7 +62,7 @@ FOREVER = 1000
 
 
 class Start(NamedTuple):
-    """What a network is measured on."""
+    """The sequences and the carry that a network is measured on."""
 
     x: Float[Array, "T B D"]
     h: Float[Array, "B H"]
@@ -72,7 +72,7 @@ class Start(NamedTuple):
 
 
 def too_many_rows(batch: int) -> str:
-    """What to do where a batch does not fit into memory."""
+    """The advice where a batch does not fit into memory."""
     return f"make smaller: --rows (now {batch})"
 
 
@@ -106,7 +106,7 @@ def measure_atlas(
         progress: gets the name of each network before it is measured.
 
     Returns:
-        What was given, and `results`, a row for each (network, initializer, scale). Medians over rows and draws of
+        The arguments, and `results`, a row for each (network, initializer, scale). Medians over rows and draws of
             factor         of ‖∂L/∂h_t‖ per step back in time (`decay_per_step`); 0: no step before the last gets any
             half_life      steps back in time, infinite where it does not decay
             doubling_time  steps back in time, infinite where it does not grow
@@ -116,7 +116,7 @@ def measure_atlas(
         and
             draws          the factor's median over rows, draw by draw, from the smallest to the largest
             flat           share of (step, row, unit) with |f'| < 0.05: dead or saturated; null but for vanilla
-        What is not finite is a string ("inf", "nan"), for JSON; `float` reads it.
+        A number that is not finite is a string ("inf", "nan"), for JSON; `float` reads it.
 
     Raises:
         ConfigError: an unknown network or initialiser, a cell without a recurrent kernel, or a length below 2.
@@ -133,8 +133,8 @@ def measure_atlas(
         if progress is not None:
             progress(name)
         with jax.enable_x64(True):
-            found = _measure(network, features, length, batch, seed, list(initializations), list(scales), draws)
-        results += [{"network": name} | row for row in found]
+            rows = _measure(network, features, length, batch, seed, list(initializations), list(scales), draws)
+        results += [{"network": name} | row for row in rows]
     return {
         "features": features,
         "length": length,
@@ -190,7 +190,7 @@ def _measure(
 
     @jax.jit
     def measure_all(states: PyTree, starts: Start, scales: jax.Array) -> dict[str, jax.Array]:
-        """Of one initialiser; the arrays' first axes are draws and scales."""
+        """The measures of one initialiser; the arrays' first axes are draws and scales."""
 
         def at_scale(state: PyTree, start: Start, scale: jax.Array) -> dict[str, jax.Array]:
             cell = nnx.merge(graphdef, state)
@@ -199,10 +199,10 @@ def _measure(
 
         return lax.map(lambda draw: lax.map(lambda scale: at_scale(draw[0], draw[1], scale), scales), (states, starts))
 
-    found = {name: measure_all(drawn(name), starts, jnp.asarray(scales, float)) for name in initializations}
+    measured = {name: measure_all(drawn(name), starts, jnp.asarray(scales, float)) for name in initializations}
     return [
         {"initializer": initialization, "scale": float(scale)}
-        | _row({name: np.asarray(a)[:, s] for name, a in found[initialization].items()})
+        | _row({name: np.asarray(a)[:, s] for name, a in measured[initialization].items()})
         for initialization in initializations
         for s, scale in enumerate(scales)
     ]
@@ -210,7 +210,7 @@ def _measure(
 
 @functools.partial(jax.jit, static_argnums=1)
 def _starts(seeds: jax.Array, shape: tuple[int, int, int], inputs: float, start: float) -> Start:
-    """Of every draw, along a first axis; shape: (T, B, D)."""
+    """The start of every draw, along a first axis; shape: (T, B, D)."""
 
     def of_draw(seed: jax.Array) -> Start:
         cotangent = jax.random.normal(stream(seed, "cotangent"), shape[1:], float)
@@ -224,7 +224,7 @@ def _starts(seeds: jax.Array, shape: tuple[int, int, int], inputs: float, start:
 
 
 def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
-    """Of each row [B], what `measure_atlas` takes medians of; `flat` is one number."""
+    """The measures of each row [B], which `measure_atlas` takes medians of; `flat` is one number."""
     carry = tuple(a + start.h for a in cell.initial_carry(*start.h.shape[:1], start.h.dtype))
 
     def loss(taps: Any) -> tuple[jax.Array, jax.Array]:
@@ -235,8 +235,8 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
     back, forward = row_norms(gradient.carry[0]), row_norms(h)
     decay = jax.vmap(decay_per_step, in_axes=1)
     factor, growth, late = (decay(a).factor for a in (back, forward[::-1], forward[forward.shape[0] // 2 :][::-1]))
-    growth = jnp.where(jnp.isnan(late), growth, late)  # Of a state that overflows before.
-    found = {
+    growth = jnp.where(jnp.isnan(late), growth, late)  # The state may overflow before.
+    measured = {
         "factor": factor,
         "first_to_last": _or_infinite(back[0] / back[-1], factor > 1),
         "growth": growth,
@@ -246,23 +246,23 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
         before = jnp.concatenate([start.h[None], h[:-1]])
         z = cell.project(start.x) + before @ cell.recurrent_matrix()
         _, slope = jax.jvp(cast(Any, cell.activation), (z,), (jnp.ones_like(z),))
-        found["flat"] = (jnp.abs(slope) < 0.05).mean()
-    return found
+        measured["flat"] = (jnp.abs(slope) < 0.05).mean()
+    return measured
 
 
 def _or_infinite(a: Float[Array, " B"], grows: Bool[Array, " B"]) -> Float[Array, " B"]:
-    """What has grown beyond the largest number is NaN after the next product with a kernel."""
+    """A norm beyond the largest number is NaN after the next product with a kernel."""
     return jnp.where(jnp.isnan(a) & grows, jnp.inf, a)
 
 
-def _row(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _row(measured: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """From arrays [draws, B]."""
-    factor = _rounded(np.median(found["factor"]))
+    factor = _rounded(np.median(measured["factor"]))
     half_life, doubling_time = times(factor)
     row: dict[str, Any] = {"factor": factor, "half_life": _rounded(half_life), "doubling_time": _rounded(doubling_time)}
-    row |= {name: _rounded(np.median(found[name])) for name in ("first_to_last", "growth", "state")}
-    row["flat"] = _rounded(found["flat"].mean()) if "flat" in found else None
-    by_draw = sorted(_rounded(value) for value in np.median(found["factor"], axis=1))
+    row |= {name: _rounded(np.median(measured[name])) for name in ("first_to_last", "growth", "state")}
+    row["flat"] = _rounded(measured["flat"].mean()) if "flat" in measured else None
+    by_draw = sorted(_rounded(value) for value in np.median(measured["factor"], axis=1))
     strings = {name: value if value is None or math.isfinite(value) else str(value) for name, value in row.items()}
     return strings | {"draws": [value if math.isfinite(value) else str(value) for value in by_draw]}
 
@@ -300,7 +300,7 @@ def short(row: Mapping[str, Any]) -> str:
 
 
 def atlas_table(results: Mapping[str, Any]) -> Table:
-    """What `measure_atlas` returned, for the console: a line for each network and initialiser, a column for a scale."""
+    """The result of `measure_atlas` for the console: a line for each network and initialiser, a column for a scale."""
     table = Table(
         title=f"gradient back in time at initialisation, {results['features']} units, {results['length']} steps",
         caption=f"↓ halves, ↑ doubles in so many steps; ∞ neither in {FOREVER}; 0 gone after one step",

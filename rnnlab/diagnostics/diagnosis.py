@@ -37,7 +37,7 @@ from rnnlab.tasks import Batch, Task
 
 
 class Subject(NamedTuple):
-    """What is diagnosed, in double precision."""
+    """A network, in double precision, and how it is diagnosed."""
 
     network: Network
     task: Task
@@ -117,27 +117,27 @@ def _need_some(subject: Subject) -> list[Trajectory]:
 def _horizon(subject: Subject) -> dict[str, Any]:
     """How far back the gradient of the loss reaches (`gradient_reach`), beside the longest dependency of the task."""
     _need_all(subject)
-    found: dict[str, Any] = {"longest_dependency": subject.task.longest_dependency}
+    result: dict[str, Any] = {"longest_dependency": subject.task.longest_dependency}
     if subject.task.readout == "every":
-        found["note"] = ONE_ANSWER
+        result["note"] = ONE_ANSWER
     for name, norms in _of_network(gradient_reach, subject).items():
         forward = norms[::-1] if name.endswith(" reverse") else norms
         decay = decay_per_step(forward)
-        found[name] = {
+        result[name] = {
             "norms": norms,
             "factor": decay.factor,
             "half_life": decay.half_life,
             "doubling_time": decay.doubling_time,
             "horizon": memory_horizon(forward, subject.task.longest_dependency),
         }
-    return found
+    return result
 
 
 def _jacobians(subject: Subject) -> dict[str, Any]:
     """Singular values and eigenvalues of sampled step Jacobians, and log10 of the singular values of their products
     over the first k steps in the order of processing: means over the rows that have such steps, eigenvalues of the
     longest row."""
-    found = {}
+    result = {}
     for run in _need_some(subject):
         lengths = np.asarray(run.inside.sum(0))
         longest = max(1, int(lengths.max()))
@@ -145,7 +145,7 @@ def _jacobians(subject: Subject) -> dict[str, Any]:
         counts = powers_of_two(longest)
         each = _compiled(step_jacobians, run, jnp.asarray(times))
         values = jnp.linalg.svd(each, compute_uv=False)
-        found[run.name] = {
+        result[run.name] = {
             "times": times,
             "singular_values": jnp.mean(values, 1, where=run.inside[times][:, :, None]),
             "eigenvalues": [[[v.real, v.imag] for v in row] for row in eigenvalues(each[:, lengths.argmax()])],
@@ -156,12 +156,12 @@ def _jacobians(subject: Subject) -> dict[str, Any]:
                 where=(lengths >= np.array(counts)[:, None])[:, :, None],
             ),
         }
-    return found
+    return result
 
 
 def _lyapunov(subject: Subject) -> dict[str, Any]:
     """Finite-time Lyapunov exponents, their mean over rows and its standard error, in nats per step."""
-    found = {}
+    result = {}
     for run in _need_some(subject):
         size = sum(a.shape[-1] for a in run.first)
         count = size if subject.exponents is None else min(size, subject.exponents)
@@ -171,8 +171,8 @@ def _lyapunov(subject: Subject) -> dict[str, Any]:
                 "take the leading ones with --exponents, or fewer --rows"
             )
         of_rows = jax.jit(summary)(_compiled(functools.partial(lyapunov_exponents, count=count), run), run.lengths)
-        found[run.name] = of_rows._asdict()
-    return found
+        result[run.name] = of_rows._asdict()
+    return result
 
 
 def _compiled(measure: Callable[..., Any], run: Trajectory, *more: jax.Array) -> Any:
@@ -199,16 +199,18 @@ def _lags(subject: Subject) -> dict[str, Any]:
     _need_all(subject)
     steps = subject.batch.inputs.shape[0]
     longest = min(subject.lags or default_lags(steps), steps)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if longest < steps:
-        found["note"] = (
+        result["note"] = (
             f"lags: what came back {longest} steps and more is one part together; --lags={steps} splits all {steps}"
         )
     for run, entry in zip(subject.trajectories, _of_network(entries, subject), strict=True):
         split = _compiled(functools.partial(lag_split, longest=longest), run, entry)
         gates = gate_names(run.cell, split.norms.shape[1])
-        found[run.name] = {"gates": gates} | {name: value for name, value in split._asdict().items() if name != "total"}
-    return found
+        result[run.name] = {"gates": gates} | {
+            name: value for name, value in split._asdict().items() if name != "total"
+        }
+    return result
 
 
 def default_lags(steps: int) -> int:
@@ -221,13 +223,13 @@ def _truncation(subject: Subject) -> dict[str, Any]:
     """Cosine and norm ratio of truncated backpropagation's gradient against the full one."""
     _need_all(subject)
     windows = default_windows(subject.batch.inputs.shape[0])
-    found = _of_network(truncation_bias, subject)
-    return {"windows": windows} | {name: bias._asdict() for name, bias in found.items()}
+    biases = _of_network(truncation_bias, subject)
+    return {"windows": windows} | {name: bias._asdict() for name, bias in biases.items()}
 
 
 def _values(subject: Subject) -> dict[str, Any]:
     """Histograms of what gates and activations put out, and of the carry, over units, rows and steps."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for run in _need_some(subject):
         units: dict[str, Any] = {}
         try:
@@ -258,8 +260,8 @@ def _values(subject: Subject) -> dict[str, Any]:
                 "shares": counts / max(1, values.size),
                 "notes": {what: share for what, share in notes.items() if share > 0},
             }
-        found[run.name] = units
-    return found
+        result[run.name] = units
+    return result
 
 
 def _most(values: np.ndarray) -> tuple[float, float] | None:
@@ -279,7 +281,7 @@ ONE_ANSWER = (
     "the loss is read at every step: this is the gradient of one answer alone, each row's last, of a reverse direction "
     "its first"
 )
-"""Of a task with a readout at every step."""
+"""The note on a task with a readout at every step."""
 
 
 MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
@@ -334,7 +336,7 @@ def table_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, li
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What is to be said beside the numbers of a diagnosis."""
+    """The notes beside the numbers of a diagnosis."""
     return [result[name]["note"] for name in MEASURES if "note" in result.get(name, {})]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from rnnlab.diagnostics.probe import Probe
 
 Lines = list[dict[str, Any]]
-"""What one diagnostic found, an entry for each training step that was looked at."""
+"""The results of one diagnostic, an entry for each training step that was looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DiagnosticFigure:
     """One figure of a diagnostic."""
 
     name: str
-    """Of the file: plots/NAME.png."""
+    """The file's: plots/NAME.png."""
     draw: Callable[[list[int], Lines, ModuleType], Any]
     """(training steps, lines, style) -> a matplotlib figure; None where the lines lack what it shows."""
     caption: str

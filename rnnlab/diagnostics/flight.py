@@ -1,4 +1,4 @@
-"""What the flight recorder notes of one training step: loss, norms at every time step, and the carries themselves."""
+"""The flight recorder's notes on one training step: loss, norms at every time step, and the carries themselves."""
 
 import jax
 
@@ -13,7 +13,7 @@ SPIKE = 10.0
 
 
 def flight(probe: Probe) -> dict[str, PyTree]:
-    """Of a step, before its update:
+    """The notes on a step, before its update:
 
     loss, grad_norm     of the batch; the norm before clipping
     gradient            {"layer 1": [T]}, the root mean square over rows of ‖∂L_b/∂h_t‖₂
@@ -31,13 +31,13 @@ def flight(probe: Probe) -> dict[str, PyTree]:
         for name, carry in zip(names, trajectory.carries, strict=True):
             rows[f"{trajectory.name}/carries/{name}"] = carry
     whole, lengths = gather_rows(probe, rows)
-    found: dict[str, dict] = {"gradient": {}, "state": {}, "carries": {}}
+    arrays: dict[str, dict] = {"gradient": {}, "state": {}, "carries": {}}
     for trajectory in probe.trajectories:
         for kind in ("gradient", "state"):
             norms = aligned(whole[f"{trajectory.name}/{kind}"], lengths, trajectory.reverse)
-            found[kind][trajectory.name] = root_mean_square(*norms)
+            arrays[kind][trajectory.name] = root_mean_square(*norms)
     for name, array in whole.items():
         layer, _, element = name.partition("/carries/")
         if element:
-            found["carries"][f"{layer}/{element}"] = array
-    return {"loss": probe.loss, "grad_norm": probe.grad_norm, **found}
+            arrays["carries"][f"{layer}/{element}"] = array
+    return {"loss": probe.loss, "grad_norm": probe.grad_norm, **arrays}

@@ -53,7 +53,7 @@ def gradient_reach(network: Network, task: Task, batch: Batch) -> dict[str, Floa
         batch: T steps of B rows.
 
     Returns:
-        What `gradient_flow` returns.
+        The same as `gradient_flow`.
     """
     if task.readout != "every":
         return gradient_flow(network, task, batch)
@@ -149,14 +149,14 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
         rows |= {f"{trajectory.name}/{what}": row_norms(gradient) for what, gradient in arrays.items()}
         reverse |= {f"{trajectory.name}/{what}": trajectory.reverse for what in arrays}
     whole, lengths = gather_rows(probe, rows)
-    found = {name: over_rows(norms, lengths, reverse[name]) for name, norms in whole.items()}
+    curves = {name: over_rows(norms, lengths, reverse[name]) for name, norms in whole.items()}
     for trajectory in probe.trajectories:
-        norms = found[f"{trajectory.name}/h"]
+        norms = curves[f"{trajectory.name}/h"]
         forward = norms[::-1] if trajectory.reverse else norms
         decay = decay_per_step(forward)
-        found |= {f"{trajectory.name}/factor": decay.factor, f"{trajectory.name}/half_life": decay.half_life}
-        found[f"{trajectory.name}/horizon"] = memory_horizon(forward, probe.longest_dependency)
-    return found
+        curves |= {f"{trajectory.name}/factor": decay.factor, f"{trajectory.name}/half_life": decay.half_life}
+        curves[f"{trajectory.name}/horizon"] = memory_horizon(forward, probe.longest_dependency)
+    return curves
 
 
 def gather_rows(
@@ -191,7 +191,7 @@ class Decay(NamedTuple):
     """How fast a gradient changes on its way back in time."""
 
     factor: Float[Array, ""]
-    """Of its norm, per step back in time: below 1 it vanishes, above it explodes."""
+    """The norm's, per step back in time: below 1 it vanishes, above it explodes."""
     half_life: Float[Array, ""]
     """Steps back in time after which it has halved; infinite where it does not decay."""
 
@@ -218,7 +218,7 @@ def decay_per_step(norms: Float[Array, " T"]) -> Decay:
     t = jnp.arange(norms.shape[0], dtype=norms.dtype)
     y = jnp.log(jnp.where(used, norms, 1))
     t = weights * (t - (weights * t).sum() / jnp.maximum(count, 1))
-    slope = (t * y).sum() / jnp.maximum((t**2).sum(), 0.5)  # Of two steps side by side it is 0.5.
+    slope = (t * y).sum() / jnp.maximum((t**2).sum(), 0.5)  # Two steps side by side have 0.5.
     factor = jnp.exp(-slope)
     half_life = jnp.where(slope > 0, jnp.log(2.0) / jnp.where(slope > 0, slope, 1), jnp.inf)
     without = jnp.where(lost.any(), jnp.nan, 0.0)

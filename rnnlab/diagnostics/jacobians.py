@@ -111,12 +111,12 @@ def powers_of_two(steps: int) -> list[int]:
 def eigenvalues(jacobians: Float[Array, "*K S S"]) -> np.ndarray:
     """Complex eigenvalues [*K, S] of each matrix, largest modulus first; NaN where it is not finite. On the host."""
     matrices = np.asarray(jacobians, np.float64)
-    found = np.full(matrices.shape[:-1], complex(np.nan, np.nan))
+    ordered = np.full(matrices.shape[:-1], complex(np.nan, np.nan))
     for index in np.ndindex(matrices.shape[:-2]):
         if np.isfinite(matrices[index]).all():
             values = np.linalg.eigvals(matrices[index])
-            found[index] = values[np.argsort(-np.abs(values), kind="stable")]
-    return found
+            ordered[index] = values[np.argsort(-np.abs(values), kind="stable")]
+    return ordered
 
 
 # --- what one row's Jacobian does to vectors -------------------------------------------------------------------------
@@ -127,12 +127,12 @@ def pushed(
 ) -> Float[Array, "N B S"]:
     """J v for each row's N vectors, without J where the step has a forward mode; v itself past a row's end."""
     try:
-        found = jax.vmap(
+        products = jax.vmap(
             lambda v: joined(jax.jvp(lambda carry: step(carry, parts), (before,), (apart(v, before),))[1])
         )(vectors)
     except TypeError:  # Products in bfloat16, or a user's `custom_vjp`: reverse mode only.
-        found = jnp.einsum("ibj,nbj->nbi", pulled(step, before, parts, inside, _basis(before)), vectors)
-    return jnp.where(inside[:, None], found, vectors)
+        products = jnp.einsum("ibj,nbj->nbi", pulled(step, before, parts, inside, _basis(before)), vectors)
+    return jnp.where(inside[:, None], products, vectors)
 
 
 def pulled(
@@ -140,8 +140,8 @@ def pulled(
 ) -> Float[Array, "N B S"]:
     """vᵀ J for each row's N vectors; v itself past a row's end."""
     _, pull = jax.vjp(lambda carry: step(carry, parts), before)
-    found = jax.vmap(lambda v: joined(pull(apart(v, before))[0]))(vectors)
-    return jnp.where(inside[:, None], found, vectors)
+    products = jax.vmap(lambda v: joined(pull(apart(v, before))[0]))(vectors)
+    return jnp.where(inside[:, None], products, vectors)
 
 
 def independent_step(trajectory: Trajectory) -> Step:
@@ -195,8 +195,8 @@ def element(trajectory: Trajectory, which: str) -> slice:
         return slice(0, sum(widths))
     cell, names = inner_cell(trajectory.cell), carry_names(trajectory.cell, len(widths))
     if which not in names:
-        known = ", ".join(["carry", *names])
-        raise ConfigError(f"{trajectory.name}: the carry of {type(cell).__name__} has no {which!r}; known: {known}")
+        listed = ", ".join(["carry", *names])
+        raise ConfigError(f"{trajectory.name}: the carry of {type(cell).__name__} has no {which!r}; known: {listed}")
     at = names.index(which)
     return slice(sum(widths[:at]), sum(widths[: at + 1]))
 
@@ -205,7 +205,7 @@ def element(trajectory: Trajectory, which: str) -> slice:
 
 
 def jacobian_bytes(trajectory: Trajectory, count: int) -> int:
-    """What the full Jacobians of count steps, of all rows, take."""
+    """Bytes that the full Jacobians of count steps, of all rows, take."""
     size = sum(a.shape[-1] for a in trajectory.first)
     return count * trajectory.first[0].shape[0] * size**2 * trajectory.first[0].dtype.itemsize
 

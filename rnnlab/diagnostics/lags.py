@@ -46,8 +46,8 @@ def entries(network: Network, task: Task, batch: Batch) -> list[Float[Array, "T 
     """∂L/∂h_t as far as it enters from outside of a recurrence: from the readout, from the layers above, and at a row's
     last step from the use of the layer's last state. One for each of `trajectories`, in their order.
 
-    L is the sum over rows of each row's own loss, as in `gradient_flow`. Zero past a row's end. What the network does
-    to its gradient (`model.cotangent`) is left out.
+    L is the sum over rows of each row's own loss, as in `gradient_flow`. Zero past a row's end. The network's changes
+    of its gradient (`model.cotangent`) are left out.
     """
     network, lengths = with_windows(network, None), batch.lengths
 
@@ -59,7 +59,7 @@ def entries(network: Network, task: Task, batch: Batch) -> list[Float[Array, "T 
     outputs = [[tap.carry[0] for tap in directions] for directions in network.make_taps(batch.inputs)]
     joined = [jnp.concatenate(directions, -1) for directions in outputs]
     gradients = jax.grad(loss)([Hidden(h, h[0]) for h in joined])
-    found = []
+    entering = []
     for directions, (of_h, of_last) in zip(outputs, gradients, strict=True):
         parts = zip(*(jnp.split(a, len(directions), -1) for a in (of_h, of_last)), strict=True)
         for direction, (every, last) in enumerate(parts):
@@ -67,10 +67,10 @@ def entries(network: Network, task: Task, batch: Batch) -> list[Float[Array, "T 
             row_ends = jnp.full(every.shape[1], steps) if lengths is None else lengths
             final = 0 if direction == 1 else row_ends - 1
             at_end = (jnp.arange(steps)[:, None] == final)[:, :, None]
-            # What a row without steps puts out is its first carry: no step's gradient.
+            # A row without steps puts out its first carry: no step's gradient.
             valid = inside(every, lengths)[:, :, None]
-            found.append(jnp.where(valid, every + jnp.where(at_end, last, 0), 0))
-    return found
+            entering.append(jnp.where(valid, every + jnp.where(at_end, last, 0), 0))
+    return entering
 
 
 def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int | None = None) -> LagSplit:
@@ -136,8 +136,8 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
         passed, delta = pull_back(arrived)
         part = of_kernel(jnp.where(valid, delta, 0))
         total = sum_before + part
-        # What leaves the first step that ran belongs to the initial carry, and the next lag has none of it; of a
-        # reverse row with padding it stands in the padding, which hands nothing on.
+        # The gradient that leaves the first step that ran belongs to the initial carry: the next lag has none of it. In
+        # a reverse row with padding it stands in the padding, which hands nothing on.
         passed = jax.tree.map(lambda a: _one_step_back(jnp.where(valid, a, 0), trajectory.reverse), passed)
         return (passed, total), (by_gate(part), share(part, full), *alignment(total, full))
 
@@ -150,8 +150,8 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
     beyond = of_kernel(through_time(left)) if longest < steps else jnp.zeros_like(full)
     total = total + beyond
     of_rest = (by_gate(beyond), share(beyond, full), *alignment(total, full))
-    found = jax.tree.map(lambda lags, rest: jnp.concatenate([lags, rest[None]]), of_lags, of_rest)
-    return LagSplit(*found, total=total, delta=_by_gate(cell.split(full_delta), trajectory))
+    parts_of_lags = jax.tree.map(lambda lags, rest: jnp.concatenate([lags, rest[None]]), of_lags, of_rest)
+    return LagSplit(*parts_of_lags, total=total, delta=_by_gate(cell.split(full_delta), trajectory))
 
 
 def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts], Carry]:
@@ -181,7 +181,7 @@ def _why_not(cell: Any) -> str:
 
 
 def _one_step_back(a: Float[Array, "T B H"], reverse: bool) -> Float[Array, "T B H"]:
-    """What each step hands to the step that ran before it, where that one stands; the first one's is left out."""
+    """The part that each step hands to the step that ran before it, where that one stands; the first's is left out."""
     none = jnp.zeros_like(a[:1])
     return jnp.concatenate([none, a[:-1]] if reverse else [a[1:], none])
 

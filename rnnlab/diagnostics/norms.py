@@ -27,7 +27,7 @@ def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
         A norm is finite where its squares would overflow and infinite or not a number where a value is. update / weight
         is 0 for an update of 0, and otherwise infinite for a weight of 0.
     """
-    found: dict[str, jax.Array] = {}
+    by_name: dict[str, jax.Array] = {}
     kinds = {"gradient": probe.gradients, "clipped": probe.clipped, "weight": probe.params, "update": probe.updates}
     for kind, tree in kinds.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -35,13 +35,15 @@ def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
             gates = _gates(name, leaf, probe)
             if gates:
                 by_gate = _gate_norms(leaf.reshape(leaf.shape[0], len(gates), leaf.shape[0]))
-                found |= {f"{name}/{gate}/{kind}": by_gate[index] for index, gate in enumerate(gates)}
-                found[f"{name}/{kind}"] = row_norms(by_gate)
+                by_name |= {f"{name}/{gate}/{kind}": by_gate[index] for index, gate in enumerate(gates)}
+                by_name[f"{name}/{kind}"] = row_norms(by_gate)
             else:
-                found[f"{name}/{kind}"] = row_norms(leaf.ravel())
-    names = [name.removesuffix("/weight") for name in found if name.endswith("/weight")]
-    found |= {f"{name}/update / weight": _ratio(found[f"{name}/update"], found[f"{name}/weight"]) for name in names}
-    return {f"{name}/{kind}": found[f"{name}/{kind}"] for name in names for kind in (*kinds, "update / weight")}
+                by_name[f"{name}/{kind}"] = row_norms(leaf.ravel())
+    names = [name.removesuffix("/weight") for name in by_name if name.endswith("/weight")]
+    by_name |= {
+        f"{name}/update / weight": _ratio(by_name[f"{name}/update"], by_name[f"{name}/weight"]) for name in names
+    }
+    return {f"{name}/{kind}": by_name[f"{name}/{kind}"] for name in names for kind in (*kinds, "update / weight")}
 
 
 def _gates(name: str, leaf: jax.Array, probe: Probe) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the diagnostics of a training step look at."""
+"""The probe that the diagnostics of a training step look at."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,23 +16,23 @@ from rnnlab.typing import Array, Axes, Float, PyTree
 class Probe(NamedTuple):
     """One training step, before its update, on this device's rows of the batch.
 
-    What runs over rows (trajectories, flows) is this device's own; parameters and gradients are the same on all. A
+    All that runs over rows (trajectories, flows) is this device's own; parameters and gradients are the same on all. A
     diagnostic brings what it has found of its rows together with `gather`, and is then the same on all devices, too.
     """
 
     trajectories: list[Trajectory]
-    """Of every layer and direction."""
+    """One for every layer and direction."""
     flows: list[Taps]
     """∂L_b/∂carry_t [T, B, H] each and δ_t = ∂L_b/∂u_t [T, B, M], L_b being row b's own loss: one for each trajectory.
-    Of a `StepCell`, which has no one u, `u` is zero."""
+    A `StepCell` has no one u: there `u` is zero."""
     params: PyTree
     """Nested dicts of arrays."""
     gradients: PyTree
-    """Of the batch's mean loss, before clipping; like params."""
+    """The gradient of the batch's mean loss, before clipping; like params."""
     clipped: PyTree
     """The same after clipping."""
     updates: PyTree
-    """What is added to params."""
+    """The change that is added to params."""
     axis: Axes | None = None
     """The mesh axes that rows are split over, None for one device."""
     loss: Float[Array, ""] | None = None
@@ -68,5 +68,5 @@ class Probe(NamedTuple):
         device, devices = lax.axis_index(self.axis), lax.axis_size(self.axis)
         shape = jax.eval_shape(function, a[0])
         zeros = jnp.zeros(shape.shape, shape.dtype)
-        found = [lax.cond(device == index % devices, function, lambda _: zeros, each) for index, each in enumerate(a)]
-        return lax.psum(jnp.stack(found), self.axis)
+        results = [lax.cond(device == index % devices, function, lambda _: zeros, each) for index, each in enumerate(a)]
+        return lax.psum(jnp.stack(results), self.axis)

@@ -22,13 +22,13 @@ from rnnlab.typing import Array, Bool, Float
 
 BINS = 20
 STEPS = 32
-"""Of longer sequences, the gates of so many time steps are looked at: those of all cost up to two training steps."""
+"""So many time steps of a longer sequence have their gates looked at: those of all cost up to two training steps."""
 
 
 def saturation(probe: Probe) -> dict[str, Float[Array, "..."]]:
     """Shares over all units and the steps of all rows that are within the row; of every layer and direction.
 
-    Of sigmoids and tanh the shares are over `steps_looked_at`: all steps of a sequence of at most 32, else 32 of them.
+    The shares of sigmoids and tanh are over `steps_looked_at`: all steps of a sequence of at most 32, else 32 of them.
     Dead units and norms are of all steps.
 
     Returns:
@@ -40,7 +40,7 @@ def saturation(probe: Probe) -> dict[str, Float[Array, "..."]]:
         For the elements of the carry, NAME being h, c:
             norm           [T], the root mean square over rows of the 2-norm of the carry after step t; NaN for a step
                            that no row has
-        What says something about values of which one is not a number is NaN.
+        A quantity of values of which one is not a number is NaN.
 
     Raises:
         ConfigError: a cell in which no unit saturates or dies.
@@ -48,20 +48,20 @@ def saturation(probe: Probe) -> dict[str, Float[Array, "..."]]:
     local: dict[str, Any] = {}
     finish: dict[str, Callable[..., dict[str, jax.Array]]] = {}
     for trajectory in probe.trajectories:
-        place, inside = trajectory.name, trajectory.inside
+        layer, inside = trajectory.name, trajectory.inside
         for unit, valid in _units(trajectory):
-            key = f"{place}/{unit.name}"
+            key = f"{layer}/{unit.name}"
             local[key] = _alive(unit.value, valid) if unit.kind == "relu" else _counts(unit, valid)
             finish[key] = {"relu": _dead, "sigmoid": _shares_of_sigmoid, "tanh": _shares_of_tanh}[unit.kind]
         for name, carry in zip(carry_names(trajectory.cell, len(trajectory.carries)), trajectory.carries, strict=True):
-            key = f"{place}/{name}/norm"
+            key = f"{layer}/{name}/norm"
             local[key] = row_norms(jnp.where(inside[:, :, None], carry, 0)), inside
             finish[key] = _norm
-    found: dict[str, jax.Array] = {}
+    result: dict[str, jax.Array] = {}
     for key, of_devices in probe.gather(local).items():
         measured = finish[key](of_devices)
-        found |= {f"{key}/{name}" if name else key: value for name, value in measured.items()}
-    return found
+        result |= {f"{key}/{name}" if name else key: value for name, value in measured.items()}
+    return result
 
 
 def steps_looked_at(steps: int) -> np.ndarray:
@@ -72,23 +72,23 @@ def steps_looked_at(steps: int) -> np.ndarray:
 def _units(trajectory: Trajectory) -> list[tuple[Unit, Bool[Array, "S B"]]]:
     """With values [S, B, H], and which of these steps are within their rows: of all T steps for a unit that may be
     dead, else of those looked at. Without units that do not belong to a row each."""
-    parts, step, found = trajectory.parts(), trajectory.step(), []
+    parts, step, units = trajectory.parts(), trajectory.step(), []
     gates = gate_names(trajectory.cell, len(parts) - len(trajectory.noise))
 
     def values(carry: Any, parts: Any) -> list[jax.Array]:
         rows = len(carry[0])
-        found[:] = [unit for unit in units_of(step, carry, parts, gates) if unit.value.shape[:1] == (rows,)]
-        return [unit.value.reshape(rows, -1) for unit in found]
+        units[:] = [unit for unit in units_of(step, carry, parts, gates) if unit.value.shape[:1] == (rows,)]
+        return [unit.value.reshape(rows, -1) for unit in units]
 
     def of_steps(at: Any) -> list[jax.Array]:
         arrays = jax.vmap(values)(*jax.tree.map(lambda a: a[at], (trajectory.before, parts)))
         # A unit that is the next carry was computed before: the compiler drops what is not used.
-        carries = [None if unit.carry is None else trajectory.carries[unit.carry][at] for unit in found]
+        carries = [None if unit.carry is None else trajectory.carries[unit.carry][at] for unit in units]
         return [a if carry is None else carry for a, carry in zip(arrays, carries, strict=True)]
 
     at = steps_looked_at(len(trajectory.x))
     some, every = of_steps(at), of_steps(slice(None))
-    if not found:
+    if not units:
         name = type(inner_cell(trajectory.cell)).__name__.lower()
         raise ConfigError(
             f"diagnostics: saturation is not defined for {name} with these activations: no unit of it saturates or "
@@ -98,7 +98,7 @@ def _units(trajectory: Trajectory) -> list[tuple[Unit, Bool[Array, "S B"]]]:
     return [
         # One step of life anywhere is not to be missed.
         (unit._replace(value=whole), inside) if unit.kind == "relu" else (unit._replace(value=part), inside[at])
-        for unit, part, whole in zip(found, some, every, strict=True)
+        for unit, part, whole in zip(units, some, every, strict=True)
     ]
 
 
@@ -128,8 +128,8 @@ def _counts(unit: Unit, inside: Bool[Array, "S B"]) -> Float[Array, " bins"]:
     bins = jnp.where(inside[:, :, None], bins, BINS + 3).astype(jnp.int32)
     width = BINS + 4
     units = jnp.arange(values.shape[-1])  # Each has counters of its own: an accelerator's additions seldom collide.
-    found = jnp.zeros(values.shape[-1] * width, jnp.int32).at[units * width + bins].add(1)
-    return found.reshape(-1, width).sum(0)[:-1].astype(jnp.promote_types(values.dtype, jnp.float32))
+    counts = jnp.zeros(values.shape[-1] * width, jnp.int32).at[units * width + bins].add(1)
+    return counts.reshape(-1, width).sum(0)[:-1].astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def _shares_of_sigmoid(of_devices: Float[Array, "devices bins"]) -> dict[str, jax.Array]:
@@ -172,8 +172,8 @@ def draw_shares(steps: list[int], lines: Lines, style: ModuleType) -> Any:
     for axis, layer in zip(axes, layers, strict=True):
         units = list(dict.fromkeys(name.split("/")[1] for name in names if name.split("/")[0] == layer))
         for name in names:
-            place, unit, kind = name.split("/")
-            if place == layer:
+            layer_of_name, unit, kind = name.split("/")
+            if layer_of_name == layer:
                 stroke, label = kinds[kind]
                 colour = style.COLOURS[units.index(unit) % len(style.COLOURS)]
                 values = 100 * style.shown(over(style, lines, name))

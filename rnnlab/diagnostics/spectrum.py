@@ -1,6 +1,6 @@
 """The spectra of recurrent matrices, gate by gate: what a step does to a state, and many steps to a gradient.
 
-Of the weights alone; the Jacobians of steps, activations included, are not measured here.
+They are of the weights alone; the Jacobians of steps, activations included, are not measured here.
 """
 
 from types import ModuleType
@@ -33,7 +33,7 @@ def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
     Raises:
         ConfigError: no cell has a recurrent matrix.
     """
-    found: dict[str, jax.Array] = {}
+    result: dict[str, jax.Array] = {}
     for trajectory in probe.trajectories:
         gates = trajectory.cell.recurrent_matrices()
         if not gates:
@@ -43,8 +43,8 @@ def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
         finite = jnp.isfinite(largest)
         blocks = jnp.where(finite, blocks, 0)  # Some machines' SVD would not end.
         # On two devices of one CPU the same decomposition at once takes longer than one after the other.
-        found_of_blocks = probe.shared(_values_and_radius, blocks)
-        values, radii = found_of_blocks[:, :-1], found_of_blocks[:, -1]
+        measured_blocks = probe.shared(_values_and_radius, blocks)
+        values, radii = measured_blocks[:, :-1], measured_blocks[:, -1]
         measured = {
             "singular values": values,
             "largest singular value": values[:, 0],
@@ -53,13 +53,13 @@ def spectrum(probe: Probe) -> dict[str, Float[Array, "..."]]:
             "distance from orthogonality": jnp.sqrt(jnp.mean((values**2 - 1) ** 2, axis=1)),
         }
         for index, gate in enumerate(gates):
-            found |= {
+            result |= {
                 f"{trajectory.name}/{gate}/{key}": jnp.where(finite[index, 0, 0], value[index], jnp.nan)
                 for key, value in measured.items()
             }
-    if not found:
+    if not result:
         raise ConfigError("diagnostics: spectrum has no recurrent matrix of blocks [H, H] to measure; leave it out")
-    return found
+    return result
 
 
 def _values_and_radius(block: Float[Array, "H H"]) -> Float[Array, " H+1"]:

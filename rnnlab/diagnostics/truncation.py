@@ -1,4 +1,4 @@
-"""What truncated backpropagation through time gets wrong: its gradient beside the full one, for several windows.
+"""The errors of truncated backpropagation through time: its gradient beside the full one, for several windows.
 
 How far back a gradient comes from, lag by lag, is in `lags.py`; to train with truncation, set
 `model.cotangent.cut_every`.
@@ -38,7 +38,7 @@ def truncation_bias(
     Windows are counted back from each row's last step, as in training: a loss at the last step sees k steps, whether k
     divides T or not.
 
-    What else the network does to its gradient (`model.cotangent`) is left out of both. All windows run one after the
+    Other changes of its gradient by the network (`model.cotangent`) are left out of both. All windows run one after the
     other in one loop: K + 1 gradients of time, two of memory.
 
     Args:
@@ -79,8 +79,8 @@ def truncation_bias(
     # The full gradient is the first window's, of all T steps: one program for all, so that equal windows are equal.
     all_windows = jnp.concatenate([jnp.array([steps], windows.dtype), windows])
     nothing = jax.tree.map(jnp.zeros_like, params)
-    _, found = lax.scan(against_full, nothing, (jnp.arange(len(all_windows)), all_windows))
-    return jax.tree.map(lambda a: a[1:], found)
+    _, biases = lax.scan(against_full, nothing, (jnp.arange(len(all_windows)), all_windows))
+    return jax.tree.map(lambda a: a[1:], biases)
 
 
 def default_windows(steps: int) -> Int[Array, " K"]:

@@ -1,6 +1,6 @@
 """The bounded and rectified units of any cell, found in the program of its step: nothing is asked of who writes one.
 
-What is reported about them is in `saturation.py`.
+`saturation.py` has what is reported about them.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,8 +36,8 @@ def units_of(step: Callable[[Carry, Parts], Carry], carry: Carry, parts: Parts, 
     Those within a loop or a condition of the step are not seen.
 
     It is named by the gate whose part of z it sees without another unit in between. If it sees several, those that have
-    named a unit are left out; of what remains the names are joined by "+". What sees no part of z by itself, such as
-    the LSTM's tanh(c'), is "output". A second unit of the same name is "f 2".
+    named a unit are left out; the names of the rest are joined by "+". A unit that sees no part of z by itself, such
+    as the LSTM's tanh(c'), is "output". A second unit of the same name is "f 2".
 
     Args:
         step: as `Trajectory.step` gives it.
@@ -77,14 +77,14 @@ class _Reader:
         self.gates, self.units, self.named = gates, [], set()
 
     def run(self, jaxpr: Any, consts: Sequence[_Value], arguments: Sequence[_Value]) -> list[_Value]:
-        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
 
         def read(atom: Any) -> _Value:
-            return _literal(atom.val) if hasattr(atom, "val") else known[atom]
+            return _literal(atom.val) if hasattr(atom, "val") else values[atom]
 
         for equation in jaxpr.eqns:
             inputs = [read(atom) for atom in equation.invars]
-            known.update(zip(equation.outvars, self._apply(equation, inputs), strict=True))
+            values.update(zip(equation.outvars, self._apply(equation, inputs), strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
     def _apply(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
@@ -96,12 +96,12 @@ class _Reader:
         outputs = equation.primitive.bind(*(value.array for value in inputs), **equation.params)
         parts = frozenset[int]().union(*(value.parts for value in inputs))
         seen = any(value.seen for value in inputs)
-        found = [_Value(a, parts, seen) for a in (outputs if equation.primitive.multiple_results else [outputs])]
+        results = [_Value(a, parts, seen) for a in (outputs if equation.primitive.multiple_results else [outputs])]
         if seen:
-            self._recognize(name, inputs, found[0])
+            self._recognize(name, inputs, results[0])
         elif name in ("broadcast_in_dim", "convert_element_type"):
-            found[0].constant = inputs[0].constant
-        return found
+            results[0].constant = inputs[0].constant
+        return results
 
     def _recognize(self, name: str, inputs: list[_Value], output: _Value) -> None:
         """Notes what an operation makes of its inputs."""

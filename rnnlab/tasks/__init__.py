@@ -23,7 +23,7 @@ TASKS: Table[Callable[..., Task]] = Table(
         "speech": Speech,
     },
     "a rnnlab.tasks.Task",
-    lambda made: isinstance(made, Task),
+    lambda product: isinstance(product, Task),
 )
 
 TaskSpec = Annotated[str | Mapping[str, Any], TASKS]

@@ -22,7 +22,7 @@ Length = Int[Array, ""] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentationOptions:
-    """What is done to training examples; None: nothing. Validation and test examples stay as they are.
+    """Changes of training examples; None: nothing. Validation and test examples stay as they are.
 
     It is done in the order pixel_shift, time_shift, token_replacement, noise, time_mask.
     """
@@ -64,8 +64,8 @@ def mask_time(key: PRNGKeyArray, x: Num[Array, " T *D"], length: Length, most: i
     steps = jnp.int32(x.shape[0]) if length is None else length.astype(jnp.int32)
     width = jnp.minimum(jax.random.randint(width_key, (), 0, most + 1), steps)
     start = jax.random.randint(start_key, (), 0, steps - width + 1)
-    place = _steps(x)
-    return jnp.where((place >= start) & (place < start + width), 0, x)
+    step = _steps(x)
+    return jnp.where((step >= start) & (step < start + width), 0, x)
 
 
 def replace_tokens(

@@ -1,4 +1,4 @@
-"""What a task is: examples by index, and a score. Everything here is pure and runs inside the compiled step.
+"""A task gives examples by index, and a score. Everything here is pure and runs inside the compiled step.
 
 An example is a function of (key, split, index), a batch of (seed, step): so a resumed run, a run on more devices and a
 longer run see the same data.
@@ -78,7 +78,7 @@ class Task(abc.ABC):
     """A source of examples and their score.
 
     A subclass declares its options as annotated attributes, as a dataclass does: they are arguments of its constructor,
-    fields of `task` in a config, and attributes. What it annotates that stands below is not an option. In `initialize`
+    fields of `task` in a config, and attributes. An annotation of a name below is not an option. In `initialize`
     it sets `in_features` (D; of tokens: the vocabulary's size, also as `vocabulary`), `out_features` and whatever else
     follows from the options, and it writes `size`, `example` and `score`. Large arrays go to `data`: they are put on
     the devices once and come back as an argument.
@@ -108,14 +108,14 @@ class Task(abc.ABC):
     data_seed = 0  # Not annotated, so that a task may have it as an option.
     """Seed of what is fixed across runs: validation, test, and a fixed training set."""
     words: tuple[str, ...] | None = None
-    """What each token of the vocabulary is called, for pretrained embeddings."""
+    """The name of each token of the vocabulary, for pretrained embeddings."""
     image_shape: tuple[int, int] | None = None
     """(Height, width), where every example is one image of a single channel."""
     reading_order: np.ndarray | None = None
-    """Of such a task: which pixel, counted row by row from the top, each of the T · D inputs is."""
+    """The pixel, counted row by row from the top, that each of the T · D inputs is; with `image_shape`."""
     augmentation: Augmentation | None = None
     reader: Callable[[np.ndarray], Example] | None = None
-    """Where the training set stays on the host: what reads examples at these indices, arrays [*indices.shape, ...].
+    """Where the training set stays on the host: reads the examples at these indices, arrays [*indices.shape, ...].
     Then `data`, a dict, has none of the training set but the `Block` that `with_block` puts there."""
 
     def __init_subclass__(cls, without: Iterable[str] = (), **keywords: Any) -> None:
@@ -215,7 +215,7 @@ class Task(abc.ABC):
         return shuffled(stream(seed, "order"), positions, size)
 
     def with_block(self, data: PyTree, block: Block) -> PyTree:
-        """Of a task with a `reader`: its data with the batches of a block."""
+        """The data of a task with a `reader`, with the batches of a block."""
         if isinstance(data, Augmented):
             return data._replace(data={**data.data, BLOCK: block})
         return {**data, BLOCK: block}
@@ -274,9 +274,9 @@ def shuffled(key: PRNGKeyArray, positions: Int[Array, " B"], size: int) -> Int[A
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = jnp.uint32((1 << half) - 1)
-    epoch, place = positions // size, positions % size
+    epoch, offset = positions // size, positions % size
 
-    def one(epoch: jax.Array, place: jax.Array) -> jax.Array:
+    def one(epoch: jax.Array, offset: jax.Array) -> jax.Array:
         round_keys = jax.random.bits(jax.random.fold_in(key, epoch), (6,), jnp.uint32)
 
         def encipher(value: jax.Array) -> jax.Array:
@@ -285,9 +285,9 @@ def shuffled(key: PRNGKeyArray, positions: Int[Array, " B"], size: int) -> Int[A
                 left, right = right, left ^ (_mix(right ^ round_keys[i]) & mask)
             return (left << half) | right
 
-        return jax.lax.while_loop(lambda v: v >= size, encipher, encipher(place))
+        return jax.lax.while_loop(lambda v: v >= size, encipher, encipher(offset))
 
-    return jax.vmap(one)(epoch.astype(jnp.uint32), place.astype(jnp.uint32))
+    return jax.vmap(one)(epoch.astype(jnp.uint32), offset.astype(jnp.uint32))
 
 
 def _mix(x: jax.Array) -> jax.Array:

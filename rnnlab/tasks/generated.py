@@ -1,4 +1,4 @@
-"""What tasks share whose examples are drawn, and not read from files."""
+"""The common part of tasks whose examples are drawn, and not read from files."""
 
 from rnnlab.config.bounds import NonNegativeInt, PositiveInt
 from rnnlab.tasks.base import Split, Task

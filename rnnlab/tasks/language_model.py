@@ -25,7 +25,7 @@ ON_DEVICE = 1 << 30
 
 
 class _Text(Task):
-    """What both have: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
+    """The common part of both: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
 
     causal: ClassVar = True
     readout: ClassVar = "every"
@@ -94,7 +94,7 @@ class LanguageModel(_Text, StreamTask):
 
     The training text is cut into as many contiguous streams as a batch has rows; row r of every batch goes on where the
     one before it ended, with the network's carry, and begins again, with the network's own, when the stream is over.
-    What is left of a stream after its last whole window, and of the text after the last stream, is not trained on.
+    The rest of a stream after its last whole window, and of the text after the last stream, is not trained on.
     Validation and test are cut into eval_batch_size streams and scored to the last token; with one stream every token
     has all before it as its context.
 
@@ -192,7 +192,7 @@ class Sentences(_Text):
             # Scored by length, so that a batch ends where its longest sentence does.
             order = None if split == "train" else np.argsort(lengths, kind="stable").astype(np.int32)
             self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32), order)
-        self.longest_dependency = max(self.steps.values()) - 1  # Of any split: validation and test are whole.
+        self.longest_dependency = max(self.steps.values()) - 1  # Over all splits: validation and test are whole.
 
     def size(self, split: Split) -> int:
         return len(self.corpus.splits[split].offsets) - 1
@@ -209,9 +209,9 @@ class Sentences(_Text):
         tokens: Any = self.corpus.splits["train"].tokens
         offsets: Any = self.corpus.splits["train"].offsets
         start, lengths = offsets[index], np.minimum(offsets[index + 1] - offsets[index], self.steps["train"])
-        place = np.arange(self.steps["train"])
-        inside = place < lengths[..., None]
-        targets = np.where(inside, tokens[np.where(inside, start[..., None] + place, 0)], 0).astype(np.int32)
+        step = np.arange(self.steps["train"])
+        inside = step < lengths[..., None]
+        targets = np.where(inside, tokens[np.where(inside, start[..., None] + step, 0)], 0).astype(np.int32)
         end = np.full((*index.shape, 1), self.corpus.vocabulary.end, np.int32)
         inputs: Any = np.concatenate([end, targets[..., :-1]], -1)
         return Example(inputs, targets, lengths.astype(np.int32))

@@ -32,7 +32,7 @@ class Speech(Task):
     after the other, without padding: the full corpus is 1.4 million frames, 0.7 GB in float32.
 
     Training batches hold utterances of similar length: an epoch sorts them by a length blurred by `SPREAD`, cuts them
-    into groups of `bucket`, and shuffles the groups. What is left over, fewer than `bucket` utterances, is drawn anew
+    into groups of `bucket`, and shuffles the groups. The rest, fewer than `bucket` utterances, is drawn anew
     for each epoch.
     """
 
@@ -97,13 +97,13 @@ class Speech(Task):
         return self.sizes[split]
 
     def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
-        epochs, places = positions // self.epoch, positions % self.epoch
+        epochs, offsets = positions // self.epoch, positions % self.epoch
         order = lambda epoch: self._order(data["train"]["lengths"], seed, epoch)  # noqa: E731
         # As a rule a batch lies in one epoch, and one sort does for all its rows.
         return lax.cond(
             (epochs == epochs[0]).all(),
-            lambda: order(epochs[0])[places],
-            lambda: jax.vmap(lambda epoch, place: order(epoch)[place])(epochs, places),
+            lambda: order(epochs[0])[offsets],
+            lambda: jax.vmap(lambda epoch, offset: order(epoch)[offset])(epochs, offsets),
         )
 
     def _order(self, lengths: Int[Array, " N"], seed: jax.Array, epoch: Int[Array, ""]) -> Int[Array, " E"]:
@@ -127,9 +127,9 @@ class Speech(Task):
 
     def score(self, outputs: Float[Array, "T B O"], batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         counted = batch.targets >= 0
-        known = jnp.where(counted, batch.targets, 0)
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, known)
-        wrong = outputs.argmax(-1) != known
+        classes = jnp.where(counted, batch.targets, 0)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, classes)
+        wrong = outputs.argmax(-1) != classes
         values = {"loss": losses, "frame_error": wrong.astype(losses.dtype)}
         sums = {name: jnp.where(counted, value, 0).sum(0) for name, value in values.items()}
         return sums, counted.sum(0).astype(losses.dtype)

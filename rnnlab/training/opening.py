@@ -24,8 +24,8 @@ def opening_lines(run: Run, host: HostState, state: TrainState, planned: int | N
     if run.embeddings is not None:
         coverage = run.embeddings.coverage
         yield (
-            f"{mentioned.embedding_file} has {coverage.found:,} of the task's "
-            f"{coverage.found + coverage.missing:,} words ({coverage.share:.1%}); the others are drawn"
+            f"{mentioned.embedding_file} has {coverage.present:,} of the task's "
+            f"{coverage.present + coverage.missing:,} words ({coverage.share:.1%}); the others are drawn"
         )
     for warning in filter(None, _warnings(mentioned, host, step, steps, planned)):
         yield f"warning: {warning}"

@@ -69,19 +69,19 @@ def test_rows_are_those_of_the_file_in_the_order_of_the_words(file: Path, featur
     found = read_embeddings(file, words, features)
     assert found.table.dtype == np.float32
     np.testing.assert_array_equal(found.table, np.float32([VECTORS[word] for word in words]))
-    assert found.found.all()
-    assert found.coverage == Coverage(found=6, missing=0, share=1.0, token_share=None)
+    assert found.from_file.all()
+    assert found.coverage == Coverage(present=6, missing=0, share=1.0, token_share=None)
 
 
 def test_a_word_not_found_as_written_takes_its_lower_case_row(file: Path) -> None:
     found = read_embeddings(file, ["THE", "The", "the"])
     np.testing.assert_array_equal(found.table, np.float32([VECTORS["the"], VECTORS["The"], VECTORS["the"]]))
-    assert found.found.all()
+    assert found.from_file.all()
 
 
 def test_lower_case_takes_nothing_from_a_capital(tmp_path: Path) -> None:
     found = read_embeddings(write(tmp_path, b"Paris 1 2\nx 3 4\n"), ["paris", "x"])
-    np.testing.assert_array_equal(found.found, [False, True])
+    np.testing.assert_array_equal(found.from_file, [False, True])
 
 
 def test_the_first_of_two_rows_counts(tmp_path: Path) -> None:
@@ -91,19 +91,19 @@ def test_the_first_of_two_rows_counts(tmp_path: Path) -> None:
 
 def test_coverage_counts_words_and_tokens(file: Path) -> None:
     found = read_embeddings(file, ["the", "zyx", "THE", "zyxw"], counts=[70, 20, 0, 10])
-    np.testing.assert_array_equal(found.found, [True, False, True, False])
-    assert found.coverage == Coverage(found=2, missing=2, share=0.5, token_share=0.7)
+    np.testing.assert_array_equal(found.from_file, [True, False, True, False])
+    assert found.coverage == Coverage(present=2, missing=2, share=0.5, token_share=0.7)
 
 
 def test_missing_words_have_mean_and_deviation_of_the_rows_found_in_every_dimension(file: Path) -> None:
     known = list(VECTORS)
     found = read_embeddings(file, [*known, *(f"missing{i}" for i in range(4000))])
-    real, drawn = np.float32(list(VECTORS.values())), found.table[~found.found]
+    real, drawn = np.float32(list(VECTORS.values())), found.table[~found.from_file]
     mean, std = real.mean(0), real.std(0)
     assert drawn.shape == (4000, 3)
     assert (np.abs(drawn.mean(0) - mean) < 5 * std / np.sqrt(4000)).all()
     assert (np.abs(drawn.std(0) / std - 1) < 5 / np.sqrt(8000)).all()
-    np.testing.assert_array_equal(found.table[found.found], real)
+    np.testing.assert_array_equal(found.table[found.from_file], real)
 
 
 def test_drawn_rows_are_of_the_seed(file: Path) -> None:
@@ -268,7 +268,7 @@ def test_real_rows_of_glove_are_read(real_data: Path) -> None:
         pytest.skip("RNNLAB_DATA has no glove/glove.840B.300d.txt")
     path = find_embeddings("glove/glove.840B.300d.txt", real_data)
     found = read_embeddings(path, ["the", "PEOPLE", "...", "$", "zyxwv"], 300)
-    np.testing.assert_array_equal(found.found, [True, True, True, True, False])
+    np.testing.assert_array_equal(found.from_file, [True, True, True, True, False])
     np.testing.assert_array_equal(found.table[1, :3], np.float32([-0.19686, 0.11579, -0.41091]))
     assert np.isfinite(found.table).all()
     norms = np.linalg.norm(found.table, axis=1)

@@ -370,7 +370,7 @@ def test_sources_tell_an_edited_file(tmp_path: Path, write: Write) -> None:
 def test_source_without_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no text file \(\*\.txt, \*\.tokens, \*\.raw\)"):
         find_corpus("text", source=tmp_path)
-    with pytest.raises(ConfigError, match="nowhere is no folder"):
+    with pytest.raises(ConfigError, match="nowhere is not a folder"):
         find_corpus("text", source=tmp_path / "nowhere")
 
 

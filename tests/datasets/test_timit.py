@@ -412,7 +412,7 @@ def test_labels_short_by_less_than_a_frame_need_no_note(corpus, cache):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, r"TIMIT not found: .*TIMIT is no folder; it must hold the corpus LDC93S1"),
+        (lambda root: None, r"TIMIT not found: .*TIMIT is not a folder; it must hold the corpus LDC93S1"),
         (lambda root: root.mkdir(), r"TIMIT holds no recordings of TIMIT; expected TRAIN/DR1/FCJF0/SX37\.WAV"),
         (
             lambda root: write_corpus(root, {"TRAIN": ("FCJF0",), "TEST": ("MDAB0",)}),
