@@ -522,7 +522,7 @@ def test_command_prepares_says_what_it_made_and_then_that_it_is_there(
     [
         ([], "--dataset is needed: lm1b, wikitext-2, tinyshakespeare, text"),
         (["--dataset=ptb"], "ptb"),
-        (["--dataset=text", "--source=nowhere"], "source nowhere is no folder"),
+        (["--dataset=text", "--source=nowhere"], "source nowhere is not a folder"),
         (["--dataset=wikitext-2", "--vocabulary_size=2"], "vocabulary_size"),
     ],
 )
