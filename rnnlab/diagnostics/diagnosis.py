@@ -90,10 +90,10 @@ def _trajectories(network: Network, batch: Batch) -> list[Trajectory]:
             arrays.append((state_of_cell, {name: getattr(run, name) for name in _ARRAYS}))
         return arrays
 
-    found = jax.jit(run_all)(state, batch)
+    runs = jax.jit(run_all)(state, batch)
     return [
         Trajectory(cell=nnx.merge(cell, state), **arrays, **fields)
-        for (cell, fields), (state, arrays) in zip(static, found, strict=True)
+        for (cell, fields), (state, arrays) in zip(static, runs, strict=True)
     ]
 
 
