@@ -99,6 +99,15 @@ def test_names_of_this_version_are_themselves() -> None:
     assert former_names(wanted, wanted) == ({name: name for name in wanted}, set())
 
 
+@pytest.mark.parametrize("state", ["", "state/", "best/"])
+@pytest.mark.parametrize("name", ["penalty/l2", "weight/recall"])
+def test_sums_that_a_checkpoint_lacks_begin_at_zero(name: str, state: str) -> None:
+    before = [f"{state}params/kernel", f"{state}sums/loss"]
+    new = f"{state}sums/{name}"
+    assert former_names([*before, new], before) == ({each: each for each in before} | {new: None}, set())
+    assert former_names([*before, new], [*before, new])[0][new] == new
+
+
 @pytest.mark.parametrize("clips", [False, True])
 def test_a_checkpoint_of_an_earlier_version_is_read_whether_or_not_it_clips(clips: bool, tmp_path: Path) -> None:
     """It counted what was clipped where nothing was, too."""
