@@ -35,16 +35,16 @@ def test_all_contestants_compute_the_same(cell, monkeypatch):
     case = Case(cell, 19, 4, 3, 5, bidirectional=True)
     assert 19 % default_chunk(19, 4, case.gates * 5) == 5  # Chunks of 7 steps, and a remainder.
     problem = make_problem(case)
-    found = {}
+    collected = {}
     for name, make in MAKERS.items():
         if name != "torch" or importlib.util.find_spec("torch"):
-            found[name] = make(case, problem)
-            found[name].step(2)
-            found[name].forward()
-    first = found["plain scan"]
-    for name, made in found.items():
-        assert made.loss == pytest.approx(first.loss, rel=1e-5), name
-        assert made.gradient == pytest.approx(first.gradient, rel=1e-5), name
+            collected[name] = make(case, problem)
+            collected[name].step(2)
+            collected[name].forward()
+    first = collected["plain scan"]
+    for name, created in collected.items():
+        assert created.loss == pytest.approx(first.loss, rel=1e-5), name
+        assert created.gradient == pytest.approx(first.gradient, rel=1e-5), name
 
 
 @pytest.mark.parametrize("quantity", ["loss", "gradient"])
@@ -55,7 +55,7 @@ def test_row_that_disagrees_is_void(quantity, wrong, position):
     numbers.insert(position, wrong)
     rows = [{"loss": 2.0, "gradient": 2.0} | {quantity: number} for number in numbers]
     benchmark.judge(rows)
-    assert ["error" in row for row in rows] == [place == position for place in range(3)]
+    assert ["error" in row for row in rows] == [index == position for index in range(3)]
     assert f"void: its {quantity} is" in rows[position]["error"]
 
 
@@ -66,8 +66,8 @@ class FakeWorker:
         self.losses, self.names = losses, list(losses)
 
     def ask(self, do: str, name: str = "", **_) -> dict | float | None:
-        made = {"loss": self.losses.get(name), "gradient": 1.0}
-        return {"prepare": made, "time": 0.5, "rate": 4.0, "forget": None}[do]
+        created = {"loss": self.losses.get(name), "gradient": 1.0}
+        return {"prepare": created, "time": 0.5, "rate": 4.0, "forget": None}[do]
 
 
 def test_measuring_voids_who_computes_something_else():
@@ -133,9 +133,9 @@ def test_runs_that_are_watched_are_those_of_the_configs(run, file):
 
 def test_cost_of_watching_is_what_all_and_writing_take_every_hundred_steps():
     times = {"step": [1.0, 2.0, 4.0], "norms": [2.0, 2.0, 4.0], "all": [1.5, 3.0, 6.0], "write": [0.5, 1.0, 2.0]}
-    found = diagnostics.summarize(times)
-    assert found == {"step_median": 2.0, "in_steps": {"norms": 1.0, "all": 1.5, "write": 0.5}, "share": 0.02}
-    table = diagnostics.markdown([{"run": "a", **found}, {"run": "b", "error": "no data"}]).splitlines()
+    result = diagnostics.summarize(times)
+    assert result == {"step_median": 2.0, "in_steps": {"norms": 1.0, "all": 1.5, "write": 0.5}, "share": 0.02}
+    table = diagnostics.markdown([{"run": "a", **result}, {"run": "b", "error": "no data"}]).splitlines()
     assert table[2] == "| a | 2e+03 | 1.00 | 1.50 | 0.50 | 2.0% |"
     assert table[3].count("|") == table[2].count("|")
 
@@ -208,8 +208,8 @@ def test_utterances_are_trained_on_alike_packed_and_padded(tmp_path, monkeypatch
     monkeypatch.setitem(TASKS, "invented_utterances", None)  # So that it is gone afterwards.
     case = speech.Case(steps=9, shortest=3, batch=4, features=5, layers=2)
     speech.write_utterances(case, tmp_path)
-    with np.load(tmp_path / "utterances.npz") as found:
-        assert len(set(found["lengths"])) > 1
+    with np.load(tmp_path / "utterances.npz") as arrays:
+        assert len(set(arrays["lengths"])) > 1
     ours = speech.rnnlab(case, tmp_path)
     np.testing.assert_allclose(ours.losses, speech.torch_nn(case, tmp_path).losses, rtol=1e-5)
 

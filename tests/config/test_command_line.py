@@ -170,10 +170,10 @@ def leaves(config: Any, path: str = "") -> dict[str, Any]:
         config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     if not isinstance(config, ConfigDict | Mapping):
         return {path: tuple(config) if isinstance(config, list) else config}
-    found = {}
+    collected = {}
     for key, value in config.items():
-        found |= leaves(value, f"{path}.{key}" if path else key)
-    return found
+        collected |= leaves(value, f"{path}.{key}" if path else key)
+    return collected
 
 
 F, FEATURES = "--config={plain}", "model.cell.features"
@@ -293,10 +293,10 @@ def test_a_form_means_what_it_means_to_config_flags(
     words: list[str], values: dict[str, Any], file: Callable[[str], str]
 ) -> None:
     words = filled(words, file)
-    expected, found = leaves(theirs(words)), leaves(ours(words))
+    expected, ours_leaves = leaves(theirs(words)), leaves(ours(words))
     assert {path: expected[path] for path in values} == values
-    assert {path: found.get(path) for path in expected} == expected
-    assert {path: type(found[path]) for path in values} == {path: type(values[path]) for path in values}
+    assert {path: ours_leaves.get(path) for path in expected} == expected
+    assert {path: type(ours_leaves[path]) for path in values} == {path: type(values[path]) for path in values}
 
 
 REFUSED: list[tuple[list[str], dict[str, Any]]] = [
@@ -338,8 +338,8 @@ def test_a_form_that_config_flags_refuses_sets_the_fields(
     words: list[str], values: dict[str, Any], file: Callable[[str], str]
 ) -> None:
     words = filled(words, file)
-    found = leaves(ours(words))
-    assert {path: found[path] for path in values} == values
+    set_leaves = leaves(ours(words))
+    assert {path: set_leaves[path] for path in values} == values
     with pytest.raises(Exception):  # noqa: B017, PT011  (Of ten kinds.)
         leaves(theirs(words))
 

@@ -137,10 +137,10 @@ def test_a_reference_is_live_until_what_is_set_is_set(
     (tmp_path / "mine.py").write_text(REFERRING)
     config = load_file(str(tmp_path / "mine.py"))
     for _ in range(2):  # What is set in one copy is not set in the next.
-        found = apply_overrides(config, overrides | {"c.name": "lstm"})
-        assert (found["a"]["rate"], found["b"]["rate"], found["b"]["double"]) == (a, b, pytest.approx(double))
-    assert found["c"] == {"name": "lstm"}  # A new name begins the section anew.
-    assert found["also"] == 9
+        changed = apply_overrides(config, overrides | {"c.name": "lstm"})
+        assert (changed["a"]["rate"], changed["b"]["rate"], changed["b"]["double"]) == (a, b, pytest.approx(double))
+    assert changed["c"] == {"name": "lstm"}  # A new name begins the section anew.
+    assert changed["also"] == 9
 
 
 def test_references_that_have_no_value_are_named(tmp_path: Path) -> None:
@@ -214,9 +214,9 @@ def test_an_error_in_a_file_is_one_line_with_its_name(tmp_path: Path, text: str,
     ],
 )
 def test_values_are_literals_or_else_strings(text: str, value: Any) -> None:
-    found = overridden(new=text)["new"]
-    assert found == value
-    assert type(found) is type(value)
+    changed = overridden(new=text)["new"]
+    assert changed == value
+    assert type(changed) is type(value)
 
 
 def test_overrides_leave_the_config_itself_alone() -> None:
@@ -239,27 +239,27 @@ def test_another_optimizer_keeps_what_all_share(override: str) -> None:
 
 def test_another_schedule_starts_anew() -> None:
     config = apply_overrides(BASE | {"optimizer": {"schedule": {"name": "cosine", "final": 0.1}}}, {})
-    found = apply_overrides(config, {"optimizer.schedule": "exponential"})
-    assert found["optimizer"]["schedule"] == {"name": "exponential"}
+    changed = apply_overrides(config, {"optimizer.schedule": "exponential"})
+    assert changed["optimizer"]["schedule"] == {"name": "exponential"}
 
 
 def test_a_field_of_a_section_written_as_a_name_keeps_the_name() -> None:
     config = BASE | {"model": {"cell": {"name": "vanilla", "features": 8, "activation": "leaky_relu"}}}
-    found = apply_overrides(config, {"model.cell.activation.slope": "0.1"})
-    assert found["model"]["cell"]["activation"] == {"name": "leaky_relu", "slope": 0.1}
+    changed = apply_overrides(config, {"model.cell.activation.slope": "0.1"})
+    assert changed["model"]["cell"]["activation"] == {"name": "leaky_relu", "slope": 0.1}
 
 
 def test_a_field_of_a_section_that_is_absent_makes_it() -> None:
-    found = overridden(early_stopping__patience="3")
-    assert found["early_stopping"] == {"patience": 3}
+    changed = overridden(early_stopping__patience="3")
+    assert changed["early_stopping"] == {"patience": 3}
 
 
 def test_help_names_the_fields_of_a_section_that_is_off() -> None:
-    found = re.findall(r"--config\.(\S+)=None\n      a section: ([^;]*);", render(resolve_config(BASE), RunOptions))
-    assert {"penalties.l1", "averaging", "curriculum"} <= {path for path, _ in found}
-    for path, fields in found:
-        known = ", ".join(sorted(f"{path}.{field}" for field in fields.split(", ")))
-        with pytest.raises(ConfigError, match=f"known: {re.escape(known)}$"):
+    names = re.findall(r"--config\.(\S+)=None\n      a section: ([^;]*);", render(resolve_config(BASE), RunOptions))
+    assert {"penalties.l1", "averaging", "curriculum"} <= {path for path, _ in names}
+    for path, fields in names:
+        listed = ", ".join(sorted(f"{path}.{field}" for field in fields.split(", ")))
+        with pytest.raises(ConfigError, match=f"known: {re.escape(listed)}$"):
             resolved(**{path.replace(".", "__") + "__nosuch": "1"})
 
 
@@ -288,10 +288,10 @@ ORDERS = {
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_order_of_overrides_does_not_matter(name: str) -> None:
     overrides = ORDERS[name]
-    found = apply_overrides(BASE, overrides)
-    assert apply_overrides(BASE, dict(reversed(overrides.items()))) == found
+    changed = apply_overrides(BASE, overrides)
+    assert apply_overrides(BASE, dict(reversed(overrides.items()))) == changed
     for path, text in overrides.items():
-        node = resolve_config(found)
+        node = resolve_config(changed)
         for part in path.split("."):
             node = node[part]
         node = node["name"] if isinstance(node, dict) else node

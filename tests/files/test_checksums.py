@@ -45,24 +45,24 @@ def test_what_was_saved_is_read_without_the_checksums(saved):
 
 @pytest.mark.parametrize("file", ["d", "state", "_CHECKPOINT_METADATA"])
 def test_every_flipped_bit_is_found_or_changes_nothing(saved, tmp_path, capfd, file):
-    folder, draw, found = tmp_path / "copy", random.Random(file), 0
+    folder, draw, result = tmp_path / "copy", random.Random(file), 0
     shutil.copytree(saved[0], folder)
     chosen = {"d": "3/state/**/d/*", "state": "3/state/**/*", "_CHECKPOINT_METADATA": "3/_CHECKPOINT_METADATA"}[file]
     files = [path for path in sorted(folder.glob(chosen)) if path.is_file() and path.stat().st_size]
     for _ in range(10):
         path = draw.choice(files)
         content = path.read_bytes()
-        place = draw.randrange(8 * len(content))
-        path.write_bytes(bytes(b ^ (1 << place % 8) * (i == place // 8) for i, b in enumerate(content)))
+        position = draw.randrange(8 * len(content))
+        path.write_bytes(bytes(b ^ (1 << position % 8) * (i == position // 8) for i, b in enumerate(content)))
         try:
             restored = SavedCheckpoints(folder).restore(3, state_of(np.zeros))
         except ConfigError as error:
-            found += "missing or damaged; there is no other checkpoint" in str(error)
+            result += "missing or damaged; there is no other checkpoint" in str(error)
         else:
             jax.tree.map(np.testing.assert_array_equal, restored.state, saved[1])
             np.testing.assert_equal(restored.host["stopping"], HOST["stopping"])
         path.write_bytes(content)
-    assert found > {"d": 3, "state": 2, "_CHECKPOINT_METADATA": 5}[file]
+    assert result > {"d": 3, "state": 2, "_CHECKPOINT_METADATA": 5}[file]
     assert capfd.readouterr() == ("", "")
 
 

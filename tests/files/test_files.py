@@ -91,18 +91,18 @@ def test_every_flipped_bit_of_an_array_is_found_or_changes_nothing(tmp_path: Pat
     path, draw = tmp_path / "found.npz", np.random.default_rng(0)
     arrays = {"a": draw.standard_normal(300).astype(np.float32), "b": np.arange(5)}
     np.savez(path, **arrays)
-    whole, found = path.read_bytes(), 0
-    for place in draw.integers(0, 8 * len(whole), 400).tolist():
+    whole, result = path.read_bytes(), 0
+    for position in draw.integers(0, 8 * len(whole), 400).tolist():
         content = bytearray(whole)
-        content[place // 8] ^= 1 << place % 8
+        content[position // 8] ^= 1 << position % 8
         path.write_bytes(content)
         try:
             read = read_arrays(path, REMEDY, arrays)
         except ConfigError:
-            found += 1
+            result += 1
         else:
             assert all(np.array_equal(read[name], array) for name, array in arrays.items())
-    assert found > 300
+    assert result > 300
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "binary", "objects", "lacks one"])

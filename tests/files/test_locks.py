@@ -40,9 +40,9 @@ def test_lock_has_one_holder_who_is_named_and_is_free_when_that_is_killed(tmp_pa
     try:
         with claimed(path) as mine:
             assert not mine
-        told = holder(path)
-        assert told is not None
-        assert f"process {process.pid} on {os.uname().nodename} since " in told
+        who = holder(path)
+        assert who is not None
+        assert f"process {process.pid} on {os.uname().nodename} since " in who
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -101,6 +101,6 @@ def test_file_system_without_locks_is_one_warning(
         with claimed(tmp_path / name / "run.lock") as mine:
             assert mine
             assert holder(tmp_path / name / "run.lock") is None
-    told = capsys.readouterr().err
-    assert told.count("warning") == 1
-    assert f"the file system of {tmp_path / 'a'} has no locks" in told
+    warnings = capsys.readouterr().err
+    assert warnings.count("warning") == 1
+    assert f"the file system of {tmp_path / 'a'} has no locks" in warnings

@@ -177,9 +177,9 @@ def test_the_end_of_the_terminal_saves_the_run(tmp_path: Path) -> None:
     terminal, end = pty.openpty()
     process = subprocess.Popen(words, cwd=ROOT, stdin=end, stdout=end, stderr=end)
     os.close(end)
-    said = b""
-    while b"first step" not in said:
-        said += os.read(terminal, 1000)
+    output = b""
+    while b"first step" not in output:
+        output += os.read(terminal, 1000)
     os.close(terminal)
     process.send_signal(signal.SIGHUP)  # The kernel sends it, and every write fails from now on.
     assert process.wait(120) == cli.INTERRUPTED

@@ -64,11 +64,11 @@ def test_bfloat16_rounds_the_operands_and_not_the_sums():
     a, b, d = (random_array(i, *shape) for i, shape in enumerate([(R, K), (K, M), (R, M)]))
     product, pull = jax.vjp(lambda a, b: matmul(a, b, "bfloat16"), a, b)
     a_16, b_16, d_16 = rounded(a), rounded(b), rounded(d)
-    for found, left, right in ((product, a_16, b_16), (pull(d)[0], d_16, b_16.T), (pull(d)[1], a_16.T, d_16)):
-        assert found.dtype == jnp.float32
+    for result, left, right in ((product, a_16, b_16), (pull(d)[0], d_16, b_16.T), (pull(d)[1], a_16.T, d_16)):
+        assert result.dtype == jnp.float32
         # Products of two bfloat16 are exact in float32; every one of the sums rounds once.
         bound = left.shape[1] * 2.0**-24 * (np.abs(left) @ np.abs(right))
-        assert (np.abs(found - left @ right) <= bound).all()
+        assert (np.abs(result - left @ right) <= bound).all()
     assert np.abs(product - a @ b).max() > 1e-3
 
 

@@ -59,7 +59,7 @@ def test_layer_normalization_in_the_cell_is_its_formula():
         def sigmoid(a: np.ndarray) -> np.ndarray:
             return 1 / (1 + np.exp(-a))
 
-        h, found = np.zeros((B, H)), net.hidden(x).h
+        h, result = np.zeros((B, H)), net.hidden(x).h
         c = h
         for t in range(T):
             z = norm(np.asarray(x[t] @ cell.input_kernel[...])) * gains.input_gain[...] + cell.bias[...]
@@ -67,7 +67,7 @@ def test_layer_normalization_in_the_cell_is_its_formula():
             i, f, g, o = np.split(np.asarray(z + u), 4, -1)
             c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
             h = sigmoid(o) * np.tanh(c)
-            np.testing.assert_allclose(found[t], h, rtol=1e-10)
+            np.testing.assert_allclose(result[t], h, rtol=1e-10)
 
 
 def in_double_network(net: Network) -> Network:

@@ -39,8 +39,8 @@ def named_cells(network: Network) -> list[Trajectory]:
 def measure(probe: Probe) -> dict[str, np.ndarray]:
     """`norms`, compiled."""
     trees = (probe.params, probe.gradients, probe.clipped, probe.updates)
-    found = quick_jit(lambda *trees: norms(Probe(probe.trajectories, [], *trees)))(*trees)
-    return {key: np.asarray(value) for key, value in found.items()}
+    measured = quick_jit(lambda *trees: norms(Probe(probe.trajectories, [], *trees)))(*trees)
+    return {key: np.asarray(value) for key, value in measured.items()}
 
 
 def test_every_parameter_and_every_gate_has_the_norms_that_numpy_finds() -> None:
@@ -52,29 +52,29 @@ def test_every_parameter_and_every_gate_has_the_norms_that_numpy_finds() -> None
             arrays = {"readout/kernel": tree["readout"]["kernel"], "readout/bias": tree["readout"]["bias"]}
             arrays |= {f"layer 2/norms/{name}": tree["norms"][1][name] for name in ("gain", "bias")}
             for number, direction in ((1, 0), (1, 1), (2, 0), (2, 1)):
-                place = f"layer {number}" + direction * " reverse"
+                position = f"layer {number}" + direction * " reverse"
                 cell, carries = layers[number - 1]["cells"][direction], layers[number - 1]["carries"][direction]
-                arrays |= {f"{place}/{name}": a for name, a in cell.items()}
-                arrays |= {f"{place}/carries/{element}": a for element, a in carries.items()}
+                arrays |= {f"{position}/{name}": a for name, a in cell.items()}
+                arrays |= {f"{position}/carries/{element}": a for element, a in carries.items()}
                 blocks = np.split(np.asarray(cell["recurrent_kernel"]), 4, axis=1)
-                arrays |= {f"{place}/recurrent_kernel/{gate}": a for gate, a in zip("ifgo", blocks, strict=True)}
+                arrays |= {f"{position}/recurrent_kernel/{gate}": a for gate, a in zip("ifgo", blocks, strict=True)}
             expected |= {f"{name}/{KINDS[index]}": np.linalg.norm(np.ravel(a)) for name, a in arrays.items()}
         places = [key.removesuffix("/weight") for key in expected if key.endswith("/weight")]
         expected |= {f"{p}/update / weight": expected[f"{p}/update"] / expected[f"{p}/weight"] for p in places}
-        found = measure(probe)
-    assert_close(found, {key: np.asarray(value) for key, value in expected.items()}, 1e-15)
+        measured = measure(probe)
+    assert_close(measured, {key: np.asarray(value) for key, value in expected.items()}, 1e-15)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_norms_are_right_where_the_squares_leave_the_range_of_numbers(size: float) -> None:
     probe = probe_of()
     of_ones = jax.tree.map(lambda a: jnp.full(a.shape, size), probe.params)
-    found = measure(probe._replace(gradients=of_ones, updates=of_ones, params=of_ones))
+    measured = measure(probe._replace(gradients=of_ones, updates=of_ones, params=of_ones))
     kernel = "layer 1/recurrent_kernel"
-    np.testing.assert_allclose(found[f"{kernel}/gradient"], size * (4 * H * H) ** 0.5, rtol=1e-6)
-    np.testing.assert_allclose(found[f"{kernel}/f/gradient"], size * H, rtol=1e-6)
-    np.testing.assert_allclose(found["readout/kernel/gradient"], size * H**0.5, rtol=1e-6)
-    np.testing.assert_allclose(found[f"{kernel}/update / weight"], 1, rtol=1e-6)
+    np.testing.assert_allclose(measured[f"{kernel}/gradient"], size * (4 * H * H) ** 0.5, rtol=1e-6)
+    np.testing.assert_allclose(measured[f"{kernel}/f/gradient"], size * H, rtol=1e-6)
+    np.testing.assert_allclose(measured["readout/kernel/gradient"], size * H**0.5, rtol=1e-6)
+    np.testing.assert_allclose(measured[f"{kernel}/update / weight"], 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
@@ -83,10 +83,10 @@ def test_what_is_not_finite_is_said_so_and_stays_where_it_is(value: float) -> No
     params = probe.gradients
     kernel = params["layers"][0]["cells"][0]["recurrent_kernel"]
     params["layers"][0]["cells"][0]["recurrent_kernel"] = kernel.at[0, H].set(value)  # Of the gate f.
-    found = measure(probe)
-    bad = {key for key, norm in found.items() if not np.isfinite(norm)}
+    measured = measure(probe)
+    bad = {key for key, norm in measured.items() if not np.isfinite(norm)}
     assert bad == {"layer 1/recurrent_kernel/gradient", "layer 1/recurrent_kernel/f/gradient"}
-    assert all(np.isnan(found[key]) if np.isnan(value) else found[key] == np.inf for key in bad)
+    assert all(np.isnan(measured[key]) if np.isnan(value) else measured[key] == np.inf for key in bad)
 
 
 def test_a_weight_of_zero_has_an_infinite_relative_update_and_none_if_it_stays() -> None:
@@ -101,8 +101,8 @@ def test_a_weight_of_zero_has_an_infinite_relative_update_and_none_if_it_stays()
 def test_a_vanilla_cell_has_no_gates_to_tell_apart() -> None:
     network = Network(2, 1, cell={"name": "vanilla", "features": H}, rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
-    found = norms(Probe(named_cells(network), [], params, params, params, params))
-    assert {key for key in found if "recurrent" in key} == {
+    measured = norms(Probe(named_cells(network), [], params, params, params, params))
+    assert {key for key in measured if "recurrent" in key} == {
         f"layer 1/recurrent_kernel/{kind}" for kind in (*KINDS, "update / weight")
     }
 

@@ -34,19 +34,19 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_flags_are_repaired_for_a_wrong_compiler_alone_and_said(case: str) -> None:
-    given, (flags, word) = CASES[case]
-    found, line = compiler.repaired(*given)
-    assert found == flags
+    arguments, (flags, word) = CASES[case]
+    flags_now, line = compiler.repaired(*arguments)
+    assert flags_now == flags
     assert (line is None) == (word is None)
-    assert line is None or (word in line and "\n" not in line and given[0] in line)
+    assert line is None or (word in line and "\n" not in line and arguments[0] in line)
 
 
 def test_flags_in_a_file_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "flags.txt"
     file.write_text("--other=1\n--last=2\n", encoding="utf-8")
-    found, _ = compiler.repaired(WRONG, str(file), False)
-    assert found is not None
-    assert found.split() == ["--other=1", "--last=2", f"{SWITCH}false"]
+    flags_now, _ = compiler.repaired(WRONG, str(file), False)
+    assert flags_now is not None
+    assert flags_now.split() == ["--other=1", "--last=2", f"{SWITCH}false"]
 
 
 IMPORTS = {

@@ -42,10 +42,10 @@ def test_a_setting_of_jax_that_changes_numbers_is_put_back_and_said(name, monkey
     finally:
         jax.config.update(name, value)
     assert name.upper() not in os.environ  # A process that is started now must not say it again.
-    said = capsys.readouterr().err
-    assert said.startswith(f"{name.upper()}={other} does not count here: a run is what its config says")
-    assert said.endswith("\n")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"{name.upper()}={other} does not count here: a run is what its config says")
+    assert output.endswith("\n")
+    assert output.count("\n") == 1
     environment.settle()
     assert capsys.readouterr().err == ""
 

@@ -179,10 +179,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
     monkeypatch.setattr(memory, "at_hand", lambda devices=None: 40_000)
     with pytest.raises(OutOfMemory) as caught:
         main(words)
-    said = str(caught.value)
-    assert said.startswith("out of memory: at least ")
-    assert f"wanted ({part} " in said
-    assert said.endswith(f", 39.1 KiB at hand; make smaller: {smaller}")
+    message = str(caught.value)
+    assert message.startswith("out of memory: at least ")
+    assert f"wanted ({part} " in message
+    assert message.endswith(f", 39.1 KiB at hand; make smaller: {smaller}")
     assert not (tmp_path / "run").exists()
 
 
@@ -221,9 +221,9 @@ def test_sequences_that_do_not_fit_are_the_same_line_in_every_command(
     *others, folder = words
     with pytest.raises(ConfigError) as caught:
         main([f"--config={tmp_path / 'config.py'}", *others, f"{folder}={tmp_path / 'made'}"])
-    said = str(caught.value)
-    assert "out of memory: at least " in said
-    assert f", 1 GiB at hand; make smaller: {smaller}, task.length (now 2147483647)" in said
+    message = str(caught.value)
+    assert "out of memory: at least " in message
+    assert f", 1 GiB at hand; make smaller: {smaller}, task.length (now 2147483647)" in message
     assert not (tmp_path / "made").exists()
 
 
@@ -256,11 +256,11 @@ def test_a_sample_holds_its_batch_twice_and_the_states_of_all_steps(monkeypatch:
 def test_the_bound_is_below_what_a_run_takes() -> None:
     run = make_run(resolve_config(SMALL_RUN))
     compiled = run.programs.train.lower(run.programs.start(0), run.data, jnp.int32(1), run.rows).compile()
-    found = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(run.programs.start(0).params))
     assert footprint._held(run.programs, run.programs.shapes.params) == run.mesh.size * state
     assert footprint._batch(run.programs, "train", 4) == 4 * (6 * 2 + 1) * 4
-    assert footprint._held(run.programs, run.programs.shapes) <= run.mesh.size * found.argument_size_in_bytes
+    assert footprint._held(run.programs, run.programs.shapes) <= run.mesh.size * analysis.argument_size_in_bytes
 
 
 def test_a_run_whose_program_does_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

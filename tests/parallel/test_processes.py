@@ -49,16 +49,16 @@ class Pair:
         training = ["-m", "rnnlab.train", f"--config={self.folder / 'small.py'}", f"--workdir={self.workdir}", *words]
         self.processes = []
         for process in (0, 1):
-            told, variables = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"], {}
+            line, variables = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"], {}
             if self.slurm:
-                told = []
+                line = []
                 variables = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
                 variables |= {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
                 variables |= {"JAX_COORDINATOR_PORT": str(port)}
             with (self.folder / f"said{process}").open("w") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, *(command or training), *told, *filter(None, [own[process]])],
+                        [sys.executable, *(command or training), *line, *filter(None, [own[process]])],
                         env=clean | variables,
                         stdout=file,
                         stderr=file,
@@ -90,9 +90,9 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """A pair on a small run; the fixture's parameter: whether by SLURM's variables, as srun sets them."""
-    made = Pair(tmp_path, small(devices=2, diagnostics=("norms",)), getattr(request, "param", False))
-    yield made
-    for process in made.processes:
+    created = Pair(tmp_path, small(devices=2, diagnostics=("norms",)), getattr(request, "param", False))
+    yield created
+    for process in created.processes:
         process.kill()
         process.wait()
 
@@ -152,15 +152,15 @@ def test_killing_one_ends_the_other_and_a_restart_goes_on(pair: Pair, victim: in
     other = processes[1 - victim]
     other.wait(60)
     assert time.monotonic() - began < 60
-    said = pair.said(1 - victim)
+    output = pair.said(1 - victim)
     # Of a lost process 0 JAX may hear before the collective does, and says so itself.
     if victim == 0 and other.returncode != cli.LOST:
         assert other.returncode == -signal.SIGABRT
-        assert "another task died" in said
+        assert "another task died" in output
     else:
         assert other.returncode == cli.LOST
-        assert re.search(rf"^error: process {1 - victim} of 2 has lost another one", said, re.MULTILINE)
-        assert "Traceback" not in said
+        assert re.search(rf"^error: process {1 - victim} of 2 has lost another one", output, re.MULTILINE)
+        assert "Traceback" not in output
     last = max(pair.steps())
     pair.start(f"--config.steps={last + 30}")
     assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)

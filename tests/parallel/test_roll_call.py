@@ -53,18 +53,18 @@ def test_processes_that_are_alike_go_on_and_leave_the_port_free() -> None:
     ],
 )
 def test_processes_that_differ_are_told_in_what(other: dict[str, Any], message: str) -> None:
-    said = outcomes(free_port(), [(2, 0, ALIKE), (2, 1, ALIKE | other)])
-    assert said[0] == said[1]
-    assert said[0].startswith("process 1 was not started as process 0 was: ")
-    assert message in said[0]
+    answers = outcomes(free_port(), [(2, 0, ALIKE), (2, 1, ALIKE | other)])
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("process 1 was not started as process 0 was: ")
+    assert message in answers[0]
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_number_that_two_have_is_named_to_both(number: int) -> None:
-    said = outcomes(free_port(), [(3, 0, ALIKE), (3, number, ALIKE), (3, 1, ALIKE)], seconds=1.0)
-    told = f"--process: two of the 3 processes have the number {number}; they are numbered 0 to 2"
-    assert said.count(told) >= 2
-    assert "" not in said
+    answers = outcomes(free_port(), [(3, 0, ALIKE), (3, number, ALIKE), (3, 1, ALIKE)], seconds=1.0)
+    line = f"--process: two of the 3 processes have the number {number}; they are numbered 0 to 2"
+    assert answers.count(line) >= 2
+    assert "" not in answers
 
 
 def test_other_counts_of_processes_are_named() -> None:
@@ -73,8 +73,8 @@ def test_other_counts_of_processes_are_named() -> None:
 
 def test_who_is_missing_is_named_in_time() -> None:
     began = time.monotonic()
-    said = outcomes(free_port(), [(4, 0, ALIKE), (4, 2, ALIKE)], seconds=0.6)
-    assert said == ["processes 1, 3 of 4 did not come within 1 s"] * 2
+    answers = outcomes(free_port(), [(4, 0, ALIKE), (4, 2, ALIKE)], seconds=0.6)
+    assert answers == ["processes 1, 3 of 4 did not come within 1 s"] * 2
     assert outcomes(free_port(), [(2, 1, ALIKE)], seconds=0.6)[0].endswith("(nobody listens there)")
     assert time.monotonic() - began < 10
 

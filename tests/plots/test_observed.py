@@ -56,17 +56,17 @@ def test_flow_of_a_step_is_the_flow_of_its_batch(task: dict[str, Any], devices: 
     model = dict(cell=dict(name="lstm", features=4), bidirectional=True)
     run = make_run(small(task=task, devices=devices, model=model))
     state = run.programs.start(0)
-    found = run.programs.observe(state, run.data, run.rows)["gradient_flow"]
+    observed_flow = run.programs.observe(state, run.data, run.rows)["gradient_flow"]
     batch = run.task.batch(run.task.data, state.seed, "train", run.rows)
     assert (batch.lengths is None) == (task["name"] == "adding")
     flow = jax.jit(lambda *weights: gradient_flow(run.programs.structure.network(*weights), run.task, batch))
     expected = flow(state.params, state.buffers)
     for name, norms in expected.items():
-        np.testing.assert_allclose(found[f"{name}/h"], norms, rtol=2e-5)
+        np.testing.assert_allclose(observed_flow[f"{name}/h"], norms, rtol=2e-5)
         forward = norms[::-1] if name.endswith("reverse") else norms
-        np.testing.assert_allclose(found[f"{name}/factor"], decay_per_step(forward).factor, rtol=1e-4)
-        assert found[f"{name}/horizon"] == memory_horizon(forward, run.task.longest_dependency)
-    assert {name.rpartition("/")[2] for name in found} == {"h", "c", "delta", "factor", "half_life", "horizon"}
+        np.testing.assert_allclose(observed_flow[f"{name}/factor"], decay_per_step(forward).factor, rtol=1e-4)
+        assert observed_flow[f"{name}/horizon"] == memory_horizon(forward, run.task.longest_dependency)
+    assert {name.rpartition("/")[2] for name in observed_flow} == {"h", "c", "delta", "factor", "half_life", "horizon"}
 
 
 def test_a_program_that_is_watched_is_the_program_that_is_not() -> None:
@@ -98,10 +98,10 @@ def test_every_number_of_a_run_over_rows_that_differ_in_length_is_that_of_rows_a
     measured = json.loads((tmp_path / "diagnosis.json").read_text())
     (line,) = read_diagnostics(tmp_path)
     of_training = {name.removeprefix("layer 1/"): value for name, value in line["gradient_flow"].items()}
-    for found in (summary["layer 1"], measured["horizon"]["layer 1"], of_training):
-        assert float(found["factor"]) == pytest.approx(0.9, rel=1e-5)
-        assert float(found["half_life"]) == pytest.approx(6.578813, rel=1e-4)
-        assert found["horizon"] == 7  # 0.9^11 is above a hundredth, but no answer depends on what is that far back.
+    for horizon in (summary["layer 1"], measured["horizon"]["layer 1"], of_training):
+        assert float(horizon["factor"]) == pytest.approx(0.9, rel=1e-5)
+        assert float(horizon["half_life"]) == pytest.approx(6.578813, rel=1e-4)
+        assert horizon["horizon"] == 7  # 0.9^11 is above a hundredth, but no answer depends on what is that far back.
     for norms in (
         measured["horizon"]["layer 1"]["norms"],
         of_training["h"],

@@ -59,17 +59,17 @@ def write_lines(workdir: Path, lines: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The figures that were saved, by name, still open."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
 
     def keep(figure: Any, path: Path) -> Path:
         clear_legends(figure)
         figure.canvas.draw()
-        found[path.stem] = figure
+        by_name[path.stem] = figure
         return path
 
     for module in ("observed", "diagnosis"):  # By import: as attributes of the package they are functions.
         monkeypatch.setattr(importlib.import_module(f"rnnlab.plots.{module}"), "save", keep)
-    yield found
+    yield by_name
     plt.close("all")
 
 
@@ -347,8 +347,8 @@ def test_the_value_of_a_spike_is_as_readable_over_curves_as_alone(spike: float) 
 def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarithmic: bool) -> None:
     _, (axis,) = style.make_axes(1)
     rows = [[1.0, 1.2], [1.5, spike, 2 * spike], [0.8, float("nan")], [1.1, 1.3], [0.9, 1.0]]
-    for place, values in enumerate(rows):
-        axis.scatter(values, [place] * len(values))
+    for position, values in enumerate(rows):
+        axis.scatter(values, [position] * len(values))
     axis.set_xscale("log" if logarithmic else "linear")
     style.hold_points(axis)
     low, high = axis.get_xlim()
@@ -372,8 +372,8 @@ def test_a_logarithmic_axis_of_cures_names_enough_numbers(losses, ticks, monkeyp
     low, high = axis.get_xlim()
     labels = [
         tick.get_text()
-        for place, tick in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
-        if low <= place <= high and tick.get_text()
+        for position, tick in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+        if low <= position <= high and tick.get_text()
     ]
     assert len(labels) >= ticks
     plt.close("all")

@@ -78,10 +78,10 @@ def read(path: Path) -> Reader:
 
 def test_a_page_loads_nothing_and_runs_nothing(workdir: Path) -> None:
     text = plots.page(workdir, CONFIG).read_text()
-    found = Reader(text)
-    assert found.open == []
-    assert not {"script", "link", "iframe", "object", "base"} & set(found.tags)
-    assert all(each.startswith("data:image/png;base64,") for each in found.loaded)
+    page = Reader(text)
+    assert page.open == []
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    assert all(each.startswith("data:image/png;base64,") for each in page.loaded)
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
@@ -89,8 +89,8 @@ def test_a_page_loads_nothing_and_runs_nothing(workdir: Path) -> None:
 
 
 def test_figures_are_whole_and_in_their_order_with_others_behind(workdir: Path) -> None:
-    found = read(plots.page(workdir, CONFIG))
-    images = [base64.b64decode(each.partition(",")[2]) for each in found.loaded]
+    page = read(plots.page(workdir, CONFIG))
+    images = [base64.b64decode(each.partition(",")[2]) for each in page.loaded]
     order = ("learning_curve", "lags", "of_my_own")
     assert images == [(workdir / "plots" / f"{name}.png").read_bytes() for name in order]
 

@@ -43,11 +43,11 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_line_is_named_and_the_others_are_kept(tmp_path: Path, capsys, damage: str) -> None:
     write(tmp_path, [line(1), DAMAGE[damage], line(4), line(5)])
-    told = f"warning: {tmp_path / 'metrics.jsonl'}: line 2 cannot be read; left out\n"
+    warning = f"warning: {tmp_path / 'metrics.jsonl'}: line 2 cannot be read; left out\n"
     assert read_metrics(tmp_path) == [line(1), line(4), line(5)]
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == warning
     MetricsFile(tmp_path, 4)
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == warning
     assert read_metrics(tmp_path) == [line(1), line(4)]
 
 

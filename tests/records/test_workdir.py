@@ -237,10 +237,10 @@ def test_of_two_trainings_in_one_workdir_one_ends_with_a_line_and_the_other_is_a
     words = ["-m", "rnnlab.train", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"]
     pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     both = [subprocess.Popen([sys.executable, *words], **pipes) for _ in range(2)]
-    said = {process.pid: process.communicate(timeout=300) for process in both}
+    output = {process.pid: process.communicate(timeout=300) for process in both}
     (winner,), (loser,) = ([process.pid for process in both if process.returncode == status] for status in (0, 2))
-    (line,) = [line for line in said[loser][1].splitlines() if not line.startswith(("E0", "W0", "E1", "W1"))]
+    (line,) = [line for line in output[loser][1].splitlines() if not line.startswith(("E0", "W0", "E1", "W1"))]
     assert line.startswith(f"error: {tmp_path / 'run'} is in use: process {winner} on ")
-    assert said[loser][0] == ""
+    assert output[loser][0] == ""
     lines = [(each["step"], each["split"]) for each in read_metrics(tmp_path / "run")]
     assert len(lines) == len(set(lines)) == 300 + 150 + 1

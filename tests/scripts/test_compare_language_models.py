@@ -60,9 +60,9 @@ def test_without_dropout_the_twin_makes_the_very_steps_of_rnnlab(tmp_path: Path,
     for step in range(40):
         state = run.programs.train(state, run.data, jnp.int32(step + 1), run.rows)
         losses.append(means(state.sums)["loss"])
-    found = train_twin(config, str(tmp_path), tmp_path)
-    np.testing.assert_allclose(losses, found["losses"], rtol=RTOL[optimizer])
-    assert found["curve"][-1] == (40, pytest.approx(run.evaluate(state, "validation")["perplexity"], rel=RTOL["sgd"]))
+    twin = train_twin(config, str(tmp_path), tmp_path)
+    np.testing.assert_allclose(losses, twin["losses"], rtol=RTOL[optimizer])
+    assert twin["curve"][-1] == (40, pytest.approx(run.evaluate(state, "validation")["perplexity"], rel=RTOL["sgd"]))
     assert losses[-1] < losses[0] - 0.01, "they learn"
 
 

@@ -47,8 +47,8 @@ CASE = make_case("adding", "modern", 150)
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
 def test_every_preset_resolves_and_every_case_has_one(file: Path) -> None:
-    own = [reference for reference in REFERENCES if reference.startswith(str(file))]
-    for reference in own:
+    flags_of_run = [reference for reference in REFERENCES if reference.startswith(str(file))]
+    for reference in flags_of_run:
         config = resolve_config(load_file(reference))
         if "-paper" in reference:
             assert config["optimizer"]["name"] == "sgd"
@@ -56,7 +56,7 @@ def test_every_preset_resolves_and_every_case_has_one(file: Path) -> None:
             assert (config["optimizer"]["clip_norm"] is None) != (config["optimizer"]["clip_value"] is None)
             assert config["batch_size"] == 16
     wanted = {case.reference(network, CONFIGS) for case in all_cases() for network in case.networks}
-    assert {reference for reference in wanted if reference.startswith(str(file))} == set(own)
+    assert {reference for reference in wanted if reference.startswith(str(file))} == set(flags_of_run)
 
 
 def test_paper_configs_have_the_best_settings_of_its_grid() -> None:
@@ -106,10 +106,10 @@ def test_a_case_that_is_not_there_is_one_line(flags: tuple[Any, ...], message: s
 def run_of(seed: int, test: float | None, steps: int = 100, **fields: Any) -> dict[str, Any]:
     """A run as a results' file has it."""
     status = "diverged" if test is None else "finished"
-    found = {"seed": seed, "status": status, "steps": steps, "test": test, "validation": test, "best_step": steps}
-    found |= {"solved_at": None, "seconds": 30.0, "replicas": 3, "device": "2 × cpu", "hardware": "2 cores"}
-    found |= {"git_commit": "0123456789abcdef", "versions": {"jax": "0.10.2"}, "curve": [[10, 0.2], [steps, 0.1]]}
-    return found | fields
+    result = {"seed": seed, "status": status, "steps": steps, "test": test, "validation": test, "best_step": steps}
+    result |= {"solved_at": None, "seconds": 30.0, "replicas": 3, "device": "2 × cpu", "hardware": "2 cores"}
+    result |= {"git_commit": "0123456789abcdef", "versions": {"jax": "0.10.2"}, "curve": [[10, 0.2], [steps, 0.1]]}
+    return result | fields
 
 
 def results_of(*runs: dict[str, Any], network: str = "irnn") -> dict[str, Any]:
@@ -210,8 +210,10 @@ def test_of_two_runs_of_a_length_the_better_one_counts_and_its_gradients(case, o
         results_of(run_of(0, value))["networks"]["irnn"] | {"gradient_flow": {"seed": 0, "t": [1], "of": name}}
         for value, name in ((old, "old"), (new, "new"))
     )
-    found = merged(case, before, after)
-    assert (found["runs"][0]["test"], found["gradient_flow"]["of"]) == ((new, "new") if taken else (old, "old"))
+    after_both = merged(case, before, after)
+    assert (after_both["runs"][0]["test"], after_both["gradient_flow"]["of"]) == (
+        (new, "new") if taken else (old, "old")
+    )
 
 
 def test_gradients_are_never_those_of_a_run_that_does_not_count() -> None:
@@ -298,17 +300,17 @@ def test_the_file_holds_numbers_with_seeds_and_where_they_are_from(tmp_path, rep
     assert results is not None
     assert (results["experiment"], results["length"], results["variant"]) == ("adding", 150, "modern")
     assert list(results["networks"]) == ["irnn", "lstm"]
-    found = results["networks"]["irnn"]
-    assert found["config"]["task"]["length"] == 150
-    assert [(run["seed"], run["test"], run["steps"]) for run in found["runs"]] == [(0, 0.1, 40), (1, 0.05, 40)]
-    assert found["runs"][0]["curve"] == [[10, 0.1], [20, 0.1], [30, 0.1], [40, 0.1]]
-    assert {"seconds", "hardware", "git_commit", "versions"} <= set(found["runs"][0])
-    assert len(found["gradient_flow"]["trained"]) == len(found["gradient_flow"]["t"]) == 150
+    result = results["networks"]["irnn"]
+    assert result["config"]["task"]["length"] == 150
+    assert [(run["seed"], run["test"], run["steps"]) for run in result["runs"]] == [(0, 0.1, 40), (1, 0.05, 40)]
+    assert result["runs"][0]["curve"] == [[10, 0.1], [20, 0.1], [30, 0.1], [40, 0.1]]
+    assert {"seconds", "hardware", "git_commit", "versions"} <= set(result["runs"][0])
+    assert len(result["gradient_flow"]["trained"]) == len(result["gradient_flow"]["t"]) == 150
     for figure in ("irnn_adding150_modern.png", "irnn_adding150_modern_gradients.png"):
         assert (tmp_path / "results" / figure).exists()
-    said = capsys.readouterr().out
-    assert "| IRNN | 0.005" in said
-    assert "0.01: short of it" in said
+    output = capsys.readouterr().out
+    assert "| IRNN | 0.005" in output
+    assert "0.01: short of it" in output
 
 
 def test_a_budget_ends_it_after_saving_and_the_same_command_goes_on(tmp_path, reproduce, trainer, capsys) -> None:
@@ -345,16 +347,16 @@ def anew(trainer: Trainer, tmp_path: Path, loss: float) -> None:
 @pytest.fixture
 def exported(monkeypatch) -> list[Path]:
     """The runs whose parameters were exported; their copies hold a summary and a file of parameters."""
-    found: list[Path] = []
+    paths: list[Path] = []
 
     def export(workdir: Path, target: Path, data_dir: str | None) -> None:
         target.mkdir()
         shutil.copyfile(workdir / "summary.json", target / "summary.json")
         (target / "parameters.npz").write_bytes(b"of a run")
-        found.append(workdir)
+        paths.append(workdir)
 
     monkeypatch.setattr(winners, "export", export)
-    return found
+    return paths
 
 
 def test_what_is_published_changes_only_when_asked(tmp_path, reproduce, trainer, exported, capsys) -> None:
@@ -397,8 +399,8 @@ def test_nothing_published_gives_way_to_a_worse_or_an_interrupted_run(
     assert contents(tmp_path / "results") == before
     assert len(exported) == 1
     if why == "worse":
-        said = capsys.readouterr().out
-        assert "IRNN, seed 0: validation 0.004 after 40 steps stays published; this run has 0.005 after 40" in said
+        output = capsys.readouterr().out
+        assert "IRNN, seed 0: validation 0.004 after 40 steps stays published; this run has 0.005 after 40" in output
 
 
 def test_a_better_run_is_published_with_its_checkpoint(tmp_path, reproduce, trainer, exported) -> None:
@@ -480,8 +482,8 @@ def test_of_a_curriculum_only_its_last_stage_counts(tmp_path, reproduce, trainer
         (workdir / "summary.json").write_text(json.dumps(summary | {"stage": {**stage, "of": 2}}))
         lines = [{**line, "length": 50 if line["step"] <= 20 else 150} for line in read_metrics(workdir)]
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = [(run["seed"], run["curve"]) for run in collect(CASE, folder)["runs"]]
-    assert found == [(0, [[30, 0.1], [40, 0.1]])]
+    curves = [(run["seed"], run["curve"]) for run in collect(CASE, folder)["runs"]]
+    assert curves == [(0, [[30, 0.1], [40, 0.1]])]
 
 
 def test_a_file_of_another_schema_or_protocol_is_refused(tmp_path, reproduce, trainer) -> None:
@@ -558,9 +560,9 @@ def test_all_trains_what_is_missing_and_writes_the_page(
     (tmp_path / "results" / "lm1b_standin.json").write_text(json.dumps(stand_in))
     drawn = []
 
-    def draw(flows, *given) -> Path:
+    def draw(flows, *rest) -> Path:
         drawn.append(list(flows))
-        return gradients_over_time(flows, *given)
+        return gradients_over_time(flows, *rest)
 
     for module in (results_page, stand_ins):
         monkeypatch.setattr(module, "gradients_over_time", draw)
@@ -594,8 +596,8 @@ def test_only_files_with_something_new_are_named_and_written(
         assert reproduce(*words) == 0
         after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
         written = {str(path) for path, time in after.items() if before.get(path) != time and "runs" not in path.parts}
-        said = re.sub(r"^nothing new; .*", "", capsys.readouterr().out, flags=re.M)
-        return set(re.findall(r"\S+\.(?:json|png|md)(?= |$)", said, re.M)), written
+        output = re.sub(r"^nothing new; .*", "", capsys.readouterr().out, flags=re.M)
+        return set(re.findall(r"\S+\.(?:json|png|md)(?= |$)", output, re.M)), written
 
     for words in (("--experiment=adding", "--networks=irnn"), ("--all", "--budget_minutes=0")):
         named, written = changed(*words)
@@ -643,12 +645,12 @@ def test_notes_of_an_unknown_section_or_field_are_refused(tmp_path) -> None:
     ids=["perplexities", "a spike"],
 )
 def test_a_figure_shows_errors_of_any_size_but_no_spike(monkeypatch, values, top) -> None:
-    found: list[Any] = []
-    monkeypatch.setattr("scripts.irnn.figures.save", lambda figure, path: found.append(figure))
+    figures_drawn: list[Any] = []
+    monkeypatch.setattr("scripts.irnn.figures.save", lambda figure, path: figures_drawn.append(figure))
     curve = [[10 * i, value] for i, value in enumerate(values, 1)]
     drawn = panel(CASE, results_of(run_of(0, 0.1, curve=curve)), PAPER)
     published_and_ours([dataclasses.replace(drawn, published={}, baseline=None)], Path("unused"))
-    (axis,) = found[0].axes
+    (axis,) = figures_drawn[0].axes
     assert top[0] <= axis.get_ylim()[1] <= top[1]
 
 
@@ -716,9 +718,9 @@ def test_parameters_of_another_network_or_a_damaged_file_are_one_line(tmp_path) 
     small = state(2)
     path = tmp_path / "parameters.npz"
     export_parameters(Restored(7, small, {"x": 1}), path)
-    found = restore_chosen(tmp_path, "best", small)
-    assert (found.step, found.host) == (7, {"x": 1})
-    np.testing.assert_array_equal(found.state.params["readout"]["kernel"], small.params["readout"]["kernel"])
+    restored = restore_chosen(tmp_path, "best", small)
+    assert (restored.step, restored.host) == (7, {"x": 1})
+    np.testing.assert_array_equal(restored.state.params["readout"]["kernel"], small.params["readout"]["kernel"])
     with pytest.raises(ConfigError, match="is of another network: params/"):
         restore_chosen(tmp_path, "best", state(3))
     with pytest.raises(ConfigError, match="holds that of step 7 alone, not 8"):

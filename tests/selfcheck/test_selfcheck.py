@@ -71,8 +71,8 @@ def test_draws_have_every_switch_and_all_that_is_put_around_a_cell() -> None:
 
 def number_of(wanted: Any) -> int:
     """That of the smallest draw, of the first ones, which is as wanted."""
-    found = [draw for draw in some_draws() if wanted(draw)]
-    return min(found, key=lambda draw: draw.shape[0] * (1 + (draw.replicas or 0))).number
+    result = [draw for draw in some_draws() if wanted(draw)]
+    return min(result, key=lambda draw: draw.shape[0] * (1 + (draw.replicas or 0))).number
 
 
 def plain(draw: Draw) -> bool:
@@ -99,13 +99,13 @@ def test_right_gradients_are_found_right_and_wrong_ones_wrong(kind: str, monkeyp
 
     def wrong_by_default(*args: Any) -> dict[str, Any]:
         """A hundredth too much in one parameter, of what is compiled first."""
-        found = run(*args)
-        calls.append(found)
+        result = run(*args)
+        calls.append(result)
         if len(calls) > 1:
-            return found
-        leaves, structure = jax.tree.flatten(found["params"])
+            return result
+        leaves, structure = jax.tree.flatten(result["params"])
         leaves[0] = leaves[0] + 0.05 * np.abs(leaves[0]).max()
-        return found | {"params": jax.tree.unflatten(structure, leaves)}
+        return result | {"params": jax.tree.unflatten(structure, leaves)}
 
     monkeypatch.setattr(judging, "_run", wrong_by_default)
     verdict = judge(0, number)
@@ -117,8 +117,8 @@ def test_a_wrong_witness_accuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None
     number, run = number_of(plain), judging._run
 
     def other(lowered: Any, problem: Any, draw: Any) -> tuple[str, dict[str, Any]]:
-        found = run(lowered.compile(), problem)
-        return "another", found | {"x": found["x"] + 1e-6}
+        result = run(lowered.compile(), problem)
+        return "another", result | {"x": result["x"] + 1e-6}
 
     monkeypatch.setattr(judging, "_other", other)
     assert judge(0, number).wrong is None

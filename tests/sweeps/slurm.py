@@ -84,9 +84,9 @@ def cluster(folder: Path) -> Iterator[None]:
 
 def said(*command: str, check: bool = True) -> str:
     """What a command writes."""
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert not check or found.returncode == 0, f"{command}: {found.stderr}"
-    return found.stdout
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert not check or result.returncode == 0, f"{command}: {result.stderr}"
+    return result.stdout
 
 
 def wait_for(true: Callable[[], object], seconds: float) -> None:

@@ -78,7 +78,7 @@ def whole(tmp_path_factory) -> Path:
     """The workdir of the group, trained without an interruption."""
     workdir = tmp_path_factory.mktemp("whole")
     with without_figures():
-        assert run(workdir, progress=lambda **said: PROGRESS.append(said))
+        assert run(workdir, progress=lambda **event: PROGRESS.append(event))
     return workdir
 
 
@@ -149,17 +149,17 @@ def test_runs_that_end_together_took_equally_long(whole):
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_checkpoints_are_those_of_the_runs_alone(whole, alone, which):
     for ours, theirs in folders(whole, alone):
-        (step, found), (expected_step, expected) = state(ours, which), state(theirs, which)
+        (step, result), (expected_step, expected) = state(ours, which), state(theirs, which)
         assert step == expected_step
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_evaluate_gives_the_number_of_the_summary(whole):
     ((folder,), *_) = folders(whole)
     assert evaluate.main([f"--workdir={folder}"]) == 0
-    found = json.loads((folder / "evaluation.json").read_text())
-    assert found["loss"] == pytest.approx(summary(folder)["best"]["test"]["loss"], rel=1e-5)
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert content["loss"] == pytest.approx(summary(folder)["best"]["test"]["loss"], rel=1e-5)
 
 
 def test_group_that_has_ended_is_not_run_again(whole):
@@ -170,7 +170,7 @@ def test_group_that_has_ended_is_not_run_again(whole):
 
 
 def test_every_run_that_is_written_is_said_at_once(whole):
-    last = [(said["ended"], said["running"]) for said in PROGRESS if said["step"] == 60]
+    last = [(output["ended"], output["running"]) for output in PROGRESS if output["step"] == 60]
     assert last == [(3, 1), (4, 0), (4, 0)]  # Two end there: each as it is written, and the dispatch.
 
 
@@ -199,9 +199,9 @@ def test_killed_group_goes_on_as_if_it_had_not_been(whole, tmp_path):
     ended = [folder / "summary.json" for (folder,) in folders(tmp_path) if (folder / "summary.json").exists()]
     written = [path.stat().st_mtime_ns for path in ended]
     assert len(ended) == 2  # At 40 there was a checkpoint, of the others.
-    said: list[str] = []
-    assert run(tmp_path, said.append)
-    assert said[0] == "resuming 2 runs at step 40"
+    lines: list[str] = []
+    assert run(tmp_path, lines.append)
+    assert lines[0] == "resuming 2 runs at step 40"
     assert [path.stat().st_mtime_ns for path in ended] == written
     assert_same(tmp_path, whole)
 
@@ -213,9 +213,9 @@ def test_signal_saves_and_leaves_a_resumable_group(whole, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert not run(tmp_path, progress=stop)
-    said: list[str] = []
-    assert run(tmp_path, said.append)
-    assert said[0] == "resuming 3 runs at step 25"
+    lines: list[str] = []
+    assert run(tmp_path, lines.append)
+    assert lines[0] == "resuming 3 runs at step 25"
     assert_same(tmp_path, whole)
 
 
@@ -228,17 +228,17 @@ def test_signal_is_heard_between_the_runs_that_end(whole, tmp_path):
     assert not run(tmp_path, progress=stop)
     written = [(folder / "summary.json").exists() for (folder,) in folders(tmp_path)]
     assert written.count(True) == 3
-    said: list[str] = []
+    lines: list[str] = []
     for number in range(2):  # Another signal before anything is written changes nothing.
-        told = [signal.SIGTERM] if number == 0 else []
+        signals = [signal.SIGTERM] if number == 0 else []
 
-        def interrupt(text: str, told: list[int] = told) -> None:
-            said.append(text)
-            if text.startswith("resuming") and told:
-                os.kill(os.getpid(), told.pop())
+        def interrupt(text: str, signals: list[int] = signals) -> None:
+            lines.append(text)
+            if text.startswith("resuming") and signals:
+                os.kill(os.getpid(), signals.pop())
 
         assert run(tmp_path, interrupt) == bool(number)
-    assert [text for text in said if text.startswith("resuming")] == ["resuming 1 runs at step 60"] * 2
+    assert [text for text in lines if text.startswith("resuming")] == ["resuming 1 runs at step 60"] * 2
     assert_same(tmp_path, whole)
 
 
@@ -246,9 +246,9 @@ def test_signal_is_heard_between_the_runs_that_end(whole, tmp_path):
 def test_more_replicas_than_memory_are_split(whole, tmp_path, monkeypatch):
     needed = ReplicaPrograms.needed
     monkeypatch.setattr(ReplicaPrograms, "available", lambda programs: needed(programs, 4) + 1)
-    said: list[str] = []
-    assert run(tmp_path, said.append)
-    assert "split into 2 groups of at most 2" in said[0]
+    lines: list[str] = []
+    assert run(tmp_path, lines.append)
+    assert "split into 2 groups of at most 2" in lines[0]
     for (ours,), (theirs,) in zip(folders(tmp_path), folders(whole), strict=True):
         assert summary(ours)["replicas"] == 2
         assert_near(numbers(ours), numbers(theirs))
@@ -271,21 +271,21 @@ def assert_same(ours: Path, theirs: Path) -> None:
             jax.tree.map(np.testing.assert_array_equal, state(one, which), state(other, which))
 
 
-def assert_near(found: Any, expected: Any) -> None:
+def assert_near(actual: Any, expected: Any) -> None:
     """Nested dicts and lists, equal but for rounding."""
-    assert type(found) is type(expected)
+    assert type(actual) is type(expected)
     if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for key in expected:
-            assert_near(found[key], expected[key])
+            assert_near(actual[key], expected[key])
     elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             assert_near(one, other)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-6)
     else:
-        assert found == expected
+        assert actual == expected
 
 
 # --- numbers of one's own cells and activations ----------------------------------------------------------------------

@@ -115,10 +115,10 @@ def going_on(tmp_path: Path, index: int) -> list[list[str]]:
 
 def test_the_best_third_goes_on_from_each_rung(tmp_path, run, trainer):
     assert run(product={RATE: RATES}) == 0
-    found = {rate: end for (rate, _), end in ended(tmp_path).items()}
-    assert found[0.1] == ("finished", 90)
-    assert found[0.2] == found[0.3] == ("pruned", 30)
-    assert {found[rate] for rate in RATES if rate > 0.3} == {("pruned", 10)}
+    result = {rate: end for (rate, _), end in ended(tmp_path).items()}
+    assert result[0.1] == ("finished", 90)
+    assert result[0.2] == result[0.3] == ("pruned", 30)
+    assert {result[rate] for rate in RATES if rate > 0.3} == {("pruned", 10)}
     assert [going_on(tmp_path, n) for n in (0, 1)] == [[["0002"], ["0001"], ["0005"]], [["0002"]]]
     assert not (tmp_path / "w" / "rungs" / "2.json").exists()
 
@@ -271,11 +271,11 @@ def test_the_rungs_are_said_before_and_as_they_are_decided(run, trainer, capsys)
     assert run(["--dry_run"], product={RATE: RATES}) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "halving at steps 10, 30: 9, then 3, then 1 settings"
     run(product={RATE: RATES})
-    said = capsys.readouterr().out
-    assert "step 10: 3 of 9 settings go on, loss 0.2 to 0.4" in said
-    assert "step 30: 1 of 3 settings go on, loss 0.1333 to 0.1333" in said
-    assert "8 pruned, 1 finished" in said
-    assert " left" not in said
+    output = capsys.readouterr().out
+    assert "step 10: 3 of 9 settings go on, loss 0.2 to 0.4" in output
+    assert "step 30: 1 of 3 settings go on, loss 0.1333 to 0.1333" in output
+    assert "8 pruned, 1 finished" in output
+    assert " left" not in output
 
 
 def test_the_report_tells_pruned_runs_from_others(tmp_path, run, trainer):
@@ -353,11 +353,11 @@ def test_a_survivor_is_exactly_the_run_without_halving(tmp_path, run, fields):
     (tmp_path / "w").rename(tmp_path / "halved")
     assert run(**fields, halving=None) == 0
     halved, whole = tmp_path / "halved", tmp_path / "w"
-    found = {row["name"]: row for row in rows(halved)}
-    survivors = [name for name, row in found.items() if row["status"] == "finished"]
-    assert len(survivors) == len(found) // len(fields["product"][RATE])
+    table_rows = {row["name"]: row for row in rows(halved)}
+    survivors = [name for name, row in table_rows.items() if row["status"] == "finished"]
+    assert len(survivors) == len(table_rows) // len(fields["product"][RATE])
     like = make_run(read_config(whole / "runs" / survivors[0])).programs.start(0)
-    for name, row in found.items():
+    for name, row in table_rows.items():
         ours, theirs = (numbers(each / "runs" / name) for each in (halved, whole))
         if name in survivors:
             assert ours == theirs
@@ -378,10 +378,10 @@ def test_a_group_that_is_split_for_memory_stops_at_rungs_part_by_part(tmp_path, 
     monkeypatch.setattr(ReplicaPrograms, "needed", lambda programs, slots: 1)
     assert run(product={RATE: [1e-30, 1e-2, 1e-3, 3e-3]}, halving=dict(first=15, eta=2)) == 0
     assert [row["replicas"] for row in summaries(tmp_path / "w")] == [2, 2, 2, 2]
-    found = rows(tmp_path / "w")
-    ends = sorted((row["status"], row["steps"]) for row in found)
+    table_rows = rows(tmp_path / "w")
+    ends = sorted((row["status"], row["steps"]) for row in table_rows)
     assert ends == [("finished", 90), ("pruned", 15), ("pruned", 15), ("pruned", 30)]
-    for row in found:  # Nothing twice, and nothing left out.
+    for row in table_rows:  # Nothing twice, and nothing left out.
         steps = [line["step"] for line in numbers(tmp_path / "w" / "runs" / row["name"]) if line["split"] == "train"]
         assert steps == list(range(10, row["steps"] + 1, 10))
     assert list((tmp_path / "w" / "groups").glob("*/checkpoints*")) == []

@@ -97,11 +97,11 @@ def names(first: int, end: int) -> list[str]:
 def test_every_batch_is_runs_of_the_sweep_whose_names_go_on(tmp_path, search, trainer):
     assert search(trials=10, batch=4, sampler="random", beside=dict(seeds=2)) == 0
     assert trainer.trained == names(0, 20)
-    found = rows(tmp_path / "w")
-    assert [row["name"] for row in found] == names(0, 20)
-    assert [row["seed"] for row in found] == [0, 1] * 10
-    assert [{RATE: row[RATE]} for row in found[::2]] == points(tmp_path / "w")
-    assert all(1e-4 <= row[RATE] <= 1.0 and row["in_sweep"] for row in found)
+    table_rows = rows(tmp_path / "w")
+    assert [row["name"] for row in table_rows] == names(0, 20)
+    assert [row["seed"] for row in table_rows] == [0, 1] * 10
+    assert [{RATE: row[RATE]} for row in table_rows[::2]] == points(tmp_path / "w")
+    assert all(1e-4 <= row[RATE] <= 1.0 and row["in_sweep"] for row in table_rows)
     groups = read_sweep(tmp_path / "w")["groups"]
     assert [len(group["runs"]) for group in groups.values()] == [8, 8, 4]
     assert {group["alone"] for group in groups.values()} == {None}
@@ -135,9 +135,9 @@ def test_what_it_is_told_changes_what_tpe_asks_for_next(tmp_path, search, traine
 def test_a_diverged_run_counts_as_the_worst_of_all(tmp_path, search, trainer):
     trainer.bound = 0.05
     search(trials=16, batch=8)
-    found = {row[RATE]: row for row in rows(tmp_path / "w")}
+    table_rows = {row[RATE]: row for row in rows(tmp_path / "w")}
     trials = study(tmp_path / "w").trials
-    diverged = [t for t in trials if found[t.params[RATE]]["status"] == "diverged"]
+    diverged = [t for t in trials if table_rows[t.params[RATE]]["status"] == "diverged"]
     worst = max(t.value for t in trials if t not in diverged)
     assert len(diverged) > 1
     assert {t.value for t in diverged} == {worst}
@@ -167,8 +167,8 @@ def test_choices_may_be_names_sections_and_whole_numbers(tmp_path, search, train
 def test_no_point_is_asked_for_twice(tmp_path, search, trainer, capsys):
     of = {"model.layers": [1, 2, 3], FEATURES: dict(low=4, high=5, integer=True)}
     assert search(trials=20, batch=4, of=of) == 0
-    found = {json.dumps(point) for point in points(tmp_path / "w")}
-    assert len(found) == len(trainer.trained) == 6
+    point_list = {json.dumps(point) for point in points(tmp_path / "w")}
+    assert len(point_list) == len(trainer.trained) == 6
     assert "none but these 6 points are proposed" in capsys.readouterr().out
 
 
@@ -222,9 +222,9 @@ def test_a_process_waits_for_the_runs_of_a_batch_that_another_holds(tmp_path, se
 
 def test_of_two_processes_at_the_end_of_a_batch_one_asks(tmp_path, search, trainer):
     search(trials=4)
-    found = load_sweep(str(tmp_path / "mine.py"), {})
-    found["optuna"]["trials"] = 8
-    first, second = Search(found, tmp_path / "w"), Search(found, tmp_path / "w")
+    loaded = load_sweep(str(tmp_path / "mine.py"), {})
+    loaded["optuna"]["trials"] = 8
+    first, second = Search(loaded, tmp_path / "w"), Search(loaded, tmp_path / "w")
     assert first.ask(print)
     assert second.ask(pytest.fail)
     assert first.points == second.points
@@ -245,17 +245,17 @@ def test_a_shard_ends_where_others_have_runs_of_the_batch(search, trainer, capsy
 
 def test_a_dry_run_says_what_is_searched_and_writes_nothing(tmp_path, search, trainer, capsys):
     assert search(["--dry_run"], trials=64, batch=16) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1] == f"optuna: 64 trials, 16 at a time, by tpe over {RATE}; 0 points are known"
+    output = capsys.readouterr().out.splitlines()
+    assert output[-1] == f"optuna: 64 trials, 16 at a time, by tpe over {RATE}; 0 points are known"
     assert not (tmp_path / "w").exists()
 
 
 def test_the_best_point_is_said_and_the_report_works(tmp_path, search, trainer, capsys):
     search(beside=dict(seeds=2))
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     best = min(study(tmp_path / "w").trials, key=lambda trial: trial.value)
-    assert f"best so far: {RATE}={best.params[RATE]}: loss {best.value:.4g}" in said
-    assert "trials 4 to 7 of 8" in said
+    assert f"best so far: {RATE}={best.params[RATE]}: loss {best.value:.4g}" in output
+    assert "trials 4 to 7 of 8" in output
     assert report.main([f"--workdir={tmp_path / 'w'}"]) == 0
     assert f"learning_rate {best.params[RATE]:.4g}" in (tmp_path / "w" / "report.md").read_text()
 

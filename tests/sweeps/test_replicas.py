@@ -68,8 +68,8 @@ def compare(cell: str, tolerance: float) -> None:
     alone = make_run(configs[0] | {"devices": 2})
     for n, each in enumerate(configs):
         resolved = resolve_config(each)
-        given = {name: jnp.float32(value) for name, value in numbers(resolved).items()}
-        state = alone.programs.initialize(given, jnp.int32(resolved["seed"]), None)
+        arguments = {name: jnp.float32(value) for name, value in numbers(resolved).items()}
+        state = alone.programs.initialize(arguments, jnp.int32(resolved["seed"]), None)
         state = replicate(alone.mesh, double(state))
         state = alone.programs.train(state, alone.data, jnp.int32(STEPS), alone.rows)
         assert int(state.step) == STEPS
@@ -97,14 +97,14 @@ def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
 def test_replicas_side_by_side_equal_those_one_after_another():
     configs = [config("irnn", *each) for each in NUMBERS]
     until, wanted = np.array([10, 0, 7, 3], np.int32), np.array([True, False, True, False])
-    found = []
+    collected = []
     for side_by_side in (False, True):
         programs, states = together(configs, side_by_side)
         states = programs.train(states, until)
         np.testing.assert_array_equal(states.step, until)
         values = programs.evaluate(states, "validation", wanted)
-        found.append((states.params, [{k: np.float32(v) for k, v in values[n].items()} for n in (0, 2)]))
-    assert_close(found[1], found[0], 1e-5)
+        collected.append((states.params, [{k: np.float32(v) for k, v in values[n].items()} for n in (0, 2)]))
+    assert_close(collected[1], collected[0], 1e-5)
 
 
 def test_replica_that_is_done_stays_as_it_is():

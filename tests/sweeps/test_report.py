@@ -117,7 +117,7 @@ def of_logarithms(values: list[float]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Sweep:
+def full(tmp_path_factory) -> Sweep:
     """12 runs of 2 cells × 2 rates × 3 seeds, one of which diverged, and one that is not over."""
     product = {CELL: ["irnn", "gru"], RATE: [0.01, 0.1]}
     sweep = Sweep(tmp_path_factory.mktemp("made") / "a <b>", product=product, seeds=3, baseline={CELL: "irnn"})
@@ -128,11 +128,11 @@ def made(tmp_path_factory) -> Sweep:
     return sweep
 
 
-def read(made: Sweep, name: str = "report.md") -> str:
-    return (made.workdir / "out" / name).read_text()
+def read(full: Sweep, name: str = "report.md") -> str:
+    return (full.workdir / "out" / name).read_text()
 
 
-def test_the_page_stands_alone_and_is_well_formed(made):
+def test_the_page_stands_alone_and_is_well_formed(full):
     class Reader(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
@@ -148,82 +148,82 @@ def test_the_page_stands_alone_and_is_well_formed(made):
             assert self.open.pop() == tag
 
     reader = Reader()
-    reader.feed(read(made, "report.html"))
+    reader.feed(read(full, "report.html"))
     assert reader.open == []
-    assert len(reader.sources) == len(list((made.workdir / "out" / "plots").iterdir())) == 4
+    assert len(reader.sources) == len(list((full.workdir / "out" / "plots").iterdir())) == 4
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
-    assert "a <b>" not in read(made, "report.html")
+    assert "a <b>" not in read(full, "report.html")
 
 
-def test_every_figure_of_the_markdown_is_a_picture_beside_it(made):
-    links = re.findall(r"^!\[.*\]\(<(.*)>\)$", read(made), re.M)
+def test_every_figure_of_the_markdown_is_a_picture_beside_it(full):
+    links = re.findall(r"^!\[.*\]\(<(.*)>\)$", read(full), re.M)
     assert len(links) == 4
     for link in links:
-        image = matplotlib.image.imread(made.workdir / "out" / link)
+        image = matplotlib.image.imread(full.workdir / "out" / link)
         assert min(image.shape[:2]) > 300
         assert float(image.std()) > 0.01
 
 
-def test_the_command_of_every_run_makes_its_config_in_a_folder_of_its_own(made):
-    lines = re.findall(r"^python -m rnnlab.train .*$", read(made), re.M)
-    assert len(lines) == len(made.settings) == 12
-    for setting, line in zip(made.settings, lines, strict=True):
+def test_the_command_of_every_run_makes_its_config_in_a_folder_of_its_own(full):
+    lines = re.findall(r"^python -m rnnlab.train .*$", read(full), re.M)
+    assert len(lines) == len(full.settings) == 12
+    for setting, line in zip(full.settings, lines, strict=True):
         values = flags.FlagValues()
         cli.path_flag(values, "workdir", None, "")
-        found = cli.parse_run(values, shlex.split(line)[3:], None)
-        assert found.config == setting.config
-        assert values.workdir == f"{made.workdir}-alone/{setting.name}"
+        parsed = cli.parse_run(values, shlex.split(line)[3:], None)
+        assert parsed.config == setting.config
+        assert values.workdir == f"{full.workdir}-alone/{setting.name}"
 
 
-def test_a_diverged_run_is_said_and_has_no_value(made):
-    worst = max(made.loss(s.config) for s in made.settings if s.name not in ("0001", "0011"))
-    assert "1 of 12 runs diverged. They have no best.validation.loss, whatever they reached before" in read(made)
-    assert f"In the order of settings, and in nothing else, each counts as {worst:.4g}" in read(made)
-    mean, low, high = of_logarithms([made.loss(made.settings[i].config) for i in (0, 2)])
-    (found,) = [r for r in table(read(made), "## All settings") if (r["cell"], r["learning_rate"]) == ("irnn", "0.01")]
-    assert found["geometric mean"] == f"{mean:.4g}"
-    assert found["95 % interval"] == f"{low:.4g} to {high:.4g}"
-    assert (found["seeds"], found["diverged"]) == ("2", "1 of 3")
-    assert "Student's t of the logarithms, which does not reach below 0" in read(made)
-    assert found["runs"] == "0000–0002"
+def test_a_diverged_run_is_said_and_has_no_value(full):
+    worst = max(full.loss(s.config) for s in full.settings if s.name not in ("0001", "0011"))
+    assert "1 of 12 runs diverged. They have no best.validation.loss, whatever they reached before" in read(full)
+    assert f"In the order of settings, and in nothing else, each counts as {worst:.4g}" in read(full)
+    mean, low, high = of_logarithms([full.loss(full.settings[i].config) for i in (0, 2)])
+    (row,) = [r for r in table(read(full), "## All settings") if (r["cell"], r["learning_rate"]) == ("irnn", "0.01")]
+    assert row["geometric mean"] == f"{mean:.4g}"
+    assert row["95 % interval"] == f"{low:.4g} to {high:.4g}"
+    assert (row["seeds"], row["diverged"]) == ("2", "1 of 3")
+    assert "Student's t of the logarithms, which does not reach below 0" in read(full)
+    assert row["runs"] == "0000–0002"
 
 
-def test_a_run_that_is_not_over_is_named(made):
-    assert "Not over, and so in no number here: 1 of 12 runs: 0011 (started)." in read(made)
-    (found,) = [r for r in table(read(made), "## All settings") if (r["cell"], r["learning_rate"]) == ("gru", "0.1")]
-    assert (found["seeds"], found["runs"]) == ("2", "0009, 0010")
+def test_a_run_that_is_not_over_is_named(full):
+    assert "Not over, and so in no number here: 1 of 12 runs: 0011 (started)." in read(full)
+    (row,) = [r for r in table(read(full), "## All settings") if (r["cell"], r["learning_rate"]) == ("gru", "0.1")]
+    assert (row["seeds"], row["runs"]) == ("2", "0009, 0010")
 
 
-def test_the_sweeps_baseline_is_compared_with_by_seed(made):
-    rows = table(read(made), "## Compared with model.cell=irnn")
+def test_the_sweeps_baseline_is_compared_with_by_seed(full):
+    rows = table(read(full), "## Compared with model.cell=irnn")
     rows = {row["learning_rate"]: row for row in rows}
     # One run of the first pair diverged, one of the second is not over.
     assert {rate: (row["cell"], row["pairs"]) for rate, row in rows.items()} == {
         "0.01": ("gru", "2"),
         "0.1": ("gru", "2"),
     }
-    pairs = [made.loss(made.settings[9 + i].config) / made.loss(made.settings[3 + i].config) for i in range(2)]
+    pairs = [full.loss(full.settings[9 + i].config) / full.loss(full.settings[3 + i].config) for i in range(2)]
     mean, low, high = of_logarithms(pairs)
     assert rows["0.1"]["ratio"] == f"{mean:.4g}"
     assert rows["0.1"]["95 % interval"] == f"{low:.4g} to {high:.4g}"
     assert rows["0.1"][""] in ("better", "no difference shown")
 
 
-def test_how_many_diverged_is_compared_by_itself(made):
-    (found,) = table(read(made), "Runs that diverged, or ended without a finite best.validation.loss")
+def test_how_many_diverged_is_compared_by_itself(full):
+    (row,) = table(read(full), "Runs that diverged, or ended without a finite best.validation.loss")
     p = stats.fisher_exact([[0, 3], [1, 2]])[1]
-    assert (found["cell"], found["learning_rate"]) == ("gru", "0.01")
-    assert (found["diverged"], found["baseline"], found["p"]) == ("0 of 3", "1 of 3", f"{p:.2g}")
-    assert found[""] == "no difference shown"
+    assert (row["cell"], row["learning_rate"]) == ("gru", "0.01")
+    assert (row["diverged"], row["baseline"], row["p"]) == ("0 of 3", "1 of 3", f"{p:.2g}")
+    assert row[""] == "no difference shown"
 
 
-def test_the_test_of_the_best_stands_beside_its_validation(made):
-    (found,) = [r for r in table(read(made), "The best for every model.cell") if r["cell"] == "gru"]
-    rates = {rate: stats.gmean([made.loss(s.config) for s in made.settings[a:b]]) for rate, a, b in
+def test_the_test_of_the_best_stands_beside_its_validation(full):
+    (row,) = [r for r in table(read(full), "The best for every model.cell") if r["cell"] == "gru"]
+    rates = {rate: stats.gmean([full.loss(s.config) for s in full.settings[a:b]]) for rate, a, b in
              (("0.01", 6, 9), ("0.1", 9, 11))}  # fmt: skip
     best = min(rates, key=lambda rate: rates[rate])
-    assert (found["learning_rate"], found["geometric mean"]) == (best, f"{rates[best]:.4g}")
-    assert found["test"] == f"{2 * rates[best]:.4g}"
+    assert (row["learning_rate"], row["geometric mean"]) == (best, f"{rates[best]:.4g}")
+    assert row["test"] == f"{2 * rates[best]:.4g}"
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
@@ -266,12 +266,12 @@ class TestWords:
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"]}, seeds=3)
         for i, loss in enumerate([1.0, 1.1, 1.2, 1.0 + sign * 0.5, 1.1 + sign * 0.51, 1.2 + sign * 0.5]):
             sweep.write(f"{i:04}", loss)
-        (found,) = table(sweep.report(baseline="model.cell=irnn"), "## Compared with")
-        assert found[""] == verdict
-        (found,) = table(
+        (row,) = table(sweep.report(baseline="model.cell=irnn"), "## Compared with")
+        assert row[""] == verdict
+        (row,) = table(
             sweep.report(baseline="model.cell=irnn", metric="best.validation.within_0.04"), "## Compared with"
         )
-        assert found[""] == verdict
+        assert row[""] == verdict
 
     def test_another_baseline_can_be_named(self, tmp_path):
         sweep = Sweep(tmp_path, product={CELL: ["irnn", "gru"], RATE: [0.01, 0.1]}, seeds=2, baseline={CELL: "irnn"})
@@ -291,8 +291,8 @@ class TestWords:
         assert high > 1
         assert rows["irnn"]["mean"] == f"{values.mean():.4g}"
         assert rows["irnn"]["95 % interval"] == f"{low:.4g} to 1"
-        (found,) = table(text, "## Compared with")
-        assert found["difference"] == f"{np.mean([-0.02, 0.39, -0.03]):+.4g}"
+        (compared_row,) = table(text, "## Compared with")
+        assert compared_row["difference"] == f"{np.mean([-0.02, 0.39, -0.03]):+.4g}"
 
     @pytest.mark.parametrize("reached", [40, None])
     def test_how_many_solved_the_task_is_compared_by_itself(self, tmp_path, reached):
@@ -380,11 +380,11 @@ def test_axes_are_called_by_the_shortest_end_that_no_other_has():
 @pytest.fixture
 def drawn(monkeypatch) -> dict[str, Any]:
     """What the figures are made of, instead of the figures: name of the function -> its first argument."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
 
     def stand_in(name: str) -> Any:
         def draw(data: Any, *rest: Any) -> Path:
-            found.setdefault(name, []).append(data)
+            by_name.setdefault(name, []).append(data)
             rest[-1].parent.mkdir(parents=True, exist_ok=True)
             rest[-1].write_bytes(b"png")
             return rest[-1]
@@ -395,7 +395,7 @@ def drawn(monkeypatch) -> dict[str, Any]:
         monkeypatch.setattr(figures.plots, name, stand_in(name))
     for name in ("heat_map", "parallel_coordinates"):
         monkeypatch.setattr(figures.sweep_axes, name, stand_in(name))
-    return found
+    return by_name
 
 
 def test_a_ribbon_is_mean_and_interval_over_seeds(tmp_path, drawn):
@@ -487,16 +487,16 @@ def test_a_run_without_a_metrics_file_has_no_curve_and_the_report_is_made(tmp_pa
 def figure(monkeypatch) -> Any:
     """Draws with a function of plots.sweep or plots.sweep_axes and returns the figure, laid out."""
 
-    def made(draw: Any, *words: Any) -> Any:
-        found: list[Any] = []
+    def laid_out(draw: Any, *words: Any) -> Any:
+        figures_drawn: list[Any] = []
         for module in (figures.plots, figures.sweep_axes):
-            monkeypatch.setattr(module, "save", lambda figure, path: found.append(figure))
+            monkeypatch.setattr(module, "save", lambda figure, path: figures_drawn.append(figure))
         draw(*words, Path("unused"))
-        found[0].canvas.draw()
-        plt.close(found[0])
-        return found[0]
+        figures_drawn[0].canvas.draw()
+        plt.close(figures_drawn[0])
+        return figures_drawn[0]
 
-    return made
+    return laid_out
 
 
 def dots_of(samples: list[list[float]], scale: Scale) -> list[Any]:

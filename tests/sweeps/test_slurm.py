@@ -63,10 +63,10 @@ def script(tmp_path: Path) -> str:
 
 
 def test_each_job_runs_the_command_without_what_submits_it(tmp_path, call, capsys):
-    own = ["--replicas=3", "--config.steps=70"]
-    jobs = call("--submit=slurm", "--jobs", "2", *own, "--slurm.partition=gpu", "--slurm.time=60")
-    told = [f"--workdir={tmp_path / 'w'}", f"--config={tmp_path / 'two.py'}", *own]
-    assert [sorted(job.words) for job in jobs] == [sorted(told)] * 2
+    flags_of_run = ["--replicas=3", "--config.steps=70"]
+    jobs = call("--submit=slurm", "--jobs", "2", *flags_of_run, "--slurm.partition=gpu", "--slurm.time=60")
+    where = [f"--workdir={tmp_path / 'w'}", f"--config={tmp_path / 'two.py'}", *flags_of_run]
+    assert [sorted(job.words) for job in jobs] == [sorted(where)] * 2
     for line in ("partition=gpu", "time=60", "array=0-1%2", "requeue", "signal=USR2@90", "open-mode=append"):
         assert f"#SBATCH --{line}\n" in script(tmp_path)
     assert "srun --unbuffered" in script(tmp_path)
@@ -316,10 +316,10 @@ class Sweep:
 
     def metrics(self) -> dict[str, list[dict[str, Any]]]:
         """Of every run that has some, without the seconds."""
-        found = {path.name: read_metrics(path) for path in sorted((self.workdir / "runs").glob("*"))}
+        result = {path.name: read_metrics(path) for path in sorted((self.workdir / "runs").glob("*"))}
         return {
             name: [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-            for name, lines in found.items()
+            for name, lines in result.items()
             if lines
         }
 
@@ -338,8 +338,8 @@ class Sweep:
 
 def states(number: str) -> list[str]:
     """Of the jobs of an array, in their order."""
-    found = said("squeue", "--noheader", "--array", "--states=all", "--format=%K %T", f"--job={number}")
-    return [line.split()[1] for line in sorted(found.splitlines())]
+    output = said("squeue", "--noheader", "--array", "--states=all", "--format=%K %T", f"--job={number}")
+    return [line.split()[1] for line in sorted(output.splitlines())]
 
 
 def ended(number: str) -> list[str]:
@@ -358,10 +358,10 @@ def slurm(tmp_path_factory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(slurm, tmp_path_factory) -> Sweep:
     """A sweep that nothing interrupts, and its only array."""
-    found = Sweep(tmp_path_factory.mktemp("whole"))
-    found.number = found.submit()
-    found.ended = ended(found.number)
-    return found
+    result = Sweep(tmp_path_factory.mktemp("whole"))
+    result.number = result.submit()
+    result.ended = ended(result.number)
+    return result
 
 
 @pytest.mark.slow

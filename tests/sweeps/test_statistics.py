@@ -38,17 +38,17 @@ def row(name: str, seed: int, value: Any, status: str = "finished", **axes: Any)
 
 @pytest.mark.parametrize("values", SAMPLES)
 def test_an_interval_is_that_of_students_t(values):
-    found = mean_interval(values)
+    mean = mean_interval(values)
     low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    np.testing.assert_allclose([found.value, found.low, found.high], [np.mean(values), low, high], rtol=1e-12)
-    assert found.count == len(values)
+    np.testing.assert_allclose([mean.value, mean.low, mean.high], [np.mean(values), low, high], rtol=1e-12)
+    assert mean.count == len(values)
 
 
 def test_a_single_value_has_a_mean_and_no_interval():
-    found = mean_interval([0.25])
-    assert (found.value, found.count) == (0.25, 1)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    mean = mean_interval([0.25])
+    assert (mean.value, mean.count) == (0.25, 1)
+    assert math.isnan(mean.low)
+    assert math.isnan(mean.high)
     assert math.isnan(mean_interval([]).value)
 
 
@@ -65,11 +65,11 @@ POSITIVE = [[1e-3, 2e-3, 0.17], [1e21, 1e-3], [3e-7, 1e-7, 2e-7, 9e-7, 4e-7], [7
 
 @pytest.mark.parametrize("values", POSITIVE)
 def test_an_interval_of_what_cannot_be_negative_is_students_t_of_the_logarithms(values):
-    found = mean_interval(values, LOGARITHMS)
+    mean = mean_interval(values, LOGARITHMS)
     logs = np.log(values)
     low, high = np.exp(stats.t.interval(0.95, len(values) - 1, loc=logs.mean(), scale=stats.sem(logs)))
-    np.testing.assert_allclose([found.value, found.low, found.high], [stats.gmean(values), low, high], rtol=1e-10)
-    assert 0 < found.low < found.value < found.high
+    np.testing.assert_allclose([mean.value, mean.low, mean.high], [stats.gmean(values), low, high], rtol=1e-10)
+    assert 0 < mean.low < mean.value < mean.high
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_an_interval_of_what_cannot_be_negative_is_students_t_of_the_logarithms(
 def test_an_interval_is_cut_where_no_value_can_be(values, scale, ends):
     whole = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
     assert whole[0] < ends[0] or whole[1] > ends[1]
-    found = mean_interval(values, scale)
-    np.testing.assert_allclose([found.low, found.high], np.clip(whole, *ends), rtol=1e-12)
+    mean = mean_interval(values, scale)
+    np.testing.assert_allclose([mean.low, mean.high], np.clip(whole, *ends), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_the_exact_test_is_that_of_counting_every_way():
     for of, other_of in ((5, 5), (3, 5), (1, 4), (2, 2)):
         for count in range(of + 1):
             for other in range(other_of + 1):
-                found = exact_test(count, of, other, other_of)
-                assert found == pytest.approx(by_counting(count, of, other, other_of), rel=1e-12)
+                p = exact_test(count, of, other, other_of)
+                assert p == pytest.approx(by_counting(count, of, other, other_of), rel=1e-12)
 
 
 def test_five_of_five_against_none_of_five_is_two_of_252_ways():
@@ -189,9 +189,9 @@ def test_a_diverged_run_has_no_value_whatever_it_reached_and_is_the_worst_in_the
         row("0004", 2, "inf", a="y"),
         row("0005", 3, "nan", a="y"),
     ]
-    found = aggregate(rows, ["a"], "m", sign)
-    x, y = found.settings
-    assert found.worst == worst
+    results = aggregate(rows, ["a"], "m", sign)
+    x, y = results.settings
+    assert results.worst == worst
     assert (x.values, y.values) == ({0: 0.1}, {0: 0.9})
     assert (x.score, y.score) == pytest.approx(((0.1 + worst) / 2, (0.9 + 3 * worst) / 4), rel=1e-15)
     assert (x.mean(PLAIN).value, x.mean(PLAIN).count) == (0.1, 1)
@@ -206,16 +206,16 @@ def test_runs_that_are_not_over_are_in_no_number_and_those_without_the_metric_ar
         row("0002", 2, None),
         row("0003", 3, 2.0, "waiting"),
     ]
-    found = aggregate(rows, ["a"], "m", -1.0)
-    assert [result.values for result in found.settings] == [{0: 1.0}]
-    assert found.without == ["0002"]
+    results = aggregate(rows, ["a"], "m", -1.0)
+    assert [result.values for result in results.settings] == [{0: 1.0}]
+    assert results.without == ["0002"]
 
 
 def test_where_all_diverge_there_is_no_worst():
-    found = aggregate([row("0000", 0, 3.0, "diverged"), row("0001", 1, None, "diverged")], ["a"], "m", -1.0)
-    assert math.isnan(found.worst)
-    assert math.isnan(found.settings[0].score)
-    assert math.isnan(found.settings[0].mean(PLAIN).value)
+    results = aggregate([row("0000", 0, 3.0, "diverged"), row("0001", 1, None, "diverged")], ["a"], "m", -1.0)
+    assert math.isnan(results.worst)
+    assert math.isnan(results.settings[0].score)
+    assert math.isnan(results.settings[0].mean(PLAIN).value)
 
 
 def test_the_best_of_a_group_is_by_the_sign_and_without_a_mean_last():
@@ -259,13 +259,13 @@ def test_a_setting_is_compared_with_the_one_that_has_the_baselines_values_and_el
     pairs, alone = partners(settings_of(crossed(VALUES), ["a", "b"]), {"a": "x"})
     assert alone == []
     assert [(a.axes, b.axes) for a, b in pairs] == [({"a": "y", "b": b}, {"a": "x", "b": b}) for b in (1, 2)]
-    found = compare(pairs, scale)
+    comparisons = compare(pairs, scale)
     change, back = (np.log, np.exp) if scale.logarithms else (np.asarray, np.asarray)
     values = {key: change(seeds) for key, seeds in VALUES.items()}
     p = [stats.ttest_rel(values["y", b], values["x", b]).pvalue for b in (1, 2)]
-    np.testing.assert_allclose([c.p for c in found], p, rtol=1e-9)
-    np.testing.assert_allclose([c.adjusted for c in found], holm(p), rtol=1e-9)
-    for b, each in zip((1, 2), found, strict=True):
+    np.testing.assert_allclose([c.p for c in comparisons], p, rtol=1e-9)
+    np.testing.assert_allclose([c.adjusted for c in comparisons], holm(p), rtol=1e-9)
+    for b, each in zip((1, 2), comparisons, strict=True):
         differences = values["y", b] - values["x", b]
         interval = stats.t.interval(0.95, 2, loc=differences.mean(), scale=stats.sem(differences))
         expected = back([differences.mean(), *interval])
@@ -290,8 +290,8 @@ def test_what_goes_with_the_baselines_axis_need_not_be_the_same():
 def test_pairs_are_of_the_same_seed_whatever_the_order_and_only_of_seeds_that_both_have():
     rows = [row("0", 0, 1.0, a="x"), row("1", 1, 5.0, a="x"), row("2", 2, 7.0, a="x")]
     rows += [row("3", 2, 7.5, a="y"), row("4", 3, 99.0, a="y"), row("5", 0, 1.25, a="y")]
-    (found,) = compare(partners(settings_of(rows, ["a"]), {"a": "x"})[0], PLAIN)
-    assert (found.contrast.value, found.contrast.count) == (0.375, 2)
+    (comparisons,) = compare(partners(settings_of(rows, ["a"]), {"a": "x"})[0], PLAIN)
+    assert (comparisons.contrast.value, comparisons.contrast.count) == (0.375, 2)
 
 
 def test_a_setting_without_a_partner_is_named_and_not_compared():
@@ -311,11 +311,11 @@ def test_p_does_not_depend_on_the_worst_value_of_other_runs(worst: float, scale:
         for seed, value in enumerate(seeds)
     ]
     settings = settings_of([*rows, row("z", 0, worst, a="z")], ["a"])
-    found = [c for c in compare(partners(settings, {"a": "x"})[0], scale) if c.result.axes["a"] == "y"]
+    comparisons = [c for c in compare(partners(settings, {"a": "x"})[0], scale) if c.result.axes["a"] == "y"]
     change = np.log if scale.logarithms else np.asarray
     expected = stats.ttest_rel(change(values["y"][:3]), change(values["x"][:3])).pvalue
-    assert [c.p for c in found] == pytest.approx([expected], rel=1e-9)
-    assert [c.contrast.count for c in found] == [3]  # Five pairs of runs, of which three have both values.
+    assert [c.p for c in comparisons] == pytest.approx([expected], rel=1e-9)
+    assert [c.contrast.count for c in comparisons] == [3]  # Five pairs of runs, of which three have both values.
 
 
 def test_shares_are_of_all_runs_and_corrected_for_all_comparisons():
@@ -325,12 +325,12 @@ def test_shares_are_of_all_runs_and_corrected_for_all_comparisons():
         for a, count in lost.items()
         for seed in range(5)
     ]
-    found = compare_shares(partners(settings_of(rows, ["a"]), {"a": "x"})[0], lambda result: len(result.lost))
-    assert [(each.count, each.of, each.baseline_count, each.baseline_of) for each in found] == [
+    shares = compare_shares(partners(settings_of(rows, ["a"]), {"a": "x"})[0], lambda result: len(result.lost))
+    assert [(each.count, each.of, each.baseline_count, each.baseline_of) for each in shares] == [
         (5, 5, 0, 5),
         (2, 5, 0, 5),
         (0, 5, 0, 5),
     ]
     p = [stats.fisher_exact([[n, 5 - n], [0, 5]])[1] for n in (5, 2, 0)]
-    assert [each.p for each in found] == pytest.approx(p, rel=1e-12)
-    assert [each.adjusted for each in found] == pytest.approx([3 * p[0], 2 * p[1], 1.0], rel=1e-12)
+    assert [each.p for each in shares] == pytest.approx(p, rel=1e-12)
+    assert [each.adjusted for each in shares] == pytest.approx([3 * p[0], 2 * p[1], 1.0], rel=1e-12)

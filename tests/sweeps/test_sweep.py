@@ -70,9 +70,9 @@ def rows(tmp_path: Path) -> dict[str, dict[str, Any]]:
 def test_every_run_has_its_folder_its_row_and_its_config(tmp_path, run, trainer):
     assert run(product={RATE: [0.1, 0.2]}, seeds=2) == 0
     assert trainer.trained == ["0000", "0001", "0002", "0003"]
-    found = rows(tmp_path)
-    assert [(row[RATE], row["seed"]) for row in found.values()] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
-    for name, row in found.items():
+    table_rows = rows(tmp_path)
+    assert [(row[RATE], row["seed"]) for row in table_rows.values()] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+    for name, row in table_rows.items():
         config = json.loads((tmp_path / "w" / "runs" / name / "config.json").read_text())
         assert (config["optimizer"]["learning_rate"], config["seed"]) == (row[RATE], row["seed"])
     assert len((tmp_path / "w" / "runs.csv").read_text().splitlines()) == 5
@@ -88,11 +88,11 @@ def test_runs_that_are_over_are_not_run_again(run, trainer):
 
 def test_a_sweep_that_is_over_keeps_the_commit_that_it_was_made_by(tmp_path, run, trainer, monkeypatch):
     assert run() == cli.FINISHED
-    made_by = {name: read_sweep(tmp_path / "w")[name] for name in ("git_commit", "versions")}
+    provenance = {name: read_sweep(tmp_path / "w")[name] for name in ("git_commit", "versions")}
     monkeypatch.setattr("rnnlab.sweeps.spec.manifest.git_commit", lambda: "another")
     monkeypatch.setattr("rnnlab.sweeps.spec.manifest.versions", lambda: {"jax": "another"})
     assert run() == cli.FINISHED
-    assert {name: read_sweep(tmp_path / "w")[name] for name in made_by} == made_by
+    assert {name: read_sweep(tmp_path / "w")[name] for name in provenance} == provenance
     assert run(seeds=9) == cli.FINISHED
     assert read_sweep(tmp_path / "w")["git_commit"] == "another"
 
@@ -142,9 +142,9 @@ def test_runs_keep_their_names_wherever_they_stand_in_a_changed_file(tmp_path, r
     trainer.trained.clear()
     assert run(product={RATE: [0.05, 0.2, 0.1]}, seeds=[1, 0]) == 0
     assert trainer.trained == ["0004", "0005"]
-    found = {(row[RATE], row["seed"]): name for name, row in rows(tmp_path).items()}
-    assert (found[0.1, 0], found[0.2, 1]) == ("0000", "0003")
-    assert found[0.05, 1] == "0004"
+    table_rows = {(row[RATE], row["seed"]): name for name, row in rows(tmp_path).items()}
+    assert (table_rows[0.1, 0], table_rows[0.2, 1]) == ("0000", "0003")
+    assert table_rows[0.05, 1] == "0004"
     assert "the sweep has changed: 2 runs are new" in capsys.readouterr().out
 
 
@@ -152,11 +152,11 @@ def test_runs_that_a_changed_file_lacks_stay_in_the_table(tmp_path, run, capsys)
     run(product={RATE: [0.1, 0.2]})
     assert run(product={RATE: [0.2]}) == 0
     assert "1 are no longer in it and stay in the table" in capsys.readouterr().out
-    found = rows(tmp_path)
-    assert [row["in_sweep"] for row in found.values()] == [False, True]
-    assert [row["status"] for row in found.values()] == ["finished", "finished"]
-    assert found["0000"][RATE] == 0.1
-    assert found["0000"]["best.validation.loss"] == 0.1
+    table_rows = rows(tmp_path)
+    assert [row["in_sweep"] for row in table_rows.values()] == [False, True]
+    assert [row["status"] for row in table_rows.values()] == ["finished", "finished"]
+    assert table_rows["0000"][RATE] == 0.1
+    assert table_rows["0000"]["best.validation.loss"] == 0.1
 
 
 def test_a_run_that_comes_back_is_still_over(tmp_path, run, trainer):
@@ -205,8 +205,8 @@ def test_a_group_that_another_process_holds_is_left_to_it(tmp_path, run, trainer
         assert mine
         assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == cli.INCOMPLETE
     assert trainer.trained == ["0002", "0003"]
-    said = capsys.readouterr().out
-    assert "not complete: 2 runs of the groups 000 are in the hands of other processes" in said
+    output = capsys.readouterr().out
+    assert "not complete: 2 runs of the groups 000 are in the hands of other processes" in output
     assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == 0
     assert trainer.trained == ["0002", "0003", "0000", "0001"]
 
@@ -245,8 +245,8 @@ def test_replicas_bounds_the_groups(tmp_path, run):
 
 def test_a_dry_run_says_all_and_writes_nothing(tmp_path, run, trainer, capsys):
     assert run(["--dry_run"], product={RATE: [0.1, 0.2], CELL: ["irnn", "gru"]}, seeds=3) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said == [
+    output = capsys.readouterr().out.splitlines()
+    assert output == [
         "group 000  6 replicas over optimizer.learning_rate, seed  model.cell=irnn",
         "group 001  6 replicas over optimizer.learning_rate, seed  model.cell=gru",
         "12 runs in 2 compiled programs; 0 runs are done",
@@ -266,9 +266,9 @@ def test_help_says_what_it_takes(capsys):
     with pytest.raises(SystemExit) as left:
         sweep.main(["--help"])
     assert left.value.code == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("--config", "--workdir", "--dry_run", "--shard", "--replicas", "--data_dir", "configs/sweeps/"):
-        assert word in said
+        assert word in output
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ def groups(at_most: int | None = None, **fields: Any) -> list[Group]:
     return split_groups(settings(**fields), at_most)
 
 
-def names(found: list[Group]) -> list[list[str]]:
-    return [[setting.name for setting in group.settings] for group in found]
+def names(of_groups: list[Group]) -> list[list[str]]:
+    return [[setting.name for setting in group.settings] for group in of_groups]
 
 
 NUMBERS = {
@@ -72,8 +72,8 @@ def test_runs_that_differ_in_a_choice_are_groups_of_their_own(path):
 
 
 def test_groups_gather_runs_from_all_over_a_sweep_in_order():
-    found = groups(product={"optimizer.learning_rate": [0.1, 0.2], "model.cell": ["lstm", "gru"]}, seeds=1)
-    assert names(found) == [["0000", "0002"], ["0001", "0003"]]
+    gathered = groups(product={"optimizer.learning_rate": [0.1, 0.2], "model.cell": ["lstm", "gru"]}, seeds=1)
+    assert names(gathered) == [["0000", "0002"], ["0001", "0003"]]
 
 
 def test_two_values_of_a_number_are_no_structure_whatever_their_type():
@@ -91,9 +91,9 @@ ALONE = {
 
 @pytest.mark.parametrize("field", ALONE)
 def test_runs_that_cannot_be_replicas_are_alone_and_say_why(field):
-    found = groups(overrides=ALONE[field], seeds=3)
-    assert names(found) == [["0000"], ["0001"], ["0002"]]
-    for group in found:
+    gathered = groups(overrides=ALONE[field], seeds=3)
+    assert names(gathered) == [["0000"], ["0001"], ["0002"]]
+    for group in gathered:
         assert group.alone is not None
         assert group.alone.startswith(f"{field}: ")
 
@@ -107,7 +107,7 @@ def test_a_run_without_a_partner_is_alone():
     ("at_most", "sizes"), [(1, [1] * 10), (3, [2, 3, 2, 3]), (4, [3, 4, 3]), (9, [5, 5]), (10, [10])]
 )
 def test_large_groups_are_split_evenly_and_lose_no_run(at_most, sizes):
-    found = groups(at_most, seeds=10)
-    assert sorted(len(group.settings) for group in found) == sorted(sizes)
-    assert [name for group in names(found) for name in group] == [f"{n:04}" for n in range(10)]
-    assert all((group.alone is None) == (len(group.settings) > 1) for group in found)
+    gathered = groups(at_most, seeds=10)
+    assert sorted(len(group.settings) for group in gathered) == sorted(sizes)
+    assert [name for group in names(gathered) for name in group] == [f"{n:04}" for n in range(10)]
+    assert all((group.alone is None) == (len(group.settings) > 1) for group in gathered)

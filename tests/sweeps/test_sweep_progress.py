@@ -27,9 +27,9 @@ def test_runs_that_are_over_never_count_backwards(counts, terminal, monkeypatch,
             shown.append(progress.done if progress._live is None else progress._live.tasks[0].completed)
     assert all(later >= earlier for earlier, later in itertools.pairwise([1.0, *shown]))
     assert shown[-1] == max(1.0, *counts)
-    said = [int(count) for count in re.findall(r"(\d+) of 6 runs", capsys.readouterr().out)]
-    assert len(said) == len(counts)
-    assert said == sorted(said)
+    shown_counts = [int(count) for count in re.findall(r"(\d+) of 6 runs", capsys.readouterr().out)]
+    assert len(shown_counts) == len(counts)
+    assert shown_counts == sorted(shown_counts)
 
 
 def test_a_run_that_is_nearly_over_is_not(capsys) -> None:

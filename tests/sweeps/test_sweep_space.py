@@ -38,15 +38,15 @@ def points(**fields: Any) -> list[dict[str, Any]]:
 
 
 def test_product_has_every_value_with_every_other_and_the_seed_changes_fastest():
-    found = points(product={RATE: [0.1, 0.2], CLIP: [None, 1.0]}, seeds=2)
+    point_list = points(product={RATE: [0.1, 0.2], CLIP: [None, 1.0]}, seeds=2)
     wanted = itertools.product([0.1, 0.2], [None, 1.0], [0, 1])
-    assert [tuple(point.values()) for point in found] == list(wanted)
+    assert [tuple(point.values()) for point in point_list] == list(wanted)
     assert [setting.name for setting in settings(product={RATE: [0.1, 0.2]})] == ["0000", "0001"]
 
 
 def test_values_that_are_zipped_go_together_and_are_one_factor():
-    found = points(product={CLIP: [1.0, 2.0]}, zip=[{CELL: ["lstm", "gru"], RATE: [0.1, 0.2]}])
-    assert [(p[CLIP], p[CELL], p[RATE]) for p in found] == [
+    point_list = points(product={CLIP: [1.0, 2.0]}, zip=[{CELL: ["lstm", "gru"], RATE: [0.1, 0.2]}])
+    assert [(p[CLIP], p[CELL], p[RATE]) for p in point_list] == [
         (1.0, "lstm", 0.1),
         (1.0, "gru", 0.2),
         (2.0, "lstm", 0.1),
@@ -80,8 +80,8 @@ def test_every_config_is_the_base_with_overrides_and_axes():
 
 def test_a_section_as_a_value_is_not_changed_by_an_axis_within_it():
     section = dict(name="vanilla", features=8)
-    found = settings(product={CELL: [section], "model.cell.features": [3, 4]})
-    assert [setting.config["model"]["cell"]["features"] for setting in found] == [3, 4]
+    expanded = settings(product={CELL: [section], "model.cell.features": [3, 4]})
+    assert [setting.config["model"]["cell"]["features"] for setting in expanded] == [3, 4]
     assert section == dict(name="vanilla", features=8)
 
 
@@ -106,15 +106,15 @@ def test_a_path_is_drawn_alike_whatever_else_is_drawn():
 
 
 def test_draws_are_uniform_in_their_range_or_in_its_logarithm():
-    found = drawn(count=400)
-    rates = np.log10([point[RATE] for point in found])
-    outputs = np.array([point["model.dropout.output"] for point in found])
+    draws = drawn(count=400)
+    rates = np.log10([point[RATE] for point in draws])
+    outputs = np.array([point["model.dropout.output"] for point in draws])
     for share, value in ((rates + 4) / 3, "log"), (outputs / 0.5, "linear"):
         assert (share >= 0).all(), value
         assert (share <= 1).all(), value
         # The largest distance of 400 uniform numbers from their distribution exceeds 0.1 once in 1600.
         assert np.abs(np.sort(share) - (np.arange(400) + 0.5) / 400).max() < 0.1, value
-    assert 100 < sum(point[CELL] == "gru" for point in found) < 300
+    assert 100 < sum(point[CELL] == "gru" for point in draws) < 300
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -137,8 +137,8 @@ def test_the_command_of_a_run_makes_its_config(file, monkeypatch):
         assert words[:3] == ["python", "-m", "rnnlab.train"]
         values = flags.FlagValues()
         cli.path_flag(values, "workdir", None, "")
-        found = cli.parse_run(values, words[3:], None)
-        assert found.config == setting.config
+        parsed = cli.parse_run(values, words[3:], None)
+        assert parsed.config == setting.config
         assert values.workdir == "runs/x y"
 
 
@@ -160,37 +160,37 @@ def test_ready_sweeps_have_the_runs_and_programs_that_they_say(file, monkeypatch
         "init_by_activation": (240, 48),
         "learning_rate_halving": (54, 1),
     }[file.stem]
-    found = expand(load_sweep(str(file), {}))
-    assert len(found) == runs
-    assert len(split_groups(found)) == groups
+    expanded = expand(load_sweep(str(file), {}))
+    assert len(expanded) == runs
+    assert len(split_groups(expanded)) == groups
 
 
 @pytest.mark.parametrize("preset", ["irnn", "lstm", "tanh", "relu"])
 def test_the_papers_grid_is_the_papers(preset, monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = expand(load_sweep(f"configs/sweeps/clip_by_learning_rate.py:{preset}", {}))
-    cells = {(s.config["optimizer"]["learning_rate"], s.config["optimizer"]["clip_norm"]) for s in found}
+    expanded = expand(load_sweep(f"configs/sweeps/clip_by_learning_rate.py:{preset}", {}))
+    cells = {(s.config["optimizer"]["learning_rate"], s.config["optimizer"]["clip_norm"]) for s in expanded}
     assert cells == {(float(f"1e-{n}"), clip) for n in range(1, 10) for clip in (1.0, 10.0, 100.0, 1000.0)}
-    assert len(split_groups(found)) == 1
-    for config in (setting.config for setting in found):
+    assert len(split_groups(expanded)) == 1
+    for config in (setting.config for setting in expanded):
         assert (config["optimizer"]["name"], config["batch_size"]) == ("sgd", 16)
         assert config["optimizer"]["schedule"]["name"] == "constant"
         assert config["model"]["cell"]["features"] == 100
         assert config["task"]["train_size"] == 100_000
     if preset == "lstm":
-        assert {s.config["model"]["cell"]["forget_bias"] for s in found} == {1.0, 4.0, 10.0, 20.0}
+        assert {s.config["model"]["cell"]["forget_bias"] for s in expanded} == {1.0, 4.0, 10.0, 20.0}
     if preset == "irnn":
-        assert found[0].config["model"]["cell"]["input_init"] == {"name": "small_normal", "stddev": 0.001}
+        assert expanded[0].config["model"]["cell"]["input_init"] == {"name": "small_normal", "stddev": 0.001}
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
 
 
 def test_axes_have_a_value_in_runs_that_do_not_set_them():
-    found = settings(runs=[{CELL: "lstm", "model.cell.forget_bias": 2.0}, {CELL: "gru"}, {RATE: 1}], seeds=1)
-    paths = axis_paths(found)
+    expanded = settings(runs=[{CELL: "lstm", "model.cell.forget_bias": 2.0}, {CELL: "gru"}, {RATE: 1}], seeds=1)
+    paths = axis_paths(expanded)
     assert paths == [CELL, "model.cell.forget_bias", RATE, "seed"]
-    assert [[axis_value(setting, path) for path in paths] for setting in found] == [
+    assert [[axis_value(setting, path) for path in paths] for setting in expanded] == [
         ["lstm", 2.0, 0.01, 0],
         ["gru", None, 0.01, 0],
         ["irnn", None, 1.0, 0],
@@ -199,8 +199,8 @@ def test_axes_have_a_value_in_runs_that_do_not_set_them():
 
 def test_sections_as_values_are_told_apart():
     path = "model.cell.recurrent_init"
-    found = settings(product={path: [dict(name="normal", stddev=0.1), dict(name="normal", stddev=0.2), "identity"]})
-    values = [axis_value(setting, path) for setting in found]
+    expanded = settings(product={path: [dict(name="normal", stddev=0.1), dict(name="normal", stddev=0.2), "identity"]})
+    values = [axis_value(setting, path) for setting in expanded]
     assert values == ['{"name": "normal", "stddev": 0.1}', '{"name": "normal", "stddev": 0.2}', "identity"]
 
 
