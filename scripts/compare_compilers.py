@@ -31,6 +31,7 @@ from absl import flags
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import read_file
+from rnnlab.files import write_arrays
 from rnnlab.records import statuses
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.records.workdir import Workdir
@@ -174,9 +175,7 @@ class Computed:
         if run.feed is not None:
             run.feed.close()
         path = self.folder / f"{re.sub(r'[^-a-zA-Z0-9=,.]', '_', case.name)}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            np.savez(file, name=case.name, **arrays)  # pyright: ignore
+        write_arrays(path, {"name": case.name, **arrays})
         jax.clear_caches()
         return "; ".join(words)
 

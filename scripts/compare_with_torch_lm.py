@@ -10,7 +10,6 @@ where it was: rnnlab at its last checkpoint, the twin at its last evaluation.
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from absl import flags
 
 from rnnlab import cli
-from rnnlab.files import write_text
+from rnnlab.files import whole_file, write_text
 from rnnlab.files.markdown import markdown_table
 from rnnlab.optim.schedules import make_schedule
 from rnnlab.records.metrics import read_metrics
@@ -193,10 +192,9 @@ def train_twin(config: dict[str, Any], data_dir: str | None, folder: Path) -> di
             record["seconds"] += time.perf_counter() - began
             record["curve"].append((record["step"], evaluate(model, batches, "validation")))
             print(f"torch  step {record['step']}  validation perplexity {record['curve'][-1][1]:.2f}", flush=True)
-            folder.mkdir(parents=True, exist_ok=True)
             held = {"record": record, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(held | {"random": torch.get_rng_state()}, saved.with_suffix(".partial"))
-            os.replace(saved.with_suffix(".partial"), saved)
+            with whole_file(saved) as file:
+                torch.save(held | {"random": torch.get_rng_state()}, file)
             began = time.perf_counter()
     return {name: record[name] for name in ("curve", "losses", "seconds")}
 

@@ -183,7 +183,7 @@ def _with_progress(files: Sequence[Path]) -> Iterator[Path]:
 
 
 def _write(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]) -> None:
-    """An array on disk, under its name only when it is whole."""
+    """An array on disk, under its name only when it is whole. NumPy maps a path, so `whole_file` does not serve."""
     part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
     try:
         table = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)

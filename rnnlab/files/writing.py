@@ -1,4 +1,7 @@
-"""Files written whole or not at all, and removed, with one line where that cannot be."""
+"""Files written whole or not at all, and removed, with one line where that cannot be.
+
+The libraries for this (atomicwrites) are no longer maintained.
+"""
 
 import contextlib
 import io

@@ -1,6 +1,6 @@
 """Files that take their places together: results, their figures, a checkpoint, the page.
 
-A published result is never half of one run and half of another.
+A published result is never half of one run and half of another. `rnnlab.files.whole_file` replaces one file at a time.
 """
 
 import contextlib
