@@ -1,6 +1,6 @@
 """Norms and angles of arrays and trees whose squares would overflow or vanish: gradients of 1e30 and of 1e-30.
 
-What is done with a gradient once its norm is known is in `optim/optimizers.py`, what a norm says in `diagnostics/`.
+What is done with a gradient once its norm is known is in `optim/clipping.py`, what a norm says in `diagnostics/`.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """Optimisers from outside the project, `optimizer.name=optax:lion` among them, made ready for the chain.
 
-optax's own have a learning rate each; in the chain of `optimizers.py` the rate comes last, after all of them.
+optax's own have a learning rate each; in the chain of `chain.py` the rate comes last, after all of them.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """What a run counts of its gradients: transformations of the optimiser's chain that keep it in their state.
 
-Where they stand in the chain is said in `optim/optimizers.py`.
+Where they stand in the chain is said in `optim/chain.py`.
 """
 
 from collections.abc import Sequence

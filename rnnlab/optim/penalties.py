@@ -2,7 +2,7 @@
 
 A new one is a function in `optim/terms.py` and a line in `PENALTIES`. A section has a strength for each of them, which
 may be traced; None means that the term is not in the program. Where terms are added is in `training/loss.py` and
-`training/update.py`; decoupled weight decay, which is not a penalty, in `optim/optimizers.py`.
+`training/update.py`; decoupled weight decay, which is not a penalty, in `optim/chain.py`.
 """
 
 import dataclasses

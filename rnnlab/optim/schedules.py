@@ -1,7 +1,7 @@
 """Schedules of the learning rate by name: step -> factor, after a linear warm-up.
 
 The peak of every schedule is 1, that is the learning rate itself. Floats may be traced arrays: optax's schedules stand
-here where they take such numbers, formulas where they do not. What applies the factor is in `optim/learning_rate.py`.
+here where they take such numbers, formulas where they do not. What applies the factor is in `optim/chain.py`.
 """
 
 from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ from rnnlab.config.texts import annotation_at, literal, typed
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.nn.network import ModelOptions
 from rnnlab.optim.averaging import AveragingOptions
-from rnnlab.optim.optimizers import OptimizerOptions, OptimizerSpec
+from rnnlab.optim.chain import OptimizerOptions, OptimizerSpec
 from rnnlab.optim.penalties import PenaltyOptions
 from rnnlab.tasks import AugmentationOptions, TaskSpec
 

@@ -1,7 +1,7 @@
 """What an update minimises: the task's loss on a batch, and the penalties that the config asks for.
 
 The penalties' formulas are in `optim/terms.py`, what is done with the gradient in `training/update.py` and
-`optim/optimizers.py`.
+`optim/chain.py`.
 """
 
 import functools

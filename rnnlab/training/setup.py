@@ -14,7 +14,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import lookup
 from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddings
 from rnnlab.diagnostics import DIAGNOSTICS
-from rnnlab.optim.optimizers import waits_for_plateau
+from rnnlab.optim.chain import waits_for_plateau
 from rnnlab.parallel import devices
 from rnnlab.parallel.sharding import MODEL_AXIS
 from rnnlab.records.run_config import (

@@ -46,7 +46,7 @@ class TrainState:
     average: PyTree
     """The running mean of params, None where it is not asked for."""
     optimizer: dict[str, PyTree]
-    """The state of each part of the optimiser's chain, by its name; see `optim.optimizers.make_optimizer`."""
+    """The state of each part of the optimiser's chain, by its name; see `optim.chain.make_optimizer`."""
     numbers: dict[str, Float[Array, ""]]
     """Every float of the sections that the programs are made from, by its path."""
     sums: dict[str, Float[Array, ""]]

@@ -17,7 +17,8 @@ from rnnlab.nn.network import Carries, Network
 from rnnlab.nn.softmax import SoftmaxOptions
 from rnnlab.ops.random_streams import stream
 from rnnlab.optim.averaging import AveragingOptions
-from rnnlab.optim.optimizers import make_clipping, make_optimizer, waits_for_plateau
+from rnnlab.optim.chain import make_optimizer, waits_for_plateau
+from rnnlab.optim.clipping import make_clipping
 from rnnlab.optim.penalties import Term, terms
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT
 from rnnlab.records.run_config import traced_numbers
@@ -116,7 +117,7 @@ class Structure:
     # --- what trains it ----------------------------------------------------------------------------------------------
 
     def optimizer(self, numbers: Numbers) -> optax.GradientTransformationExtraArgs:
-        """The whole chain; see `optim.optimizers.make_optimizer`."""
+        """The whole chain; see `optim.chain.make_optimizer`."""
         section = self._section("optimizer", numbers)
         return make_optimizer(section, self.run_steps, self.split, self.built_parameters)
 

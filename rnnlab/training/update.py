@@ -1,7 +1,7 @@
 """One update of a run, each device's share of it: the loss of a batch, its gradients, the optimiser's chain, and what
 is counted.
 
-The loss is in `training/loss.py`, the chain in `optim/optimizers.py`; when updates are made is in `training/loop.py`.
+The loss is in `training/loss.py`, the chain in `optim/chain.py`; when updates are made is in `training/loop.py`.
 """
 
 import dataclasses

@@ -23,7 +23,8 @@ from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, Normaliz
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.optim.averaging import AveragingOptions
-from rnnlab.optim.optimizers import OPTIMIZERS, OptimizerOptions
+from rnnlab.optim.chain import OptimizerOptions
+from rnnlab.optim.optimizers import OPTIMIZERS
 from rnnlab.optim.penalties import PenaltyOptions
 from rnnlab.optim.schedules import SCHEDULES
 from rnnlab.optim.terms import GroupStrengths

@@ -14,7 +14,7 @@ from rnnlab.config.overrides import differences, to_json
 from rnnlab.config.reading import load_file
 from rnnlab.nn.network import Network
 from rnnlab.ops.initializers import as_initializer
-from rnnlab.optim.optimizers import make_optimizer
+from rnnlab.optim.chain import make_optimizer
 from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.records.workdir import check_config, open_workdir, read_config
 from rnnlab.sweeps.spec.space import expand, load_sweep

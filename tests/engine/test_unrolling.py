@@ -18,7 +18,7 @@ from flax import nnx
 from rnnlab.cells import CELLS
 from rnnlab.engine import FusableCell, default_chunk, make_taps, products, resolve_backend, unroll
 from rnnlab.engine.plan import Plan, kept_bytes
-from rnnlab.optim.optimizers import global_norm
+from rnnlab.ops.safe_norms import global_norm
 from tests.helpers import (
     assert_close,
     dot,

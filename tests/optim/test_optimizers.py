@@ -22,19 +22,12 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import resolve
 from rnnlab.nn.network import Network
-from rnnlab.optim.learning_rate import scale_by_learning_rate
+from rnnlab.ops.safe_norms import global_norm, unit_norms
+from rnnlab.optim.chain import OptimizerOptions, OptimizerSpec, make_optimizer, scale_by_learning_rate
+from rnnlab.optim.clipping import clip_by_global_norm
 from rnnlab.optim.monitors import count_clipped, detect_spikes
-from rnnlab.optim.optimizers import (
-    OPTIMIZERS,
-    OptimizerOptions,
-    OptimizerSpec,
-    clip_by_global_norm,
-    global_norm,
-    kernels,
-    layer_of,
-    make_optimizer,
-    unit_norms,
-)
+from rnnlab.optim.optimizers import OPTIMIZERS
+from rnnlab.optim.parameters import kernels, layer_of
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN, float64
 
