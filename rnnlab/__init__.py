@@ -6,7 +6,8 @@ As a program: `python -m rnnlab.train --help`.
 
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
 from rnnlab.engine import Taps, make_taps, unroll
-from rnnlab.nn.network import Network, RecurrentLayer
+from rnnlab.nn.network import Network
+from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.ops import activations, initializers
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS

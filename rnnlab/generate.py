@@ -26,8 +26,9 @@ from rnnlab import cli
 from rnnlab.config.bounds import check_float32
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.vocabulary import END, Vocabulary
+from rnnlab.nn.connections import Carries, Hidden
 from rnnlab.nn.cross_entropy import Distribution
-from rnnlab.nn.network import Carries, Hidden, Network
+from rnnlab.nn.network import Network
 from rnnlab.ops.random_streams import stream
 from rnnlab.records.workdir import check_words, read_config
 from rnnlab.tasks import TASKS, LanguageModel, Sentences, find_task

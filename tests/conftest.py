@@ -38,7 +38,9 @@ MOST_MEMORY = 2e9
 """Bytes of a process above which it forgets its programs at the end of a file."""
 
 # Every [T, B, D] of these modules' signatures is checked on each call.
-hook = install_import_hook(["rnnlab.engine", "rnnlab.nn.network", "rnnlab.cells"], "tests.typechecker.checked")
+hook = install_import_hook(
+    ["rnnlab.engine", "rnnlab.nn.network", "rnnlab.nn.connections", "rnnlab.cells"], "tests.typechecker.checked"
+)
 with hook:
     import rnnlab  # noqa: F401
 

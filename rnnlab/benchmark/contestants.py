@@ -35,7 +35,7 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
     from flax import nnx
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from rnnlab.nn.network import RecurrentLayer
+    from rnnlab.nn.recurrent_layer import RecurrentLayer
     from rnnlab.parallel import devices
     from rnnlab.parallel.sharding import sum_over_devices
 

@@ -14,7 +14,8 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.gradient_flow import over_rows
 from rnnlab.diagnostics.truncation import with_windows
 from rnnlab.engine.contract import FusableCell, recur
-from rnnlab.nn.network import Hidden, Network
+from rnnlab.nn.connections import Hidden
+from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, inside
 from rnnlab.ops.linear import matmul
 from rnnlab.ops.safe_norms import alignment, global_norm, row_norms, share

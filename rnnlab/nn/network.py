@@ -1,126 +1,37 @@
 """Networks: embed or project the input, stacked recurrent layers and what connects them, and a readout.
 
-What the layers are made of is in `nn/recurrent_layer.py`.
+A layer is in `nn/recurrent_layer.py`, the fields of a network in a config in `nn/options.py`.
 """
 
-import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.cells import BaseCell, CellSpec
-from rnnlab.config.bounds import PositiveInt
+from rnnlab.cells import BaseCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options
 from rnnlab.engine import Taps, check_lengths, check_range, make_taps
-from rnnlab.nn.cross_entropy import Distribution
-from rnnlab.nn.recurrent_layer import (
-    Attention,
-    CotangentOptions,
-    DropoutOptions,
-    Linear,
-    NormalizationOptions,
-    Rates,
-    RecurrenceOptions,
-    RecurrentLayer,
+from rnnlab.nn.attention import Attention
+from rnnlab.nn.connections import (
+    Carries,
+    Hidden,
+    LayerRun,
+    connect,
+    make_highway_gate,
+    make_norm,
+    make_shortcut,
+    width_after,
 )
-from rnnlab.nn.softmax import Softmax, SoftmaxOptions, check_softmax, embed, parts_of_embedding
-from rnnlab.ops.initializers import InitializerSpec, as_initializer
-from rnnlab.ops.linear import ComputeType, check_width
-from rnnlab.ops.normalization import BatchNormalization, LayerNormalization
+from rnnlab.nn.cross_entropy import Distribution
+from rnnlab.nn.inputs import check_inputs, embed, last_valid, make_table, parts_of_embedding
+from rnnlab.nn.options import Connections, ModelOptions, Readout, check_options
+from rnnlab.nn.recurrent_layer import Linear, Rates, RecurrentLayer
+from rnnlab.nn.softmax import Softmax, check_softmax
 from rnnlab.ops.random_streams import Training
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, local_rows
 from rnnlab.typing import Array, Carry, Float, Int, Shaped
-
-Readout = Literal["last", "every"]
-Connections = Literal["plain", "residual", "highway", "skip", "dense"]
-
-
-class Hidden(NamedTuple):
-    """What the stack hands to the readout."""
-
-    h: Float[Array, "T B O"]
-    state: Float[Array, "B O"]
-    """After the last valid step, of a second direction after the first."""
-
-
-Carries = list[list[Carry]]
-"""Of every layer, of each of its directions."""
-
-
-class LayerRun(NamedTuple):
-    """One layer's input and what ran on it, for diagnostics and penalties that look into the layers."""
-
-    layer: RecurrentLayer
-    x: Float[Array, "T B D"]
-    first: list[Carry] | None = None
-    """What its directions began with, if not with their own initial carries."""
-    h: Float[Array, "T B O"] | None = None
-    """What it put out."""
-
-
-class FixedEmbedding(nnx.Variable):
-    """A table that is looked up and not trained."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The network of a run."""
-
-    cell: CellSpec
-    """The recurrent cell."""
-    layers: PositiveInt = 1
-    """How many recurrent layers stand on each other."""
-    bidirectional: bool = False
-    """Whether each layer also reads from the last step to the first."""
-    connections: Connections = "plain"
-    """How layers are connected, with x_l what layer l sees and f_l the layer:
-
-        plain      x_{l+1} = f_l(x_l)
-        residual   x_{l+1} = s(x_l) + f_l(x_l)                              (He et al., 2016)
-        highway    x_{l+1} = g ∘ f_l(x_l) + (1 - g) ∘ s(x_l), g = σ(x_l W + b), b = -1 at first
-                                                                            (Srivastava et al., 2015)
-        skip       x_{l+1} = [x_1, f_l(x_l)]; the readout sees all f_l(x_l) side by side       (Graves, 2013)
-        dense      x_{l+1} = [x_l, f_l(x_l)], for the readout too           (Huang et al., 2017)
-
-    where s is the identity, or, between different widths, a linear map (project_shortcuts)."""
-    project_shortcuts: bool = True
-    """Whether a linear map joins layers of different widths (connections residual and highway)."""
-    attention: Literal["dot", "additive"] | None = None
-    """The readout sees the weighted mean of h at all steps beside the last state."""
-    learned_carry: bool = False
-    """Whether what each layer begins with is trained; else it is zero."""
-    embedding: PositiveInt | None = None
-    """The dimension in which tokens are embedded; None: they are one-hot."""
-    embedding_init: InitializerSpec = "small_normal"
-    """How the table is drawn."""
-    embedding_file: str | None = None
-    """Where the table of a run comes from (`Programs` puts it in place of the initial one)."""
-    embedding_trained: bool = True
-    """Whether steps change the table."""
-    input_projection: PositiveInt | None = None
-    """The width of a linear layer before the first cell."""
-    input_projection_init: InitializerSpec = "glorot_uniform"
-    """How its kernel is drawn."""
-    readout_init: InitializerSpec = "glorot_uniform"
-    """How the readout's kernel is drawn."""
-    readout_bias_init: InitializerSpec = "zeros"
-    """How the readout's bias is drawn."""
-    softmax: SoftmaxOptions | None = None
-    """The readout is a distribution over the task's words, whose logits are never held all at once; None: it is
-    linear."""
-    normalization: NormalizationOptions = NormalizationOptions()
-    """Normalisation in the cell and between layers."""
-    dropout: DropoutOptions = DropoutOptions()
-    """What is dropped in training."""
-    cotangent: CotangentOptions = CotangentOptions()
-    """What is done to the gradient at each time step of the backward pass."""
-    compute: ComputeType = "float32"
-    """What the operands of all matrix products are rounded to; parameters, carries and sums stay in float32."""
-    recurrence: RecurrenceOptions = RecurrenceOptions()
-    """How the engine runs every layer."""
 
 
 class Network(nnx.Module):
@@ -148,47 +59,47 @@ class Network(nnx.Module):
                 cannot run as it is asked to.
         """
         options = as_options(ModelOptions, fields)
-        embedding, connections = options.embedding, options.connections
+        check_options(options, vocabulary, readout)
         self.vocabulary = vocabulary
         self.readout_at = readout
-        self.connections = connections
-        if vocabulary is None and embedding is not None:
-            raise ConfigError("model.embedding: this task's inputs are numbers, not tokens; use input_projection")
+        self.connections: Connections = options.connections
         self.rates = Rates(
             **{name: getattr(options.dropout, name) for name in ("input", "between", "output", "embedding")}
         )
         self.same_over_time = options.dropout.same_over_time
-        if "embedding" in self.rates and embedding is None:
-            raise ConfigError("model.dropout.embedding: this network has no embedding; use model.dropout.input")
-        if options.attention is not None and readout != "last":
-            raise ConfigError(
-                "model.attention: this task wants an answer at every step; attention gives one at the end"
-            )
-        if embedding is None and (options.embedding_file is not None or not options.embedding_trained):
-            field = "embedding_trained=False" if options.embedding_file is None else "embedding_file"
-            raise ConfigError(f"model.{field}: needs model.embedding, the vectors' dimension")
         self.in_features = in_features = vocabulary or in_features
-        self.parts, table = parts_of_embedding(options.softmax, options.embedding_trained), None
-        if vocabulary is not None and embedding is not None:
-            kind = nnx.Param if options.embedding_trained else FixedEmbedding
-            drawn = as_initializer(options.embedding_init)(rngs.params(), (vocabulary, embedding), jnp.float32)
-            table = kind(filled(drawn, self.parts))
-            in_features = embedding
-        self.embedding = table
+        self.parts = parts_of_embedding(options.softmax, options.embedding_trained)
+        self.embedding = make_table(options, vocabulary, self.parts, rngs)
         self.axis_name: str | None = None
         """Set where this device has a part of the embedding."""
+        if self.embedding is not None and options.embedding is not None:
+            in_features = options.embedding
         projection = None
         if options.input_projection is not None:
             inits = {"kernel_init": options.input_projection_init}
             projection = Linear(in_features, options.input_projection, **inits, rngs=rngs)
             in_features = options.input_projection
         self.input_projection = projection
+        width = self._make_layers(options, in_features, rngs)
+        self.attention = None if options.attention is None else Attention(width, options.attention, rngs=rngs)
+        width *= 1 if options.attention is None else 2
+        inits: dict[str, Any] = {"kernel_init": options.readout_init, "bias_init": options.readout_bias_init}
+        if options.softmax is None:
+            self.readout = Linear(width, out_features, **inits, rngs=rngs)
+        else:
+            check_softmax(options.softmax, width, out_features, vocabulary, options.embedding)
+            self.readout = Softmax(width, out_features, options.softmax, **inits, rngs=rngs)
+        for _, module in nnx.iter_modules(self):
+            if hasattr(module, "compute"):
+                module.compute = options.compute  # pyright: ignore[reportAttributeAccessIssue]
 
-        normalize = options.normalization
-        stack, shortcuts, carry_gates, norms = [], [], [], []
-        first, out, seen = in_features, 0, 0
+    def _make_layers(self, options: ModelOptions, in_features: int, rngs: nnx.Rngs) -> int:
+        """Makes all layers and what connects them; returns how many features the readout sees."""
+        normalize, connections = options.normalization, options.connections
+        layers, shortcuts, carry_gates, norms = [], [], [], []
+        first, outs = in_features, []
         for number in range(options.layers):
-            norms.append(_norm(normalize.between if number else normalize.input, in_features, normalize.decay))
+            norms.append(make_norm(normalize.between if number else normalize.input, in_features, normalize.decay))
             try:
                 layer = RecurrentLayer(
                     in_features,
@@ -206,38 +117,17 @@ class Network(nnx.Module):
                 raise
             except ValueError as error:
                 raise ConfigError(f"model: {error}") from None
-            stack.append(layer)
-            out = layer.out_features
-            shortcut = None
-            if connections in ("residual", "highway") and in_features != out:
-                if not options.project_shortcuts:
-                    raise ConfigError(
-                        f"model.connections: a {connections} connection cannot join {in_features} features and {out}; "
-                        "make the widths agree (model.input_projection) or set model.project_shortcuts"
-                    )
-                shortcut = Linear(in_features, out, rngs=rngs)
-            shortcuts.append(shortcut)
+            layers.append(layer)
+            outs.append(layer.out_features)
+            shortcuts.append(make_shortcut(options, in_features, layer.out_features, rngs))
             if connections == "highway":
-                bias = {"name": "constant", "value": -1.0}
-                carry_gates.append(Linear(in_features, out, bias_init=bias, rngs=rngs))
-            seen += out
-            in_features = {"skip": first + out, "dense": in_features + out}.get(connections, out)
-        self.layers = nnx.List(stack)
+                carry_gates.append(make_highway_gate(in_features, layer.out_features, rngs))
+            in_features = width_after(connections, first, in_features, layer.out_features)
+        self.layers = nnx.List(layers)
         self.norms = nnx.List(norms)
         self.shortcuts = nnx.List(shortcuts)
         self.highway_gates = nnx.List(carry_gates)
-        width = {"skip": seen, "dense": in_features}.get(connections, out)
-        self.attention = None if options.attention is None else Attention(width, options.attention, rngs=rngs)
-        width *= 1 if options.attention is None else 2
-        inits: dict[str, Any] = {"kernel_init": options.readout_init, "bias_init": options.readout_bias_init}
-        if options.softmax is None:
-            self.readout = Linear(width, out_features, **inits, rngs=rngs)
-        else:
-            check_softmax(options.softmax, width, out_features, vocabulary, embedding)
-            self.readout = Softmax(width, out_features, options.softmax, **inits, rngs=rngs)
-        for _, module in nnx.iter_modules(self):
-            if hasattr(module, "compute"):
-                module.compute = options.compute  # pyright: ignore[reportAttributeAccessIssue]
+        return sum(outs) if connections == "skip" else in_features
 
     def cells(self) -> dict[tuple[str | int, ...], BaseCell]:
         """Every cell by its path in a tree of parameters: ("layers", 0, "cells", 1)."""
@@ -303,7 +193,12 @@ class Network(nnx.Module):
         Raises:
             ValueError: inputs or lengths that are not this network's, or another number of first carries.
         """
-        self._check(x, lengths, first)
+        check_inputs(x, self.vocabulary, self.in_features)
+        if lengths is not None:
+            check_lengths(lengths, x)
+        directions = [len(layer.cells) for layer in self.layers]
+        if first is not None and list(map(len, first)) != directions:
+            raise ValueError(f"first has carries for {list(map(len, first))} directions; the layers have {directions}")
         if self.vocabulary is None and not jnp.issubdtype(x.dtype, jnp.inexact):
             x = x.astype(self.layers[0].cells[0].bias[...].dtype)
         inside = None
@@ -313,7 +208,7 @@ class Network(nnx.Module):
         if self.vocabulary is not None:
             check_range(x, 0, self.vocabulary - 1, "tokens of this network")
         x = self.embed(x, training)
-        state = x[-1] if lengths is None else _last(x, lengths)
+        state = x[-1] if lengths is None else last_valid(x, lengths)
         below, seen = Hidden(x, state), []
         for index, layer in enumerate(self.layers):
             norm = self.norms[index]
@@ -334,41 +229,16 @@ class Network(nnx.Module):
             x, state = (jnp.concatenate(parts, -1) for parts in zip(*seen, strict=True))
         return Hidden(x, state)
 
-    def _check(self, x: jax.Array, lengths: jax.Array | None, first: Carries | None) -> None:
-        """Raises a ValueError for inputs that are not this network's."""
-        tokens = jnp.issubdtype(x.dtype, jnp.integer)
-        if self.vocabulary is not None and (x.ndim != 2 or not tokens):
-            taken = f"tokens below {self.vocabulary}, integers [T, B]"
-            raise ValueError(f"the input is {x.dtype}{list(x.shape)}; this network takes {taken}")
-        if self.vocabulary is None and x.ndim != 3:
-            taken = f"[T, B, {self.in_features}] (time first)"
-            raise ValueError(f"the input has shape {x.shape}; this network takes {taken}")
-        if 0 in x.shape[:2]:
-            raise ValueError(f"the input has shape {x.shape}: no time steps or no rows")
-        if self.vocabulary is None:
-            check_width(x, self.in_features, "this network")
-        if lengths is not None:
-            check_lengths(lengths, x)
-        directions = [len(layer.cells) for layer in self.layers]
-        if first is not None and list(map(len, first)) != directions:
-            raise ValueError(f"first has carries for {list(map(len, first))} directions; the layers have {directions}")
-
     def first_carries(self, batch: int) -> Carries:
         """What every layer's directions begin with: per layer and direction the carry, [B, H] each."""
         return [layer.first_carry(batch) for layer in self.layers]
 
     def _connect(self, index: int, first: Hidden, below: Hidden, out: Hidden) -> Hidden:
-        """What the next layer sees: `connections`, for the outputs and for the state alike."""
+        """What the next layer sees."""
         if self.connections == "plain":
             return out
-        if self.connections in ("skip", "dense"):
-            beside = first if self.connections == "skip" else below
-            return Hidden(*(jnp.concatenate(parts, -1) for parts in zip(beside, out, strict=True)))
-        shortcut = self.shortcuts[index] or (lambda a: a)
-        if self.connections == "residual":
-            return Hidden(*(shortcut(x) + y for x, y in zip(below, out, strict=True)))
-        gates = (jax.nn.sigmoid(self.highway_gates[index](x)) for x in below)
-        return Hidden(*(g * y + (1 - g) * shortcut(x) for g, x, y in zip(gates, below, out, strict=True)))
+        gate = self.highway_gates[index] if self.connections == "highway" else None
+        return connect(self.connections, first, below, out, shortcut=self.shortcuts[index], gate=gate)
 
     def _drop(self, name: str, x: jax.Array, training: Training | None, prefix: str = "") -> jax.Array:
         """x [T, B, ·] or [B, ·] with its dropout mask."""
@@ -427,14 +297,3 @@ class Network(nnx.Module):
             [make_taps(cell, jnp.zeros(shape.shape, shape.dtype)) for cell in layer.cells]
             for layer, shape in zip(self.layers, shapes, strict=True)
         ]
-
-
-def _norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:
-    if kind == "batch":
-        return BatchNormalization(features, decay)
-    return LayerNormalization(features) if kind == "layer" else None
-
-
-def _last(x: Float[Array, "T B D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
-    """x at each row's last valid step; its first where it has none."""
-    return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[None, :, None], axis=0)[0]

@@ -1,12 +1,11 @@
-"""What networks are made of: linear maps, recurrent layers with their dropout, attention over time.
+"""Recurrent layers with their dropout and normalisation, and the linear maps that stand around them.
 
-What happens in one step is a cell's (`cells/`), what happens over time the engine's (`recurrence/`), how layers are
-connected the network's (`nn/network.py`).
+What happens in one step is a cell's (`cells/`), what happens over time the engine's (`engine/`), how layers are
+connected the network's (`nn/network.py`). Their fields in a config are in `nn/options.py`.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,88 +16,14 @@ from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, row_weights
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
-from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import Backend, Cotangent, Store, Taps, resolve_backend, unroll
+from rnnlab.engine import Backend, Cotangent, Taps, resolve_backend, unroll
+from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType, affine
 from rnnlab.ops.random_streams import Training, number
 from rnnlab.typing import Array, Carry, Float, Int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrenceOptions:
-    """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
-
-    backend: Backend = "auto"
-    """"reference", "fused", or "auto": fused where the cell allows it."""
-    chunk: PositiveInt | None = None
-    """Fused only: time steps whose projections and gates are held at once; None: chosen from the shapes."""
-    unroll_steps: PositiveInt = 1
-    """Steps per iteration of the compiled loop."""
-    store: Store = "auto"
-    """Fused only: what is kept for the backward pass, "gates", "carries" or "ends"; the rest is computed again."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CotangentOptions:
-    """What is done to the gradient of each row at each time step inside the backward pass of every layer; the meanings
-    are those of `rnnlab.engine.Cotangent`."""
-
-    scale: Traced[Positive] | None = None
-    """Factor of what comes from the future."""
-    cut_every: PositiveInt | None = None
-    """Nothing passes from one window of so many steps to the one before; see `rnnlab.engine.Cotangent`."""
-    clip_value: Traced[Positive] | None = None
-    """Bound of every element."""
-    clip_norm: Traced[Positive] | None = None
-    """Bound of each row's 2-norm over all of the carry."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DropoutOptions:
-    """Probabilities with which something is dropped in training; None: not in the program."""
-
-    input: Traced[Rate] | None = None
-    """Units of what enters the first layer (Zaremba et al., 2014), anew at every step."""
-    between: Traced[Rate] | None = None
-    """Units of what enters the other layers."""
-    output: Traced[Rate] | None = None
-    """Units of what enters the readout."""
-    same_over_time: bool = False
-    """For input, between and output: one mask a sequence (Gal and Ghahramani, 2016)."""
-    embedding: Traced[Rate] | None = None
-    """Whole words of the table, for the batch (Gal and Ghahramani)."""
-    state: Traced[Rate] | None = None
-    """Units of h_{t-1} where it meets R, one mask a sequence (Gal and Ghahramani)."""
-    candidate: Traced[Rate] | None = None
-    """Units of what would enter the state, at every step (Semeniuta et al., 2016; LSTM and GRU)."""
-    zoneout: Traced[Rate] | None = None
-    """Units of h that keep their old value (Krueger et al., 2017)."""
-    zoneout_cell: Traced[Rate] | None = None
-    """Units of c that keep their old value."""
-    recurrent_kernel: Traced[Rate] | None = None
-    """Elements of R, for the batch (weight drop, Merity et al., 2018)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NormalizationOptions:
-    """Normalisation in a cell and between layers."""
-
-    cell: Literal["layer", "batch"] | None = None
-    """What is done to x W and to h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20),
-    "batch" over the rows at each time step, and to the LSTM's c (Cooijmans et al., 2016; slow, on the reference
-    backend)."""
-    between: Literal["layer", "batch"] | None = None
-    """What is done to the inputs of every layer but the first."""
-    input: Literal["layer", "batch"] | None = None
-    """What is done to the inputs of the first layer."""
-    decay: Traced[Decay] = 0.99
-    """Decay rate of the running mean and variance of "batch"."""
-    steps: PositiveInt | None = None
-    """For cell "batch": how many time steps have running statistics of their own; evaluation takes the last ones for
-    later steps."""
 
 
 class Rates(nnx.Module):
@@ -348,42 +273,3 @@ def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backe
 
 _INSIDE = ("state", "candidate", "zoneout", "zoneout_cell", "recurrent_kernel")
 """The kinds of dropout that act inside a layer."""
-
-
-class Attention(nnx.Module):
-    """A mean of the hidden states of all steps, weighted by how well each fits the last state.
-
-    "dot": softmax over t of (s W_q) · (h_t W_k) / √A (Vaswani et al., 2017, eq. 1, one head);
-    "additive": softmax over t of vᵀ tanh(s W_q + h_t W_k) (Bahdanau et al., 2015, appendix A.1.2); A = H.
-    """
-
-    def __init__(self, features: int, kind: Literal["dot", "additive"], *, rngs: nnx.Rngs):
-        draw = as_initializer("glorot_uniform")
-        shape = (features, features)
-        self.kind = kind
-        self.query_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
-        self.key_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
-        additive = kind == "additive"
-        self.score_kernel = nnx.Param(draw(rngs.params(), (features, 1), jnp.float32)) if additive else None
-
-    def weights(
-        self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
-    ) -> Float[Array, "T B"]:
-        """Sums to 1 over the valid steps of each row; zero past its end."""
-        query, key_kernel = state @ self.query_kernel[...], self.key_kernel[...]
-        if self.score_kernel is None:
-            # As a product: jaxlib 0.10.2, which is no longer admitted, computed (q * h).sum(-1) with the softmax behind
-            # it wrongly for B = 500.
-            scores = jnp.einsum("tbh,bh->tb", h, query @ key_kernel.T) / jnp.sqrt(h.shape[-1])
-        else:
-            scores = (jnp.tanh(query + h @ key_kernel) @ self.score_kernel[...])[..., 0]
-        if lengths is None:
-            return jax.nn.softmax(scores, axis=0)
-        valid = jnp.arange(h.shape[0])[:, None] < lengths
-        return jax.nn.softmax(scores, axis=0, where=valid | (lengths == 0)) * valid
-
-    def __call__(
-        self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
-    ) -> Float[Array, "B H"]:
-        """Σ_t weight_t h_t."""
-        return jnp.einsum("tb,tbh->bh", self.weights(h, state, lengths), h)

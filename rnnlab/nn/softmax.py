@@ -1,45 +1,24 @@
-"""The readout over a large vocabulary: the words' vectors, candidates for a step's normaliser, the embedding.
+"""The readout over a large vocabulary: the words' vectors, and candidates for a step's normaliser.
 
 What a distribution's cross-entropy is and costs is in `nn/cross_entropy.py`; what is done with it is a task's.
 """
 
-import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
-from jax.sharding import PartitionSpec
 
-from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.errors import ConfigError
 from rnnlab.nn.cross_entropy import Candidates, Distribution
+from rnnlab.nn.options import SoftmaxOptions
 from rnnlab.nn.recurrent_layer import Linear
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType
 from rnnlab.ops.random_streams import Training, named
-from rnnlab.parallel.sharding import explicit_mesh, filled, held_rows, on_explicit_mesh
-from rnnlab.typing import Array, Float, Int, PRNGKeyArray
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SoftmaxOptions:
-    """The readout as a distribution over the task's vocabulary."""
-
-    chunk: PositiveInt | None = None
-    """How many words' logits are held at a time; None: as many as are fast."""
-    samples: PositiveInt | None = None
-    """In training the normaliser is estimated from that many words (`Candidates`); evaluation is exact always."""
-    tied: bool = False
-    """The words' vectors are those of the embedding (Press and Wolf, 2017)."""
-    projection: PositiveInt | None = None
-    """A linear layer of that width before the product with them (Sak et al., 2014)."""
-    split: PositiveInt | None = None
-    """How many devices share the words: each holds the vectors, biases and optimiser state of its part alone (of the
-    embedding too, if it is trained), and computes the logits of its words for the rows of all of them; None: all CPUs
-    of a process, since large gradients need then not be summed over them, and one of other devices."""
+from rnnlab.parallel.sharding import filled
+from rnnlab.typing import Array, Float, PRNGKeyArray
 
 
 def check_softmax(
@@ -61,20 +40,6 @@ def check_softmax(
             f"model.softmax.tied: vectors of {embedding} features (model.embedding) cannot meet an output of "
             f"{options.projection or width}; make them equal, or set model.softmax.projection to {embedding}"
         )
-
-
-def parts_of_embedding(softmax: SoftmaxOptions | None, trained: bool) -> int:
-    """How many devices share the embedding: those that share the words of the softmax, if it is trained.
-
-    Raises:
-        ConfigError: it is not, and tied.
-    """
-    parts = 1 if softmax is None else softmax.split or 1
-    if softmax is None or trained or parts == 1:
-        return parts
-    if softmax.tied:
-        raise ConfigError("model.softmax.split: a tied embedding that is not trained cannot be split; set one of them")
-    return 1
 
 
 def draw_candidates(key: PRNGKeyArray, samples: int, vocabulary: int) -> Candidates:
@@ -116,7 +81,7 @@ class Softmax(nnx.Module):
         self,
         in_features: int,
         vocabulary: int,
-        options: SoftmaxOptions = SoftmaxOptions(),
+        options: SoftmaxOptions | None = None,
         *,
         kernel_init: InitializerSpec = "glorot_uniform",
         bias_init: InitializerSpec = "zeros",
@@ -124,6 +89,7 @@ class Softmax(nnx.Module):
     ):
         """kernel_init: of h's projection and of the vectors. Rows of zeros that are not words fill up the vectors to a
         multiple of `options.split`; none where that is None."""
+        options = options or SoftmaxOptions()
         project, parts = None, options.split or 1
         if options.projection is not None:
             project = Linear(in_features, options.projection, kernel_init=kernel_init, rngs=rngs)
@@ -156,16 +122,3 @@ class Softmax(nnx.Module):
         bias = self.bias[...]
         vocabulary = None if bias.shape[0] == self.vocabulary else self.vocabulary
         return Distribution(h, kernel, bias, candidates, vocabulary, self.chunk, self.compute, self.axis_name)
-
-
-def embed(table: Float[Array, "V E"], words: Int[Array, "*TB"], axis_name: str | None = None) -> Float[Array, "*TB E"]:
-    """The words' vectors. Where the table is split over `axis_name`, each device has words of its own, all of them as
-    many, and the gradient of its part of the table is that of the words of all."""
-    if axis_name is None:
-        mesh = explicit_mesh((table, words))
-        if mesh is None:
-            return table[words]
-        place = PartitionSpec(*jax.typeof(words).sharding.spec, None)
-        return on_explicit_mesh(mesh, lambda table, words: table[words], place, table, words)
-    place, here = held_rows(lax.all_gather(words, axis_name), table.shape[0], axis_name)
-    return lax.psum_scatter(jnp.where(here[..., None], table[place], 0), axis_name)

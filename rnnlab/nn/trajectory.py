@@ -13,7 +13,8 @@ from jax import lax
 
 from rnnlab.engine.contract import FusableCell, StepCell, recur
 from rnnlab.engine.reference import reference
-from rnnlab.nn.network import Carries, LayerRun, Network
+from rnnlab.nn.connections import Carries, LayerRun
+from rnnlab.nn.network import Network
 from rnnlab.ops.random_streams import Training
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Num, Parts
 

@@ -20,7 +20,8 @@ from rnnlab.cells import BaseCell
 from rnnlab.config.bounds import NonNegative, Traced
 from rnnlab.config.schema import as_options
 from rnnlab.engine.contract import FusableCell, StepCell
-from rnnlab.nn.network import Hidden, LayerRun, Network
+from rnnlab.nn.connections import Hidden, LayerRun
+from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, carries_before, inside, of_runs, one_step
 from rnnlab.ops.random_streams import Training
 from rnnlab.ops.safe_norms import row_norms, scale_for

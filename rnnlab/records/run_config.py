@@ -17,7 +17,7 @@ from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths
 from rnnlab.config.schema import resolve
 from rnnlab.config.texts import annotation_at, literal, typed
 from rnnlab.diagnostics import DIAGNOSTICS
-from rnnlab.nn.network import ModelOptions
+from rnnlab.nn.options import ModelOptions
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.chain import OptimizerOptions, OptimizerSpec
 from rnnlab.optim.penalties import PenaltyOptions

@@ -10,9 +10,7 @@ import json
 import logging
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +24,8 @@ from rnnlab.files import check_fields, damaged, interpreting, read_json
 from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import processes
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
-from rnnlab.training.former_names import former_names
+from rnnlab.training.leaves import flat_names, match_leaves, on_every_device
+from rnnlab.training.orbax_limits import others_silent, readable_name
 from rnnlab.typing import PyTree
 
 # Orbax counts with it, for a log that nobody reads, the bytes of every save, and tensorstore 0.1.86 never frees what it
@@ -115,7 +114,7 @@ class SavedCheckpoints:
         if step not in (steps := self.steps()):
             there = ", ".join(map(str, steps)) or "none"
             raise ConfigError(f"{self.directory}: no checkpoint of step {step}; there are: {there}")
-        with _readable_name(self.directory.absolute()) as folder, _others_silent():
+        with readable_name(self.directory.absolute()) as folder, others_silent():
             try:
                 return self._restored(folder / str(step), step, like, words)
             except (ConfigError, MemoryError):
@@ -132,54 +131,36 @@ class SavedCheckpoints:
 
     def _restored(self, path: Path, step: int, like: PyTree | Callable[..., PyTree], words: SplitLeaves) -> Restored:
         metadata: Any = ocp.metadata(str(path))
-        found, host = metadata.metadata, dict(metadata.custom_metadata or {})
+        stored, host = metadata.metadata, dict(metadata.custom_metadata or {})
         if not host:
             raise ValueError("what the host remembered is lost")
-        kept = host.pop(_CHECKSUMS, None)
-        if kept is not None and altered(kept, {}, host):
+        sums = host.pop(_CHECKSUMS, None)
+        if sums is not None and altered(sums, {}, host):
             raise ValueError("what the host remembered is not what it was")
         like = like(host) if callable(like) else like
         wanted = flat_names(like)
-        names, over = former_names(wanted, found)
-        kept_names = {name: former for name, former in names.items() if former is not None}
-        missing = sorted({name for name, former in kept_names.items() if former not in found})
-        extra = sorted(set(found) - set(kept_names.values()) - over)
-        if missing or extra:
-            lines = [f"- {name}" for name in missing] + [f"+ {name}" for name in extra]
-            raise ConfigError(f"checkpoint {step} is of another network: {', '.join(lines)}")
+        match = match_leaves(like, stored, words, f"checkpoint {step}")
         # Orbax reads all arrays or none.
-        unused = (over & set(found)) - set(kept_names.values())
-        whole = _whole(next(iter(wanted.values())).sharding)
-        unused = {name: jax.ShapeDtypeStruct(found[name].shape, found[name].dtype, sharding=whole) for name in unused}
-        found = {name: found[former] for name, former in kept_names.items()}
-        shapes = {name: tuple(each.shape) for name, each in found.items()}
-        others = [name for name in found if shapes[name] != wanted[name].shape]
-        refilled = {name for name, leaf in _paths(like).items() if leaf in words}
-        for name in others:
-            old, new = shapes[name], wanted[name].shape
-            if name not in refilled or old[1:] != new[1:] or min(old[0], new[0]) < words.words:
-                raise ConfigError(f"checkpoint {step} is of another network: {name} is {old}, not {new}")
-        options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(others))
+        whole = on_every_device(next(iter(wanted.values())).sharding)
+        unused = {
+            name: jax.ShapeDtypeStruct(stored[name].shape, stored[name].dtype, sharding=whole) for name in match.unused
+        }
+        options = ocp.options.ArrayOptions.Loading(enable_padding_and_truncation=bool(match.resized))
         with ocp.Context(array_options=ocp.options.ArrayOptions(loading=options)):
-            flat = ocp.load(str(path), {former: wanted[name] for name, former in kept_names.items()} | unused)
-        if kept is not None:
-            cast = [name for name in found if found[name].dtype != wanted[name].dtype]
-            without = [kept_names[name] for name in (*others, *cast)]
-            if changed := altered(kept, flat, host, without):
+            loaded = ocp.load(str(path), {former: wanted[name] for name, former in match.names.items()} | unused)
+        if sums is not None:
+            cast = [name for name, former in match.names.items() if stored[former].dtype != wanted[name].dtype]
+            without = [match.names[name] for name in (*match.resized, *cast)]
+            if changed := altered(sums, loaded, host, without):
                 raise ValueError(f"{changed[0]} is not what it was")
-        flat = {name: flat[former] for name, former in kept_names.items()}
-        for name in wanted.keys() - flat.keys():
-            flat[name] = jnp.zeros(wanted[name].shape, wanted[name].dtype, device=wanted[name].sharding)
-        # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
-        leaves = [jnp.copy(flat[name]) for name in wanted]
+        leaves = []
+        for name, leaf in wanted.items():
+            if name in match.names:
+                # The loader's buffers may be shared with its own: the state is donated, so it must own what it holds.
+                leaves.append(jnp.copy(loaded[match.names[name]]))
+            else:
+                leaves.append(jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding))
         return Restored(step, jax.tree.unflatten(jax.tree.structure(like), leaves), host)
-
-
-def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """Every device of a sharding has all of an array."""
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return sharding
 
 
 class Checkpoints(SavedCheckpoints):
@@ -200,7 +181,7 @@ class Checkpoints(SavedCheckpoints):
             self._check_metadata(step)
         self._stack = contextlib.ExitStack()
         self._checkpointer = _training.Checkpointer(
-            self._stack.enter_context(_readable_name(directory.absolute())),
+            self._stack.enter_context(readable_name(directory.absolute())),
             preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(2), best]),
             cleanup_tmp_directories=True,
         )
@@ -284,46 +265,6 @@ class Checkpoints(SavedCheckpoints):
         self._stack.close()
 
 
-@contextlib.contextmanager
-def _others_silent() -> Iterator[None]:
-    """Nothing but the caller says what went wrong: Orbax's tasks, of which each reads a file, report on their own, too,
-    as they are collected."""
-    logger = logging.getLogger("asyncio")
-    level, hook = logger.level, sys.unraisablehook
-    logger.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = lambda _: None
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook
-
-
-@contextlib.contextmanager
-def _readable_name(directory: Path) -> Iterator[Path]:
-    """The folder under a name that Orbax can use, through a link elsewhere where its own is none.
-
-    Orbax looks for its files with glob, which takes * ? [ in the names of the folders above for wildcards; tensorstore
-    takes \\ for / and wants UTF-8.
-
-    Raises:
-        ConfigError: the run has several processes, which need the same name.
-    """
-    name = str(directory)
-    if not re.search(r"[*?\[\\\ud800-\udfff]", name):
-        yield directory
-        return
-    if processes.processes() > 1:
-        raise ConfigError(
-            f"--workdir: {directory.parent}: a run in several processes takes no name with * ? [ or \\ in it, nor one "
-            "that is not UTF-8"
-        )
-    with tempfile.TemporaryDirectory(prefix="rnnlab-", ignore_cleanup_errors=True) as folder:
-        link = Path(folder, "checkpoints")
-        link.symlink_to(directory, target_is_directory=True)
-        yield link
-
-
 _CHECKSUMS = "checksums"
 """The place of `checksums` in what Orbax keeps for the host."""
 _STEP = re.compile("[0-9]+")
@@ -333,20 +274,6 @@ _STEP = re.compile("[0-9]+")
 def _rank(metrics: Mapping[str, Any]) -> Any:
     """What is larger for the better checkpoint."""
     return metrics.get("stage", 0), metrics["score"]
-
-
-def flat_names(tree: PyTree) -> dict[str, Any]:
-    """{"params/layers/0/cells/0/bias": leaf}; empty nodes vanish."""
-    return dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))
-
-
-def _paths(tree: PyTree) -> dict[str, tuple]:
-    """The names of its leaves as `flat_names` has them, and their paths."""
-    return {"/".join(map(_part, path)): path for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _part(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
 def _first_line(error: Exception) -> str:

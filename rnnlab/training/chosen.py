@@ -11,7 +11,8 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.files import interpreting, read_arrays, write_arrays
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
 from rnnlab.records.workdir import Workdir
-from rnnlab.training.checkpoints import Restored, SavedCheckpoints, flat_names
+from rnnlab.training.checkpoints import Restored, SavedCheckpoints
+from rnnlab.training.leaves import flat_names
 from rnnlab.training.state import TrainState
 from rnnlab.typing import PyTree
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.nn.network import Carries, Network
+from rnnlab.nn.connections import Carries
+from rnnlab.nn.network import Network
 from rnnlab.parallel import processes
 from rnnlab.parallel.sharding import sum_over_devices
 from rnnlab.tasks import Split, StreamTask

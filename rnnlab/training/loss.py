@@ -13,7 +13,8 @@ from jax import lax
 
 from rnnlab.cells import BaseCell
 from rnnlab.engine import Taps
-from rnnlab.nn.network import Carries, LayerRun, Network
+from rnnlab.nn.connections import Carries, LayerRun
+from rnnlab.nn.network import Network
 from rnnlab.ops.random_streams import Training
 from rnnlab.optim.penalties import Term, row_penalty, weight_penalty
 from rnnlab.optim.terms import ForwardPass, Weights

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.engine import Taps
-from rnnlab.nn.network import LayerRun
+from rnnlab.nn.connections import LayerRun
 from rnnlab.nn.trajectory import of_runs
 from rnnlab.ops.safe_norms import global_norm
 from rnnlab.parallel.sharding import ALL_AXES

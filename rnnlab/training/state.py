@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rnnlab.nn.network import Carries
+from rnnlab.nn.connections import Carries
 from rnnlab.optim.monitors import Clipped, Spikes
 from rnnlab.training.metric_sums import since_log
 from rnnlab.typing import Array, Float, Int, PyTree

@@ -13,8 +13,9 @@ from flax import nnx
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers
-from rnnlab.nn.network import Carries, Network
-from rnnlab.nn.softmax import SoftmaxOptions
+from rnnlab.nn.connections import Carries
+from rnnlab.nn.network import Network
+from rnnlab.nn.options import SoftmaxOptions
 from rnnlab.ops.random_streams import stream
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.chain import make_optimizer, waits_for_plateau

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from rnnlab.engine import Taps
-from rnnlab.nn.network import Carries
+from rnnlab.nn.connections import Carries
 from rnnlab.ops.random_streams import Training, high_word, seed_of_span, stream
 from rnnlab.optim.averaging import averaged
 from rnnlab.parallel.sharding import ALL_AXES, sum_over_devices

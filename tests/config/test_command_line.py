@@ -48,7 +48,7 @@ def get_config():
     return config
 """
 OPTIONS = """
-from rnnlab.nn.network import ModelOptions
+from rnnlab.nn.options import ModelOptions
 from rnnlab.records.run_config import EarlyStoppingOptions
 CELL = FIELDS["model"]["cell"]
 OPTIONS = FIELDS | dict(early_stopping=EarlyStoppingOptions(patience=3), model=ModelOptions(cell=CELL))

@@ -18,8 +18,7 @@ from rnnlab.config.help import render
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.overrides import differences, to_json
 from rnnlab.config.reading import load_file
-from rnnlab.nn.network import ModelOptions
-from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, NormalizationOptions
+from rnnlab.nn.options import CotangentOptions, DropoutOptions, ModelOptions, NormalizationOptions
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.optim.averaging import AveragingOptions

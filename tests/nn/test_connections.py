@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.nn.attention import Attention
 from rnnlab.nn.network import Network
-from rnnlab.nn.recurrent_layer import Attention
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like, with_bad_padding
 
 T, B, D, H = 5, 3, 5, 4  # So many inputs that their projection is one product, whatever XLA fuses it with.

@@ -11,7 +11,8 @@ from flax import nnx
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
 from rnnlab.engine import unroll
-from rnnlab.nn.network import ModelOptions, Network
+from rnnlab.nn.network import Network
+from rnnlab.nn.options import ModelOptions
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
 

@@ -13,10 +13,11 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.nn import cross_entropy
+from rnnlab.nn import word_sums
 from rnnlab.nn.cross_entropy import Candidates, Distribution
 from rnnlab.nn.network import Network
-from rnnlab.nn.softmax import Softmax, SoftmaxOptions, draw_candidates
+from rnnlab.nn.options import SoftmaxOptions
+from rnnlab.nn.softmax import Softmax, draw_candidates
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_like
 
@@ -104,7 +105,7 @@ def with_inside(chunk: int | None, samples: int | None) -> tuple[Any, Any]:
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_what_is_not_inside_costs_nothing_and_changes_nothing(share, chunk, samples, monkeypatch) -> None:
     """In blocks of two rows, of which the last is only partly inside."""
-    monkeypatch.setitem(cross_entropy.BLOCK_ROWS, "cpu", 2)
+    monkeypatch.setitem(word_sums.BLOCK_ROWS, "cpu", 2)
     with float64():
         args, targets = operands((3, 4))
         inside = jnp.asarray(np.random.default_rng(2).permutation(12).reshape(3, 4) < round(12 * share))

@@ -17,7 +17,7 @@ import pytest
 
 from rnnlab.config.fields import fields_of
 from rnnlab.config.overrides import to_dict
-from rnnlab.nn.recurrent_layer import CotangentOptions, DropoutOptions, NormalizationOptions
+from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions
 from rnnlab.optim.chain import OptimizerOptions
 from rnnlab.optim.penalties import PenaltyOptions
 from rnnlab.optim.schedules import SCHEDULES

@@ -1,0 +1,99 @@
+"""How layers are connected: what they hand on, what each sees of those below it, and the modules that this takes.
+
+The formulas are those of `ModelOptions.connections`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.nn.options import Connections, ModelOptions
+from rnnlab.nn.recurrent_layer import Linear, RecurrentLayer
+from rnnlab.ops.normalization import BatchNormalization, LayerNormalization
+from rnnlab.typing import Array, Carry, Float
+
+
+class Hidden(NamedTuple):
+    """What the stack hands to the readout."""
+
+    h: Float[Array, "T B O"]
+    state: Float[Array, "B O"]
+    """After the last valid step, of a second direction after the first."""
+
+
+Carries = list[list[Carry]]
+"""Of every layer, of each of its directions."""
+
+
+class LayerRun(NamedTuple):
+    """One layer's input and what ran on it, for diagnostics and penalties that look into the layers."""
+
+    layer: RecurrentLayer
+    x: Float[Array, "T B D"]
+    first: list[Carry] | None = None
+    """What its directions began with, if not with their own initial carries."""
+    h: Float[Array, "T B O"] | None = None
+    """What it put out."""
+
+
+def make_norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:
+    """What normalises the input of a layer, by its name in `NormalizationOptions`; decay: of running statistics."""
+    if kind == "batch":
+        return BatchNormalization(features, decay)
+    return LayerNormalization(features) if kind == "layer" else None
+
+
+def make_shortcut(options: ModelOptions, in_features: int, out_features: int, rngs: nnx.Rngs) -> Linear | None:
+    """The linear map s past a layer; None where it is the identity, or the connections have none.
+
+    Raises:
+        ConfigError: the widths differ, and `project_shortcuts` is off.
+    """
+    if options.connections not in ("residual", "highway") or in_features == out_features:
+        return None
+    if not options.project_shortcuts:
+        raise ConfigError(
+            f"model.connections: a {options.connections} connection cannot join {in_features} features and "
+            f"{out_features}; make the widths agree (model.input_projection) or set model.project_shortcuts"
+        )
+    return Linear(in_features, out_features, rngs=rngs)
+
+
+def make_highway_gate(in_features: int, out_features: int, rngs: nnx.Rngs) -> Linear:
+    """The argument of a highway's gate g, which is nearly closed at first."""
+    return Linear(in_features, out_features, bias_init={"name": "constant", "value": -1.0}, rngs=rngs)
+
+
+def width_after(connections: Connections, first: int, in_features: int, out_features: int) -> int:
+    """How many features the layer after one sees; first: how many the first layer sees."""
+    return {"skip": first + out_features, "dense": in_features + out_features}.get(connections, out_features)
+
+
+def connect(
+    connections: Connections,
+    first: Hidden,
+    below: Hidden,
+    out: Hidden,
+    *,
+    shortcut: Linear | None = None,
+    gate: Linear | None = None,
+) -> Hidden:
+    """What the next layer sees, for the outputs and for the state alike.
+
+    Args:
+        first, below, out: what the first layer saw, what this one saw, and what it put out.
+        shortcut, gate: of this layer, as `make_shortcut` and `make_highway_gate` give them.
+    """
+    if connections == "plain":
+        return out
+    if connections in ("skip", "dense"):
+        beside = first if connections == "skip" else below
+        return Hidden(*(jnp.concatenate(parts, -1) for parts in zip(beside, out, strict=True)))
+    past = shortcut or (lambda a: a)
+    if gate is None:
+        return Hidden(*(past(x) + y for x, y in zip(below, out, strict=True)))
+    gates = (jax.nn.sigmoid(gate(x)) for x in below)
+    return Hidden(*(g * y + (1 - g) * past(x) for g, x, y in zip(gates, below, out, strict=True)))
