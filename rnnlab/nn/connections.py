@@ -17,7 +17,7 @@ from rnnlab.typing import Array, Carry, Float
 
 
 class Hidden(NamedTuple):
-    """What the stack hands to the readout."""
+    """The outputs of a layer, or of the stack, and its last state."""
 
     h: Float[Array, "T B O"]
     state: Float[Array, "B O"]
@@ -25,7 +25,7 @@ class Hidden(NamedTuple):
 
 
 Carries = list[list[Carry]]
-"""Of every layer, of each of its directions."""
+"""The carries of every layer, of each of its directions."""
 
 
 class LayerRun(NamedTuple):
@@ -34,13 +34,13 @@ class LayerRun(NamedTuple):
     layer: RecurrentLayer
     x: Float[Array, "T B D"]
     first: list[Carry] | None = None
-    """What its directions began with, if not with their own initial carries."""
+    """The carries that its directions began with, if not with their own initial ones."""
     h: Float[Array, "T B O"] | None = None
-    """What it put out."""
+    """Its outputs."""
 
 
 def make_norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:
-    """What normalises the input of a layer, by its name in `NormalizationOptions`; decay: of running statistics."""
+    """The module that normalises a layer's input, by its name in the options; decay: of running statistics."""
     if kind == "batch":
         return BatchNormalization(features, decay)
     return LayerNormalization(features) if kind == "layer" else None
@@ -81,10 +81,10 @@ def connect(
     shortcut: Linear | None = None,
     gate: Linear | None = None,
 ) -> Hidden:
-    """What the next layer sees, for the outputs and for the state alike.
+    """The next layer's input, from outputs and states alike.
 
     Args:
-        first, below, out: what the first layer saw, what this one saw, and what it put out.
+        first, below, out: the inputs of the first layer and of this one, and its outputs.
         shortcut, gate: of this layer, as `make_shortcut` and `make_highway_gate` give them.
     """
     if connections == "plain":

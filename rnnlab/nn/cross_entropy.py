@@ -1,7 +1,7 @@
 """Distributions over large vocabularies, and their cross-entropy in chunks of the vocabulary, from candidates, and with
 words split over devices, so that logits [T·B, V] are never held, as optax's cross-entropy needs them.
 
-The sums over words are in `nn/word_sums.py`; what puts a distribution out is in `nn/softmax.py`.
+The sums over words are in `nn/word_sums.py`; the module that puts a distribution out is in `nn/softmax.py`.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ class Candidates(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """softmax(h Kᵀ + b) over a vocabulary, not worked out. Where words are split over devices, each has rows h of its
-    own, all of them as many."""
+    """softmax(h Kᵀ + b) over a vocabulary, not worked out. If words are split over devices, each has rows h of its own,
+    all of them as many."""
 
     h: Float[Array, "*TB P"]
     kernel: Float[Array, "V P"]
@@ -55,9 +55,9 @@ class Distribution:
         """-ln p(target), in nats; with candidates an estimate, which converges to it as they become more. Where
         `inside` is False it is 0, and costs next to nothing.
 
-        Gradients, in reverse mode, are those of the very values. Where words are split over `axis_name`, this is to be
-        called, and differentiated, inside `jax.shard_map(..., check_vma=False)`: every device of the axis has the
-        values of its own rows, their gradients of h, and of its own words the gradient of all rows.
+        Gradients, in reverse mode, are those of the very values. If words are split over `axis_name`, call and
+        differentiate this inside `jax.shard_map(..., check_vma=False)`: every device of the axis has the values of its
+        own rows, their gradients of h, and the gradient that all rows have for its own words.
         """
         how = How(self.chunk, self.compute, self.axis_name)
         h: Any = self.h.reshape(-1, self.h.shape[-1])
@@ -75,9 +75,9 @@ class Distribution:
             nats: Any = _exact(how, h, self.kernel, self._bias_of_words(how), words, count)
         else:
             nats = self._sampled(how, h, words, count)
-        own: Any = _of_own_rows(self.axis_name, nats if back is None else nats[back])
-        own = own.reshape(targets.shape)
-        return own if inside is None else jnp.where(inside, own, 0)
+        local: Any = _local_rows_of(self.axis_name, nats if back is None else nats[back])
+        local = local.reshape(targets.shape)
+        return local if inside is None else jnp.where(inside, local, 0)
 
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
@@ -127,9 +127,9 @@ def _exact(
 def _exact_forward(
     how: How, h: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array, count: jax.Array | None
 ) -> tuple:
-    place, held = held_rows(targets, kernel.shape[0], how.axis_name)
+    rows, held = held_rows(targets, kernel.shape[0], how.axis_name)
     others = sum_of_others(how, h, kernel, bias, local_words(how, kernel.shape[0]), targets, count)
-    target = _of_words(how, h, kernel[place], bias[place], held)
+    target = _of_words(how, h, kernel[rows], bias[rows], held)
     return jax.nn.softplus(others - target), (h, kernel, bias, targets, count, others, target)
 
 
@@ -205,12 +205,12 @@ _summed.defvjp(lambda axis_name, a: (_summed(axis_name, a), None), lambda axis_n
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _of_own_rows(axis_name: str | None, a: Float[Array, " R"]) -> Float[Array, " R"]:
+def _local_rows_of(axis_name: str | None, a: Float[Array, " R"]) -> Float[Array, " R"]:
     """This device's rows of what all have computed of the rows of all: each then needs the gradients of all of them."""
     return a if axis_name is None else local_rows(a, axis_name)
 
 
-_of_own_rows.defvjp(
-    lambda axis_name, a: (_of_own_rows(axis_name, a), None),
+_local_rows_of.defvjp(
+    lambda axis_name, a: (_local_rows_of(axis_name, a), None),
     lambda axis_name, _, d: (d if axis_name is None else lax.all_gather(d, axis_name, tiled=True),),
 )

@@ -45,16 +45,16 @@ def make_table(options: ModelOptions, vocabulary: int | None, parts: int, rngs: 
 
 
 def embed(table: Float[Array, "V E"], words: Int[Array, "*TB"], axis_name: str | None = None) -> Float[Array, "*TB E"]:
-    """The words' vectors. Where the table is split over `axis_name`, each device has words of its own, all of them as
+    """The words' vectors. With a table that is split over `axis_name`, each device has words of its own, all of them as
     many, and the gradient of its part of the table is that of the words of all."""
     if axis_name is None:
         mesh = explicit_mesh((table, words))
         if mesh is None:
             return table[words]
-        place = PartitionSpec(*jax.typeof(words).sharding.spec, None)
-        return on_explicit_mesh(mesh, lambda table, words: table[words], place, table, words)
-    place, here = held_rows(lax.all_gather(words, axis_name), table.shape[0], axis_name)
-    return lax.psum_scatter(jnp.where(here[..., None], table[place], 0), axis_name)
+        lies = PartitionSpec(*jax.typeof(words).sharding.spec, None)
+        return on_explicit_mesh(mesh, lambda table, words: table[words], lies, table, words)
+    rows, here = held_rows(lax.all_gather(words, axis_name), table.shape[0], axis_name)
+    return lax.psum_scatter(jnp.where(here[..., None], table[rows], 0), axis_name)
 
 
 def check_inputs(x: jax.Array, vocabulary: int | None, in_features: int) -> None:

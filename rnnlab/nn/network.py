@@ -158,7 +158,7 @@ class Network(nnx.Module):
             self.axis_name = MODEL_AXIS
 
     def embed(self, x: Shaped[Array, "T B *D"], training: Training | None = None) -> Float[Array, "T B D"]:
-        """What the first recurrent layer sees, before normalisation."""
+        """The input of the first recurrent layer, before normalisation."""
         if self.vocabulary is not None:
             if self.embedding is None:
                 x = jax.nn.one_hot(x, self.vocabulary, dtype=jnp.float32)  # As the parameters, also where x64 is on.
@@ -183,7 +183,7 @@ class Network(nnx.Module):
         first: Carries | None = None,
         last: Carries | None = None,
     ) -> Hidden:
-        """What the readout sees, before dropout.
+        """The readout's input, before dropout.
 
         runs: a list that gets an entry for each layer. beside: zeros that are added to what each layer puts out, its h
         and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
@@ -230,11 +230,11 @@ class Network(nnx.Module):
         return Hidden(x, state)
 
     def first_carries(self, batch: int) -> Carries:
-        """What every layer's directions begin with: per layer and direction the carry, [B, H] each."""
+        """The carries that every layer's directions begin with, [B, H] each."""
         return [layer.first_carry(batch) for layer in self.layers]
 
     def _connect(self, index: int, first: Hidden, below: Hidden, out: Hidden) -> Hidden:
-        """What the next layer sees."""
+        """The next layer's input."""
         if self.connections == "plain":
             return out
         gate = self.highway_gates[index] if self.connections == "highway" else None

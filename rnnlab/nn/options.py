@@ -1,4 +1,4 @@
-"""The fields of the config's section `model`: what a network is made of. What they do is in the other files here."""
+"""The fields of the config's section `model`, which say what a network is made of. The other files here do it."""
 
 import dataclasses
 from typing import Literal
@@ -30,8 +30,8 @@ class RecurrenceOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CotangentOptions:
-    """What is done to the gradient of each row at each time step inside the backward pass of every layer; the meanings
-    are those of `rnnlab.engine.Cotangent`."""
+    """Changes of the gradient of each row at each time step inside the backward pass of every layer; the meanings are
+    those of `rnnlab.engine.Cotangent`."""
 
     scale: Traced[Positive] | None = None
     """Factor of what comes from the future."""
@@ -74,13 +74,13 @@ class NormalizationOptions:
     """Normalisation in a cell and between layers."""
 
     cell: Literal["layer", "batch"] | None = None
-    """What is done to x W and to h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20),
-    "batch" over the rows at each time step, and to the LSTM's c (Cooijmans et al., 2016; slow, on the reference
+    """Normalises x W and h R before the gates: "layer" over the units, gate by gate (Ba et al., 2016, eq. 20),
+    "batch" over the rows at each time step, and the LSTM's c (Cooijmans et al., 2016; slow, on the reference
     backend)."""
     between: Literal["layer", "batch"] | None = None
-    """What is done to the inputs of every layer but the first."""
+    """Normalises the inputs of every layer but the first."""
     input: Literal["layer", "batch"] | None = None
-    """What is done to the inputs of the first layer."""
+    """Normalises the inputs of the first layer."""
     decay: Traced[Decay] = 0.99
     """Decay rate of the running mean and variance of "batch"."""
     steps: PositiveInt | None = None
@@ -138,7 +138,7 @@ class ModelOptions:
     embedding_init: InitializerSpec = "small_normal"
     """How the table is drawn."""
     embedding_file: str | None = None
-    """Where the table of a run comes from (`Programs` puts it in place of the initial one)."""
+    """The file that the table of a run comes from (`Programs` puts it in place of the initial one)."""
     embedding_trained: bool = True
     """Whether steps change the table."""
     input_projection: PositiveInt | None = None
@@ -155,11 +155,11 @@ class ModelOptions:
     normalization: NormalizationOptions = NormalizationOptions()
     """Normalisation in the cell and between layers."""
     dropout: DropoutOptions = DropoutOptions()
-    """What is dropped in training."""
+    """Dropout in training."""
     cotangent: CotangentOptions = CotangentOptions()
-    """What is done to the gradient at each time step of the backward pass."""
+    """Changes of the gradient at each time step of the backward pass."""
     compute: ComputeType = "float32"
-    """What the operands of all matrix products are rounded to; parameters, carries and sums stay in float32."""
+    """The type that operands of all matrix products are rounded to; parameters, carries and sums stay in float32."""
     recurrence: RecurrenceOptions = RecurrenceOptions()
     """How the engine runs every layer."""
 

@@ -93,7 +93,7 @@ class RecurrentLayer(nnx.Module):
         cotangent, dropout = as_options(CotangentOptions, cotangent), as_options(DropoutOptions, dropout)
         normalization = as_options(NormalizationOptions, normalization)
         self.backend: Backend = "reference"
-        """What runs the layer."""
+        """The backend that runs the layer."""
         if normalization.cell == "batch":
             _check_batch_normalization(first, normalization.steps, recurrence.backend, dropout)
         else:
@@ -178,13 +178,13 @@ class RecurrentLayer(nnx.Module):
         return tuple(jnp.broadcast_to(row[...], (batch, *row.shape)) for row in self.carries[direction])
 
     def first_carry(self, batch: int) -> list[Carry]:
-        """What each direction begins with, [B, H] each."""
-        found = []
+        """The carry that each direction begins with, [B, H] each."""
+        carries = []
         for direction, cell in enumerate(self.cells):
             learned = self.initial_carry(direction, batch)
-            own = cell.initial_carry(batch, cell.input_kernel[...].dtype)
-            found.append(own if learned is None else learned)
-        return found
+            carry = cell.initial_carry(batch, cell.input_kernel[...].dtype)
+            carries.append(carry if learned is None else learned)
+        return carries
 
     def _cotangent(self) -> Cotangent | None:
         if self.cotangent is None and self.cut_every is None:

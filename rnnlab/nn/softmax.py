@@ -1,6 +1,6 @@
 """The readout over a large vocabulary: the words' vectors, and candidates for a step's normaliser.
 
-What a distribution's cross-entropy is and costs is in `nn/cross_entropy.py`; what is done with it is a task's.
+A distribution and its cross-entropy are in `nn/cross_entropy.py`; tasks use them.
 """
 
 import math
@@ -75,7 +75,7 @@ def _certain(samples: int, vocabulary: int) -> int:
 
 
 class Softmax(nnx.Module):
-    """What turns h into a `Distribution`: vectors of words unless they are the embedding's, biases, a projection."""
+    """A readout that gives a `Distribution`: the words' vectors, unless the embedding has them, biases, a projection."""
 
     def __init__(
         self,

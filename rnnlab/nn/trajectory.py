@@ -1,4 +1,4 @@
-"""What happened inside every layer on one batch: the carries before and after every step, and the step itself.
+"""Trajectories, the course of every layer on one batch: the carries before and after every step, and the step itself.
 
 Penalties and diagnostics look at a run of the network through this; no gradients flow through it unless it says so.
 """
@@ -27,7 +27,7 @@ class Trajectory(NamedTuple):
     cell: Any
     """The `FusableCell` or `StepCell` that ran, with all that stood around it."""
     x: Float[Array, "T B D"]
-    """What the layer saw; zeros past a row's end."""
+    """The layer's input; zeros past a row's end."""
     lengths: Int[Array, " B"] | None
     reverse: bool
     """Whether it ran from each row's last valid step to its first."""
@@ -94,7 +94,7 @@ def of_layer(
 ) -> list[Trajectory]:
     """One for each direction of a layer."""
     layer, x = run.layer, run.x
-    found = []
+    trajectories = []
     for direction in range(len(layer.cells)):
         cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths)
         reverse = direction == 1
@@ -109,8 +109,8 @@ def of_layer(
             first, carries = carries_of(cell, x, lengths, reverse, initial, noise, state_mask)
         x_inside = x if lengths is None else jnp.where(inside(x, lengths)[:, :, None], x, 0)
         label = name + (" reverse" if reverse else "")
-        found.append(Trajectory(label, cell, x_inside, lengths, reverse, first, carries, noise, state_mask))
-    return found
+        trajectories.append(Trajectory(label, cell, x_inside, lengths, reverse, first, carries, noise, state_mask))
+    return trajectories
 
 
 def inside(a: Float[Array, "T B H"], lengths: Int[Array, " B"] | None) -> Bool[Array, "T B"]:

@@ -1,6 +1,6 @@
 """Sums over the words of a softmax, chunk by chunk, forward and for the gradient: logits [T·B, V] are never held.
 
-What is made of these sums is in `nn/cross_entropy.py`.
+The cross-entropies made of these sums are in `nn/cross_entropy.py`.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rnnlab.typing import Array, Float, Int
 
 
 class How(NamedTuple):
-    """What is static of a cross-entropy."""
+    """The static fields of a cross-entropy."""
 
     chunk: int | None
     compute: ComputeType
@@ -47,12 +47,12 @@ def sum_of_others(
     width, ht = _width(how, rows.width, kernel.shape[0]), rounded(h, how.compute).T
 
     def body(start: Any, first: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        part, offset, own = _chunk((kernel, bias, words), start, width)
+        part, offset, word = _chunk((kernel, bias, words), start, width)
 
         def of_rows(at: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             largest, total = (rows.take(a, at) for a in carry)
             z = matmul(part, rows.take(ht, at, axis=1), how.compute) + offset[:, None]
-            out = (start + jnp.arange(width) < first)[:, None] | (own[:, None] == rows.take(targets, at))
+            out = (start + jnp.arange(width) < first)[:, None] | (word[:, None] == rows.take(targets, at))
             z = jnp.where(out, -jnp.inf, z)
             new = jnp.maximum(largest, z.max(0))
             total = total * jnp.exp(largest - new) + jnp.exp(z - new).sum(0)
@@ -88,18 +88,18 @@ def gradients(
 
     def body(start: Any, first: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         dh, dkernel, dbias = carry
-        part, offset, own = _chunk((kernel, bias, words), start, width)
+        part, offset, word = _chunk((kernel, bias, words), start, width)
         part = rounded(part, how.compute)
         # Words that the chunk before has had get the same gradient again; h must not.
         new = jnp.where((start + jnp.arange(width) < first)[:, None], 0, part)
 
         def of_rows(at: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             dh, dpart, doffset = carry
-            own_h, own_d = rows.take(ours, at), rows.take(d, at)
-            z = matmul(part, own_h.T, how.compute) + offset[:, None]
-            slope = own_d * jnp.exp(z - rows.take(normaliser, at))
-            dz = jnp.where(own[:, None] == rows.take(targets, at), rows.take(at_target, at), slope)
-            dpart = rows.plus(dpart, matmul(dz, own_h, how.compute).astype(kernel.dtype))
+            block_h, block_d = rows.take(ours, at), rows.take(d, at)
+            z = matmul(part, block_h.T, how.compute) + offset[:, None]
+            slope = block_d * jnp.exp(z - rows.take(normaliser, at))
+            dz = jnp.where(word[:, None] == rows.take(targets, at), rows.take(at_target, at), slope)
+            dpart = rows.plus(dpart, matmul(dz, block_h, how.compute).astype(kernel.dtype))
             dh = rows.put(dh, rows.take(dh, at) + matmul(dz.T, new, how.compute), at)
             return dh, dpart, rows.plus(doffset, dz.sum(1).astype(bias.dtype))
 
@@ -122,7 +122,7 @@ class _Rows(NamedTuple):
     """Rows all at once, or, where only the first so many count, in blocks up to the last of those."""
 
     width: int
-    """Of a block."""
+    """Rows of a block."""
     valid: jax.Array | None
     """How many count; None: all."""
 

@@ -82,10 +82,10 @@ def make_optimizer(
             "optimizer: adafactor has means over all words, which model.softmax.split leaves on no device; known with "
             f"it: {', '.join(name for name in sorted(OPTIMIZERS) if name != 'adafactor')}"
         )
-    own = dict(section)
+    rule = dict(section)
     factory, _ = find(OPTIMIZERS, section, "optimizer")
     common = fields_of(OptimizerOptions).keys() - fields_of(factory).keys()
-    options = OptimizerOptions(**{key: own.pop(key) for key in list(own) if key in common})
+    options = OptimizerOptions(**{key: rule.pop(key) for key in list(rule) if key in common})
     chain: list[Any] = [("spikes", detect_spikes(split))]
     if (clipping := make_clipping(section, split)) is not None:
         chain.append(("clipping", clipping))
@@ -93,7 +93,7 @@ def make_optimizer(
         chain.append(("noise", add_noise(options.gradient_noise, options.gradient_noise_decay, split)))
     decayed = functools.partial(kernels, built=built)
     mask = {"decayed": decayed} if takes(factory, "decayed") else {}
-    chain.append(("rule", build(OPTIMIZERS, own, "optimizer", **mask)))
+    chain.append(("rule", build(OPTIMIZERS, rule, "optimizer", **mask)))
     if options.weight_decay is not None:
         chain.append(("weight_decay", optax.add_decayed_weights(options.weight_decay, mask=decayed)))
     schedule = make_schedule(options.schedule, options.warmup_steps, run_steps)

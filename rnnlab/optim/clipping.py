@@ -1,7 +1,7 @@
 """Clipping: what bounds a gradient before the optimiser sees it, by value, by layer, by unit, by its global norm.
 
-Each bound may be a traced array. Where clipping stands in the chain is in `optim/chain.py`, what is counted of it in
-`optim/monitors.py`.
+Each bound may be a traced array. The order of the chain is in `optim/chain.py`, the count of
+clipped gradients in `optim/monitors.py`.
 """
 
 import functools
@@ -57,9 +57,9 @@ def clip_by_layer_norm(max_norm: float | jax.Array, split: SplitLeaves = UNSPLIT
         clipped = updates
         for layer in dict.fromkeys(layer_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)):
             inside = lambda path, layer=layer: layer_of(path) == layer  # noqa: E731
-            own = jax.tree_util.tree_map_with_path(lambda path, g, i=inside: g if i(path) else None, updates)
-            own, _ = clip.update(own, optax.EmptyState())
-            clipped = jax.tree.map(lambda all, own: all if own is None else own, clipped, own)
+            of_layer = jax.tree_util.tree_map_with_path(lambda path, g, i=inside: g if i(path) else None, updates)
+            of_layer, _ = clip.update(of_layer, optax.EmptyState())
+            clipped = jax.tree.map(lambda all, of_layer: all if of_layer is None else of_layer, clipped, of_layer)
         return clipped, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

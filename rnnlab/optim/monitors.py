@@ -1,6 +1,6 @@
-"""What a run counts of its gradients: transformations of the optimiser's chain that keep it in their state.
+"""Monitors of a run's gradients: transformations of the optimiser's chain that keep what they count in their state.
 
-Where they stand in the chain is said in `optim/chain.py`.
+Their order in the chain is in `optim/chain.py`.
 """
 
 from collections.abc import Sequence

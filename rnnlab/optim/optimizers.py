@@ -1,6 +1,6 @@
 """The optimisers by name. A new one is a function here and a line in `OPTIMIZERS`.
 
-Where they stand in the chain that a step applies, and what stands beside them, is in `optim/chain.py`.
+The chain that a step applies, with all that stands beside them, is in `optim/chain.py`.
 """
 
 from collections.abc import Callable
@@ -92,6 +92,6 @@ OPTIMIZERS: Table[Callable[..., optax.GradientTransformation]] = Table(
         "adafactor": adafactor,
     },
     "an optax.GradientTransformation",
-    lambda made: isinstance(made, optax.GradientTransformation),
+    lambda built: isinstance(built, optax.GradientTransformation),
     adapted,
 )

@@ -1,8 +1,8 @@
 """Penalties: the terms that are added to a loss, by name, and their config section.
 
 A new one is a function in `optim/terms.py` and a line in `PENALTIES`. A section has a strength for each of them, which
-may be traced; None means that the term is not in the program. Where terms are added is in `training/loss.py` and
-`training/update.py`; decoupled weight decay, which is not a penalty, in `optim/chain.py`.
+may be traced; None means that the term is not in the program. Terms are added in `training/loss.py` and
+`training/update.py`; decoupled weight decay, which is not a penalty, is in `optim/chain.py`.
 """
 
 import dataclasses
@@ -59,8 +59,8 @@ _Strengths = dataclasses.make_dataclass(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PenaltyOptions(_Strengths):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
-    """What is added to the loss: the strength of each of `PENALTIES`, and under any other name a section whose `name`
-    is `package.module:Name`, with its strength and its own fields."""
+    """Penalties on top of the loss: the strength of each of `PENALTIES`; under any other name a section whose `name` is
+    `package.module:Name`, with its strength and its own fields."""
 
     further: ClassVar[Table[Callable[..., Array]]] = PENALTIES
 
@@ -69,23 +69,23 @@ class Term(NamedTuple):
     """One penalty of a section."""
 
     label: str
-    """What it is logged under."""
+    """Its name in logs."""
     of_weights: bool
     charge: Callable[[Any], Array]
-    """Of `Weights` a number, of a `ForwardPass` a number for each row [B]."""
+    """Gives a number for `Weights`, and a number for each row [B] for a `ForwardPass`."""
 
 
 def terms(section: Mapping[str, Any] | None) -> list[Term]:
     """The penalties that a resolved section asks for."""
-    found = []
+    charged = []
     for label, value in (section or {}).items():
         if value is None:
             continue
         fields = {"strength": value} if label in PENALTIES else dict(value)
         term = lookup(PENALTIES, fields.pop("name", label), f"penalties.{label}")
         of_weights = next(iter(inspect.signature(term).parameters)) == "weights"
-        found.append(Term(label, of_weights, functools.partial(_charged, term, fields)))
-    return found
+        charged.append(Term(label, of_weights, functools.partial(_charged, term, fields)))
+    return charged
 
 
 def _charged(term: Callable[..., Array], fields: Mapping[str, Any], seen: Any) -> Array:

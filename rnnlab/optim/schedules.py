@@ -1,7 +1,7 @@
 """Schedules of the learning rate by name: step -> factor, after a linear warm-up.
 
 The peak of every schedule is 1, that is the learning rate itself. Floats may be traced arrays: optax's schedules stand
-here where they take such numbers, formulas where they do not. What applies the factor is in `optim/chain.py`.
+here where they take such numbers, formulas where they do not. The chain in `optim/chain.py` applies the factor.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,8 +56,8 @@ def cosine_restarts(
     """Half a cosine from 1 to final over period steps, again and again; with every restart the period grows by
     period_factor, and peak and final shrink by decay (SGDR: Loshchilov and Hutter, 2017, eq. 5 and section 3)."""
     # Not `optax.sgdr_schedule`, which ends after a list of periods, each of them a function to be traced.
-    # Where the periods begin, as integers: a rounded logarithm would restart a step early or late. The counter of steps
-    # has 32 bits, so periods that at least double are few.
+    # The periods' first steps, as integers: a rounded logarithm would restart a step early or late. The counter of
+    # steps has 32 bits, so periods that at least double are few.
     begins, length = [0], period
     while period_factor > 1 and begins[-1] + length <= LARGEST_INT:
         begins.append(begins[-1] + length)

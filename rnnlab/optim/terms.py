@@ -49,7 +49,7 @@ class GroupStrengths:
 
 
 class Weights(NamedTuple):
-    """What a term of the weights looks at."""
+    """The weights as a term of them sees them."""
 
     params: PyTree
     """Nested dicts of arrays, the parameters of a `Network`."""
@@ -227,8 +227,8 @@ def gradient_norm_penalty(
     step = one_step(cell, state_mask)
 
     def back(carry: Carry, z: Parts, cotangent: Carry) -> Carry:
-        (found,) = jax.vjp(lambda carry: step(carry, z), carry)[1](cotangent)
-        return found
+        (propagated,) = jax.vjp(lambda carry: step(carry, z), carry)[1](cotangent)
+        return propagated
 
     passed = row_norms(jnp.concatenate(jax.vmap(back)(before, [*z, *noise], directions), -1))
     return jnp.where(alive, (passed - 1) ** 2, 0).sum(0) / jnp.maximum(valid.sum(0), 1)
@@ -239,7 +239,7 @@ def gradient_norm_penalty(
 
 @dataclasses.dataclass(frozen=True)
 class ForwardPass:
-    """What a term of rows looks at: what the network did with a batch in training."""
+    """The network's pass over a batch in training, as a term of rows sees it."""
 
     network: Network
     batch: Batch
@@ -266,7 +266,7 @@ class ForwardPass:
 
     @functools.cached_property
     def trajectories(self) -> list[Trajectory]:
-        """What happened in every layer and direction; no gradient flows through its carries."""
+        """The course of every layer and direction; no gradient flows through its carries."""
         return of_runs(self.runs, self.lengths, self.training)
 
     @functools.cached_property

@@ -29,7 +29,7 @@ from rnnlab.training.orbax_limits import others_silent, readable_name
 from rnnlab.typing import PyTree
 
 # Orbax counts with it, for a log that nobody reads, the bytes of every save, and tensorstore 0.1.86 never frees what it
-# answers: 20 of the 42 KB that a saved checkpoint of 40 arrays cost for good. What is left is tensorstore's too: Orbax
+# answers: 20 of the 42 KB that a saved checkpoint of 40 arrays cost for good. The rest is tensorstore's too: Orbax
 # asks for `KvStore.Spec.to_json` of every array, which keeps 0.5 KB each.
 tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
 
@@ -38,12 +38,12 @@ _policies = _training.preservation_policies
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held."""
+    """The contents of a checkpoint."""
 
     step: int
     state: PyTree
     host: dict[str, Any]
-    """What the host remembers beside the state: JSON."""
+    """The host's memory beside the state, as JSON."""
 
 
 class SavedCheckpoints:
@@ -70,7 +70,7 @@ class SavedCheckpoints:
         return -max(scored)[1] if scored else None
 
     def _rank(self, step: int) -> Any:
-        """What `_rank` says of a checkpoint; None where it has no score.
+        """The `_rank` of a checkpoint; None where it has no score.
 
         Raises:
             ConfigError: its file is damaged.
@@ -122,8 +122,8 @@ class SavedCheckpoints:
             except Exception:  # Orbax and tensorstore have dozens of types for a file that is not what it was.
                 pass
             gc.collect()  # After the handler, whose frames hold Orbax's tasks.
-        own = self.directory / str(step)
-        closed = [path for path in (own, *own.rglob("*")) if not os.access(path, os.R_OK)]
+        folder = self.directory / str(step)
+        closed = [path for path in (folder, *folder.rglob("*")) if not os.access(path, os.R_OK)]
         why = f"{closed[0]}: permission denied" if closed else "a file in it is missing or damaged"
         others = ", ".join(str(each) for each in steps if each != step)
         others = f"other checkpoints are of step {others}" if others else "there is no other checkpoint"
@@ -272,7 +272,7 @@ _STEP = re.compile("[0-9]+")
 
 
 def _rank(metrics: Mapping[str, Any]) -> Any:
-    """What is larger for the better checkpoint."""
+    """A number that is larger for the better checkpoint."""
     return metrics.get("stage", 0), metrics["score"]
 
 

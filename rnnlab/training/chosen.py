@@ -78,17 +78,17 @@ def _exported(state: TrainState) -> dict[str, PyTree]:
 def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
     """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
     remedy = "restore it: nothing else has these parameters"
-    found = read_arrays(path, remedy, ["step", "host"])
+    arrays = read_arrays(path, remedy, ["step", "host"])
     with interpreting(path, remedy):
-        step, host = int(found.pop("step")), dict(json.loads(str(found.pop("host"))))
+        step, host = int(arrays.pop("step")), dict(json.loads(str(arrays.pop("host"))))
     if which not in ("best", "last", str(step)):
         raise ConfigError(f"--checkpoint: {path} holds that of step {step} alone, not {which}")
     tree = _exported(like)
     wanted = flat_names(tree)
-    others = sorted({*wanted} ^ {*found}) or [n for n, leaf in wanted.items() if found[n].shape != leaf.shape]
+    others = sorted({*wanted} ^ {*arrays}) or [n for n, leaf in wanted.items() if arrays[n].shape != leaf.shape]
     if others:
         raise ConfigError(f"{path} is of another network: {', '.join(others)}")
-    leaves = [jax.device_put(found[name].astype(leaf.dtype), leaf.sharding) for name, leaf in wanted.items()]
+    leaves = [jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding) for name, leaf in wanted.items()]
     tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     average = None if like.average is None else tree["params"]
     return Restored(step, dataclasses.replace(like, **tree, average=average), host)

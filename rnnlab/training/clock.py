@@ -18,7 +18,7 @@ class TrainingClock:
         self._since: float | None = None
 
     def seconds(self) -> float:
-        """Of training so far, those before it was resumed included."""
+        """Seconds of training so far, those before it was resumed included."""
         return self.before + self._passed + (0.0 if self._since is None else time.monotonic() - self._since)
 
     @contextlib.contextmanager

@@ -25,7 +25,7 @@ def conclude(session: Session) -> dict[str, Any]:
     """
     run, host, state, writer = session.run, session.host, session.state, session.writer
     step, seconds, stopping = session.step, host.clock.seconds(), host.stopping
-    rate = session.progress.overall_rate() or step / seconds  # Of a run that had made its last step before.
+    rate = session.progress.overall_rate() or step / seconds  # A run may have made its last step before.
     summary = summarize(run, host, state, session.status, seconds, rate)
     over = session.status != "paused" and (session.status != "interrupted" or session.measured)
     if over and session.status != "diverged":
@@ -59,7 +59,7 @@ def _write(summary: Mapping[str, Any], files: Workdir, writer: MetricsWriter, ru
 
 
 def summarize(run: Run, host: HostState, state: TrainState, status: str, seconds: float, rate: float) -> dict[str, Any]:
-    """What summary.json says of a run before anything is measured after its end.
+    """The contents of summary.json before anything is measured after the run's end.
 
     Args:
         state: its last.

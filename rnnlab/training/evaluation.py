@@ -39,7 +39,7 @@ class Sums(NamedTuple):
     """An evaluation so far."""
 
     carry: Carries | None
-    """Of a stream: the carries that its rows go on with."""
+    """The carries that the rows of a stream go on with."""
     totals: PyTree
     """Sums over the rows of each device [devices]: the metrics', and that of the weights."""
 

@@ -1,6 +1,6 @@
 """The flight recorder: what a run did in the steps before its gradient spiked, or was no number any more.
 
-A recording is a folder WORKDIR/recordings/STEP. What is found in it, and what would have held the gradient, is in
+A recording is a folder WORKDIR/recordings/STEP. Its replay, and what would have held the gradient, is in
 `training/replay.py`.
 """
 
@@ -70,22 +70,22 @@ class FlightRecorder:
         before = [int(each.folder.name) for each in RecordingDir.all_in(self.folder)]
         if finite and any(update - self.steps < each < update for each in before):
             return None  # The same event goes on.
-        place = self._record(update, "spike" if finite else "not finite")
+        folder = self._record(update, "spike" if finite else "not finite")
         what = "a spike" if finite else "its gradient is not finite"
-        return f"update {update}: {what}; recorded in {place}, rnnlab.diagnose --replay looks at it"
+        return f"update {update}: {what}; recorded in {folder}, rnnlab.diagnose --replay looks at it"
 
     def _record(self, update: int, reason: str) -> Path:
-        """Makes the updates up to this one once more, one by one, and writes what is found on the way."""
+        """Makes the updates up to this one once more, one by one, and writes what is measured on the way."""
         event = update - 1
         wanted = max(event - self.steps, self._kept[0][0])
         state = jax.tree.map(jnp.copy, next(kept for step, kept in reversed(self._kept) if step <= wanted))
         state = advance(self.run, state, wanted)
-        first, lines, found = jax.tree.map(jnp.copy, state), [], {}
+        first, lines, measured = jax.tree.map(jnp.copy, state), [], {}
         if self.run.stage not in self._observers:
             self._observers[self.run.stage] = self.run.programs.observer({"flight": flight})
         for step in range(wanted, event + 1):
-            found = self._observers[self.run.stage](state, self.run.data_at(step), self.run.rows)["flight"]
-            lines.append(line_of(state, found))
+            measured = self._observers[self.run.stage](state, self.run.data_at(step), self.run.rows)["flight"]
+            lines.append(line_of(state, measured))
             if step < event:
                 state = advance(self.run, state, step + 1)
         files = RecordingDir(self.folder / f"{update:08}")
@@ -94,7 +94,7 @@ class FlightRecorder:
         checkpoints = Checkpoints(files.state)
         checkpoints.save(wanted, first, {"stage": self.run.stage})
         checkpoints.close()
-        write_arrays(files.carries, jax.device_get(found["carries"]), compressed=True)
+        write_arrays(files.carries, jax.device_get(measured["carries"]), compressed=True)
         record = {
             "reason": reason,
             "update": update,
@@ -149,7 +149,7 @@ def read_recording(workdir: Path, update: int | None) -> Recording:
 
 
 _LOST = "remove its folder; --recording names another"
-"""What to do where a recording is damaged: the run does not make it again."""
+"""The remedy for a damaged recording: the run does not make it again."""
 _RECORD = {"reason": str, "update": int, "start": int, "stage": int, "seed": int, "device": str, "updates": list}
 _LINE = {"update": int, "usual_norm": (float, str), "loss": (float, str), "grad_norm": (float, str)}
 _LINE |= {"gradient": {}, "state": {}}
@@ -162,8 +162,8 @@ def advance(run: Run, state: TrainState, until: int) -> TrainState:
     return state
 
 
-def line_of(state: TrainState, found: dict[str, Any]) -> dict[str, Any]:
-    """Of the update that follows this state: its number, the usual norm, and what `diagnostics.flight.flight` found,
-    but for the carries."""
-    kept = {name: value for name, value in found.items() if name != "carries"}
+def line_of(state: TrainState, measured: dict[str, Any]) -> dict[str, Any]:
+    """The update that follows this state: its number, the usual norm, and what `diagnostics.flight.flight` measured,
+    without the carries."""
+    kept = {name: value for name, value in measured.items() if name != "carries"}
     return {"update": int(state.step) + 1, "usual_norm": float(state.spikes.usual_norm), **plain_arrays(kept)}

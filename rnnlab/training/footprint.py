@@ -1,4 +1,4 @@
-"""What a run needs of memory for certain, known from shapes before anything is compiled, and from what is compiled."""
+"""The memory that a run needs for certain, by its shapes before anything is compiled, and by the compiled programs."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from rnnlab.typing import PyTree
 
 
 class Sizes(NamedTuple):
-    """What a user may make smaller: fields of the config by their paths, with their values."""
+    """Fields of the config that a user may make smaller, by their paths, with their values."""
 
     batch: Mapping[str, int]
-    """Of training and of evaluation."""
+    """Batch sizes of training and of evaluation."""
     lengths: Mapping[str, int]
     network: Mapping[str, int]
     embedding: Mapping[str, int]
@@ -94,8 +94,8 @@ def check_replicas(programs: Programs, sizes: Sizes, states: int, compiled: Any)
     Raises:
         OutOfMemory: it does not fit.
     """
-    found, devices = compiled.memory_analysis(), _devices(programs)
-    step = 0 if found is None else found.temp_size_in_bytes * len(devices)
+    needed, devices = compiled.memory_analysis(), _devices(programs)
+    step = 0 if needed is None else needed.temp_size_in_bytes * len(devices)
     smaller = _smaller_batch(sizes, "batch_size")
     memory.check({"the states of the replicas": 2 * states, "a training step": step}, devices, smaller)
 
@@ -106,10 +106,10 @@ def check_compiled(programs: Programs, sizes: Sizes, compiled: Any) -> None:
     Raises:
         OutOfMemory: it does not.
     """
-    found = compiled.memory_analysis()
-    if found is not None:
+    needed = compiled.memory_analysis()
+    if needed is not None:
         devices = _devices(programs)
-        extra = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        extra = needed.temp_size_in_bytes + needed.output_size_in_bytes - needed.alias_size_in_bytes
         memory.check({"a training step": extra * len(devices)}, devices, _smaller_batch(sizes, "batch_size"))
 
 

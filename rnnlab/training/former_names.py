@@ -1,4 +1,4 @@
-"""What the leaves of a state were called in checkpoints of earlier versions.
+"""The names that the leaves of a state had in checkpoints of earlier versions.
 
 There the parts of the optimiser's chain had numbers in place of names, and what `optim/monitors.py` counts stood beside
 its state.
@@ -13,9 +13,9 @@ _MOVED = {
     "clipping/total": "totals/clipped",
 }
 _NEW = ("spikes/norm", "clipping/last", "learning_rate/rate")
-"""What the next update sets, whatever it was."""
+"""Leaves that the next update sets, whatever they were."""
 _STATES = ("", "state/", "best/")
-"""What the leaves of a state begin with; the latter two in a group of runs."""
+"""The first part of the names of a state's leaves; the latter two in a group of runs."""
 
 
 def former_names(wanted: Collection[str], stored: Collection[str]) -> tuple[dict[str, str | None], set[str]]:
@@ -36,7 +36,7 @@ def former_names(wanted: Collection[str], stored: Collection[str]) -> tuple[dict
                 former = f"{start}{numbers[first]}/{rest}" if first in numbers else start + part
                 moved = f"{state}{_MOVED[part]}" if part in _MOVED else former
                 names[start + part] = None if part in _NEW else moved
-            over.add(f"{state}totals/clipped")  # Where nothing was clipped, too.
+            over.add(f"{state}totals/clipped")  # Also if nothing was clipped.
     return names, over
 
 

@@ -1,4 +1,4 @@
-"""What happens between the updates of a run: `observe`, `record`, `log`, `evaluate`, `checkpoint`, each when it is due.
+"""The hooks between the updates of a run: `observe`, `record`, `log`, `evaluate`, `checkpoint`, each when it is due.
 
 The order in which they are asked is that of `hooks_of`; who asks is `training/loop.py`.
 """
@@ -29,7 +29,7 @@ class Hook(NamedTuple):
 
 
 def hooks_of(session: Session, stop: Callable[[int], bool] | None) -> tuple[list[Hook], list[Hook]]:
-    """What is asked before the updates of a dispatch, and what after them; stop: as of `loop.train_and_evaluate`."""
+    """(The hooks asked before the updates of a dispatch, those after them); stop: as of `loop.train_and_evaluate`."""
     every, host, recorder = session.run.intervals, session.host, session.recorder
     before = [Hook(lambda s: recorder.keep(s.step, s.state), lambda s: recorder.on)]
     if (often := every.diagnostics) is not None:
@@ -52,9 +52,9 @@ def ask(hooks: Iterable[Hook], session: Session) -> None:
 
 
 def observe(session: Session) -> None:
-    """What the diagnostics find in the update that comes next."""
-    found = jax.block_until_ready(session.run.observe(session.state))
-    session.writer.observe(session.step, found, session.host.clock.seconds())
+    """Measures the update that comes next."""
+    measured = jax.block_until_ready(session.run.observe(session.state))
+    session.writer.observe(session.step, measured, session.host.clock.seconds())
 
 
 def record(session: Session) -> None:

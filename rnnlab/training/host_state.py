@@ -1,4 +1,4 @@
-"""What a run's host remembers beside the arrays: the last numbers, early stopping, curriculum, plateau, convergence."""
+"""The memory of a run's host beside the arrays: the last numbers, early stopping, curriculum, plateau, convergence."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ class Intervals:
 
 
 class HostState:
-    """What the host remembers of a run beside the state; a checkpoint holds it as JSON."""
+    """The host's memory of a run beside the state; a checkpoint holds it as JSON."""
 
     def __init__(
         self,

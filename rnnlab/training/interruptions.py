@@ -1,4 +1,4 @@
-"""What ends a run from outside: a signal, after which it is saved, and a disk that takes nothing more."""
+"""Ends of a run from outside: a signal, after which it is saved, and a disk that takes nothing more."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.parallel import processes
 
 _seen: list[str] | None = None
-"""Of the `interruptions` that this process is in."""
+"""How many `interruptions` this process is in."""
 
 
 @contextlib.contextmanager
@@ -66,12 +66,12 @@ def disk_errors(workdir: Path) -> Iterator[None]:
     except (ConfigError, processes.LostProcess):
         raise
     except Exception as error:
-        found: BaseException | None = error
-        while found is not None and not isinstance(found, OSError):
-            found = found.__cause__ or found.__context__
-        if found is None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
             raise
         hook = quiet  # The threads close after this, as the process ends.
-        raise ConfigError(f"cannot write to {workdir}: {found.strerror or found}") from error
+        raise ConfigError(f"cannot write to {workdir}: {cause.strerror or cause}") from error
     finally:
         threading.excepthook = hook

@@ -32,7 +32,7 @@ class Match(NamedTuple):
     """Which leaves of a checkpoint are which of a state."""
 
     names: dict[str, str]
-    """Of each leaf of the state that the checkpoint has, its name there. The next update sets the others."""
+    """The name in the checkpoint of each leaf of the state that is there. The next update sets the others."""
     unused: set[str]
     """Names in the checkpoint that mean nothing any more."""
     resized: list[str]

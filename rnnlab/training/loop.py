@@ -1,7 +1,7 @@
 """train_and_evaluate: the only place that knows the order of things.
 
-A config is made ready in `training/setup.py`. What happens between updates, and when, is in `training/hooks.py`, and
-what is left at the end in `training/conclusion.py`.
+A config is made ready in `training/setup.py`. The hooks between updates are in `training/hooks.py`, the end of a run in
+`training/conclusion.py`.
 """
 
 import contextlib
@@ -135,7 +135,7 @@ def _begin(
     prune: bool,
     began: float,
 ) -> Session:
-    """From the last checkpoint, or from the beginning. What the stack closes: the writers."""
+    """Begins from the last checkpoint, or anew. The stack closes the writers."""
     is_main, steps, files = processes.is_first(), run.intervals.steps, Workdir(workdir)
     run.enter(0)
     state = jax.block_until_ready(run.programs.start(run.seed))

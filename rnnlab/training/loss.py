@@ -1,6 +1,6 @@
-"""What an update minimises: the task's loss on a batch, and the penalties that the config asks for.
+"""The loss that an update minimises: the task's on a batch, and the penalties that the config asks for.
 
-The penalties' formulas are in `optim/terms.py`, what is done with the gradient in `training/update.py` and
+The penalties' formulas are in `optim/terms.py`, the use of the gradient in `training/update.py` and
 `optim/chain.py`.
 """
 
@@ -60,7 +60,7 @@ def batch_loss(
 
 
 def _arrays(network: Network) -> tuple[nnx.GraphDef, tuple[PyTree, PyTree]]:
-    """What `nnx.merge` makes the network of: (graphdef, (parameters, buffers))."""
+    """The parts that `nnx.merge` makes the network of: (graphdef, (parameters, buffers))."""
     graphdef, params, buffers = nnx.split(network, nnx.Param, ...)
     return graphdef, (nnx.to_pure_dict(params), nnx.to_pure_dict(buffers))
 

@@ -42,9 +42,9 @@ def _sum(values: jax.Array) -> Float[Array, ""]:
 
 
 def of_step(sums: Mapping[str, jax.Array], weight: jax.Array) -> dict[str, Float[Array, ""]]:
-    """What a step adds, of the sums over a batch's rows."""
-    own = {name for name in sums if is_weight(name) or _has_weight(name, sums)}
-    return {name: value if name in own else value / weight for name, value in sums.items()}
+    """The numbers that a step adds, from the sums over a batch's rows."""
+    summed = {name for name in sums if is_weight(name) or _has_weight(name, sums)}
+    return {name: value if name in summed else value / weight for name, value in sums.items()}
 
 
 def since_log(sums: Mapping[str, Any], count: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What diagnostics see of an update: the probe that they measure, made of the batch and its gradients."""
+"""The probe that diagnostics measure, made of an update's batch and its gradients."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a run says as it begins or goes on: what it is, what it lacks, and what will not happen as one may think."""
+"""The lines with which a run begins or goes on: what it is, what it lacks, and what may surprise."""
 
 from collections.abc import Iterator
 

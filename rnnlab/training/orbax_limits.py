@@ -1,4 +1,4 @@
-"""What Orbax cannot take, and what it says too often: names of folders, and reports of its tasks."""
+"""Limits of Orbax: names of folders that it cannot take, and reports of its tasks, which are silenced."""
 
 import contextlib
 import logging

@@ -64,9 +64,9 @@ class Feed:
         step_bytes = sum(a.nbytes for a in jax.tree.leaves(self._reader(np.zeros(batch_size, np.int64))))
         self.block_steps = block_steps or max(1, min(1000, BLOCK_BYTES // step_bytes))
         self._sharding = NamedSharding(mesh, BATCHES)
-        places = self._sharding.addressable_devices_indices_map((self.block_steps, batch_size))
+        indices = self._sharding.addressable_devices_indices_map((self.block_steps, batch_size))
         # In the order of the batch: one slice a device, several where a process has several.
-        rows = sorted({index[1].indices(batch_size)[:2] for index in places.values() if index is not None})
+        rows = sorted({index[1].indices(batch_size)[:2] for index in indices.values() if index is not None})
         self._rows = np.concatenate([np.arange(*each) for each in rows])
         order = lambda positions: task.order(None, jnp.int32(seed), positions)  # noqa: E731
         self._order = jax.jit(order)
@@ -123,7 +123,7 @@ class Feed:
 
 
 class _Numbered:
-    """What grain takes for a source: read(i) for every i."""
+    """A source for grain: read(i) for every i."""
 
     def __init__(self, read: Callable[[int], Example]):
         self._read = read

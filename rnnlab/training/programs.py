@@ -1,7 +1,7 @@
 """The pure, compiled programs of a run: make a state, make many updates, evaluate a split, over pytrees.
 
-What they are made of is in `training/structure.py`, what one update does in `training/update.py`, in which order a run
-calls them in `training/loop.py`.
+They are made of a `Structure` (`training/structure.py`). One update is in `training/update.py`, the order in which a
+run calls them in `training/loop.py`.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ class Programs:
         if structure.compute != "float32":
             check_compute(mesh, structure.compute)
         self.shapes = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
-        """Of a state's leaves, each of them whole; of a carry one for all rows."""
+        """Shapes of a state's leaves, each of them whole; a carry has all rows of the batch."""
         others = (*RUNNING, "clipped")
         names = (name for name in self.shapes.sums if name not in others and not is_weight(name))
         self.metric_names = tuple(name for name in names if name.split("/")[0] != "penalty")

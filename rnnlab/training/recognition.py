@@ -1,6 +1,6 @@
 """Phones recognised by a trained network of the task speech: Viterbi over its posteriors with a phone bigram.
 
-Everything is scored on the 39 phones of Lee and Hon (1989). The figures of what is found are in `plots/speech.py`.
+Everything is scored on the 39 phones of Lee and Hon (1989). The figures are in `plots/speech.py`.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def make_decoder(task: Speech) -> Decoder:
     enter = enters / enters.reshape(count, per_phone).sum(1)[phones]
     transitions = within / total[:, None] + leave[:, None] * bigram[np.ix_(phones, phones)] * enter
     frames = 1 + np.bincount(train.targets[train.targets >= 0], minlength=corpus.classes)
-    with np.errstate(divide="ignore"):  # What is impossible.
+    with np.errstate(divide="ignore"):  # The logarithm of an impossible class.
         logs = np.log(start[phones] * enter), np.log(transitions), np.log(frames / frames.sum())
     return Decoder(*logs, phones)
 
@@ -94,11 +94,11 @@ def _frame_counts(
     last = np.zeros(len(targets), bool)  # The last frame of an utterance is followed by nothing.
     last[offsets[1:] - 1] = True
     now, then = targets[:-1], targets[1:]
-    known = (now >= 0) & (then >= 0) & ~last[:-1]
-    stays = known & (phones[now] == phones[then]) & (now <= then)
+    counted = (now >= 0) & (then >= 0) & ~last[:-1]
+    stays = counted & (phones[now] == phones[then]) & (now <= then)
     within = np.diag(np.ones(classes))
     np.add.at(within, (now[stays], then[stays]), 1)
-    leaves = known & ~stays
+    leaves = counted & ~stays
     exits = 1 + np.bincount(now[leaves], minlength=classes)
     enters = np.bincount(then[leaves], minlength=classes).astype(float)
     enters[np.unique(phones, return_index=True)[1]] += 1  # A phone begins with its first state.
@@ -131,8 +131,8 @@ def decode(posteriors: np.ndarray, decoder: Decoder, scale: float) -> np.ndarray
 
 def merged(phones: np.ndarray) -> np.ndarray:
     """Phones in the order spoken, without what is in no set (-1), repetitions as one: of a transcript or of frames."""
-    known = phones[phones >= 0]
-    return known[np.diff(known, prepend=-1) != 0]
+    spoken = phones[phones >= 0]
+    return spoken[np.diff(spoken, prepend=-1) != 0]
 
 
 def phone_errors(references: Sequence[np.ndarray], hypotheses: Sequence[np.ndarray]) -> dict[str, float]:
@@ -149,13 +149,13 @@ def phone_errors(references: Sequence[np.ndarray], hypotheses: Sequence[np.ndarr
     except ImportError as error:
         raise ConfigError(f"phone error rates need jiwer ({error}): pip install 'rnnlab[speech]'") from None
     spoken, recognised = ([named(phones) for phones in side] for side in (references, hypotheses))
-    found = jiwer.process_words(spoken, recognised)
+    counts = jiwer.process_words(spoken, recognised)
     return {
-        "phone_error_rate": found.wer,
-        "substitutions": found.substitutions,
-        "deletions": found.deletions,
-        "insertions": found.insertions,
-        "phones": found.hits + found.substitutions + found.deletions,
+        "phone_error_rate": counts.wer,
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "phones": counts.hits + counts.substitutions + counts.deletions,
     }
 
 
@@ -163,12 +163,12 @@ def phone_errors(references: Sequence[np.ndarray], hypotheses: Sequence[np.ndarr
 
 
 class Recognition(NamedTuple):
-    """What was recognised of a split."""
+    """The phones recognised in a split."""
 
     values: dict[str, Any]
     """The rates, as JSON."""
     transcripts: dict[str, dict[str, str]]
-    """Of each utterance, by id: "spoken" and "recognised", phones with spaces between."""
+    """The phones of each utterance, by id: "spoken" and "recognised", with spaces between."""
     arrays: dict[str, np.ndarray]
     """confusion [39, 39], frames of a true phone (row) taken for another; and of one utterance features [T, 120],
     posteriors [T, 39], spoken and decoded [T], numbers among the 39 or -1; its id."""
@@ -209,10 +209,10 @@ def recognize(run: Run, state: TrainState, split: Split) -> Recognition:
     true = np.where(utterances.targets >= 0, folded[utterances.targets], -1)
     summed = [_summed(each, folded) for each in posteriors]
     guessed = np.concatenate([each.argmax(-1) for each in summed])
-    known = true >= 0
+    scored = true >= 0
     confusion = np.zeros((39, 39), np.int64)
-    np.add.at(confusion, (true[known], guessed[known]), 1)
-    values = {"frame_error_39": float((true != guessed)[known].mean()), "acoustic_scale": scale}
+    np.add.at(confusion, (true[scored], guessed[scored]), 1)
+    values = {"frame_error_39": float((true != guessed)[scored].mean()), "acoustic_scale": scale}
     transcripts = {
         name: {"spoken": named(reference), "recognised": named(merged(folded[path]))}
         for name, reference, path in zip(utterances.ids, spoken[split], paths, strict=True)
@@ -241,20 +241,20 @@ def log_posteriors(run: Run, state: TrainState, split: Split) -> list[np.ndarray
         logits: Any = run.programs.structure.network(params, buffers)(batch.inputs, batch.lengths)
         return jax.nn.log_softmax(logits), batch.lengths
 
-    found = []
+    posteriors = []
     for start in range(0, size, width):
         rows = jnp.minimum(jnp.arange(start, start + width, dtype=jnp.uint32), size - 1)
         values, lengths = map(np.asarray, outputs(state.evaluated, state.buffers, run.data, rows))
-        found += [values[:length, row] for row, length in enumerate(lengths)]
-    return found[:size]
+        posteriors += [values[:length, row] for row, length in enumerate(lengths)]
+    return posteriors[:size]
 
 
 def _summed(posteriors: np.ndarray, folded: np.ndarray) -> np.ndarray:
     """Log posteriors of classes [T, C] -> posteriors of the 39 phones [T, 39]."""
-    found = np.zeros((len(posteriors), 39), posteriors.dtype)
-    known = folded >= 0
-    np.add.at(found.T, folded[known], np.exp(posteriors.T[known]))
-    return found
+    summed = np.zeros((len(posteriors), 39), posteriors.dtype)
+    in_phones = folded >= 0
+    np.add.at(summed.T, folded[in_phones], np.exp(posteriors.T[in_phones]))
+    return summed
 
 
 def named(phones: np.ndarray) -> str:

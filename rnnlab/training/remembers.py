@@ -1,4 +1,4 @@
-"""What the host decides with from evaluations: metrics in one order, and memories that survive an interruption.
+"""The host's decisions from evaluations: metrics in one order, and memories that survive an interruption.
 
 Nothing in them touches arrays or files: each is plain JSON, which `training/host_state.py` gathers for checkpoints.
 """
@@ -36,12 +36,12 @@ def score(value: float, sign: float) -> float:
 
 
 class Remembers:
-    """What is named in `remembered` survives an interruption."""
+    """An object whose attributes named in `remembered` survive an interruption."""
 
     remembered: ClassVar[tuple[str, ...]]
 
     def dump(self) -> dict[str, Any]:
-        """What a checkpoint remembers of this, as JSON."""
+        """The remembered attributes, as JSON."""
         return {name: getattr(self, name) for name in self.remembered}
 
     def load(self, host: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What blew up in a recording of the flight recorder, and what would have held it: the same updates made once more.
+"""Replays of the flight recorder's recordings: which layer blew up, and which interventions would have held it.
 
 Recordings are made and read in `training/flight_recorder.py`, drawn in `plots/replayed.py`.
 """
@@ -74,7 +74,7 @@ def replay(
     say("making its updates once more")
     unchanged = played(run, jax.tree.map(jnp.copy, state), Intervention("as it was"))
     deviation = _deviation(record["updates"], unchanged["updates"])
-    found = {"as it was": unchanged}
+    replays = {"as it was": unchanged}
     changed, problem = _changeable(config, record, data_dir)
     if problem:
         say(problem)
@@ -85,19 +85,19 @@ def replay(
             say(f"left out: {intervention.label}: a cell of this network has no R that can be set")
             continue
         say(f"once more: {intervention.label}")
-        found[intervention.label] = played(changed, _transplanted(changed, state, intervention), intervention)
+        replays[intervention.label] = played(changed, _transplanted(changed, state, intervention), intervention)
     return {
         **{name: record[name] for name in ("update", "reason", "start")},
         "calm_norm": calm_norm(record),
         "deviation": deviation,
         "blame": blame(record["updates"]),
-        "interventions": found,
+        "interventions": replays,
     }
 
 
 def interventions(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Intervention]:
-    """What is tried. Bounds are those of the calm before: `calm_norm`, or half the config's clip_norm if that is less,
-    and the largest ‖∂L_b/∂h_t‖ of the recording's first update."""
+    """The interventions that are tried. Bounds are those of the calm before: `calm_norm`, or half the config's
+    clip_norm if that is less, and the largest ‖∂L_b/∂h_t‖ of the recording's first update."""
     optimizer = config["optimizer"]
     clip = min(calm_norm(record), (optimizer["clip_norm"] or OFF) / 2)
     calm = max(_finite_max(norms) for norms in record["updates"][0]["gradient"].values())
@@ -118,7 +118,7 @@ def calm_norm(record: Mapping[str, Any]) -> float:
 
 
 def blame(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the last of these updates left what the first was: of every layer and direction,
+    """How far the last of these updates is from the first, for every layer and direction:
 
         state_growth     largest ‖h_t‖ over the largest of the first update
         state_time_step  the first on the way forward at which it is not finite or SPIKE times that largest; or None
@@ -132,14 +132,14 @@ def blame(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     The layer whose gradient grew most comes first.
     """
     calm, wild = lines[0], lines[-1]
-    found = []
+    layers = []
     for layer in wild["gradient"]:
         norms, states = _numbers(wild["gradient"][layer]), _numbers(wild["state"][layer])
         forward = np.arange(len(norms))[:: -1 if layer.endswith(" reverse") else 1]
         usual, usual_state = (_finite_max(calm[what][layer]) or 1.0 for what in ("gradient", "state"))
         entry = next((norms[t] for t in forward[::-1] if norms[t] != 0), 0.0)
         bound = SPIKE * (max(entry, usual) if np.isfinite(entry) else usual)
-        found.append(
+        layers.append(
             {
                 "layer": layer,
                 "state_growth": float(states.max() / usual_state),
@@ -150,18 +150,19 @@ def blame(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "peak": int(np.argmax(np.nan_to_num(norms, nan=np.inf))),
             }
         )
-    return sorted(found, key=lambda each: -float(np.nan_to_num(each["growth"], nan=np.inf)))
+    return sorted(layers, key=lambda each: -float(np.nan_to_num(each["growth"], nan=np.inf)))
 
 
-def described(found: Mapping[str, Any]) -> list[str]:
-    """What happened, a line each, for people."""
-    lines = found["interventions"]["as it was"]["updates"]
-    event = next((line for line in lines if line["update"] == found["update"]), lines[-1])
-    said = [
-        f"update {event['update']}: gradient norm {float(event['grad_norm']):.4g}, before it {found['calm_norm']:.3g}",
-        f"all as multiples of the largest in update {found['start'] + 1}:",
+def described(replayed: Mapping[str, Any]) -> list[str]:
+    """The event and its layers, a line each, for people."""
+    lines = replayed["interventions"]["as it was"]["updates"]
+    event = next((line for line in lines if line["update"] == replayed["update"]), lines[-1])
+    words = [
+        f"update {event['update']}: gradient norm {float(event['grad_norm']):.4g}, "
+        f"before it {replayed['calm_norm']:.3g}",
+        f"all as multiples of the largest in update {replayed['start'] + 1}:",
     ]
-    for each in found["blame"]:
+    for each in replayed["blame"]:
         text = f"{each['layer']}: ‖h_t‖ {each['state_growth']:.3g}"
         if each["state_time_step"] is not None:
             text += f" (past {SPIKE:g} at time step {each['state_time_step']})"
@@ -170,20 +171,20 @@ def described(found: Mapping[str, Any]) -> list[str]:
         )
         if each["time_step"] is not None:
             text += f" (past {SPIKE:g} times its entry at {each['time_step']})"
-        said.append(text)
-    same = "to the bit" if found["deviation"] == 0 else f"within {found['deviation']:.2g} of the recorded norms"
-    return [*said, f"this machine makes the recorded updates again {same}"]
+        words.append(text)
+    same = "to the bit" if replayed["deviation"] == 0 else f"within {replayed['deviation']:.2g} of the recorded norms"
+    return [*words, f"this machine makes the recorded updates again {same}"]
 
 
-def interventions_table(found: Mapping[str, Any]) -> Any:
+def interventions_table(replayed: Mapping[str, Any]) -> Any:
     """Every intervention: its largest gradient norm and loss, its last loss, and whether it held."""
     from rich.table import Table
 
-    table = Table(title=f"updates {found['start'] + 1} to {found['update']} and as many after it")
+    table = Table(title=f"updates {replayed['start'] + 1} to {replayed['update']} and as many after it")
     table.add_column("", no_wrap=True)
     for name in ("largest gradient norm", "largest loss", "last loss", "gradient held"):
         table.add_column(name, justify="right")
-    for label, each in found["interventions"].items():
+    for label, each in replayed["interventions"].items():
         norms, losses = (_numbers(line[what] for line in each["updates"]) for what in ("grad_norm", "loss"))
         held = "yes" if each["held"] else "no" if each["finite"] else "no, not finite"
         table.add_row(label, *(f"{value:.4g}" for value in (norms.max(), losses.max(), losses[-1])), held)
@@ -230,14 +231,14 @@ def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> Tr
     numbers = {name: jnp.float32(value) for name, value in {**run.programs.numbers, **intervention.numbers}.items()}
     new = run.programs.initialize(numbers, state.seed, run.programs.embedding)
     optimizer = new.optimizer | {name: part for name, part in state.optimizer.items() if name in new.optimizer}
-    buffers = jax.tree_util.tree_map_with_path(lambda path, a: _found(state.buffers, path, a), new.buffers)
+    buffers = jax.tree_util.tree_map_with_path(lambda path, a: _recorded_or(state.buffers, path, a), new.buffers)
     params = state.params if intervention.once is None else _changed(run, state.params, buffers, intervention.once)
     kept = {name: getattr(state, name) for name in ("step", "average", "rate_scale", "carry")}
     whole = dataclasses.replace(new, params=params, buffers=buffers, optimizer=optimizer, **kept)
     return devices.replicate(run.mesh, jax.tree.map(jnp.copy, whole))
 
 
-def _found(tree: PyTree, path: tuple, otherwise: jax.Array) -> jax.Array:
+def _recorded_or(tree: PyTree, path: tuple, otherwise: jax.Array) -> jax.Array:
     """The leaf at a path; another where there is none, and of what an intervention sets."""
     if any(getattr(key, "key", None) == "cotangent" for key in path):
         return otherwise
@@ -259,10 +260,10 @@ def _play(run: Run, state: TrainState, last: int, intervention: Intervention) ->
     return lines
 
 
-def _deviation(recorded: list[dict[str, Any]], made: list[dict[str, Any]]) -> float:
+def _deviation(recorded: list[dict[str, Any]], again: list[dict[str, Any]]) -> float:
     """The largest relative difference between the gradient norms of two replays, 0 where both are not finite."""
     worst = 0.0
-    for old, new in zip(recorded, made, strict=False):
+    for old, new in zip(recorded, again, strict=False):
         a, b = float(old["grad_norm"]), float(new["grad_norm"])
         if np.isfinite(a) and np.isfinite(b):
             worst = max(worst, abs(a - b) / max(abs(a), 1e-30))

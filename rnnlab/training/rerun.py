@@ -19,7 +19,7 @@ _ENDED_BY_ITSELF = ("stopped_early", "diverged")
 
 
 def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What summary.json says of the run in a workdir, where it is over and this resolved config trains it no further.
+    """The contents of summary.json, if the run in a workdir is over and this resolved config trains it no further.
 
     Raises:
         ConfigError: it is of another config, or longer.
@@ -64,7 +64,7 @@ def repeat(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any],
 
 
 def _lacking(files: Workdir) -> list[Path]:
-    """What is not there and can be made."""
+    """Files that are not there and can be made."""
     lacking = []
     flow = files.gradient_flow.exists()
     if not flow and SavedCheckpoints(files.checkpoints).steps():
@@ -78,7 +78,7 @@ def _lacking(files: Workdir) -> list[Path]:
 
 
 def _make(lacking: list[Path], files: Workdir, config: Mapping[str, Any], data_dir: str | None) -> None:
-    """Of several processes all measure, and the first writes."""
+    """All processes measure, and the first writes."""
     run, writes = make_run(config, data_dir), processes.is_first()
     if files.gradient_flow in lacking:
         run.enter(0)

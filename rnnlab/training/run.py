@@ -156,12 +156,12 @@ class Run:
             ConfigError: the task has no such metric; path: the field that names it.
         """
         if metric not in self.programs.metric_names:
-            known = ", ".join(self.programs.metric_names)
-            raise ConfigError(f"{path}: unknown metric {metric!r}; this task has: {known}")
+            names = ", ".join(self.programs.metric_names)
+            raise ConfigError(f"{path}: unknown metric {metric!r}; this task has: {names}")
         return 1.0 if metric in self.task.larger_is_better else -1.0
 
     def data_at(self, step: int) -> PyTree:
-        """What a training program is given as the data of the batch of this step."""
+        """The task's data for the batch of this step, as a training program takes them."""
         if self.feed is None:
             return self.data
         return self.task.with_block(self.data, self.feed.at(step))
@@ -186,7 +186,7 @@ class Run:
         return state
 
     def observe(self, state: TrainState) -> dict[str, Any]:
-        """What the config's diagnostics find in the step after this state: `Programs.observe`."""
+        """The measures of the config's diagnostics on the step after this state: `Programs.observe`."""
         return processes.on_host(self.programs.observe(state, self.data_at(int(state.step)), self.rows))
 
     def with_rate_scale(self, state: TrainState, scale: float) -> TrainState:
@@ -236,9 +236,9 @@ class Run:
         return size
 
     def _placed(self, rows: np.ndarray) -> jax.Array:
-        """Rows [B], every device's own on it: where the programs want them, else they go there at every dispatch."""
-        own = NamedSharding(self.mesh, PartitionSpec(ALL_AXES))
-        return jax.make_array_from_callback(rows.shape, own, lambda where: rows[where])
+        """Rows [B], those of every device on it, so that they need not go there at every dispatch."""
+        over_devices = NamedSharding(self.mesh, PartitionSpec(ALL_AXES))
+        return jax.make_array_from_callback(rows.shape, over_devices, lambda where: rows[where])
 
     def described(self, values: dict[str, Any]) -> dict[str, Any]:
         """The means of a split with the metrics that follow from them."""
@@ -247,10 +247,10 @@ class Run:
     def gradient_flow(self, states: Mapping[str, TrainState]) -> dict[str, dict[str, list[float]]]:
         """`flow_norms` of each state, as lists."""
         measure = jax.jit(self.flow_norms, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
-        found = {when: measure(state, self.data) for when, state in states.items()}
+        norms_of = {when: measure(state, self.data) for when, state in states.items()}
         return {
             when: {layer: np.asarray(norms).tolist() for layer, norms in layers.items()}
-            for when, layers in found.items()
+            for when, layers in norms_of.items()
         }
 
     def sampled(self, data: PyTree, rows: int) -> Batch:
@@ -269,18 +269,18 @@ class Run:
     def memory_horizon(self, flow: Mapping[str, list[float]]) -> dict[str, Any]:
         """For summary.json, from a `gradient_flow`: of every layer the gradient's factor per step back in time, its
         half-life and its horizon in steps (`diagnostics.memory_horizon`), beside the task's longest dependency."""
-        found: dict[str, Any] = {"longest_dependency": self.task.longest_dependency}
+        horizons: dict[str, Any] = {"longest_dependency": self.task.longest_dependency}
         if self.task.readout == "every":
-            found["note"] = ONE_ANSWER
+            horizons["note"] = ONE_ANSWER
         for layer, norms in flow.items():
             forward = np.array(norms[::-1] if layer.endswith(" reverse") else norms)
             decay, horizon = _decay_and_horizon(forward, self.task.longest_dependency)
-            found[layer] = {
+            horizons[layer] = {
                 "factor": float(decay.factor),
                 "half_life": float(decay.half_life),
                 "horizon": int(horizon),
             }
-        return found
+        return horizons
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -126,7 +126,7 @@ def make_stages(
 
 
 def stage_labels(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of every stage its value under its field's name; empty without a curriculum."""
+    """Each stage's value under its field's name; empty without a curriculum."""
     curriculum = config["curriculum"]
     fields = [] if curriculum is None else [curriculum["field"]]
     return [{field: section[field] for field in fields} for section in task_stages(config)]
@@ -198,7 +198,7 @@ def sizes_of(config: Mapping[str, Any]) -> footprint.Sizes:
 def make_host_state(
     config: Mapping[str, Any], solved: tuple[str, float] | None, sign: Callable[[str, str], float]
 ) -> HostState:
-    """What the host of a run with this resolved config remembers as it begins.
+    """The memory of a run's host as it begins.
 
     Args:
         solved: of the task; see `Convergence`.

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and what the host reads of it."""
+"""The state that a run carries from step to step, and the means that the host reads of it."""
 
 import dataclasses
 import functools
@@ -40,9 +40,9 @@ class TrainState:
     finite: Array
     """False once a loss or a gradient was not finite; the update that would have followed was not made."""
     params: PyTree
-    """What the optimiser changes: nested dicts of arrays."""
+    """The arrays that the optimiser changes, in nested dicts."""
     buffers: PyTree
-    """What else the network holds, untrained: its rates, and running statistics."""
+    """The network's other arrays: its rates, and running statistics."""
     average: PyTree
     """The running mean of params, None where it is not asked for."""
     optimizer: dict[str, PyTree]
@@ -52,10 +52,10 @@ class TrainState:
     sums: dict[str, Float[Array, ""]]
     """Since the last log step: per-step sums, see `training/metric_sums.py`, their count, the largest gradient norm."""
     rate_scale: Float[Array, ""] | None = None
-    """What the host multiplies the learning rate by; None unless the schedule is "plateau"."""
+    """The factor with which the host multiplies the learning rate; None unless the schedule is "plateau"."""
     carry: Carries | None = None
-    """What each row of the batch ended with, which the next step goes on from; None unless it is a `StreamTask`. Rows
-    are split over the devices; all else is the same on all of them."""
+    """The carry that each row of the batch ended with, where the next step goes on; None unless the task is a
+    `StreamTask`. Rows are split over the devices; all else is the same on all of them."""
 
     @property
     def evaluated(self) -> PyTree:

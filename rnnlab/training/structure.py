@@ -1,6 +1,6 @@
-"""What shapes the programs of a run: its network, optimiser, penalties and averaging, each made anew of any numbers.
+"""The structure of a run's programs: its network, optimiser, penalties and averaging, each made anew of any numbers.
 
-What is done with them in an update is in `training/update.py`, in an evaluation in `training/evaluation.py`.
+An update uses them in `training/update.py`, an evaluation in `training/evaluation.py`.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ Numbers = Mapping[str, Any]
 
 
 class Structure:
-    """What is compiled of a run's sections. Runs that differ in numbers alone have the same one.
+    """The part of a run's sections that is compiled. Runs that differ in numbers alone have the same one.
 
     Args:
         task: what the network reads and answers.
@@ -69,7 +69,7 @@ class Structure:
         self.waits_for_plateau = waits_for_plateau(optimizer)
         network = nnx.eval_shape(lambda: self.initial_network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
-        """Of the network with all its parameters whole."""
+        """The graphdef of the network with all its parameters whole."""
         self.backend, self.compute = network.layers[0].backend, network.readout.compute
         self.built_parameters = network.built_parameters()
         self.word_leaves = network.word_leaves()

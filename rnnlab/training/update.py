@@ -35,7 +35,7 @@ class BatchGradients(NamedTuple):
     batch: Batch
     training: Training
     positions: Int[Array, " B"]
-    """Where the rows stand in the training split."""
+    """The rows' positions in the training split."""
     gradients: PyTree
     """Derivatives of the mean loss with all penalties by the parameters."""
     values: dict[str, Float[Array, ""]]
@@ -100,8 +100,8 @@ class Update:
         return BatchGradients(batch, training, positions, gradients, values, weights, buffers, last, seen, flows)
 
     def apply(self, state: TrainState, of_batch: BatchGradients) -> tuple[TrainState, PyTree]:
-        """(The state after the chain's updates, these updates). Where the loss or the gradient is not finite the state
-        is the one before, marked as such."""
+        """(The state after the chain's updates, these updates). The state stays as it was, and is marked so, if the
+        loss or the gradient is not finite."""
         key = jax.random.fold_in(stream(state.seed, "gradient_noise"), state.step)
         chain: Any = self.structure.optimizer(state.numbers)
         updates, optimizer = chain.update(
@@ -144,7 +144,8 @@ class Update:
         return seed_of_span(state.seed, high_word(state.step, self.batch_size))
 
     def sums(self, params: PyTree, buffers: PyTree, data: PyTree, seed: jax.Array, graphdef: Any) -> dict[str, Any]:
-        """What an update adds to a state's sums, for the names, with a network of this graphdef on one device."""
+        """The numbers that an update adds to a state's sums, with a network of this graphdef on one device. Callers use
+        their names and their program."""
         structure, rows = self.structure, jnp.zeros(self.batch_size, jnp.uint32)
         batch = structure.task.batch(data, seed, "train", rows)
         training, penalties = Training(jax.random.key(seed), rows), structure.penalties(structure.numbers)
