@@ -75,7 +75,7 @@ def _certain(samples: int, vocabulary: int) -> int:
 
 
 class Softmax(nnx.Module):
-    """A readout that gives a `Distribution`: the words' vectors, unless the embedding has them, biases, a projection."""
+    """A readout that gives a `Distribution`: words' vectors, unless the embedding has them, biases, a projection."""
 
     def __init__(
         self,
