@@ -97,15 +97,18 @@ def test_loops_over_time_are_in_the_engine_only():
     assert users <= allowed
 
 
-def test_functions_of_training_are_at_most_80_lines_long():
+@pytest.mark.parametrize(("room", "count"), [("training", 200), ("nn", 60), ("optim", 70)])
+def test_functions_and_files_of_a_room_are_short(room, count):
+    files = {path.name: path.read_text(encoding="utf-8") for path in (PACKAGE / room).glob("*.py")}
     functions = [
         (node.name, 1 + (node.end_lineno or 0) - node.lineno)
-        for path in (PACKAGE / "training").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for text in files.values()
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef)
     ]
-    assert len(functions) > 200
+    assert len(functions) > count
     assert [name for name, lines in functions if lines > 80] == []
+    assert [name for name, text in files.items() if len(text.splitlines()) > 300] == []
 
 
 TEXT = ("read_text", "write_text")
