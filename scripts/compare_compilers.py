@@ -41,7 +41,7 @@ CHECKPOINTS = ROOT / "docs" / "results" / "checkpoints"
 KEPT = 1024
 """Elements that are kept of a large array, one in so many."""
 DEVICES = 2
-"""As the results were computed."""
+"""The number of devices that the results were computed on."""
 REPLICAS = 2 * DEVICES
 
 
@@ -55,7 +55,7 @@ class Case:
     replicas: bool
     """Whether it was trained as one of several replicas."""
     workdir: Path | None = None
-    """With the published weights."""
+    """The folder with the published weights."""
 
 
 def cases() -> Iterator[Case]:
@@ -187,7 +187,7 @@ def _start(run: Any, programs: Any, replicas: bool) -> Any:
 
 
 def _with_noise(state: Any) -> Any:
-    """With N(0, 0.02²) on every weight: biases are not zero, blocks not the identity."""
+    """The state with noise from N(0, 0.02²) on every weight: biases are not zero, blocks not the identity."""
     import dataclasses
 
     import jax

@@ -67,7 +67,7 @@ def write_corpus(folder: Path, vocabulary: int) -> None:
 
 
 def config_of(case: Case, source: str) -> dict[str, Any]:
-    """As `rnnlab.train` would get it. A vocabulary that is not split fits in memory once: on one device."""
+    """The config that `rnnlab.train` would get. A vocabulary that is not split fits in memory once: on one device."""
     return {
         "batch_size": case.batch,
         "eval_batch_size": case.batch,

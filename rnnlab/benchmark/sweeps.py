@@ -50,7 +50,7 @@ CASES = [Case("irnn"), Case("gru")]
 
 
 def config_of(case: Case) -> dict[str, Any]:
-    """As in configs/adding.py."""
+    """The config of a case, as in configs/adding.py."""
     return ADDING | {
         "steps": case.steps,
         "log_every": 100,

@@ -17,7 +17,7 @@ import jax
 WRONG = ("0.10.0", "0.10.1", "0.10.2")
 """Versions of jaxlib that are wrong on CPUs with AVX-512, and right with this switch, which newer ones do not know:"""
 ADMITTED = ("0.10.1",)
-"""Those of them that the requirements admit: repaired without a word."""
+"""The wrong versions that the requirements admit: repaired without a word."""
 SWITCH = "--xla_cpu_use_fusion_emitters"
 NOISY = ("0.10.0", "0.10.1")
 """Versions that print two lines of error for every program from the persistent cache, on CPUs with AVX-512: they take

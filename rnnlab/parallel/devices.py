@@ -1,4 +1,4 @@
-"""Which devices a run uses: the mesh, the host's cores as devices, and the allocator.
+"""The devices that a run uses: the mesh, the host's cores as devices, and the allocator.
 
 One process uses all of a CPU: XLA runs the small products of a recurrent step on one core, so the batch is split over
 one CPU device per core instead.

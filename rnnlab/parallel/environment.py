@@ -28,8 +28,8 @@ SETTINGS = {
     "jax_threefry_partitionable": True,
     "jax_transfer_guard": None,
 }
-"""Those that change a run's numbers or end it. A config says all that a run depends on, and a run that is resumed
-elsewhere has to be the same."""
+"""Settings of JAX that change a run's numbers or end it. A config says all that a run depends on, and a run that is
+resumed elsewhere has to be the same."""
 INSTEAD = {
     ("jax_debug_infs", "jax_debug_nans", "jax_error_checking_behavior_nan"): (
         "--config.flight_recorder.steps=10 keeps what comes before a loss that is not finite, for rnnlab.diagnose "

@@ -88,7 +88,7 @@ class SplitLeaves:
         return sum(leaf.size for leaf in jax.tree.leaves(self.unfilled(tree)))
 
     def filled(self, tree: PyTree) -> PyTree:
-        """With rows of zeros, to equal parts."""
+        """The tree with rows of zeros that make all parts equal."""
         return self._changed(lambda leaf: filled(leaf, lax.axis_size(MODEL_AXIS)), tree)
 
     def _changed(self, function, tree: PyTree) -> PyTree:
@@ -152,7 +152,7 @@ LARGE = 1 << 22
 
 
 def filled(leaf: jax.Array, parts: int) -> jax.Array:
-    """With rows of zeros up to a multiple of `parts`."""
+    """The leaf with rows of zeros, up to a multiple of `parts`."""
     more = -leaf.shape[0] % parts
     return jnp.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))) if more else leaf
 

@@ -38,7 +38,7 @@ def observed(workdir: Path, output: Path | None = None) -> list[Path]:
 
 
 def diagnostics_of(names: Iterable[str]) -> dict[str, Diagnostic]:
-    """Those of the names that are diagnostics, the project's first."""
+    """The names that are diagnostics, the project's first."""
     names = dict.fromkeys(names)
     ours = {name: diagnostic for name, diagnostic in DIAGNOSTICS.items() if name in names}
     return ours | {name: lookup(DIAGNOSTICS, name, "diagnostics") for name in names if is_outside(name)}

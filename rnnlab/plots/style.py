@@ -156,7 +156,7 @@ def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tupl
 
 
 def _end_axis(axis: Axes, low: float, high: float, logarithmic: bool) -> None:
-    """With the margin that a plain axis has; zero width becomes a little."""
+    """Limits with the margin that a plain axis has; zero width becomes a little."""
     if logarithmic:
         margin = max((high / low) ** 0.05, 1.1)
         axis.set_ylim(low / margin, high * margin)

@@ -87,7 +87,7 @@ def dots(settings: Sequence[Dots], metric: str, better: float, path: Path) -> Pa
 
 
 def _reach(values: Sequence[float], ends: Sequence[float], logarithmic: bool) -> tuple[float, float]:
-    """From where to where an axis goes: over all values but spikes, and over what lies within half as much beyond them
+    """The ends of an axis: it goes over all values but spikes, and over what lies within half as much beyond them
     of the ends of intervals, which of two seeds can be thousands of times as wide."""
     low, high = without_spikes(values, logarithmic)
     reached = np.array([low, high, *ends])
@@ -112,7 +112,7 @@ class Curve:
 
     label: str
     colour: int
-    """Which one; below LINES."""
+    """The number of its colour, below LINES."""
     steps: np.ndarray
     """[S] training steps."""
     mean: np.ndarray

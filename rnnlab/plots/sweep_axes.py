@@ -103,7 +103,7 @@ def _norm(values: np.ndarray) -> Normalize:
 def _colour_bar(
     figure: Figure, axis: Axes, norm: Normalize, colours: Colormap, values: np.ndarray, metric: str
 ) -> None:
-    """With a tip at an end that values go beyond."""
+    """Draws the bar of colours, with a tip at an end that values go beyond."""
     finite = values[np.isfinite(values)]
     below, above = finite.size and finite.min() < norm.vmin, finite.size and finite.max() > norm.vmax
     extend = "both" if below and above else "min" if below else "max" if above else "neither"

@@ -27,7 +27,7 @@ class RecordingDir:
 
     @classmethod
     def all_in(cls, folder: Path) -> "list[RecordingDir]":
-        """Those below a folder that are whole, by their updates."""
+        """The whole recordings below a folder, by their updates."""
         numbered = [cls(path) for path in folder.glob("*") if path.name.isdecimal()]
         return sorted((each for each in numbered if each.record.exists()), key=lambda each: int(each.folder.name))
 

@@ -23,7 +23,7 @@ class Scale:
     """How means, intervals and comparisons of a metric are made."""
 
     logarithms: bool
-    """Whether of the values' logarithms: then means are geometric, and settings are compared by their ratio."""
+    """Whether of logarithms: then means are geometric, and settings are compared by their ratio."""
     low: float = -math.inf
     """No value is below it, and intervals are cut there; those of logarithms end above 0 by themselves."""
     high: float = math.inf
@@ -42,7 +42,7 @@ class Scale:
         return f"Student's t, cut at {ends}" if ends else "Student's t"
 
     def contrast(self, value: float, other: float) -> float:
-        """By how much a value differs from another: on a scale of logarithms that of their ratio."""
+        """The difference of a value from another; on a scale of logarithms, that of the logarithms."""
         return math.log(value) - math.log(other) if self.logarithms else value - other
 
 

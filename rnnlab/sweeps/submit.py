@@ -25,10 +25,10 @@ DEFAULTS: dict[str, Any] = dict(job_name="rnnlab", time=240, signal_delay_s=90, 
 """Minutes and seconds. submitit's own time is 5 minutes."""
 
 TIMEOUTS = 100
-"""So often a job that has run out of time goes back to the queue: one that never gets to save must end, too."""
+"""How often a job that has run out of time goes back to the queue: one that never gets to save must end, too."""
 
 EACH = "each"
-"""As --shard: job i of n takes the shard i/n."""
+"""The value of --shard with which job i of n takes the shard i/n."""
 
 _ANSWER = 0.6
 """The share of signal_delay_s that the command has for saving."""

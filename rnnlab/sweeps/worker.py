@@ -1,4 +1,4 @@
-"""Worker: what one process does with the groups of a sweep. Which rounds there are is `runner.py`'s.
+"""Worker: what one process does with the groups of a sweep. `runner.py` says which rounds there are.
 
 Several processes may work in one folder: each takes groups that no other holds.
 """
@@ -107,7 +107,7 @@ class Worker:
         group, folder = self.plan.groups[name], SweepDir(self.workdir).group(name)
         if not left_before(self.workdir, name, group, stop_at):
             return True
-        if self.interrupted:  # As the last group ended.
+        if self.interrupted:  # A signal came as the last group ended.
             return False
         with claimed(folder.lock) as mine:
             if not mine:

@@ -66,7 +66,7 @@ class Command(NamedTuple):
 
     @property
     def configs(self) -> Path:
-        """As it is written in commands: from the current folder."""
+        """The folder of configs as commands have it: from the current folder."""
         return Path(os.path.relpath(ROOT / "configs" / "irnn"))
 
     @property

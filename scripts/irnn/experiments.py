@@ -47,7 +47,7 @@ class Experiment:
     unit: str
     """The metric in words, as the paper has it."""
     networks: Mapping[str, Sequence[str]]
-    """Those of each variant."""
+    """The networks of each variant."""
     better: float = -1.0
     """1 where more is better, else -1."""
     scale: float = 1.0
@@ -213,7 +213,7 @@ class Case:
 
     @property
     def flags(self) -> list[str]:
-        """Those of the command that say which case it is."""
+        """The flags of the command that say which case it is."""
         length = [f"--length={self.length}"] if self.length else []
         return [f"--experiment={self.experiment.name}", *length, f"--variant={self.variant}"]
 

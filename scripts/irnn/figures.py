@@ -34,9 +34,9 @@ class Panel:
     title: str
     metric: str
     published: Mapping[str, Points]
-    """By network."""
+    """The paper's curves by network."""
     ours: Mapping[str, Sequence[Points]]
-    """By network, one curve a seed."""
+    """Our curves by network, one a seed."""
     colours: Mapping[str, int]
     """The colour of every network, the same in all panels."""
     names: Mapping[str, str]

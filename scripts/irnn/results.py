@@ -166,7 +166,7 @@ def check_protocol(path: Path, results: Mapping[str, Any], configs: Mapping[str,
         if network not in configs:
             raise ConfigError(f"{path} holds the network {network!r}, which the experiment does not have; move it away")
         try:
-            old = resolve_config(entry["config"] | {"seed": 0})  # With fields that have been added since.
+            old = resolve_config(entry["config"] | {"seed": 0})  # It gets the fields that have been added since.
             changed = differences(_as_json(old), _as_json({**configs[network], "seed": 0}))
         except ConfigError as error:
             changed = [str(error)]

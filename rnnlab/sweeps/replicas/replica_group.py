@@ -109,7 +109,7 @@ class ReplicaGroup:
         pruned: Mapping[str, int],
         stop: Callable[[int], bool] | None = None,
     ) -> bool:
-        """Until all have ended or come to `stop_at`, or a signal or a stop has come: whether they have; see
+        """Trains until all have ended or come to `stop_at`, or a signal or a stop comes: whether they have; see
         `run_group`."""
         with self.clock.running():
             return self._train(interrupted, stop_at, pruned, stop)

@@ -46,7 +46,7 @@ class Comparison:
     p: float | None
     """See `paired_test`; of the logarithms where the scale is one of them."""
     adjusted: float | None
-    """By Holm, over all that were tested."""
+    """p corrected by Holm, over all that were tested."""
 
 
 def compare(pairs: Sequence[tuple[Result, Result]], scale: Scale) -> list[Comparison]:
@@ -80,7 +80,7 @@ class Shares:
     p: float
     """See `exact_test`."""
     adjusted: float
-    """By Holm, over all comparisons."""
+    """p corrected by Holm, over all comparisons."""
 
 
 def compare_shares(pairs: Sequence[tuple[Result, Result]], counted: Callable[[Result], int]) -> list[Shares]:

@@ -1,4 +1,4 @@
-"""Which settings of a sweep are drawn, in which figure, and what is left out of it; `plots/sweep.py` and
+"""Chooses which settings of a sweep are drawn, in which figure, and what is left out; `plots/sweep.py` and
 `plots/sweep_axes.py` draw.
 
 Every function returns figures with their captions, none where the sweep has nothing for it.

@@ -17,7 +17,7 @@ from rnnlab.records.workdir import read_summary
 
 MEASURED = ("steps", "seconds", "steps_per_second")
 SECTIONS = ("final", "best", "stability", "convergence", "stage")
-"""Those of summary.json whose values become columns."""
+"""The sections of summary.json whose values become columns."""
 
 
 def make_rows(workdir: Path, sweep: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ class Plan:
 
     settings: list[Setting]
     groups: dict[str, Group]
-    """By the name of their folder below groups/."""
+    """The groups by the names of their folders below groups/."""
     added: int
     """Runs that the workdir did not know; all of them where the sweep is new."""
     gone: int

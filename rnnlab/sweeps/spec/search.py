@@ -78,7 +78,7 @@ class Search:
         return f"{words}; {len(self.points)} points are known"
 
     def settings(self) -> list[Setting]:
-        """Those of the points that are known."""
+        """The settings of the points so far."""
         if len(self._settings) != self.seeds * len(self.points):
             self._settings = self._expanded(self.points)
         return self._settings

@@ -49,7 +49,7 @@ class OptunaOptions:
 
     trials: PositiveInt
     of: Mapping
-    """As `DrawOptions.of`."""
+    """Ranges or lists by path, as in `DrawOptions.of`."""
     batch: PositiveInt = 16
     sampler: Annotated[str, OneOf("sampler", ("random", "tpe"))] = "tpe"
     seed: NonNegativeInt = 0

@@ -206,7 +206,7 @@ def _resolved(base: Mapping[str, Any], common: Mapping[str, Any], point: Mapping
 
 
 def _blamed(base: Mapping[str, Any], common: Mapping[str, Any], point: Mapping[str, Any]) -> str:
-    """Which axis a mistake is in: the one without which the config is right; else the run is described."""
+    """The axis that a mistake is in: the one without which the config is right; else the run is described."""
 
     def right(left_out: Iterable[str]) -> bool:
         try:
