@@ -18,7 +18,7 @@ from flax import nnx
 from rnnlab import plots
 from rnnlab.cells import CELLS
 from rnnlab.config.fields import fields_of
-from rnnlab.engine import FusableCell, Taps
+from rnnlab.engine import Multiply, RecurrentCell, Taps
 from rnnlab.nn.trajectory import Trajectory, carries_of
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.training.run import Run
@@ -278,8 +278,32 @@ def measured(measure: Callable[..., Any], trajectory: Trajectory, *others: jax.A
     return _measured(measure, name, graphdef, reverse, tuple(options.items()), state, arrays, others)
 
 
+def by_hand(cell: RecurrentCell, tap: jax.Array | None = None, mask: jax.Array | None = None) -> Multiply:
+    """What a step multiplies with, each product as one of whole matrices; tap [B, U]: added to the products; mask
+    [B, H]: a factor of h."""
+    matrices, columns = cell.matrices(), iter(range(0 if tap is None else tap.shape[1]))
+
+    def multiply(name: str, value: jax.Array) -> list[jax.Array]:
+        matrix = matrices[name]
+        kernel = matrix.kernel
+        if kernel.ndim == 3:  # By heads: all of one head's columns, then the next one's.
+            heads, _, width = kernel.shape
+            order = np.arange(heads * width).reshape(heads, matrix.parts, -1).swapaxes(0, 1).ravel()
+            kernel = jax.scipy.linalg.block_diag(*kernel)[:, order]
+        if mask is not None and matrix.of_state:
+            value = value * jnp.concatenate([mask] * (value.shape[1] // mask.shape[1]), 1)
+        u = value @ kernel
+        if matrix.offset is not None:
+            u = u + matrix.offset
+        if tap is not None:
+            u = u + tap[:, np.array([next(columns) for _ in range(u.shape[1])])]
+        return jnp.split(u, matrix.parts, axis=1)
+
+    return multiply
+
+
 def loop(
-    cell: FusableCell,
+    cell: RecurrentCell,
     x: jax.Array,
     carry: tuple[jax.Array, ...],
     *,
@@ -296,12 +320,8 @@ def loop(
         h = [jnp.zeros_like(carry[0][0])] * steps
         for t in reversed(valid) if reverse else valid:
             z = cell.project(x[t, row : row + 1])
-            if isinstance(cell, FusableCell):
-                u, offset = state[0] @ cell.recurrent_matrix(), cell.recurrent_offset()
-                u = u if offset is None else u + offset
-                state = cell.gates(state, cell.split(z), cell.split(u if taps is None else u + taps.u[t, row]))
-            else:
-                state = cell.step(state, cell.split(z))
+            multiply = by_hand(cell, None if taps is None else taps.u[t, row : row + 1])
+            state = cell.step(state, cell.split(z), multiply)
             if taps is not None:
                 state = tuple(s + tap[t, row] for s, tap in zip(state, taps.carry, strict=True))
             h[t] = state[0][0]

@@ -1,6 +1,7 @@
 """The base of every cell: its parameters, drawn gate by gate, and the input projection.
 
-A new cell names its gates and writes `gates`; the equations of the known ones stand in the files beside this one.
+A new cell names its gates and writes `gates`, or, where its step is another chain of products, `products` and `step`;
+the equations of the known ones stand in the files beside this one.
 """
 
 import abc
@@ -8,18 +9,20 @@ import dataclasses
 import importlib
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import check_count
+from rnnlab.engine import Matrix, Multiply
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.ops.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
@@ -50,7 +53,8 @@ class BaseCell(WithOptions, nnx.Module):
     """Parameters and input projection shared by all cells.
 
     With G = len(gate_names) gates the gate width is M = G H, and gate k owns columns [k H, (k + 1) H) of
-        input_kernel [D, M], recurrent_kernel [H, M], bias [M].
+        input_kernel [D, M], bias [M].
+    R, which meets the state, is recurrent_kernel [K, U]: U is H times the number of gates in `products`.
 
     A cell's options are its annotated attributes, as in a dataclass: arguments of the constructor, and fields of
     `model.cell`. A subclass adds its own to those of its base. One of `InitVar` is there for `initialize` alone. One
@@ -72,6 +76,11 @@ class BaseCell(WithOptions, nnx.Module):
     steps."""
 
     gate_names: ClassVar[tuple[str, ...]] = ("h",)
+    """The parts of z, each H wide."""
+    products: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """What a step multiplies by: a name, and the gates whose columns of R it has; R has its columns in this order."""
+    meets: ClassVar[int] = 1
+    """How many elements of the carry meet R side by side: it has so many times H rows."""
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     chrono_signs: ClassVar[tuple[int, ...]] = ()
     """Of every gate what `chrono` does: 1 where it keeps the state, -1 where it writes to it, else 0."""
@@ -97,8 +106,11 @@ class BaseCell(WithOptions, nnx.Module):
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         """Draws the parameters. options: all of them, each an attribute."""
-        self.input_kernel = nnx.Param(self._draw_gates(options.input_init, rngs, self.in_features))
-        self.recurrent_kernel = nnx.Param(self._draw_gates(options.recurrent_init, rngs, self.features))
+        self.input_kernel = nnx.Param(self._draw_gates(options.input_init, rngs, self.in_features, self.gate_names))
+        if self.products:
+            gates = self.recurrent_gates * self.meets
+            blocks = jnp.split(self._draw_gates(options.recurrent_init, rngs, self.features, gates), self.meets, axis=1)
+            self.recurrent_kernel = nnx.Param(jnp.concatenate(blocks))
         draw_bias = as_initializer(options.bias_init)
         biases = [draw_bias(rngs.params(), (self.features,), jnp.float32) for _ in self.gate_names]
         self.bias = nnx.Param(jnp.concatenate(biases))
@@ -124,11 +136,11 @@ class BaseCell(WithOptions, nnx.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({name: v() if isinstance(v, _Named) else v for name, v in state.items()})
 
-    def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int) -> jax.Array:
-        """[rows, M], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of its gates."""
+    def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int, gates: tuple[str, ...]) -> jax.Array:
+        """[rows, H times the gates], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of them."""
         draw, joint = as_initializer(init), self.in_features + self.features
         shape = (rows, self.features)
-        return jnp.concatenate([draw_block(draw, rngs.params(), shape, joint) for _ in self.gate_names], axis=1)
+        return jnp.concatenate([draw_block(draw, rngs.params(), shape, joint) for _ in gates], axis=1)
 
     def split(self, a: Float[Array, "... M"]) -> Parts:
         """The gates' parts [..., H] of an array [..., M], in the order of `gate_names`."""
@@ -138,15 +150,55 @@ class BaseCell(WithOptions, nnx.Module):
         """z = x W + b, for any leading axes."""
         return affine(x, self.input_kernel[...], self.bias[...], self.compute)
 
+    @abc.abstractmethod
+    def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
+        """(h_t, ...) from (h_{t-1}, ...) and the gates' parts [B, H] of z_t = x_t W + b.
+
+        `multiply(name, value)` gives the parts of a value's product with a matrix; no row may see another row.
+        """
+
+    def recurrent_matrix(self) -> Float[Array, "K U"]:
+        """R, as it multiplies; a reparametrised kernel is built here, once per sequence."""
+        return self.recurrent_kernel[...]
+
+    def recurrent_offset(self) -> Float[Array, " U"] | None:
+        """c, which is added to the products; a cell without a second bias has none."""
+        return None
+
+    def matrices(self) -> dict[str, Matrix]:
+        """All that values meet in a step, by the names that it multiplies with: of R the columns of their gates."""
+        if not self.products:
+            return {}
+        kernel, offset = self.recurrent_matrix(), self.recurrent_offset()
+        ends = np.cumsum([len(gates) for gates in self.products.values()])[:-1] * self.features
+        kernels = jnp.split(kernel, ends, axis=1) if len(ends) else [kernel]
+        offsets = [None] * len(kernels) if offset is None else jnp.split(offset, ends) if len(ends) else [offset]
+        columns = zip(self.products.items(), kernels, offsets, strict=True)
+        return {name: Matrix(kernel, offset, parts=len(gates)) for (name, gates), kernel, offset in columns}
+
     def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
         """The matrices that meet the state, gate by gate, as they meet it: penalties, spectra and bounds are of
         these. A cell without such a matrix returns none."""
-        return dict(zip(self.gate_names, self.split(self.recurrent_kernel[...]), strict=True))
+        return self._blocks(self.recurrent_matrix()) if self.products else {}
+
+    def _blocks(self, kernel: Float[Array, "K U"]) -> dict[str, Float[Array, "H H"]]:
+        """The blocks of R by their gates; those of several elements of the carry by both names."""
+        blocks = {}
+        for gate, columns in zip(self.recurrent_gates, jnp.split(kernel, len(self.recurrent_gates), 1), strict=True):
+            rows = jnp.split(columns, self.meets, axis=0)
+            names = [gate] if self.meets == 1 else [f"{gate} of {name}" for name in self.carry_names]
+            blocks |= zip(names, rows, strict=True)
+        return blocks
+
+    @property
+    def recurrent_gates(self) -> tuple[str, ...]:
+        """The gates whose columns R has, in their order."""
+        return tuple(gate for gates in self.products.values() for gate in gates)
 
     @property
     def builds_recurrent_matrix(self) -> bool:
         """Whether R is made of its parameters, and is none of them itself."""
-        return False
+        return type(self).recurrent_matrix is not BaseCell.recurrent_matrix
 
     def set_recurrent_matrices(self, change: Callable[[Float[Array, "H H"]], Float[Array, "H H"]]) -> None:
         """Puts change(block) in the place of each gate's block.
@@ -156,8 +208,9 @@ class BaseCell(WithOptions, nnx.Module):
         """
         if self.builds_recurrent_matrix or not self.recurrent_matrices():
             raise ConfigError(f"{type(self).__name__} has no recurrent_kernel that is R itself; its R cannot be set")
-        blocks = [change(block) for block in self.split(self.recurrent_kernel[...])]
-        self.recurrent_kernel[...] = jnp.concatenate(blocks, axis=1)
+        blocks = [change(block) for block in self._blocks(self.recurrent_kernel[...]).values()]
+        columns = [jnp.concatenate(blocks[i : i + self.meets]) for i in range(0, len(blocks), self.meets)]
+        self.recurrent_kernel[...] = jnp.concatenate(columns, axis=1)
 
     def candidate(self, value: Float[Array, "B H"], z: Parts) -> Float[Array, "B H"]:
         """What would enter the state, times its dropout mask where z brings one behind the gates' parts (recurrent
@@ -171,22 +224,14 @@ class BaseCell(WithOptions, nnx.Module):
 
 
 class Cell(BaseCell):
-    """A cell with one matrix between its state and its gates: both backends run it."""
+    """A cell whose state meets one matrix, all gates' columns side by side, before anything else happens."""
 
-    def recurrent_matrix(self) -> Float[Array, "H M"]:
-        """R, as it multiplies h; a reparametrised kernel is built here, once per sequence."""
-        return self.recurrent_kernel[...]
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.products = {"recurrent": cls.gate_names}
 
-    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
-        return dict(zip(self.gate_names, self.split(self.recurrent_matrix()), strict=True))
-
-    @property
-    def builds_recurrent_matrix(self) -> bool:
-        return type(self).recurrent_matrix is not Cell.recurrent_matrix
-
-    def recurrent_offset(self) -> Float[Array, " M"] | None:
-        """c, which is added to h R; a cell without a second bias has none."""
-        return None
+    def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
+        return self.gates(carry, z, multiply("recurrent", carry[0]))
 
     @abc.abstractmethod
     def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:

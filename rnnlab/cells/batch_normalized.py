@@ -12,6 +12,7 @@ from jax import lax
 from rnnlab.cells.base import Cell
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import Around
+from rnnlab.engine import Matrix, Multiply
 from rnnlab.ops.linear import matmul
 from rnnlab.ops.normalization import EPSILON, Statistic
 from rnnlab.ops.random_streams import number
@@ -116,6 +117,7 @@ class BatchNormalizedCell(Around):
     """
 
     cell: Cell
+    mixes_rows = True
 
     def __init__(
         self,
@@ -144,13 +146,10 @@ class BatchNormalizedCell(Around):
 
     def products(self, h: Float[Array, "R H"]) -> jax.Array:
         """h R with their masks; the state's repeats for as many steps as the rows have."""
-        kernel = self.cell.recurrent_matrix()
-        if self.kernel_mask is not None:
-            kernel = kernel * self.kernel_mask[...]
         if self.state_mask is not None:
             mask = self.state_mask[...]
             h = (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
-        return matmul(h, kernel, self.compute)
+        return matmul(h, self._kernel(), self.compute)
 
     def project(self, x: jax.Array) -> jax.Array:
         """BN(x W; γ_x) + b of all steps [T, B, M]."""
@@ -159,10 +158,21 @@ class BatchNormalizedCell(Around):
         weight = times if self.weights is None else self.weights[...]
         return self._normalized(a, self.norm.input, weight) + self.cell.bias[...]
 
-    def step(self, carry: Carry, z: Parts) -> Carry:
+    def matrices(self) -> dict[str, Matrix]:
+        return {
+            "recurrent": Matrix(self._kernel(), parts=len(self.cell.gate_names))
+        }  # The offset comes after the norm.
+
+    def _kernel(self) -> Float[Array, "H M"]:
+        kernel = self.cell.recurrent_matrix()
+        return kernel if self.kernel_mask is None else kernel * self.kernel_mask[...]
+
+    def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         *z, weight = z
         z, shares = self._parts(z)
-        u = self.split(self._normalized(self.products(carry[0]), self.norm.recurrent, weight))
+        h = carry[0] if self.state_mask is None else carry[0] * self.state_mask[...]
+        u = jnp.concatenate(multiply("recurrent", h), -1)
+        u = self.split(self._normalized(u, self.norm.recurrent, weight))
         offset = self.cell.recurrent_offset()  # Within the norm it would be normalised away.
         if offset is not None:
             u = list(map(jnp.add, u, self.split(offset)))

@@ -1,14 +1,14 @@
 """Gated recurrent units, in both places of the reset gate."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.engine import Multiply
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.ops.initializers import as_initializer
-from rnnlab.ops.linear import matmul
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
@@ -44,7 +44,7 @@ class GRU(Cell):
 
 
 class ResetBeforeGRU(BaseCell):
-    """Gates in the order r, z, n, the reset gate before the product; carry (h,); reference backend only.
+    """Gates in the order r, z, n, the reset gate before the product; carry (h,).
 
         r = σ(x W_r + h R_r + b_r)      z = σ(x W_z + h R_z + b_z)
         n = tanh(x W_n + (r ∘ h) R_n + b_n)
@@ -54,15 +54,14 @@ class ResetBeforeGRU(BaseCell):
     """
 
     gate_names = ("r", "z", "n")
+    products: ClassVar = {"gates": ("r", "z"), "candidate": ("n",)}
     chrono_signs = (0, 1, 0)
     has_candidate = True
 
-    def step(self, carry: Carry, z: Parts) -> Carry:
-        """h_t from h_{t-1} and the parts of z_t = x_t W + b; two products in sequence."""
+    def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         (h,) = carry
         x_r, x_z, x_n, *_ = z
-        kernel = self.recurrent_kernel[...]
-        h_r, h_z = jnp.split(matmul(h, kernel[:, : 2 * self.features], self.compute), 2, axis=-1)
-        n = tanh(x_n + matmul(sigmoid(x_r + h_r) * h, kernel[:, 2 * self.features :], self.compute))
-        n = self.candidate(n, z)
+        h_r, h_z = multiply("gates", h)
+        (h_n,) = multiply("candidate", sigmoid(x_r + h_r) * h)
+        n = self.candidate(tanh(x_n + h_n), z)
         return (n + sigmoid(x_z + h_z) * (h - n),)

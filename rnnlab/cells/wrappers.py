@@ -3,25 +3,28 @@
 To the engine it is a cell like any other. Its masks come as the engine's `noise`, drawn outside of the loop.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.cells.base import BaseCell
+from rnnlab.engine import Matrix, Multiply
 from rnnlab.ops.linear import ComputeType
 from rnnlab.ops.normalization import standardized
-from rnnlab.typing import Carry, Parts
+from rnnlab.typing import Array, Carry, Float, Parts
 
 
 class GateGains(nnx.Module):
-    """The gains of layer normalisation inside a cell, one for each unit of each gate, of x W and of h R."""
+    """The gains of layer normalisation inside a cell, one for each column of x W and of the step's products."""
 
-    def __init__(self, width: int):
-        """width: M."""
-        self.input_gain = nnx.Param(jnp.ones(width))
-        self.recurrent_gain = nnx.Param(jnp.ones(width))
+    def __init__(self, input_width: int, recurrent_width: int):
+        """M, U."""
+        self.input_gain = nnx.Param(jnp.ones(input_width))
+        self.recurrent_gain = nnx.Param(jnp.ones(recurrent_width))
 
 
 class Around(nnx.Module):
@@ -60,56 +63,58 @@ class Around(nnx.Module):
 
 
 class ModifiedCell(Around):
-    """Around a cell that both backends run."""
-
-    cell: Cell
+    """Around a cell whose rows do not see each other; both backends run it."""
 
     def __init__(
         self,
-        cell: Cell,
+        cell: BaseCell,
         *,
         gains: GateGains | None = None,
-        kernel_mask: jax.Array | None = None,
+        kernel_masks: Mapping[str, jax.Array] | None = None,
         candidate: bool = False,
         zoneout: tuple[int, ...] = (),
     ):
-        """gains: switches layer normalisation on. kernel_mask [H, M]: a factor of R. candidate: whether the candidate
-        has a mask. zoneout: the elements of the carry that are held back."""
+        """gains: switches layer normalisation on, of a cell with x W + b. kernel_masks: factors of its matrices, each
+        [K, N]. candidate: whether the candidate has a mask. zoneout: the elements of the carry that are held back."""
         super().__init__(cell, candidate=candidate, zoneout=zoneout)
         self.gains = gains
-        self.kernel_mask = None if kernel_mask is None else nnx.Variable(kernel_mask)
+        self.kernel_masks = nnx.Dict({name: nnx.Variable(mask) for name, mask in (kernel_masks or {}).items()})
 
     def project(self, x: jax.Array) -> jax.Array:
         if self.gains is None:
             return self.cell.project(x)
         bias = self.cell.bias[...]
-        return self._normalized(self.cell.project(x) - bias, self.gains.input_gain[...]) + bias
+        parts = map(standardized, self.split(self.cell.project(x) - bias))
+        return jnp.concatenate([*parts], -1) * self.gains.input_gain[...] + bias
 
-    def recurrent_matrix(self) -> jax.Array:
-        kernel = self.cell.recurrent_matrix()
-        return kernel if self.kernel_mask is None else kernel * self.kernel_mask[...]
+    def matrices(self) -> dict[str, Matrix]:
+        matrices = dict(self.cell.matrices())
+        for name, mask in self.kernel_masks.items():
+            matrices[name] = dataclasses.replace(matrices[name], kernel=matrices[name].kernel * mask[...])
+        if self.gains is not None:  # What is added before the norm would be normalised away.
+            matrices = {name: dataclasses.replace(matrix, offset=None) for name, matrix in matrices.items()}
+        return matrices
 
-    def recurrent_offset(self) -> jax.Array | None:
-        return None if self.gains is not None else self.cell.recurrent_offset()  # Else it would be normalised away.
-
-    def _normalized(self, a: jax.Array, gain: jax.Array) -> jax.Array:
-        return jnp.concatenate([standardized(part) for part in self.split(a)], -1) * gain
-
-    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
+    def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         z, shares = self._parts(z)
         if self.gains is not None:
-            gains = self.split(self.gains.recurrent_gain[...])
-            u = [standardized(part) * gain for part, gain in zip(u, gains, strict=True)]
-            offset = self.cell.recurrent_offset()
+            multiply = self._normalized(multiply, self.gains.recurrent_gain[...])
+        return self._zoned_out(carry, self.cell.step(carry, z, multiply), shares)
+
+    def _normalized(self, multiply: Multiply, gains: Float[Array, " U"]) -> Multiply:
+        """Every product of a step, each part standardised, times its gain, plus the offset."""
+        column = 0
+
+        def normalized(name: str, value: jax.Array) -> Parts:
+            nonlocal column
+            parts = []
+            for part in multiply(name, value):
+                width = part.shape[-1]
+                parts.append(standardized(part) * gains[column : column + width])
+                column += width
+            offset = self.cell.matrices()[name].offset
             if offset is not None:
-                u = list(map(jnp.add, u, self.split(offset)))
-        return self._zoned_out(carry, self.cell.gates(carry, z, u), shares)
+                parts = list(map(jnp.add, parts, jnp.split(offset, len(parts))))
+            return parts
 
-
-class ModifiedStepCell(Around):
-    """Around a cell for the reference backend alone."""
-
-    def step(self, carry: Carry, z: Parts) -> Carry:
-        z, shares = self._parts(z)
-        cell: Any = self.cell
-        return self._zoned_out(carry, cell.step(carry, z), shares)
+        return normalized

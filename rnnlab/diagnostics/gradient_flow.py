@@ -12,7 +12,7 @@ from jax import lax
 from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, maps, over
 from rnnlab.diagnostics.names import carry_names
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.engine import FusableCell, Taps
+from rnnlab.engine import Taps
 from rnnlab.nn.network import Network
 from rnnlab.ops.safe_norms import row_norms
 from rnnlab.tasks import Batch, Task
@@ -135,7 +135,7 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
 
     For every layer and direction, over the batch's rows as `over_rows` says:
         layer 1/h [T]       ‖∂L_b/∂h_t‖₂; of an LSTM also layer 1/c [T], along the cell's path
-        layer 1/delta [T]   ‖δ_t‖₂, δ_t = ∂L_b/∂u_t; not of a cell without one recurrent product
+        layer 1/delta [T]   ‖δ_t‖₂, δ_t = ∂L_b/∂u_t, of all products of a step; not of a cell without one
     and from the first, by `decay_per_step`, layer 1/factor, layer 1/half_life and layer 1/horizon (`memory_horizon`).
     A readout at every step brings gradient of its own to every h_t, beside what comes back through time; what is
     measured is the sum, whose decay says less about the recurrence.
@@ -144,7 +144,7 @@ def flow(probe: Probe) -> dict[str, jax.Array]:
     reverse: dict[str, bool] = {}
     for trajectory, tap in zip(probe.trajectories, probe.flows, strict=True):
         arrays = dict(zip(carry_names(trajectory.cell, len(tap.carry)), tap.carry, strict=True))
-        if isinstance(trajectory.cell, FusableCell):
+        if tap.u.shape[-1]:
             arrays["delta"] = tap.u
         rows |= {f"{trajectory.name}/{what}": row_norms(gradient) for what, gradient in arrays.items()}
         reverse |= {f"{trajectory.name}/{what}": trajectory.reverse for what in arrays}

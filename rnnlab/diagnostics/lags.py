@@ -1,4 +1,4 @@
-"""The gradient of a recurrent matrix, split exactly by how many steps it has travelled back, and by gate.
+"""The gradient of the recurrent matrices, split exactly by how many steps it has travelled back, and by gate.
 
 The same question for truncated training and all parameters is answered in `truncation.py`.
 """
@@ -13,20 +13,20 @@ from jax import lax
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.gradient_flow import over_rows
 from rnnlab.diagnostics.truncation import with_windows
-from rnnlab.engine.contract import FusableCell, recur
+from rnnlab.engine.contract import Product, dropped, kernel_gradient, multiplication, products_of
 from rnnlab.nn.connections import Hidden
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, inside
-from rnnlab.ops.linear import matmul
 from rnnlab.ops.safe_norms import alignment, global_norm, row_norms, share
 from rnnlab.tasks import Batch, Task
-from rnnlab.typing import Array, Carry, Float, Parts
+from rnnlab.typing import Array, Carry, Float, Parts, PyTree
 
 
 class LagSplit(NamedTuple):
     """∂L/∂R of one direction of one layer as a sum of K parts: of the lags 0, 1, …, K - 2, and of all beyond.
 
-    G gates in the cell's order (`names.gate_names`), M = G H.
+    R is all that a step multiplies by, one matrix or several; G is the number of their products' parts, in the order of
+    the step, which is that of the cell's gates (`names.gate_names`).
     """
 
     norms: Float[Array, "K G"]
@@ -37,8 +37,9 @@ class LagSplit(NamedTuple):
     """Between the sum of the parts up to this one and ∂L/∂R: what a window of that many steps more would see."""
     ratio: Float[Array, " K"]
     """The norm of that sum over ‖∂L/∂R‖."""
-    total: Float[Array, "H M"]
-    """The sum of all parts, ∂L/∂R. R as it multiplies h: dropped or reparametrised, where it is."""
+    total: dict[str, Float[Array, "K N"]]
+    """The sum of all parts, ∂L/∂R, by the matrices' names. R as it multiplies: dropped or reparametrised, where it
+    is."""
     delta: Float[Array, "T G"]
     """Over rows, as `over_rows` says, ‖δ_t‖ in each gate, δ_t = ∂L/∂u_t."""
 
@@ -79,15 +80,15 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
 
         ∂L/∂R = Σ_s Σ_k h_{s-k-1}ᵀ δ_{s-k}^{(s)},    δ_t^{(s)} = ∂L/∂u_t through e_s alone
 
-    (the sum over "temporal components" of Pascanu, Mikolov and Bengio, 2013, eq. 4, ordered by s - t and summed over
-    s). Part k has all that has travelled k steps back within this recurrence, from any step that it entered at; with a
-    loss at the last step and one layer, k is the distance from the loss.
+    where h is whatever meets R (the sum over "temporal components" of Pascanu, Mikolov and Bengio, 2013, eq. 4, ordered
+    by s - t and summed over s). Part k has all that has travelled k steps back within this recurrence, from any step
+    that it entered at; with a loss at the last step and one layer, k is the distance from the loss.
 
     All s run side by side: one linearisation of all T steps, its transpose applied once for each lag, so time grows
     with T · longest, and memory with T alone.
 
     Args:
-        trajectory: of a cell with one recurrent matrix.
+        trajectory: of a cell that multiplies by something.
         entry: e, the gradient that enters at every step, as `entries` gives it.
         longest: how many lags get a part of their own, from 1 up to T; all T if not given.
 
@@ -95,7 +96,7 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
         K = longest + 1 parts, the last of all lags from `longest` on.
 
     Raises:
-        ConfigError: a cell without one recurrent matrix, or longest out of bounds.
+        ConfigError: a cell without a recurrent matrix, or longest out of bounds.
     """
     steps, batch = entry.shape[:2]
     if longest is None:
@@ -105,21 +106,28 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
     cell, step = trajectory.cell, step_with_tap(trajectory)
     before, parts = trajectory.before, trajectory.parts()
     valid = trajectory.inside[:, :, None]
-    kernel = cell.recurrent_matrix()
-    no_tap = jnp.zeros((steps, batch, kernel.shape[1]), kernel.dtype)
-    h = before[0] if trajectory.state_mask is None else before[0] * trajectory.state_mask
-    h = jnp.where(valid, h, 0).reshape(steps * batch, -1).T
+    matrices, products = cell.matrices(), products_of(cell, trajectory.x, trajectory.noise)
+    width = sum(product.columns for product in products)
+    no_tap = jnp.zeros((steps, batch, width), matrices[products[0].name].kernel.dtype)
+    _, values = jax.vmap(step)(before, no_tap, parts)
+    values = [jnp.where(valid, value, 0) for value in values]
 
-    def of_kernel(delta: Float[Array, "T B M"]) -> Float[Array, "H M"]:
-        return matmul(h, delta.reshape(steps * batch, -1), cell.compute)
+    def of_kernel(delta: Float[Array, "T B U"]) -> dict[str, jax.Array]:
+        column, gradient = 0, {}
+        for product, value in zip(products, values, strict=True):
+            columns = delta[:, :, column : column + product.columns]
+            column += product.columns
+            new = kernel_gradient(matrices[product.name], value, columns, cell.compute)
+            gradient[product.name] = gradient[product.name] + new if product.name in gradient else new
+        return gradient
 
-    def through_time(entering: Carry) -> Float[Array, "T B M"]:
+    def through_time(entering: Carry) -> Float[Array, "T B U"]:
         """δ_t of all that enters."""
 
         def back(after: Carry, at: tuple) -> tuple[Carry, jax.Array]:
             entering, before, parts, tap, valid = at
             arrived = jax.tree.map(jnp.add, after, entering)
-            passed, delta = jax.vjp(lambda carry, tap: step(carry, tap, parts), before, tap)[1](arrived)
+            passed, delta = jax.vjp(lambda carry, tap: step(carry, tap, parts)[0], before, tap)[1](arrived)
             passed = jax.tree.map(lambda new, old: jnp.where(valid, new, old), passed, arrived)
             return passed, jnp.where(valid, delta, 0)
 
@@ -127,16 +135,18 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
         every = (entering, before, parts, no_tap, valid)
         return lax.scan(back, nothing, every, reverse=not trajectory.reverse)[1]
 
-    def by_gate(a: Float[Array, "H M"]) -> Float[Array, " G"]:
-        return jnp.stack([global_norm(part) for part in cell.split(a)])
+    def by_gate(gradient: dict[str, jax.Array]) -> Float[Array, " G"]:
+        names = dict.fromkeys(product.name for product in products)  # A tree's keys come back in another order.
+        by_matrix = [jnp.split(gradient[name], matrices[name].parts, axis=-1) for name in names]
+        return jnp.stack([global_norm(part) for parts in by_matrix for part in parts])
 
-    _, pull_back = jax.vjp(lambda carry, tap: jax.vmap(step)(carry, tap, parts), before, no_tap)
+    _, pull_back = jax.vjp(lambda carry, tap: jax.vmap(step)(carry, tap, parts)[0], before, no_tap)
 
-    def one_lag(state: tuple[Carry, jax.Array], _: None) -> tuple[tuple[Carry, jax.Array], tuple]:
+    def one_lag(state: tuple[Carry, PyTree], _: None) -> tuple[tuple[Carry, PyTree], tuple]:
         arrived, sum_before = state
         passed, delta = pull_back(arrived)
         part = of_kernel(jnp.where(valid, delta, 0))
-        total = sum_before + part
+        total = jax.tree.map(jnp.add, sum_before, part)
         # The gradient that leaves the first step that ran belongs to the initial carry: the next lag has none of it. In
         # a reverse row with padding it stands in the padding, which hands nothing on.
         passed = jax.tree.map(lambda a: _one_step_back(jnp.where(valid, a, 0), trajectory.reverse), passed)
@@ -145,40 +155,58 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
     entering = (jnp.where(valid, entry, 0).astype(before[0].dtype), *map(jnp.zeros_like, before[1:]))
     full_delta = through_time(entering)
     full = of_kernel(full_delta)
-    start = (entering, jnp.zeros_like(full))
+    nothing = jax.tree.map(jnp.zeros_like, full)
+    start = (entering, nothing)
     (left, total), of_lags = lax.scan(one_lag, start, None, length=longest)
     # After T steps nothing is left.
-    beyond = of_kernel(through_time(left)) if longest < steps else jnp.zeros_like(full)
-    total = total + beyond
+    beyond = of_kernel(through_time(left)) if longest < steps else nothing
+    total = jax.tree.map(jnp.add, total, beyond)
     of_rest = (by_gate(beyond), share(beyond, full), *alignment(total, full))
     parts_of_lags = jax.tree.map(lambda lags, rest: jnp.concatenate([lags, rest[None]]), of_lags, of_rest)
-    return LagSplit(*parts_of_lags, total=total, delta=_by_gate(cell.split(full_delta), trajectory))
+    return LagSplit(*parts_of_lags, total=total, delta=_by_gate(_gates(full_delta, products), trajectory))
 
 
-def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts], Carry]:
-    """(carry, tap [B, M], z_t) -> the next carry, with u_t = h_{t-1} R + c + tap: the gradient of tap is δ_t.
+def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts], tuple[Carry, list[jax.Array]]]:
+    """(carry, tap [B, U], z_t) -> the next carry, and what met the matrices, with the tap added to the products: its
+    gradient is δ_t.
 
     Raises:
-        ConfigError: a cell whose state does not meet one matrix alone.
+        ConfigError: a cell whose state meets no matrix, or whose rows see each other.
     """
     cell, mask = trajectory.cell, trajectory.state_mask
-    if not isinstance(cell, FusableCell):
+    matrices = cell.matrices()
+    if not matrices or getattr(cell, "mixes_rows", False):
         raise ConfigError(f"lags: {_why_not(cell)} ({trajectory.name})")
-    kernel, offset = cell.recurrent_matrix(), cell.recurrent_offset()
 
-    def step(carry: Carry, tap: jax.Array, z: Parts) -> Carry:
-        h = carry[0] if mask is None else carry[0] * mask
-        return cell.gates(carry, z, cell.split(recur(h, kernel, offset, cell.compute) + tap))
+    def step(carry: Carry, tap: jax.Array, z: Parts) -> tuple[Carry, list[jax.Array]]:
+        multiply, values = multiplication(matrices, cell.compute, mask, tap), []
+
+        def noted(name: str, value: jax.Array) -> Parts:
+            values.append(dropped(value, matrices[name], mask))
+            return multiply(name, value)
+
+        return cell.step(carry, z, noted), values
 
     return step
 
 
 def _why_not(cell: Any) -> str:
     """Why a cell's gradient cannot be split."""
-    within = getattr(cell, "cell", cell)  # Dropout may stand around the equations.
-    if isinstance(within, FusableCell):
+    if getattr(cell, "mixes_rows", False):
         return f"{type(cell).__name__} has statistics between the recurrent matrix and the gates; without them it works"
-    return f"{type(within).__name__} has no one recurrent matrix that the gradient could be split for; gru has"
+    within = getattr(cell, "cell", cell)  # Dropout may stand around the equations.
+    return f"{type(within).__name__} has no recurrent matrix whose gradient could be split; gru has"
+
+
+def _gates(delta: Float[Array, "T B U"], products: tuple[Product, ...]) -> Parts:
+    """δ_t by the parts of each matrix; of one that a step multiplies by several times those of all times, side by
+    side."""
+    column, gates = 0, {}
+    for product in products:
+        for number, part in enumerate(jnp.split(delta[:, :, column : column + product.columns], product.parts, -1)):
+            gates.setdefault((product.name, number), []).append(part)
+        column += product.columns
+    return [jnp.concatenate(parts, -1) for parts in gates.values()]
 
 
 def _one_step_back(a: Float[Array, "T B H"], reverse: bool) -> Float[Array, "T B H"]:

@@ -23,8 +23,8 @@ class Probe(NamedTuple):
     trajectories: list[Trajectory]
     """One for every layer and direction."""
     flows: list[Taps]
-    """∂L_b/∂carry_t [T, B, H] each and δ_t = ∂L_b/∂u_t [T, B, M], L_b being row b's own loss: one for each trajectory.
-    A `StepCell` has no one u: there `u` is zero."""
+    """∂L_b/∂carry_t [T, B, H] each and δ_t = ∂L_b/∂u_t [T, B, U], L_b being row b's own loss: one for each
+    trajectory."""
     params: PyTree
     """Nested dicts of arrays."""
     gradients: PyTree

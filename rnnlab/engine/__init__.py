@@ -1,21 +1,33 @@
-"""The engine: the only loops over time in the project, derived from a cell's three pieces. What the parts say of
+"""The engine: the only loops over time in the project, derived from a cell's few pieces. What the parts say of
 themselves stands in `unrolling.py`."""
 
 from rnnlab.engine.checks import check_lengths, check_range
-from rnnlab.engine.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, make_taps
+from rnnlab.engine.contract import (
+    Backend,
+    Cotangent,
+    Matrix,
+    Multiply,
+    RecurrentCell,
+    Store,
+    Taps,
+    make_taps,
+    products_of,
+)
 from rnnlab.engine.unrolling import default_chunk, resolve_backend, unroll
 
 __all__ = [
     "Backend",
     "Cotangent",
-    "FusableCell",
-    "StepCell",
+    "Matrix",
+    "Multiply",
+    "RecurrentCell",
     "Store",
     "Taps",
     "check_lengths",
     "check_range",
     "default_chunk",
     "make_taps",
+    "products_of",
     "resolve_backend",
     "unroll",
 ]

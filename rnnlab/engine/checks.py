@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from rnnlab.engine.contract import FusableCell, StepCell, Taps, make_taps
+from rnnlab.engine.contract import RecurrentCell, Taps, make_taps
 from rnnlab.ops.linear import check_width
 from rnnlab.typing import Carry
 
 _TIME_FIRST = "the order is [T, B, D] (time first)"
 
 
-def check_sequence(cell: FusableCell | StepCell, x: jax.Array) -> jax.Array:
+def check_sequence(cell: RecurrentCell, x: jax.Array) -> jax.Array:
     """x [T, B, D]; integers and truth values as the numbers that the cell computes with.
 
     Raises:
@@ -64,7 +64,7 @@ def check_range(a: jax.Array, low: int, high: int, what: str) -> None:
         raise ValueError(f"{what} go from {least} to {most}; they may go from {low} to {high}")
 
 
-def check_carry(cell: FusableCell | StepCell, carry: Any, x: jax.Array) -> Carry:
+def check_carry(cell: RecurrentCell, carry: Any, x: jax.Array) -> Carry:
     """A carry of the cell for x.
 
     Raises:
@@ -85,7 +85,7 @@ def check_carry(cell: FusableCell | StepCell, carry: Any, x: jax.Array) -> Carry
 
 
 def check_beside(
-    cell: FusableCell | StepCell,
+    cell: RecurrentCell,
     x: jax.Array,
     noise: tuple[jax.Array, ...],
     state_mask: jax.Array | None,
@@ -99,8 +99,10 @@ def check_beside(
         h = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], x.dtype))[0]
         if state_mask.shape != h.shape:
             raise ValueError(f"state_mask has shape {state_mask.shape}; x {x.shape} and h need {h.shape}")
+        if not any(matrix.of_state for matrix in jax.eval_shape(cell.matrices).values()):
+            raise ValueError(f"the state of {type(cell).__name__} meets no matrix; state_mask needs one")
     if taps is not None:
-        made = jax.eval_shape(lambda: make_taps(cell, x))
+        made = jax.eval_shape(lambda: make_taps(cell, x, noise))
         shapes, needed = ([a.shape for a in jax.tree.leaves(tree)] for tree in (taps, made))
         if shapes != needed:
             raise ValueError(f"taps have shapes {shapes}; make_taps for x {x.shape} gives {needed}")

@@ -1,11 +1,15 @@
 """What the engine asks of a cell, and the pieces of a step that all backends share."""
 
+import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from rnnlab.engine.products import join_heads, multiply_heads, split_heads, sum_of_products, sum_over_heads
 from rnnlab.ops.linear import ComputeType, matmul
 from rnnlab.ops.safe_norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
@@ -15,9 +19,43 @@ Store = Literal["auto", "gates", "carries", "ends"]
 """What the fused backend keeps of every step for the backward pass; see `unroll`."""
 
 
+Multiply = Callable[[str, jax.Array], Parts]
+"""(A matrix's name, a value [B, K]) -> the parts of their product [B, N / parts] each."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["kernel", "offset"], meta_fields=["parts", "of_state"]
+)
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """A matrix that values meet inside of the loop, as a cell gives it for one sequence."""
+
+    kernel: Any  # An array; JAX puts other things in the places of a tree's leaves.
+    """[K, N], or [heads, K / heads, N / heads] for one in diagonal blocks, the parts side by side in each block."""
+    offset: Any = None
+    """[N], which is added to every product; None for nothing."""
+    parts: int = 1
+    """How many parts of one width the product is cut into."""
+    of_state: bool = True
+    """Whether the state meets it, or what is made of the state, so that a mask of the state acts on it."""
+
+    @property
+    def rows(self) -> int:
+        """K."""
+        return self.kernel.shape[-2] * (self.kernel.shape[0] if self.kernel.ndim == 3 else 1)
+
+    @property
+    def columns(self) -> int:
+        """N."""
+        return self.kernel.shape[-1] * (self.kernel.shape[0] if self.kernel.ndim == 3 else 1)
+
+
 @runtime_checkable
-class FusableCell(Protocol):
-    """What the fused backend asks of a cell. `rnnlab.cells.Cell` is the base class that provides most of it."""
+class RecurrentCell(Protocol):
+    """What the engine asks of a cell. `rnnlab.cells.BaseCell` is the base class that provides most of it.
+
+    A cell whose rows see each other has `mixes_rows` = True; the reference backend alone runs it.
+    """
 
     compute: ComputeType
     """What the operands of matrix products are rounded to."""
@@ -26,22 +64,19 @@ class FusableCell(Protocol):
         """[..., D] -> [..., M]: everything that depends on the input only."""
         ...
 
-    def recurrent_matrix(self) -> jax.Array:
-        """R [H, M], built once, outside the loop."""
-        ...
-
-    def recurrent_offset(self) -> jax.Array | None:
-        """c [M], which is added to h R; None for nothing."""
-        ...
-
     def split(self, a: jax.Array) -> Parts:
-        """[..., M] -> the gates' parts, side by side in M."""
+        """[..., M] -> the parts that a step takes, side by side in M."""
         ...
 
-    def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
-        """One step from the parts of z_t and of u_t = h_{t-1} R + c; pure, and no row may see another row.
+    def matrices(self) -> Mapping[str, Matrix]:
+        """All that values meet in a step, by name; built once, outside the loop."""
+        ...
 
-        Behind the parts of z stand the step's slices of the `noise` that `unroll` was given.
+    def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
+        """The next carry, from the parts of z_t; `multiply(name, value)` wherever a value meets a matrix.
+
+        Pure, and no row may see another row. Behind the parts of z stand the step's slices of the `noise` that `unroll`
+        was given.
         """
         ...
 
@@ -50,22 +85,9 @@ class FusableCell(Protocol):
         ...
 
 
-@runtime_checkable
-class StepCell(Protocol):
-    """A cell whose state meets more than one matrix in sequence; the reference backend alone can run it."""
-
-    def project(self, x: jax.Array) -> jax.Array: ...
-
-    def split(self, a: jax.Array) -> Parts: ...
-
-    def step(self, carry: Carry, z: Parts) -> Carry: ...
-
-    def initial_carry(self, batch: int, dtype: Any) -> Carry: ...
-
-
 def check_cell(cell: Any) -> None:
     """Raises a TypeError for what is no cell: a name, a class, a cell of another library."""
-    if not isinstance(cell, type) and isinstance(cell, FusableCell | StepCell):
+    if not isinstance(cell, type) and isinstance(cell, RecurrentCell):
         return
     kind = type(cell)
     if isinstance(cell, type):
@@ -73,12 +95,15 @@ def check_cell(cell: Any) -> None:
     elif cell is None or isinstance(cell, str):
         what = repr(cell)
     else:
-        missing = [name for name in ("project", "split", "initial_carry") if not hasattr(cell, name)]
-        what = f"a {kind.__module__}.{kind.__qualname__}, which lacks {', '.join(missing or ['gates or step'])}"
+        missing = [name for name in _METHODS if not hasattr(cell, name)]
+        what = f"a {kind.__module__}.{kind.__qualname__}, which lacks {', '.join(missing)}"
     raise TypeError(
         f"cell is {what}; an instance of a cell is needed, as rnnlab.LSTM(in_features, features, "
         "rngs=flax.nnx.Rngs(0)), or rnnlab.CELLS['lstm'](…) by its name"
     )
+
+
+_METHODS = ("project", "split", "matrices", "step", "initial_carry", "compute")
 
 
 class Taps(NamedTuple):
@@ -86,7 +111,8 @@ class Taps(NamedTuple):
 
     Differentiate a loss with respect to the taps of `unroll` and get, per time step,
         carry  ∂L/∂carry_t, one [T, B, H] array per element of the carry (element 0: ∂L/∂h_t)
-        u      δ_t = ∂L/∂u_t [T, B, M], where u_t = h_{t-1} R + c
+        u      δ_t = ∂L/∂u_t [T, B, U], where u_t are the step's products, as h_{t-1} R + c: those of several side by
+               side, in the order in which the step multiplies
     Only their gradients mean anything: the fused backend never reads their values.
     At steps past a row's end all of them are zero.
     """
@@ -142,8 +168,8 @@ class Cotangent(NamedTuple):
         return d
 
 
-def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
-    """Taps for `unroll(cell, x)` with x [T, B, D]; of a `StepCell`, which has no one u, those of u get none.
+def make_taps(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...] = ()) -> Taps:
+    """Taps for `unroll(cell, x, noise=noise)` with x [T, B, D].
 
     Raises:
         TypeError: the cell is none.
@@ -152,13 +178,115 @@ def make_taps(cell: FusableCell | StepCell, x: jax.Array) -> Taps:
     z = jax.eval_shape(cell.project, x)  # Of all steps: batch normalisation has statistics of its own at each.
     carry = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     zeros = jax.tree.map(lambda a: jnp.zeros((x.shape[0], *a.shape), a.dtype), carry)
-    return Taps(zeros, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), z))
+    width = sum(product.columns for product in products_of(cell, x, noise))
+    return Taps(zeros, jnp.zeros((*x.shape[:2], width), z.dtype))
 
 
-def recur(h: jax.Array, kernel: jax.Array, offset: jax.Array | None, compute: ComputeType) -> jax.Array:
-    """u = h R + c."""
-    u = matmul(h, kernel, compute)
-    return u if offset is None else u + offset
+class Product(NamedTuple):
+    """One of a step's products."""
+
+    name: str
+    """That of its matrix."""
+    columns: int
+    """N."""
+    parts: int
+
+
+def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) -> tuple[Product, ...]:
+    """Those of a step, in their order; x [T, B, D], or its shape."""
+    found: list[Product] = []
+
+    def step(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...]) -> None:
+        matrices = cell.matrices()
+
+        def multiply(name: str, value: jax.Array) -> Parts:
+            matrix = matrix_of(matrices, name, value)
+            found.append(Product(name, matrix.columns, matrix.parts))
+            width = matrix.columns // matrix.parts
+            return [jnp.zeros((*value.shape[:-1], width), value.dtype)] * matrix.parts
+
+        z = cell.project(x)
+        carry = cell.initial_carry(x.shape[1], z.dtype)
+        cell.step(carry, [a[0] for a in (*cell.split(z), *noise)], multiply)
+
+    eval_shape(step, cell, x, noise)
+    return tuple(found)
+
+
+def eval_shape(function: Callable[..., Any], cell: RecurrentCell, *arguments: Any) -> Any:
+    """`jax.eval_shape` of a function of a cell, whose parameters may be shapes themselves."""
+    if not isinstance(cell, nnx.Module):
+        return jax.eval_shape(functools.partial(function, cell), *arguments)
+    graphdef, state = nnx.split(cell)
+    return jax.eval_shape(lambda state, *rest: function(nnx.merge(graphdef, state), *rest), state, *arguments)
+
+
+def matrix_of(matrices: Mapping[str, Matrix], name: str, value: jax.Array) -> Matrix:
+    """The one that a value [..., K] meets.
+
+    Raises:
+        ValueError: there is none of this name, or it has other than K rows.
+    """
+    if name not in matrices:
+        raise ValueError(f"the step multiplies by {name!r}; matrices() has {', '.join(matrices) or 'none'}")
+    matrix = matrices[name]
+    if value.shape[-1] != matrix.rows:
+        raise ValueError(f"the step multiplies {value.shape} by {name!r}, which has {matrix.rows} rows")
+    return matrix
+
+
+def multiplication(
+    matrices: Mapping[str, Matrix],
+    compute: ComputeType,
+    state_mask: jax.Array | None = None,
+    tap: jax.Array | None = None,
+) -> Multiply:
+    """What one step multiplies with, in plain JAX.
+
+    state_mask [B, H]: a factor of what meets a matrix of the state. tap [B, U]: added to the products.
+    """
+    column = 0
+
+    def multiply(name: str, value: jax.Array) -> Parts:
+        nonlocal column
+        matrix = matrix_of(matrices, name, value)
+        u = times(dropped(value, matrix, state_mask), matrix, compute)
+        if tap is not None:
+            u = u + tap[..., column : column + matrix.columns]
+            column += matrix.columns
+        return jnp.split(u, matrix.parts, axis=-1)
+
+    return multiply
+
+
+def dropped(value: jax.Array, matrix: Matrix, state_mask: jax.Array | None) -> jax.Array:
+    """A value [..., K], times the state's mask [B, H] where it is of the state: once for each H of K."""
+    if state_mask is None or not matrix.of_state:
+        return value
+    return value * jnp.tile(state_mask, (1, matrix.rows // state_mask.shape[-1]))
+
+
+def times(value: Float[Array, "B K"], matrix: Matrix, compute: ComputeType) -> Float[Array, "B N"]:
+    """The product, with the offset."""
+    if matrix.kernel.ndim == 2:
+        u = matmul(value, matrix.kernel, compute)
+    else:
+        heads = split_heads(value, matrix.kernel.shape[0], 1)
+        u = join_heads(multiply_heads(heads, matrix.kernel, compute), matrix.parts)
+    return u if matrix.offset is None else u + matrix.offset
+
+
+def kernel_gradient(
+    matrix: Matrix, value: Float[Array, "... K"], du: Float[Array, "... N"], compute: ComputeType, dtype: Any = None
+) -> jax.Array:
+    """∂L/∂kernel from what met the matrix and ∂L/∂(their product), summed over all leading axes, in dtype."""
+    # As matrices: with two axes to sum over, XLA transposes du first.
+    rows, columns = value.reshape(-1, value.shape[-1]), du.reshape(-1, du.shape[-1])
+    dtype = dtype or matrix.kernel.dtype
+    if matrix.kernel.ndim == 2:
+        return sum_of_products(rows, columns, dtype, compute)
+    heads = matrix.kernel.shape[0]
+    return sum_over_heads(split_heads(rows, heads, 1), split_heads(columns, heads, matrix.parts), dtype, compute)
 
 
 def masked(mask: jax.Array | None, new: Carry, old: Carry) -> Carry:

@@ -8,8 +8,9 @@ the loops read and write the arrays of the whole sequence in place.
 Where rows have lengths, chunks past the longest row are not run, forward or backward.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +18,28 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from rnnlab.engine.contract import Cotangent, Taps, masked, recur
-from rnnlab.engine.plan import LinearisedStep, Plan, linearise, linearise_first, same_gradients
-from rnnlab.engine.products import COLUMNS, column_blocks, product, sum_of_products
-from rnnlab.ops.linear import rounded
+from rnnlab.engine.chain import Step, Trace, trace_first, trace_step
+from rnnlab.engine.contract import (
+    Cotangent,
+    Matrix,
+    Product,
+    Taps,
+    dropped,
+    kernel_gradient,
+    masked,
+    multiplication,
+    products_of,
+)
+from rnnlab.engine.plan import Plan
+from rnnlab.engine.products import (
+    column_blocks,
+    join_heads,
+    multiply_heads,
+    product,
+    split_heads,
+    transposed,
+)
+from rnnlab.ops.linear import ComputeType, rounded
 from rnnlab.typing import Carry, Parts, PyTree
 
 
@@ -78,11 +97,49 @@ def _scan(body: Callable[..., Any], state: Any, xs: Any, count: jax.Array | None
     return lax.fori_loop(0, count, step, (state, ys))
 
 
+class _Ready(NamedTuple):
+    """A matrix in the form that a loop multiplies by."""
+
+    matrix: Matrix
+    forward: list[jax.Array]
+    back: list[jax.Array]
+
+    def times(self, value: jax.Array, compute: ComputeType) -> Parts:
+        """The parts of value [B, K] times the matrix."""
+        kernel, offset, parts = self.matrix.kernel, self.matrix.offset, self.matrix.parts
+        if kernel.ndim == 2:
+            u = product(value, self.forward, compute)
+        else:
+            u = join_heads(multiply_heads(split_heads(value, kernel.shape[0], 1), self.forward[0], compute), parts)
+        return jnp.split(u if offset is None else u + offset, parts, axis=-1)
+
+    def back_times(self, du: jax.Array, compute: ComputeType) -> jax.Array:
+        """du [B, N] times the matrix transposed, [B, K]."""
+        kernel = self.matrix.kernel
+        if kernel.ndim == 2:
+            return product(du, self.back, compute)[:, : kernel.shape[0]]
+        heads = split_heads(du, kernel.shape[0], self.matrix.parts)
+        return join_heads(multiply_heads(heads, self.back[0], compute), 1)
+
+
+def _ready(matrices: Mapping[str, Matrix], compute: ComputeType, forward: bool, back: bool) -> dict[str, _Ready]:
+    """All of them, for the loops that are run; XLA leaves the making of it in a loop that may not run at all."""
+    ready = {}
+    for name, matrix in matrices.items():
+        kernel = matrix.kernel
+        if kernel.ndim == 2:
+            blocks = column_blocks(rounded(kernel, compute)) if forward else []
+            ready[name] = _Ready(matrix, blocks, transposed(kernel, compute) if back else [])
+        else:
+            blocks = rounded(kernel, compute)
+            ready[name] = _Ready(matrix, [blocks], [jnp.swapaxes(blocks, 1, 2)])
+    return ready
+
+
 def _run_chunk(
     plan: Plan,
     params: PyTree,
-    blocks: list[jax.Array],
-    offset: jax.Array | None,
+    ready: Mapping[str, _Ready],
     carry: Carry,
     x: jax.Array,
     mask: jax.Array | None,
@@ -90,25 +147,26 @@ def _run_chunk(
     state_mask: jax.Array | None,
     start: jax.Array | int,
     stacks: _Stacks,
-    step: LinearisedStep | None = None,
+    traced: Step | None = None,
 ) -> tuple[Carry, _Stacks]:
     """The last carry of one chunk x [C, B, D], and the stacks with what its steps left from entry `start` on.
 
-    step: with `stacks.gates`, what runs a step and has what is kept for its pullback."""
+    traced: with `stacks.gates`, what runs a step and has what is kept for its pullback."""
     cell = plan.cell(params)
+
+    def multiply(name: str, value: jax.Array) -> Parts:
+        return ready[name].times(dropped(value, ready[name].matrix, state_mask), plan.compute)
 
     def body(state: tuple[Carry, _Stacks], inputs: tuple) -> tuple[Any, None]:
         carry, stacks = state
         t, z_t, mask_t, noise_t = inputs
-        u = product(carry[0] if state_mask is None else carry[0] * state_mask, blocks, plan.compute)
-        u = u if offset is None else u + offset
         gates = stacks.gates
-        if gates and step is not None:
-            new, leaves = step(params, carry, z_t, cell.split(u), noise_t)
-            kept = [leaf for leaf, held in zip(leaves, step.trace.holdings, strict=True) if held.kind == "kept"]
-            gates = [_put(stack, leaf, t) for stack, leaf in zip(gates, kept, strict=True)]
+        if gates and traced is not None:
+            products = traced.trace.products
+            new, kept = traced.forward(params, carry, z_t, noise_t, lambda n, value: multiply(products[n].name, value))
+            gates = [_put(stack, a, t) for stack, a in zip(gates, kept, strict=True)]
         else:
-            new = cell.gates(carry, [*z_t, *noise_t], cell.split(u))
+            new = cell.step(carry, [*z_t, *noise_t], multiply)
         new = masked(mask_t, new, carry)
         after = t if plan.reverse else t + 1
         carries = tuple(_put(stack, c, after) for stack, c in zip(stacks.carries, new, strict=False))
@@ -129,8 +187,7 @@ def _run_chunk(
 def fused(
     plan: Plan,
     params: PyTree,
-    kernel: jax.Array,
-    offset: jax.Array | None,
+    matrices: dict[str, Matrix],
     carry: Carry,
     x: jax.Array,
     lengths: jax.Array | None,
@@ -144,17 +201,17 @@ def fused(
     h past a row's end is nothing to be read, and its gradient there must be zero.
     """
     without = plan._replace(keep_carries=False, keep_gates=False)
-    return _forward(without, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps)[0]
+    return _forward(without, params, matrices, carry, x, lengths, noise, state_mask, cotangent, taps)[0]
 
 
-def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask, cotangent, taps):
+def _forward(plan, params, matrices, carry, x, lengths, noise, state_mask, cotangent, taps):
     steps = x.shape[0]
     needed = plan.needed(steps, lengths)
     end = steps if needed is None else jnp.minimum(needed * plan.chunk, steps)
-    step = linearise_first(plan, params, carry, x, noise) if plan.keep_gates else None
-    kept = [] if step is None else step.trace.kept
+    traced = trace_first(plan, params, matrices, carry, x, noise) if plan.keep_gates else None
+    kept = () if traced is None else traced.trace.kept
     stacks = _empty_stacks(plan, steps, carry, kept, plan.keep_carries, end)
-    blocks = column_blocks(rounded(kernel, plan.compute))  # XLA leaves it in a loop that may not run at all.
+    ready = _ready(matrices, plan.compute, forward=True, back=False)
     starts = []
     state = (carry, stacks)
     for length, firsts, count in plan.segments(steps, needed):
@@ -163,8 +220,8 @@ def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask,
             carry, stacks = state
             x_chunk, noise_chunk = _cut((x, noise), first, length)
             mask = _within(lengths, first, length)
-            given = plan, params, blocks, offset, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks
-            return _run_chunk(*given, step), carry
+            chunk = plan, params, ready, carry, x_chunk, mask, noise_chunk, state_mask, first, stacks
+            return _run_chunk(*chunk, traced), carry
 
         state, start = _scan(body, state, firsts, count, plan.reverse)
         starts.append(start)
@@ -174,7 +231,7 @@ def _forward(plan, params, kernel, offset, carry, x, lengths, noise, state_mask,
         starts = None
     else:
         stacks = stacks._replace(carries=())
-    return (h, last), (params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, step, taps)
+    return (h, last), (params, matrices, x, lengths, noise, state_mask, cotangent, starts, stacks, traced, taps)
 
 
 def _fused_forward(plan: Plan, *primals: Any) -> tuple[Any, Any]:
@@ -183,27 +240,18 @@ def _fused_forward(plan: Plan, *primals: Any) -> tuple[Any, Any]:
 
 
 def _fused_backward(plan, residuals, cotangents):
-    params, kernel, offset, x, lengths, noise, state_mask, cotangent, starts, stacks, kept_step, taps = residuals
+    params, matrices, x, lengths, noise, state_mask, cotangent, starts, stacks, traced_forward, taps = residuals
     # Where only the last state is read, there is no dh. As zeros [T, B, H], XLA would make it anew for every chunk, a
     # third of a training step (GRU, T=784 B=64 H=100).
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
     dlast = tuple(_plain(a) for a in cotangents[1])
-    features = kernel.shape[0]
-    # XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
-    # rest of 64 matters less, the columns stay as they are.
-    rest = -features % COLUMNS if features < 256 else 0
-    blocks_back = column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, plan.compute))
-    blocks = [] if starts is None else column_blocks(rounded(kernel, plan.compute))
+    ready = _ready(matrices, plan.compute, forward=starts is not None, back=True)
     cell = plan.cell(params)
-
-    def gates_of(params: PyTree, before: Carry, z: Parts, u: Parts, noise: tuple[jax.Array, ...]) -> Carry:
-        return plan.gates(params, before, [*z, *noise], u)
-
     ends = jnp.full(1, x.shape[0]) if lengths is None else lengths
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
 
     def body(state, inputs, length):
-        dcarry, dparams, dkernel, doffset, scratch = state
+        dcarry, dparams, dmatrices, scratch = state
         first, start = inputs
         x_chunk, noise_chunk = _cut((x, noise), first, length)
         mask = _within(lengths, first, length)
@@ -211,44 +259,51 @@ def _fused_backward(plan, residuals, cotangents):
             before = _cut(stacks.carries, first + later, length)
         else:
             local = _empty_stacks(plan, length, start, [], True, length)
-            _, local = _run_chunk(plan, params, blocks, offset, start, x_chunk, mask, noise_chunk, state_mask, 0, local)
+            _, local = _run_chunk(plan, params, ready, start, x_chunk, mask, noise_chunk, state_mask, 0, local)
             before = _cut(local.carries, later, length)
         z, pull_project = jax.vjp(plan.project, params, x_chunk)
-        rows = (before[0] if state_mask is None else before[0] * state_mask).reshape(-1, features)
-        u = recur(rows, kernel, offset, plan.compute).reshape(z.shape)
-        z, u = cell.split(z), cell.split(u)
-        one = jax.tree.map(lambda a: a[0], (before, z, u, noise_chunk))
-        same = same_gradients(functools.partial(gates_of, params, noise=one[-1]), *one[:-1])
-        step = kept_step or linearise(plan, params, *one)
-        leaves = step(params, *one)[1]
+        parts = cell.split(z)
+        traced = traced_forward
+        if traced is None:
+            one = jax.tree.map(lambda a: a[0], (before, parts, noise_chunk))
+            traced = trace_step(plan, params, matrices, *one)
+        trace, constants = traced.trace, traced.constants(params)
+        columns = _columns(trace.products)
 
-        # Where nothing is kept, the gates of the whole chunk are linearised at once, so that the loop below holds one
-        # product and a few multiplications.
-        held = jax.vmap(lambda *arguments: step(params, *arguments)[1])
-        chunk_leaves = [] if plan.keep_gates else held(before, z, u, noise_chunk)
+        # Where nothing is kept, the gates of the whole chunk are computed at once, so that the loop below holds the
+        # products alone and a few multiplications.
+        def run_steps(params: PyTree) -> tuple[Carry, list[jax.Array]]:
+            """All steps of the chunk side by side."""
 
-        def pull_at(t: jax.Array, own: list[jax.Array]) -> Callable[[Carry], Any]:
-            """The pullback of step t of the chunk; own: what it holds, where nothing is kept."""
+            def step(before: Carry, z: Parts, noise: Any) -> tuple[Carry, list[jax.Array]]:
+                multiply = multiplication(matrices, plan.compute, state_mask)
+                names = [each.name for each in trace.products]
+                return traced.forward(params, before, z, noise, lambda n, value: multiply(names[n], value))
 
-            def entry(stack: jax.Array, at: jax.Array) -> jax.Array:
-                return lax.dynamic_index_in_dim(stack, at, keepdims=False)
+            return jax.vmap(step)(before, parts, noise_chunk)
 
-            if not plan.keep_gates:
-                return step.pullback(own)
-            places = {
-                "before": (stacks.carries, first + later + t),
-                "after": (stacks.carries, first + 1 - later + t),
-                "noise": (noise, first + t),
-                "kept": (stacks.gates, first + t),
-            }
-            found = []
-            for kind, number in step.trace.holdings:
+        after, kept = ((), []) if plan.keep_gates else run_steps(params)
+        chunk = {"before": before, "after": after, "noise": noise_chunk, "kept": kept}
+        whole = {
+            "before": (stacks.carries, first + later),
+            "after": (stacks.carries, first + 1 - later),
+            "noise": (noise, first),
+            "kept": (stacks.gates, first),
+        }
+        beside = [] if plan.keep_gates else [chunk[h.kind][h.number] for h in trace.holdings if h.kind != "constant"]
+
+        def held_at(t: jax.Array, beside: list[jax.Array]) -> list[jax.Array]:
+            """What the pullback of step t of the chunk holds. beside: those that the chunk has."""
+            arrays, held = iter(beside), []
+            for kind, number in trace.holdings:
                 if kind == "constant":
-                    found.append(leaves[number])
+                    held.append(constants[number])
+                elif plan.keep_gates:
+                    stack, at = whole[kind]
+                    held.append(lax.dynamic_index_in_dim(stack[number], at + t, keepdims=False))
                 else:
-                    arrays, at = places[kind]
-                    found.append(entry(arrays[number], at))
-            return step.pullback(found)
+                    held.append(next(arrays))
+            return held
 
         def back(state, inputs):
             dcarry, scratch = state
@@ -259,49 +314,61 @@ def _fused_backward(plan, residuals, cotangents):
             dnew = masked(mask_t, dcarry, zeros)
             if cotangent is not None:
                 dnew = cotangent.clipped(dnew)
-            dbefore, dz, du = pull_at(t, own)(dnew)
-            column = 0
-            for part in du:
-                scratch = lax.dynamic_update_slice(scratch, part[None], (t, 0, column))
-                column += part.shape[-1]
-            du_t = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
-            back_h = product(du_t, blocks_back, plan.compute)[:, :features]
-            back_h = back_h if state_mask is None else back_h * state_mask
-            dbefore = (dbefore[0] + back_h, *dbefore[1:])
+
+            def multiply_back(number: int, du: Parts) -> jax.Array:
+                nonlocal scratch
+                (column, width), matrix = columns[number], ready[trace.products[number].name]
+                for part in du:  # Put side by side in memory: XLA's concatenation is slower.
+                    scratch = lax.dynamic_update_slice(scratch, part[None].astype(scratch.dtype), (t, 0, column))
+                    column += part.shape[-1]
+                row = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
+                dvalue = matrix.back_times(row[:, column - width : column], plan.compute)
+                return dropped(dvalue, matrix.matrix, state_mask)
+
+            dbefore, dz = traced.backward(held_at(t, own), dnew, multiply_back)
             if cotangent is not None:
                 dbefore = cotangent.passed(dbefore, first + t, ends, plan.reverse)
             if mask_t is not None:
                 dbefore = jax.tree.map(jnp.add, dbefore, masked(mask_t, zeros, dcarry))
-            return (dbefore, scratch), (dnew, [None if s else a for s, a in zip(same, dz, strict=True)])
+            return (dbefore, scratch), (dnew, [a if n is None else None for n, a in zip(trace.same, dz, strict=True)])
 
         (dcarry, scratch), (dnew, dz) = lax.scan(
             back,
             (dcarry, scratch),
-            (jnp.arange(length), chunk_leaves, mask),
+            (jnp.arange(length), beside, mask),
             reverse=not plan.reverse,
             unroll=plan.unroll_steps,
         )
         du = scratch[:length]
-        if all(same):
-            dz = du
-        else:
-            dz = jnp.concatenate([b if a is None else a for a, b in zip(dz, cell.split(du), strict=True)], -1)
-        # As matrices: with two axes to sum over, XLA transposes du first.
-        columns = du.reshape(-1, kernel.shape[1])
-        dkernel = dkernel + sum_of_products(rows, columns, dkernel.dtype, plan.compute)
-        if offset is not None:
-            doffset = doffset + columns.sum(0, dtype=dkernel.dtype)
+        dz = _gradient_of_z(trace, dz, du)
+        for number, each in enumerate(trace.products):
+            kind, index = trace.values[number]
+            if kind == "constant":
+                value = jnp.broadcast_to(constants[index], (*du.shape[:2], matrices[each.name].rows))
+            elif kind == "kept" and plan.keep_gates:
+                value = _cut(stacks.gates[index], first, length)
+            else:
+                value = chunk[kind][index]
+            column, width = columns[number]
+            total, columns_du = dmatrices[each.name], du[:, :, column : column + width]
+            value = dropped(value, matrices[each.name], state_mask)
+            kernel = kernel_gradient(matrices[each.name], value, columns_du, plan.compute, total.kernel.dtype)
+            offset = total.offset
+            if offset is not None:
+                offset = offset + columns_du.reshape(-1, width).sum(0, dtype=offset.dtype)
+            total = dataclasses.replace(total, kernel=total.kernel + kernel, offset=offset)
+            dmatrices = {**dmatrices, each.name: total}
         dparams_project, dx = pull_project(dz)
-        all_gates = jax.vmap(gates_of, in_axes=(None, 0, 0, 0, 0))
-        pull_params = jax.vjp(lambda p: all_gates(p, before, z, u, noise_chunk), params)[1]
+        pull_params = jax.vjp(lambda params: run_steps(params)[0], params)[1]
         dparams = jax.tree.map(lambda total, *new: total + sum(new), dparams, dparams_project, pull_params(dnew)[0])
-        return (dcarry, dparams, dkernel, doffset, scratch), (dx, None if taps is None else Taps(dnew, du))
+        return (dcarry, dparams, dmatrices, scratch), (dx, None if taps is None else Taps(dnew, du))
 
     # Sums over time are kept in float32 at least, and in the widest type that enters them.
     wide = functools.partial(_zeros_at_least, jnp.result_type(jnp.float32, dlast[0].dtype))
     z = jax.eval_shape(plan.project, params, x[0])
-    scratch = jnp.zeros((plan.chunk, *z.shape), jnp.result_type(z.dtype, dlast[0].dtype))
-    state = (dlast, *jax.tree.map(wide, (params, kernel, offset)), scratch)
+    width = sum(each.columns for each in products_of(cell, x, noise))
+    scratch = jnp.zeros((plan.chunk, x.shape[1], width), jnp.result_type(z.dtype, dlast[0].dtype))
+    state = (dlast, *jax.tree.map(wide, (params, matrices)), scratch)
     segments = plan.segments(x.shape[0], plan.needed(x.shape[0], lengths))
     pieces = []
     for segment, start in zip(reversed(segments), reversed(starts or [None] * len(segments)), strict=True):
@@ -313,8 +380,27 @@ def _fused_backward(plan, residuals, cotangents):
         pieces = pieces[::-1]
     dx, dtaps = pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
     dcarry, *sums, _ = state
-    dparams, dkernel, doffset = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, kernel, offset))
-    return dparams, dkernel, doffset, dcarry, dx, None, None, None, None, dtaps
+    dparams, dmatrices = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, matrices))
+    return dparams, dmatrices, dcarry, dx, None, None, None, None, dtaps
+
+
+def _columns(products: Sequence[Product]) -> list[tuple[int, int]]:
+    """(The first column, how many) of each product, side by side."""
+    widths = [each.columns for each in products]
+    return [(sum(widths[:number]), width) for number, width in enumerate(widths)]
+
+
+def _gradient_of_z(trace: Trace, dz: list[Any], du: jax.Array) -> jax.Array:
+    """∂L/∂z [C, B, M] from its parts, those left out being parts of ∂L/∂u [C, B, U]."""
+    counts = sum(each.parts for each in trace.products)
+    if trace.same == tuple(range(counts)):
+        return du
+    parts = [
+        part
+        for each, (column, width) in zip(trace.products, _columns(trace.products), strict=True)
+        for part in jnp.split(du[:, :, column : column + width], each.parts, axis=-1)
+    ]
+    return jnp.concatenate([a if n is None else parts[n] for n, a in zip(trace.same, dz, strict=True)], -1)
 
 
 def _plain(cotangent: Any) -> jax.Array:

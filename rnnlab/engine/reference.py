@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnlab.engine.contract import Cotangent, FusableCell, StepCell, Taps, masked, recur
+from rnnlab.engine.contract import Cotangent, RecurrentCell, Taps, masked, multiplication
 from rnnlab.typing import Carry
 
 
 def reference(
-    cell: FusableCell | StepCell,
+    cell: RecurrentCell,
     carry: Carry,
     x: jax.Array,
     mask: jax.Array | None,
@@ -25,19 +25,13 @@ def reference(
 ) -> tuple[Carry, Carry]:
     """All carries [T, B, H] and the last one, by a plain scan; taps are added where they stand."""
     z = cell.split(cell.project(x))
-    fusable = isinstance(cell, FusableCell)
-    kernel, offset = (cell.recurrent_matrix(), cell.recurrent_offset()) if fusable else (None, None)
+    matrices = cell.matrices()
 
     def body(carry: Carry, inputs: tuple) -> tuple[Carry, Carry]:
         z_t, mask_t, tap, noise_t, t = inputs
         before: Any = carry if cotangent is None else _pass(reverse, carry, t, ends, cotangent)
-        if isinstance(cell, FusableCell):
-            assert kernel is not None
-            h = before[0] if state_mask is None else before[0] * state_mask
-            u = recur(h, kernel, offset, cell.compute)
-            new = cell.gates(before, [*z_t, *noise_t], cell.split(u if tap is None else u + tap.u))
-        else:
-            new = cell.step(before, [*z_t, *noise_t])
+        multiply = multiplication(matrices, cell.compute, state_mask, None if tap is None else tap.u)
+        new = cell.step(before, [*z_t, *noise_t], multiply)
         if tap is not None:
             new = jax.tree.map(jnp.add, new, tap.carry)
         if cotangent is not None:

@@ -1,6 +1,6 @@
-"""The engine: the only loops over time in the project, derived from a cell's three pieces.
+"""The engine: the only loops over time in the project, derived from a cell's few pieces.
 
-A cell says what happens at one step (`project`, `recurrent_matrix`, `gates`: `contract.py`); here that becomes a
+A cell says what happens at one step (`project`, `matrices`, `step`: `contract.py`); here that becomes a
 sequence. Two backends give the same numbers:
     reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
     fused      a custom VJP whose backward loop holds only what is sequential
@@ -16,17 +16,26 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from rnnlab.engine.chain import kept_bytes
 from rnnlab.engine.checks import check_beside, check_carry, check_lengths, check_sequence
-from rnnlab.engine.contract import Backend, Cotangent, FusableCell, StepCell, Store, Taps, check_cell
+from rnnlab.engine.contract import (
+    Backend,
+    Cotangent,
+    RecurrentCell,
+    Store,
+    Taps,
+    check_cell,
+    products_of,
+)
 from rnnlab.engine.fused import fused
-from rnnlab.engine.plan import Plan, kept_bytes
+from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Carry, Float, Int, Shaped
 
 
 def unroll(
-    cell: FusableCell | StepCell,
+    cell: RecurrentCell,
     x: Shaped[Array, "T B D"],
     *,
     lengths: Int[Array, " B"] | None = None,
@@ -45,7 +54,7 @@ def unroll(
     """Runs a cell over a sequence.
 
     Args:
-        cell: a `FusableCell` or a `StepCell`.
+        cell: a `RecurrentCell`.
         x: inputs [T, B, D]; integers and truth values are taken as numbers, without a gradient.
         lengths: valid steps per row [B], 0 to T. Past its end a row keeps its carry, puts out zeros, and neither
             values nor gradients (NaN included) leave its padding. The fused backend does not run the chunks past the
@@ -62,8 +71,8 @@ def unroll(
             grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
         noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get
             no gradient.
-        state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H]; it gets no gradient. Not for a
-            `StepCell`.
+        state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H], and so of every value that
+            meets a matrix of the state; it gets no gradient.
         cotangent: what is done to the gradient at every step of the backward pass.
         taps: zeros made by `make_taps`, to be differentiated with respect to.
         carries: reference only: a list that gets each element of the carry after every step [T, B, H].
@@ -73,8 +82,8 @@ def unroll(
 
     Raises:
         TypeError: the cell is none, but a name, a class or a cell of another library.
-        ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" or a state_mask for a cell
-            without `gates`, or `carries` of the fused backend.
+        ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" for a cell whose rows see each
+            other, a state_mask for one whose state meets no matrix, or `carries` of the fused backend.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
@@ -89,8 +98,6 @@ def unroll(
     if initial_carry is not None:
         initial_carry = check_carry(cell, initial_carry, x)
     check_beside(cell, x, noise, state_mask, taps)
-    if state_mask is not None and not isinstance(cell, FusableCell):
-        raise ValueError(f"{type(cell).__name__} has no `gates`; state_mask needs them")
     backend = resolve_backend(cell, backend)
     if backend == "fused" and carries is not None:
         raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
@@ -163,9 +170,10 @@ def _run(
         h = every[0]
     else:
         graphdef, params = nnx.split(cell)
-        kernel = cell.recurrent_matrix()
-        width = kernel.shape[1]
+        matrices = dict(cell.matrices())
         if chunk is None:
+            width = sum(product.columns for product in products_of(cell, x, noise))
+            width = max(width, jax.eval_shape(cell.project, x[0]).shape[-1])
             chunk = default_chunk(steps, batch, width, padded=lengths is not None)
         plan = Plan(
             graphdef,
@@ -176,28 +184,26 @@ def _run(
             keep_gates=store in ("auto", "gates"),
             compute=cell.compute,
         )
-        if store == "auto" and kept_bytes(plan, params, carry, x, noise) > _GATES_BYTES:
+        if store == "auto" and kept_bytes(plan, params, matrices, carry, x, noise) > _GATES_BYTES:
             plan = plan._replace(keep_gates=False)
-        result: Any = fused(
-            plan, params, kernel, cell.recurrent_offset(), carry, x, lengths, noise, state_mask, cotangent, taps
-        )
+        result: Any = fused(plan, params, matrices, carry, x, lengths, noise, state_mask, cotangent, taps)
         h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
     return h, last, every
 
 
-def resolve_backend(cell: FusableCell | StepCell, backend: Backend) -> Backend:
-    """The backend that `unroll` will use: "auto" is fused where the cell has `gates`."""
+def resolve_backend(cell: RecurrentCell, backend: Backend) -> Backend:
+    """The backend that `unroll` will use: "auto" is fused but for a cell whose rows see each other."""
     check_cell(cell)
     if backend not in ("auto", "fused", "reference"):
         raise ValueError(f"unknown backend {backend!r}; known: auto, fused, reference")
-    if isinstance(cell, FusableCell):
+    if not getattr(cell, "mixes_rows", False):
         return "fused" if backend == "auto" else backend
     if backend == "fused":
         raise ValueError(
-            f"{type(cell).__name__} has no `gates` (its state meets more than one matrix in sequence), "
-            "so the fused backend cannot run it; use backend='reference' or 'auto'"
+            f"the rows of {type(cell).__name__} see each other, so the fused backend cannot run it; "
+            "use backend='reference' or 'auto'"
         )
     return "reference"
 

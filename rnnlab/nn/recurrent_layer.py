@@ -15,10 +15,10 @@ from rnnlab.cells import CELLS, CellSpec
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, row_weights
 from rnnlab.cells.lstm import LSTM
-from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
+from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import Backend, Cotangent, Taps, resolve_backend, unroll
+from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, unroll
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType, affine
@@ -106,18 +106,24 @@ class RecurrentLayer(nnx.Module):
         self.rates = Rates(**{name: getattr(dropout, name) for name in _INSIDE})
         kind = type(first).__name__
         for rate in ("state", "recurrent_kernel"):
-            if rate in self.rates and not isinstance(first, Cell):
-                raise ConfigError(f"model.dropout.{rate}: {kind} has no one recurrent matrix to apply it to; use gru")
+            if rate in self.rates and not any(matrix.of_state for matrix in jax.eval_shape(first.matrices).values()):
+                raise ConfigError(f"model.dropout.{rate}: {kind} has no recurrent matrix to apply it to; use gru")
         if "candidate" in self.rates and not first.has_candidate:
             raise ConfigError(
                 f"model.dropout.candidate: {kind} has no candidate; lstm and gru have, others take zoneout"
             )
         if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
             raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
-        if normalization.cell is not None and not isinstance(first, Cell):
+        if normalization.cell == "batch" and not isinstance(first, Cell):
             raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
-        width = len(first.gate_names) * first.features
-        self.gains = nnx.List([GateGains(width) for _ in self.cells]) if normalization.cell == "layer" else None
+        gains = None
+        if normalization.cell == "layer":
+            if type(first).project is not BaseCell.project:
+                raise ConfigError(f"model.normalization.cell: {kind} has no x W + b to normalise; use gru")
+            products = products_of(first, jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32))
+            widths = first.bias[...].size, sum(product.columns for product in products)
+            gains = nnx.List([GateGains(*widths) for _ in self.cells])
+        self.gains = gains
         norms = None
         if normalization.cell == "batch" and normalization.steps is not None:
             steps, decay = normalization.steps, normalization.decay
@@ -205,14 +211,17 @@ class RecurrentLayer(nnx.Module):
         cell: BaseCell = self.cells[direction]
         rates = self.rates
         zoneout = tuple(i for i, rate in enumerate(("zoneout", "zoneout_cell")) if rate in rates)
-        noise, state_mask, kernel_mask = [], None, None
+        noise, state_mask, kernel_masks = [], None, {}
         if training is not None:
             prefix = f"{self.name}/{direction}"
             if "state" in rates:
                 state_mask = training.mask(f"{prefix}/state", rates["state"], cell.features)
             if "recurrent_kernel" in rates:
-                of_kernel = (cell.features, len(cell.gate_names) * cell.features)
-                kernel_mask = training.shared_mask(f"{prefix}/recurrent_kernel", rates["recurrent_kernel"], of_kernel)
+                for name, matrix in jax.eval_shape(cell.matrices).items():
+                    stream = f"{prefix}/{name}_kernel"
+                    if matrix.of_state:
+                        mask = training.shared_mask(stream, rates["recurrent_kernel"], matrix.kernel.shape)
+                        kernel_masks[name] = mask
             if "candidate" in rates:
                 noise.append(training.mask(f"{prefix}/candidate", rates["candidate"], steps, cell.features))
             for rate in (("zoneout", "zoneout_cell")[i] for i in zoneout):
@@ -234,17 +243,15 @@ class RecurrentLayer(nnx.Module):
                 weights=weights,
                 axis=axis,
                 state_mask=state_mask,
-                kernel_mask=kernel_mask,
+                kernel_mask=kernel_masks.get("recurrent"),
                 candidate=candidate,
                 zoneout=zoneout,
             )
             return around, (*noise, last), None
-        if self.gains is None and kernel_mask is None and not noise:
+        if self.gains is None and not kernel_masks and not noise:
             return cell, (), state_mask
-        if not isinstance(cell, Cell):
-            return ModifiedStepCell(cell, candidate=candidate, zoneout=zoneout), tuple(noise), None
         gains = None if self.gains is None else self.gains[direction]
-        around = ModifiedCell(cell, gains=gains, kernel_mask=kernel_mask, candidate=candidate, zoneout=zoneout)
+        around = ModifiedCell(cell, gains=gains, kernel_masks=kernel_masks, candidate=candidate, zoneout=zoneout)
         return around, tuple(noise), state_mask
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from rnnlab.engine.contract import FusableCell, StepCell, recur
+from rnnlab.engine.contract import RecurrentCell, multiplication
 from rnnlab.engine.reference import reference
 from rnnlab.nn.connections import Carries, LayerRun
 from rnnlab.nn.network import Network
@@ -25,7 +25,7 @@ class Trajectory(NamedTuple):
     name: str
     """"layer 1", "layer 1 reverse"."""
     cell: Any
-    """The `FusableCell` or `StepCell` that ran, with all that stood around it."""
+    """The `RecurrentCell` that ran, with all that stood around it."""
     x: Float[Array, "T B D"]
     """The layer's input; zeros past a row's end."""
     lengths: Int[Array, " B"] | None
@@ -120,7 +120,7 @@ def inside(a: Float[Array, "T B H"], lengths: Int[Array, " B"] | None) -> Bool[A
 
 
 def carries_of(
-    cell: FusableCell | StepCell,
+    cell: RecurrentCell,
     x: Float[Array, "T B D"],
     lengths: Int[Array, " B"] | None = None,
     reverse: bool = False,
@@ -152,14 +152,7 @@ def carries_before(first: Carry, carries: Carry, reverse: bool) -> Carry:
     return jax.tree.map(lambda start, all: jnp.concatenate([start[None], all[:-1]]), first, carries)
 
 
-def one_step(cell: FusableCell | StepCell, state_mask: jax.Array | None = None) -> Callable[[Carry, Parts], Carry]:
-    """(carry, z_t) -> the next carry, with R and c built once."""
-    if not isinstance(cell, FusableCell):
-        return cell.step
-    kernel, offset = cell.recurrent_matrix(), cell.recurrent_offset()
-
-    def step(carry: Carry, z: Parts) -> Carry:
-        h = carry[0] if state_mask is None else carry[0] * state_mask
-        return cell.gates(carry, z, cell.split(recur(h, kernel, offset, cell.compute)))
-
-    return step
+def one_step(cell: RecurrentCell, state_mask: jax.Array | None = None) -> Callable[[Carry, Parts], Carry]:
+    """(carry, z_t) -> the next carry, with what it multiplies by built once."""
+    multiply = multiplication(cell.matrices(), cell.compute, state_mask)
+    return lambda carry, z: cell.step(carry, z, multiply)

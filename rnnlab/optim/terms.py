@@ -19,7 +19,7 @@ from jax import lax
 from rnnlab.cells import BaseCell
 from rnnlab.config.bounds import NonNegative, Traced
 from rnnlab.config.schema import as_options
-from rnnlab.engine.contract import FusableCell, StepCell
+from rnnlab.engine.contract import RecurrentCell
 from rnnlab.nn.connections import Hidden, LayerRun
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, carries_before, inside, of_runs, one_step
@@ -169,7 +169,7 @@ def _mean_of_squares(a: Float[Array, "T B H"], valid: Bool[Array, "T B"]) -> Flo
 
 
 def gradient_norm_penalty(
-    cell: FusableCell | StepCell,
+    cell: RecurrentCell,
     x: Float[Array, "T B D"],
     carry0: Carry,
     carries: Carry,
@@ -201,7 +201,7 @@ def gradient_norm_penalty(
         lengths: valid steps per row [B]; all if not given.
         reverse: the cell runs from a row's last valid step to its first.
         noise: arrays [T, B, ...] whose slices the gates find behind the parts of z.
-        state_mask: a factor of h where it meets R, the same at every step; not for a `StepCell`.
+        state_mask: a factor of h where it meets R, the same at every step.
 
     Returns:
         Ω of each row [B], 0 for a row without steps; not times a strength.

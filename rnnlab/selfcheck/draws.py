@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rnnlab.cells import CELLS, BaseCell, Cell
-from rnnlab.cells.wrappers import GateGains, ModifiedCell, ModifiedStepCell
+from rnnlab.cells import CELLS, BaseCell
+from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.fields import fields_of
-from rnnlab.engine import unroll
+from rnnlab.engine import products_of, unroll
+from rnnlab.engine.contract import eval_shape
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.typing import PyTree
@@ -97,12 +98,11 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
     steps, batch = shape["T"], shape["B"]
     parameters = {field: choose(choice) for field, choose in _switches(name).items()}
     cell = _abstract_cell(name, parameters, shape["D"], shape["H"])
-    fusable = isinstance(cell, Cell)
     second = happens(0.15)
-    backend = "reference" if second or not fusable else choice("auto", "fused", "reference", "reference")
-    fused = fusable and backend != "reference"
-    possible = ["zoneout", *(["candidate"] if cell.has_candidate else ["kernel_mask"] if fusable else [])]
-    possible += ["gains"] if fusable and shape["H"] > 2 else []  # The variance of two units may be anything.
+    backend = "reference" if second else choice("auto", "fused", "reference", "reference")
+    fused = backend != "reference"
+    possible = ["zoneout", "candidate" if cell.has_candidate else "kernel_mask"]
+    possible += ["gains"] if shape["H"] > 2 else []  # The variance of two units may be anything.
     return Draw(
         seed=seed,
         number=number,
@@ -119,7 +119,7 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
             "store": choice("auto", "gates", "carries", "ends") if fused else "auto",
             "unroll_steps": choice(2, 3) if happens(0.1) else 1,
         },
-        state_mask=fusable and happens(0.1),
+        state_mask=happens(0.1),
         replicas=choice(2, 3) if happens(0.25) else None,
         second=second,
     )
@@ -195,20 +195,26 @@ def make_problem(draw: Draw, double: bool | None = None) -> Problem:
 
     cell: Any = nnx.merge(graphdef, abstract)
     carries = len(cell.carry_names)
-    width = len(cell.gate_names) * features
+    x = jax.ShapeDtypeStruct((steps, batch, in_features), dtype)
+    widths = (
+        nnx.merge(graphdef, abstract).bias.get_value().size,
+        sum(product.columns for product in products_of(cell, x)),
+    )
     point = {
         "params": jax.tree.map(like, abstract),
         "x": normal(*replicated, steps, batch, in_features),
         "carry": tuple(normal(*replicated, batch, features, scale=0.5) for _ in range(carries)),
     }
     if "gains" in draw.around:
-        point["gains"] = tuple(np.asarray(1 + normal(*replicated, width, scale=0.2), dtype) for _ in range(2))
+        point["gains"] = tuple(np.asarray(1 + normal(*replicated, width, scale=0.2), dtype) for width in widths)
     direction = jax.tree.map(lambda leaf: normal(*leaf.shape), point)
     length = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(direction)))
     direction = jax.tree.map(lambda leaf: np.asarray(leaf / length, dtype), direction)
     weights = normal(steps, batch, features), tuple(normal(batch, features) for _ in range(carries))
     keep = lambda *shape: np.asarray(rng.random(shape) < 0.7, dtype) / dtype(0.7)  # noqa: E731
-    kernel_mask = keep(features, width) if "kernel_mask" in draw.around else None
+    matrices = eval_shape(lambda cell: cell.matrices(), cell)
+    shapes = {name: matrix.kernel.shape for name, matrix in matrices.items()}
+    kernel_masks = {name: keep(*shape) for name, shape in shapes.items() if "kernel_mask" in draw.around}
     noise = [keep(steps, batch, features)] if "candidate" in draw.around else []
     noise += [np.asarray(rng.random((steps, batch, features)) < 0.7, dtype)] if "zoneout" in draw.around else []
     state_mask = keep(batch, features) if draw.state_mask else None
@@ -217,14 +223,12 @@ def make_problem(draw: Draw, double: bool | None = None) -> Problem:
     def of_one(point: dict[str, Any]) -> jax.Array:
         cell: Any = nnx.merge(graphdef, point["params"])
         modified = {"candidate": "candidate" in draw.around, "zoneout": (0,) * ("zoneout" in draw.around)}
-        if draw.around and isinstance(cell, Cell):
+        if draw.around:
             gains = None
             if "gains" in draw.around:
-                gains = GateGains(width)
+                gains = GateGains(*widths)
                 gains.input_gain[...], gains.recurrent_gain[...] = point["gains"]
-            cell = ModifiedCell(cell, gains=gains, kernel_mask=kernel_mask, **modified)  # pyright: ignore
-        elif draw.around:
-            cell = ModifiedStepCell(cell, **modified)
+            cell = ModifiedCell(cell, gains=gains, kernel_masks=kernel_masks, **modified)  # pyright: ignore
         result = unroll(
             cell,
             point["x"],

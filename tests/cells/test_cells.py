@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rnnlab.cells import CELLS, Cell, Vanilla
 from rnnlab.config.bounds import Traced
 from rnnlab.config.errors import ConfigError
-from rnnlab.engine import Cotangent, FusableCell, make_taps, unroll
+from rnnlab.engine import Cotangent, make_taps, unroll
 from rnnlab.ops.activations import ACTIVATIONS, as_activation, hyperparameter
 from tests.helpers import (
     CELL_VARIANTS,
@@ -35,19 +35,13 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
-    shape_of_cell,
     with_bad_padding,
 )
 
 T, B, D = 7, 4, 3
 LENGTHS = (7, 0, 4, 2)
 
-FUSABLE = [name for name in CELL_VARIANTS if isinstance(shape_of_cell(name), FusableCell)]
-BACKENDS = [
-    (name, backend)
-    for name in CELL_VARIANTS
-    for backend in (("reference", "fused") if name in FUSABLE else ("reference",))
-]
+BACKENDS = [(name, backend) for name in CELL_VARIANTS for backend in ("reference", "fused")]
 
 # Activations act on each number by itself; where the equations look, the slow tests ask all but one.
 BACKENDS_OF_KINDS = [
@@ -85,7 +79,7 @@ def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, t
     cell = nnx.merge(graphdef, state)
     x = random_array(seed + 1, T, B, D)
     carry = random_like(cell.initial_carry(B, x.dtype), seed + 2)
-    taps = make_taps(cell, x) if isinstance(cell, FusableCell) else None
+    taps = make_taps(cell, x)
     if not lengths:
         return graphdef, (state, x, carry, taps), None
     return graphdef, (state, with_bad_padding(x, jnp.array(LENGTHS)), carry, taps), jnp.array(LENGTHS)
@@ -149,7 +143,7 @@ def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | Non
     ("variant", "chunk", "reverse", "lengths", "store", "unroll_steps", "place"),
     [
         pytest.param(variant, *getattr(switch, "values", switch), marks=getattr(switch, "marks", ()))
-        for variant in (*FUSABLE, *PLAIN_FUNCTIONS)
+        for variant in (*CELL_VARIANTS, *PLAIN_FUNCTIONS)
         for switch in switches(variant)
     ],
 )
@@ -371,20 +365,6 @@ def test_second_cell_of_a_kind_does_not_recompile(variant, backend):
     assert run._cache_size() == 1
 
 
-@pytest.mark.parametrize("variant", [name for name in CELL_VARIANTS if name not in FUSABLE])
-def test_cell_without_gates_runs_on_reference_alone(variant):
-    cell, x = make_cell(variant), random_array(0, T, B, D)
-    with pytest.raises(ValueError, match="backend='reference'"):
-        unroll(cell, x, backend="fused")
-    assert_close(unroll(cell, x), unroll(cell, x, backend="reference"), 0)
-
-
-def test_cells_that_promise_one_matrix_are_fusable():
-    assert FUSABLE
-    for name in CELL_VARIANTS:
-        assert (name in FUSABLE) == isinstance(shape_of_cell(name), Cell)
-
-
 def curvature_problem(variant: str, backend: str) -> tuple[Any, tuple[nnx.State, jax.Array]]:
     """A loss of (parameters, x), quadratic in the outputs, and a point."""
     graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
@@ -432,7 +412,7 @@ def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(varian
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [name for name in CELLS if name in FUSABLE])
+@pytest.mark.parametrize("variant", CELLS)
 def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
     with float64():
         results = []

@@ -100,7 +100,7 @@ AROUND: dict[str, dict[str, Any]] = {
         (cell, around)
         for cell in CELLS
         for around in AROUND
-        if "normalization" not in AROUND[around] or isinstance(shape_of_cell(cell), Cell)  # One matrix to normalise.
+        if AROUND[around].get("normalization", {}).get("cell") != "batch" or isinstance(shape_of_cell(cell), Cell)
     ],
 )
 def test_units_are_named_by_their_gates_whatever_stands_around_the_cell(cell: str, around: str) -> None:
@@ -381,12 +381,12 @@ def test_a_cell_in_which_nothing_saturates_is_refused_in_one_line(activation: st
 
 
 class StepOnly(BaseCell):
-    """A cell of a user without `gates`, whose units are not all named and whose carry is not at all."""
+    """A cell of a user without matrices, whose units are not all named and whose carry is not at all."""
 
     gate_names = ("a",)
     carry_names = ()
 
-    def step(self, carry, z):
+    def step(self, carry, z, multiply):
         h, m = carry
         return (jnp.tanh(z[0] + jax.nn.sigmoid(h) * m), h)
 
@@ -394,7 +394,7 @@ class StepOnly(BaseCell):
         return (jnp.zeros((batch, self.features), dtype),) * 2
 
 
-def test_a_step_cell_without_names_of_its_carry_is_measured(monkeypatch: Any) -> None:
+def test_a_cell_without_names_of_its_carry_is_measured(monkeypatch: Any) -> None:
     monkeypatch.setitem(CELLS, "step_only", StepOnly)
     found = shapes(network_of("step_only"))
     assert units(found) == {"a", "output"}

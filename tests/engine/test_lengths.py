@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from rnnlab.cells import CELLS, Vanilla
-from rnnlab.engine import FusableCell, default_chunk, make_taps, unroll
+from rnnlab.engine import default_chunk, make_taps, unroll
 from tests.helpers import (
     assert_close,
     dot,
@@ -25,13 +25,11 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
-    shape_of_cell,
     with_bad_padding,
 )
 
 T, B, D, H = 7, 3, 2, 3
 CHUNK = 3
-FUSABLE = [name for name in CELLS if isinstance(shape_of_cell(name), FusableCell)]
 
 # Two chunks of three steps and a remainder of one.
 LENGTHS = {
@@ -67,7 +65,7 @@ def point(graphdef: nnx.GraphDef, state: nnx.State, batch: int = B) -> tuple[Any
 
 
 # Either store in either direction; for every cell both directions.
-RUNS = [(variant, *run) for variant in FUSABLE for run in [(False, "ends"), (True, "gates")]]
+RUNS = [(variant, *run) for variant in CELLS for run in [(False, "ends"), (True, "gates")]]
 RUNS += [("lstm", True, "ends"), ("lstm", False, "gates")]
 
 

@@ -16,8 +16,9 @@ import pytest
 from flax import nnx
 
 from rnnlab.cells import CELLS
-from rnnlab.engine import FusableCell, default_chunk, make_taps, products, resolve_backend, unroll
-from rnnlab.engine.plan import Plan, kept_bytes
+from rnnlab.engine import default_chunk, make_taps, products, resolve_backend, unroll
+from rnnlab.engine.chain import kept_bytes
+from rnnlab.engine.plan import Plan
 from rnnlab.ops.safe_norms import global_norm
 from tests.helpers import (
     assert_close,
@@ -36,8 +37,8 @@ from tests.helpers import (
 T, B, D, H = 4, 3, 2, 3
 LENGTHS = [2, 0, 4]
 
-# A carry of two; a product that is not simply added to the input; a cell for the reference backend alone.
-RUNS = [("lstm", "fused"), ("lstm", "reference"), ("gru", "fused"), ("gru", "reference"), ("gru_reset_before", "auto")]
+# A carry of two; a product that is not simply added to the input; two products in sequence.
+RUNS = [(name, backend) for name in ("lstm", "gru", "gru_reset_before") for backend in ("fused", "reference")]
 # Where both backends run a cell, test_cells.py compares them: it is enough to compare one with the loop.
 CASES = [
     pytest.param(*run, reverse, lengths, marks=[pytest.mark.slow] if run[1] == "reference" else [])
@@ -54,7 +55,7 @@ def point(variant: str) -> tuple[nnx.GraphDef, tuple[Any, ...]]:
     cell = nnx.merge(graphdef, state)
     x = random_array(1, T, B, D)
     carry = random_like(cell.initial_carry(B, x.dtype), 2)
-    return graphdef, (state, x, carry, make_taps(cell, x) if isinstance(cell, FusableCell) else None)
+    return graphdef, (state, x, carry, make_taps(cell, x))
 
 
 def weighed(result: Any) -> tuple[jax.Array, Any]:
@@ -419,8 +420,7 @@ def gradients_of_the_outputs(variant: str, width: int) -> Any:
 
 
 def test_auto_is_fused_where_the_cell_allows_it():
-    names = {"lstm": "fused", "gru_reset_before": "reference"}
-    assert {name: resolve_backend(make_cell(name), "auto") for name in names} == names
+    assert {name: resolve_backend(make_cell(name), "auto") for name in CELLS} == dict.fromkeys(CELLS, "fused")
 
 
 def test_fused_needs_a_fraction_of_the_memory_of_reference():
@@ -439,14 +439,20 @@ def test_fused_needs_a_fraction_of_the_memory_of_reference():
     assert reference > 9 * temporaries(backend="fused", chunk=50, store="ends") > 0
 
 
-@pytest.mark.parametrize(("variant", "arrays"), [("vanilla", 0), ("irnn", 0), ("gru", 4), ("lstm", 5)])
+@pytest.mark.parametrize(
+    ("variant", "arrays"), [("vanilla", 0), ("irnn", 0), ("gru", 4), ("lstm", 5), ("gru_reset_before", 4)]
+)
 def test_gates_that_follow_from_the_carries_are_not_kept(variant, arrays):
-    # LSTM: the outputs of its four gates and tanh(c'); GRU: of its three, and h R_n + c_n.
+    # LSTM: the outputs of its four gates and tanh(c'); GRU: of its three, and h R_n + c_n,
+    # or, with the reset gate before the product, r ∘ h.
     cell = make_cell(variant, D, H)
     graphdef, params = nnx.split(cell)
     plan = Plan(graphdef, T, False, 1, keep_carries=True, keep_gates=True, compute="float32")
     x = jnp.zeros((T, B, D))
-    assert kept_bytes(plan, params, cell.initial_carry(B, x.dtype), x, ()) == arrays * T * B * H * x.dtype.itemsize
+    assert (
+        kept_bytes(plan, params, cell.matrices(), cell.initial_carry(B, x.dtype), x, ())
+        == arrays * T * B * H * x.dtype.itemsize
+    )
 
 
 @pytest.mark.slow

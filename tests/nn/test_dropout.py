@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rnnlab.cells import CELLS, BaseCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
 from rnnlab.engine import unroll
@@ -130,7 +131,7 @@ def test_weight_drop_removes_elements_of_the_kernel_for_all_rows_and_steps():
     net, x = network(dropout={"recurrent_kernel": 0.5}), random_array(1, T, B, D)
     modified, _, _ = net.layers[0].modified(0, (T, B), training())
     cell = net.layers[0].cells[0]
-    kernel, dropped = cell.recurrent_kernel[...], modified.recurrent_matrix()
+    kernel, dropped = cell.recurrent_kernel[...], modified.matrices()["recurrent"].kernel
     assert ((dropped == 0) | jnp.isclose(dropped, 2 * kernel)).all()
     assert 0.3 < (dropped == 0).mean() < 0.7
     found = cell_run(net, x, training())
@@ -182,17 +183,25 @@ def test_both_backends_have_the_same_gradients_with_everything_on(cell, lengths,
         assert_close(jax.tree.leaves(fused), jax.tree.leaves(reference), 1e-10)
 
 
+class Diagonal(BaseCell):
+    """A cell whose state meets no matrix."""
+
+    def step(self, carry: Any, z: Any, multiply: Any) -> Any:
+        return (jnp.tanh(z[0] + carry[0]),)
+
+
 @pytest.mark.parametrize(
     ("cell", "rates", "message"),
     [
         ("vanilla", {"candidate": 0.1}, "model.dropout.candidate: Vanilla has no candidate"),
         ("gru", {"zoneout_cell": 0.1}, "model.dropout.zoneout_cell: GRU has no cell state"),
-        ("gru_reset_before", {"state": 0.1}, "model.dropout.state: ResetBeforeGRU has no one recurrent matrix"),
-        ("gru_reset_before", {"recurrent_kernel": 0.1}, "model.dropout.recurrent_kernel: ResetBeforeGRU has no one"),
+        ("diagonal", {"state": 0.1}, "model.dropout.state: Diagonal has no recurrent matrix"),
+        ("diagonal", {"recurrent_kernel": 0.1}, "model.dropout.recurrent_kernel: Diagonal has no recurrent matrix"),
         ("lstm", {"embedding": 0.1}, "model.dropout.embedding: this network has no embedding"),
     ],
 )
-def test_dropout_without_a_place_is_refused(cell, rates, message):
+def test_dropout_without_a_place_is_refused(cell, rates, message, monkeypatch):
+    monkeypatch.setitem(CELLS, "diagonal", Diagonal)
     with pytest.raises(ConfigError, match=message):
         network(cell, dropout=rates)
 

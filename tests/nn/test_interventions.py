@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rnnlab.cells import BaseCell
 from rnnlab.cells.wrappers import ModifiedCell
-from rnnlab.engine import Cotangent, FusableCell, make_taps, unroll
+from rnnlab.engine import Cotangent, make_taps, unroll
 from tests.helpers import (
     assert_close,
+    by_hand,
     dot,
     float64,
     make_cell,
@@ -64,8 +66,6 @@ def gradients(variant: str, backend: str, **options: Any) -> Any:
 
     def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any) -> Any:
         cell = nnx.merge(graphdef, state)
-        if not isinstance(cell, FusableCell):
-            taps = None
         result = unroll(cell, x, initial_carry=carry, backend=backend, chunk=4, taps=taps, **options)
         return dot(result, random_like(result, 3)), result
 
@@ -75,14 +75,15 @@ def gradients(variant: str, backend: str, **options: Any) -> Any:
 class Noisy(ModifiedCell):
     """Another cell, whose new h is multiplied by the noise: with noise of ones the other cell."""
 
-    def gates(self, carry: Any, z: Any, u: Any) -> Any:
+    def step(self, carry: Any, z: Any, multiply: Any) -> Any:
         *z, noise = z
-        h, *rest = self.cell.gates(carry, z, u)
+        h, *rest = self.cell.step(carry, z, multiply)
         return (h * noise, *rest)
 
 
 @pytest.mark.parametrize(
-    ("variant", "store", "reverse"), [("lstm", "gates", True), ("lstm", "ends", False), ("gru", "gates", False)]
+    ("variant", "store", "reverse"),
+    [("lstm", "gates", True), ("lstm", "ends", False), ("gru_reset_before", "gates", False)],
 )
 def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, store, reverse):
     with float64():
@@ -93,17 +94,11 @@ def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, 
         # One row by hand.
         graphdef, state, x, carry = point(variant)
         cell = nnx.merge(graphdef, state)
-        row = 2
-
-        @quick_jit
-        def step(h: jax.Array, rest: Any, x_t: jax.Array) -> Any:
-            u, offset = (h * mask[row]) @ cell.recurrent_matrix(), cell.recurrent_offset()
-            parts = cell.split(cell.project(x_t)), cell.split(u if offset is None else u + offset)
-            return cell.gates((h, *rest), *parts)
-
+        row, multiply = 2, by_hand(cell, mask=mask[2:])
+        step = quick_jit(lambda carry, x_t: cell.step(carry, cell.split(cell.project(x_t)), multiply))
         h, *rest = (c[row:] for c in carry)
         for t in reversed(range(T)) if reverse else range(T):
-            h, *rest = step(h, rest, x[t, row:])
+            h, *rest = step((h, *rest), x[t, row:])
             assert_close(fused[0][1][0][t, row], h[0], 1e-12)
 
 
@@ -142,9 +137,7 @@ def test_cotangents_are_those_of_backpropagation_by_hand(variant, name, reverse)
         assert_close(gradients(variant, "reference", **options), found, 1e-12)
 
         def step(carry: Any, x_t: jax.Array) -> Any:
-            u, offset = carry[0] @ cell.recurrent_matrix(), cell.recurrent_offset()
-            u = u if offset is None else u + offset
-            return cell.gates(carry, cell.split(cell.project(x_t)), cell.split(u))
+            return cell.step(carry, cell.split(cell.project(x_t)), by_hand(cell))
 
         def back(carry: Any, x_t: jax.Array, d: Any) -> Any:
             return jax.vjp(lambda carry: step(carry, x_t), carry)[1](d)[0]
@@ -247,7 +240,14 @@ def test_clipped_cotangent_never_exceeds_its_bound_even_where_the_gradient_overf
     np.testing.assert_allclose(norms[:-1], bound, rtol=1e-6)
 
 
-def test_state_mask_of_a_cell_without_gates_is_refused():
-    cell = make_cell("gru_reset_before", in_features=D, features=H)
-    with pytest.raises(ValueError, match="state_mask needs"):
+class Diagonal(BaseCell):
+    """A cell whose state meets no matrix."""
+
+    def step(self, carry: Any, z: Any, multiply: Any) -> Any:
+        return (jnp.tanh(z[0] + carry[0]),)
+
+
+def test_state_mask_of_a_cell_without_a_matrix_is_refused():
+    cell = Diagonal(in_features=D, features=H, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="state of Diagonal meets no matrix; state_mask needs one"):
         unroll(cell, jnp.zeros((T, B, D)), state_mask=jnp.ones((B, H)))

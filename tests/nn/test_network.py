@@ -294,14 +294,6 @@ def test_backends_give_equal_gradients_under_every_switch(
     assert all(leaf.any() for leaf in jax.tree.leaves(reference)), "some gradient is zero and shows nothing"
 
 
-def test_gru_with_the_reset_before_the_product_runs_on_auto_and_names_it_when_fused_is_asked() -> None:
-    cell = {"name": "gru_reset_before", "features": H}
-    parts = random_network(cell=cell, recurrence={"backend": "auto"})
-    assert jnp.isfinite(call(parts, random_array(1, T, B, D))).all()
-    with pytest.raises(ConfigError, match=r"model: ResetBeforeGRU .* use backend='reference' or 'auto'"):
-        abstract(cell=cell, recurrence={"backend": "fused"})
-
-
 @pytest.mark.parametrize("projection", [None, 3])
 def test_padding_reaches_neither_outputs_nor_gradients(projection: int | None) -> None:
     parts = random_network(input_projection=projection, readout="every")

@@ -217,7 +217,8 @@ def test_chrono_biases_keep_for_2_to_the_longest_steps(name: str) -> None:
 
 def test_chrono_of_a_cell_that_says_nothing_of_it_is_refused() -> None:
     class Plain(BaseCell):
-        pass
+        def step(self, carry: Any, z: Any, multiply: Any) -> Any:
+            return carry
 
     with pytest.raises(ConfigError, match="Plain has no chrono_signs; leave chrono out"):
         Plain(2, 3, chrono=10, rngs=nnx.Rngs(0))
