@@ -191,7 +191,7 @@ def _number_words(data: bytes, last: bool) -> Numbered:
             words.append(end)
         blocks.append(np.fromiter(map(ids.__getitem__, words), np.uint32, len(words)))
         start = stop
-    numbers = np.concatenate(blocks) if blocks else np.zeros(0, np.uint32)  # A byte order mark alone is no word.
+    numbers = np.concatenate(blocks) if blocks else np.zeros(0, np.uint32)  # A byte order mark alone is not a word.
     return Numbered(list(ids), np.bincount(numbers, minlength=len(ids)), numbers)
 
 

@@ -70,7 +70,7 @@ def read_embeddings(
         counts: how often each word occurs, for the coverage.
 
     Raises:
-        ConfigError: no file, an empty or a truncated one, a row of another width, a value that is no finite number,
+        ConfigError: no file, an empty or a truncated one, a row of another width, a value that is not a finite number,
             another E than `features`, or none of the words.
     """
     wanted = {form.encode() for word in words for form in (word, word.lower())}
@@ -130,7 +130,7 @@ def _split(path: Path, number: int, line: bytes, width: int, why: str) -> tuple[
         return word, values
     if blanks > width > 0:
         word, *values = line.rsplit(b" ", width)
-        if not _is_number(word.split(b" ")[-1]):  # Else it is no word with blanks, but a value too many.
+        if not _is_number(word.split(b" ")[-1]):  # Else the line has a value too many.
             return word, b" ".join(values)
     raise ConfigError(f"{path}, line {number}: {blanks} values after the word; expected {width or 'some'}, {why}")
 

@@ -111,7 +111,7 @@ def find_file(
 
 
 def _content_hash(path: Path) -> str | None:
-    """The sha256 of what is in a gzip file; None of one that is none, or not whole."""
+    """The sha256 of what is in a gzip file; None where it is not one, or not whole."""
     content = hashlib.sha256()
     try:
         with gzip.open(path, "rb") as file:

@@ -53,7 +53,7 @@ class TokenSet(NamedTuple):
         """How often each entry of the vocabulary occurs in a split [V], from its token `first` on.
 
         Raises:
-            ConfigError: a token is none of them.
+            ConfigError: a token is not among them.
         """
         tokens, size = self.splits[split].tokens[first:], len(self.vocabulary)
         if len(tokens) and (tokens.min() < 0 or tokens.max() >= size):

@@ -31,7 +31,7 @@ def units_of(step: Callable[[Carry, Parts], Carry], carry: Carry, parts: Parts, 
     The jaxpr of the step is run operation by operation. A unit is
         tanh      the primitive, in `jnp.tanh`, `jax.nn.tanh`, `rnnlab.ops.activations.tanh`
         sigmoid   the primitive, in `jax.nn.sigmoid`; and 0.5 tanh(x) + 0.5, as in `ops.activations.sigmoid`, which
-                  then is no tanh
+                  then is not a tanh
         relu      max(x, 0), as in `jax.nn.relu`; where(x > 0, x, 0), as in `rnnlab.ops.activations.relu`
     Those within a loop or a condition of the step are not seen.
 
