@@ -375,13 +375,18 @@ def _fused_backward(plan, residuals, cotangents):
         length, firsts, count = segment
         one_chunk = functools.partial(body, length=length)
         state, piece = _scan(one_chunk, state, (firsts, start), count, not plan.reverse)
-        pieces.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), piece))
+        pieces.append(jax.tree.map(_joined, piece))
     if not plan.reverse:
         pieces = pieces[::-1]
     dx, dtaps = pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
     dcarry, *sums, _ = state
     dparams, dmatrices = jax.tree.map(lambda d, p: d.astype(p.dtype), tuple(sums), (params, matrices))
     return dparams, dmatrices, dcarry, dx, None, None, None, None, dtaps
+
+
+def _joined(a: jax.Array) -> jax.Array:
+    """Chunks side by side [N, C, ...] as their steps [N C, ...]; their arrays may be empty."""
+    return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
 
 
 def _columns(products: Sequence[Product]) -> list[tuple[int, int]]:
