@@ -218,7 +218,7 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, prog
         return programs[key]
 
     for module in ("setup", "loop", "replay"):
-        monkeypatch.setattr(f"rnnlab.training.{module}.Run", run)
+        monkeypatch.setattr(f"rnnlab.training.{module}.make_run", run)
     if request.node.callspec.params["kind"] in ("sweep", "results"):
         put_in_place(Trainer(), monkeypatch)
     monkeypatch.setattr(winners, "export", _export)

@@ -1,4 +1,4 @@
-"""How layers are connected: what they hand on, what each sees of those below it, and the modules that this takes.
+"""Connections between layers: the arrays that they hand on, the input of each, and the modules that this takes.
 
 The formulas are those of `ModelOptions.connections`.
 """

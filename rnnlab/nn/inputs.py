@@ -1,4 +1,4 @@
-"""A network's inputs before its first layer: what is admitted, and the table that tokens are looked up in.
+"""A network's inputs before its first layer: their checks, and the table of tokens.
 
 The readout of words, which may share the table, is in `nn/softmax.py`.
 """

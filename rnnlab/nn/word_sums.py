@@ -61,7 +61,7 @@ def sum_of_others(
         return rows.over(of_rows, carry)
 
     dtype = jnp.result_type(h, kernel, bias)
-    lowest = jnp.full(h.shape[0], jnp.finfo(dtype).min, dtype)  # Not -inf: what is subtracted from itself.
+    lowest = jnp.full(h.shape[0], jnp.finfo(dtype).min, dtype)  # Not -inf, which minus itself is no number.
     largest, total = _over_chunks(kernel.shape[0], width, body, (lowest, jnp.zeros_like(lowest)))
     if how.axis_name is not None:
         of_all = lax.pmax(largest, how.axis_name)

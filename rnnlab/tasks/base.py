@@ -172,7 +172,7 @@ class Task(abc.ABC):
 
         Training: position p is example p of an endless stream, or, of a split of n examples, example p mod n of a
         shuffle that is new every epoch. Positions are counted modulo 2^32: a longer run draws an endless stream from
-        another seed after each 2^32 examples (`step.Programs.seed_of_examples`), and a fixed set begins its first
+        another seed after each 2^32 examples (`training.update.Update`), and a fixed set begins its first
         epochs' shuffles again there. Validation and test: example p. Augmentation, in training alone, is drawn from
         (seed, p): anew in every epoch of a fixed set, too.
         """

@@ -1,4 +1,4 @@
-"""The end of a run: the test, what is measured of the trained network, summary.json, the figures and the last words."""
+"""The end of a run: the test, measures of the trained network, summary.json, the figures and the last words."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from rnnlab.training.state import TrainState, means
 
 
 def conclude(session: Session) -> dict[str, Any]:
-    """Measures and writes what a run leaves that stops here; returns what is in summary.json.
+    """Measures a run that stops here, writes its files and returns the contents of summary.json.
 
     A run that goes on later, `paused` or `interrupted`, leaves its summary and the figures so far.
     """

@@ -14,8 +14,8 @@ from rnnlab.parallel import processes
 
 @contextlib.contextmanager
 def others_silent() -> Iterator[None]:
-    """Nothing but the caller says what went wrong: Orbax's tasks, of which each reads a file, report on their own, too,
-    as they are collected."""
+    """Leaves reports of faults to the caller. Orbax's tasks, each of which reads a file, would report once more as they
+    are collected."""
     logger = logging.getLogger("asyncio")
     level, hook = logger.level, sys.unraisablehook
     logger.setLevel(logging.CRITICAL + 1)

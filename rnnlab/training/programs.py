@@ -38,11 +38,11 @@ class Programs:
     """The compiled programs of one structure, for any seed and any numbers.
 
     Args:
-        structure: what is trained.
+        structure: of what is trained.
         mesh: the devices that the batch is split over, those along `MODEL_AXIS` as many as share the softmax's words.
         batch_size: of all devices together.
         log_every: how many steps `sums` run over.
-        measures: what `observe` measures, by name.
+        measures: the measures of `observe`, by name.
         stops_at_spikes: whether `train` returns right after a step that was a spike.
         embedding: the table [V, E] that a run starts from instead of an initialised one.
 
@@ -196,8 +196,8 @@ class Programs:
     def observer(self, measures: Mapping[str, Callable[[Probe], PyTree]]) -> Callable[..., dict[str, Any]]:
         """(state, data, rows) -> {name: what this measure says of the update that `train` will make next}.
 
-        A program of its own: what is watched stays, bit for bit, what it is unwatched, which rounding alone would
-        change after the first explosion.
+        A program of its own, so that a watched run stays bit for bit the run that is not watched: otherwise rounding
+        alone would part the two after the first explosion.
         """
 
         def observe(state: TrainState, data: PyTree, rows: jax.Array) -> dict[str, Any]:

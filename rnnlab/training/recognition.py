@@ -130,13 +130,13 @@ def decode(posteriors: np.ndarray, decoder: Decoder, scale: float) -> np.ndarray
 
 
 def merged(phones: np.ndarray) -> np.ndarray:
-    """Phones in the order spoken, without what is in no set (-1), repetitions as one: of a transcript or of frames."""
+    """The phones of a transcript or of frames in the order spoken, repetitions as one, without those in no set (-1)."""
     spoken = phones[phones >= 0]
     return spoken[np.diff(spoken, prepend=-1) != 0]
 
 
 def phone_errors(references: Sequence[np.ndarray], hypotheses: Sequence[np.ndarray]) -> dict[str, float]:
-    """The phone error rate over all utterances, (S + D + I) / N, and what it is made of.
+    """The phone error rate over all utterances, (S + D + I) / N, and its parts.
 
     Args:
         references, hypotheses: numbers among the 39 phones, as `merged` leaves them.

@@ -1,4 +1,4 @@
-"""A run that is over and is started again: nothing is trained, evaluated or written anew; what it has lost is made."""
+"""A run that is over and is started again: nothing is trained, evaluated or written anew but files that are lost."""
 
 import contextlib
 import json

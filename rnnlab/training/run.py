@@ -1,6 +1,6 @@
-"""One configuration made ready: its tasks and programs, stage by stage, and what is asked of them.
+"""One configuration made ready: its tasks and programs, stage by stage, and all that a command asks of them.
 
-What makes it from a config is in `training/setup.py`, the order in which a run uses it in `training/loop.py`. Nothing
+It is made from a config in `training/setup.py`; the order in which a run uses it is in `training/loop.py`. Nothing
 here writes to the workdir.
 """
 
@@ -56,8 +56,8 @@ class Run:
         seed, eval_batch_size: of the run; rows of one batch of an evaluation, of all devices together.
         labels: of every stage its value under its field's name.
         intervals: when something is due.
-        sizes: what a line about memory names.
-        mentioned: what other lines do.
+        sizes: fields that a line about memory names.
+        mentioned: fields that other lines name.
         embeddings: the vectors of words that networks begin with, if they come from a file.
         flight_recorder: None where it is off.
 

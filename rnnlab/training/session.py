@@ -1,4 +1,4 @@
-"""A run as it is trained: its arrays, what its host remembers, where its numbers go, and whether it goes on."""
+"""A run as it is trained: its arrays, its host's memory, its files, and whether it goes on."""
 
 import time
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from rnnlab.training.state import TrainState
 
 
 class Session:
-    """A run as it is trained: its arrays, what its host remembers, and where its numbers go.
+    """A run as it is trained: its arrays, its host's memory and its files.
 
     Args:
         run: with the stage entered that the state is in.
-        host: what its host remembers.
+        host: its host's memory.
         state: at the step that it goes on from.
         files: of its workdir.
         checkpoints, writer, progress: where its states, its numbers and its lines go.

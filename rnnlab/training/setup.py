@@ -1,6 +1,6 @@
 """From a resolved config to objects: devices, the tasks and programs of every stage, what the host decides with.
 
-The only reader of the config below `training/loop.py`; what it makes takes objects and keywords.
+The only reader of the config below `training/loop.py`. The classes that it makes objects of take objects and keywords.
 """
 
 from collections.abc import Callable, Mapping

@@ -96,13 +96,12 @@ def by_step(tmp_path_factory) -> tuple[dict, Path, dict, list[Run]]:
     """Config, workdir, summary and the `Run` of three stages that begin at given steps."""
     workdir, runs = tmp_path_factory.mktemp("staged") / "run", []
 
-    class Kept(Run):
-        def __init__(self, *words: Any):
-            super().__init__(*words)
-            runs.append(self)
+    def kept(*words: Any) -> Run:
+        runs.append(make_run(*words))
+        return runs[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Run", Kept)
+        patch.setattr(loop, "make_run", kept)
         summary = train_and_evaluate(staged(BY_STEP), workdir)
     return staged(BY_STEP), workdir, summary, runs
 

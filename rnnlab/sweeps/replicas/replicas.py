@@ -1,6 +1,6 @@
 """The compiled programs of a group of runs over a replica axis: the state of run n is slice n of every array.
 
-`programs.Programs` says how a run makes a step; when which runs step, and what their host does, is `group_run.py`.
+`training/update.py` says how a run makes a step; when which runs step, and what their host does, is `group_run.py`.
 """
 
 import dataclasses
