@@ -8,6 +8,7 @@ themselves; the others are what the forward pass keeps of every step, or what th
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -129,17 +130,34 @@ def trace_step(
     back_early = len(holdings) + len(before)
     backward, back_consts = stages(closed_back, back_early, [1] * len(products), counts[::-1])
 
-    jaxpr = forward.jaxpr
-    known: dict[Any, Held] = {}
-    constants = [*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(params))]]
-    for number, variable in enumerate(constants):
-        known[variable] = Held("constant", number)
-    outputs = jaxpr.outvars[len(products) :]
-    known |= {variable: Held("after", n) for n, variable in enumerate(outputs[: len(before)]) if _is_variable(variable)}
-    begun = len(jax.tree.leaves(params))
-    last = early - len(noise)
-    known |= {variable: Held("noise", n) for n, variable in enumerate(jaxpr.invars[last:early])}
-    known |= {variable: Held("before", n) for n, variable in enumerate(jaxpr.invars[begun : begun + len(before)])}
+    sizes = [len(jax.tree.leaves(tree)) for tree in (params, before, z, noise)]
+    program, held, values_held, kept, literals = _places(forward, len(products), sizes)
+    same = _same(backward, counts, len(before))
+    return Step(Trace(products, program, backward, held, values_held, kept, literals, same), consts, back_consts)
+
+
+def _places(forward: Stages, products: int, sizes: Sequence[int]) -> Any:
+    """Where each array that a step's pullback needs is to be found.
+
+    Args:
+        forward: (parameters, before, z, noise; products) -> (values; new carry, all that the pullback holds).
+        products: how many there are.
+        sizes: how many arrays the parameters, the carry before, z and the noise are.
+
+    Returns:
+        `forward` with what is kept alone in the place of all that is held, and of `Trace` holdings, values, kept and
+        literals.
+    """
+    jaxpr, (of_params, of_carry, of_z, of_noise) = forward.jaxpr, sizes
+    inputs = iter(jaxpr.invars)
+    constants = [*jaxpr.constvars, *itertools.islice(inputs, of_params)]
+    before = [*itertools.islice(inputs, of_carry)]
+    noise = [*itertools.islice(inputs, of_z, of_z + of_noise)]
+    values, new = jaxpr.outvars[:products], jaxpr.outvars[products : products + of_carry]
+    places: dict[Any, Held] = {variable: Held("constant", number) for number, variable in enumerate(constants)}
+    places |= {variable: Held("after", number) for number, variable in enumerate(new) if _is_variable(variable)}
+    places |= {variable: Held("noise", number) for number, variable in enumerate(noise)}
+    places |= {variable: Held("before", number) for number, variable in enumerate(before)}
     kept: list[Any] = []
     literals: list[Any] = []
 
@@ -147,29 +165,17 @@ def trace_step(
         if not _is_variable(variable):
             literals.append(variable.val)
             return Held("constant", len(constants) + len(literals) - 1)
-        if variable not in known:
-            known[variable] = Held("kept", len(kept))
+        if variable not in places:
+            places[variable] = Held("kept", len(kept))
             kept.append(variable)
-        return known[variable]
+        return places[variable]
 
-    held = tuple(map(place, outputs[len(before) :]))
-    met = tuple(map(place, jaxpr.outvars[: len(products)]))
+    held = tuple(map(place, jaxpr.outvars[products + of_carry :]))
+    values_held = tuple(map(place, values))
     nameless = jaxpr.debug_info.with_unknown_names()
-    program = jaxpr.replace(
-        outvars=[*jaxpr.outvars[: len(products)], *outputs[: len(before)], *kept], debug_info=nameless
-    )
+    program = dataclasses.replace(forward, jaxpr=jaxpr.replace(outvars=[*values, *new, *kept], debug_info=nameless))
     shapes = tuple(jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in kept)
-    trace = Trace(
-        products,
-        dataclasses.replace(forward, jaxpr=program),
-        backward,
-        held,
-        met,
-        shapes,
-        tuple(literals),
-        _same(backward, counts, len(before)),
-    )
-    return Step(trace, consts, back_consts)
+    return program, held, values_held, shapes, tuple(literals)
 
 
 def trace_first(
