@@ -86,7 +86,7 @@ def test_flow_through_two_layers_equals_the_chain_rule(lengths: tuple[int, ...] 
         network = random_network(layers=2)
         batch, x, orders = problem(lengths)
         found = flow_of(network, batch)
-        outputs = np.asarray(network(batch.inputs, batch.lengths))
+        outputs = np.asarray(quick_jit(network)(batch.inputs, batch.lengths))
         first, second = (layer.cells[0] for layer in network.layers)
         upper, lower = [], []
         for row, order in enumerate(orders):
@@ -108,7 +108,7 @@ def test_flow_in_reverse_runs_towards_the_end(lengths: tuple[int, ...] | None) -
         network = random_network(bidirectional=True)
         batch, x, orders = problem(lengths)
         found = flow_of(network, batch)
-        outputs = np.asarray(network(batch.inputs, batch.lengths))
+        outputs = np.asarray(quick_jit(network)(batch.inputs, batch.lengths))
         gradients: dict[str, list[np.ndarray]] = {"layer 1": [], "layer 1 reverse": []}
         for row, valid in enumerate(orders):
             error = 2 * (outputs[row] - np.asarray(batch.targets)[row])
@@ -201,16 +201,23 @@ def test_the_flight_recorder_notes_rows_aligned_at_their_ends_as_large_as_they_a
     # What it notes is for the size of what blew up: nothing is scaled where a row is left out.
     network = random_network(bidirectional=True)
     batch, _, _ = problem(LENGTHS)
-    runs = trajectories(network, batch.inputs, batch.lengths)
     gradients = [random_array(3 + number, T, B, H) for number in range(2)]
-    flows = [Taps((a,), jnp.zeros((T, B, H))) for a in gradients]
-    found = flight(Probe(runs, flows, {}, {}, {}, {}))
-    for run, gradient in zip(runs, gradients, strict=True):
-        for kind, array in (("gradient", gradient), ("state", run.carries[0])):
+
+    @quick_jit
+    def noted(gradients: list[jax.Array]) -> Any:
+        runs = trajectories(network, batch.inputs, batch.lengths)
+        flows = [Taps((a,), jnp.zeros((T, B, H))) for a in gradients]
+        return flight(Probe(runs, flows, {}, {}, {}, {})), {run.name: run.carries[0] for run in runs}
+
+    found, states = noted(gradients)
+    assert list(states) == ["layer 1", "layer 1 reverse"]
+    for (name, state), gradient in zip(states.items(), gradients, strict=True):
+        reverse = name.endswith("reverse")
+        for kind, array in (("gradient", gradient), ("state", state)):
             rows = [np.linalg.norm(np.asarray(array)[:n, row], axis=-1) for row, n in enumerate(LENGTHS)]
-            rows = rows if run.reverse else [row[::-1] for row in rows]
+            rows = rows if reverse else [row[::-1] for row in rows]
             means = [np.sqrt(np.mean([row[k] ** 2 for row in rows if len(row) > k])) for k in range(T)]
-            np.testing.assert_allclose(found[kind][run.name], means if run.reverse else means[::-1], rtol=1e-6)
+            np.testing.assert_allclose(found[kind][name], means if reverse else means[::-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1e-4, 0.3, 0.9, 0.999, 1.2])

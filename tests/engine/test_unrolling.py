@@ -393,7 +393,9 @@ def test_taps_of_another_sequence_are_refused():
         unroll(cell, jnp.zeros((T + 1, B, D)), taps=taps)
 
 
-@pytest.mark.parametrize("width", [1, 4, 5, 40])
+@pytest.mark.parametrize(
+    "width", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 40]
+)
 @pytest.mark.parametrize(
     ("variant", "dtype"),
     [

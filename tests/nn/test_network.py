@@ -59,9 +59,15 @@ def random_network(seed: int = 0, **fields: Any) -> Parts:
 def test_outputs_have_the_readouts_shape(
     readout: str, expected: tuple[int, ...], layers: int, bidirectional: bool, cell: str
 ) -> None:
-    network = abstract(cell={"name": cell, "features": H}, readout=readout, layers=layers, bidirectional=bidirectional)
-    x = jax.ShapeDtypeStruct((T, B, D), jnp.float32)
-    assert jax.eval_shape(lambda network, x: network(x), network, x).shape == expected
+    networks = []
+
+    def outputs(x: jax.Array) -> jax.Array:
+        fields = dict(readout=readout, layers=layers, bidirectional=bidirectional)
+        networks.append(Network(D, O, cell={"name": cell, "features": H}, **fields, rngs=nnx.Rngs(0)))
+        return networks[0](x)
+
+    assert jax.eval_shape(outputs, jax.ShapeDtypeStruct((T, B, D), jnp.float32)).shape == expected
+    (network,) = networks
     width = 2 * H if bidirectional else H
     assert [layer.cells[0].in_features for layer in network.layers] == [D] + [width] * (layers - 1)
     assert network.readout.kernel.shape == (width, O)

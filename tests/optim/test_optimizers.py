@@ -56,7 +56,8 @@ def one_update(section: dict[str, Any], gradients: Any, params: Any = None, **ot
     """The first update."""
     optimizer = make_optimizer(section, run_steps=10)
     params = jax.tree.map(jnp.zeros_like, gradients) if params is None else params
-    return optimizer.update(gradients, optimizer.init(params), params, **others)[0]
+    update = jax.jit(lambda g, params, others: optimizer.update(g, optimizer.init(params), params, **others)[0])
+    return update(gradients, params, others)
 
 
 def every_field(name: str, **fields: Any) -> dict[str, Any]:
@@ -659,7 +660,7 @@ def test_decay_and_max_norm_leave_what_a_recurrent_matrix_is_made_of(cell: Any, 
     whole = resolve_config(SMALL_RUN | {"optimizer": section | {"learning_rate": 0.1}})["optimizer"]
     optimizer = make_optimizer(whole, 10, built=network.built_parameters())
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updates, _ = jax.jit(lambda params: optimizer.update(zeros, optimizer.init(params), params))(params)
     updates = updates["layers"][0]["cells"][0]
     assert (np.asarray(updates["input_kernel"]) != 0).any()
     assert (np.asarray(updates["recurrent_kernel"]) != 0).any() == (cell is Vanilla)

@@ -33,6 +33,7 @@ from rnnlab.training.loop import train_and_evaluate
 from tests.helpers import (
     SMALL_RUN,
     assert_close,
+    compiled_carries,
     dot,
     float64,
     in_double,
@@ -410,7 +411,7 @@ def flows(variant: str, reverse: bool, lengths: tuple[int, ...] | None) -> tuple
         return dot(result, random_like(result, 3))
 
     dcarries = quick_jit(jax.grad(loss))(make_taps(cell, x)).carry
-    return carries_of(cell, x, rows, reverse, carry)[1], dcarries
+    return compiled_carries(cell, x, rows, reverse, carry)[1], dcarries
 
 
 def by_jacobians(cell: Any, x: Any, carry0: Any, carries: Any, dcarries: Any, lengths: Any, reverse: bool) -> list:
@@ -461,7 +462,7 @@ def test_carries_are_one_step_after_those_before_and_stay_past_a_rows_end(varian
     with float64():
         graphdef, state, x, carry = problem(variant)
         cell, rows = nnx.merge(graphdef, state), jnp.array(LENGTHS)
-        start, carries = carries_of(cell, with_bad_padding(x, rows), rows, reverse, carry)
+        start, carries = compiled_carries(cell, with_bad_padding(x, rows), rows, reverse, carry)
         assert_close(start, carry, 0)
         step = quick_jit(lambda x_t, before: loop(cell, x_t[None], before)[1])
         before = carry
