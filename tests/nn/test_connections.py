@@ -22,7 +22,8 @@ def network(cell: str = "lstm", **fields: Any) -> Network:
     net = Network(D, 2, cell={"name": cell, "features": H}, rngs=nnx.Rngs(0), **{"layers": 3} | fields)
     graphdef, state = nnx.split(net)
     state = in_double(state)
-    return nnx.merge(graphdef, jax.tree.map(lambda a, n: a + 0.3 * n, state, random_like(state, 5)))
+    moved = jax.tree.map(lambda a, n: jnp.asarray(np.asarray(a) + 0.3 * np.asarray(n)), state, random_like(state, 5))
+    return nnx.merge(graphdef, moved)
 
 
 def last(h: jax.Array) -> jax.Array:

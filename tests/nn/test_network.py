@@ -218,12 +218,16 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
         parts = random_network(readout=readout, bidirectional=True, cell=LSTM)
         x, rows = random_array(1, T, B, D), None if lengths is None else jnp.array(lengths)
         network = nnx.merge(*parts)
-        (forward, reverse), out = network.layers[0].cells, network.readout
-        h_forward, last_forward = unroll(forward, x, lengths=rows)
-        h_reverse, last_reverse = unroll(reverse, x, lengths=rows, reverse=True)
-        h = [h_forward, h_reverse] if readout == "every" else [last_forward[0], last_reverse[0]]
-        expected = jnp.concatenate(h, -1) @ out.kernel[...] + out.bias[...]
-        assert_close(call(parts, x, rows), expected, 1e-13)
+
+        @quick_jit
+        def side_by_side(x: jax.Array, rows: jax.Array | None) -> jax.Array:
+            (forward, reverse), out = network.layers[0].cells, network.readout
+            h_forward, last_forward = unroll(forward, x, lengths=rows)
+            h_reverse, last_reverse = unroll(reverse, x, lengths=rows, reverse=True)
+            h = [h_forward, h_reverse] if readout == "every" else [last_forward[0], last_reverse[0]]
+            return jnp.concatenate(h, -1) @ out.kernel[...] + out.bias[...]
+
+        assert_close(call(parts, x, rows), side_by_side(x, rows), 1e-13)
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
@@ -256,9 +260,14 @@ def test_learned_carry_is_every_rows_first_carry() -> None:
     with float64():
         parts = random_network(cell=LSTM, learned_carry=True, readout="every")
         network, x = nnx.merge(*parts), random_array(1, T, B, D)
-        carry = tuple(jnp.stack([row[...]] * B) for row in network.layers[0].carries[0])
-        h, _ = unroll(network.layers[0].cells[0], x, initial_carry=carry)
-        assert_close(call(parts, x), h @ network.readout.kernel[...] + network.readout.bias[...], 1e-13)
+
+        @quick_jit
+        def by_hand(x: jax.Array) -> jax.Array:
+            carry = tuple(jnp.stack([row[...]] * B) for row in network.layers[0].carries[0])
+            h, _ = unroll(network.layers[0].cells[0], x, initial_carry=carry)
+            return h @ network.readout.kernel[...] + network.readout.bias[...]
+
+        assert_close(call(parts, x), by_hand(x), 1e-13)
 
 
 # --- backends and taps -----------------------------------------------------------------------------------------------

@@ -34,18 +34,17 @@ def test_endless_task_does_not_repeat_after_32_bits_of_examples() -> None:
     start = run.programs.start(3)
     last, beyond, later = 2**30 - 1, 2**30, 2**31 - 2  # Positions have 32 bits at 4 · 2^30.
 
-    def inputs(step: int) -> np.ndarray:
-        state = dataclasses.replace(start, step=jnp.int32(step))
+    @jax.jit
+    def inputs(step: jax.Array) -> jax.Array:
+        state = dataclasses.replace(start, step=step)
         positions = state.step.astype(jnp.uint32) * 4 + run.rows
-        return np.asarray(
-            run.task.batch(run.data, run.programs.update.seed_of_examples(state), "train", positions).inputs
-        )
+        return run.task.batch(run.data, run.programs.update.seed_of_examples(state), "train", positions).inputs
 
     seeds = [
         int(run.programs.update.seed_of_examples(dataclasses.replace(start, step=jnp.int32(s)))) for s in (0, last)
     ]
     assert seeds == [3, 3]
-    assert (inputs(beyond) != inputs(0)).any()
-    assert (inputs(later) != inputs(later - 2**30)).any()
+    assert (inputs(np.int32(beyond)) != inputs(np.int32(0))).any()
+    assert (inputs(np.int32(later)) != inputs(np.int32(later - 2**30))).any()
     short = make_run(SMALL_RUN | {"devices": 1, "steps": 100}).programs
     assert short.update.seed_of_examples(start) is start.seed  # No step costs anything that needs none.

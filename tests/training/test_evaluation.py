@@ -104,8 +104,13 @@ def test_a_split_may_be_as_long_as_an_int_counts() -> None:
     sums = programs._begin_sums("validation", *whole)
     _, means = programs._evaluate("validation", size, *whole, sums, np.int32(last), np.int32(last + 1))
     positions = np.arange(1000 * last, size).astype(np.int32)
-    batch = run.task.batch(run.task.data, jnp.int32(0), "validation", jnp.asarray(positions))
-    values, _ = run.task.score(programs.structure.network(state.evaluated, state.buffers)(batch.inputs), batch)
+
+    @jax.jit
+    def score(params: Any, buffers: Any, positions: jax.Array) -> dict[str, jax.Array]:
+        batch = run.task.batch(run.task.data, jnp.int32(0), "validation", positions)
+        return run.task.score(programs.structure.network(params, buffers)(batch.inputs), batch)[0]
+
+    values = score(state.evaluated, state.buffers, positions)
     assert {name: float(value) for name, value in means.items()} == pytest.approx(
         {name: float(value.mean()) for name, value in values.items()}, rel=1e-5
     )
