@@ -96,29 +96,6 @@ SMALL_RUN: dict[str, Any] = dict(
 """A config that trains in a second."""
 
 
-def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit` that spends little on optimisation: 0.3 s against 1.5 s to compile the gradient of a chunked GRU."""
-    return jax.jit(function, compiler_options=_quick_options(), **options)
-
-
-@functools.cache
-def _quick_options() -> dict[str, Any]:
-    """The switches below as far as this version of XLA knows them."""
-    switches = {
-        "xla_backend_optimization_level": "0",
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-    known = {}
-    for name, value in switches.items():
-        try:
-            jax.jit(jnp.negative, compiler_options={name: value}).lower(0.0).compile()
-        except jax.errors.JaxRuntimeError:
-            continue
-        known[name] = value
-    return known
-
-
 def without_cache_lines(said: str) -> str:
     """What a process said on standard error, without what jax 0.10.1 says of programs that it finds in its cache."""
     return "".join(line for line in said.splitlines(keepends=True) if "cpu_aot_loader" not in line)

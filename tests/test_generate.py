@@ -32,7 +32,7 @@ from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
-from tests.helpers import SMALL_RUN, assert_close, float64, in_double, quick_jit, random_like, without_cache_lines
+from tests.helpers import SMALL_RUN, assert_close, float64, in_double, random_like, without_cache_lines
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def frequencies(**options: Any) -> np.ndarray:
     """How often each of five tokens is drawn."""
     logits = jnp.asarray(LOGITS, jnp.float32) + 3  # Not normalised.
     keys = jax.random.split(jax.random.key(0), DRAWS)
-    tokens = quick_jit(jax.vmap(lambda key: draw(logits, key, **options)))(keys)
+    tokens = jax.jit(jax.vmap(lambda key: draw(logits, key, **options)))(keys)
     return np.bincount(np.asarray(tokens), minlength=5) / DRAWS
 
 

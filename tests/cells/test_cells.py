@@ -31,7 +31,6 @@ from tests.helpers import (
     float64,
     in_double,
     make_cell,
-    quick_jit,
     random_array,
     random_cell,
     random_like,
@@ -100,7 +99,7 @@ def loss_of(graphdef: nnx.GraphDef, lengths: jax.Array | None, **options: Any) -
 def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
     graphdef, point, rows = problem(variant, lengths)
     loss = loss_of(graphdef, rows, backend="reference", reverse=reverse)
-    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
 
 
 def switches(variant: str) -> list[Any]:
@@ -139,7 +138,7 @@ def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | Non
         out_specs=((replicated, outputs), places),
         check_vma=False,
     )
-    return quick_jit(spread)(point, lengths, weights)
+    return jax.jit(spread)(point, lengths, weights)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, le
         else:
             point = point if place == "device" else jax.device_put(point, NamedSharding(MESH, PartitionSpec()))
             loss = loss_of(graphdef, rows, **options)
-            actual = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
+            actual = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(*point)
         assert_close(actual, expected, 1e-10)
 
 
@@ -181,7 +180,7 @@ def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(vari
             result = unroll(cell, x, lengths=lengths, initial_carry=carry, backend=backend, chunk=3, reverse=True)
             return sum((a * w).sum() for a, w in zip(*map(jax.tree.leaves, (result, weights)), strict=True)), result
 
-        gradients = quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+        gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
         expected = gradients(state, x, carry, lengths, weights)
         over_time, rows = PartitionSpec(None, "data"), PartitionSpec("data")
         with jax.set_mesh(explicit_mesh()):
@@ -213,7 +212,7 @@ def test_reference_gradients_equal_finite_differences(variant):
     with float64():
         graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
         (_, (h, _)), (*gradients, _) = reference_gradients(variant, False, False)
-        loss = quick_jit(loss_of(graphdef, None, backend="reference"))
+        loss = jax.jit(loss_of(graphdef, None, backend="reference"))
         point, gradients = (state, x, carry), tuple(gradients)
         direction, step = random_like(point, 11), 1e-4
         here = sides(graphdef, *point, h)
@@ -270,7 +269,7 @@ def influence(variant: str, backend: str, reverse: bool = False) -> np.ndarray:
     """[T, B, T, B]: the largest |∂h[t, i] / ∂x[s, j]| at (t, i, s, j)."""
     graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
 
-    @quick_jit
+    @jax.jit
     def jacobian(state: nnx.State, x: jax.Array) -> jax.Array:
         def summed(x: jax.Array) -> jax.Array:
             h = unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, reverse=reverse, chunk=3)[0]
@@ -312,7 +311,7 @@ def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, back
     graphdef, state = random_cell(variant)
     x = random_array(1, T, B, D)
 
-    @quick_jit
+    @jax.jit
     def run(x: jax.Array) -> Any:
         return unroll(nnx.merge(graphdef, state), x, backend=backend, chunk=3)
 
@@ -334,7 +333,7 @@ def test_last_output_remembers_the_first_input(variant):
         state = in_double(state)
         x = random_array(1, steps, 2, D).at[1:].set(0)
         gradient = jax.grad(lambda x: jnp.abs(unroll(nnx.merge(graphdef, state), x)[0][-1]).sum())
-        sizes = np.linalg.norm(quick_jit(gradient)(x), axis=-1)
+        sizes = np.linalg.norm(jax.jit(gradient)(x), axis=-1)
     assert (sizes[0] > 1e-7 * sizes[-1]).all()
 
 
@@ -347,8 +346,8 @@ def test_mapping_over_replicas_equals_single_runs(variant, backend):
         loss = loss_of(graphdef, None, backend=backend, chunk=3)
         run = jax.value_and_grad(lambda *point: loss(*point, None), (0, 1, 2), has_aux=True)
         stacked = jax.tree.map(lambda *a: jnp.stack(a), *points)
-        together = quick_jit(jax.vmap(run))(*stacked)
-        run = quick_jit(run)
+        together = jax.jit(jax.vmap(run))(*stacked)
+        run = jax.jit(run)
         for n, point in enumerate(points):
             assert_close(jax.tree.map(lambda a, n=n: a[n], together), run(*point), 1e-12)
 
@@ -384,9 +383,9 @@ def test_forward_mode_and_second_derivatives_work_on_reference(variant):
     with float64():
         loss, point = curvature_problem(variant, "reference")
         direction = random_like(point, 3)
-        gradient = quick_jit(jax.grad(loss, (0, 1)))
+        gradient = jax.jit(jax.grad(loss, (0, 1)))
 
-        @quick_jit
+        @jax.jit
         def forward(point: Any, direction: Any) -> Any:
             value = jax.jvp(loss, point, direction)[1]
             return value, jax.jvp(jax.grad(loss, (0, 1)), point, direction)[1]
@@ -409,9 +408,9 @@ def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(varian
             return loss(moved, x)
 
         bias = state["bias"].get_value()
-        hessian = quick_jit(jax.hessian(of_bias))(bias)
+        hessian = jax.jit(jax.hessian(of_bias))(bias)
         assert_close(hessian, hessian.T, 1e-12)
-        assert_close(hessian, quick_jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
+        assert_close(hessian, jax.jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
 
 
 @pytest.mark.slow
@@ -426,7 +425,7 @@ def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
                 gradient = jax.grad(loss, (0, 1))(*point)
                 return dot(gradient, gradient)
 
-            results.append(quick_jit(jax.grad(penalty, (0, 1)))(*point))
+            results.append(jax.jit(jax.grad(penalty, (0, 1)))(*point))
         assert_close(*results, 1e-10)
 
 
@@ -456,7 +455,7 @@ def test_copies_of_a_cell_put_out_the_same(variant, way):
     assert_close(outputs_of(*nnx.split(copied), x), outputs_of(*nnx.split(cell), x), 0)
 
 
-@functools.partial(quick_jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def outputs_of(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array) -> Any:
     return unroll(nnx.merge(graphdef, state), x, backend="reference")
 

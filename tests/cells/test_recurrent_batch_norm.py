@@ -27,7 +27,7 @@ from rnnlab.tasks import make_task
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
-from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
+from tests.helpers import assert_close, float64, in_double, random_array, random_like
 
 pytestmark = pytest.mark.slow
 
@@ -154,8 +154,8 @@ def test_gradients_equal_finite_differences(cell, lengths):
         def loss(params: Any, x: jax.Array) -> jax.Array:
             return (nnx.merge(graphdef, params, nnx.to_pure_dict(rest))(x, rows, training=TRAINING)[0] * weights).sum()
 
-        gradients = quick_jit(jax.grad(loss, argnums=(0, 1)))(params, x)
-        loss_of = quick_jit(loss)
+        gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
+        loss_of = jax.jit(loss)
         for seed in range(3):
             direction = random_like((params, x), seed)
             step = 3e-7  # Where two rows are left, 1/√ε bends the loss a lot.
@@ -195,8 +195,8 @@ def test_one_and_two_devices_agree(lengths):
             out_specs=(columns, first, whole),
             check_vma=False,
         )
-        expected = quick_jit(lambda *args: run(None, *args))(x, weights, rows)
-        assert_close(quick_jit(two)(x, weights, rows), expected, 1e-10)
+        expected = jax.jit(lambda *args: run(None, *args))(x, weights, rows)
+        assert_close(jax.jit(two)(x, weights, rows), expected, 1e-10)
 
 
 @pytest.mark.parametrize("steps", [3, T, S])
@@ -299,7 +299,7 @@ def test_gradient_flow_is_that_of_evaluation():
         2, 1, cell={"name": "lstm", "features": H}, normalization={"cell": "batch", "steps": T}, rngs=nnx.Rngs(0)
     )
     batch = task.batch(task.data, jnp.int32(0), "validation", jnp.arange(4, dtype=jnp.uint32))
-    norms = quick_jit(lambda: gradient_flow(net, task, batch))()["layer 1"]
+    norms = jax.jit(lambda: gradient_flow(net, task, batch))()["layer 1"]
     assert norms.shape == (T,)
     assert (norms > 0).all()
 

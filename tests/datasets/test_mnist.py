@@ -17,7 +17,6 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import mnist
 from rnnlab.datasets.locations import data_root
 from rnnlab.tasks import Batch, Pixels, Split, Task, make_task
-from tests.helpers import quick_jit
 
 TRAIN, TEST, HELD_OUT = 12, 5, 4
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = mnist.CHECKSUMS
@@ -72,7 +71,7 @@ def folder(tmp_path: Path, write: Write) -> Path:
 
 @functools.cache
 def compiled_batch(task: Task) -> Any:
-    return quick_jit(task.batch, static_argnums=2)
+    return jax.jit(task.batch, static_argnums=2)
 
 
 def draw(task: Task, split: Split, positions: Any, seed: int = 0) -> Batch:

@@ -28,7 +28,7 @@ from rnnlab.diagnostics.atlas import (
 )
 from rnnlab.ops.safe_norms import row_norms as norms
 from rnnlab.plots.atlas import atlas
-from tests.helpers import float64, in_double, quick_jit, random_array
+from tests.helpers import float64, in_double, random_array
 
 T, B, H = 30, 2, 6
 TINY: dict[str, Any] = {"features": 4, "length": 6, "batch": 2, "draws": 2}
@@ -40,7 +40,7 @@ def flow_of(activation: str, kernel: jax.Array, x: jax.Array, h: float = 0.0) ->
     graphdef, state = nnx.split(cell)
     state = nnx.to_pure_dict(in_double(state)) | {"recurrent_kernel": kernel}
     start = Start(x, jnp.full(x.shape[1:], h), random_array(9, *x.shape[1:]))
-    return jax.tree.map(np.asarray, quick_jit(lambda s: flow(nnx.merge(graphdef, s), start))(state))
+    return jax.tree.map(np.asarray, jax.jit(lambda s: flow(nnx.merge(graphdef, s), start))(state))
 
 
 def factors(network: str, initialization: str, **given: Any) -> list[float]:

@@ -17,7 +17,7 @@ from rnnlab.engine import Taps
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from rnnlab.tasks import Adding, Batch
-from tests.helpers import float64, quick_jit, random_array, random_like
+from tests.helpers import float64, random_array, random_like
 
 T, B, H = 7, 3, 4
 LENGTHS = (7, 4, 1)
@@ -35,7 +35,7 @@ def random_network(activation: str = "tanh", **fields: Any) -> Network:
 def flow_of(network: Network, batch: Batch, task: Any = ADDING, measure: Any = gradient_flow) -> Any:
     """`gradient_flow`, or another measure, compiled."""
     graphdef, state = nnx.split(network)
-    compiled = quick_jit(lambda state, batch: measure(nnx.merge(graphdef, state), task, batch))
+    compiled = jax.jit(lambda state, batch: measure(nnx.merge(graphdef, state), task, batch))
     return jax.tree.map(np.asarray, compiled(state, batch))
 
 
@@ -86,7 +86,7 @@ def test_flow_through_two_layers_equals_the_chain_rule(lengths: tuple[int, ...] 
         network = random_network(layers=2)
         batch, x, orders = problem(lengths)
         found = flow_of(network, batch)
-        outputs = np.asarray(quick_jit(network)(batch.inputs, batch.lengths))
+        outputs = np.asarray(jax.jit(network)(batch.inputs, batch.lengths))
         first, second = (layer.cells[0] for layer in network.layers)
         upper, lower = [], []
         for row, order in enumerate(orders):
@@ -108,7 +108,7 @@ def test_flow_in_reverse_runs_towards_the_end(lengths: tuple[int, ...] | None) -
         network = random_network(bidirectional=True)
         batch, x, orders = problem(lengths)
         found = flow_of(network, batch)
-        outputs = np.asarray(quick_jit(network)(batch.inputs, batch.lengths))
+        outputs = np.asarray(jax.jit(network)(batch.inputs, batch.lengths))
         gradients: dict[str, list[np.ndarray]] = {"layer 1": [], "layer 1 reverse": []}
         for row, valid in enumerate(orders):
             error = 2 * (outputs[row] - np.asarray(batch.targets)[row])
@@ -142,9 +142,7 @@ def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] |
         batch = batch._replace(targets=random_array(2, T, B, 1))
         found = flow_of(network, batch, EveryStep(), gradient_reach)
         graphdef, state = nnx.split(network)
-        outputs = quick_jit(lambda state, *words: nnx.merge(graphdef, state)(*words))(
-            state, batch.inputs, batch.lengths
-        )
+        outputs = jax.jit(lambda state, *words: nnx.merge(graphdef, state)(*words))(state, batch.inputs, batch.lengths)
         outputs = np.asarray(outputs)
         flows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for row, valid in enumerate(orders):
@@ -188,7 +186,7 @@ def test_rows_that_decay_alike_give_the_factor_of_each_alone_wherever_they_end(m
             norms = measure(whole, task, batch._replace(lengths=lengths))["layer 1"]
             return (*decay_per_step(norms), memory_horizon(norms))
 
-        compiled = quick_jit(measured)
+        compiled = jax.jit(measured)
         for factor in (0.3, 0.97, 1.2):
             network.layers[0].cells[0].recurrent_kernel[...] = factor * jnp.eye(H)
             found, half_life, horizon = map(float, compiled(nnx.state(network), batch.lengths))
@@ -203,7 +201,7 @@ def test_the_flight_recorder_notes_rows_aligned_at_their_ends_as_large_as_they_a
     batch, _, _ = problem(LENGTHS)
     gradients = [random_array(3 + number, T, B, H) for number in range(2)]
 
-    @quick_jit
+    @jax.jit
     def noted(gradients: list[jax.Array]) -> Any:
         runs = trajectories(network, batch.inputs, batch.lengths)
         flows = [Taps((a,), jnp.zeros((T, B, H))) for a in gradients]
@@ -245,7 +243,7 @@ def test_decay_ignores_steps_without_gradient_and_needs_two() -> None:
 def test_traced_decay_of_a_geometric_sequence_is_its_ratio(factor: float) -> None:
     with float64():
         norms = 3.0 * factor ** -jnp.arange(40.0)
-        found = quick_jit(lambda norms: (*(decay := decay_per_step(norms)), decay.doubling_time))(norms)
+        found = jax.jit(lambda norms: (*(decay := decay_per_step(norms)), decay.doubling_time))(norms)
     half, double = -math.log(2) / math.log(factor) if factor != 1 else math.inf, math.inf
     if factor > 1:
         half, double = math.inf, -half

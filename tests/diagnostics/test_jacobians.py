@@ -24,7 +24,6 @@ from tests.helpers import (
     in_double,
     loop,
     measured,
-    quick_jit,
     random_array,
     random_cell,
     with_bad_padding,
@@ -102,7 +101,7 @@ def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
         options = {"noise": (shares,), "state_mask": mask}
         around = ModifiedCell(cell, zoneout=(0,), candidate=False)
 
-        @quick_jit
+        @jax.jit
         def expected(x: jax.Array, carry: Any, mask: jax.Array, share: jax.Array) -> jax.Array:
             return joined_jacobian(lambda c: plain(cell, x[None], c, mask, share[None]), carry)
 
@@ -128,8 +127,8 @@ def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse:
         trajectory = run(cell, x, LENGTHS, reverse)
         found = measured(jacobian_products, trajectory, counts=counts, start=start)
         blocks = measured(jacobian_products, trajectory, counts=counts, start=start, which="h")
-        matrix = quick_jit(lambda x, carry: joined_jacobian(lambda c: plain(cell, x, c), carry))
-        first_step = quick_jit(lambda x, carry: loop(cell, x, carry))
+        matrix = jax.jit(lambda x, carry: joined_jacobian(lambda c: plain(cell, x, c), carry))
+        first_step = jax.jit(lambda x, carry: loop(cell, x, carry))
         for b, length in enumerate(LENGTHS):
             order = list(range(length))[:: -1 if reverse else 1]
             carry = tuple(a[b : b + 1] for a in trajectory.first)

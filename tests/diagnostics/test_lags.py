@@ -16,7 +16,7 @@ from rnnlab.diagnostics.names import gate_names
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.tasks import Adding, Batch, Task
-from tests.helpers import CELL_VARIANTS, assert_close, float64, measured, quick_jit, random_array, random_like
+from tests.helpers import CELL_VARIANTS, assert_close, float64, measured, random_array, random_like
 
 T, B, D, H, ANSWERS = 6, 4, 2, 3, 2
 LENGTHS = (6, 1, 0, 4)
@@ -72,7 +72,7 @@ def split_of(network: Network, task: Task, batch: Batch, longest: int | None) ->
         cells = [cell for layer in nnx.merge(graphdef, gradients, rest).layers for cell in layer.cells]
         return splits, [cell.recurrent_kernel[...] for cell in cells]
 
-    return quick_jit(both)(params)
+    return jax.jit(both)(params)
 
 
 def check(splits: list[LagSplit], gradients: list[jax.Array], lags: int) -> None:
@@ -233,7 +233,7 @@ def test_delta_is_the_gradient_of_the_engines_taps() -> None:
             values, weights = task.score(network(batch.inputs, batch.lengths, taps), batch)
             return (values["loss"] / jnp.maximum(weights, 1)).sum()
 
-        delta = quick_jit(jax.grad(loss))(network.make_taps(batch.inputs))[0][0].u.reshape(T, B, 3, H)
+        delta = jax.jit(jax.grad(loss))(network.make_taps(batch.inputs))[0][0].u.reshape(T, B, 3, H)
         norms = [jnp.asarray(np.linalg.norm(gate, axis=-1)) for gate in np.moveaxis(np.asarray(delta), 2, 0)]
         expected = [over_rows(each, batch.lengths) for each in norms]
         assert_close(split.delta, jnp.stack(expected, -1), 1e-12)

@@ -23,7 +23,6 @@ from tests.helpers import (
     assert_close,
     at_once,
     float64,
-    quick_jit,
     random_array,
     random_like,
     shape_of_cell,
@@ -69,7 +68,7 @@ def probe_of(network: Network, x: jax.Array, lengths: jax.Array | None, axis: st
 def measure(network: Network, x: jax.Array, lengths: tuple[int, ...] | None = None) -> Found:
     """`saturation`, compiled."""
     graphdef, state = nnx.split(network)
-    of_batch = quick_jit(lambda state, *batch: saturation(probe_of(nnx.merge(graphdef, state), *batch)))
+    of_batch = jax.jit(lambda state, *batch: saturation(probe_of(nnx.merge(graphdef, state), *batch)))
     found = of_batch(state, x, None if lengths is None else jnp.array(lengths))
     return {key: np.asarray(value) for key, value in found.items()}
 
@@ -365,7 +364,7 @@ def test_two_devices_with_different_lengths_measure_what_one_does(cell: str) -> 
 
         specs = (PartitionSpec(), rows, PartitionSpec("rows"))
         spread = jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("rows"), check_vma=False)
-        found = jax.tree.map(np.asarray, quick_jit(spread)(state, x, lengths))
+        found = jax.tree.map(np.asarray, jax.jit(spread)(state, x, lengths))
         one = measure(network, x, (6, 5, 1, 2))
     for device in range(2):
         assert_close({key: value[device] for key, value in found.items()}, one, 1e-14)

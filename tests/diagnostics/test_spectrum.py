@@ -15,11 +15,11 @@ from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.spectrum import spectral_radius, spectrum
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
-from tests.helpers import assert_close, float64, quick_jit, random_like
+from tests.helpers import assert_close, float64, random_like
 
 H = 6
 RNG = np.random.default_rng(0)
-compiled_radius = quick_jit(spectral_radius)
+compiled_radius = jax.jit(spectral_radius)
 
 
 def rotation(angle: float) -> np.ndarray:
@@ -86,7 +86,7 @@ def network_of(name: str, **fields: Any) -> tuple[Network, Any]:
 
 def measure(network: Network, params: Any) -> dict[str, np.ndarray]:
     """`spectrum`, compiled."""
-    found = quick_jit(lambda params: spectrum(probe_of(params, network)))(params)
+    found = jax.jit(lambda params: spectrum(probe_of(params, network)))(params)
     return {key: np.asarray(value) for key, value in found.items()}
 
 
@@ -126,7 +126,7 @@ def test_blocks_shared_between_two_devices_have_the_spectra_of_one() -> None:
         return jax.tree.map(lambda a: a[None], spectrum(probe_of(params, network)._replace(axis="rows")))
 
     specs: Any = dict(in_specs=PartitionSpec(), out_specs=PartitionSpec("rows"))
-    found = quick_jit(jax.shard_map(of_device, mesh=mesh, check_vma=False, **specs))(params)
+    found = jax.jit(jax.shard_map(of_device, mesh=mesh, check_vma=False, **specs))(params)
     one = measure(network, params)
     for device in range(2):
         assert_close({key: np.asarray(value[device]) for key, value in found.items()}, one, 1e-6)

@@ -15,7 +15,7 @@ from rnnlab.diagnostics.truncation import TruncationBias, default_windows, trunc
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from rnnlab.tasks import Adding, Batch
-from tests.helpers import assert_close, float64, quick_jit, random_array, random_like
+from tests.helpers import assert_close, float64, random_array, random_like
 
 T, B, D, H = 8, 3, 2, 4
 TASK = Adding(length=T)
@@ -37,7 +37,7 @@ def bias_of(network: Network, batch: Batch, windows: list[int] | None = None) ->
     """`truncation_bias`, compiled, its windows an argument."""
     graphdef, state = nnx.split(network)
     traced = jnp.asarray(default_windows(T) if windows is None else windows)
-    measure = quick_jit(lambda state, windows: truncation_bias(nnx.merge(graphdef, state), TASK, batch, windows))
+    measure = jax.jit(lambda state, windows: truncation_bias(nnx.merge(graphdef, state), TASK, batch, windows))
     return jax.tree.map(np.asarray, measure(state, traced))
 
 
@@ -49,7 +49,7 @@ def gradient_of(network: Network, batch: Batch) -> Any:
         outputs = nnx.merge(graphdef, params, rest)(batch.inputs, batch.lengths)
         return TASK.score(outputs, batch)[0]["loss"].mean()
 
-    return quick_jit(jax.grad(loss))(params)
+    return jax.jit(jax.grad(loss))(params)
 
 
 def measured(truncated: Any, full: Any) -> tuple[float, float]:
@@ -105,8 +105,7 @@ def test_windows_of_one_step_have_no_recurrent_path() -> None:
             return ((network.readout(carry[0]) - batch.targets) ** 2).mean()
 
         cut, full = (
-            quick_jit(jax.grad(partial(loss, stop=stop)))(params)
-            for stop in (jax.lax.stop_gradient, lambda carry: carry)
+            jax.jit(jax.grad(partial(loss, stop=stop)))(params) for stop in (jax.lax.stop_gradient, lambda carry: carry)
         )
         found = bias_of(network, batch, [1])
     assert (found["all"].cosine[0], found["all"].ratio[0]) == pytest.approx(measured(cut, full), rel=1e-12)
@@ -126,7 +125,7 @@ def test_the_loss_of_a_last_step_sees_what_so_many_lags_bring(lengths: list[int]
             (run,), (entry,) = trajectories(network, batch.inputs, batch.lengths), entries(network, TASK, batch)
             return lag_split(run, entry)
 
-        split = quick_jit(by_lag)(state)
+        split = jax.jit(by_lag)(state)
     last = np.array(windows) - 1
     assert_close(found.cosine, np.asarray(split.cosine)[last], 1e-12)
     assert_close(found.ratio, np.asarray(split.ratio)[last], 1e-12)
@@ -176,7 +175,7 @@ def test_default_windows_double_up_to_all_steps(steps: int, expected: list[int])
 
 
 def test_windows_left_to_the_default_are_all_measured() -> None:
-    found = quick_jit(lambda batch: truncation_bias(random_network("vanilla"), TASK, batch))(problem())
+    found = jax.jit(lambda batch: truncation_bias(random_network("vanilla"), TASK, batch))(problem())
     assert found["all"].cosine.shape == default_windows(T).shape
 
 

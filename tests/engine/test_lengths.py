@@ -21,7 +21,6 @@ from tests.helpers import (
     dot,
     float64,
     make_cell,
-    quick_jit,
     random_array,
     random_cell,
     random_like,
@@ -74,8 +73,8 @@ def test_outputs_carries_and_gradients_equal_the_reference_wherever_rows_end(var
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)
         state, x, *rest = point(graphdef, state)
-        fused = quick_jit(gradients(graphdef, backend="fused", chunk=CHUNK, store=store, reverse=reverse))
-        reference = quick_jit(gradients(graphdef, backend="reference", reverse=reverse))
+        fused = jax.jit(gradients(graphdef, backend="fused", chunk=CHUNK, store=store, reverse=reverse))
+        reference = jax.jit(gradients(graphdef, backend="reference", reverse=reverse))
         for rows in LENGTHS.values():
             lengths = jnp.array(rows)
             bad = with_bad_padding(x, lengths)
@@ -114,7 +113,7 @@ def chunks_run(lengths: list[int] | None, reverse: bool, devices: int = 1) -> li
         one_device = jax.shard_map(one_device, mesh=mesh, in_specs=specs, out_specs=time_major, check_vma=False)
     args = (*point(graphdef, state, batch), None if lengths is None else jnp.array(lengths))
     RUN.clear()
-    program = quick_jit(one_device).lower(*args)
+    program = jax.jit(one_device).lower(*args)
     jax.block_until_ready(program.compile()(*args))
     jax.effects_barrier()
     assert "stablehlo.all_" not in program.as_text(), "devices decide without each other"
@@ -161,8 +160,8 @@ def test_batches_of_a_vmap_share_the_number_of_chunks_and_have_the_gradients_of_
         run = functools.partial(gradients(graphdef, chunk=CHUNK), *args)
         lengths = jnp.array([LENGTHS["the first chunk's end"], LENGTHS["the remainder"]])
         together = jax.vmap(run)
-        each = [quick_jit(run)(rows) for rows in lengths]
-        assert_close(quick_jit(together)(lengths), jax.tree.map(lambda *a: jnp.stack(a), *each), 1e-12)
+        each = [jax.jit(run)(rows) for rows in lengths]
+        assert_close(jax.jit(together)(lengths), jax.tree.map(lambda *a: jnp.stack(a), *each), 1e-12)
         assert "stablehlo.or" not in jax.jit(together).lower(lengths).as_text(), (
             "a loop goes on while any batch needs it"
         )
@@ -171,7 +170,7 @@ def test_batches_of_a_vmap_share_the_number_of_chunks_and_have_the_gradients_of_
 def test_lengths_of_a_type_that_cannot_hold_the_number_of_steps_mean_the_same():
     cell = make_cell("vanilla", D, H)
     x = random_array(1, 200, B, D)
-    run = quick_jit(lambda lengths: unroll(cell, x, lengths=lengths, chunk=50))
+    run = jax.jit(lambda lengths: unroll(cell, x, lengths=lengths, chunk=50))
     small, usual = (run(np.array([120, 0, 7], kind)) for kind in ("int8", "int32"))
     assert_close(small, usual, 0)
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.engine import unroll
-from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_cell, random_like
+from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 1, 6]
@@ -121,7 +121,7 @@ def test_outputs_and_gradients_equal_torch(peer, backend, lengths, double, toler
         expected, expected_gradients = run_torch(kind, arguments, point, lengths)
 
         run_ours = jax.value_and_grad(lambda point: weighed(run(graphdefs, point, lengths, backend)), has_aux=True)
-        (_, actual), gradients = quick_jit(run_ours)(point)
+        (_, actual), gradients = jax.jit(run_ours)(point)
         names = torch_names(gradients["cells"][0], "l0") | torch_names(gradients["cells"][1], "l0_reverse")
         starts = [jnp.stack(parts) for parts in zip(*gradients["carries"], strict=True)]
         assert_close(actual, expected, tolerance)
@@ -197,10 +197,10 @@ def test_outputs_and_gradients_equal_flax(peer, lengths):
             for state in point["cells"]:
                 state["recurrent_bias"].set_value(jnp.zeros(H))
         run_flax_peer = jax.value_and_grad(lambda point: weighed(run_flax(make_peer, point, lengths)), has_aux=True)
-        expected = quick_jit(run_flax_peer)(point)
+        expected = jax.jit(run_flax_peer)(point)
         for backend in BACKENDS:
             run_ours = jax.value_and_grad(lambda p, b=backend: weighed(run(graphdefs, p, lengths, b)), has_aux=True)
-            actual = quick_jit(run_ours)(point)
+            actual = jax.jit(run_ours)(point)
             if variant == "gru":
                 for _, gradient in (actual, expected):
                     for state in gradient["cells"]:

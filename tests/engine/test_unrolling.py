@@ -27,7 +27,6 @@ from tests.helpers import (
     jaxtyping_disabled,
     loop,
     make_cell,
-    quick_jit,
     random_array,
     random_cell,
     random_like,
@@ -74,7 +73,7 @@ def gradients(variant: str, backend: str, with_lengths: bool = False, reverse: b
         options = {"lengths": lengths, "reverse": reverse, "initial_carry": carry, "taps": taps}
         return weighed(unroll(cell, x, backend=backend, chunk=3, **options))
 
-    run = quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
+    run = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
     return lambda x: run(state, x, carry, taps)
 
 
@@ -86,7 +85,7 @@ def loop_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
         cell = nnx.merge(graphdef, state)
         return weighed(loop(cell, x, carry, lengths=LENGTHS if lengths else None, reverse=reverse, taps=taps))
 
-    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(state, x, carry, taps)
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(state, x, carry, taps)
 
 
 @pytest.mark.parametrize(("variant", "backend", "reverse", "lengths"), CASES)
@@ -154,7 +153,7 @@ def test_gradients_of_taps_equal_finite_differences(variant, reverse):
         graphdef, (state, x, carry, taps) = point(variant)
         (_, _), (*_, dtaps) = gradients(variant, "fused", True, reverse)(x)
 
-        @quick_jit
+        @jax.jit
         @jax.vmap
         def loss(taps: Any) -> jax.Array:
             cell, options = nnx.merge(graphdef, state), {"lengths": rows, "reverse": reverse, "initial_carry": carry}
@@ -193,7 +192,7 @@ def test_lengths_that_a_compiled_function_closes_over_are_read_and_checked():
     x = random_array(0, T, B, D)
 
     def outputs(lengths: jax.Array) -> jax.Array:
-        return quick_jit(lambda x: unroll(nnx.merge(graphdef, state), x, lengths=lengths)[0])(x)
+        return jax.jit(lambda x: unroll(nnx.merge(graphdef, state), x, lengths=lengths)[0])(x)
 
     assert not outputs(jnp.array([1] * B))[1:].any()
     with pytest.raises(ValueError, match=f"go from {T + 1} to {T + 1}; they may go from 0 to {T}"):
@@ -250,7 +249,7 @@ def test_gradients_of_the_outputs_or_the_last_state_alone(variant: str, read: in
 
     with float64():
         graphdef, (*primals, _) = point(variant)
-        assert_close(quick_jit(gradient("fused"))(*primals), quick_jit(gradient("reference"))(*primals), 1e-13)
+        assert_close(jax.jit(gradient("fused"))(*primals), jax.jit(gradient("reference"))(*primals), 1e-13)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 15, 16, 17, 37, 100, 784, 1009])
@@ -270,7 +269,7 @@ def test_default_chunk_that_leaves_a_remainder_gives_the_gradients_of_one_chunk(
     x = random_array(0, steps, batch, D)
 
     def run(chunk: int | None) -> Any:
-        return quick_jit(jax.grad(lambda s: (unroll(nnx.merge(graphdef, s), x, chunk=chunk)[0] ** 2).sum()))(state)
+        return jax.jit(jax.grad(lambda s: (unroll(nnx.merge(graphdef, s), x, chunk=chunk)[0] ** 2).sum()))(state)
 
     assert_close(run(None), run(steps), 1e-5)
 
@@ -418,7 +417,7 @@ def test_integers_are_numbers_and_the_parameters_get_their_gradients(variant, dt
 def gradients_of_the_outputs(variant: str, width: int) -> Any:
     """(parameters, x) -> loss, gradients by the parameters."""
     graphdef, _ = random_cell(variant, in_features=width)
-    return quick_jit(jax.value_and_grad(lambda s, x: weighed(unroll(nnx.merge(graphdef, s), x))[0]))
+    return jax.jit(jax.value_and_grad(lambda s, x: weighed(unroll(nnx.merge(graphdef, s), x))[0]))
 
 
 def test_auto_is_fused_where_the_cell_allows_it():
@@ -515,7 +514,7 @@ def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
             def loss(state: nnx.State, x: jax.Array) -> Any:
                 return weighed(unroll(nnx.merge(graphdef, state), x, reverse=reverse, **options))
 
-            return quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, x)
+            return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, x)
 
         assert_close(gradients(store=store, chunk=3), gradients(backend="reference"), 1e-10)
 
@@ -531,6 +530,6 @@ def test_kernel_in_blocks_of_columns_gives_the_gradients_of_the_reference(varian
             def loss(state: nnx.State, x: jax.Array, carry: Any) -> Any:
                 return weighed(unroll(nnx.merge(graphdef, state), x, initial_carry=carry, backend=backend, chunk=3))
 
-            return quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(state, x, carry)
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(state, x, carry)
 
         assert_close(run("fused"), run("reference"), 1e-12)

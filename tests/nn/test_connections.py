@@ -11,7 +11,7 @@ from flax import nnx
 from rnnlab.config.errors import ConfigError
 from rnnlab.nn.attention import Attention
 from rnnlab.nn.network import Network
-from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like, with_bad_padding
+from tests.helpers import assert_close, float64, in_double, random_array, random_like, with_bad_padding
 
 T, B, D, H = 5, 3, 5, 4  # So many inputs that their projection is one product, whatever XLA fuses it with.
 LENGTHS = jnp.array([5, 2, 3])
@@ -40,7 +40,7 @@ def test_residual_stack_with_zero_inner_branches_is_the_identity(bidirectional):
                 for parameter in (cell.input_kernel, cell.recurrent_kernel, cell.bias):
                     parameter[...] = jnp.zeros_like(parameter[...])
         x = random_array(0, T, B, D)
-        h, state = quick_jit(net.hidden)(x, LENGTHS)
+        h, state = jax.jit(net.hidden)(x, LENGTHS)
         inside = np.arange(T)[:, None] < np.asarray(LENGTHS)
         embedded = net.embed(jnp.where(inside[:, :, None], x, 0))
         np.testing.assert_array_equal(np.asarray(h)[inside], np.asarray(embedded)[inside])
@@ -52,10 +52,10 @@ def test_connections_are_their_formulas():
         x = random_array(0, T, B, D)
 
         def layers(net: Network) -> list:
-            return [quick_jit(lambda a, layer=layer: layer(a)[0]) for layer in net.layers]
+            return [jax.jit(lambda a, layer=layer: layer(a)[0]) for layer in net.layers]
 
         def found(net: Network) -> jax.Array:
-            return quick_jit(lambda a: net.hidden(a).h)(x)
+            return jax.jit(lambda a: net.hidden(a).h)(x)
 
         net = network(connections="residual")
         f, y = layers(net), x
@@ -90,7 +90,7 @@ def test_connections_are_their_formulas():
 def test_state_is_what_the_outputs_are_at_the_last_valid_step(connections):
     with float64():
         net = network(connections=connections)
-        h, state = quick_jit(net.hidden)(with_bad_padding(random_array(0, T, B, D), LENGTHS), LENGTHS)
+        h, state = jax.jit(net.hidden)(with_bad_padding(random_array(0, T, B, D), LENGTHS), LENGTHS)
         assert_close(state, last(h), 1e-12)
         assert jnp.isfinite(h).all()
 
@@ -112,7 +112,7 @@ def test_attention_is_its_formula_over_the_valid_steps(kind):
     with float64():
         net = network(layers=1, attention=kind)
         x = with_bad_padding(random_array(0, T, B, D), LENGTHS)
-        run = quick_jit(lambda x, n: (net.attention_weights(x, n), net.hidden(x, n), net(x, n)))
+        run = jax.jit(lambda x, n: (net.attention_weights(x, n), net.hidden(x, n), net(x, n)))
         weights, (h, state), outputs = jax.tree.map(np.asarray, run(x, LENGTHS))
         attention = net.attention
         for row, length in enumerate(LENGTHS):
@@ -136,7 +136,7 @@ def test_attention_of_an_empty_row_is_zero_and_its_gradient_finite(kind):
         lengths = jnp.array([0, 5, 1])
         assert (net.attention_weights(x, lengths)[:, 0] == 0).all()
         graphdef, state = nnx.split(net)
-        gradient = quick_jit(jax.grad(lambda s: (nnx.merge(graphdef, s)(x, lengths) ** 2).sum()))(state)
+        gradient = jax.jit(jax.grad(lambda s: (nnx.merge(graphdef, s)(x, lengths) ** 2).sum()))(state)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 

@@ -16,7 +16,7 @@ from rnnlab.engine import unroll
 from rnnlab.nn.network import Network
 from rnnlab.nn.options import ModelOptions
 from rnnlab.ops.random_streams import Training
-from tests.helpers import assert_close, float64, in_double, quick_jit, random_array, random_like
+from tests.helpers import assert_close, float64, in_double, random_array, random_like
 
 T, B, D, H = 5, 4, 3, 6
 RATES = {
@@ -52,7 +52,7 @@ def outputs(net: Network, x: jax.Array, training: Training | None = None) -> jax
     return _outputs(*nnx.split(net), x, training)
 
 
-@functools.partial(quick_jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def _outputs(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, training: Training | None) -> jax.Array:
     return nnx.merge(graphdef, state)(x, training=training)
 
@@ -72,7 +72,7 @@ def test_units_are_dropped_at_their_rate_and_scaled_to_keep_the_mean(same):
 def test_masks_depend_on_the_step_and_the_row_alone():
     net = network(dropout=RATES, layers=2)
     x = random_array(1, T, B, D)
-    run = quick_jit(lambda x, training: net(x, training=training))
+    run = jax.jit(lambda x, training: net(x, training=training))
     whole = run(x, training())
     halves = [run(x[:, jnp.array(rows)], training(rows=rows)) for rows in ([0, 1], [2, 3])]
     assert_close(jnp.concatenate(halves), whole, 1e-6)
@@ -188,7 +188,7 @@ def test_both_backends_have_the_same_gradients_with_everything_on(cell, lengths,
             def loss(params: Any) -> jax.Array:
                 return (nnx.merge(graphdef, params, in_double(rest))(x, rows, training=training()) ** 2).sum()
 
-            return quick_jit(jax.value_and_grad(loss))(params)
+            return jax.jit(jax.value_and_grad(loss))(params)
 
         fused, reference = gradients("fused"), gradients("reference")
         assert_close(jax.tree.leaves(fused), jax.tree.leaves(reference), 1e-10)

@@ -17,7 +17,6 @@ from tests.helpers import (
     dot,
     float64,
     make_cell,
-    quick_jit,
     random_array,
     random_cell,
     random_like,
@@ -69,7 +68,7 @@ def gradients(variant: str, backend: str, **options: Any) -> Any:
         result = unroll(cell, x, initial_carry=carry, backend=backend, chunk=4, taps=taps, **options)
         return dot(result, random_like(result, 3)), result
 
-    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(state, x, carry, taps)
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(state, x, carry, taps)
 
 
 class Noisy(ModifiedCell):
@@ -95,7 +94,7 @@ def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, 
         graphdef, state, x, carry = point(variant)
         cell = nnx.merge(graphdef, state)
         row, multiply = 2, by_hand(cell, mask=mask[2:])
-        step = quick_jit(lambda carry, x_t: cell.step(carry, cell.split(cell.project(x_t)), multiply))
+        step = jax.jit(lambda carry, x_t: cell.step(carry, cell.split(cell.project(x_t)), multiply))
         h, *rest = (c[row:] for c in carry)
         for t in reversed(range(T)) if reverse else range(T):
             h, *rest = step((h, *rest), x[t, row:])
@@ -119,7 +118,7 @@ def test_noise_reaches_the_gates_step_by_step(variant, store, reverse):
                 )
                 return dot(result, random_like(result, 3)), result
 
-            return quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(state, x, carry)
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(state, x, carry)
 
         fused = run("fused", noise, chunk=4, store=store, reverse=reverse)
         assert_close(fused, run("reference", noise, reverse=reverse), 1e-12)
@@ -180,7 +179,7 @@ def test_the_last_state_sees_a_whole_window_of_every_row(reverse, backend):
         options = {"reverse": reverse, "backend": backend, "chunk": 4, "lengths": jnp.array(lengths)}
         return unroll(cell, x, taps=taps, cotangent=Cotangent(cut_every=window), **options)[1][0].sum()
 
-    flow, taps = quick_jit(jax.grad(loss)), make_taps(cell, x)
+    flow, taps = jax.jit(jax.grad(loss)), make_taps(cell, x)
     for window in range(1, T + 2):
         seen = np.asarray(flow(taps, jnp.int32(window)).carry[0]).any(-1).sum(0)
         np.testing.assert_array_equal(seen, np.minimum(window, lengths))
@@ -209,7 +208,7 @@ def test_padding_gives_the_gradients_of_the_truncated_row(name, reverse):
                 )
                 return sum((a**2).sum() for a in last)
 
-            return quick_jit(jax.grad(loss, (0, 1)))(x, carry)
+            return jax.jit(jax.grad(loss, (0, 1)))(x, carry)
 
         for backend in ("fused", "reference"):
             dx, dcarry = run(backend, x, carry, jnp.array(LENGTHS))
@@ -232,7 +231,7 @@ def test_clipped_cotangent_never_exceeds_its_bound_even_where_the_gradient_overf
     def loss(taps: Any, cotangent: Cotangent | None) -> jax.Array:
         return unroll(cell, x, taps=taps, backend=backend, cotangent=cotangent)[0].sum()
 
-    flow = quick_jit(jax.grad(loss))
+    flow = jax.jit(jax.grad(loss))
     free, held = flow(make_taps(cell, x), None), flow(make_taps(cell, x), limits)
     assert not jnp.isfinite(free.carry[0]).all()
     norms = jnp.linalg.norm(held.carry[0], axis=-1)

@@ -23,7 +23,6 @@ from tests.helpers import (
     dot,
     float64,
     jaxtyping_disabled,
-    quick_jit,
     random_array,
     random_like,
     with_bad_padding,
@@ -157,7 +156,7 @@ def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(fiel
         def loss(params: Any, x: jax.Array, lengths: jax.Array) -> jax.Array:
             return (nnx.merge(graphdef, params, rest)(x, lengths) ** 2).sum()
 
-        gradients = quick_jit(jax.grad(loss))
+        gradients = jax.jit(jax.grad(loss))
         expected = gradients(params, x, lengths)
         with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))):
             x = jax.device_put(x, jax.sharding.PartitionSpec(None, "data"))
@@ -208,7 +207,7 @@ def function(parts: Parts) -> Any:
 
 def call(parts: Parts, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """The network's outputs."""
-    return quick_jit(function(parts))(parts[1], x, lengths)
+    return jax.jit(function(parts))(parts[1], x, lengths)
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
@@ -219,7 +218,7 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
         x, rows = random_array(1, T, B, D), None if lengths is None else jnp.array(lengths)
         network = nnx.merge(*parts)
 
-        @quick_jit
+        @jax.jit
         def side_by_side(x: jax.Array, rows: jax.Array | None) -> jax.Array:
             (forward, reverse), out = network.layers[0].cells, network.readout
             h_forward, last_forward = unroll(forward, x, lengths=rows)
@@ -235,7 +234,7 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
 def test_each_row_equals_itself_cut_to_its_length(readout: str, layers: int, bidirectional: bool) -> None:
     with float64():
         parts = random_network(readout=readout, layers=layers, bidirectional=bidirectional, learned_carry=True)
-        apply, x = quick_jit(function(parts)), random_array(1, T, B, D)
+        apply, x = jax.jit(function(parts)), random_array(1, T, B, D)
         found = apply(parts[1], with_bad_padding(x, jnp.array(LENGTHS)), jnp.array(LENGTHS))
         for row, length in enumerate(LENGTHS):
             expected = apply(parts[1], x[:length, row : row + 1])
@@ -252,7 +251,7 @@ def test_learned_carry_starts_at_zero_and_gets_gradients() -> None:
     assert [leaf.shape for leaf in jax.tree.leaves(carries)] == 4 * [(H,)]  # h and c in each direction.
     assert not any(leaf.any() for leaf in jax.tree.leaves(carries))
     apply = function((graphdef, params, rest))
-    gradient = quick_jit(jax.grad(lambda params: jnp.sum(apply(params, random_array(1, T, B, D)))))(params)
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(apply(params, random_array(1, T, B, D)))))(params)
     assert all(leaf.all() for leaf in jax.tree.leaves(nnx.to_pure_dict(gradient)["layers"][0]["carries"]))
 
 
@@ -261,7 +260,7 @@ def test_learned_carry_is_every_rows_first_carry() -> None:
         parts = random_network(cell=LSTM, learned_carry=True, readout="every")
         network, x = nnx.merge(*parts), random_array(1, T, B, D)
 
-        @quick_jit
+        @jax.jit
         def by_hand(x: jax.Array) -> jax.Array:
             carry = tuple(jnp.stack([row[...]] * B) for row in network.layers[0].carries[0])
             h, _ = unroll(network.layers[0].cells[0], x, initial_carry=carry)
@@ -300,7 +299,7 @@ def test_backends_give_equal_gradients_under_every_switch(
         taps = nnx.merge(graphdef, params, rest).make_taps(x)
         assert len(taps) == layers
         assert all(len(directions) == (2 if bidirectional else 1) for directions in taps)
-        value, found = quick_jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, x, taps)
+        value, found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, x, taps)
         return value, nnx.to_pure_dict(found[0]), found[1:]
 
     with float64():
@@ -314,7 +313,7 @@ def test_padding_reaches_neither_outputs_nor_gradients(projection: int | None) -
     parts = random_network(input_projection=projection, readout="every")
     apply, params = function(parts), parts[1]
     x, lengths = random_array(1, T, B, D), jnp.array(LENGTHS)
-    differentiate = quick_jit(jax.grad(lambda params, x: jnp.sum(apply(params, x, lengths))))
+    differentiate = jax.jit(jax.grad(lambda params, x: jnp.sum(apply(params, x, lengths))))
     clean = jnp.where(jnp.arange(T)[:, None, None] < lengths[:, None], x, 0)
     found, expected = differentiate(params, with_bad_padding(x, lengths)), differentiate(params, clean)
     jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -19,7 +19,7 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.options import SoftmaxOptions
 from rnnlab.nn.softmax import Softmax, draw_candidates
 from rnnlab.ops.random_streams import Training
-from tests.helpers import assert_close, dot, float64, quick_jit, random_array, random_like
+from tests.helpers import assert_close, dot, float64, random_array, random_like
 
 T, B, P, V = 5, 3, 7, 41
 CHUNKS = [None, 1, 7, 40, 41, 100]
@@ -54,11 +54,11 @@ def weighted(nats: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return total
 
 
-cross_entropy_of = quick_jit(Distribution.cross_entropy)
+cross_entropy_of = jax.jit(Distribution.cross_entropy)
 
 
 def value_and_gradients(nats: Callable[..., jax.Array], args: Operands) -> Any:
-    return quick_jit(jax.value_and_grad(weighted(nats), (0, 1, 2)))(*args)
+    return jax.jit(jax.value_and_grad(weighted(nats), (0, 1, 2)))(*args)
 
 
 # --- exact -----------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_chunked_value_and_gradients_equal_full(chunk: int | None) -> None:
 def test_each_nat_equals_full() -> None:
     with float64():
         args, targets = operands()
-        ours = quick_jit(lambda *a: Distribution(*a, chunk=7).cross_entropy(targets))(*args)
+        ours = jax.jit(lambda *a: Distribution(*a, chunk=7).cross_entropy(targets))(*args)
         assert_close(ours, full(*args, targets), 1e-13)
 
 
@@ -135,7 +135,7 @@ def test_gradients_equal_differences(samples: int | None) -> None:
         nats = lambda *a: Distribution(*a, candidates, chunk=8).cross_entropy(targets)  # noqa: E731
         _, gradients = value_and_gradients(nats, args)
         total, direction, step = weighted(nats), random_like(args, 11), 1e-5
-        along = quick_jit(lambda s: total(*jax.tree.map(lambda a, d: a + s * d, args, direction)))
+        along = jax.jit(lambda s: total(*jax.tree.map(lambda a, d: a + s * d, args, direction)))
         difference = (along(step) - along(-step)) / (2 * step)
         np.testing.assert_allclose(difference, dot(gradients, direction), rtol=1e-9)
 
@@ -143,7 +143,7 @@ def test_gradients_equal_differences(samples: int | None) -> None:
 @pytest.mark.parametrize("chunk", [1, 2, None])
 def test_losses_of_certain_answers_keep_their_digits(chunk: int | None) -> None:
     h, kernel = jnp.ones((1, 1)), jnp.array([[40.0], [0.0], [1.0]])
-    nats, gradient = quick_jit(
+    nats, gradient = jax.jit(
         jax.value_and_grad(
             lambda h: Distribution(h, kernel, jnp.zeros(3), chunk=chunk).cross_entropy(jnp.array([0]))[0]
         )
@@ -313,8 +313,8 @@ def sampled(samples: int) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, fl
             value, gradient = jax.value_and_grad(loss)(h, candidates)
             return (estimate / jnp.exp(z).sum(-1)).mean(), value, gradient
 
-        shares, losses, gradients = quick_jit(draw)(jax.random.split(jax.random.key(7), DRAWS))
-        value, gradient = quick_jit(jax.value_and_grad(loss))(h, None)
+        shares, losses, gradients = jax.jit(draw)(jax.random.split(jax.random.key(7), DRAWS))
+        value, gradient = jax.jit(jax.value_and_grad(loss))(h, None)
         return np.asarray(shares), np.asarray(losses), np.asarray(gradients).mean(0), np.asarray(gradient), float(value)
 
 
@@ -378,9 +378,9 @@ def test_words_split_over_devices_give_the_value_and_gradients_of_one(chunk: int
             check_vma=False,
         )
         weights = random_array(9, T, 4)
-        values, gradients = quick_jit(on_two)(weights, targets, *args)
+        values, gradients = jax.jit(on_two)(weights, targets, *args)
         one = functools.partial(total, None, weights, targets)
-        value, expected = quick_jit(jax.value_and_grad(one, (0, 1, 2)))(*args)
+        value, expected = jax.jit(jax.value_and_grad(one, (0, 1, 2)))(*args)
         assert_close((values.sum(), gradients), (value, expected), 1e-13)
 
 
@@ -396,7 +396,7 @@ def test_logits_of_split_words_side_by_side_are_all() -> None:
         out_specs=PartitionSpec(None, None, "model"),
         check_vma=False,
     )
-    np.testing.assert_allclose(quick_jit(split)(*args), distribution(*args).logits(), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(split)(*args), distribution(*args).logits(), rtol=1e-5)
 
 
 # --- in a network ----------------------------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def answer(network: Network, of: Training | None = None) -> Any:
     return _answer(*nnx.split(network), tokens(), of)
 
 
-@functools.partial(quick_jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def _answer(graph: nnx.GraphDef, state: nnx.State, tokens: jax.Array, of: Training | None) -> Any:
     return nnx.merge(graph, state)(tokens, training=of)
 
@@ -458,8 +458,8 @@ def test_tied_gradient_is_the_sum_of_both() -> None:
         def loss(graph: Any, rest: Any, params: Any) -> jax.Array:
             return nnx.merge(graph, params, rest)(tokens()).cross_entropy(tokens(1)).sum()
 
-        both = quick_jit(jax.grad(functools.partial(loss, graph, rest)))(params)
-        one = quick_jit(jax.grad(functools.partial(loss, tied_graph, tied_rest)))(tied_params)
+        both = jax.jit(jax.grad(functools.partial(loss, graph, rest)))(params)
+        one = jax.jit(jax.grad(functools.partial(loss, tied_graph, tied_rest)))(tied_params)
         assert_close(one["embedding"], both["embedding"] + both["readout"]["word_kernel"], 1e-13)
         assert_close(one["readout"]["bias"], both["readout"]["bias"], 1e-13)
 

@@ -28,7 +28,7 @@ from rnnlab.training.programs import Programs
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
-from tests.helpers import assert_close, float64, quick_jit
+from tests.helpers import assert_close, float64
 
 T, B, V, H = 3, 4, 11, 5
 STEPS = 20
@@ -105,7 +105,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def programs(split: int, devices: int, name: str) -> Programs:
-    """A run of RUNS; compiled once, and quickly."""
+    """A run of RUNS; compiled once."""
     fields = RUNS[name]
     config = resolve_config(
         {
@@ -120,9 +120,7 @@ def programs(split: int, devices: int, name: str) -> Programs:
     sections = {name: config[name] for name in TRACED_SECTIONS}
     structure = Structure(Words(), **sections, run_steps=STEPS, word_parts=mesh.shape[splitting.MODEL_AXIS])
     run: Any = Programs(structure, mesh, batch_size=B, log_every=STEPS)
-    run.initialize = quick_jit(run.initialize.__wrapped__)
-    run.train = quick_jit(run.train.__wrapped__)
-    run._evaluate = quick_jit(run._evaluate.__wrapped__, static_argnums=(0, 1))
+    run.train = jax.jit(run.train.__wrapped__)  # Its state is kept.
     return run
 
 
@@ -250,7 +248,7 @@ def test_watching_a_split_run_finds_what_watching_the_run_on_one_device_finds() 
     def found(split: int, devices: int) -> Any:
         run = programs(split, devices, "sgd")
         rows = jnp.arange(B, dtype=jnp.uint32)
-        norms = quick_jit(run.observer({"norms": DIAGNOSTICS["norms"]}).__wrapped__)(begun(run), None, rows)["norms"]
+        norms = run.observer({"norms": DIAGNOSTICS["norms"]})(begun(run), None, rows)["norms"]
         return {name: norm for name, norm in norms.items() if jnp.isfinite(norm)}  # Not of a weight of 0.
 
     with float64():

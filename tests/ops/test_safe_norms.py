@@ -12,7 +12,7 @@ from rnnlab.diagnostics.norms import norms
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory
-from tests.helpers import assert_close, float64, quick_jit, random_like
+from tests.helpers import assert_close, float64, random_like
 
 H = 3
 KINDS = ("gradient", "clipped", "weight", "update")
@@ -39,7 +39,7 @@ def named_cells(network: Network) -> list[Trajectory]:
 def measure(probe: Probe) -> dict[str, np.ndarray]:
     """`norms`, compiled."""
     trees = (probe.params, probe.gradients, probe.clipped, probe.updates)
-    measured = quick_jit(lambda *trees: norms(Probe(probe.trajectories, [], *trees)))(*trees)
+    measured = jax.jit(lambda *trees: norms(Probe(probe.trajectories, [], *trees)))(*trees)
     return {key: np.asarray(value) for key, value in measured.items()}
 
 

@@ -26,7 +26,7 @@ from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
-from tests.helpers import _quick_options, assert_close, float64
+from tests.helpers import assert_close, float64
 
 T, B, H, STEPS = 6, 4, 4, 6
 
@@ -176,14 +176,14 @@ def configured(*sections: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 class Trained:
-    """A run whose training step is compiled once, and quickly."""
+    """A run whose training step is compiled once."""
 
     def __init__(self, config: dict[str, Any]):
         self.run = make_run(config)
         self.programs = self.run.programs
         self.first = self.start()
         lowered = self.programs.train.lower(self.first, self.run.data, jnp.int32(0), self.run.rows)
-        self.compiled = lowered.compile(compiler_options=_quick_options())
+        self.compiled = lowered.compile()
 
     def start(self, **numbers: float) -> TrainState:
         """The state before the first step, in double precision where that is on; numbers replace the config's."""

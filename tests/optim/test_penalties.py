@@ -39,7 +39,6 @@ from tests.helpers import (
     in_double,
     loop,
     make_cell,
-    quick_jit,
     random_array,
     random_cell,
     random_like,
@@ -113,7 +112,7 @@ def test_numbers_come_back_as_they_went_and_may_be_traced() -> None:
     assert numbers.keys() == {"l1.input", "l1.bias", "l2.recurrent", "orthogonality", "activation"}
     assert merge_numbers(structure, numbers) == section
     params = random_params()
-    compiled = quick_jit(lambda numbers: weight_penalty(params, merge_numbers(structure, numbers)))
+    compiled = jax.jit(lambda numbers: weight_penalty(params, merge_numbers(structure, numbers)))
     for factor in (1.0, 3.0):
         scaled = {path: factor * number for path, number in numbers.items()}
         expected = factor * float(weight_penalty(params, section))
@@ -207,7 +206,7 @@ def test_norm_of_a_group_and_its_gradient_are_the_closed_form_and_touch_nothing_
     with float64():
         params = random_params()
         section = options(**{norm: {group: 0.3}})
-        found, gradients = quick_jit(jax.value_and_grad(lambda params: weight_penalty(params, section)))(params)
+        found, gradients = jax.jit(jax.value_and_grad(lambda params: weight_penalty(params, section)))(params)
         leaves = {path: np.asarray(leaf) for path, leaf in by_path(params).items()}
         own = {path for path in leaves if group_of(path, LSTM if path[0] == "layers" else None) == group}
         assert len(own) >= 1
@@ -246,7 +245,7 @@ def test_l1_drives_weights_of_useless_inputs_to_zero_and_l2_does_not() -> None:
         def loss(params: Any) -> jax.Array:
             return jnp.mean((x @ params["readout"]["kernel"] - y) ** 2) + weight_penalty(params, section)
 
-        @quick_jit
+        @jax.jit
         def step(params: Any) -> Any:
             return jax.tree.map(lambda w, g: w - rate * g, params, jax.grad(loss)(params))
 
@@ -283,7 +282,7 @@ def orthogonality(*gates: np.ndarray) -> Any:
         cells = {("layers", 0, "cells", 0): nnx.merge(graphdef, state)}
         return penalties.weight_penalty(Weights({}, cells), penalties.terms(options(orthogonality=0.5)))[0]
 
-    found, gradients = quick_jit(jax.value_and_grad(charge))(state)
+    found, gradients = jax.jit(jax.value_and_grad(charge))(state)
     np.testing.assert_array_equal(gradients["input_kernel"], 0)
     np.testing.assert_array_equal(gradients["bias"], 0)
     return float(found), np.asarray(gradients["recurrent_kernel"])
@@ -410,7 +409,7 @@ def flows(variant: str, reverse: bool, lengths: tuple[int, ...] | None) -> tuple
         result = unroll(cell, x, lengths=rows, reverse=reverse, initial_carry=carry, taps=taps, backend="reference")
         return dot(result, random_like(result, 3))
 
-    dcarries = quick_jit(jax.grad(loss))(make_taps(cell, x)).carry
+    dcarries = jax.jit(jax.grad(loss))(make_taps(cell, x)).carry
     return compiled_carries(cell, x, rows, reverse, carry)[1], dcarries
 
 
@@ -420,7 +419,7 @@ def by_jacobians(cell: Any, x: Any, carry0: Any, carries: Any, dcarries: Any, le
     def joined(carry: Any, t: int | None, row: int) -> np.ndarray:
         return np.concatenate([np.asarray(part[row] if t is None else part[t, row]) for part in carry])
 
-    @quick_jit
+    @jax.jit
     @jax.jacrev
     def jacobian(flat: jax.Array, x_t: jax.Array) -> jax.Array:
         carry = tuple(part[None] for part in jnp.split(flat, len(carry0)))
@@ -449,7 +448,7 @@ def test_omega_equals_that_of_every_steps_jacobian(variant: str, reverse: bool, 
         carries, dcarries = flows(variant, reverse, lengths)
         rows = None if lengths is None else jnp.array(lengths)
         given = x if rows is None else with_bad_padding(x, rows)
-        found = quick_jit(functools.partial(gradient_norm_penalty, cell, reverse=reverse))(
+        found = jax.jit(functools.partial(gradient_norm_penalty, cell, reverse=reverse))(
             given, carry, carries, dcarries, rows
         )
         expected = by_jacobians(cell, x, carry, carries, dcarries, lengths or B * (T,), reverse)
@@ -464,7 +463,7 @@ def test_carries_are_one_step_after_those_before_and_stay_past_a_rows_end(varian
         cell, rows = nnx.merge(graphdef, state), jnp.array(LENGTHS)
         start, carries = compiled_carries(cell, with_bad_padding(x, rows), rows, reverse, carry)
         assert_close(start, carry, 0)
-        step = quick_jit(lambda x_t, before: loop(cell, x_t[None], before)[1])
+        step = jax.jit(lambda x_t, before: loop(cell, x_t[None], before)[1])
         before = carry
         for t in reversed(range(T)) if reverse else range(T):
             inside, after = t < rows[:, None], tuple(a[t] for a in carries)
@@ -482,7 +481,7 @@ def test_carries_begin_at_zero_and_pass_no_gradient_on() -> None:
         def total(state: Any, x: jax.Array) -> jax.Array:
             return sum(jnp.sum(a) for a in jax.tree.leaves(carries_of(nnx.merge(graphdef, state), x)))
 
-        gradients = quick_jit(jax.grad(total, (0, 1)))(state, x)
+        gradients = jax.jit(jax.grad(total, (0, 1)))(state, x)
         assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(gradients))
 
 
@@ -504,7 +503,7 @@ def test_omega_of_a_linear_cell_with_a_scaled_orthogonal_kernel(scale: float, st
         x = random_array(1, steps, B, D)
         carry0, carries = carries_of(cell, x, jnp.array(lengths), reverse)
         dcarries = (random_array(5, steps, B, H),)
-        omega = quick_jit(functools.partial(gradient_norm_penalty, cell, reverse=reverse))
+        omega = jax.jit(functools.partial(gradient_norm_penalty, cell, reverse=reverse))
         found = omega(x, carry0, carries, dcarries, jnp.array(lengths))
         np.testing.assert_allclose(found, (lengths > 0) * (scale - 1) ** 2, rtol=1e-14, atol=1e-29)
 
@@ -525,7 +524,7 @@ def test_gradient_of_omega_equals_finite_differences_with_carries_and_their_grad
             cell = nnx.merge(graphdef, state)
             return jnp.vdot(weights, gradient_norm_penalty(cell, x, carry, carries, dcarries, rows, reverse))
 
-        slopes, loss = quick_jit(jax.grad(loss)), quick_jit(loss)
+        slopes, loss = jax.jit(jax.grad(loss)), jax.jit(loss)
         gradient = slopes(state, x)
         assert_close(slopes(state, with_bad_padding(x, rows)), gradient, 0)  # Nothing leaves the padding.
         largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
@@ -542,7 +541,7 @@ def test_inputs_carries_and_their_gradients_are_constants_of_omega() -> None:
         graphdef, state, x, carry = problem("lstm")
         cell = nnx.merge(graphdef, state)
         carries, dcarries = flows("lstm", False, None)
-        slopes = quick_jit(jax.grad(lambda args: gradient_norm_penalty(cell, *args).sum()))
+        slopes = jax.jit(jax.grad(lambda args: gradient_norm_penalty(cell, *args).sum()))
         gradients = slopes((x, carry, carries, dcarries))
         assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(gradients))
 
@@ -558,8 +557,8 @@ def test_omega_with_a_state_mask_is_that_of_a_kernel_with_masked_rows() -> None:
             scaled = state | {"recurrent_kernel": kernel.replace(scale[:, None] * kernel[...])}
             return gradient_norm_penalty(nnx.merge(graphdef, scaled), x, carry, carries, dcarries, **options)
 
-        found = quick_jit(omega)(jnp.ones(H), state_mask=jnp.broadcast_to(mask, (B, H)))
-        scaled = quick_jit(omega)
+        found = jax.jit(omega)(jnp.ones(H), state_mask=jnp.broadcast_to(mask, (B, H)))
+        scaled = jax.jit(omega)
         np.testing.assert_allclose(found, scaled(mask), rtol=1e-13)
         assert (np.abs(found - scaled(jnp.ones(H))) > 1e-3).all()
 
@@ -589,7 +588,7 @@ def test_omega_does_not_see_how_large_the_gradient_is(factor: float) -> None:
         cell = nnx.merge(graphdef, state)
         carries, dcarries = flows("lstm", False, None)
         scaled = jax.tree.map(lambda a: factor * a, dcarries)
-        omega = quick_jit(lambda dcarries: gradient_norm_penalty(cell, x, carry, carries, dcarries))
+        omega = jax.jit(lambda dcarries: gradient_norm_penalty(cell, x, carry, carries, dcarries))
         found, expected = omega(scaled), omega(dcarries)
         np.testing.assert_allclose(found, expected, rtol=1e-13)
 
@@ -603,7 +602,7 @@ def test_a_step_without_a_gradient_adds_nothing_and_its_slope_is_finite(bad: flo
         rows = jnp.array(LENGTHS)
         cut = tuple(d.at[2:, 0].set(bad).at[:, 3].set(bad) for d in dcarries)
 
-        @quick_jit
+        @jax.jit
         @functools.partial(jax.value_and_grad, has_aux=True)
         def omega(state: Any, dcarries: Any, lengths: Any, weights: Any) -> Any:
             found = gradient_norm_penalty(nnx.merge(graphdef, state), x, carry, carries, dcarries, lengths)
@@ -631,7 +630,7 @@ def test_a_step_that_passes_nothing_on_counts_one_with_a_finite_slope() -> None:
             )
 
         np.testing.assert_array_equal(omega(state), 1)
-        gradient = quick_jit(jax.grad(lambda state: omega(state).sum()))(state)
+        gradient = jax.jit(jax.grad(lambda state: omega(state).sum()))(state)
         assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(gradient))
 
 
@@ -646,7 +645,7 @@ def test_omega_of_rounded_products_is_near_and_has_a_gradient() -> None:
             carries = carries_of(cell, x, None, False, carry)[1]
             return gradient_norm_penalty(cell, x, carry, carries, random_like(carries, 6)).sum()
 
-        found.append(quick_jit(jax.value_and_grad(omega))(state))
+        found.append(jax.jit(jax.value_and_grad(omega))(state))
     (exact, slope), (rounded, rounded_slope) = found
     assert float(rounded) != float(exact)
     assert float(rounded) == pytest.approx(float(exact), rel=0.05)

@@ -13,7 +13,6 @@ from rnnlab.tasks import TASKS, Adding, Batch, Example, Split, Task, make_task
 from rnnlab.tasks.augmentation import add_noise, mask_time, replace_tokens, shift_in_time
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
-from tests.helpers import quick_jit
 
 STEPS = 8
 LENGTHS = [None, 8, 5, 1, 0]
@@ -91,7 +90,7 @@ def plain_task_of(case: str) -> Task:
 
 @functools.cache
 def compiled_batch(task: Task) -> Any:
-    return quick_jit(task.batch, static_argnums=2)
+    return jax.jit(task.batch, static_argnums=2)
 
 
 def draw(task: Task, positions: Any, seed: int = 0, split: Split = "train") -> Batch:

@@ -30,7 +30,7 @@ from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
-from tests.helpers import assert_close, float64, quick_jit, random_like
+from tests.helpers import assert_close, float64, random_like
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
 LINES = {"train": 40, "valid": 9, "test": 7}
@@ -62,14 +62,12 @@ def make(folder: Path, name: str = "language_model", streams: tuple[int, int] = 
 
 
 def programs(task: Task, rows: int, devices: int = 1, rate: float = 1.0, **model: Any) -> Programs:
-    """Plain SGD, so that an update is the gradient; compiled quickly."""
+    """Plain SGD, so that an update is the gradient."""
     model = {"cell": {"name": "lstm", "features": 3}, "learned_carry": True, "embedding": 4} | model
     optimizer = {"name": "sgd", "learning_rate": rate}
     structure = Structure(task, model=model, optimizer=optimizer, run_steps=99)
     run: Any = Programs(structure, make_mesh(rows, devices), batch_size=rows, log_every=7)
-    run.initialize = quick_jit(run.initialize.__wrapped__)
-    run.train = quick_jit(run.train.__wrapped__)
-    run._evaluate = quick_jit(run._evaluate.__wrapped__, static_argnums=(0, 1))
+    run.train = jax.jit(run.train.__wrapped__)  # Its state is kept.
     return run
 
 
@@ -107,7 +105,7 @@ def test_an_epoch_has_every_target_once_but_the_remainder_and_rows_go_on_where_t
     task: LanguageModel = make(folder, streams=(rows, 1), window=window)
     tokens = task.corpus.splits["train"].tokens
     data = {"train": places(tokens)}
-    batch = quick_jit(lambda at: task.batch(data, jnp.int32(0), "train", at))
+    batch = jax.jit(lambda at: task.batch(data, jnp.int32(0), "train", at))
     length = (len(tokens) - 1) // rows
     steps = length // window
     assert task.size("train") == rows * steps
@@ -127,7 +125,7 @@ def test_evaluation_scores_every_target_once(folder, rows):
     assert (len(tokens) - 1) % rows or rows == 1  # Streams of unequal lengths; with 27, some of none.
     data = {"validation": places(tokens, 6)}
     size = task.size("validation")
-    batch = quick_jit(lambda at: task.batch(data, jnp.int32(0), "validation", at))
+    batch = jax.jit(lambda at: task.batch(data, jnp.int32(0), "validation", at))
     seen: list[list[int]] = [[] for _ in range(rows)]
     for start in range(0, size, rows):
         _, targets, lengths = batch(start + jnp.arange(rows))
@@ -159,7 +157,7 @@ def test_the_carry_after_six_windows_is_that_of_one_long_pass(folder, model):
         tokens, length = task.corpus.splits["train"].tokens, task.length["train"]
         inputs = np.stack([tokens[row * length :][:30] for row in range(2)], 1).astype(np.int32)
 
-        @quick_jit
+        @jax.jit
         def one_long_pass(params: Any, buffers: Any) -> list:
             last: list = []
             run.structure.network(params, buffers).hidden(jnp.asarray(inputs), last=last)
@@ -192,7 +190,7 @@ def test_gradients_stop_where_a_window_begins(folder):
             values, weights = task.score(network.read(hidden), windows[2])
             return values["loss"].sum() / weights.sum()
 
-        gradient = quick_jit(jax.grad(loss), static_argnums=2)
+        gradient = jax.jit(jax.grad(loss), static_argnums=2)
         truncated = gradient(before.params, before.carry, False)
         made = jax.tree.map(jnp.subtract, before.params, after.params)
         assert_close(made, truncated, 1e-9)
@@ -422,7 +420,7 @@ def test_an_epoch_has_every_sentence_once_cut_after_the_longest(folder):
     task: Sentences = make(folder, "sentences", longest=4)
     tokens, offsets = (np.asarray(a) for a in task.corpus.splits["train"])
     data = {"train": (jnp.asarray(places(tokens, 4)), jnp.asarray(offsets, jnp.int32), None)}
-    batch = quick_jit(lambda at: task.batch(data, jnp.int32(0), "train", at))
+    batch = jax.jit(lambda at: task.batch(data, jnp.int32(0), "train", at))
     inputs, targets, lengths = batch(jnp.arange(len(offsets) - 1))
     order = np.argsort(targets[0])
     assert not (order == np.arange(len(order))).all()
@@ -487,9 +485,9 @@ def test_sentences_never_leak_into_each_other(folder):
             network = run.structure.network(params, state.buffers)
             return task.score(network(batch.inputs, batch.lengths), batch)[0]["loss"]
 
-        before, after = (np.asarray(quick_jit(losses)(state.params, t)) for t in (tokens, other))
+        before, after = (np.asarray(jax.jit(losses)(state.params, t)) for t in (tokens, other))
         assert list(np.flatnonzero(before != after)) == [list(order).index(changed)]
-        jacobian = quick_jit(jax.jacrev(losses))(state.params, other)
+        jacobian = jax.jit(jax.jacrev(losses))(state.params, other)
         of_hapax = np.abs(np.asarray(jacobian["embedding"][:, hapax])).max(1)
         assert list(np.flatnonzero(of_hapax)) == [list(order).index(changed)]
 
@@ -501,7 +499,7 @@ def test_what_stands_behind_a_sentence_is_not_looked_at(folder):
         run = programs(task, 1)
         state = begun(run)
 
-        @quick_jit
+        @jax.jit
         def losses(params: Any, filling: Any) -> jax.Array:
             data = jax.tree.map(jnp.asarray, task.data)
             batch: Any = task.batch(data, jnp.int32(0), "validation", jnp.arange(9))

@@ -18,7 +18,7 @@ from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.tasks import Batch, Speech, make_task
 from rnnlab.training.setup import make_run
 from tests.generated_timit import SPEAKERS, write_corpus
-from tests.helpers import assert_close, float64, quick_jit, random_like
+from tests.helpers import assert_close, float64, random_like
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "speech.py")
 SENTENCES = tuple(f"SX{number}" for number in range(7))
@@ -51,7 +51,7 @@ def draw(task: Speech, split: str, positions: Any, seed: int = 0) -> Batch:
 
 @functools.cache
 def _compiled(task: Speech) -> Any:
-    return quick_jit(task.batch, static_argnums=2)
+    return jax.jit(task.batch, static_argnums=2)
 
 
 def order(task: Speech, positions: Any, seed: int = 0) -> np.ndarray:
@@ -60,7 +60,7 @@ def order(task: Speech, positions: Any, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def _order(task: Speech) -> Any:
-    return quick_jit(task.order)
+    return jax.jit(task.order)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_padded_batch_equals_single_utterances_in_outputs_and_gradients(task, ce
             values, weights = task.score(outputs, batch)
             return values["loss"].sum(), (outputs, values, weights)
 
-        both = quick_jit(jax.value_and_grad(loss, has_aux=True))
+        both = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (_, (outputs, values, weights)), gradients = both(params, batch)
         summed = jax.tree.map(np.zeros_like, gradients)
         for row, length in enumerate(batch.lengths.tolist()):
@@ -192,7 +192,7 @@ def test_results_do_not_change_with_the_neighbours_in_the_bucket(task):
     assert not np.array_equal(first.lengths, second.lengths)
     model = dict(cell=dict(name="gru", features=3), bidirectional=True)
     graphdef, state = nnx.split(Network(120, task.out_features, readout="every", **model, rngs=nnx.Rngs(0)))
-    run = quick_jit(lambda state, batch: nnx.merge(graphdef, state)(batch.inputs, batch.lengths))
+    run = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(batch.inputs, batch.lengths))
     np.testing.assert_array_equal(run(state, first)[:, 0], run(state, second)[:, 0])
 
 

@@ -17,7 +17,6 @@ from rnnlab.config.schema import resolve
 from rnnlab.tasks import TASKS, Adding, Batch, Example, GeneratedTask, Split, StreamTask, Task, make_task
 from rnnlab.tasks.base import SPLITS, shuffled, stream
 from tests.generated_tasks import small_task
-from tests.helpers import quick_jit
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def cached_task(name: str, **fields: Any) -> Task:
 
 @functools.cache
 def compiled_batch(task: Task) -> Any:
-    return quick_jit(task.batch, static_argnums=2)
+    return jax.jit(task.batch, static_argnums=2)
 
 
 def draw(task: Task, seed: int, split: Split, positions: Any) -> Batch:
@@ -283,7 +282,7 @@ def test_a_fixed_set_is_of_the_data_seed_and_its_order_of_the_run() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000])
 def test_shuffle_is_a_permutation_in_every_epoch(size: int) -> None:
     epochs = 4
-    index = quick_jit(shuffled, static_argnums=2)(jax.random.key(0), jnp.arange(epochs * size, dtype=jnp.uint32), size)
+    index = jax.jit(shuffled, static_argnums=2)(jax.random.key(0), jnp.arange(epochs * size, dtype=jnp.uint32), size)
     orders = np.asarray(index).reshape(epochs, size)
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(size), (epochs, 1)))
     if size >= 16:
@@ -293,7 +292,7 @@ def test_shuffle_is_a_permutation_in_every_epoch(size: int) -> None:
 def test_shuffle_scatters_neighbours_and_depends_on_the_key() -> None:
     size = 1000
     place = np.arange(size)
-    shuffle = quick_jit(shuffled, static_argnums=2)
+    shuffle = jax.jit(shuffled, static_argnums=2)
     orders = [np.asarray(shuffle(jax.random.key(k), jnp.asarray(place, jnp.uint32), size)) for k in range(4)]
     for order in orders:
         # Of a random permutation both correlations have a standard deviation of 0.032, fixed points number 1 ± 1.

@@ -21,7 +21,6 @@ from rnnlab.tasks.base import stream
 from rnnlab.training.programs import Programs
 from rnnlab.training.state import TrainState, means
 from rnnlab.training.structure import Structure
-from tests.helpers import quick_jit
 
 T, B, H = 6, 4, 3
 LOG_EVERY = 3
@@ -96,7 +95,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
 def by_hand(run: Programs) -> Any:
     """(params, buffers, seed, step) -> the metrics and the gradient's norm of one step: a mean over the whole batch."""
 
-    @quick_jit
+    @jax.jit
     def one(params: Any, buffers: Any, seed: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
         batch = run.task.batch(run.task.data, seed, "train", step * B + jnp.arange(B))
 
@@ -227,7 +226,7 @@ def test_evaluation_of_any_size_is_the_plain_average() -> None:
     run = programs(2)
     state = train(run, 3)
 
-    @quick_jit
+    @jax.jit
     def score_of_each_row(params: Any, buffers: Any) -> Any:
         batch = run.task.batch(run.task.data, jnp.int32(99), "validation", jnp.arange(7))
         return run.task.score(run.structure.network(params, buffers)(batch.inputs, batch.lengths), batch)
