@@ -19,6 +19,9 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_parallel_codegen_split_count=1",
 )
+# Where an operation stands in the source is in every program; nobody reads it here (a twentieth of a test's time).
+os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
+
 if version("jaxlib") in ("0.10.0", "0.10.1", "0.10.2") and "fusion_emitters" not in os.environ["XLA_FLAGS"]:
     # As rnnlab/parallel/compiler.py does in the processes that tests start; here JAX begins before rnnlab is imported.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
