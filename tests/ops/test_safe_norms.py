@@ -22,7 +22,7 @@ def probe_of(**fields: Any) -> Probe:
     """Of a network for 2 inputs, with a random tree for everything, in double precision where that is on."""
     network = nnx.eval_shape(lambda: Network(2, 1, cell={"name": "lstm", "features": H}, **fields, rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
-    params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, float), params)
+    params = jax.tree.map(lambda a: np.zeros(a.shape, jnp.result_type(float)), params)
     trees = [random_like(params, seed) for seed in range(4)]
     return Probe(named_cells(network), [], *trees)
 
