@@ -14,7 +14,7 @@ from rnnlab.cells import LSTM, BaseCell
 from rnnlab.cells.wrappers import ModifiedCell
 from rnnlab.engine import Matrix, make_taps, products_of, unroll
 from rnnlab.ops.activations import sigmoid
-from tests.helpers import assert_close, dot, float64, loop, quick_jit, random_array, random_like, with_bad_padding
+from tests.helpers import assert_close, dot, float64, loop, random_array, random_like, with_bad_padding
 
 T, B, D, H = 5, 3, 2, 4
 LENGTHS = [5, 0, 3]
@@ -126,7 +126,7 @@ def differentiated(run: Any) -> Any:
         result = run(state, carry, taps, x)
         return dot(result, random_like(result, 3)), result
 
-    return quick_jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
 
 
 @functools.cache
@@ -190,7 +190,7 @@ def test_masks_and_norms_around_a_chain_have_the_gradients_of_the_reference(kind
                 options = {"noise": noise, "state_mask": state_mask, "initial_carry": carry, "backend": backend}
                 return (unroll(around, x, **options)[0] ** 2).sum()
 
-            return quick_jit(jax.value_and_grad(loss, (0, 1)))(state, x)
+            return jax.jit(jax.value_and_grad(loss, (0, 1)))(state, x)
 
         assert_close(gradients("fused"), gradients("reference"), 1e-12)
 
