@@ -66,10 +66,13 @@ class BaseCell(WithOptions, nnx.Module):
     features: PositiveInt = dataclasses.field(kw_only=False)
     """H."""
     rngs: InitVar[nnx.Rngs]
+    """Where random numbers come from."""
     input_init: InitVar[InitializerSpec] = "glorot_uniform"
-    """How each gate's block of the kernel is drawn; so are those of recurrent_init and bias_init."""
+    """How each gate's block of the input kernel is drawn."""
     recurrent_init: InitVar[InitializerSpec] = "orthogonal"
+    """How each gate's block of the recurrent kernel is drawn."""
     bias_init: InitVar[InitializerSpec] = "zeros"
+    """How each gate's bias is drawn."""
     chrono: InitVar[PositiveInt | None] = None
     """The longest dependency in steps. To the gates' biases is then added, by `chrono_signs`, ± log U[1, chrono - 1],
     one number a unit (Tallec and Ollivier, 2018, eq. 16): without other input they keep their state for 2 to `chrono`

@@ -37,8 +37,11 @@ class LSTM(Cell):
     forget_bias: InitVar[Traced[float]] = 1.0
     """Added to what bias_init draws for the forget gate, unless chrono says how long it keeps."""
     peepholes: InitVar[bool] = False
+    """Whether the gates i, f and o see c."""
     normalize_cell: InitVar[bool] = False
+    """Whether the last tanh sees c standardised."""
     peephole_init: InitVar[InitializerSpec] = "small_normal"
+    """How the peepholes are drawn."""
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         super().initialize(options, rngs)

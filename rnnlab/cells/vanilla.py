@@ -11,6 +11,7 @@ class Vanilla(Cell, without=("chrono",)):
     """h_t = f(x_t W + h_{t-1} R + b) (Elman, 1990)."""
 
     activation: ActivationSpec = "tanh"
+    """f."""
 
     def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
         return (self.activation(z[0] + u[0]),)  # pyright: ignore[reportCallIssue]

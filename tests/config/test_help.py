@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rnnlab.cells import CELLS
 from rnnlab.config.bounds import PositiveInt, Rate
 from rnnlab.config.declared import WithOptions
 from rnnlab.config.docs import docs_of, summary
@@ -71,10 +72,10 @@ def sections(hint: Any, seen: set[int]) -> Iterator[type]:
                     yield from sections(field.hint, seen)
 
 
-DOCUMENTED: list[Callable[..., Any]] = [*sections(RunOptions, set()), *TASKS.values()]
+DOCUMENTED: list[Callable[..., Any]] = [*sections(RunOptions, set()), *TASKS.values(), *CELLS.values()]
 
 
-@pytest.mark.parametrize("factory", DOCUMENTED, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("factory", DOCUMENTED, ids=lambda each: getattr(each, "__name__", None))
 def test_every_field_of_a_section_has_a_doc(factory: Any) -> None:
     assert fields_of(factory).keys() <= docs_of(factory).keys()
 
