@@ -18,7 +18,7 @@ CELLS: Table[Callable[..., BaseCell]] = Table(
         "gru_reset_before": ResetBeforeGRU,
     },
     "a rnnlab.BaseCell",
-    lambda made: isinstance(made, BaseCell),
+    lambda cell: isinstance(cell, BaseCell),
 )
 
 CellSpec = Annotated[str | Mapping[str, Any], CELLS]

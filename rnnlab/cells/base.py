@@ -81,18 +81,18 @@ class BaseCell(WithOptions, nnx.Module):
     gate_names: ClassVar[tuple[str, ...]] = ("h",)
     """The parts of z, each H wide."""
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """What a step multiplies by: a name, and the gates whose columns of R it has; R has its columns in this order."""
+    """The matrices of a step: a name, and the gates whose columns of R it has. R has its columns in this order."""
     meets: ClassVar[int] = 1
     """How many elements of the carry meet R side by side: it has so many times H rows."""
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     chrono_signs: ClassVar[tuple[int, ...]] = ()
-    """Of every gate what `chrono` does: 1 where it keeps the state, -1 where it writes to it, else 0."""
+    """The effect of `chrono` on every gate: 1 where it keeps the state, -1 where it writes to it, else 0."""
     recurrent_parameters: ClassVar[tuple[str, ...]] = ("recurrent_kernel",)
     """The names of the parameters that what meets the state is made of."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     compute: ComputeType = dataclasses.field(default="float32", init=False)
-    """What the operands of this cell's matrix products are rounded to; everything else stays as it is."""
+    """The type that operands of this cell's matrix products are rounded to; everything else stays as it is."""
 
     def __init__(self, in_features: int, features: PositiveInt, *, rngs: nnx.Rngs, **options: Any):
         """D, H, where random numbers come from, and the options.
@@ -216,8 +216,8 @@ class BaseCell(WithOptions, nnx.Module):
         self.recurrent_kernel[...] = jnp.concatenate(columns, axis=1)
 
     def candidate(self, value: Float[Array, "B H"], z: Parts) -> Float[Array, "B H"]:
-        """What would enter the state, times its dropout mask where z brings one behind the gates' parts (recurrent
-        dropout, Semeniuta et al., 2016, eqs. 11 and 12)."""
+        """A value that would enter the state, times its dropout mask where z brings one behind the gates' parts
+        (recurrent dropout, Semeniuta et al., 2016, eqs. 11 and 12)."""
         masks = z[len(self.gate_names) :]
         return value * masks[0] if masks else value
 

@@ -29,7 +29,7 @@ class StepStatistics(nnx.Module):
 
 
 class RecurrentBatchNorm(nnx.Module):
-    """What recurrent batch normalisation adds to one cell: of x W, of h R, and of the LSTM's c.
+    """The part that recurrent batch normalisation adds to one cell: of x W, of h R, and of the LSTM's c.
 
     All gains start at 0.1, where the derivative of tanh does not vanish (Cooijmans et al., 2016, section 4).
     """

@@ -28,7 +28,7 @@ class GateGains(nnx.Module):
 
 
 class Around(nnx.Module):
-    """What all kinds of cells around a cell share. noise: first the candidate's mask [T, B, H] if there is one, then
+    """The base of cells around a cell. noise: first the candidate's mask [T, B, H] if there is one, then
     for each of `zoneout` the share of the new value [T, B, H or 1]."""
 
     def __init__(self, cell: BaseCell, *, candidate: bool, zoneout: tuple[int, ...]):

@@ -34,7 +34,7 @@ class Held(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trace:
-    """What is static in a step."""
+    """The static side of a step."""
 
     products: tuple[Product, ...]
     forward: Stages
@@ -46,7 +46,7 @@ class Trace:
     values: tuple[Held, ...]
     """For the value that each product met."""
     kept: tuple[jax.ShapeDtypeStruct, ...]
-    """What has to be kept of a step for it."""
+    """The arrays that have to be kept of a step for it."""
     literals: tuple[Any, ...]
     """Constants that are written in the program itself."""
     same: tuple[int | None, ...]
@@ -137,7 +137,7 @@ def trace_step(
 
 
 def _places(forward: Stages, products: int, sizes: Sequence[int]) -> Any:
-    """Where each array that a step's pullback needs is to be found.
+    """Where each array that a step's pullback needs stands.
 
     Args:
         forward: (parameters, before, z, noise; products) -> (values; new carry, all that the pullback holds).
@@ -161,7 +161,7 @@ def _places(forward: Stages, products: int, sizes: Sequence[int]) -> Any:
     kept: list[Any] = []
     literals: list[Any] = []
 
-    def place(variable: Any) -> Held:
+    def locate(variable: Any) -> Held:
         if not _is_variable(variable):
             literals.append(variable.val)
             return Held("constant", len(constants) + len(literals) - 1)
@@ -170,8 +170,8 @@ def _places(forward: Stages, products: int, sizes: Sequence[int]) -> Any:
             kept.append(variable)
         return places[variable]
 
-    held = tuple(map(place, jaxpr.outvars[products + of_carry :]))
-    values_held = tuple(map(place, values))
+    held = tuple(map(locate, jaxpr.outvars[products + of_carry :]))
+    values_held = tuple(map(locate, values))
     nameless = jaxpr.debug_info.with_unknown_names()
     program = dataclasses.replace(forward, jaxpr=jaxpr.replace(outvars=[*values, *new, *kept], debug_info=nameless))
     shapes = tuple(jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in kept)
@@ -187,7 +187,7 @@ def trace_first(
 
 
 def kept_bytes(plan: Plan, params: PyTree, matrices: Any, carry: Carry, x: jax.Array, noise: Noise) -> int:
-    """What `keep_gates` keeps of all steps x [T, B, D], beside the carries."""
+    """The size of what `keep_gates` keeps of all steps x [T, B, D], beside the carries."""
     kept = trace_first(plan, params, matrices, carry, x, noise).trace.kept
     return x.shape[0] * sum(a.size * a.dtype.itemsize for a in kept)
 

@@ -1,4 +1,4 @@
-"""What `unroll` refuses, with both shapes in one line. All of it is static: it holds under `jax.jit` too."""
+"""The arguments that `unroll` refuses, with both shapes in one line. All of it holds under `jax.jit`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -102,8 +102,8 @@ def check_beside(
         if not any(matrix.of_state for matrix in jax.eval_shape(cell.matrices).values()):
             raise ValueError(f"the state of {type(cell).__name__} meets no matrix; state_mask needs one")
     if taps is not None:
-        made = jax.eval_shape(lambda: make_taps(cell, x, noise))
-        shapes, needed = ([a.shape for a in jax.tree.leaves(tree)] for tree in (taps, made))
+        expected = jax.eval_shape(lambda: make_taps(cell, x, noise))
+        shapes, needed = ([a.shape for a in jax.tree.leaves(tree)] for tree in (taps, expected))
         if shapes != needed:
             raise ValueError(f"taps have shapes {shapes}; make_taps for x {x.shape} gives {needed}")
 

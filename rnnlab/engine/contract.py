@@ -1,4 +1,4 @@
-"""What the engine asks of a cell, and the pieces of a step that all backends share."""
+"""The contract between the engine and a cell, and the pieces of a step that all backends share."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from rnnlab.typing import Array, Carry, Float, Int, Parts
 
 Backend = Literal["auto", "fused", "reference"]
 Store = Literal["auto", "gates", "carries", "ends"]
-"""What the fused backend keeps of every step for the backward pass; see `unroll`."""
+"""How much the fused backend keeps of every step for the backward pass; see `unroll`."""
 
 
 Multiply = Callable[[str, jax.Array], Parts]
@@ -52,13 +52,13 @@ class Matrix:
 
 @runtime_checkable
 class RecurrentCell(Protocol):
-    """What the engine asks of a cell. `rnnlab.cells.BaseCell` is the base class that provides most of it.
+    """A cell as the engine needs it. `rnnlab.cells.BaseCell` is the base class that provides most of it.
 
     A cell whose rows see each other has `mixes_rows` = True; the reference backend alone runs it.
     """
 
     compute: ComputeType
-    """What the operands of matrix products are rounded to."""
+    """The type that operands of matrix products are rounded to."""
 
     def project(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., M]: everything that depends on the input only."""
@@ -122,7 +122,7 @@ class Taps(NamedTuple):
 
 
 class Cotangent(NamedTuple):
-    """What is done to ∂L/∂carry_t inside the backward pass, at every step within its row's length; None: nothing.
+    """Changes of ∂L/∂carry_t inside the backward pass, at every step within its row's length; None: nothing.
 
     First, on its way from step t + 1 to t, what comes from the future is scaled and cut; then the gradient that h_t has
     of its own is added; then the sum is clipped. The forward pass is left as it is.
@@ -140,7 +140,7 @@ class Cotangent(NamedTuple):
     """Bound of each row's 2-norm over all of the carry, kept by scaling the row."""
 
     def passed(self, d: Carry, t: jax.Array, ends: Int[Array, "#B"], reverse: bool) -> Carry:
-        """What step t hands on to the step that ran before it, [B, H] each; ends: how many steps each row has."""
+        """The gradient that step t hands on to the one that ran before it, [B, H] each; ends: each row's steps."""
         factor: Any = 1 if self.scale is None else self.scale
         if self.cut_every is not None:
             ends = ends.astype(jnp.int32)
@@ -194,14 +194,14 @@ class Product(NamedTuple):
 
 def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) -> tuple[Product, ...]:
     """Those of a step, in their order; x [T, B, D], or its shape."""
-    found: list[Product] = []
+    products: list[Product] = []
 
     def step(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...]) -> None:
         matrices = cell.matrices()
 
         def multiply(name: str, value: jax.Array) -> Parts:
             matrix = matrix_of(matrices, name, value)
-            found.append(Product(name, matrix.columns, matrix.parts))
+            products.append(Product(name, matrix.columns, matrix.parts))
             width = matrix.columns // matrix.parts
             return [jnp.zeros((*value.shape[:-1], width), value.dtype)] * matrix.parts
 
@@ -210,7 +210,7 @@ def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) 
         cell.step(carry, [a[0] for a in (*cell.split(z), *noise)], multiply)
 
     eval_shape(step, cell, x, noise)
-    return tuple(found)
+    return tuple(products)
 
 
 def eval_shape(function: Callable[..., Any], cell: RecurrentCell, *arguments: Any) -> Any:
@@ -241,7 +241,7 @@ def multiplication(
     state_mask: jax.Array | None = None,
     tap: jax.Array | None = None,
 ) -> Multiply:
-    """What one step multiplies with, in plain JAX.
+    """The `multiply` of one step, in plain JAX.
 
     state_mask [B, H]: a factor of what meets a matrix of the state. tap [B, U]: added to the products.
     """

@@ -44,12 +44,12 @@ from rnnlab.typing import Carry, Parts, PyTree
 
 
 class _Stacks(NamedTuple):
-    """What the steps leave, over time. `carries` holds one entry more than there are steps: step t goes from entry t to
-    entry t + 1, in reverse from t + 1 to t."""
+    """The arrays that the steps leave, over time. `carries` holds one entry more than there are steps: step t goes from
+    entry t to entry t + 1, in reverse from t + 1 to t."""
 
     carries: Carry
     gates: list[jax.Array]
-    """What the steps' pullbacks hold beside that, where it is kept."""
+    """The arrays that the steps' pullbacks hold beside that, where it is kept."""
 
 
 def _empty_stacks(
@@ -293,7 +293,7 @@ def _fused_backward(plan, residuals, cotangents):
         beside = [] if plan.keep_gates else [chunk[h.kind][h.number] for h in trace.holdings if h.kind != "constant"]
 
         def held_at(t: jax.Array, beside: list[jax.Array]) -> list[jax.Array]:
-            """What the pullback of step t of the chunk holds. beside: those that the chunk has."""
+            """The arrays that the pullback of step t of the chunk holds. beside: those that the chunk has."""
             arrays, held = iter(beside), []
             for kind, number in trace.holdings:
                 if kind == "constant":

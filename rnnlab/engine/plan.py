@@ -1,4 +1,4 @@
-"""What is static in one fused recurrence: its chunks of time. The loops over time are in `fused`, one step in
+"""The static side of one fused recurrence: its chunks of time. The loops over time are in `fused`, one step in
 `chain`."""
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from rnnlab.typing import PyTree
 
 
 class Plan(NamedTuple):
-    """What is static in one fused recurrence."""
+    """The static side of one fused recurrence."""
 
     graphdef: Any
     chunk: int

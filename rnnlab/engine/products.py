@@ -76,6 +76,6 @@ def join_heads(a: Float[Array, "R h n"], parts: int) -> Float[Array, "R N"]:
 
 
 def split_heads(a: Float[Array, "R N"], heads: int, parts: int) -> Float[Array, "R h n"]:
-    """What `join_heads` has joined."""
+    """The inverse of `join_heads`."""
     rows, width = a.shape
     return jnp.swapaxes(a.reshape(rows, parts, heads, width // (heads * parts)), 1, 2).reshape(rows, heads, -1)

@@ -100,8 +100,8 @@ def _without_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
         for equation in jaxpr.eqns:
             if equation.primitive.name in _CALLS:
                 inner = equation.params["jaxpr"]
-                inner, own = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, [])
-                outputs = run(inner, own, [*read(equation.invars)])
+                inner, inner_consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, [])
+                outputs = run(inner, inner_consts, [*read(equation.invars)])
             else:
                 names = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, Literal)))
                 outputs = _run(jaxpr, equation, names, read(names))

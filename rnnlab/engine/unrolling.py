@@ -115,7 +115,7 @@ def unroll(
 
 
 class _Switches(NamedTuple):
-    """What is static in an `unroll`; the meanings are its own."""
+    """The static arguments of `unroll`, by its names."""
 
     backend: Backend
     reverse: bool
@@ -218,7 +218,7 @@ def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> i
     for chunks of 4 to 28, and 286 to 311 for 4 to 8; LSTM, B=8 M=400: 20.6 to 21.2 ms for 14 to 112. Between these no
     rule is better than another; before gates were kept, 112 steps cost 16 % more than 8 (B=64) and 196 of a vanilla
     network of 100 cost 40 % more than 112.
-    Of padded rows whole chunks are left out, so there are at least four, as long as half of those rows are in each.
+    Whole chunks of padded rows are left out, so there are at least four, as long as half of those rows are in each.
     """
     longest = min(steps, max(_CACHED_ELEMENTS // (batch * width), math.ceil(_ROWS / batch), 8))
     if padded:

@@ -1,7 +1,7 @@
 """Recurrent layers with their dropout and normalisation, and the linear maps that stand around them.
 
-What happens in one step is a cell's (`cells/`), what happens over time the engine's (`engine/`), how layers are
-connected the network's (`nn/network.py`). Their fields in a config are in `nn/options.py`.
+A cell says what happens in one step (`cells/`), the engine what happens over time (`engine/`), the network how layers
+are connected (`nn/network.py`). Their fields in a config are in `nn/options.py`.
 """
 
 from collections.abc import Mapping
