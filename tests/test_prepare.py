@@ -148,8 +148,14 @@ def test_a_word_list_of_another_make_gives_the_same_tokens(source: Path, tmp_pat
     assert found[0].meta["splits"]["train"]["unknown"] < found[0].meta["splits"]["train"]["tokens"] / 2
 
 
-@pytest.mark.parametrize("size", [5, 10**6])
-@pytest.mark.parametrize("level", ["word", "character"])
+@pytest.mark.parametrize(
+    ("level", "size"),
+    [
+        ("word", 5),
+        ("character", 10**6),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("word", 10**6), ("character", 5)]),
+    ],
+)
 def test_line_ends_and_byte_order_marks_are_no_part_of_the_text(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Any, size: int
 ) -> None:

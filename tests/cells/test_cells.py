@@ -107,6 +107,12 @@ def switches(variant: str) -> list[Any]:
     IRNN's equations are those of a vanilla cell: the slow tests have all of its switches."""
     if variant == "irnn":
         return [*SWITCHES[3:5], *(pytest.param(*each, marks=pytest.mark.slow) for each in SWITCHES[:3] + SWITCHES[5:])]
+    if variant in ("vanilla", "gru_reset_before"):  # By turns; lstm and gru have all.
+        turn = int(variant == "vanilla")
+        return [
+            pytest.param(*each, marks=pytest.mark.slow) if number % 2 == turn else each
+            for number, each in enumerate(SWITCHES)
+        ]
     if variant in CELLS:
         return SWITCHES
     both = PLAIN_SWITCHES if variant in PLAIN_FUNCTIONS else VARIANT_SWITCHES

@@ -87,7 +87,14 @@ def check(splits: list[LagSplit], gradients: list[jax.Array], lags: int) -> None
         assert (split.cosine[-1], split.ratio[-1]) == pytest.approx((1, 1), abs=1e-10)
 
 
-@pytest.mark.parametrize("variant", CELL_VARIANTS)
+ACTIVATIONS = [name for name in CELL_VARIANTS if name.startswith("vanilla_")]
+"""The slow tests have these: the split knows nothing of a cell's activation."""
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ACTIVATIONS else []) for name in CELL_VARIANTS],
+)
 def test_parts_sum_to_the_gradient_of_every_cell(variant: str) -> None:
     name, fields = CELL_VARIANTS[variant]
     with float64():

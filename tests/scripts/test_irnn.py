@@ -543,6 +543,7 @@ def short(monkeypatch) -> None:
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], held_back=lambda _: "no digits"))
 
 
+@pytest.mark.slow
 def test_all_trains_what_is_missing_and_writes_the_page(
     tmp_path, reproduce, trainer, short, capsys, monkeypatch
 ) -> None:

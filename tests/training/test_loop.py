@@ -216,8 +216,8 @@ def test_one_device_equals_two(finished, tmp_path):
 
 @pytest.mark.slow
 def test_cell_that_the_fused_backend_cannot_run_says_which_one_it_uses(tmp_path, capsys):
-    cell = dict(name="gru_reset_before", features=4)
-    assert train_and_evaluate(small(steps=4, model=dict(cell=cell)), tmp_path)["status"] == "finished"
+    model = dict(cell=dict(name="lstm", features=4), normalization=dict(cell="batch", steps=6))
+    assert train_and_evaluate(small(steps=4, model=model), tmp_path)["status"] == "finished"
     assert "reference backend" in capsys.readouterr().out
 
 
@@ -593,7 +593,15 @@ def config_file(tmp_path) -> Path:
         (["--workdir=W", "--config.model.cell.recurrent_init=identiy"], "did you mean identity"),
         (["--workdir=W", "--config.model.cell.activation=rleu"], "did you mean relu"),
         (["--workdir=W", "--config.devices=3"], "not divisible by 3 devices|3 asked for"),
-        (["--workdir=W", "--config.model.cell=gru_reset_before", "--config.model.recurrence.backend=fused"], "auto"),
+        (
+            [
+                "--workdir=W",
+                "--config.model.normalization.cell=batch",
+                "--config.model.normalization.steps=6",
+                "--config.model.recurrence.backend=fused",
+            ],
+            "auto",
+        ),
         (["--workdir=W", "--config.model.embedding=4"], "use input_projection"),
     ],
 )

@@ -140,7 +140,14 @@ def evaluated_by_hand(run: Run, state: TrainState, size: int, at_once: int) -> d
 
 @pytest.mark.parametrize(
     ("task", "devices", "averaging"),
-    [("recall", 1, None), ("recall", 2, None), ("recall", 2, {"decay": 0.5}), ("streamed", 2, None), ("read", 2, None)],
+    [
+        ("recall", 2, {"decay": 0.5}),
+        ("streamed", 2, None),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [("recall", 1, None), ("recall", 2, None), ("read", 2, None)]
+        ),
+    ],
 )
 def test_evaluation_is_the_mean_over_all_that_counts(task: str, devices: int, averaging: Any) -> None:
     run = make_run(config(task, devices=devices, averaging=averaging))
@@ -149,7 +156,13 @@ def test_evaluation_is_the_mean_over_all_that_counts(task: str, devices: int, av
     assert run.evaluate(state, "validation") == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("task", "devices"), [("recall", 1), ("recall", 2), ("streamed", 2), ("read", 2)])
+@pytest.mark.parametrize(
+    ("task", "devices"),
+    [
+        ("recall", 2),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("recall", 1), ("streamed", 2), ("read", 2)]),
+    ],
+)
 def test_training_sums_are_over_all_that_counts_since_the_last_log(task: str, devices: int) -> None:
     """The loss and other metrics are means over steps, as they always were; a step may have no weight."""
     run = make_run(config(task, devices=devices))
