@@ -49,6 +49,9 @@ def _by_name(value: Any) -> Any:
         return value
 
 
+_PARAMETERS = ("input_kernel", "recurrent_kernel", "bias")
+
+
 class BaseCell(WithOptions, nnx.Module):
     """Parameters and input projection shared by all cells.
 
@@ -98,12 +101,15 @@ class BaseCell(WithOptions, nnx.Module):
         """D, H, where random numbers come from, and the options.
 
         Raises:
-            ConfigError: D or H is no number from 1 up, or chrono of a cell without `chrono_signs`.
+            ConfigError: D or H is no number from 1 up, chrono of a cell without `chrono_signs`, or an option with a
+                parameter's name.
         """
         self.in_features = check_count(in_features, f"{type(self).__name__}'s in_features")
         self.features = check_count(features, f"{type(self).__name__}'s features")
         chosen = self.Options(**options)
         for name, (value, traced) in attributes(chosen).items():
+            if name in _PARAMETERS:
+                raise ConfigError(f"{type(self).__name__}: the option {name} has the name of a parameter; take another")
             super().__setattr__(name, nnx.data(jnp.asarray(value)) if traced else value)
         self.initialize(chosen, rngs)
 

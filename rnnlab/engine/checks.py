@@ -99,7 +99,14 @@ def check_beside(
         h = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], x.dtype))[0]
         if state_mask.shape != h.shape:
             raise ValueError(f"state_mask has shape {state_mask.shape}; x {x.shape} and h need {h.shape}")
-        if not any(matrix.of_state for matrix in jax.eval_shape(cell.matrices).values()):
+        matrices = jax.eval_shape(cell.matrices)
+        for name, matrix in matrices.items():
+            if matrix.of_state and matrix.rows % h.shape[1]:
+                raise ValueError(
+                    f"state_mask is of {h.shape[1]} units; the matrix {name!r} of {type(cell).__name__} has "
+                    f"{matrix.rows} rows; give it of_state=False"
+                )
+        if not any(matrix.of_state for matrix in matrices.values()):
             raise ValueError(f"the state of {type(cell).__name__} meets no matrix; state_mask needs one")
     if taps is not None:
         expected = jax.eval_shape(lambda: make_taps(cell, x, noise))

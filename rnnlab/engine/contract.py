@@ -193,7 +193,11 @@ class Product(NamedTuple):
 
 
 def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) -> tuple[Product, ...]:
-    """Those of a step, in their order; x [T, B, D], or its shape."""
+    """Those of a step, in their order; x [T, B, D], or its shape.
+
+    Raises:
+        ValueError: the step gives something else than a carry.
+    """
     products: list[Product] = []
 
     def step(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...]) -> None:
@@ -207,7 +211,20 @@ def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) 
 
         z = cell.project(x)
         carry = cell.initial_carry(x.shape[1], z.dtype)
-        cell.step(carry, [a[0] for a in (*cell.split(z), *noise)], multiply)
+        for a in carry:
+            if not jnp.issubdtype(a.dtype, jnp.inexact):
+                raise ValueError(
+                    f"the carry of {type(cell).__name__} holds {a.dtype}; it needs numbers with a fraction"
+                )
+        new = cell.step(carry, [a[0] for a in (*cell.split(z), *noise)], multiply)
+        if not isinstance(new, tuple) or [a.shape for a in new] != [a.shape for a in carry]:
+            arrays = new if isinstance(new, tuple | list) else [new]
+            shapes = ", ".join(str(list(getattr(a, "shape", ()))) for a in arrays)
+            needed = ", ".join(str(list(a.shape)) for a in carry)
+            kind = f"a tuple of {shapes}" if isinstance(new, tuple) else f"a {type(new).__name__} of {shapes}"
+            raise ValueError(
+                f"a step of {type(cell).__name__} gives {kind}; it needs the new carry, a tuple of {needed}"
+            )
 
     eval_shape(step, cell, x, noise)
     return tuple(products)

@@ -345,8 +345,9 @@ def _fused_backward(plan, residuals, cotangents):
             kind, index = trace.values[number]
             if kind == "constant":
                 value = jnp.broadcast_to(constants[index], (*du.shape[:2], matrices[each.name].rows))
-            elif kind == "kept" and plan.keep_gates:
-                value = _cut(stacks.gates[index], first, length)
+            elif kind != "before" and plan.keep_gates:
+                arrays, start_of = whole[kind]
+                value = _cut(arrays[index], start_of, length)
             else:
                 value = chunk[kind][index]
             column, width = columns[number]

@@ -99,7 +99,7 @@ def _without_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
 
         for equation in jaxpr.eqns:
             if equation.primitive.name in _CALLS:
-                inner = equation.params["jaxpr"]
+                inner = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
                 inner, inner_consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, [])
                 outputs = run(inner, inner_consts, [*read(equation.invars)])
             else:

@@ -98,6 +98,7 @@ def unroll(
     if initial_carry is not None:
         initial_carry = check_carry(cell, initial_carry, x)
     check_beside(cell, x, noise, state_mask, taps)
+    products_of(cell, x, noise)  # Refuses a step that gives no carry.
     backend = resolve_backend(cell, backend)
     if backend == "fused" and carries is not None:
         raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
@@ -198,6 +199,10 @@ def resolve_backend(cell: RecurrentCell, backend: Backend) -> Backend:
     check_cell(cell)
     if backend not in ("auto", "fused", "reference"):
         raise ValueError(f"unknown backend {backend!r}; known: auto, fused, reference")
+    if not isinstance(cell, nnx.Module):
+        if backend == "fused":
+            raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the fused backend needs; use 'auto'")
+        return "reference"
     if not getattr(cell, "mixes_rows", False):
         return "fused" if backend == "auto" else backend
     if backend == "fused":

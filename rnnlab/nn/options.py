@@ -36,7 +36,7 @@ class CotangentOptions:
     scale: Traced[Positive] | None = None
     """Factor of what comes from the future."""
     cut_every: PositiveInt | None = None
-    """Nothing passes from one window of so many steps to the one before; see `rnnlab.engine.Cotangent`."""
+    """Truncated backpropagation: no gradient passes from one window of so many steps to the one before."""
     clip_value: Traced[Positive] | None = None
     """Bound of every element."""
     clip_norm: Traced[Positive] | None = None
@@ -117,7 +117,9 @@ class ModelOptions:
     bidirectional: bool = False
     """Whether each layer also reads from the last step to the first."""
     connections: Connections = "plain"
-    """How layers are connected, with x_l what layer l sees and f_l the layer:
+    """How layers are connected: plain, by the sum (residual, highway) or side by side (skip, dense).
+
+    With x_l what layer l sees and f_l the layer
 
         plain      x_{l+1} = f_l(x_l)
         residual   x_{l+1} = s(x_l) + f_l(x_l)                              (He et al., 2016)
@@ -138,7 +140,7 @@ class ModelOptions:
     embedding_init: InitializerSpec = "small_normal"
     """How the table is drawn."""
     embedding_file: str | None = None
-    """The file that the table of a run comes from (`Programs` puts it in place of the initial one)."""
+    """The file that a run's table comes from; None: it is drawn."""
     embedding_trained: bool = True
     """Whether steps change the table."""
     input_projection: PositiveInt | None = None

@@ -88,6 +88,7 @@ class RecurrentLayer(nnx.Module):
             [build(CELLS, cell, "cell", in_features=in_features, rngs=rngs) for _ in range(directions)]
         )
         first: BaseCell = self.cells[0]
+        products = products_of(first, jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32))
         self.out_features = directions * first.features
         self.recurrence = recurrence = as_options(RecurrenceOptions, recurrence)
         cotangent, dropout = as_options(CotangentOptions, cotangent), as_options(DropoutOptions, dropout)
@@ -120,7 +121,6 @@ class RecurrentLayer(nnx.Module):
         if normalization.cell == "layer":
             if type(first).project is not BaseCell.project:
                 raise ConfigError(f"model.normalization.cell: {kind} has no x W + b to normalise; use gru")
-            products = products_of(first, jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32))
             widths = first.bias[...].size, sum(product.columns for product in products)
             gains = nnx.List([GateGains(*widths) for _ in self.cells])
         self.gains = gains

@@ -276,17 +276,17 @@ class ForwardPass:
 
 
 def activation(forward: ForwardPass, strength: Traced[NonNegative]) -> Float[Array, " B"]:
-    """`activation_penalty` of the last layer's outputs after dropout."""
+    """The mean of h² over the last layer's outputs after dropout (`activation_penalty`)."""
     return activation_penalty(forward.network.dropped_output(forward.h, forward.training), forward.lengths, strength)
 
 
 def temporal_activation(forward: ForwardPass, strength: Traced[NonNegative]) -> Float[Array, " B"]:
-    """`temporal_activation_penalty` of the last layer's outputs before dropout."""
+    """The mean of (h_t − h_{t+1})² over the last layer's outputs before dropout (`temporal_activation_penalty`)."""
     return temporal_activation_penalty(forward.h, forward.lengths, strength)
 
 
 def gradient_norm(forward: ForwardPass, strength: Traced[NonNegative]) -> Float[Array, " B"]:
-    """`gradient_norm_penalty` of every layer and direction."""
+    """Ω, how far each step is from passing the gradient's norm on unchanged (`gradient_norm_penalty`)."""
     total = jnp.zeros(forward.h.shape[1])
     for t, d in zip(forward.trajectories, forward.carry_gradients, strict=True):
         omega = gradient_norm_penalty(

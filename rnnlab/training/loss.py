@@ -20,7 +20,7 @@ from rnnlab.optim.penalties import Term, row_penalty, weight_penalty
 from rnnlab.optim.terms import ForwardPass, Weights
 from rnnlab.parallel.sharding import SplitLeaves
 from rnnlab.tasks import Batch, Task
-from rnnlab.training.metric_sums import over_rows
+from rnnlab.training.metric_sums import check_score, over_rows
 from rnnlab.typing import Array, Float, PyTree
 
 
@@ -45,7 +45,9 @@ def batch_loss(
     runs: list[LayerRun] = []
     last: Carries = []
     hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs, first=first, last=last)
-    values, weights = task.score(network.read(hidden, batch.lengths, training), batch)
+    scores = task.score(network.read(hidden, batch.lengths, training), batch)
+    check_score(scores, batch.inputs.shape[1])
+    values, weights = scores
     sums = over_rows(values)
     total = sums["loss"]
     if untouched is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.tasks import Weighted
@@ -18,15 +19,33 @@ _WEIGHT = "weight/"
 """The names of weights begin with it, and go on with the metric's."""
 
 
-def over_rows(values: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
-    """The sums over rows of what a task's `score` returns, and those of weights of their own.
-
-    Raises:
-        ConfigError: the loss is not there, or has weights of its own.
-    """
+def check_score(scores: Any, rows: int) -> None:
+    """Raises a ConfigError for what a task's `score` may not return: all but a loss and weights of every row."""
+    if not isinstance(scores, tuple) or len(scores) != 2 or not isinstance(scores[0], Mapping):
+        raise ConfigError(f"task: score returns {_kind(scores)}; it needs (a dict of sums [B], weights [B])")
+    values, weights = scores
     if "loss" not in values or isinstance(values["loss"], Weighted):
         fault = "has no 'loss'" if "loss" not in values else "has a Weighted loss"
         raise ConfigError(f"task: what score returns {fault}; it needs sums [B] of it, and their weights [B] beside")
+    own_weights = {name: value.weights for name, value in values.items() if isinstance(value, Weighted)}
+    arrays = {f"the weights of {name!r}": array for name, array in own_weights.items() if np.ndim(array)}
+    arrays |= {repr(name): getattr(value, "sums", value) for name, value in values.items()} | {"the weights": weights}
+    for name, array in arrays.items():
+        shape = getattr(array, "shape", None)
+        if shape != (rows,):
+            kind = f"as {_kind(array)}" if shape is None else f"of shape {shape}"
+            raise ConfigError(f"task: score returns {name} {kind}; it needs a number for each row, ({rows},)")
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return (
+        f"a {name} of {', '.join(type(each).__name__ for each in value)}" if isinstance(value, tuple) else f"a {name}"
+    )
+
+
+def over_rows(values: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
+    """The sums over rows of what a task's `score` returns, and those of weights of their own."""
     sums = {}
     for name, value in values.items():
         if isinstance(value, Weighted):

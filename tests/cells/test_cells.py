@@ -497,6 +497,18 @@ class Leaky(Cell):
         return (carry[0] + self.epsilon * (jnp.tanh(z[0] + u[0]) - carry[0]),)
 
 
+class Named(Cell):
+    bias: float = 1.0
+
+    def gates(self, carry, z, u):
+        return carry
+
+
+def test_an_option_with_the_name_of_a_parameter_is_one_line():
+    with pytest.raises(ConfigError, match="Named: the option bias has the name of a parameter; take another"):
+        Named(2, 3, rngs=nnx.Rngs(0))
+
+
 class OwnConstructor(Cell):
     def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
         super().__init__(in_features, features, rngs=rngs)

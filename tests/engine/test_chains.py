@@ -104,8 +104,22 @@ class Heads(LSTM):
         return {"recurrent": Matrix(self.blocks[...], parts=4)}
 
 
-CHAINS = [NoProduct, WholeCarry, Highway, Mogrifier, Heads]
-WIDTHS = {NoProduct: 0, WholeCarry: H, Highway: 6 * H, Mogrifier: 2 * D + 9 * H, Heads: 4 * H}
+class FastSlow(BaseCell):
+    """The new h meets a matrix, and a loop stands in the step."""
+
+    carry_names = ("h", "c")
+    gate_names = ("a", "b")
+    products: ClassVar = {"fast": ("a",), "slow": ("b",)}
+
+    def step(self, carry, z, multiply):
+        h, c = carry
+        h = jnp.tanh(z[0] + multiply("fast", h)[0])
+        drive = z[1] + multiply("slow", h)[0]
+        return (h, jax.lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c + drive), c))
+
+
+CHAINS = [NoProduct, WholeCarry, Highway, Mogrifier, Heads, FastSlow]
+WIDTHS = {FastSlow: 2 * H, NoProduct: 0, WholeCarry: H, Highway: 6 * H, Mogrifier: 2 * D + 9 * H, Heads: 4 * H}
 
 
 def point(kind: type[BaseCell]) -> tuple[nnx.GraphDef, Any, Any]:
@@ -152,7 +166,7 @@ SWITCHES = [
 
 
 def is_slow(number: int, kind: type[BaseCell]) -> bool:
-    return number > 1 or (number == 1 and kind not in (Highway, WholeCarry))
+    return number > 1 or (number == 1 and kind not in (Highway, FastSlow))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +220,33 @@ def test_masks_and_norms_around_a_chain_have_the_gradients_of_the_reference(kind
         assert_close(gradients("fused"), gradients("reference"), 1e-12)
 
 
-def test_a_matrix_that_there_is_not_or_of_other_rows_is_one_line():
+def test_a_state_mask_of_other_units_than_a_matrix_has_rows_is_one_line():
+    class Odd(Highway):
+        def matrices(self):
+            return {**super().matrices(), "odd": Matrix(jnp.ones((H + 1, H)))}
+
+    with pytest.raises(ValueError, match=f"the matrix 'odd' of Odd has {H + 1} rows; give it of_state=False"):
+        unroll(Odd(D, H, rngs=nnx.Rngs(0)), jnp.zeros((T, B, D)), state_mask=jnp.ones((B, H)))
+
+
+def test_a_cell_that_is_no_module_runs_on_the_reference_backend():
+    class Plain:
+        compute = "float32"
+        project = staticmethod(lambda x: x)
+        split = staticmethod(lambda a: [a])
+        matrices = staticmethod(lambda: {})
+        initial_carry = staticmethod(lambda batch, dtype: (jnp.zeros((batch, D), dtype),))
+
+        def step(self, carry, z, multiply):
+            return (carry[0] + z[0],)
+
+    cell: Any = Plain()
+    np.testing.assert_array_equal(unroll(cell, jnp.ones((T, B, D)))[1][0], np.full((B, D), T))
+    with pytest.raises(ValueError, match=r"Plain is no flax\.nnx\.Module, as the fused backend needs; use 'auto'"):
+        unroll(cell, jnp.ones((T, B, D)), backend="fused")
+
+
+def test_a_step_that_does_not_fit_is_one_line():
     class Wrong(Highway):
         def step(self, carry, z, multiply):
             return (multiply("frist", carry[0])[0],)
@@ -215,7 +255,17 @@ def test_a_matrix_that_there_is_not_or_of_other_rows_is_one_line():
         def step(self, carry, z, multiply):
             return (multiply("first", jnp.concatenate([carry[0], z[0]], -1))[0],)
 
+    class Bare(Highway):
+        def step(self, carry, z, multiply):
+            return jnp.tanh(z[0])
+
+    class Counting(Highway):
+        def initial_carry(self, batch, dtype=jnp.float32):
+            return (jnp.zeros((batch, H), int),)
+
     for kind, message in (
+        (Bare, rf"a step of Bare gives a \w+ of \[{B}, {H}\]; it needs the new carry, a tuple of \[{B}, {H}\]"),
+        (Counting, "the carry of Counting holds int32; it needs numbers with a fraction"),
         (Wrong, "the step multiplies by 'frist'; matrices() has first, others"),
         (Wide, rf"the step multiplies \({B}, {2 * H}\) by 'first', which has {H} rows"),
     ):

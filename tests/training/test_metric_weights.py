@@ -232,3 +232,35 @@ def test_the_loss_has_the_weights_that_score_returns(task: Any, fault: str, monk
     monkeypatch.setitem(TASKS, "wrong", task)
     with pytest.raises(ConfigError, match=f"^task: what score returns {fault}; it needs sums"):
         make_run(config("wrong"))
+
+
+def score_changed(change: Any) -> type[Recall]:
+    class Changed(Recall):
+        def score(self, outputs: Any, batch: Batch) -> Any:
+            return change(*super().score(outputs, batch))
+
+    return Changed
+
+
+SHAPES = {
+    "a loss of all rows": (
+        lambda v, w: (v | {"loss": v["loss"].sum()}, w),
+        r"'loss' of shape \(\); .* each row, \(4,\)",
+    ),
+    "weights of one row": (lambda v, w: (v, w[:1]), r"the weights of shape \(1,\)"),
+    "a scalar to be weighted": (lambda v, w: (v | {"a": Weighted(w.sum(), w)}, w), r"'a' of shape \(\)"),
+    "weights of other rows": (lambda v, w: (v | {"a": Weighted(w, w[:3])}, w), r"the weights of 'a' of shape \(3,\)"),
+    "no weights": (lambda v, w: v, "score returns a dict; it needs"),
+    "a pair in the place of Weighted": (
+        lambda v, w: (v | {"a": (w, w)}, w),
+        "'a' as a tuple of .*; it needs a number for each row",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_a_score_of_another_shape_than_the_rows_is_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, message = SHAPES[case]
+    monkeypatch.setitem(TASKS, "wrong", score_changed(change))
+    with pytest.raises(ConfigError, match=message):
+        make_run(config("wrong", devices=1))
