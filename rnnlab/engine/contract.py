@@ -221,7 +221,7 @@ def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) 
             arrays = new if isinstance(new, tuple | list) else [new]
             shapes = ", ".join(str(list(getattr(a, "shape", ()))) for a in arrays)
             needed = ", ".join(str(list(a.shape)) for a in carry)
-            kind = f"a tuple of {shapes}" if isinstance(new, tuple) else f"a {type(new).__name__} of {shapes}"
+            kind = f"a tuple of {shapes}" if isinstance(new, tuple) else f"no tuple, but {shapes}"
             raise ValueError(
                 f"a step of {type(cell).__name__} gives {kind}; it needs the new carry, a tuple of {needed}"
             )

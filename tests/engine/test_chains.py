@@ -264,7 +264,7 @@ def test_a_step_that_does_not_fit_is_one_line():
             return (jnp.zeros((batch, H), int),)
 
     for kind, message in (
-        (Bare, rf"a step of Bare gives a \w+ of \[{B}, {H}\]; it needs the new carry, a tuple of \[{B}, {H}\]"),
+        (Bare, rf"a step of Bare gives no tuple, but \[{B}, {H}\]; it needs the new carry, a tuple of \[{B}, {H}\]"),
         (Counting, "the carry of Counting holds int32; it needs numbers with a fraction"),
         (Wrong, "the step multiplies by 'frist'; matrices() has first, others"),
         (Wide, rf"the step multiplies \({B}, {2 * H}\) by 'first', which has {H} rows"),
