@@ -191,6 +191,11 @@ def random_like(tree: Any, seed: int) -> Any:
     return jax.tree.map(lambda a: as_array(rng.standard_normal(a.shape), a.dtype), tree)
 
 
+def slow_tests(*cases: Any) -> list[Any]:
+    """Cases of a test that go with the slow ones: more of a kind that a default test shows already."""
+    return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in cases]
+
+
 def random_array(seed: int, *shape: int) -> jax.Array:
     """Standard normal, in double precision where that is on."""
     return as_array(np.random.default_rng(seed).standard_normal(shape))

@@ -6,9 +6,11 @@ the equations of the known ones stand in the files beside this one.
 
 import abc
 import dataclasses
+import functools
 import importlib
 import operator
 import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar
 from typing import Any, ClassVar, NamedTuple
@@ -21,6 +23,7 @@ from flax import nnx
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.fields import is_traced
 from rnnlab.config.schema import check_count
 from rnnlab.engine import Matrix, Multiply
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
@@ -47,6 +50,16 @@ def _by_name(value: Any) -> Any:
         return named if named() is value else value
     except (ImportError, AttributeError, ValueError):
         return value
+
+
+@functools.cache
+def _traced_parameters(cell: type) -> frozenset[str]:
+    """The `Traced` parameters of a cell's constructor."""
+    try:
+        hints = typing.get_type_hints(cell.__init__, include_extras=True)
+    except NameError:  # A name that only type checkers import: a config cannot set such a cell's options either.
+        return frozenset()
+    return frozenset(name for name, hint in hints.items() if is_traced(hint))
 
 
 _PARAMETERS = ("input_kernel", "recurrent_kernel", "bias")
@@ -132,9 +145,9 @@ class BaseCell(WithOptions, nnx.Module):
             self.bias[...] += jnp.kron(jnp.array(self.chrono_signs, jnp.float32), jnp.log(steps))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A number with a fraction, `self.epsilon = epsilon`, is kept as an array: it enters compiled programs as an
-        argument, so that a sweep may vary it. It is not trained."""
-        if isinstance(value, float | jax.Array):
+        """Keeps an array as one that enters compiled programs and is not trained; so it does a number whose name is a
+        `Traced` parameter of the cell's own constructor."""
+        if isinstance(value, jax.Array) or (isinstance(value, float) and name in _traced_parameters(type(self))):
             value = nnx.data(jnp.asarray(value))
         super().__setattr__(name, value)
 

@@ -203,6 +203,7 @@ def test_command_measures_language_models(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+@pytest.mark.slow
 def test_utterances_are_trained_on_alike_packed_and_padded(tmp_path, monkeypatch):
     """Deep, in both directions, of lengths that differ; three updates of Adam."""
     monkeypatch.setitem(TASKS, "invented_utterances", None)  # So that it is gone afterwards.

@@ -34,6 +34,7 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
+    slow_tests,
     with_bad_padding,
 )
 
@@ -41,6 +42,7 @@ T, B, D = 7, 4, 3
 LENGTHS = (7, 0, 4, 2)
 
 BACKENDS = [(name, backend) for name in CELL_VARIANTS for backend in ("reference", "fused")]
+OF_CELLS = [each for name in CELLS for each in [(name, "fused"), *slow_tests((name, "reference"))]]
 
 # Activations act on each number by itself; where the equations look, the slow tests ask all but one.
 BACKENDS_OF_KINDS = [
@@ -175,7 +177,7 @@ def explicit_mesh() -> Mesh:
     return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
 
 
-@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
 def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(variant, backend):
     with float64():
         graphdef, (state, x, carry, _), lengths = problem(variant, lengths=True)
@@ -343,7 +345,7 @@ def test_last_output_remembers_the_first_input(variant):
     assert (sizes[0] > 1e-7 * sizes[-1]).all()
 
 
-@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
 def test_mapping_over_replicas_equals_single_runs(variant, backend):
     with float64():
         replicas = [problem(variant, lengths=False, seed=seed) for seed in (0, 10, 20)]
@@ -516,6 +518,18 @@ class OwnConstructor(Cell):
 
     def gates(self, carry, z, u):
         return (carry[0] + self.epsilon * (jnp.tanh(z[0] + u[0]) - carry[0]),)
+
+
+class OwnOptions(OwnConstructor):
+    def __init__(self, in_features: int, features: int, *, rate: Traced[float], shift: float, rngs: nnx.Rngs):
+        super().__init__(in_features, features, rngs=rngs)
+        self.rate, self.shift = rate, shift
+
+
+def test_of_a_constructors_numbers_the_traced_ones_are_arrays():
+    cell = OwnOptions(2, 3, rate=0.5, shift=0.25, rngs=nnx.Rngs(0))
+    assert isinstance(cell.rate, jax.Array)
+    assert (type(cell.shift), type(cell.epsilon)) == (float, float)
 
 
 def test_traced_options_are_state_and_others_are_not():

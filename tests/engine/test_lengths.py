@@ -24,6 +24,7 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
+    slow_tests,
     with_bad_padding,
 )
 
@@ -64,7 +65,10 @@ def point(graphdef: nnx.GraphDef, state: nnx.State, batch: int = B) -> tuple[Any
 
 
 # Either store in either direction; for every cell both directions.
-RUNS = [(variant, *run) for variant in CELLS for run in [(False, "ends"), (True, "gates")]]
+RUNS: list[Any] = [("lstm", False, "ends"), ("lstm", True, "gates"), ("gru_reset_before", True, "gates")]
+RUNS += slow_tests(
+    *((variant, *run) for variant in CELLS for run in [(False, "ends"), (True, "gates")] if (variant, *run) not in RUNS)
+)
 RUNS += [("lstm", True, "ends"), ("lstm", False, "gates")]
 
 
@@ -120,7 +124,7 @@ def chunks_run(lengths: list[int] | None, reverse: bool, devices: int = 1) -> li
     return sorted(RUN)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [False, *slow_tests(True)])
 @pytest.mark.parametrize("case", LENGTHS)
 def test_chunks_past_the_longest_row_are_neither_run_forward_nor_backward(case, reverse):
     chunks = [[], [3], [3, 3], [1, 3, 3]][-(-max(LENGTHS[case]) // CHUNK)]

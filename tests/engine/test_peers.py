@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.engine import unroll
-from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like
+from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like, slow_tests
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 1, 6]
@@ -111,7 +111,7 @@ def run_torch(kind: str, arguments: Tree, point: Tree, lengths: list[int] | None
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("lengths", "double", "tolerance"),
-    [(None, False, 1e-5), (LENGTHS, True, 1e-12)],
+    [*slow_tests((None, False, 1e-5)), (LENGTHS, True, 1e-12)],
     ids=["full-single", "packed-double"],
 )
 def test_outputs_and_gradients_equal_torch(peer, backend, lengths, double, tolerance):

@@ -25,6 +25,7 @@ from tests.helpers import (
     jaxtyping_disabled,
     random_array,
     random_like,
+    slow_tests,
     with_bad_padding,
 )
 
@@ -52,9 +53,9 @@ def random_network(seed: int = 0, **fields: Any) -> Parts:
 
 
 @pytest.mark.parametrize(("readout", "expected"), [("last", (B, O)), ("every", (T, B, O))])
-@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("layers", [3, *slow_tests(1)])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru_reset_before"])
+@pytest.mark.parametrize("cell", ["lstm", *slow_tests("vanilla", "gru_reset_before")])
 def test_outputs_have_the_readouts_shape(
     readout: str, expected: tuple[int, ...], layers: int, bidirectional: bool, cell: str
 ) -> None:

@@ -28,7 +28,7 @@ from rnnlab.training.programs import Programs
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
-from tests.helpers import assert_close, float64
+from tests.helpers import assert_close, float64, slow_tests
 
 T, B, V, H = 3, 4, 11, 5
 STEPS = 20
@@ -219,7 +219,7 @@ def test_a_split_run_begins_with_the_parameters_of_the_run_on_one_device() -> No
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("splits", [(2, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize("splits", [(2, 1), *slow_tests(((2, 2),), ((1, 2),))])
 def test_a_checkpoint_restores_bit_for_bit_into_any_split(tmp_path: Path, splits: tuple[int, int]) -> None:
     name = "adagrad, clip_norm, tied, samples, dropout"
     writer, reader = (programs(split, 2, name) for split in splits)

@@ -42,6 +42,7 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
+    slow_tests,
     with_bad_padding,
 )
 
@@ -439,7 +440,9 @@ def by_jacobians(cell: Any, x: Any, carry0: Any, carries: Any, dcarries: Any, le
     return found
 
 
-@pytest.mark.parametrize(("reverse", "lengths"), [(False, None), (True, LENGTHS)], ids=["full", "reverse-lengths"])
+@pytest.mark.parametrize(
+    ("reverse", "lengths"), [*slow_tests((False, None)), (True, LENGTHS)], ids=["full", "reverse-lengths"]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_omega_equals_that_of_every_steps_jacobian(variant: str, reverse: bool, lengths: Any) -> None:
     with float64():

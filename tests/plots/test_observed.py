@@ -20,6 +20,7 @@ from rnnlab.tasks import TASKS
 from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
+from tests.helpers import slow_tests
 from tests.task_with_lengths import Totals
 
 
@@ -48,7 +49,7 @@ def _totals(monkeypatch: pytest.MonkeyPatch) -> None:
     ("task", "devices"),
     [
         pytest.param(dict(name="adding", length=6), 1, marks=pytest.mark.slow),
-        (dict(name="adding", length=6), 2),
+        pytest.param(dict(name="adding", length=6), 2, marks=pytest.mark.slow),
         (dict(name="totals", length=8), 2),
     ],
 )
@@ -170,7 +171,10 @@ def test_a_spike_is_ten_times_the_running_mean() -> None:
 
 @pytest.mark.parametrize(
     ("clipping", "clips"),
-    [({"clip_value": 1e-9}, 1), ({"clip_value": 1e9}, 0), ({"clip_layer_norm": 1e-9, "clip_norm": 1e9}, 1)],
+    [
+        ({"clip_layer_norm": 1e-9, "clip_norm": 1e9}, 1),
+        *slow_tests(({"clip_value": 1e-9}, 1), ({"clip_value": 1e9}, 0)),
+    ],
 )
 def test_any_clipping_that_changes_a_gradient_counts(clipping: dict[str, float], clips: int) -> None:
     run = make_run(small(steps=3, optimizer=dict(name="sgd", learning_rate=1e-6, **clipping)))

@@ -21,7 +21,7 @@ from rnnlab.training import evaluation
 from rnnlab.training.evaluation import Halt, Halted, Pace, in_parts
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
-from tests.helpers import SMALL_RUN
+from tests.helpers import SMALL_RUN, slow_tests
 
 RUN = SMALL_RUN | {"steps": 20, "eval_every": 10, "checkpoint_every": 5, "eval_batch_size": 4}
 
@@ -150,7 +150,7 @@ def test_a_run_whose_evaluation_was_left_goes_on_as_if_it_had_not_been(
     assert numbers(tmp_path / "left" / "runs" / "0") == numbers(tmp_path / "whole" / "runs" / "0")
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("split", ["validation", *slow_tests("test")])
 def test_an_evaluation_without_an_end_answers_a_signal(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
