@@ -40,7 +40,8 @@ def _lines(section: Mapping[str, Any], hint: Any, path: str) -> list[str]:
             lines += _wrapped(f"{admitted}{default}. {docs.get(key, '')}", 6 * " ")
         elif key == "name" and factories:
             names = [] if (table := table_of(hint)) is None else sorted(table)
-            lines += _wrapped(f"one of {', '.join(names)}, or package.module:Name. {summary(factories[0])}", 6 * " ")
+            text = f"one of {', '.join(names)}, or package.module:Name. {value}: {summary(factories[0])}"
+            lines += _wrapped(text, 6 * " ")
     return lines + inner
 
 

@@ -3,7 +3,7 @@
 FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INCOMPLETE, WRONG, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 6, 130, 141
 MEANINGS = {
     FINISHED: "finished; early stopping and the diverged runs of a sweep included",
-    CRASHED: "a fault of rnnlab itself, with a traceback",
+    CRASHED: "a fault of rnnlab itself, or an exception in a module of your own, with a traceback",
     MISTAKE: "a mistake in the command, config or data, in one line",
     DIVERGED: "diverged: the loss or its gradient is not finite",
     LOST: "another process of the run was lost",
