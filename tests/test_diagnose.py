@@ -169,8 +169,9 @@ def test_published_checkpoints_can_be_diagnosed(task: str, tmp_path: Path, real_
 def test_what_is_not_defined_for_a_cell_is_left_out_and_the_rest_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write_config(tmp_path, "gru_reset_before")
+    config = write_config(tmp_path, "lstm")
     words = [f"--config={config}", f"--output={tmp_path / 'out'}"]
+    words += ["--config.model.normalization.cell=batch", "--config.model.normalization.steps=6"]
     assert diagnose.main([*words, "--measure=lags,horizon", "--rows=2"]) == 0
     found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
     assert "horizon" in found
