@@ -253,7 +253,7 @@ def _measured(
 
 
 def measured(measure: Callable[..., Any], trajectory: Trajectory, *others: jax.Array, **options: Any) -> Any:
-    """What a diagnostic says of a trajectory; compiled once for all trajectories of a shape."""
+    """A diagnostic of a trajectory; compiled once for all trajectories of a shape."""
     arrays = trajectory._asdict()
     name, cell, reverse = arrays.pop("name"), arrays.pop("cell"), arrays.pop("reverse")
     graphdef, state = nnx.split(cell)

@@ -31,15 +31,7 @@ from rnnlab.engine.contract import (
     products_of,
 )
 from rnnlab.engine.plan import Plan
-from rnnlab.engine.products import (
-    column_blocks,
-    join_heads,
-    multiply_heads,
-    product,
-    split_heads,
-    transposed,
-)
-from rnnlab.ops.linear import ComputeType, rounded
+from rnnlab.engine.ready import ReadyMatrix, ready_matrices
 from rnnlab.typing import Carry, Parts, PyTree
 
 
@@ -97,49 +89,10 @@ def _scan(body: Callable[..., Any], state: Any, xs: Any, count: jax.Array | None
     return lax.fori_loop(0, count, step, (state, ys))
 
 
-class _Ready(NamedTuple):
-    """A matrix in the form that a loop multiplies by."""
-
-    matrix: Matrix
-    forward: list[jax.Array]
-    back: list[jax.Array]
-
-    def times(self, value: jax.Array, compute: ComputeType) -> Parts:
-        """The parts of value [B, K] times the matrix."""
-        kernel, offset, parts = self.matrix.kernel, self.matrix.offset, self.matrix.parts
-        if kernel.ndim == 2:
-            u = product(value, self.forward, compute)
-        else:
-            u = join_heads(multiply_heads(split_heads(value, kernel.shape[0], 1), self.forward[0], compute), parts)
-        return jnp.split(u if offset is None else u + offset, parts, axis=-1)
-
-    def back_times(self, du: jax.Array, compute: ComputeType) -> jax.Array:
-        """du [B, N] times the matrix transposed, [B, K]."""
-        kernel = self.matrix.kernel
-        if kernel.ndim == 2:
-            return product(du, self.back, compute)[:, : kernel.shape[0]]
-        heads = split_heads(du, kernel.shape[0], self.matrix.parts)
-        return join_heads(multiply_heads(heads, self.back[0], compute), 1)
-
-
-def _ready(matrices: Mapping[str, Matrix], compute: ComputeType, forward: bool, back: bool) -> dict[str, _Ready]:
-    """All of them, for the loops that are run; XLA leaves the making of it in a loop that may not run at all."""
-    ready = {}
-    for name, matrix in matrices.items():
-        kernel = matrix.kernel
-        if kernel.ndim == 2:
-            blocks = column_blocks(rounded(kernel, compute)) if forward else []
-            ready[name] = _Ready(matrix, blocks, transposed(kernel, compute) if back else [])
-        else:
-            blocks = rounded(kernel, compute)
-            ready[name] = _Ready(matrix, [blocks], [jnp.swapaxes(blocks, 1, 2)])
-    return ready
-
-
 def _run_chunk(
     plan: Plan,
     params: PyTree,
-    ready: Mapping[str, _Ready],
+    ready: Mapping[str, ReadyMatrix],
     carry: Carry,
     x: jax.Array,
     mask: jax.Array | None,
@@ -211,7 +164,7 @@ def _forward(plan, params, matrices, carry, x, lengths, noise, state_mask, cotan
     traced = trace_first(plan, params, matrices, carry, x, noise) if plan.keep_gates else None
     kept = () if traced is None else traced.trace.kept
     stacks = _empty_stacks(plan, steps, carry, kept, plan.keep_carries, end)
-    ready = _ready(matrices, plan.compute, forward=True, back=False)
+    ready = ready_matrices(matrices, plan.compute, forward=True, back=False)
     starts = []
     state = (carry, stacks)
     for length, firsts, count in plan.segments(steps, needed):
@@ -245,7 +198,7 @@ def _fused_backward(plan, residuals, cotangents):
     # third of a training step (GRU, T=784 B=64 H=100).
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
     dlast = tuple(_plain(a) for a in cotangents[1])
-    ready = _ready(matrices, plan.compute, forward=starts is not None, back=True)
+    ready = ready_matrices(matrices, plan.compute, forward=starts is not None, back=True)
     cell = plan.cell(params)
     ends = jnp.full(1, x.shape[0]) if lengths is None else lengths
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.

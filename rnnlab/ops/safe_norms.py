@@ -1,6 +1,6 @@
 """Norms and angles of arrays and trees whose squares would overflow or vanish: gradients of 1e30 and of 1e-30.
 
-What is done with a gradient once its norm is known is in `optim/clipping.py`, what a norm says in `diagnostics/`.
+Clipping by a norm is in `optim/clipping.py`, the meaning of norms in `diagnostics/`.
 """
 
 import jax

@@ -100,7 +100,7 @@ class Structure:
         return nnx.merge(self.graphdef, params, buffers)
 
     def network_of_device(self, params: PyTree, buffers: PyTree) -> Network:
-        """The network that one device computes with. Of shared leaves, `params` have this device's part."""
+        """The network that one device computes with. `params` hold this device's part of shared leaves."""
         return nnx.merge(self._graphdef_of_part, params, buffers)
 
     def first_carries(

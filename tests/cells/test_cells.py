@@ -105,7 +105,7 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
 
 
 def switches(variant: str) -> list[Any]:
-    """Of the activations, which enter the backend at one place, one switch by turns, and the other with slow tests. The
+    """Activations enter the backend at one place: each has one switch by turns, and the other with slow tests. The
     IRNN's equations are those of a vanilla cell: the slow tests have all of its switches."""
     if variant == "irnn":
         return [*SWITCHES[3:5], *(pytest.param(*each, marks=pytest.mark.slow) for each in SWITCHES[:3] + SWITCHES[5:])]

@@ -108,13 +108,13 @@ def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
         times = [4, 0, 2]
         for reverse in (False, True):
             trajectory = run(around, with_bad_padding(x, jnp.array(LENGTHS)), LENGTHS, reverse, **options)
-            found = measured(step_jacobians, trajectory, jnp.array(times))
+            jacobians = measured(step_jacobians, trajectory, jnp.array(times))
             for k, t in enumerate(times):
                 for b in range(B):
                     carry = tuple(a[t, b][None] for a in trajectory.before)
                     wanted = expected(x[t, b], carry, mask[b], shares[t, b])
                     size = sum(a.shape[-1] for a in carry)
-                    assert_close(found[k, b], wanted if t < LENGTHS[b] else jnp.eye(size), 1e-13)
+                    assert_close(jacobians[k, b], wanted if t < LENGTHS[b] else jnp.eye(size), 1e-13)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -125,7 +125,7 @@ def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse:
         cell, x = nnx.merge(graphdef, state), random_array(1, T, B, D)
         counts, start = (1, 4), 1
         trajectory = run(cell, x, LENGTHS, reverse)
-        found = measured(jacobian_products, trajectory, counts=counts, start=start)
+        jacobians = measured(jacobian_products, trajectory, counts=counts, start=start)
         blocks = measured(jacobian_products, trajectory, counts=counts, start=start, which="h")
         matrix = jax.jit(lambda x, carry: joined_jacobian(lambda c: plain(cell, x, c), carry))
         first_step = jax.jit(lambda x, carry: loop(cell, x, carry))
@@ -138,7 +138,7 @@ def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse:
                 steps = order[start : start + count]  # Fewer where the row ends.
                 size = sum(a.shape[-1] for a in carry)
                 jacobian = matrix(x[jnp.array(steps), b], carry) if steps else jnp.eye(size)
-                for values, wanted in ((found, jacobian), (blocks, jacobian[:H, :H])):
+                for values, wanted in ((jacobians, jacobian), (blocks, jacobian[:H, :H])):
                     singular = np.linalg.svd(np.asarray(wanted), compute_uv=False)
                     np.testing.assert_allclose(10.0 ** values[k, b], singular, rtol=1e-9, atol=1e-14 * singular[0])
 
@@ -146,32 +146,32 @@ def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse:
 def test_a_linear_network_has_its_kernel_transposed_at_every_step() -> None:
     with float64():
         kernel = random_array(5, H, H)
-        found = measured(step_jacobians, linear(kernel, batch=2, lengths=(5, 2)), jnp.arange(T))
-        np.testing.assert_array_equal(found[:, 0], np.broadcast_to(kernel.T, (T, H, H)))
-        np.testing.assert_array_equal(found[:2, 1], np.broadcast_to(kernel.T, (2, H, H)))
-        np.testing.assert_array_equal(found[2:, 1], np.broadcast_to(np.eye(H), (3, H, H)))
+        jacobians = measured(step_jacobians, linear(kernel, batch=2, lengths=(5, 2)), jnp.arange(T))
+        np.testing.assert_array_equal(jacobians[:, 0], np.broadcast_to(kernel.T, (T, H, H)))
+        np.testing.assert_array_equal(jacobians[:2, 1], np.broadcast_to(kernel.T, (2, H, H)))
+        np.testing.assert_array_equal(jacobians[2:, 1], np.broadcast_to(np.eye(H), (3, H, H)))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.9, 1.0, 1e3])
 def test_singular_values_of_a_scaled_rotation_are_its_scale_to_the_k(scale: float) -> None:
     with float64():
         counts = powers_of_two(512)
-        found = measured(jacobian_products, linear(scale * rotation(H), steps=512))
+        jacobians = measured(jacobian_products, linear(scale * rotation(H), steps=512))
         expected = np.array(counts) * math.log10(scale)
-        np.testing.assert_allclose(found[:, 0], np.repeat(expected[:, None], H, 1), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(jacobians[:, 0], np.repeat(expected[:, None], H, 1), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_products_in_single_precision_do_not_leave_its_range(scale: float) -> None:
-    found = measured(jacobian_products, linear(scale * jnp.eye(H), steps=512), counts=(512,))
-    np.testing.assert_allclose(found, 512 * math.log10(scale), rtol=1e-5)
+    jacobians = measured(jacobian_products, linear(scale * jnp.eye(H), steps=512), counts=(512,))
+    np.testing.assert_allclose(jacobians, 512 * math.log10(scale), rtol=1e-5)
 
 
 def test_singular_values_below_rounding_stand_at_its_bound_and_a_zero_product_at_minus_infinity() -> None:
     with float64():
-        found = measured(jacobian_products, linear(np.diag([1, 0.5, 1e-20, 0.0])), counts=(1, 2))[0, 0]
+        jacobians = measured(jacobian_products, linear(np.diag([1, 0.5, 1e-20, 0.0])), counts=(1, 2))[0, 0]
         bound = math.log10(4 * np.finfo(float).eps)
-        np.testing.assert_allclose(found, [0, math.log10(0.5), bound, bound], rtol=1e-14)
+        np.testing.assert_allclose(jacobians, [0, math.log10(0.5), bound, bound], rtol=1e-14)
         assert (measured(jacobian_products, linear(np.zeros((H, H))), counts=(1, 2)) == -np.inf).all()
 
 
@@ -183,8 +183,8 @@ def test_the_block_of_an_lstms_cell_is_its_forget_gate() -> None:
         nnx.update(cell, in_double(nnx.state(cell)))
         cell.bias[...] = cell.bias[...].at[H : 2 * H].set(math.log(forget / (1 - forget)))
         trajectory = run(cell, random_array(0, 16, B, D))
-        found = measured(step_jacobians, trajectory, jnp.arange(16), which="c")
-        np.testing.assert_allclose(found, np.broadcast_to(forget * np.eye(H), found.shape), rtol=1e-14)
+        jacobians = measured(step_jacobians, trajectory, jnp.arange(16), which="c")
+        np.testing.assert_allclose(jacobians, np.broadcast_to(forget * np.eye(H), jacobians.shape), rtol=1e-14)
         assert (measured(step_jacobians, trajectory, jnp.arange(16), which="h") == 0).all()
         products = measured(jacobian_products, trajectory, counts=(1, 4, 16), which="c")
         expected = np.array([1, 4, 16])[:, None, None] * math.log10(forget)
@@ -193,16 +193,16 @@ def test_the_block_of_an_lstms_cell_is_its_forget_gate() -> None:
 
 def test_eigenvalues_of_a_scaled_rotation_lie_on_its_circle() -> None:
     with float64():
-        found = eigenvalues(measured(step_jacobians, linear(0.8 * rotation(H)), jnp.arange(2)))
-    assert found.shape == (2, 1, H)
-    np.testing.assert_allclose(np.abs(found), 0.8, rtol=1e-14)
-    assert np.abs(found.imag).max() > 0.1
+        jacobians = eigenvalues(measured(step_jacobians, linear(0.8 * rotation(H)), jnp.arange(2)))
+    assert jacobians.shape == (2, 1, H)
+    np.testing.assert_allclose(np.abs(jacobians), 0.8, rtol=1e-14)
+    assert np.abs(jacobians.imag).max() > 0.1
 
 
 def test_eigenvalues_come_largest_first_and_are_nan_where_a_matrix_is_not_finite() -> None:
-    found = eigenvalues(jnp.stack([jnp.diag(jnp.array([0.5, -2.0, 1.0])), jnp.full((3, 3), jnp.inf)]))
-    np.testing.assert_array_equal(found[0], [-2, 1, 0.5])
-    assert np.isnan(found[1]).all()
+    jacobians = eigenvalues(jnp.stack([jnp.diag(jnp.array([0.5, -2.0, 1.0])), jnp.full((3, 3), jnp.inf)]))
+    np.testing.assert_array_equal(jacobians[0], [-2, 1, 0.5])
+    assert np.isnan(jacobians[1]).all()
 
 
 def test_a_row_that_is_not_finite_is_nan_and_the_others_are_not() -> None:
@@ -210,9 +210,9 @@ def test_a_row_that_is_not_finite_is_nan_and_the_others_are_not() -> None:
         vanilla(jnp.asarray(rotation(H), jnp.float32), "tanh"), random_array(0, T, 2, D).at[1, 1, 0].set(jnp.nan)
     )
     found_at_3 = measured(step_jacobians, trajectory, jnp.array([3]))[0]
-    for found in (found_at_3, measured(jacobian_products, trajectory, counts=(4,))[0]):
-        assert np.isfinite(found[0]).all()
-        assert np.isnan(found[1]).all()
+    for jacobians in (found_at_3, measured(jacobian_products, trajectory, counts=(4,))[0]):
+        assert np.isfinite(jacobians[0]).all()
+        assert np.isnan(jacobians[1]).all()
 
 
 def test_a_cell_with_products_in_bfloat16_has_the_jacobians_of_its_reverse_mode() -> None:
@@ -232,10 +232,10 @@ def test_a_network_in_training_with_dropout_and_normalisation_has_jacobians() ->
     network = Network(2, 1, cell=cell, bidirectional=True, normalization={"cell": "layer"}, **fields, rngs=nnx.Rngs(0))
     training = Training(jax.random.key(0), jnp.arange(B))
     for trajectory in trajectories(network, random_array(0, T, B, 2), jnp.array(LENGTHS), training):
-        found = step_jacobians(trajectory, jnp.arange(T))
-        assert np.isfinite(found).all()
-        assert np.abs(found[0, 0] - np.eye(2 * H)).max() > 0.1
-        np.testing.assert_array_equal(found[:, 2], np.broadcast_to(np.eye(2 * H), (T, 2 * H, 2 * H)))
+        jacobians = step_jacobians(trajectory, jnp.arange(T))
+        assert np.isfinite(jacobians).all()
+        assert np.abs(jacobians[0, 0] - np.eye(2 * H)).max() > 0.1
+        np.testing.assert_array_equal(jacobians[:, 2], np.broadcast_to(np.eye(2 * H), (T, 2 * H, 2 * H)))
 
 
 @pytest.mark.slow
