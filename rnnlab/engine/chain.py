@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.extend.core import Literal as LiteralValue
 
-from rnnlab.engine.contract import Matrix, Product, multiplication
+from rnnlab.engine.contract import Matrix, Product, noting
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.stages import Stages, stages
 from rnnlab.typing import Carry, Parts, PyTree
@@ -96,7 +96,18 @@ def trace_step(
     plan: Plan, params: PyTree, matrices: Mapping[str, Matrix], before: PyTree, z: PyTree, noise: PyTree
 ) -> Step:
     """A step of these arguments' shapes."""
-    products, parts = _products(plan, params, matrices, before, z, noise)
+    products: list[Product] = []
+
+    def note(params: PyTree, before: Carry, z: Parts, noise: Noise) -> Carry:
+        return plan.cell(params).step(before, [*z, *noise], noting(matrices, plan.compute, products))
+
+    jax.eval_shape(note, params, before, z, noise)
+    rows = before[0].shape[0]
+    parts = [
+        jax.ShapeDtypeStruct((rows, product.columns // product.parts), product.dtype)
+        for product in products
+        for _ in range(product.parts)
+    ]
     counts = [product.parts for product in products]
 
     def linearised(params: PyTree, before: Carry, z: Parts, noise: Noise, u: Parts) -> Any:
@@ -133,7 +144,7 @@ def trace_step(
     sizes = [len(jax.tree.leaves(tree)) for tree in (params, before, z, noise)]
     program, held, values_held, kept, literals = _places(forward, len(products), sizes)
     same = _same(backward, counts, len(before))
-    return Step(Trace(products, program, backward, held, values_held, kept, literals, same), consts, back_consts)
+    return Step(Trace(tuple(products), program, backward, held, values_held, kept, literals, same), consts, back_consts)
 
 
 def _places(forward: Stages, products: int, sizes: Sequence[int]) -> Any:
@@ -190,28 +201,6 @@ def kept_bytes(plan: Plan, params: PyTree, matrices: Any, carry: Carry, x: jax.A
     """The size of what `keep_gates` keeps of all steps x [T, B, D], beside the carries."""
     kept = trace_first(plan, params, matrices, carry, x, noise).trace.kept
     return x.shape[0] * sum(a.size * a.dtype.itemsize for a in kept)
-
-
-def _products(
-    plan: Plan, params: PyTree, matrices: Mapping[str, Matrix], before: PyTree, z: PyTree, noise: PyTree
-) -> tuple[tuple[Product, ...], list[jax.ShapeDtypeStruct]]:
-    """Those of a step, in order, and the shapes of all their parts."""
-    products: list[Product] = []
-    parts: list[jax.ShapeDtypeStruct] = []
-
-    def step(params: PyTree, before: Carry, z: Parts, noise: Noise) -> Carry:
-        multiply = multiplication(matrices, plan.compute)
-
-        def noted(name: str, value: jax.Array) -> Parts:
-            u = multiply(name, value)
-            products.append(Product(name, matrices[name].columns, len(u)))
-            parts.extend(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in u)
-            return u
-
-        return plan.cell(params).step(before, [*z, *noise], noted)
-
-    jax.eval_shape(step, params, before, z, noise)
-    return tuple(products), parts
 
 
 def _grouped(parts: Sequence[Any], counts: Sequence[int]) -> list[Sequence[Any]]:

@@ -190,6 +190,20 @@ class Product(NamedTuple):
     columns: int
     """N."""
     parts: int
+    dtype: Any
+    """The type of its result."""
+
+
+def noting(matrices: Mapping[str, Matrix], compute: ComputeType, products: list[Product]) -> Multiply:
+    """`multiplication`, which notes every product that a step asks for."""
+    multiply = multiplication(matrices, compute)
+
+    def noted(name: str, value: jax.Array) -> Parts:
+        u = multiply(name, value)
+        products.append(Product(name, matrices[name].columns, matrices[name].parts, u[0].dtype))
+        return u
+
+    return noted
 
 
 def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) -> tuple[Product, ...]:
@@ -201,14 +215,7 @@ def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) 
     products: list[Product] = []
 
     def step(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...]) -> None:
-        matrices = cell.matrices()
-
-        def multiply(name: str, value: jax.Array) -> Parts:
-            matrix = matrix_of(matrices, name, value)
-            products.append(Product(name, matrix.columns, matrix.parts))
-            width = matrix.columns // matrix.parts
-            return [jnp.zeros((*value.shape[:-1], width), value.dtype)] * matrix.parts
-
+        multiply = noting(cell.matrices(), cell.compute, products)
         z = cell.project(x)
         carry = cell.initial_carry(x.shape[1], z.dtype)
         for a in carry:
