@@ -1,7 +1,7 @@
 """Conformance of every cell: what holds for one entry of CELLS holds for all, in both backends.
 
-Which steps a mask lets through and what the taps mean is in test_recurrence.py; agreement with other libraries in
-test_peers.py; how parameters are drawn in test_initializers.py.
+Which steps a mask lets through and what the taps mean is in test_unrolling.py; agreement with the papers' equations in
+test_equations.py, with other libraries in test_peers.py; how parameters are drawn in test_initializers.py.
 """
 
 import copy
@@ -234,42 +234,6 @@ def test_reference_gradients_equal_finite_differences(variant):
         slope = (8 * (along(1) - along(-1)) - (along(2) - along(-2))) / (12 * step)
         scale = dot(jax.tree.map(jnp.abs, gradients), jax.tree.map(jnp.abs, direction))
         np.testing.assert_allclose(dot(gradients, direction), slope, rtol=0, atol=1e-11 * scale)
-
-
-def logistic(a: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-a))
-
-
-def peephole_lstm_step(w: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Gers and Schmidhuber (2000): i and f look at the old c, o at the new one."""
-    i, f, g, o = np.split(x @ w["input_kernel"] + h @ w["recurrent_kernel"] + w["bias"], 4, axis=-1)
-    p_i, p_f, p_o = w["peephole_kernel"]
-    new_c = logistic(f + p_f * c) * c + logistic(i + p_i * c) * np.tanh(g)
-    return logistic(o + p_o * new_c) * np.tanh(new_c), new_c
-
-
-def reset_before_gru_step(w: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Cho et al. (2014), eqs. 5 to 8, z weighing the old state: r multiplies h before its product."""
-    x_r, x_z, x_n = np.split(x @ w["input_kernel"] + w["bias"], 3, axis=-1)
-    r_kernel, z_kernel, n_kernel = np.split(w["recurrent_kernel"], 3, axis=-1)
-    r, z = logistic(x_r + h @ r_kernel), logistic(x_z + h @ z_kernel)
-    return ((1 - z) * np.tanh(x_n + (r * h) @ n_kernel) + z * h,)
-
-
-# The variants that no library in test_peers.py has.
-EQUATIONS = {"lstm_peepholes": peephole_lstm_step, "gru_reset_before": reset_before_gru_step}
-
-
-@pytest.mark.parametrize("variant", EQUATIONS)
-def test_two_steps_equal_the_equations_of_the_paper(variant):
-    with float64():
-        graphdef, (state, x, carry, _), _ = problem(variant, lengths=False)
-        _, last = unroll(nnx.merge(graphdef, state), x[:2], initial_carry=carry)
-        weights = {name: np.asarray(variable.get_value()) for name, variable in state.items()}
-        expected = tuple(np.asarray(part) for part in carry)
-        for t in range(2):
-            expected = EQUATIONS[variant](weights, np.asarray(x[t]), *expected)
-        assert_close(last, expected, 1e-13)
 
 
 @functools.cache
