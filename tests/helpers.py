@@ -17,11 +17,10 @@ from flax import nnx
 
 from rnnlab import plots
 from rnnlab.cells import CELLS
-from rnnlab.config.fields import fields_of
 from rnnlab.engine import Multiply, RecurrentCell, Taps
 from rnnlab.nn.trajectory import Trajectory, carries_of
-from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.training.run import Run
+from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS
 
 float64 = functools.partial(jax.enable_x64, True)
 """A context in which arrays have double precision."""
@@ -46,40 +45,6 @@ def without_figures() -> Iterator[None]:
         patch.setattr(plots, "gradient_flow", lambda workdir: None)
         patch.setattr(plots, "learning_curve", lambda *words: None)
         yield
-
-
-CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in CELLS},
-    **{
-        f"{name}_{field}": (name, {field: True})
-        for name, cell in CELLS.items()
-        for field, (_, default) in fields_of(cell).items()
-        if default is False
-    },
-    **{
-        f"{name}_{activation}": (name, {"activation": activation})
-        for name, cell in CELLS.items()
-        if isinstance(cell, type) and "activation" in fields_of(cell)
-        for activation in ACTIVATIONS
-        if activation != fields_of(cell)["activation"].default
-    },
-}
-"""Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""
-
-PLAIN_FUNCTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    f"vanilla_{name}": ("vanilla", {"activation": function})
-    for name, function in {
-        "jnp.tanh": jnp.tanh,
-        "jnp.abs": jnp.abs,
-        "jnp.sin": jnp.sin,
-        "where": lambda x: jnp.where(x > 0, x, jnp.tanh(x)),
-        "jax.nn.gelu": jax.nn.gelu,
-        "jax.nn.silu": jax.nn.silu,
-        "jax.nn.relu6": jax.nn.relu6,
-        "jax.nn.softplus": jax.nn.softplus,
-    }.items()
-}
-"""A cell with functions for its activation whose derivative is JAX's own."""
 
 
 SMALL_RUN: dict[str, Any] = dict(

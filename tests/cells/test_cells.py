@@ -24,8 +24,6 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Cotangent, make_taps, unroll
 from rnnlab.ops.activations import ACTIVATIONS, as_activation, hyperparameter
 from tests.helpers import (
-    CELL_VARIANTS,
-    PLAIN_FUNCTIONS,
     assert_close,
     dot,
     float64,
@@ -34,22 +32,25 @@ from tests.helpers import (
     random_array,
     random_cell,
     random_like,
-    slow_tests,
     with_bad_padding,
 )
+from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, in_tiers
 
 T, B, D = 7, 4, 3
 LENGTHS = (7, 0, 4, 2)
 
-BACKENDS = [(name, backend) for name in CELL_VARIANTS for backend in ("reference", "fused")]
-OF_CELLS = [each for name in CELLS for each in [(name, "fused"), *slow_tests((name, "reference"))]]
+BACKENDS = ("fused", "reference")
 
-# Activations act on each number by itself; where the equations look, the slow tests ask all but one.
-BACKENDS_OF_KINDS = [
-    pytest.param(name, backend, marks=pytest.mark.slow)
-    if name.startswith("vanilla_") and name != "vanilla_leaky_relu"
-    else (name, backend)
-    for name, backend in BACKENDS
+
+def is_further(variant: str, backend: str) -> bool:
+    """Whether a case is one more of a kind: the reference backend loops over the same step, and activations act on each
+    number by itself."""
+    return backend == "reference" or (variant.startswith("vanilla_") and variant != "vanilla_leaky_relu")
+
+
+OF_CELLS = [in_tier(name, backend, further=is_further(name, backend)) for name in CELLS for backend in BACKENDS]
+OF_VARIANTS = [
+    in_tier(name, backend, further=is_further(name, backend)) for name in CELL_VARIANTS for backend in BACKENDS
 ]
 
 MESH = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
@@ -70,6 +71,7 @@ SWITCHES = [
     (T, True, True, "ends", 3, "device"),
     (None, False, False, "auto", 2, "mesh"),
 ]
+MAIN_SWITCHES = SWITCHES[3:5]
 VARIANT_SWITCHES = [(3, True, True, "ends", 2, "mesh"), (3, False, False, "gates", 1, "rows")]
 PLAIN_SWITCHES = [(3, False, True, "gates", 1, "mesh"), (3, True, False, "carries", 1, "rows")]
 
@@ -105,23 +107,18 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
 
 
 def switches(variant: str) -> list[Any]:
-    """Activations enter the backend at one place: each has one switch by turns, and the other with slow tests. The
-    IRNN's equations are those of a vanilla cell: the slow tests have all of its switches."""
-    if variant == "irnn":
-        return [*SWITCHES[3:5], *(pytest.param(*each, marks=pytest.mark.slow) for each in SWITCHES[:3] + SWITCHES[5:])]
-    if variant in ("vanilla", "gru_reset_before"):  # By turns; lstm and gru have all.
+    """Those of a cell, each with its tier: lstm and gru have all by default, two cells every other one, any other cell
+    its main ones. Activations enter the backend at one place: each has one switch by turns, and the other later."""
+    if variant in ("lstm", "gru"):
+        return [in_tier(variant, *each) for each in SWITCHES]
+    if variant in ("vanilla", "gru_reset_before"):
         turn = int(variant == "vanilla")
-        return [
-            pytest.param(*each, marks=pytest.mark.slow) if number % 2 == turn else each
-            for number, each in enumerate(SWITCHES)
-        ]
+        return [in_tier(variant, *each, further=number % 2 == turn) for number, each in enumerate(SWITCHES)]
     if variant in CELLS:
-        return SWITCHES
+        return [in_tier(variant, *each, further=each not in MAIN_SWITCHES) for each in SWITCHES]
     both = PLAIN_SWITCHES if variant in PLAIN_FUNCTIONS else VARIANT_SWITCHES
-    if not variant.startswith("vanilla_"):
-        return both
-    later = (*CELL_VARIANTS, *PLAIN_FUNCTIONS).index(variant) % 2
-    return [both[1 - later], pytest.param(*both[later], marks=pytest.mark.slow)]
+    later = (*CELL_VARIANTS, *PLAIN_FUNCTIONS).index(variant) % 2 if variant.startswith("vanilla_") else None
+    return [in_tier(variant, *each, further=number == later) for number, each in enumerate(both)]
 
 
 def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | None, weights: Any, options: Any) -> Any:
@@ -151,11 +148,7 @@ def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | Non
 
 @pytest.mark.parametrize(
     ("variant", "chunk", "reverse", "lengths", "store", "unroll_steps", "place"),
-    [
-        pytest.param(variant, *getattr(switch, "values", switch), marks=getattr(switch, "marks", ()))
-        for variant in (*CELL_VARIANTS, *PLAIN_FUNCTIONS)
-        for switch in switches(variant)
-    ],
+    [case for variant in (*CELL_VARIANTS, *PLAIN_FUNCTIONS) for case in switches(variant)],
 )
 def test_fused_outputs_and_gradients_equal_reference(variant, chunk, reverse, lengths, store, unroll_steps, place):
     with float64():
@@ -213,7 +206,7 @@ def sides(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, carry: Any, h:
     return jnp.sign(jax.vmap(cell.project)(x) + jnp.concatenate([carry[0][None], h[:-1]]) @ cell.recurrent_matrix())
 
 
-@pytest.mark.parametrize("variant", CELL_VARIANTS)
+@pytest.mark.parametrize("variant", in_tiers())
 def test_reference_gradients_equal_finite_differences(variant):
     # Four points leave out terms of order step⁴ only: with 1e-4 both these and rounding are below 3e-12 of the scale,
     # with 2e-4 these are 8e-12. The scale is the sum of the sizes of what the slope adds up, which may cancel.
@@ -252,7 +245,7 @@ def influence(variant: str, backend: str, reverse: bool = False) -> np.ndarray:
     return np.asarray(jnp.abs(jacobian(state, x)).max(-1))
 
 
-@pytest.mark.parametrize(("variant", "backend"), BACKENDS_OF_KINDS)
+@pytest.mark.parametrize(("variant", "backend"), OF_VARIANTS)
 def test_rows_do_not_mix(variant, backend):
     with float64():
         between = influence(variant, backend).max(axis=(0, 2))
@@ -263,9 +256,10 @@ def test_rows_do_not_mix(variant, backend):
 @pytest.mark.parametrize(
     ("variant", "backend", "reverse"),
     [
-        pytest.param(*getattr(pair, "values", pair), reverse, marks=getattr(pair, "marks", ()))
-        for pair in BACKENDS_OF_KINDS
-        for reverse in ((False, True) if getattr(pair, "values", pair)[0] in CELLS else (False,))
+        in_tier(variant, backend, reverse, further=is_further(variant, backend))
+        for variant in CELL_VARIANTS
+        for backend in BACKENDS
+        for reverse in ((False, True) if variant in CELLS else (False,))
     ],
 )
 def test_output_depends_on_no_later_input(variant, backend, reverse):
@@ -278,7 +272,7 @@ def test_output_depends_on_no_later_input(variant, backend, reverse):
     assert (np.diag(steps) > 0).all()
 
 
-@pytest.mark.parametrize(("variant", "backend"), BACKENDS_OF_KINDS)
+@pytest.mark.parametrize(("variant", "backend"), OF_VARIANTS)
 def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, backend):
     graphdef, state = random_cell(variant)
     x = random_array(1, T, B, D)
@@ -295,7 +289,7 @@ def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, back
         assert (before[1] != after[1]).any()
 
 
-@pytest.mark.parametrize("variant", CELL_VARIANTS)
+@pytest.mark.parametrize("variant", in_tiers())
 def test_last_output_remembers_the_first_input(variant):
     # Zeros after the first input, or the IRNN's rectifiers would die of negative ones. A logistic cell loses a factor
     # of 4 or more a step, hence the low bound.
@@ -324,7 +318,7 @@ def test_mapping_over_replicas_equals_single_runs(variant, backend):
             assert_close(jax.tree.map(lambda a, n=n: a[n], together), run(*point), 1e-12)
 
 
-@pytest.mark.parametrize(("variant", "backend"), [(v, b) for v, b in BACKENDS if v in CELLS])
+@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
 def test_second_cell_of_a_kind_does_not_recompile(variant, backend):
     traces = []
 
@@ -350,7 +344,7 @@ def curvature_problem(variant: str, backend: str) -> tuple[Any, tuple[nnx.State,
     return loss, (state, x)
 
 
-@pytest.mark.parametrize("variant", CELLS)
+@pytest.mark.parametrize("variant", in_tiers(CELLS))
 def test_forward_mode_and_second_derivatives_work_on_reference(variant):
     with float64():
         loss, point = curvature_problem(variant, "reference")
@@ -385,8 +379,7 @@ def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(varian
         assert_close(hessian, jax.jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", CELLS)
+@pytest.mark.parametrize("variant", [in_tier(variant, costly=True, further=variant == "irnn") for variant in CELLS])
 def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
     with float64():
         results = []
@@ -418,7 +411,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-@pytest.mark.parametrize("variant", [*CELL_VARIANTS, *PLAIN_FUNCTIONS])
+@pytest.mark.parametrize("variant", in_tiers([*CELL_VARIANTS, *PLAIN_FUNCTIONS]))
 def test_copies_of_a_cell_put_out_the_same(variant, way):
     if variant == "vanilla_where" and way == "pickle":
         pytest.skip("pickle takes no lambda")

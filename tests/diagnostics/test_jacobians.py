@@ -17,7 +17,6 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.ops.random_streams import Training
 from tests.helpers import (
-    CELL_VARIANTS,
     assert_close,
     compiled_carries,
     float64,
@@ -28,6 +27,7 @@ from tests.helpers import (
     random_cell,
     with_bad_padding,
 )
+from tests.tiers import in_tiers
 
 T, B, D, H = 5, 3, 3, 4
 LENGTHS = (5, 3, 0)
@@ -92,7 +92,7 @@ def joined_jacobian(function: Any, carry: Any) -> jax.Array:
     return jnp.concatenate(jax.jacrev(function)(carry), -1)[:, 0]
 
 
-@pytest.mark.parametrize("variant", CELL_VARIANTS)
+@pytest.mark.parametrize("variant", in_tiers())
 def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)

@@ -16,7 +16,8 @@ from rnnlab.diagnostics.names import gate_names
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.tasks import Adding, Batch, Task
-from tests.helpers import CELL_VARIANTS, assert_close, float64, measured, random_array, random_like
+from tests.helpers import assert_close, float64, measured, random_array, random_like
+from tests.tiers import CELL_VARIANTS, in_tier
 
 T, B, D, H, ANSWERS = 6, 4, 2, 3, 2
 LENGTHS = (6, 1, 0, 4)
@@ -87,13 +88,10 @@ def check(splits: list[LagSplit], gradients: list[jax.Array], lags: int) -> None
         assert (split.cosine[-1], split.ratio[-1]) == pytest.approx((1, 1), abs=1e-10)
 
 
-ACTIVATIONS = [name for name in CELL_VARIANTS if name.startswith("vanilla_")]
-"""The slow tests have these: the split knows nothing of a cell's activation."""
-
-
 @pytest.mark.parametrize(
     "variant",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in ACTIVATIONS else []) for name in CELL_VARIANTS],
+    # The split knows nothing of a cell's activation.
+    [in_tier(name, further=name.startswith("vanilla_")) for name in CELL_VARIANTS],
 )
 def test_parts_sum_to_the_gradient_of_every_cell(variant: str) -> None:
     name, fields = CELL_VARIANTS[variant]

@@ -28,6 +28,7 @@ from tests.helpers import (
     shape_of_cell,
     with_bad_padding,
 )
+from tests.tiers import in_tier
 
 T, B, D, H = 6, 4, 2, 3
 LENGTHS = (6, 3, 1, 4)
@@ -99,7 +100,7 @@ AROUND: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("cell", "around"),
     [
-        (cell, around)
+        in_tier(cell, around, further=around != "plain")
         for cell in CELLS
         for around in AROUND
         if AROUND[around].get("normalization", {}).get("cell") != "batch" or isinstance(shape_of_cell(cell), Cell)

@@ -27,6 +27,7 @@ from tests.helpers import (
     slow_tests,
     with_bad_padding,
 )
+from tests.tiers import in_tier
 
 T, B, D, H = 7, 3, 2, 3
 CHUNK = 3
@@ -65,10 +66,12 @@ def point(graphdef: nnx.GraphDef, state: nnx.State, batch: int = B) -> tuple[Any
 
 
 # Either store in either direction; for every cell both directions.
-RUNS: list[Any] = [("lstm", False, "ends"), ("lstm", True, "gates"), ("gru_reset_before", True, "gates")]
-RUNS += slow_tests(
-    *((variant, *run) for variant in CELLS for run in [(False, "ends"), (True, "gates")] if (variant, *run) not in RUNS)
-)
+BY_DEFAULT = [("lstm", False, "ends"), ("lstm", True, "gates"), ("gru_reset_before", True, "gates")]
+RUNS = [
+    (variant, *run) if (variant, *run) in BY_DEFAULT else in_tier(variant, *run, costly=True, further=not run[0])
+    for variant in CELLS
+    for run in [(False, "ends"), (True, "gates")]
+]
 RUNS += [("lstm", True, "ends"), ("lstm", False, "gates")]
 
 

@@ -16,6 +16,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import takes
 from rnnlab.ops.initializers import INITIALIZERS, as_initializer
 from tests.helpers import make_cell, shape_of_cell
+from tests.tiers import in_tiers
 
 FAN_IN, FAN_OUT = 300, 200
 
@@ -163,7 +164,7 @@ def cells_that_take(*parameters: str) -> list[str]:
     return [name for name, factory in CELLS.items() if all(takes(factory, each) for each in parameters)]
 
 
-@pytest.mark.parametrize("name", cells_that_take("recurrent_init"))
+@pytest.mark.parametrize("name", in_tiers(cells_that_take("recurrent_init")))
 def test_each_gate_of_the_recurrent_kernel_is_orthogonal_by_itself(name):
     cell = make_cell(name, 3, 16, recurrent_init="orthogonal")
     blocks = gate_blocks(cell, cell.recurrent_kernel[...])
@@ -172,14 +173,14 @@ def test_each_gate_of_the_recurrent_kernel_is_orthogonal_by_itself(name):
         assert not any(np.array_equal(block, other) for other in blocks[:k])
 
 
-@pytest.mark.parametrize("name", cells_that_take("input_init"))
+@pytest.mark.parametrize("name", in_tiers(cells_that_take("input_init")))
 def test_each_gate_of_the_input_kernel_has_the_fan_of_one_gate(name):
     cell = make_cell(name, 100, 200, input_init="glorot_uniform")
     for block in gate_blocks(cell, cell.input_kernel[...]):
         assert_has_law(block, math.sqrt(2 / (100 + 200)), "uniform")
 
 
-@pytest.mark.parametrize("name", cells_that_take("input_init", "recurrent_init"))
+@pytest.mark.parametrize("name", in_tiers(cells_that_take("input_init", "recurrent_init")))
 def test_cell_takes_a_section_or_a_function_for_every_initializer(name):
     def threes(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.full(shape, 3, dtype)
@@ -190,7 +191,7 @@ def test_cell_takes_a_section_or_a_function_for_every_initializer(name):
         assert (cell.recurrent_kernel[...] == 3).all()
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", in_tiers(CELLS))
 def test_bias_starts_at_zero_but_for_the_forget_gate(name):
     cell, forgets = make_cell(name, 2, 3), takes(CELLS[name], "forget_bias")
     for gate, block in zip(cell.gate_names, gate_blocks(cell, cell.bias[...]), strict=True):
@@ -202,7 +203,9 @@ def test_forget_bias_is_added_to_the_bias_of_the_second_gate():
     np.testing.assert_array_equal(cell.bias[...], np.repeat([0.25, 0.75, 0.25, 0.25], 3))
 
 
-@pytest.mark.parametrize("name", [name for name in cells_that_take("chrono") if 1 in shape_of_cell(name).chrono_signs])
+@pytest.mark.parametrize(
+    "name", in_tiers([name for name in cells_that_take("chrono") if 1 in shape_of_cell(name).chrono_signs])
+)
 def test_chrono_biases_keep_for_2_to_the_longest_steps(name: str) -> None:
     cell = make_cell(name, 2, 4000, recurrent_init="zeros", chrono=101)
     blocks = list(zip(cell.chrono_signs, gate_blocks(cell, cell.bias[...]), strict=True))

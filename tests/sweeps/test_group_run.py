@@ -30,6 +30,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import without_figures
+from tests.tiers import in_tiers
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -392,7 +393,7 @@ EVERY_NUMBER = {
 
 @pytest.mark.parametrize(
     "cell",
-    [*CELLS, *({"name": "vanilla", "activation": name} for name in ACTIVATIONS)],
+    [*in_tiers(CELLS), *({"name": "vanilla", "activation": name} for name in ACTIVATIONS)],
     ids=lambda cell: cell if isinstance(cell, str) else cell["activation"],
 )
 def test_no_number_of_ours_is_a_constant(cell):

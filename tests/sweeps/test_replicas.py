@@ -14,6 +14,7 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import assert_close, float64, in_double
+from tests.tiers import in_tier, in_tiers
 
 STEPS = 100
 NUMBERS = [(0, 1e-2, 1.0), (1, 3e-3, 0.1), (2, 2e-2, 10.0)]
@@ -78,7 +79,7 @@ def compare(cell: str, tolerance: float) -> None:
         assert int(at(states, n).clipped.total) == int(state.clipped.total)
 
 
-EVERY_CELL = ["irnn", *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS if cell != "irnn")]
+EVERY_CELL = ["irnn" if cell == "irnn" else in_tier(cell, costly=True) for cell in CELLS]
 
 
 @pytest.mark.parametrize("cell", EVERY_CELL)
@@ -86,8 +87,7 @@ def test_replica_equals_the_run_alone_at_step_100(cell):
     compare(cell, 2e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", in_tiers(CELLS, costly=True))
 def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
     with float64():
         compare(cell, 1e-10)

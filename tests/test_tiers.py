@@ -1,0 +1,28 @@
+"""The tiers of the tests over the table of cells."""
+
+import pytest
+
+from rnnlab.cells import CELLS
+from tests.tiers import ALWAYS, CELL_VARIANTS, PLAIN_FUNCTIONS, STUDY, in_tier, tier_of
+
+
+def test_every_case_is_in_one_tier():
+    assert tier_of("lstm") == "default"
+    assert tier_of("lstm", further=True) == tier_of("lstm", costly=True) == tier_of("irnn") == "slow"
+    assert tier_of("irnn", costly=True) == "slow"
+    assert tier_of("irnn", further=True) == "exhaustive"
+
+
+def test_a_cell_without_a_tier_of_its_own_is_exhaustive(monkeypatch):
+    monkeypatch.setitem(CELL_VARIANTS, "mine", ("mine", {}))
+    assert tier_of("mine") == "exhaustive"
+    assert in_tier("mine", 3).values == ("mine", 3)
+    assert [mark.name for mark in in_tier("mine", 3).marks] == ["exhaustive"]
+    assert in_tier("lstm", 3).marks == ()
+    with pytest.raises(KeyError):
+        tier_of("nobody's")
+
+
+def test_every_variant_with_a_tier_exists():
+    assert {*ALWAYS} <= {*CELL_VARIANTS, *PLAIN_FUNCTIONS}
+    assert "irnn" in {*STUDY} & {*CELLS}

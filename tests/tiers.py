@@ -1,0 +1,106 @@
+"""The cells of the tests over the table, and in which tier a cell's case runs.
+
+The default tests have one cell of each structure of a step, the slow ones those that the studies compare, and only the
+main case of each test; all others, with every switch, are exhaustive.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rnnlab.cells import CELLS
+from rnnlab.config.fields import fields_of
+from rnnlab.ops.activations import ACTIVATIONS
+
+CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in CELLS},
+    **{
+        f"{name}_{field}": (name, {field: True})
+        for name, cell in CELLS.items()
+        for field, (_, default) in fields_of(cell).items()
+        if default is False
+    },
+    **{
+        f"{name}_{activation}": (name, {"activation": activation})
+        for name, cell in CELLS.items()
+        if isinstance(cell, type) and "activation" in fields_of(cell)
+        for activation in ACTIVATIONS
+        if activation != fields_of(cell)["activation"].default
+    },
+}
+"""Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""
+
+PLAIN_FUNCTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"vanilla_{name}": ("vanilla", {"activation": function})
+    for name, function in {
+        "jnp.tanh": jnp.tanh,
+        "jnp.abs": jnp.abs,
+        "jnp.sin": jnp.sin,
+        "where": lambda x: jnp.where(x > 0, x, jnp.tanh(x)),
+        "jax.nn.gelu": jax.nn.gelu,
+        "jax.nn.silu": jax.nn.silu,
+        "jax.nn.relu6": jax.nn.relu6,
+        "jax.nn.softplus": jax.nn.softplus,
+    }.items()
+}
+"""A cell with functions for its activation whose derivative is JAX's own."""
+
+STRUCTURES = {
+    "vanilla": "one product",
+    "lstm": "one product of four gates",
+    "gru": "an offset of the product",
+    "gru_reset_before": "several products",
+    "indrnn": "no product",
+    "cornn": "a product of the whole carry",
+    "slstm": "diagonal blocks",
+    "mingru": "linear in h, with an output map",
+}
+"""A cell of each structure of a step."""
+
+STUDY = (
+    *("irnn", "exprnn", "scornn", "asrnn", "antisymmetric", "gated_antisymmetric", "lipschitz", "unicornn", "lem"),
+    *("mgu", "janet", "ligru", "minimal_rnn", "fastrnn", "fastgrnn", "cfn", "star", "ur_lstm", "ur_gru", "rhn"),
+    *("mlstm", "mogrifier", "sru", "qrnn", "minlstm", "lru", "hippo_legs", "lmu", "clockwork"),
+)
+"""The cells that the studies of gradients compare."""
+
+ALWAYS = (
+    *("lstm_peepholes", "lstm_normalize_cell"),
+    *("vanilla_sigmoid", "vanilla_relu", "vanilla_leaky_relu", "vanilla_elu", "vanilla_linear"),
+    *PLAIN_FUNCTIONS,
+)
+"""The variants that the default tests have, too."""
+
+Tier = Literal["default", "slow", "exhaustive"]
+
+
+def tier_of(variant: str, *, costly: bool = False, further: bool = False) -> Tier:
+    """The tier of a case of a cell of CELL_VARIANTS or PLAIN_FUNCTIONS.
+
+    costly: the test is slow for every cell. further: the case is one more of a kind that another case of the cell has.
+    """
+    if variant in STRUCTURES or variant in ALWAYS:
+        return "slow" if costly or further else "default"
+    name, parameters = CELL_VARIANTS[variant]
+    if variant in STUDY or (name == "vanilla" and parameters):
+        return "exhaustive" if further else "slow"
+    return "exhaustive"
+
+
+def in_tier(variant: str, *rest: Any, costly: bool = False, further: bool = False) -> Any:
+    """The case (variant, *rest) of a test, marked by its tier."""
+    tier = tier_of(variant, costly=costly, further=further)
+    return pytest.param(variant, *rest, marks=() if tier == "default" else getattr(pytest.mark, tier))
+
+
+def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, costly: bool = False) -> list[Any]:
+    """A case for each of them, marked by its tier."""
+    return [in_tier(variant, costly=costly) for variant in variants]
+
+
+def slow_tests(*cases: Any) -> list[Any]:
+    """Cases of a test that go with the slow ones: more of a kind that a default test shows already."""
+    return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in cases]
