@@ -21,7 +21,8 @@ from rnnlab.cells import CELLS
 from rnnlab.engine import unroll
 from tests.cells.equations.functions import State, Weights
 from tests.engine.test_peers import FLAX_PEERS, TORCH_PEERS
-from tests.helpers import CELL_VARIANTS, assert_close, dot, float64, random_array, random_cell, random_like
+from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like
+from tests.tiers import CELL_VARIANTS, in_tiers
 
 T, B, D = 5, 2, 3
 
@@ -33,8 +34,6 @@ FAMILIES = {
 EQUATIONS: dict[str, Callable[..., State]] = {
     variant: step for family in FAMILIES.values() for variant, step in family.EQUATIONS.items()
 }
-DEFAULT = ("lstm_peepholes", "gru_reset_before", "irnn")
-"""Those that the default tests have."""
 
 
 def test_every_cell_has_equations_or_a_peer_and_no_variant_two():
@@ -58,7 +57,7 @@ def by_equations(step: Callable[..., State], w: Weights, x: np.ndarray, carry: S
     return np.stack(h), carry
 
 
-@pytest.mark.parametrize("variant", [v if v in DEFAULT else pytest.param(v, marks=pytest.mark.slow) for v in EQUATIONS])
+@pytest.mark.parametrize("variant", in_tiers(EQUATIONS))
 def test_steps_and_gradients_equal_the_equations_of_the_paper(variant):
     # Four points leave out terms of order step⁴ only: with 1e-4 both these and rounding are below 3e-12 of the scale.
     # The scale is the sum of the sizes of what the slope adds up, which may cancel.
