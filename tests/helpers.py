@@ -232,7 +232,7 @@ def by_hand(cell: RecurrentCell, tap: jax.Array | None = None, mask: jax.Array |
 
     def multiply(name: str, value: jax.Array) -> list[jax.Array]:
         matrix = matrices[name]
-        kernel = matrix.kernel
+        kernel = jnp.diag(matrix.kernel) if matrix.kernel.ndim == 1 else matrix.kernel
         if kernel.ndim == 3:  # By heads: all of one head's columns, then the next one's.
             heads, _, width = kernel.shape
             order = np.arange(heads * width).reshape(heads, matrix.parts, -1).swapaxes(0, 1).ravel()

@@ -107,6 +107,8 @@ class BaseCell(WithOptions, nnx.Module):
     """The names of the parameters that what meets the state is made of."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
+    output_map: Callable[[jax.Array, jax.Array], jax.Array] | None = dataclasses.field(default=None, init=False)
+    """(h [..., H], x [..., D]) -> [..., out_features], which a layer puts out in place of h; None: h itself."""
     compute: ComputeType = dataclasses.field(default="float32", init=False)
     """The type that operands of this cell's matrix products are rounded to; everything else stays as it is."""
 
@@ -167,6 +169,11 @@ class BaseCell(WithOptions, nnx.Module):
     def split(self, a: Float[Array, "... M"]) -> Parts:
         """The gates' parts [..., H] of an array [..., M], in the order of `gate_names`."""
         return jnp.split(a, len(self.gate_names), axis=-1)
+
+    @property
+    def out_features(self) -> int:
+        """How many numbers a layer of this cell puts out at a step."""
+        return self.features
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """z = x W + b, for any leading axes."""

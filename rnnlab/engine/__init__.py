@@ -1,7 +1,7 @@
 """The engine: the only loops over time in the project, derived from a cell's few pieces. What the parts say of
 themselves stands in `unrolling.py`."""
 
-from rnnlab.engine.checks import check_lengths, check_range
+from rnnlab.engine.checks import check_lengths, check_range, check_resets
 from rnnlab.engine.contract import (
     Backend,
     Cotangent,
@@ -13,6 +13,7 @@ from rnnlab.engine.contract import (
     make_taps,
     products_of,
 )
+from rnnlab.engine.resets import restarting
 from rnnlab.engine.unrolling import default_chunk, resolve_backend, unroll
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "Taps",
     "check_lengths",
     "check_range",
+    "check_resets",
     "default_chunk",
     "make_taps",
     "products_of",
     "resolve_backend",
+    "restarting",
     "unroll",
 ]

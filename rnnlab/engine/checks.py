@@ -64,8 +64,23 @@ def check_range(a: jax.Array, low: int, high: int, what: str) -> None:
         raise ValueError(f"{what} go from {least} to {most}; they may go from {low} to {high}")
 
 
-def check_carry(cell: RecurrentCell, carry: Any, x: jax.Array) -> Carry:
-    """A carry of the cell for x.
+def check_resets(resets: jax.Array, x: jax.Array) -> jax.Array:
+    """resets [T, B] of x [T, B, ...].
+
+    Raises:
+        ValueError: another shape, or no truth values.
+    """
+    resets, shape = jnp.asarray(resets), x.shape[:2]
+    if resets.shape != shape:
+        order = _of_other_order(x) if resets.shape == shape[::-1] else ""
+        raise ValueError(f"resets has shape {resets.shape}; x {x.shape} needs {shape}{order}")
+    if resets.dtype != bool:
+        raise ValueError(f"resets holds {resets.dtype}; they are truth values [T, B], true where a row begins anew")
+    return resets
+
+
+def check_carry(cell: RecurrentCell, carry: Any, x: jax.Array, name: str = "initial_carry") -> Carry:
+    """A carry of the cell for x; name: of the argument.
 
     Raises:
         ValueError: another number of arrays than the cell has, or another shape or type.
@@ -74,13 +89,13 @@ def check_carry(cell: RecurrentCell, carry: Any, x: jax.Array) -> Carry:
     own = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     needed = f"this {type(cell).__name__} with x {x.shape} needs a tuple of {_described(own)}"
     if not isinstance(carry, Sequence) or isinstance(carry, str):
-        raise ValueError(f"initial_carry is no tuple, but {_described([carry])}; {needed}")
+        raise ValueError(f"{name} is no tuple, but {_described([carry])}; {needed}")
     if not all(isinstance(a, jax.Array | np.ndarray) for a in carry):
-        raise ValueError(f"initial_carry is {_described(carry)}; {needed}")
+        raise ValueError(f"{name} is {_described(carry)}; {needed}")
     carry = tuple(map(jnp.asarray, carry))
     if [(a.shape, a.dtype) for a in carry] != [(a.shape, a.dtype) for a in own]:
         swapped = [a.shape for a in carry] == [(x.shape[0], *a.shape[1:]) for a in own]
-        raise ValueError(f"initial_carry is {_described(carry)}; {needed}{_of_other_order(x) if swapped else ''}")
+        raise ValueError(f"{name} is {_described(carry)}; {needed}{_of_other_order(x) if swapped else ''}")
     return carry
 
 

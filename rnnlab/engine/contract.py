@@ -31,7 +31,8 @@ class Matrix:
     """A matrix that values meet inside of the loop, as a cell gives it for one sequence."""
 
     kernel: Any  # An array; JAX puts other things in the places of a tree's leaves.
-    """[K, N], or [heads, K / heads, N / heads] for one in diagonal blocks, the parts side by side in each block."""
+    """[K, N], [heads, K / heads, N / heads] for one in diagonal blocks, the parts side by side in each block, or the
+    diagonal [K] alone."""
     offset: Any = None
     """[N], which is added to every product; None for nothing."""
     parts: int = 1
@@ -42,12 +43,16 @@ class Matrix:
     @property
     def rows(self) -> int:
         """K."""
-        return self.kernel.shape[-2] * (self.kernel.shape[0] if self.kernel.ndim == 3 else 1)
+        return self.kernel.shape[-1] if self.kernel.ndim == 1 else self.kernel.shape[-2] * self._heads
 
     @property
     def columns(self) -> int:
         """N."""
-        return self.kernel.shape[-1] * (self.kernel.shape[0] if self.kernel.ndim == 3 else 1)
+        return self.kernel.shape[-1] * self._heads
+
+    @property
+    def _heads(self) -> int:
+        return self.kernel.shape[0] if self.kernel.ndim == 3 else 1
 
 
 @runtime_checkable
@@ -292,7 +297,9 @@ def dropped(value: jax.Array, matrix: Matrix, state_mask: jax.Array | None) -> j
 
 def times(value: Float[Array, "B K"], matrix: Matrix, compute: ComputeType) -> Float[Array, "B N"]:
     """The product, with the offset."""
-    if matrix.kernel.ndim == 2:
+    if matrix.kernel.ndim == 1:
+        u = value * matrix.kernel
+    elif matrix.kernel.ndim == 2:
         u = matmul(value, matrix.kernel, compute)
     else:
         heads = split_heads(value, matrix.kernel.shape[0], 1)
@@ -307,6 +314,8 @@ def kernel_gradient(
     # As matrices: with two axes to sum over, XLA transposes du first.
     rows, columns = value.reshape(-1, value.shape[-1]), du.reshape(-1, du.shape[-1])
     dtype = dtype or matrix.kernel.dtype
+    if matrix.kernel.ndim == 1:
+        return (rows * columns).sum(0, dtype=dtype)
     if matrix.kernel.ndim == 2:
         return sum_of_products(rows, columns, dtype, compute)
     heads = matrix.kernel.shape[0]

@@ -23,7 +23,9 @@ class ReadyMatrix(NamedTuple):
     def times(self, value: jax.Array, compute: ComputeType) -> Parts:
         """The parts of value [B, K] times the matrix."""
         kernel, offset, parts = self.matrix.kernel, self.matrix.offset, self.matrix.parts
-        if kernel.ndim == 2:
+        if kernel.ndim == 1:
+            u = value * kernel
+        elif kernel.ndim == 2:
             u = product(value, self.forward, compute)
         else:
             u = join_heads(multiply_heads(split_heads(value, kernel.shape[0], 1), self.forward[0], compute), parts)
@@ -32,6 +34,8 @@ class ReadyMatrix(NamedTuple):
     def back_times(self, du: jax.Array, compute: ComputeType) -> jax.Array:
         """du [B, N] times the matrix transposed, [B, K]."""
         kernel = self.matrix.kernel
+        if kernel.ndim == 1:
+            return du * kernel
         if kernel.ndim == 2:
             return product(du, self.back, compute)[:, : kernel.shape[0]]
         heads = split_heads(du, kernel.shape[0], self.matrix.parts)
@@ -45,7 +49,9 @@ def ready_matrices(
     ready = {}
     for name, matrix in matrices.items():
         kernel = matrix.kernel
-        if kernel.ndim == 2:
+        if kernel.ndim == 1:
+            ready[name] = ReadyMatrix(matrix, [], [])
+        elif kernel.ndim == 2:
             blocks = column_blocks(rounded(kernel, compute)) if forward else []
             ready[name] = ReadyMatrix(matrix, blocks, transposed(kernel, compute) if back else [])
         else:

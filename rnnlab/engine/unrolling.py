@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from rnnlab.engine.chain import kept_bytes
-from rnnlab.engine.checks import check_beside, check_carry, check_lengths, check_sequence
+from rnnlab.engine.checks import check_beside, check_carry, check_lengths, check_resets, check_sequence
 from rnnlab.engine.contract import (
     Backend,
     Cotangent,
@@ -30,8 +30,9 @@ from rnnlab.engine.contract import (
 from rnnlab.engine.fused import fused
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
+from rnnlab.engine.resets import restarting
 from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
-from rnnlab.typing import Array, Carry, Float, Int, Shaped
+from rnnlab.typing import Array, Bool, Carry, Float, Int, Shaped
 
 
 def unroll(
@@ -45,6 +46,8 @@ def unroll(
     chunk: int | None = None,
     unroll_steps: int = 1,
     store: Store = "auto",
+    resets: Bool[Array, "T B"] | None = None,
+    reset_carry: Carry | None = None,
     noise: tuple[Float[Array, "T B _"], ...] = (),
     state_mask: Float[Array, "B H"] | None = None,
     cotangent: Cotangent | None = None,
@@ -69,6 +72,10 @@ def unroll(
             the carries and what the derivatives of the gates need of every step, so that nothing is computed again;
             "carries": the carries of every step; "ends": those at the chunks' ends, so that memory beside the outputs
             grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
+        resets: the steps at which a row begins anew [T, B], as a new episode or sentence does: neither carries nor
+            gradients cross into it from the step before. In reverse a row begins anew at the step before such a one.
+        reset_carry: what rows begin anew with, arrays like those of `initial_carry`; the cell's zeros if not given.
+            Gradients reach it.
         noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get
             no gradient.
         state_mask: a factor of h_{t-1} where it meets R, the same at every step [B, H], and so of every value that
@@ -99,6 +106,13 @@ def unroll(
         initial_carry = check_carry(cell, initial_carry, x)
     check_beside(cell, x, noise, state_mask, taps)
     products_of(cell, x, noise)  # Refuses a step that gives no carry.
+    if resets is not None:
+        resets = check_resets(resets, x)
+    if reset_carry is not None:
+        if resets is None:
+            raise ValueError("reset_carry is what rows begin anew with at resets; it needs resets")
+        reset_carry = check_carry(cell, reset_carry, x, "reset_carry")
+    cell, noise = restarting(cell, noise, resets, reverse, reset_carry)
     backend = resolve_backend(cell, backend)
     if backend == "fused" and carries is not None:
         raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")

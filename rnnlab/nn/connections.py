@@ -13,7 +13,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.nn.options import Connections, ModelOptions
 from rnnlab.nn.recurrent_layer import Linear, RecurrentLayer
 from rnnlab.ops.normalization import BatchNormalization, LayerNormalization
-from rnnlab.typing import Array, Carry, Float
+from rnnlab.typing import Array, Bool, Carry, Float
 
 
 class Hidden(NamedTuple):
@@ -37,6 +37,8 @@ class LayerRun(NamedTuple):
     """The carries that its directions began with, if not with their own initial ones."""
     h: Float[Array, "T B O"] | None = None
     """Its outputs."""
+    resets: Bool[Array, "T B"] | None = None
+    """The steps at which its rows began anew."""
 
 
 def make_norm(kind: str | None, features: int, decay: Any) -> nnx.Module | None:

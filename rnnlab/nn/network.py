@@ -12,7 +12,7 @@ from flax import nnx
 from rnnlab.cells import BaseCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options
-from rnnlab.engine import Taps, check_lengths, check_range, make_taps
+from rnnlab.engine import Taps, check_lengths, check_range, check_resets, make_taps
 from rnnlab.nn.attention import Attention
 from rnnlab.nn.connections import (
     Carries,
@@ -31,7 +31,7 @@ from rnnlab.nn.recurrent_layer import Linear, Rates, RecurrentLayer
 from rnnlab.nn.softmax import Softmax, check_softmax
 from rnnlab.ops.random_streams import Training
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, local_rows
-from rnnlab.typing import Array, Carry, Float, Int, Shaped
+from rnnlab.typing import Array, Bool, Carry, Float, Int, Shaped
 
 
 class Network(nnx.Module):
@@ -182,20 +182,23 @@ class Network(nnx.Module):
         beside: list[Hidden] | None = None,
         first: Carries | None = None,
         last: Carries | None = None,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> Hidden:
         """The readout's input, before dropout.
 
         runs: a list that gets an entry for each layer. beside: zeros that are added to what each layer puts out, its h
         and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
         every layer's directions begin with, as `first_carries` has it, which are taken if not given. last: a list that
-        gets what they end with.
+        gets what they end with. resets: the steps at which a row begins anew, in every layer.
 
         Raises:
-            ValueError: inputs or lengths that are not this network's, or another number of first carries.
+            ValueError: inputs, lengths or resets that are not this network's, or another number of first carries.
         """
         check_inputs(x, self.vocabulary, self.in_features)
         if lengths is not None:
             check_lengths(lengths, x)
+        if resets is not None:
+            check_resets(resets, x)
         directions = [len(layer.cells) for layer in self.layers]
         if first is not None and list(map(len, first)) != directions:
             raise ValueError(f"first has carries for {list(map(len, first))} directions; the layers have {directions}")
@@ -216,9 +219,9 @@ class Network(nnx.Module):
             y = self._drop("between" if index else "input", y, training, f"{index}/")
             ends: list[Carry] = []
             begins = None if first is None else first[index]
-            h, end = layer(y, lengths, None if taps is None else taps[index], training, begins, ends)
+            h, end = layer(y, lengths, None if taps is None else taps[index], training, begins, ends, resets)
             if runs is not None:
-                runs.append(LayerRun(layer, y, begins, h))
+                runs.append(LayerRun(layer, y, begins, h, resets))
             if last is not None:
                 last.append(ends)
             if beside is not None:
@@ -272,9 +275,11 @@ class Network(nnx.Module):
         lengths: Int[Array, " B"] | None = None,
         taps: list[list[Taps]] | None = None,
         training: Training | None = None,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> Float[Array, "*TB O"] | Distribution:
-        """Outputs for a batch; taps as `make_taps` gives them; training: None for evaluation."""
-        return self.read(self.hidden(x, lengths, taps, training), lengths, training)
+        """Outputs for a batch; taps as `make_taps` gives them; training: None for evaluation; resets: the steps at
+        which a row begins anew."""
+        return self.read(self.hidden(x, lengths, taps, training, resets=resets), lengths, training)
 
     def attention_weights(
         self, x: Shaped[Array, "T B *D"], lengths: Int[Array, " B"] | None = None

@@ -18,12 +18,13 @@ from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, unroll
+from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, restarting, unroll
+from rnnlab.nn.inputs import last_valid
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType, affine
 from rnnlab.ops.random_streams import Training, number
-from rnnlab.typing import Array, Carry, Float, Int
+from rnnlab.typing import Array, Bool, Carry, Float, Int
 
 
 class Rates(nnx.Module):
@@ -89,7 +90,7 @@ class RecurrentLayer(nnx.Module):
         )
         first: BaseCell = self.cells[0]
         products = products_of(first, jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32))
-        self.out_features = directions * first.features
+        self.out_features = directions * first.out_features
         self.recurrence = recurrence = as_options(RecurrenceOptions, recurrence)
         cotangent, dropout = as_options(CotangentOptions, cotangent), as_options(DropoutOptions, dropout)
         normalization = as_options(NormalizationOptions, normalization)
@@ -139,17 +140,20 @@ class RecurrentLayer(nnx.Module):
         training: Training | None = None,
         first: list[Carry] | None = None,
         last: list[Carry] | None = None,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
-        """Outputs at every step, and the state after the last valid step (in reverse: after the first).
+        """Outputs at every step, and that after the last valid step (in reverse: after the first).
 
         first: the carry that each direction begins with; its `initial_carry` if not given. last: a list that gets the
-        carry after each direction's last step.
+        carry after each direction's last step. resets: those of `unroll`; rows begin anew with the layer's initial
+        carry.
         """
         if first is not None and len(first) != len(self.cells):
             raise ValueError(f"first has {len(first)} carries; this layer has {len(self.cells)} directions")
         outputs, states = [], []
         for direction in range(len(self.cells)):
-            cell, noise, state_mask = self.modified(direction, x.shape[:2], training, lengths)
+            reverse = direction == 1
+            cell, noise, state_mask = self.modified(direction, x.shape[:2], training, lengths, resets)
             initial = self.initial_carry(direction, x.shape[1]) if first is None else first[direction]
             norm = None if training is None or self.batch_norms is None else self.batch_norms[direction]
             carries: list[jax.Array] | None = None if norm is None else []
@@ -157,7 +161,7 @@ class RecurrentLayer(nnx.Module):
                 cell,
                 x,
                 lengths=lengths,
-                reverse=direction == 1,
+                reverse=reverse,
                 initial_carry=initial,
                 noise=noise,
                 state_mask=state_mask,
@@ -168,9 +172,10 @@ class RecurrentLayer(nnx.Module):
             )
             if norm is not None and carries is not None:
                 carry0 = initial or cell.initial_carry(x.shape[1], h.dtype)
-                norm.remember(cell, x, carry0, tuple(carries), direction == 1, noise[-1])
-            outputs.append(h)
-            states.append(carry[0])
+                norm.remember(cell, x, carry0, tuple(carries), reverse, noise[-1])
+            output, state = _put_out(self.cells[direction], h, carry[0], x, lengths, reverse)
+            outputs.append(output)
+            states.append(state)
             if last is not None:
                 last.append(carry)
         if len(outputs) == 1:
@@ -205,8 +210,13 @@ class RecurrentLayer(nnx.Module):
         shape: tuple[int, ...],
         training: Training | None,
         lengths: Int[Array, " B"] | None = None,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Any, tuple[jax.Array, ...], jax.Array | None]:
-        """The cell of a direction with all that is put around it, its noise, and its state mask. shape: (T, B)."""
+        """The cell of a direction with all that is put around it, its noise, and its state mask. shape: (T, B).
+
+        Raises:
+            ValueError: resets with batch normalisation, whose statistics are those of a row's time steps.
+        """
         steps = shape[0]
         cell: BaseCell = self.cells[direction]
         rates = self.rates
@@ -232,6 +242,11 @@ class RecurrentLayer(nnx.Module):
                 noise.append(jnp.full((*shape, 1), 1 - rates[rate]))
         candidate = training is not None and "candidate" in rates
         if self.batch_norms is not None and isinstance(cell, Cell):
+            if resets is not None:
+                raise ValueError(
+                    "model.normalization.cell='batch' has statistics of every time step, and rows that begin anew have "
+                    "none; use layer"
+                )
             weights = axis = None
             last = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.float32)[:, None, None], (*shape, 1))
             if training is not None:
@@ -248,11 +263,31 @@ class RecurrentLayer(nnx.Module):
                 zoneout=zoneout,
             )
             return around, (*noise, last), None
-        if self.gains is None and not kernel_masks and not noise:
-            return cell, (), state_mask
-        gains = None if self.gains is None else self.gains[direction]
-        around = ModifiedCell(cell, gains=gains, kernel_masks=kernel_masks, candidate=candidate, zoneout=zoneout)
-        return around, tuple(noise), state_mask
+        around: Any = cell
+        if self.gains is not None or kernel_masks or noise:
+            gains = None if self.gains is None else self.gains[direction]
+            around = ModifiedCell(cell, gains=gains, kernel_masks=kernel_masks, candidate=candidate, zoneout=zoneout)
+        start = None if resets is None else self.initial_carry(direction, shape[1])
+        around, with_resets = restarting(around, tuple(noise), resets, direction == 1, start)
+        return around, with_resets, state_mask
+
+
+def _put_out(
+    cell: BaseCell,
+    h: Float[Array, "T B H"],
+    state: Float[Array, "B H"],
+    x: Float[Array, "T B D"],
+    lengths: Int[Array, " B"] | None,
+    reverse: bool,
+) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
+    """A cell's outputs, zero past a row's end, and the one after the last step that ran; state: h there."""
+    if cell.output_map is None:
+        return h, state
+    y = cell.output_map(h, x)
+    if lengths is None:
+        return y, y[0] if reverse else y[-1]
+    y = jnp.where((jnp.arange(x.shape[0])[:, None] < lengths)[:, :, None], y, 0)
+    return y, y[0] if reverse else last_valid(y, lengths)
 
 
 def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:

@@ -63,6 +63,7 @@ def trajectories(
     lengths: Int[Array, " B"] | None = None,
     training: Training | None = None,
     first_carries: Carries | None = None,
+    resets: Bool[Array, "T B"] | None = None,
 ) -> list[Trajectory]:
     """One for every direction of every layer, from the first layer up.
 
@@ -72,9 +73,10 @@ def trajectories(
         lengths: valid steps per row; all if not given.
         training: the randomness of a training step, None for evaluation.
         first_carries: what the layers begin with, if not with their own initial carries.
+        resets: the steps at which rows begin anew.
     """
     runs: list[LayerRun] = []
-    network.hidden(inputs, lengths, training=training, runs=runs, first=first_carries)
+    network.hidden(inputs, lengths, training=training, runs=runs, first=first_carries, resets=resets)
     return of_runs(runs, lengths, training)
 
 
@@ -96,12 +98,13 @@ def of_layer(
     layer, x = run.layer, run.x
     trajectories = []
     for direction in range(len(layer.cells)):
-        cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths)
+        cell, noise, state_mask = layer.modified(direction, x.shape[:2], training, lengths, run.resets)
         reverse = direction == 1
         initial = layer.initial_carry(direction, x.shape[1]) if run.first is None else run.first[direction]
         if initial is None:
             initial = cell.initial_carry(x.shape[1], jax.eval_shape(cell.project, x[0]).dtype)
-        if run.h is not None and lengths is None and len(initial) == 1:
+        puts_out_h = layer.cells[0].output_map is None
+        if run.h is not None and lengths is None and len(initial) == 1 and puts_out_h:
             width = run.h.shape[-1] // len(layer.cells)  # The carry is what the layer has put out.
             h = run.h[:, :, direction * width :][:, :, :width]
             first, carries = lax.stop_gradient((initial, (h,)))

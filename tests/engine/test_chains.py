@@ -104,6 +104,23 @@ class Heads(LSTM):
         return {"recurrent": Matrix(self.blocks[...], parts=4)}
 
 
+class Diagonal(BaseCell):
+    """A diagonal matrix, met twice, beside a full one."""
+
+    products: ClassVar = {"recurrent": ("h",)}
+
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        super().initialize(options, rngs)
+        self.diagonal = nnx.Param(jnp.zeros(self.features))
+
+    def matrices(self):
+        return super().matrices() | {"diagonal": Matrix(self.diagonal[...], self.bias[...])}
+
+    def step(self, carry, z, multiply):
+        h = jnp.tanh(multiply("diagonal", carry[0])[0] + z[0])
+        return (h + multiply("recurrent", multiply("diagonal", h)[0])[0],)
+
+
 class FastSlow(BaseCell):
     """The new h meets a matrix, and a loop stands in the step."""
 
@@ -118,8 +135,16 @@ class FastSlow(BaseCell):
         return (h, jax.lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c + drive), c))
 
 
-CHAINS = [NoProduct, WholeCarry, Highway, Mogrifier, Heads, FastSlow]
-WIDTHS = {FastSlow: 2 * H, NoProduct: 0, WholeCarry: H, Highway: 6 * H, Mogrifier: 2 * D + 9 * H, Heads: 4 * H}
+CHAINS = [NoProduct, WholeCarry, Highway, Mogrifier, Heads, Diagonal, FastSlow]
+WIDTHS = {
+    FastSlow: 2 * H,
+    Diagonal: 3 * H,
+    NoProduct: 0,
+    WholeCarry: H,
+    Highway: 6 * H,
+    Mogrifier: 2 * D + 9 * H,
+    Heads: 4 * H,
+}
 
 
 def point(kind: type[BaseCell]) -> tuple[nnx.GraphDef, Any, Any]:
