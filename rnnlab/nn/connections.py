@@ -3,6 +3,7 @@
 The formulas are those of `ModelOptions.connections`.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.nn.linear import Linear
 from rnnlab.nn.options import Connections, ModelOptions
-from rnnlab.nn.recurrent_layer import Linear, RecurrentLayer
+from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.ops.normalization import BatchNormalization, LayerNormalization
 from rnnlab.typing import Array, Bool, Carry, Float
 
@@ -26,6 +28,13 @@ class Hidden(NamedTuple):
 
 Carries = list[list[Carry]]
 """The carries of every layer, of each of its directions."""
+
+
+def check_carries(first: Carries | None, layers: Iterable[RecurrentLayer]) -> None:
+    """Raises a ValueError for carries that are not one for each direction of each layer."""
+    directions = [len(layer.cells) for layer in layers]
+    if first is not None and list(map(len, first)) != directions:
+        raise ValueError(f"first has carries for {list(map(len, first))} directions; the layers have {directions}")
 
 
 class LayerRun(NamedTuple):

@@ -14,7 +14,7 @@ from rnnlab.nn.options import ModelOptions, SoftmaxOptions
 from rnnlab.ops.initializers import as_initializer
 from rnnlab.ops.linear import check_width
 from rnnlab.parallel.sharding import explicit_mesh, filled, held_rows, on_explicit_mesh
-from rnnlab.typing import Array, Float, Int
+from rnnlab.typing import Array, Float, Int, Shaped
 
 
 class FixedEmbedding(nnx.Variable):
@@ -74,6 +74,14 @@ def check_inputs(x: jax.Array, vocabulary: int | None, in_features: int) -> None
         raise ValueError(f"the input has shape {x.shape}: no time steps or no rows")
     if vocabulary is None:
         check_width(x, in_features, "this network")
+
+
+def without_padding(x: Shaped[Array, "T B *D"], lengths: Int[Array, " B"] | None) -> Shaped[Array, "T B *D"]:
+    """Zeros past each row's end: padding may hold anything, and 0 * NaN in the projection's gradient is NaN."""
+    if lengths is None:
+        return x
+    inside = jnp.arange(x.shape[0])[:, None] < lengths
+    return jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
 
 
 def last_valid(x: Float[Array, "T B D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:

@@ -18,6 +18,7 @@ from rnnlab.nn.connections import (
     Carries,
     Hidden,
     LayerRun,
+    check_carries,
     connect,
     make_highway_gate,
     make_norm,
@@ -25,9 +26,11 @@ from rnnlab.nn.connections import (
     width_after,
 )
 from rnnlab.nn.cross_entropy import Distribution
-from rnnlab.nn.inputs import check_inputs, embed, last_valid, make_table, parts_of_embedding
+from rnnlab.nn.inputs import check_inputs, embed, last_valid, make_table, parts_of_embedding, without_padding
+from rnnlab.nn.linear import Linear
 from rnnlab.nn.options import Connections, ModelOptions, Readout, check_options
-from rnnlab.nn.recurrent_layer import Linear, Rates, RecurrentLayer
+from rnnlab.nn.rates import Rates
+from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.nn.softmax import Softmax, check_softmax
 from rnnlab.ops.random_streams import Training
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, local_rows
@@ -199,15 +202,10 @@ class Network(nnx.Module):
             check_lengths(lengths, x)
         if resets is not None:
             check_resets(resets, x)
-        directions = [len(layer.cells) for layer in self.layers]
-        if first is not None and list(map(len, first)) != directions:
-            raise ValueError(f"first has carries for {list(map(len, first))} directions; the layers have {directions}")
+        check_carries(first, self.layers)
         if self.vocabulary is None and not jnp.issubdtype(x.dtype, jnp.inexact):
             x = x.astype(self.layers[0].cells[0].bias[...].dtype)
-        inside = None
-        if lengths is not None:  # Padding may hold anything, and 0 * NaN in the projection's gradient is NaN.
-            inside = jnp.arange(x.shape[0])[:, None] < lengths
-            x = jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
+        x = without_padding(x, lengths)
         if self.vocabulary is not None:
             check_range(x, 0, self.vocabulary - 1, "tokens of this network")
         x = self.embed(x, training)

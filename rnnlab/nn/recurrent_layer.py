@@ -1,4 +1,4 @@
-"""Recurrent layers with their dropout and normalisation, and the linear maps that stand around them.
+"""Recurrent layers with their dropout and normalisation.
 
 A cell says what happens in one step (`cells/`), the engine what happens over time (`engine/`), the network how layers
 are connected (`nn/network.py`). Their fields in a config are in `nn/options.py`.
@@ -21,43 +21,9 @@ from rnnlab.config.schema import as_options, build
 from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, restarting, unroll
 from rnnlab.nn.inputs import last_valid
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
-from rnnlab.ops.initializers import InitializerSpec, as_initializer
-from rnnlab.ops.linear import ComputeType, affine
-from rnnlab.ops.random_streams import Training, number
+from rnnlab.nn.rates import Rates
+from rnnlab.ops.random_streams import Training
 from rnnlab.typing import Array, Bool, Carry, Float, Int
-
-
-class Rates(nnx.Module):
-    """The numbers of a section that are set, as variables: none of them is a constant of the program."""
-
-    def __init__(self, **values: Any):
-        self.values = nnx.Dict({k: nnx.Variable(number(v)) for k, v in values.items() if v is not None})
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
-    def __getitem__(self, name: str) -> Float[Array, ""]:
-        return self.values[name][...]
-
-
-class Linear(nnx.Module):
-    """x W + b, W [D, O]."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        kernel_init: InitializerSpec = "glorot_uniform",
-        bias_init: InitializerSpec = "zeros",
-        rngs: nnx.Rngs,
-    ):
-        self.kernel = nnx.Param(as_initializer(kernel_init)(rngs.params(), (in_features, out_features), jnp.float32))
-        self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
-        self.compute: ComputeType = "float32"
-
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        return affine(x, self.kernel[...], self.bias[...], self.compute)
 
 
 class RecurrentLayer(nnx.Module):

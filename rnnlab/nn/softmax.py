@@ -12,8 +12,8 @@ from flax import nnx
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.nn.cross_entropy import Candidates, Distribution
+from rnnlab.nn.linear import Linear
 from rnnlab.nn.options import SoftmaxOptions
-from rnnlab.nn.recurrent_layer import Linear
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
 from rnnlab.ops.linear import ComputeType
 from rnnlab.ops.random_streams import Training, named
