@@ -34,7 +34,7 @@ from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.nn.softmax import Softmax, check_softmax
 from rnnlab.ops.random_streams import Training
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, local_rows
-from rnnlab.typing import Array, Bool, Carry, Float, Int, Shaped
+from rnnlab.typing import Array, Bool, Float, Int, Shaped
 
 
 class Network(nnx.Module):
@@ -192,7 +192,7 @@ class Network(nnx.Module):
         runs: a list that gets an entry for each layer. beside: zeros that are added to what each layer puts out, its h
         and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
         every layer's directions begin with, as `first_carries` has it, which are taken if not given. last: a list that
-        gets what they end with. resets: the steps at which a row begins anew, in every layer.
+        gets what they end with. resets: the steps at which rows begin anew. taps: as `make_taps` gives them.
 
         Raises:
             ValueError: inputs, lengths or resets that are not this network's, or another number of first carries.
@@ -215,8 +215,7 @@ class Network(nnx.Module):
             norm = self.norms[index]
             y = x if norm is None else norm(x, lengths, training)
             y = self._drop("between" if index else "input", y, training, f"{index}/")
-            ends: list[Carry] = []
-            begins = None if first is None else first[index]
+            begins, ends = None if first is None else first[index], []
             h, end = layer(y, lengths, None if taps is None else taps[index], training, begins, ends, resets)
             if runs is not None:
                 runs.append(LayerRun(layer, y, begins, h, resets))
@@ -275,8 +274,7 @@ class Network(nnx.Module):
         training: Training | None = None,
         resets: Bool[Array, "T B"] | None = None,
     ) -> Float[Array, "*TB O"] | Distribution:
-        """Outputs for a batch; taps as `make_taps` gives them; training: None for evaluation; resets: the steps at
-        which a row begins anew."""
+        """Outputs for a batch; training: None for evaluation; the others as `hidden` takes them."""
         return self.read(self.hidden(x, lengths, taps, training, resets=resets), lengths, training)
 
     def attention_weights(
