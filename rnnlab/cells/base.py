@@ -26,6 +26,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import is_traced
 from rnnlab.config.schema import check_count
 from rnnlab.engine import Matrix, Multiply
+from rnnlab.ops.activations import PerUnit
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.ops.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
@@ -125,6 +126,8 @@ class BaseCell(WithOptions, nnx.Module):
         for name, (value, traced) in attributes(chosen).items():
             if name in _PARAMETERS:
                 raise ConfigError(f"{type(self).__name__}: the option {name} has the name of a parameter; take another")
+            if isinstance(value, PerUnit):
+                value = value.for_units(self.features, rngs)
             super().__setattr__(name, nnx.data(jnp.asarray(value)) if traced else value)
         self.initialize(chosen, rngs)
 

@@ -22,7 +22,7 @@ from rnnlab.cells import CELLS, Cell, Vanilla
 from rnnlab.config.bounds import Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Cotangent, make_taps, unroll
-from rnnlab.ops.activations import ACTIVATIONS, as_activation, hyperparameter
+from rnnlab.ops.activations import ACTIVATIONS, ModReLU, PerUnit, as_activation, hyperparameter
 from tests.helpers import (
     assert_close,
     dot,
@@ -199,11 +199,20 @@ def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(vari
 
 
 def sides(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, carry: Any, h: jax.Array) -> jax.Array | None:
-    """The signs of what enters the activation, [T, B, H]: on which side of its kink each is; None without a kink."""
-    cell = nnx.merge(graphdef, state)
-    if not isinstance(cell, Vanilla):
+    """On which side of each of its kinks is what enters the activation, [kinks, T, B, H]; None without a kink."""
+    cell: Any = nnx.merge(graphdef, state)
+    if not isinstance(cell, Vanilla) or cell.activation in SMOOTH:
         return None
-    return jnp.sign(jax.vmap(cell.project)(x) + jnp.concatenate([carry[0][None], h[:-1]]) @ cell.recurrent_matrix())
+    kinks: Any = KINKS.get(cell.activation, (0,))
+    if isinstance(cell.activation, ModReLU):
+        kinks = 0, cell.activation.bias[...], -cell.activation.bias[...]
+    entering = jax.vmap(cell.project)(x) + jnp.concatenate([carry[0][None], h[:-1]]) @ cell.recurrent_matrix()
+    return jnp.stack([jnp.sign(entering - kink) for kink in kinks])
+
+
+SMOOTH = [as_activation(name) for name in ("tanh", "sigmoid", "swish", "gelu", "linear")]
+KINKS = {as_activation("hard_tanh"): (-1, 1), as_activation("hard_sigmoid"): (-3, 3)}
+"""Those of others are at 0."""
 
 
 @pytest.mark.parametrize("variant", in_tiers())
@@ -438,6 +447,8 @@ def test_copies_of_what_goes_with_a_cell_are_equal(way):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_copies_of_an_activation_are_the_same_function(name, way):
     function, x = as_activation(name), jnp.linspace(-2, 2, 9)
+    if isinstance(function, PerUnit):
+        function = function.for_units(9, nnx.Rngs(0))
     np.testing.assert_array_equal(COPIES[way](function)(x), function(x))
 
 
