@@ -30,6 +30,8 @@ CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         for activation in ACTIVATIONS
         if activation != fields_of(cell)["activation"].default
     },
+    "slstm_heads": ("slstm", {"heads": 2}),
+    "slstm_exp": ("slstm", {"forget": "exp"}),
 }
 """Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""
 
@@ -53,9 +55,9 @@ STRUCTURES = {
     "lstm": "one product of four gates",
     "gru": "an offset of the product",
     "gru_reset_before": "several products",
-    "indrnn": "no product",
+    "indrnn": "a diagonal, no product",
     "cornn": "a product of the whole carry",
-    "slstm": "diagonal blocks",
+    "slstm_heads": "diagonal blocks",
     "mingru": "linear in h, with an output map",
 }
 """A cell of each structure of a step."""
@@ -63,7 +65,7 @@ STRUCTURES = {
 STUDY = (
     *("irnn", "exprnn", "scornn", "asrnn", "antisymmetric", "gated_antisymmetric", "lipschitz", "unicornn", "lem"),
     *("mgu", "janet", "ligru", "minimal_rnn", "fastrnn", "fastgrnn", "cfn", "star", "ur_lstm", "ur_gru", "rhn"),
-    *("mlstm", "mogrifier", "sru", "qrnn", "minlstm", "lru", "hippo_legs", "lmu", "clockwork"),
+    *("slstm", "mlstm", "mogrifier", "sru", "qrnn", "minlstm", "lru", "hippo_legs", "lmu", "clockwork"),
 )
 """The cells that the studies of gradients compare."""
 

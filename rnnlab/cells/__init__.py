@@ -5,7 +5,10 @@ from typing import Annotated, Any
 
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.gru import GRU, ResetBeforeGRU
+from rnnlab.cells.independent import IndRNN
 from rnnlab.cells.lstm import LSTM
+from rnnlab.cells.oscillators import CoRNN, UnICORNN
+from rnnlab.cells.slstm import SLSTM
 from rnnlab.cells.vanilla import Vanilla, irnn
 from rnnlab.config.outside import Table
 
@@ -16,6 +19,10 @@ CELLS: Table[Callable[..., BaseCell]] = Table(
         "lstm": LSTM,
         "gru": GRU,
         "gru_reset_before": ResetBeforeGRU,
+        "indrnn": IndRNN,
+        "cornn": CoRNN,
+        "unicornn": UnICORNN,
+        "slstm": SLSTM,
     },
     "a rnnlab.BaseCell",
     lambda cell: isinstance(cell, BaseCell),

@@ -101,6 +101,8 @@ class BaseCell(WithOptions, nnx.Module):
     """The matrices of a step: a name, and the gates whose columns of R it has. R has its columns in this order."""
     meets: ClassVar[int] = 1
     """How many elements of the carry meet R side by side: it has so many times H rows."""
+    unbiased: ClassVar[tuple[str, ...]] = ()
+    """The gates to whose parts of z no bias is added: `bias` has no numbers for them."""
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     chrono_signs: ClassVar[tuple[int, ...]] = ()
     """The effect of `chrono` on every gate: 1 where it keeps the state, -1 where it writes to it, else 0."""
@@ -139,7 +141,8 @@ class BaseCell(WithOptions, nnx.Module):
             blocks = jnp.split(self._draw_gates(options.recurrent_init, rngs, self.features, gates), self.meets, axis=1)
             self.recurrent_kernel = nnx.Param(jnp.concatenate(blocks))
         draw_bias = as_initializer(options.bias_init)
-        biases = [draw_bias(rngs.params(), (self.features,), jnp.float32) for _ in self.gate_names]
+        biased = [gate not in self.unbiased for gate in self.gate_names]
+        biases = [draw_bias(rngs.params(), (self.features,), jnp.float32) for each in biased if each]
         self.bias = nnx.Param(jnp.concatenate(biases))
         chrono = getattr(options, "chrono", None)
         if chrono is not None:
@@ -147,7 +150,8 @@ class BaseCell(WithOptions, nnx.Module):
                 raise ConfigError(f"{type(self).__name__} has no chrono_signs; leave chrono out")
             longest = max(chrono - 1.0, 1.0)
             steps = jax.random.uniform(rngs.params(), (self.features,), jnp.float32, 1.0, longest)
-            self.bias[...] += jnp.kron(jnp.array(self.chrono_signs, jnp.float32), jnp.log(steps))
+            signs = [sign for sign, each in zip(self.chrono_signs, biased, strict=True) if each]
+            self.bias[...] += jnp.kron(jnp.array(signs, jnp.float32), jnp.log(steps))
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Keeps an array as one that enters compiled programs and is not trained; so it does a number whose name is a
@@ -180,7 +184,16 @@ class BaseCell(WithOptions, nnx.Module):
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """z = x W + b, for any leading axes."""
-        return affine(x, self.input_kernel[...], self.bias[...], self.compute)
+        return affine(x, self.input_kernel[...], self.input_bias(), self.compute)
+
+    def input_bias(self) -> Float[Array, " M"]:
+        """b, with zeros for the gates that have none."""
+        bias = self.bias[...]
+        if not self.unbiased:
+            return bias
+        parts = iter(jnp.split(bias, len(self.gate_names) - len(self.unbiased)))
+        zeros = jnp.zeros(self.features, bias.dtype)
+        return jnp.concatenate([zeros if gate in self.unbiased else next(parts) for gate in self.gate_names])
 
     @abc.abstractmethod
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:

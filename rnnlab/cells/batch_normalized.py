@@ -142,7 +142,7 @@ class BatchNormalizedCell(Around):
 
     def inputs(self, x: jax.Array) -> jax.Array:
         """x W, for any leading axes."""
-        return self.cell.project(x) - self.cell.bias[...]
+        return self.cell.project(x) - self.cell.input_bias()
 
     def products(self, h: Float[Array, "R H"]) -> jax.Array:
         """h R with their masks; the state's repeats for as many steps as the rows have."""
@@ -156,7 +156,7 @@ class BatchNormalizedCell(Around):
         a = self.inputs(x)
         times = jnp.arange(a.shape[0], dtype=a.dtype)[:, None, None]
         weight = times if self.weights is None else self.weights[...]
-        return self._normalized(a, self.norm.input, weight) + self.cell.bias[...]
+        return self._normalized(a, self.norm.input, weight) + self.cell.input_bias()
 
     def matrices(self) -> dict[str, Matrix]:
         return {

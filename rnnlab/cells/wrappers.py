@@ -83,7 +83,7 @@ class ModifiedCell(Around):
     def project(self, x: jax.Array) -> jax.Array:
         if self.gains is None:
             return self.cell.project(x)
-        bias = self.cell.bias[...]
+        bias = self.cell.input_bias()
         parts = map(standardized, self.split(self.cell.project(x) - bias))
         return jnp.concatenate([*parts], -1) * self.gains.input_gain[...] + bias
 

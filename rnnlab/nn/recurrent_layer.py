@@ -88,7 +88,7 @@ class RecurrentLayer(nnx.Module):
         if normalization.cell == "layer":
             if type(first).project is not BaseCell.project:
                 raise ConfigError(f"model.normalization.cell: {kind} has no x W + b to normalise; use gru")
-            widths = first.bias[...].size, sum(product.columns for product in products)
+            widths = len(first.gate_names) * first.features, sum(product.columns for product in products)
             gains = nnx.List([GateGains(*widths) for _ in self.cells])
         self.gains = gains
         norms = None

@@ -197,7 +197,7 @@ def make_problem(draw: Draw, double: bool | None = None) -> Problem:
     carries = len(cell.carry_names)
     x = jax.ShapeDtypeStruct((steps, batch, in_features), dtype)
     widths = (
-        nnx.merge(graphdef, abstract).bias.get_value().size,
+        len(cell.gate_names) * cell.features,
         sum(product.columns for product in products_of(cell, x)),
     )
     point = {

@@ -45,7 +45,9 @@ def test_every_cell_has_equations_or_a_peer_and_no_variant_two():
 
 def arrays(state: nnx.State) -> Weights:
     """A state's arrays, those of an inner module by both names."""
-    return {".".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
+    leaves = nnx.to_flat_state(state)
+    values = {path: leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf for path, leaf in leaves}
+    return {".".join(map(str, path)): np.asarray(value) for path, value in values.items()}
 
 
 def by_equations(step: Callable[..., State], w: Weights, x: np.ndarray, carry: State) -> tuple[np.ndarray, State]:
