@@ -38,7 +38,27 @@ def unknown(kind: str, name: Any, names: Iterable[str], prefix: str = "") -> str
     """
     names = sorted(names)
     by_lower = {each.lower(): each for each in names}
-    near = [by_lower[each] for each in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)]
+    near = [by_lower[each] for each in _nearest(str(name).lower(), list(by_lower))]
     hint = f"did you mean {' or '.join(prefix + n for n in near)}? " if near else ""
     listed = ", ".join(prefix + n for n in names) or "none"
     return f"unknown {kind} {(prefix + name if prefix else name)!r}; {hint}known: {listed}"
+
+
+def _nearest(name: str, names: list[str]) -> list[str]:
+    """Up to three that look alike, and that the fewest slips of a finger make the name of."""
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    slips = [_slips(name, each) for each in alike]
+    return [each for each, count in zip(alike, slips, strict=True) if count == min(slips)]
+
+
+def _slips(a: str, b: str) -> int:
+    """How many letters of a have to be added, left out, changed, or swapped with the next, for b."""
+    rows = [list(range(len(b) + 1))]
+    for i, letter in enumerate(a):
+        rows.append([i + 1])
+        for j, other in enumerate(b):
+            count = min(rows[i][j] + (letter != other), rows[i][j + 1] + 1, rows[i + 1][j] + 1)
+            if i and j and letter == b[j - 1] and a[i - 1] == other:
+                count = min(count, rows[i - 1][j - 1] + 1)
+            rows[i + 1].append(count)
+    return rows[-1][-1]

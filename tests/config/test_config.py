@@ -420,7 +420,7 @@ MISTAKES = [
     ("optimizer.schedule.rate", "0.1", "unknown field 'optimizer.schedule.rate'"),
     ("early_stopping.patient", "1", "did you mean early_stopping.patience"),
     ("model.recurrence.chunks", "1", "did you mean model.recurrence.chunk"),
-    ("model.cell", "lstn", "unknown model.cell 'lstn'; did you mean lstm? known: gru, "),
+    ("model.cell", "lstn", f"unknown model.cell 'lstn'; did you mean lstm? known: {min(CELLS)}, "),
     (
         "model.cell.recurrent_init",
         "ortogonal",
@@ -430,7 +430,7 @@ MISTAKES = [
     ("task", "addition", "unknown task 'addition'; did you mean adding?"),
     ("optimizer", "adamm", "unknown optimizer 'adamm'; did you mean adam or adamw?"),
     ("optimizer.schedule", "cosin", "unknown optimizer.schedule 'cosin'; did you mean cosine?"),
-    ("model.cell", "3", "model.cell: 3 is an int; expected one of gru, "),
+    ("model.cell", "3", f"model.cell: 3 is an int; expected one of {min(CELLS)}, "),
     ("model", "lstm", "model.name"),
     ("early_stopping", "3", "early_stopping: 3 is an int"),
     ("augmentation.nois", "0.1", "unknown field 'augmentation.nois'; did you mean augmentation.noise"),

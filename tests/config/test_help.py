@@ -82,7 +82,7 @@ def test_every_field_of_a_section_has_a_doc(factory: Any) -> None:
 
 LINES = [
     "  --config.task.length=6\n      an int at least 2; default 150. T, steps of a sequence.\n",
-    "\nmodel.cell: The recurrent cell.\n  --config.model.cell.name=irnn\n      one of gru, ",
+    f"\nmodel.cell: The recurrent cell.\n  --config.model.cell.name=irnn\n      one of {min(CELLS)}, ",
     "  --config.optimizer.learning_rate=0.01\n      a float above 0. The step size, before the schedule",
     "  --config.averaging=None\n      a section: decay, start; default None. A running mean of the parameters, ",
     "  --config.model.dropout.state=None\n      a float at least 0 and below 1 or None; default None. Units of ",

@@ -13,7 +13,7 @@ import pytest
 
 from rnnlab.cells import CELLS
 from rnnlab.config.bounds import Bound, Decay, NonNegative, NonNegativeInt, Positive, PositiveInt, Traced
-from rnnlab.config.errors import ConfigError
+from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.fields import fields_of, takes
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import as_options, build, check_count, resolve
@@ -358,3 +358,13 @@ def test_a_whole_number_of_any_kind_is_a_count(value):
 def test_what_is_no_count_is_one_line(value):
     with pytest.raises(ConfigError, match=r"^features: [^\n]*$"):
         check_count(value, "features")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("lstn", "lstm"), ("slstn", "slstm"), ("ltsm", "lstm"), ("stm", "lstm"), ("xlstm", "lstm or slstm or mlstm")],
+)
+def test_the_names_that_the_fewest_slips_make_are_offered(name, nearest):
+    names = ["gru", "lstm", "mlstm", "slstm", "ur_lstm"]
+    text = unknown("cell", name, names)
+    assert sorted(text.split("did you mean ")[1].split("? ")[0].split(" or ")) == sorted(nearest.split(" or "))
