@@ -140,11 +140,6 @@ class Network(nnx.Module):
             for direction, cell in enumerate(layer.cells)
         }
 
-    def built_parameters(self) -> frozenset[tuple[str | int, ...]]:
-        """The paths of the parameters that cells make their recurrent matrices of: their size says nothing of R."""
-        built = {path: cell for path, cell in self.cells().items() if cell.builds_recurrent_matrix}
-        return frozenset((*path, name) for path, cell in built.items() for name in cell.recurrent_parameters)
-
     def word_leaves(self) -> SplitLeaves:
         """The parameters that a softmax over split words has parts of."""
         if not isinstance(self.readout, Softmax):

@@ -2,13 +2,13 @@
 
 All numbers may be traced arrays, so the chain is rebuilt inside the compiled step and a sweep over its numbers compiles
 once. The order is fixed: measure the norm; clip by value, by layer, by unit (adaptive), by global norm; gradient noise;
-optimiser; decoupled weight decay; learning rate; max-norm of the weights that result. The optimisers are in
-`optim/optimizers.py`, clipping in `optim/clipping.py`, schedules in `optim/schedules.py`.
+optimiser; decoupled weight decay, of groups, too; learning rate; max-norm of the weights that result. The optimisers
+are in `optim/optimizers.py`, clipping in `optim/clipping.py`, groups in `optim/groups.py`, schedules in
+`optim/schedules.py`.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -20,9 +20,10 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import fields_of, takes
 from rnnlab.config.schema import build, find
 from rnnlab.optim.clipping import make_clipping
+from rnnlab.optim.groups import NO_GROUPS, Groups, GroupsOptions
 from rnnlab.optim.monitors import detect_spikes
 from rnnlab.optim.optimizers import OPTIMIZERS
-from rnnlab.optim.parameters import kernels, norms_of_units
+from rnnlab.optim.parameters import NO_CELLS, Cells, kernels, norms_of_units
 from rnnlab.optim.schedules import Schedule, ScheduleSpec, make_schedule
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
@@ -54,16 +55,19 @@ class OptimizerOptions:
     """The factor of the learning rate over the steps."""
     warmup_steps: NonNegativeInt = 0
     """Over so many steps the learning rate rises linearly to its full value."""
+    groups: GroupsOptions | None = None
+    """Groups of parameters with a learning rate or a weight decay of their own; None: none."""
 
 
 OptimizerSpec = Annotated[Mapping[str, Any], OPTIMIZERS, OptimizerOptions]
 
 
 def make_optimizer(
-    section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT, built: Collection[tuple] = ()
+    section: Mapping[str, Any], run_steps: int, split: SplitLeaves = UNSPLIT, cells: Cells = NO_CELLS
 ) -> optax.GradientTransformationExtraArgs:
     """The chain of a resolved section whose numbers may be traced. Its state is a dict with the names of its parts:
-    "spikes", "clipping", "noise", "rule" (the optimiser's own), "weight_decay", "learning_rate", "max_norm".
+    "spikes", "clipping", "noise", "rule" (the optimiser's own), "weight_decay", "group_decay", "learning_rate",
+    "max_norm".
 
     `update(gradients, state, params, key=key, rate_scale=scale)`: key is the step's own, for gradient noise, rate_scale
     the factor of the schedule "plateau"; without these both may be left out.
@@ -72,10 +76,11 @@ def make_optimizer(
         section: name, the fields of `OptimizerOptions`, and the optimiser's own.
         run_steps: length of the run, for schedules that span it.
         split: which parameters are this device's part.
-        built: `Network.built_parameters`.
+        cells: `Network.cells`.
 
     Raises:
-        ConfigError: parameters are split, and the optimiser needs them whole.
+        ConfigError: parameters are split, and the optimiser needs them whole; a group has a weight decay beside that of
+            an optimiser that has it for all parameters alike.
     """
     if split and section["name"] == "adafactor":
         raise ConfigError(
@@ -91,15 +96,22 @@ def make_optimizer(
         chain.append(("clipping", clipping))
     if options.gradient_noise is not None:
         chain.append(("noise", add_noise(options.gradient_noise, options.gradient_noise_decay, split)))
-    decayed = functools.partial(kernels, built=built)
-    mask = {"decayed": decayed} if takes(factory, "decayed") else {}
-    chain.append(("rule", build(OPTIMIZERS, rule, "optimizer", **mask)))
+    groups = Groups(options.groups, cells)
+    masks = takes(factory, "decayed")
+    if groups.decays and not masks and "weight_decay" in fields_of(factory):
+        raise ConfigError(
+            f"optimizer.groups: {section['name']} has a weight decay of its own, for all parameters alike; leave the "
+            "groups' weight_decay out"
+        )
+    chain.append(("rule", build(OPTIMIZERS, rule, "optimizer", **({"decayed": groups.decayed} if masks else {}))))
     if options.weight_decay is not None:
-        chain.append(("weight_decay", optax.add_decayed_weights(options.weight_decay, mask=decayed)))
+        chain.append(("weight_decay", optax.add_decayed_weights(options.weight_decay, mask=groups.decayed)))
+    if groups.decays:
+        chain.append(("group_decay", groups.add_decay()))
     schedule = make_schedule(options.schedule, options.warmup_steps, run_steps)
-    chain.append(("learning_rate", scale_by_learning_rate(options.learning_rate, schedule)))
+    chain.append(("learning_rate", scale_by_learning_rate(options.learning_rate, schedule, groups)))
     if options.max_norm is not None:
-        chain.append(("max_norm", bound_unit_norms(options.max_norm, decayed)))
+        chain.append(("max_norm", bound_unit_norms(options.max_norm, groups)))
     return optax.named_chain(*chain)
 
 
@@ -141,14 +153,27 @@ class LearningRate(NamedTuple):
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     """Updates so far."""
     rate: Float[Array, ""]
-    """That of the last update, with all factors."""
+    """That of the last update, with all factors but those of groups."""
+    of_groups: dict[str, Float[Array, ""]]
+    """That of each group of the config, by its name in metrics."""
 
 
-def scale_by_learning_rate(peak: float | jax.Array, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
-    """Updates times -peak · schedule(step), and times the extra argument `rate_scale` where one is given."""
+def scale_by_learning_rate(
+    peak: float | jax.Array, schedule: Schedule, groups: Groups = NO_GROUPS
+) -> optax.GradientTransformationExtraArgs:
+    """Updates times -peak · schedule(step), times the factor of the leaf's group, and times the extra argument
+    `rate_scale` where one is given. A leaf whose factor is 0 stays as it is, bit by bit."""
 
     def init(params: PyTree) -> PyTree:
-        return LearningRate(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+        zero = jnp.zeros((), jnp.float32)
+        return LearningRate(jnp.zeros((), jnp.int32), zero, dict.fromkeys(groups.rates(zero), zero))
+
+    def scaled(keys: tuple, u: jax.Array, rate: Float[Array, ""]) -> jax.Array:
+        if (factor := groups.factor(keys)) is None:
+            return jnp.asarray(-rate, u.dtype) * u
+        # 1 · -0 is -0, and w + -0 is w to the bit. A choice after the product would round otherwise: XLA's CPU code
+        # makes one instruction of the product and the sum that follows it.
+        return jnp.asarray(-rate * factor, u.dtype) * jnp.where(factor == 0, 1, u).astype(u.dtype)
 
     def update(
         updates: PyTree,
@@ -159,32 +184,32 @@ def scale_by_learning_rate(peak: float | jax.Array, schedule: Schedule) -> optax
         **others: Any,
     ) -> tuple[PyTree, PyTree]:
         rate = peak * schedule(state.count)
-        updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
+        updates = jax.tree_util.tree_map_with_path(lambda keys, u: scaled(keys, u, rate), updates)
         if rate_scale is not None:
             updates = jax.tree.map(lambda u: (u * rate_scale).astype(u.dtype), updates)
             rate = rate * rate_scale
         count = jnp.asarray(optax.safe_increment(state.count))
-        return updates, LearningRate(count, jnp.asarray(rate, state.rate.dtype))
+        rate = jnp.asarray(rate, state.rate.dtype)
+        return updates, LearningRate(count, rate, groups.rates(rate))
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def bound_unit_norms(
-    max_norm: float | jax.Array, bounded: Callable[[PyTree], PyTree] = kernels
-) -> optax.GradientTransformation:
+def bound_unit_norms(max_norm: float | jax.Array, groups: Groups = NO_GROUPS) -> optax.GradientTransformation:
     """Last in the chain: after the update the incoming weights of each unit of each kernel are scaled to max_norm where
-    their norm is larger (Srivastava et al., 2014, section 5.1).
+    their norm is larger (Srivastava et al., 2014, section 5.1). A group whose learning rate has the factor 0 stays.
 
     A gate's input kernel and recurrent kernel are bounded each by itself, up to rounding.
     """
 
-    def bound(path: tuple, u: jax.Array, p: jax.Array, kernel: bool) -> jax.Array:
+    def bound(keys: tuple, u: jax.Array, p: jax.Array, kernel: bool) -> jax.Array:
         if not kernel:
             return u
-        norm = norms_of_units(path, p + u)
-        return jnp.where(norm > max_norm, (p + u) * (max_norm / norm) - p, u).astype(u.dtype)
+        norm, factor = norms_of_units(keys, p + u), groups.factor(keys)
+        above = norm > max_norm if factor is None else (norm > max_norm) & (factor != 0)
+        return jnp.where(above, (p + u) * (max_norm / norm) - p, u).astype(u.dtype)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        return jax.tree_util.tree_map_with_path(bound, updates, params, bounded(params)), state
+        return jax.tree_util.tree_map_with_path(bound, updates, params, kernels(params, groups.cells)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -7,8 +7,7 @@ fields in a config, `strength` first. Their table is in `optim/penalties.py`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.cells import BaseCell
 from rnnlab.config.bounds import NonNegative, Traced
 from rnnlab.config.schema import as_options
 from rnnlab.engine.contract import RecurrentCell
@@ -25,13 +23,15 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, carries_before, inside, of_runs, one_step
 from rnnlab.ops.random_streams import Training
 from rnnlab.ops.safe_norms import row_norms, scale_for
+from rnnlab.optim.parameters import NO_CELLS, Cells, Group, group_of, is_built_upon, path_of
 from rnnlab.tasks import Batch
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Parts, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupStrengths:
-    """The strength λ for each group of weights; which weights belong to which is said by `group_of`."""
+    """The strength λ for each group of weights, which `optim/parameters.py` says; the group "other" is never
+    penalised."""
 
     input: Traced[NonNegative] | None = None
     """λ of every other kernel: of the cells' inputs, of projections."""
@@ -53,48 +53,24 @@ class Weights(NamedTuple):
 
     params: PyTree
     """Nested dicts of arrays, the parameters of a `Network`."""
-    cells: Mapping[tuple[str | int, ...], BaseCell] = MappingProxyType({})
+    cells: Cells = NO_CELLS
     """`Network.cells` with these parameters."""
 
-    def grouped(self) -> Iterator[tuple[str | None, Array]]:
+    def grouped(self) -> Iterator[tuple[Group, Array]]:
         """(group, weights) of every parameter, in float32 at least; in the place of those that a cell makes its
         recurrent matrices of, these matrices."""
         for keys, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            path = tuple(key.key for key in keys)
-            cell = self.cells.get(path[:-1])
-            if cell is None or not cell.builds_recurrent_matrix or path[-1] not in cell.recurrent_parameters:
-                yield group_of(path, cell), _wide(leaf)
+            path = path_of(keys)
+            if not is_built_upon(path, self.cells):
+                yield group_of(path, self.cells), _wide(leaf)
         for cell in self.cells.values():
             if cell.builds_recurrent_matrix:
-                yield from (("recurrent", _wide(block)) for block in cell.recurrent_matrices().values())
+                for block in cell.recurrent_matrices().values():
+                    yield "recurrent", _wide(block)
 
 
 def _wide(a: Array) -> Array:
     return a.astype(jnp.promote_types(a.dtype, jnp.float32))
-
-
-def group_of(path: tuple[str | int, ...], cell: BaseCell | None = None) -> str | None:
-    """The group that a parameter belongs to, by its path in the network: ("layers", 0, "cells", 1, "bias"), and by the
-    cell that has it, if one has.
-
-    bias       every bias, those of the readout and of normalisation included
-    readout    every kernel of the readout and of the attention before it
-    embedding  the table of vectors
-    recurrent  what meets the state within a cell: recurrent kernels, and peepholes, which are diagonal ones
-    input      every other kernel: of the cells' inputs, of the input projection, of projections between layers
-
-    What is none of these (initial carries, gains of normalisation) is never penalised: None.
-    """
-    name = str(path[-1])
-    if name.endswith("bias"):
-        return "bias"
-    if path[0] == "embedding":
-        return "embedding"
-    if not name.endswith("kernel"):
-        return None
-    if path[0] in ("readout", "attention"):
-        return "readout"
-    return "recurrent" if cell is not None and name in cell.recurrent_parameters else "input"
 
 
 def l1(weights: Weights, strength: GroupStrengths) -> Float[Array, ""]:
@@ -113,7 +89,7 @@ def _over_groups(
 ) -> Float[Array, ""]:
     strengths, total = as_options(GroupStrengths, strength), jnp.zeros(())
     for group, values in weights.grouped():
-        if group is not None and (strength_of_group := getattr(strengths, group)) is not None:
+        if (strength_of_group := getattr(strengths, group, None)) is not None:  # The group "other" has none.
             total += strength_of_group * charge(values)
     return total
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -30,14 +31,16 @@ _SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
 
 def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None) -> Path:
     """WORKDIR/plots/learning_curve.png: the loss, every metric of the task, the gradient norm before clipping, and the
-    learning rate of the logged steps.
+    learning rates of the logged steps.
 
     baselines: the loss on each split of an answer that ignores the input; drawn for the splits that are shown.
     """
     lines = read_metrics(workdir)
     losses = [line for line in lines if line["split"] in _SPLITS]
     skip = {"step", "split", "seconds", "loss", "grad_norm", "largest_grad_norm", "clipped", "learning_rate"}
-    names = sorted({name for line in losses for name in line} - skip)
+    names = {name for line in losses for name in line} - skip
+    of_groups = sorted(name for name in names if name.startswith(_RATE_OF))
+    names = sorted(names.difference(of_groups))
     panels = ["loss", *names, "grad_norm"]
     gradient = len(names) + 1
     if any("learning_rate" in line for line in losses):  # Earlier versions did not write it.
@@ -45,7 +48,7 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
     figure, axes = make_axes(len(panels))
     for axis, name in zip(axes, panels, strict=True):
         for split, colour in _SPLITS.items():
-            points = [(line["step"], float(line[name])) for line in losses if line["split"] == split and name in line]
+            points = _points(losses, split, name)
             if not points:
                 continue
             few = len(points) < (60 if split != "train" else 4)  # A line through a single point is not seen.
@@ -54,6 +57,8 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
             axis.plot([step for step, _ in points], values, color=colour, label=split, linewidth=1.6, **style)
         axis.set_xlabel("training step")
         axis.set_title(name.replace("_", " "))
+    if of_groups:
+        _draw_rates(axes[-1], {name.removeprefix(_RATE_OF): _points(losses, "train", name) for name in of_groups})
     _draw_baselines(axes[0], {s: v for s, v in (baselines or {}).items() if any(each["split"] == s for each in losses)})
     for axis in (axes[0], *axes[gradient:]):
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
@@ -65,6 +70,24 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
     axes[0].legend(frameon=False, fontsize=8)
     axes[gradient].set_title("gradient norm before clipping, mean")
     return save(figure, Workdir(workdir).figure("learning_curve"))
+
+
+_RATE_OF = "learning_rate/"
+"""What stands before a group's name in the name of its learning rate."""
+
+
+def _points(lines: Iterable[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of the lines of a split that have this name."""
+    return [(line["step"], float(line[name])) for line in lines if line["split"] == split and name in line]
+
+
+def _draw_rates(axis: Axes, of_groups: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """The learning rate of each group of parameters beside the optimizer's, which is drawn already."""
+    axis.lines[0].set_label("optimizer")
+    for number, (group, points) in enumerate(of_groups.items()):
+        steps, rates = zip(*points, strict=True)
+        axis.plot(steps, rates, color=COLOURS[number % len(COLOURS)], label=group, linewidth=1.2, linestyle="--")
+    axis.legend(frameon=False, fontsize=8)
 
 
 def _draw_baselines(axis: Axes, baselines: Mapping[Split, float]) -> None:

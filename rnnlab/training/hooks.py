@@ -64,9 +64,9 @@ def record(session: Session) -> None:
 
 
 def log(session: Session) -> None:
-    """The means since the last time, and the learning rate."""
+    """The means since the last time, and the learning rates."""
     run, host, state = session.run, session.host, session.state
-    host.train = run.described(run.label | logged(state.sums, state.learning_rate))
+    host.train = run.described(run.label | logged(state.sums, state.learning_rates))
     session.writer.write(session.step, "train", host.train, host.clock.seconds())
     session.progress.log(session.step, host.train)
 

@@ -73,9 +73,10 @@ class TrainState:
         return self.optimizer.get("clipping")
 
     @property
-    def learning_rate(self) -> Float[Array, ""]:
-        """That of the last update; 0 before the first."""
-        return self.optimizer["learning_rate"].rate
+    def learning_rates(self) -> dict[str, Float[Array, ""]]:
+        """Those of the last update by their names in metrics, the optimizer's and those of its groups; 0 before the
+        first."""
+        return {"learning_rate": self.optimizer["learning_rate"].rate, **self.optimizer["learning_rate"].of_groups}
 
 
 def means(sums: Mapping[str, Any]) -> dict[str, float]:
@@ -85,6 +86,6 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
     return since_log(others, count) | {"largest_grad_norm": largest}
 
 
-def logged(sums: Mapping[str, Any], learning_rate: Any) -> dict[str, float]:
-    """`means`, and the learning rate of the last step, to the digits that a float32 has."""
-    return means(sums) | {"learning_rate": float(f"{float(learning_rate):.7g}")}
+def logged(sums: Mapping[str, Any], learning_rates: Mapping[str, Any]) -> dict[str, float]:
+    """`means`, and the learning rates of the last step, to the digits that a float32 has."""
+    return means(sums) | {name: float(f"{float(rate):.7g}") for name, rate in learning_rates.items()}

@@ -20,6 +20,7 @@ from rnnlab.ops.random_streams import stream
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.chain import make_optimizer, waits_for_plateau
 from rnnlab.optim.clipping import make_clipping
+from rnnlab.optim.groups import Groups
 from rnnlab.optim.penalties import Term, terms
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT
 from rnnlab.records.run_config import traced_numbers
@@ -71,7 +72,8 @@ class Structure:
         self.graphdef = nnx.graphdef(network)
         """The graphdef of the network with all its parameters whole."""
         self.backend, self.compute = network.layers[0].backend, network.readout.compute
-        self.built_parameters = network.built_parameters()
+        self._cells = network.cells()
+        Groups(optimizer.get("groups"), self._cells).check(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
         self.word_leaves = network.word_leaves()
         """The parameters that devices may share."""
         self.split = UNSPLIT
@@ -120,7 +122,7 @@ class Structure:
     def optimizer(self, numbers: Numbers) -> optax.GradientTransformationExtraArgs:
         """The whole chain; see `optim.chain.make_optimizer`."""
         section = self._section("optimizer", numbers)
-        return make_optimizer(section, self.run_steps, self.split, self.built_parameters)
+        return make_optimizer(section, self.run_steps, self.split, self._cells)
 
     def clipping(self, numbers: Numbers) -> optax.GradientTransformation | None:
         """The part of the chain that clips; None where nothing does."""

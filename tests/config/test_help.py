@@ -87,6 +87,7 @@ LINES = [
     "  --config.averaging=None\n      a section: decay, start; default None. A running mean of the parameters, ",
     "  --config.model.dropout.state=None\n      a float at least 0 and below 1 or None; default None. Units of ",
     "  --config.penalties.l2=None\n      a section: input, recurrent, readout, embedding, bias; default None. Σ_g λ_g ",
+    "  --config.optimizer.groups=None\n      a section: input, recurrent, readout, embedding, bias, other; default ",
     "\nmodel.cell.activation:",
 ]
 

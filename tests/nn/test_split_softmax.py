@@ -81,8 +81,18 @@ RUNS: dict[str, dict[str, Any]] = {
         "softmax": {"projection": 3, "chunk": 2},
         "dropout": {"embedding": 0.3},
     },
-    "adamw, noise, max_norm": {
-        "optimizer": {"name": "adamw", "learning_rate": 0.05, "gradient_noise": 0.1, "max_norm": 0.8},
+    "adamw, noise, max_norm, groups": {
+        "optimizer": {
+            "name": "adamw",
+            "learning_rate": 0.05,
+            "gradient_noise": 0.1,
+            "max_norm": 0.8,
+            "groups": {
+                "embedding": {"learning_rate_factor": 0.5, "weight_decay": 0.1},
+                "readout": {"learning_rate_factor": 2.0},
+                "bias": {"learning_rate_factor": 0.3, "weight_decay": 0.2},
+            },
+        },
     },
     "adagrad, clip_norm, tied, samples, dropout": {
         "optimizer": {"name": "adagrad", "learning_rate": 0.1, "clip_norm": 0.3},

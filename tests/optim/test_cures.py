@@ -64,6 +64,11 @@ CURES: dict[str, dict[str, Any]] = {
     "weight decay": {"optimizer.weight_decay": 0.1},
     "max-norm": {"optimizer.max_norm": 0.6},
     "warm-up": {"optimizer.warmup_steps": 3},
+    "groups": {
+        "optimizer.groups.recurrent.learning_rate_factor": 0.3,
+        "optimizer.groups.recurrent.weight_decay": 0.2,
+        "optimizer.groups.bias.learning_rate_factor": 2.0,
+    },
     "linear": {"optimizer.schedule": {"name": "linear", "final": 0.1}},
     "polynomial": {"optimizer.schedule": {"name": "polynomial", "power": 2.0, "final": 0.1}},
     "cosine": {"optimizer.schedule": {"name": "cosine", "final": 0.1}},

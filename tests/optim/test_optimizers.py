@@ -658,7 +658,7 @@ def test_decay_and_max_norm_leave_what_a_recurrent_matrix_is_made_of(cell: Any, 
     network.layers[0].cells[0] = cell(2, 3, rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     whole = resolve_config(SMALL_RUN | {"optimizer": section | {"learning_rate": 0.1}})["optimizer"]
-    optimizer = make_optimizer(whole, 10, built=network.built_parameters())
+    optimizer = make_optimizer(whole, 10, cells=network.cells())
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = jax.jit(lambda params: optimizer.update(zeros, optimizer.init(params), params))(params)
     updates = updates["layers"][0]["cells"][0]

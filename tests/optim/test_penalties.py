@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab.cells import LSTM, Vanilla
+from rnnlab.cells import Vanilla
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.schema import resolve
@@ -20,12 +20,12 @@ from rnnlab.engine import make_taps, unroll
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import carries_of
 from rnnlab.optim import penalties
+from rnnlab.optim.parameters import group_of
 from rnnlab.optim.penalties import PENALTIES, PenaltyOptions
 from rnnlab.optim.terms import (
     Weights,
     activation_penalty,
     gradient_norm_penalty,
-    group_of,
     temporal_activation_penalty,
 )
 from rnnlab.records.metrics import read_metrics
@@ -159,7 +159,7 @@ def by_path(tree: Any) -> dict[tuple[str | int, ...], Any]:
 def test_every_parameter_of_a_network_has_its_group() -> None:
     graphdef, _, rest = split_network()
     owners = nnx.merge(graphdef, shapes(), rest).cells()
-    found = {".".join(map(str, path)): group_of(path, owners.get(path[:-1])) for path in by_path(shapes())}
+    found = {".".join(map(str, path)): group_of(path, owners) for path in by_path(shapes())}
     cells = [f"layers.{layer}.cells.{direction}." for layer in (0, 1) for direction in (0, 1)]
     expected = {
         "embedding": "embedding",
@@ -171,7 +171,7 @@ def test_every_parameter_of_a_network_has_its_group() -> None:
     for cell in cells:
         expected |= {cell + "input_kernel": "input", cell + "recurrent_kernel": "recurrent", cell + "bias": "bias"}
         expected |= {cell + "peephole_kernel": "recurrent"}
-        expected |= {cell.replace("cells", "carries") + part: None for part in "01"}
+        expected |= {cell.replace("cells", "carries") + part: "other" for part in "01"}
     assert found == expected
 
 
@@ -183,9 +183,9 @@ def test_every_parameter_of_a_network_has_its_group() -> None:
         (("projections", 1, "bias"), "bias"),
         (("highway_gates", 0, "kernel"), "input"),
         (("attention", "query_kernel"), "readout"),
-        (("norms", 0, "gain"), None),
+        (("norms", 0, "gain"), "other"),
         (("norms", 0, "bias"), "bias"),
-        (("layers", 0, "gains", 1, "recurrent_gain"), None),
+        (("layers", 0, "gains", 1, "recurrent_gain"), "other"),
     ],
 )
 def test_a_parameter_s_group_is_said_by_its_path(path: tuple[str | int, ...], group: str | None) -> None:
@@ -209,7 +209,8 @@ def test_norm_of_a_group_and_its_gradient_are_the_closed_form_and_touch_nothing_
         section = options(**{norm: {group: 0.3}})
         found, gradients = jax.jit(jax.value_and_grad(lambda params: weight_penalty(params, section)))(params)
         leaves = {path: np.asarray(leaf) for path, leaf in by_path(params).items()}
-        own = {path for path in leaves if group_of(path, LSTM if path[0] == "layers" else None) == group}
+        owners = nnx.merge(*split_network()).cells()
+        own = {path for path in leaves if group_of(path, owners) == group}
         assert len(own) >= 1
         np.testing.assert_allclose(found, 0.3 * sum(value(leaves[path]) for path in own), rtol=1e-14)
         for path, gradient in by_path(gradients).items():

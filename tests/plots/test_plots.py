@@ -225,6 +225,22 @@ def test_learning_curve_shows_the_learning_rate_where_a_run_has_it(
         plt.close(figure)
 
 
+def test_learning_curve_shows_the_rates_of_groups_beside_the_optimizers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(runs, "save", lambda figure, path: figures.append(figure))
+    rates = {"learning_rate": 0.1, "learning_rate/recurrent": 0.01, "learning_rate/bias": 0.2}
+    rows = [{"step": step, "split": "train", "loss": 5.0, "grad_norm": 1.0} | rates for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plots.learning_curve(tmp_path)
+    assert [axis.get_title() for axis in figures[0].axes][-1] == "learning rate"
+    drawn = {line.get_label(): list(line.get_ydata()) for line in figures[0].axes[-1].lines}
+    assert drawn == {"optimizer": [0.1, 0.1], "bias": [0.2, 0.2], "recurrent": [0.01, 0.01]}
+    assert len(figures[0].axes) == 3
+    plt.close(figures[0])
+
+
 def test_runs_are_compared_by_their_last_layer_forwards() -> None:
     names = ["layer 1/h", "layer 1 reverse/h", "layer 2/h", "layer 2 reverse/h"]
     assert runs.last_forward(names) == "layer 2/h"

@@ -59,9 +59,8 @@ def double(state: TrainState) -> TrainState:
     return jax.tree.map(floats, state)
 
 
-def compare(cell: str, tolerance: float) -> None:
-    """Three replicas at step 100 against three runs, each alone on two devices."""
-    configs = [config(cell, *each) for each in NUMBERS]
+def compare(configs: list[dict], tolerance: float) -> TrainState:
+    """Three replicas at step 100 against three runs, each alone on two devices. Returns the replicas."""
     programs, states = together(configs)
     states = jax.device_put(double(states), programs.split)
     states = programs._train(states, programs._placed([STEPS] * 4, np.int32), programs.run.data, programs.rows)
@@ -77,6 +76,11 @@ def compare(cell: str, tolerance: float) -> None:
         for part in ("params", "optimizer", "sums"):
             assert_close(getattr(at(states, n), part), getattr(state, part), tolerance)
         assert int(at(states, n).clipped.total) == int(state.clipped.total)
+    return states
+
+
+def of_cell(cell: str) -> list[dict]:
+    return [config(cell, *each) for each in NUMBERS]
 
 
 EVERY_CELL = ["irnn" if cell == "irnn" else in_tier(cell, costly=True) for cell in CELLS]
@@ -84,13 +88,25 @@ EVERY_CELL = ["irnn" if cell == "irnn" else in_tier(cell, costly=True) for cell 
 
 @pytest.mark.parametrize("cell", EVERY_CELL)
 def test_replica_equals_the_run_alone_at_step_100(cell):
-    compare(cell, 2e-4)
+    compare(of_cell(cell), 2e-4)
 
 
 @pytest.mark.parametrize("cell", in_tiers(CELLS, costly=True))
 def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
     with float64():
-        compare(cell, 1e-10)
+        compare(of_cell(cell), 1e-10)
+
+
+@pytest.mark.slow
+def test_replicas_have_factors_of_their_own_for_a_group_of_parameters():
+    factors = (0.0, 0.1, 2.0)
+    configs = [config("irnn", groups={"recurrent": {"learning_rate_factor": factor}}) for factor in factors]
+    states = compare(configs, 2e-4)
+    kernel = states.params["layers"][0]["cells"][0]["recurrent_kernel"]
+    np.testing.assert_array_equal(kernel[0], np.eye(4))
+    rates = states.learning_rates
+    np.testing.assert_allclose(rates["learning_rate/recurrent"][:3], 1e-2 * np.float32(factors))
+    np.testing.assert_allclose(rates["learning_rate"], 1e-2)
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ NUMBERS = {
     "optimizer.clip_norm": [1.0, 2.0],
     "optimizer.weight_decay": [0.0, 0.1],
     "optimizer.schedule.final": [0.0, 0.5],
+    "optimizer.groups.recurrent.learning_rate_factor": [0.0, 0.1],
+    "optimizer.groups.bias.weight_decay": [0.0, 0.1],
     "model.cell.forget_bias": [1.0, 4.0],
     "model.dropout.output": [0.0, 0.5],
     "model.cell.recurrent_init.gain": [0.9, 1.0],
@@ -46,6 +48,7 @@ CHOICES = {
     "model.cell.features": [8, 9],
     "model.cell.recurrent_init": ["identity", "orthogonal"],
     "optimizer.clip_norm": [None, 1.0],  # Whether there is a clip is structure, its number is not.
+    "optimizer.groups.recurrent.weight_decay": [None, 0.1],
     "optimizer.warmup_steps": [0, 5],
     "optimizer": ["adam", "sgd"],
     "task.length": [6, 7],

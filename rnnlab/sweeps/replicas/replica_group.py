@@ -187,10 +187,10 @@ class ReplicaGroup:
             return
         memory = running[0][1].memory
         if memory.logs(step):
-            sums, rates = jax.device_get((self.state.sums, self.state.learning_rate))
+            sums, rates = jax.device_get((self.state.sums, self.state.learning_rates))
             for slot, member in running:
-                member_sums = {name: values[slot] for name, values in sums.items()}
-                member.memory.train = self.run.described(logged(member_sums, rates[slot]))
+                of_member = [{name: values[slot] for name, values in each.items()} for each in (sums, rates)]
+                member.memory.train = self.run.described(logged(*of_member))
                 self._write(member, step, "train", member.memory.train)
         if not memory.evaluates(step):
             return
