@@ -3,12 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from rnnlab.cells.additive import ATR, RAN
 from rnnlab.cells.base import BaseCell, Cell
+from rnnlab.cells.bistable import BRC, NBRC
 from rnnlab.cells.gru import GRU, ResetBeforeGRU
 from rnnlab.cells.independent import IndRNN
 from rnnlab.cells.lstm import LSTM
+from rnnlab.cells.minion import MiRU1, MiRU2
+from rnnlab.cells.mutated import MUT1, MUT2, MUT3
+from rnnlab.cells.nas import NAS
 from rnnlab.cells.oscillators import CoRNN, UnICORNN
+from rnnlab.cells.residual_lstm import ResidualLSTM
+from rnnlab.cells.scrn import SCRN
+from rnnlab.cells.simple_gated import DSGU, SGRN, SGU, LightRU
 from rnnlab.cells.slstm import SLSTM
+from rnnlab.cells.strongly_typed import TGRU, TLSTM, TRNN
+from rnnlab.cells.update_gate import UGRNN, IntersectionRNN
 from rnnlab.cells.vanilla import Vanilla, irnn
 from rnnlab.config.outside import Table
 
@@ -23,6 +33,27 @@ CELLS: Table[Callable[..., BaseCell]] = Table(
         "cornn": CoRNN,
         "unicornn": UnICORNN,
         "slstm": SLSTM,
+        "residual_lstm": ResidualLSTM,
+        "nas": NAS,
+        "ran": RAN,
+        "atr": ATR,
+        "ugrnn": UGRNN,
+        "intersection_rnn": IntersectionRNN,
+        "mut1": MUT1,
+        "mut2": MUT2,
+        "mut3": MUT3,
+        "brc": BRC,
+        "nbrc": NBRC,
+        "sgu": SGU,
+        "dsgu": DSGU,
+        "sgrn": SGRN,
+        "lightru": LightRU,
+        "miru1": MiRU1,
+        "miru2": MiRU2,
+        "scrn": SCRN,
+        "trnn": TRNN,
+        "tgru": TGRU,
+        "tlstm": TLSTM,
     },
     "a rnnlab.BaseCell",
     lambda cell: isinstance(cell, BaseCell),
