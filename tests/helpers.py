@@ -156,6 +156,16 @@ def random_like(tree: Any, seed: int) -> Any:
     return jax.tree.map(lambda a: as_array(rng.standard_normal(a.shape), a.dtype), tree)
 
 
+def random_carry(cell: Any, batch: int, dtype: Any, seed: int) -> tuple[jax.Array, ...]:
+    """A carry of standard normal numbers; the steps so far, where a cell counts them, go on from 0, 1, 2 and so on."""
+    carry = random_like(cell.initial_carry(batch, dtype), seed)
+    names = getattr(cell, "carry_names", ())
+    if "steps" not in names:
+        return carry
+    count = as_array(np.arange(batch, dtype=float)[:, None])
+    return tuple(count if name == "steps" else a for name, a in zip(names, carry, strict=True))
+
+
 def slow_tests(*cases: Any) -> list[Any]:
     """Cases of a test that go with the slow ones: more of a kind that a default test shows already."""
     return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in cases]

@@ -8,7 +8,9 @@ from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.bistable import BRC, NBRC
 from rnnlab.cells.gru import GRU, ResetBeforeGRU
 from rnnlab.cells.independent import IndRNN
+from rnnlab.cells.linear import LRU, QRNN, SRU, MinGRU, MinLSTM
 from rnnlab.cells.lstm import LSTM
+from rnnlab.cells.memory import LMU, Clockwork, HiPPOLegS
 from rnnlab.cells.minion import MiRU1, MiRU2
 from rnnlab.cells.mutated import MUT1, MUT2, MUT3
 from rnnlab.cells.nas import NAS
@@ -54,6 +56,16 @@ CELLS: Table[Callable[..., BaseCell]] = Table(
         "trnn": TRNN,
         "tgru": TGRU,
         "tlstm": TLSTM,
+        # Linear in the state, or nearly so.
+        "mingru": MinGRU,
+        "minlstm": MinLSTM,
+        "lru": LRU,
+        "qrnn": QRNN,
+        "sru": SRU,
+        # Memories of time.
+        "lmu": LMU,
+        "hippo_legs": HiPPOLegS,
+        "clockwork": Clockwork,
     },
     "a rnnlab.BaseCell",
     lambda cell: isinstance(cell, BaseCell),

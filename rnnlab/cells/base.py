@@ -25,7 +25,7 @@ from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import is_traced
 from rnnlab.config.schema import check_count
-from rnnlab.engine import Matrix, Multiply
+from rnnlab.engine import Linear, Matrix, Multiply
 from rnnlab.ops.activations import PerUnit
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.ops.linear import ComputeType, affine
@@ -108,6 +108,8 @@ class BaseCell(WithOptions, nnx.Module):
     """The effect of `chrono` on every gate: 1 where it keeps the state, -1 where it writes to it, else 0."""
     recurrent_parameters: ClassVar[tuple[str, ...]] = ("recurrent_kernel",)
     """The names of the parameters that what meets the state is made of."""
+    linear: ClassVar[Linear | None] = None
+    """Where the cell is linear in its state; the backend `scan` takes such a one."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     output_map: Callable[[jax.Array, jax.Array], jax.Array] | None = dataclasses.field(default=None, init=False)

@@ -35,6 +35,7 @@ class Around(nnx.Module):
         self.cell, self.candidate, self.zoneout = cell, candidate, zoneout
         self.compute: ComputeType = cell.compute
         self.in_features = cell.in_features
+        self.linear = None if zoneout else cell.linear
 
     def project(self, x: jax.Array) -> jax.Array:
         return self.cell.project(x)

@@ -65,6 +65,8 @@ Decay = Annotated[float, Bound(0, 1, high_excluded=True)]
 """The decay rate of a running mean: at least 0 and below 1."""
 Rate = Annotated[float, Bound(0, 1, high_excluded=True)]
 """A share of what is dropped: at least 0 and below 1."""
+Share = Annotated[float, Bound(0, 1)]
+"""A part of a whole, or a size within it: from 0 to 1."""
 LARGEST_INT = 2**31 - 1
 """The largest that an int32 array holds: steps, sizes and seeds become such arrays."""
 SMALLEST_FLOAT, LARGEST_FLOAT = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))

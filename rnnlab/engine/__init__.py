@@ -5,6 +5,7 @@ from rnnlab.engine.checks import check_lengths, check_range, check_resets
 from rnnlab.engine.contract import (
     Backend,
     Cotangent,
+    Linear,
     Matrix,
     Multiply,
     RecurrentCell,
@@ -19,6 +20,7 @@ from rnnlab.engine.unrolling import default_chunk, resolve_backend, unroll
 __all__ = [
     "Backend",
     "Cotangent",
+    "Linear",
     "Matrix",
     "Multiply",
     "RecurrentCell",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal as LiteralValue
 
 from rnnlab.engine.contract import Matrix, Product, noting
@@ -89,7 +90,7 @@ class Step(NamedTuple):
 
     def constants(self, params: PyTree) -> list[Any]:
         """Those that `Held` counts."""
-        return [*self.consts, *jax.tree.leaves(params), *self.trace.literals]
+        return list(map(jnp.asarray, (*self.consts, *jax.tree.leaves(params), *self.trace.literals)))
 
 
 def trace_step(

@@ -14,7 +14,7 @@ from rnnlab.ops.linear import ComputeType, matmul
 from rnnlab.ops.safe_norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
 
-Backend = Literal["auto", "fused", "reference"]
+Backend = Literal["auto", "fused", "reference", "scan"]
 Store = Literal["auto", "gates", "carries", "ends"]
 """How much the fused backend keeps of every step for the backward pass; see `unroll`."""
 
@@ -55,11 +55,22 @@ class Matrix:
         return self.kernel.shape[0] if self.kernel.ndim == 3 else 1
 
 
+class Linear(NamedTuple):
+    """Where a cell is linear in its state: which element of the carry is A_t times its old value plus b_t, both of the
+    inputs, and of those elements of the carry that are themselves of the inputs alone."""
+
+    element: int
+    parts: int = 1
+    """Into how many parts of one width it is cut. A_t maps the parts of a unit to each other, and no unit to another:
+    of one part it is diagonal, of two it may turn (real, imaginary)."""
+
+
 @runtime_checkable
 class RecurrentCell(Protocol):
     """A cell as the engine needs it. `rnnlab.cells.BaseCell` is the base class that provides most of it.
 
-    A cell whose rows see each other has `mixes_rows` = True; the reference backend alone runs it.
+    A cell whose rows see each other has `mixes_rows` = True; the reference backend alone runs it. One that is linear in
+    its state has `linear`, a `Linear`; the scan backend runs it, too.
     """
 
     compute: ComputeType

@@ -1,9 +1,10 @@
 """The engine: the only loops over time in the project, derived from a cell's few pieces.
 
 A cell says what happens at one step (`project`, `matrices`, `step`: `contract.py`); here that becomes a
-sequence. Two backends give the same numbers:
+sequence. Three backends give the same numbers:
     reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
     fused      a custom VJP whose backward loop holds only what is sequential
+    scan       all steps at once, in log₂ T rounds, for cells that are linear in their state
 Not here: parameters and equations (`cells/`), stacking and directions (`nn/network.py`).
 """
 
@@ -31,6 +32,7 @@ from rnnlab.engine.fused import fused
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.engine.resets import restarting
+from rnnlab.engine.scan import linear_of, scanned
 from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Shaped
 
@@ -64,7 +66,8 @@ def unroll(
             longest row, so that a batch costs what its longest row does.
         reverse: from the last valid step of each row to the first; output t still belongs to input t.
         initial_carry: a tuple of [B, H] arrays; the cell's zeros if not given. Gradients reach it.
-        backend: "reference", "fused", or "auto": fused where the cell allows it.
+        backend: "reference", "fused", "scan" (of cells that are linear in their state), or "auto": fused where the cell
+            allows it.
         chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
             It need not divide T.
         unroll_steps: steps per iteration of the compiled loop.
@@ -82,7 +85,7 @@ def unroll(
             meets a matrix of the state; it gets no gradient.
         cotangent: what is done to the gradient at every step of the backward pass.
         taps: zeros made by `make_taps`, to be differentiated with respect to.
-        carries: reference only: a list that gets each element of the carry after every step [T, B, H].
+        carries: reference and scan only: a list that gets each element of the carry after every step [T, B, H].
 
     Returns:
         h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
@@ -90,7 +93,8 @@ def unroll(
     Raises:
         TypeError: the cell is none, but a name, a class or a cell of another library.
         ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" for a cell whose rows see each
-            other, a state_mask for one whose state meets no matrix, or `carries` of the fused backend.
+            other, backend="scan" for one that is not linear in its state or with a cotangent, a state_mask for one
+            whose state meets no matrix, or `carries` of the fused backend.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
@@ -115,7 +119,10 @@ def unroll(
     cell, noise = restarting(cell, noise, resets, reverse, reset_carry)
     backend = resolve_backend(cell, backend)
     if backend == "fused" and carries is not None:
-        raise ValueError("the fused backend does not keep all carries; carries needs backend='reference'")
+        raise ValueError("the fused backend does not keep all carries; carries needs backend='reference' or 'scan'")
+
+    if backend == "scan" and cotangent is not None:
+        raise ValueError("backend='scan' has no steps to change the cotangent at; use 'fused', 'reference' or 'auto'")
 
     switches = _Switches(backend, reverse, chunk, unroll_steps, store)
     arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
@@ -150,7 +157,7 @@ def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple
 
     count = len(jax.eval_shape(lambda: cell.initial_carry(1, jnp.float32)))
     over_time, at_end = PartitionSpec(None, rows, None), PartitionSpec(rows, None)
-    every = (over_time,) * (count if switches.backend == "reference" else 0)
+    every = (over_time,) * (0 if switches.backend == "fused" else count)
     places = (over_time, (at_end,) * count, every)
     return on_explicit_mesh(mesh, run, places, state, *arguments)
 
@@ -183,6 +190,9 @@ def _run(
     if backend == "reference":
         every, last = reference(cell, carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
         h = every[0]
+    elif backend == "scan":
+        every, last = scanned(cell, carry, x, mask, noise, state_mask, taps, reverse)
+        h = every[0]
     else:
         graphdef, params = nnx.split(cell)
         matrices = dict(cell.matrices())
@@ -211,8 +221,11 @@ def _run(
 def resolve_backend(cell: RecurrentCell, backend: Backend) -> Backend:
     """The backend that `unroll` will use: "auto" is fused but for a cell whose rows see each other."""
     check_cell(cell)
-    if backend not in ("auto", "fused", "reference"):
-        raise ValueError(f"unknown backend {backend!r}; known: auto, fused, reference")
+    if backend not in get_args(Backend):
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(get_args(Backend))}")
+    if backend == "scan":
+        linear_of(cell)
+        return backend
     if not isinstance(cell, nnx.Module):
         if backend == "fused":
             raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the fused backend needs; use 'auto'")

@@ -73,6 +73,8 @@ class RecurrentLayer(nnx.Module):
         self.cotangent = Rates(**set_cotangent) if set_cotangent else None
         self.rates = Rates(**{name: getattr(dropout, name) for name in _INSIDE})
         kind = type(first).__name__
+        if recurrence.backend == "scan":
+            _check_scan(self)
         for rate in ("state", "recurrent_kernel"):
             if rate in self.rates and not any(matrix.of_state for matrix in jax.eval_shape(first.matrices).values()):
                 raise ConfigError(f"model.dropout.{rate}: {kind} has no recurrent matrix to apply it to; use gru")
@@ -254,6 +256,18 @@ def _put_out(
         return y, y[0] if reverse else y[-1]
     y = jnp.where((jnp.arange(x.shape[0])[:, None] < lengths)[:, :, None], y, 0)
     return y, y[0] if reverse else last_valid(y, lengths)
+
+
+def _check_scan(layer: RecurrentLayer) -> None:
+    """Raises a ConfigError for what acts between the steps of a layer, where the backend scan has no place for it."""
+    between = [f"dropout.{name}" for name in ("zoneout", "zoneout_cell") if name in layer.rates]
+    if layer.cotangent is not None or layer.cut_every is not None:
+        between.append("cotangent")
+    if between:
+        raise ConfigError(
+            f"model.{between[0]}: acts between steps, and model.recurrence.backend='scan' runs all steps at once; "
+            "use auto"
+        )
 
 
 def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:

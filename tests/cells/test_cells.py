@@ -30,6 +30,7 @@ from tests.helpers import (
     in_double,
     make_cell,
     random_array,
+    random_carry,
     random_cell,
     random_like,
     with_bad_padding,
@@ -81,7 +82,7 @@ def problem(variant: str, lengths: bool, seed: int = 0) -> tuple[nnx.GraphDef, t
     graphdef, state = random_cell(variant, seed)
     cell = nnx.merge(graphdef, state)
     x = random_array(seed + 1, T, B, D)
-    carry = random_like(cell.initial_carry(B, x.dtype), seed + 2)
+    carry = random_carry(cell, B, x.dtype, seed + 2)
     taps = make_taps(cell, x)
     if not lengths:
         return graphdef, (state, x, carry, taps), None

@@ -14,7 +14,7 @@ from rnnlab.cells import LSTM, BaseCell
 from rnnlab.cells.wrappers import ModifiedCell
 from rnnlab.engine import Matrix, make_taps, products_of, unroll
 from rnnlab.ops.activations import sigmoid
-from tests.helpers import assert_close, dot, float64, loop, random_array, random_like, with_bad_padding
+from tests.helpers import assert_close, dot, float64, loop, random_array, random_carry, random_like, with_bad_padding
 
 T, B, D, H = 5, 3, 2, 4
 LENGTHS = [5, 0, 3]
@@ -154,7 +154,7 @@ def point(kind: type[BaseCell]) -> tuple[nnx.GraphDef, Any, Any]:
     state = jax.tree.map(lambda a: jnp.asarray(0.7 * a, float), random_like(state, 0))
     x = random_array(1, T, B, D)
     cell = nnx.merge(graphdef, state)
-    carry = random_like(cell.initial_carry(B, x.dtype), 2)
+    carry = random_carry(cell, B, x.dtype, 2)
     return graphdef, x, (state, carry, jax.tree.map(lambda a: a.astype(float), make_taps(cell, x)))
 
 

@@ -22,6 +22,7 @@ from tests.helpers import (
     float64,
     make_cell,
     random_array,
+    random_carry,
     random_cell,
     random_like,
     slow_tests,
@@ -62,7 +63,7 @@ def point(graphdef: nnx.GraphDef, state: nnx.State, batch: int = B) -> tuple[Any
     """(parameters, x, initial carry, taps)."""
     cell = nnx.merge(graphdef, state)
     x = random_array(1, T, batch, D)
-    return state, x, random_like(cell.initial_carry(batch, x.dtype), 2), make_taps(cell, x)
+    return state, x, random_carry(cell, batch, x.dtype, 2), make_taps(cell, x)
 
 
 # Either store in either direction; for every cell both directions.

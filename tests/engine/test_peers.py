@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from rnnlab.engine import unroll
-from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like, slow_tests
+from tests.helpers import assert_close, dot, float64, random_array, random_carry, random_cell, random_like, slow_tests
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 1, 6]
@@ -25,7 +25,7 @@ def directions(variant: str) -> tuple[list[nnx.GraphDef], Tree]:
     """Two cells, forward and reverse, with inputs and initial carries: all that a gradient is taken of."""
     cells = [random_cell(variant, seed, in_features=D, features=H) for seed in (0, 1)]
     x = random_array(2, T, B, D)
-    carries = [random_like(nnx.merge(*cell).initial_carry(B, x.dtype), seed) for seed, cell in enumerate(cells)]
+    carries = [random_carry(nnx.merge(*cell), B, x.dtype, seed) for seed, cell in enumerate(cells)]
     return [graphdef for graphdef, _ in cells], {"cells": [s for _, s in cells], "x": x, "carries": carries}
 
 

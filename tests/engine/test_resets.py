@@ -17,6 +17,7 @@ from tests.helpers import (
     jaxtyping_disabled,
     make_cell,
     random_array,
+    random_carry,
     random_cell,
     random_like,
     slow_tests,
@@ -71,7 +72,7 @@ def test_rows_with_resets_equal_their_stretches_run_alone(variant, backend, reve
         graphdef, state = random_cell(variant, in_features=D, features=H)
         cell = nnx.merge(graphdef, state)
         x = random_array(1, T, B, D)
-        first, anew = (random_like(cell.initial_carry(B, x.dtype), seed) for seed in (2, 3))
+        first, anew = (random_carry(cell, B, x.dtype, seed) for seed in (2, 3))
         bad = x if lengths is None else with_bad_padding(x, jnp.array(lengths))
         rows = None if lengths is None else jnp.array(lengths)
 

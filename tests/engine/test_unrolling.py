@@ -28,6 +28,7 @@ from tests.helpers import (
     loop,
     make_cell,
     random_array,
+    random_carry,
     random_cell,
     random_like,
     shape_of_cell,
@@ -59,7 +60,7 @@ def point(variant: str) -> tuple[nnx.GraphDef, tuple[Any, ...]]:
     graphdef, state = random_cell(variant, in_features=D, features=H)
     cell = nnx.merge(graphdef, state)
     x = random_array(1, T, B, D)
-    carry = random_like(cell.initial_carry(B, x.dtype), 2)
+    carry = random_carry(cell, B, x.dtype, 2)
     return graphdef, (state, x, carry, make_taps(cell, x))
 
 

@@ -18,6 +18,7 @@ from tests.helpers import (
     float64,
     make_cell,
     random_array,
+    random_carry,
     random_cell,
     random_like,
     slow_tests,
@@ -57,7 +58,7 @@ def cotangent(name: str) -> Cotangent:
 def point(variant: str) -> Any:
     graphdef, state = random_cell(variant, in_features=D, features=H)
     x = random_array(1, T, B, D)
-    carry = random_like(nnx.merge(graphdef, state).initial_carry(B, x.dtype), 2)
+    carry = random_carry(nnx.merge(graphdef, state), B, x.dtype, 2)
     return graphdef, state, x, carry
 
 

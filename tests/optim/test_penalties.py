@@ -40,6 +40,7 @@ from tests.helpers import (
     loop,
     make_cell,
     random_array,
+    random_carry,
     random_cell,
     random_like,
     slow_tests,
@@ -396,7 +397,7 @@ Problem = tuple[nnx.GraphDef, Any, jax.Array, Any]
 def problem(variant: str) -> Problem:
     """A cell's graph and parameters, inputs [T, B, D] and an initial carry."""
     graphdef, state = random_cell(variant, in_features=D, features=H)
-    carry = random_like(nnx.merge(graphdef, state).initial_carry(B, float), 2)
+    carry = random_carry(nnx.merge(graphdef, state), B, float, 2)
     return graphdef, state, random_array(1, T, B, D), carry
 
 
