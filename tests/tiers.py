@@ -32,6 +32,8 @@ CELL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "slstm_heads": ("slstm", {"heads": 2}),
     "slstm_exp": ("slstm", {"forget": "exp"}),
+    "rhn_depth_1": ("rhn", {"depth": 1}),
+    "mogrifier_low_rank": ("mogrifier", {"rounds": 2, "rank": 1}),
 }
 """Every cell, and every switch of a cell that changes its equations: name -> (name in CELLS, parameters)."""
 

@@ -4,17 +4,24 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from rnnlab.cells.additive import ATR, RAN
+from rnnlab.cells.antisymmetric import Antisymmetric, GatedAntisymmetric, Lipschitz
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.bistable import BRC, NBRC
+from rnnlab.cells.fast import FastGRNN, FastRNN
 from rnnlab.cells.gru import GRU, ResetBeforeGRU
+from rnnlab.cells.highway import RecurrentHighway
 from rnnlab.cells.independent import IndRNN
+from rnnlab.cells.lem import LEM
 from rnnlab.cells.linear import LRU, QRNN, SRU, MinGRU, MinLSTM
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.memory import LMU, Clockwork, HiPPOLegS
+from rnnlab.cells.minimal import CFN, JANET, MGU, STAR, LiGRU, MinimalRNN
 from rnnlab.cells.minion import MiRU1, MiRU2
+from rnnlab.cells.multiplicative import Mogrifier, MultiplicativeLSTM
 from rnnlab.cells.mutated import MUT1, MUT2, MUT3
 from rnnlab.cells.nas import NAS
 from rnnlab.cells.oscillators import CoRNN, UnICORNN
+from rnnlab.cells.refined import URGRU, URLSTM
 from rnnlab.cells.residual_lstm import ResidualLSTM
 from rnnlab.cells.scrn import SCRN
 from rnnlab.cells.simple_gated import DSGU, SGRN, SGU, LightRU
@@ -26,15 +33,36 @@ from rnnlab.config.outside import Table
 
 CELLS: Table[Callable[..., BaseCell]] = Table(
     {
+        # Vanilla networks, and what steadies their gradients.
         "vanilla": Vanilla,
         "irnn": irnn,
-        "lstm": LSTM,
-        "gru": GRU,
-        "gru_reset_before": ResetBeforeGRU,
         "indrnn": IndRNN,
+        "antisymmetric": Antisymmetric,
+        "gated_antisymmetric": GatedAntisymmetric,
+        "lipschitz": Lipschitz,
         "cornn": CoRNN,
         "unicornn": UnICORNN,
+        "fastrnn": FastRNN,
+        # Cells of one state with gates.
+        "gru": GRU,
+        "gru_reset_before": ResetBeforeGRU,
+        "ur_gru": URGRU,
+        "mgu": MGU,
+        "ligru": LiGRU,
+        "janet": JANET,
+        "minimal_rnn": MinimalRNN,
+        "fastgrnn": FastGRNN,
+        "cfn": CFN,
+        "star": STAR,
+        "rhn": RecurrentHighway,
+        # Cells with a state of their own beside h.
+        "lstm": LSTM,
+        "ur_lstm": URLSTM,
+        "mlstm": MultiplicativeLSTM,
+        "mogrifier": Mogrifier,
         "slstm": SLSTM,
+        "lem": LEM,
+        # Further gated cells.
         "residual_lstm": ResidualLSTM,
         "nas": NAS,
         "ran": RAN,

@@ -275,7 +275,8 @@ class Cell(BaseCell):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        cls.products = {"recurrent": cls.gate_names}
+        if "products" not in vars(cls):
+            cls.products = {"recurrent": cls.gate_names}
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         return self.gates(carry, z, multiply("recurrent", carry[0]))

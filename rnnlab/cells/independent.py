@@ -37,7 +37,7 @@ class IndRNN(BaseCell, without=("chrono", "recurrent_init")):
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         super().initialize(options, rngs)
-        share = jax.random.uniform(rngs.params(), (self.features,))
+        share = jax.random.uniform(rngs.params(), (self.features,), jnp.float32)
         self.diagonal_kernel = nnx.Param(options.lowest + (options.highest - options.lowest) * share)
 
     def weights(self) -> Float[Array, " H"]:

@@ -61,8 +61,10 @@ class UnICORNN(BaseCell, without=("chrono", "recurrent_init")):
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         super().initialize(options, rngs)
-        self.diagonal_kernel = nnx.Param(jax.random.uniform(rngs.params(), (self.features,)))  # w
-        self.pace = nnx.Param(jax.random.uniform(rngs.params(), (self.features,), minval=-0.1, maxval=0.1))  # c
+        self.diagonal_kernel = nnx.Param(jax.random.uniform(rngs.params(), (self.features,), jnp.float32))  # w
+        self.pace = nnx.Param(
+            jax.random.uniform(rngs.params(), (self.features,), jnp.float32, minval=-0.1, maxval=0.1)
+        )  # c
 
     def matrices(self) -> dict[str, Matrix]:
         return {"recurrent": Matrix(self.diagonal_kernel[...])}

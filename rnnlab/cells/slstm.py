@@ -52,7 +52,9 @@ class SLSTM(Cell, without=("chrono",)):
         self.bias[...] = self.bias[...].at[self.features : 2 * self.features].add(options.forget_bias)
         if self.heads > 1:
             draw, width = as_initializer(options.recurrent_init), self.features // self.heads
-            blocks = [[draw(rngs.params(), (width, width)) for _ in self.gate_names] for _ in range(self.heads)]
+            blocks = [
+                [draw(rngs.params(), (width, width), jnp.float32) for _ in self.gate_names] for _ in range(self.heads)
+            ]
             self.recurrent_kernel = nnx.Param(jnp.stack([jnp.concatenate(of_head, 1) for of_head in blocks]))
 
     def matrices(self) -> dict[str, Matrix]:
