@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from rnnlab.cells.base import Cell
+from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import Around
 from rnnlab.engine import Matrix, Multiply
@@ -191,6 +191,13 @@ class BatchNormalizedCell(Around):
             slot = self.norm.slots(weight[..., :1, 0])
             mean, variance = statistics.mean[...][slot], statistics.variance[...][slot]
         return (a - mean) * lax.rsqrt(variance + EPSILON) * statistics.gain[...]
+
+
+def adds_products_alone(cell: BaseCell) -> bool:
+    """Whether all that its step does with products is x W + b + h R, gate by gate: such a cell can be normalised."""
+    kind = type(cell)
+    one_product = isinstance(cell, Cell) and dict(cell.products) == {"recurrent": cell.gate_names}
+    return one_product and kind.step is Cell.step and kind.project is BaseCell.project
 
 
 def row_weights(

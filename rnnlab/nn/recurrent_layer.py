@@ -13,7 +13,7 @@ from flax import nnx
 
 from rnnlab.cells import CELLS, CellSpec
 from rnnlab.cells.base import BaseCell, Cell
-from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, row_weights
+from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, adds_products_alone, row_weights
 from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
@@ -84,7 +84,7 @@ class RecurrentLayer(nnx.Module):
             )
         if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
             raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
-        if normalization.cell == "batch" and not _sums_up_gates(first):
+        if normalization.cell == "batch" and not adds_products_alone(first):
             raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
         gains = None
         if normalization.cell == "layer":
@@ -268,13 +268,6 @@ def _check_scan(layer: RecurrentLayer) -> None:
             f"model.{between[0]}: acts between steps, and model.recurrence.backend='scan' runs all steps at once; "
             "use auto"
         )
-
-
-def _sums_up_gates(cell: BaseCell) -> bool:
-    """Whether all that a step does with products is x W + b + h R for each gate."""
-    kind = type(cell)
-    one_product = isinstance(cell, Cell) and dict(cell.products) == {"recurrent": cell.gate_names}
-    return one_product and kind.step is Cell.step and kind.project is BaseCell.project
 
 
 def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:
