@@ -16,8 +16,9 @@ import pytest
 from flax import nnx
 
 from rnnlab import plots
-from rnnlab.cells import CELLS
-from rnnlab.engine import Multiply, RecurrentCell, Taps
+from rnnlab.cells import CELLS, BaseCell
+from rnnlab.engine import Matrix, Multiply, RecurrentCell, Taps
+from rnnlab.engine.contract import eval_shape
 from rnnlab.nn.trajectory import Trajectory, carries_of
 from rnnlab.training.run import Run
 from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS
@@ -78,6 +79,24 @@ def make_cell(variant: str, in_features: int = 3, features: int = 4, seed: int =
 def shape_of_cell(variant: str) -> nnx.Module:
     """A cell of which nothing is drawn: shapes in place of its parameters."""
     return nnx.eval_shape(lambda: _new_cell(variant, 3, 4, 0))
+
+
+def shapes_of_matrices(variant: str) -> dict[str, Matrix]:
+    """What a cell's step multiplies by, shapes in place of the arrays."""
+    return eval_shape(lambda cell: cell.matrices(), shape_of_cell(variant))
+
+
+def all_around(variant: str) -> dict[str, Any]:
+    """The fields of a network with all that can stand around a cell, with numbers of their own."""
+    cell, matrices = shape_of_cell(variant), shapes_of_matrices(variant).values()
+    rates = {"input": 0.5, "output": 0.5, "zoneout": 0.3, "candidate": 0.4, "state": 0.5, "recurrent_kernel": 0.5}
+    missing = set() if cell.has_candidate else {"candidate"}
+    missing |= set() if any(matrix.of_state for matrix in matrices) else {"state", "recurrent_kernel"}
+    return {
+        "dropout": {name: rate for name, rate in rates.items() if name not in missing},
+        "cotangent": {"scale": 0.9, "clip_value": 2.0, "clip_norm": 3.0},
+        "normalization": {"cell": "layer"} if type(cell).project is BaseCell.project else {},
+    }
 
 
 def _new_cell(variant: str, in_features: int, features: int, seed: int, **parameters: Any) -> nnx.Module:
@@ -174,6 +193,17 @@ def slow_tests(*cases: Any) -> list[Any]:
 def random_array(seed: int, *shape: int) -> jax.Array:
     """Standard normal, in double precision where that is on."""
     return as_array(np.random.default_rng(seed).standard_normal(shape))
+
+
+def is_count(a: jax.Array) -> bool:
+    """Whether an element of a carry, or what belongs to it, counts steps [B, 1]; no gradient passes it."""
+    return a.shape[-1] == 1
+
+
+def random_direction(point: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
+    """Where to move a point whose last part is a carry; counts stay."""
+    *others, carry = random_like(point, seed)
+    return *others, tuple(jnp.zeros_like(a) if is_count(a) else a for a in carry)
 
 
 def dot(a: Any, b: Any) -> jax.Array:

@@ -80,7 +80,7 @@ class LMU(BaseCell, without=("chrono",)):
         return (tanh(x + multiply("recurrent", h)[0] + multiply("memory", m)[0]), m)
 
 
-def _legendre_delay(order: int, window: float) -> tuple[np.ndarray, np.ndarray]:
+def _legendre_delay(order: int, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Ā [N, N], transposed to stand behind m, and B̄ [N]: of θ m' = A m + B u, with u held over one step."""
     row, column = np.meshgrid(np.arange(order), np.arange(order), indexing="ij")
     signs = np.where(row < column, -1.0, (-1.0) ** (row - column + 1))

@@ -19,12 +19,14 @@ from rnnlab.typing import Array, Carry, Float, Parts
 
 
 class GateGains(nnx.Module):
-    """The gains of layer normalisation inside a cell, one for each column of x W and of the step's products."""
+    """The gains of layer normalisation inside a cell, one for each column of x W and of the step's products, where it
+    has any."""
 
     def __init__(self, input_width: int, recurrent_width: int):
         """M, U."""
         self.input_gain = nnx.Param(jnp.ones(input_width))
-        self.recurrent_gain = nnx.Param(jnp.ones(recurrent_width))
+        if recurrent_width:  # Checkpoints take no empty arrays.
+            self.recurrent_gain = nnx.Param(jnp.ones(recurrent_width))
 
 
 class Around(nnx.Module):
@@ -98,7 +100,7 @@ class ModifiedCell(Around):
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         z, shares = self._parts(z)
-        if self.gains is not None:
+        if self.gains is not None and hasattr(self.gains, "recurrent_gain"):
             multiply = self._normalized(multiply, self.gains.recurrent_gain[...])
         return self._zoned_out(carry, self.cell.step(carry, z, multiply), shares)
 

@@ -28,10 +28,12 @@ from tests.helpers import (
     dot,
     float64,
     in_double,
+    is_count,
     make_cell,
     random_array,
     random_carry,
     random_cell,
+    random_direction,
     random_like,
     with_bad_padding,
 )
@@ -225,7 +227,7 @@ def test_reference_gradients_equal_finite_differences(variant):
         (_, (h, _)), (*gradients, _) = reference_gradients(variant, False, False)
         loss = jax.jit(loss_of(graphdef, None, backend="reference"))
         point, gradients = (state, x, carry), tuple(gradients)
-        direction, step = random_like(point, 11), 1e-4
+        direction, step = random_direction(point, 11), 1e-4
         here = sides(graphdef, *point, h)
 
         def along(steps: int) -> jax.Array:
@@ -296,7 +298,7 @@ def test_changing_one_row_leaves_the_others_as_they_are_to_the_bit(variant, back
     for before, after in zip((h, *last), (h_changed, *last_changed), strict=True):
         before, after = np.moveaxis(np.asarray(before), -2, 0), np.moveaxis(np.asarray(after), -2, 0)
         np.testing.assert_array_equal(before[[0, 2, 3]], after[[0, 2, 3]])
-        assert (before[1] != after[1]).any()
+        assert (before[1] != after[1]).any() != is_count(before)
 
 
 @pytest.mark.parametrize("variant", in_tiers())

@@ -21,7 +21,16 @@ from rnnlab.cells import CELLS
 from rnnlab.engine import unroll
 from tests.cells.equations.functions import State, Weights
 from tests.engine.test_peers import FLAX_PEERS, TORCH_PEERS
-from tests.helpers import assert_close, dot, float64, random_array, random_carry, random_cell, random_like
+from tests.helpers import (
+    assert_close,
+    dot,
+    float64,
+    random_array,
+    random_carry,
+    random_cell,
+    random_direction,
+    random_like,
+)
 from tests.tiers import CELL_VARIANTS, in_tiers
 
 T, B, D = 5, 2, 3
@@ -76,10 +85,7 @@ def test_steps_and_gradients_equal_the_equations_of_the_paper(variant):
             return dot(result, weights), result
 
         (_, actual), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*point)
-        names = cell.carry_names
-        *along_weights, along_carry = random_like(point, 11)  # Counts have no gradient.
-        along_carry = tuple(0 * a if n == "steps" else a for n, a in zip(names, along_carry, strict=True))
-        direction, step = (*along_weights, along_carry), 1e-4
+        direction, step = random_direction(point, 11), 1e-4
 
         def along(steps: int) -> tuple[float, Any]:
             params, x, carry = jax.tree.map(lambda a, d: np.asarray(a + steps * step * d), point, direction)

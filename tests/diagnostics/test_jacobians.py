@@ -18,12 +18,14 @@ from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.ops.random_streams import Training
 from tests.helpers import (
     assert_close,
+    by_hand,
     compiled_carries,
     float64,
     in_double,
     loop,
     measured,
     random_array,
+    random_carry,
     random_cell,
     with_bad_padding,
 )
@@ -36,7 +38,7 @@ LENGTHS = (5, 3, 0)
 def run(cell: Any, x: jax.Array, lengths: Any = None, reverse: bool = False, **options: Any) -> Trajectory:
     """A trajectory of a cell alone."""
     lengths = None if lengths is None else jnp.array(lengths)
-    carry = tuple(random_array(20 + i, *a.shape) for i, a in enumerate(cell.initial_carry(x.shape[1])))
+    carry = random_carry(cell, x.shape[1], x.dtype, 20)
     first, carries = compiled_carries(cell, x, lengths, reverse, carry, **options)
     if lengths is not None:
         x = jnp.where(jnp.arange(x.shape[0])[:, None, None] < lengths[:, None], x, 0)
@@ -73,7 +75,7 @@ class Masked:
         self.initial_carry = cell.initial_carry
 
     def step(self, carry: Any, z: Any, multiply: Any) -> Any:
-        return self.cell.step(carry, z, lambda name, value: multiply(name, value * self.mask))
+        return self.cell.step(carry, z, by_hand(self.cell, mask=self.mask[None]))
 
 
 def plain(cell: Any, x: jax.Array, carry: Any, mask: jax.Array | None = None, shares: Any = None) -> jax.Array:

@@ -50,7 +50,7 @@ class MGU(Cell):
 
 def new_network(cell: Any, **fields: Any) -> Network:
     section = {"name": cell} if isinstance(cell, str) else cell
-    return Network(D, 1, cell={**section, "features": H}, **fields, rngs=nnx.Rngs(0))
+    return Network(D, 1, cell={"features": H, **section}, **fields, rngs=nnx.Rngs(0))
 
 
 def network_of(cell: Any, scale: float = 1.0, **fields: Any) -> Network:
@@ -107,7 +107,7 @@ AROUND: dict[str, dict[str, Any]] = {
     ],
 )
 def test_units_are_named_by_their_gates_whatever_stands_around_the_cell(cell: str, around: str) -> None:
-    names = shapes(cell, bidirectional=True, **AROUND[around])
+    names = shapes({"name": cell, "features": 4}, bidirectional=True, **AROUND[around])  # Heads divide 4.
     for layer in ("layer 1", "layer 1 reverse"):
         assert units(names, layer) == set(NAMES[cell]) if cell in NAMES else units(names, layer)
 

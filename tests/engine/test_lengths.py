@@ -30,7 +30,7 @@ from tests.helpers import (
 )
 from tests.tiers import in_tier
 
-T, B, D, H = 7, 3, 2, 3
+T, B, D, H = 7, 3, 2, 4
 CHUNK = 3
 
 # Two chunks of three steps and a remainder of one.

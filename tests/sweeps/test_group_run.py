@@ -29,7 +29,7 @@ from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
-from tests.helpers import without_figures
+from tests.helpers import all_around, without_figures
 from tests.tiers import in_tiers
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -384,23 +384,17 @@ def test_programs_are_kept_for_runs_of_the_same_constants_alone(monkeypatch):
         kept.of([of_epsilon(0.5, way="closure")], None)
 
 
-EVERY_NUMBER = {
-    "dropout": dict.fromkeys(("input", "between", "output", "state", "zoneout", "recurrent_kernel"), 0.5),
-    "cotangent": {"scale": 0.9, "clip_value": 2.0, "clip_norm": 3.0},
-    "normalization": {"cell": "layer", "input": "batch"},
-}
-
-
 @pytest.mark.parametrize(
     "cell",
     [*in_tiers(CELLS), *({"name": "vanilla", "activation": name} for name in ACTIVATIONS)],
     ids=lambda cell: cell if isinstance(cell, str) else cell["activation"],
 )
 def test_no_number_of_ours_is_a_constant(cell):
-    cell = {"name": cell} if isinstance(cell, str) else cell
-    network = CELLS[cell["name"]]
-    around = EVERY_NUMBER | {"layers": 2} if isinstance(network, type) and issubclass(network, Cell) else {}
-    if "activation" in cell:
-        around = {}  # Its own numbers alone: those of what stands around it are those of the cells.
+    around = {}  # Of an activation its own numbers alone: those of what stands around it are those of the cells.
+    if isinstance(cell, str):
+        around = all_around(cell) | {"layers": 2}
+        around["dropout"] |= {"between": 0.5}
+        around["normalization"] |= {"input": "batch"}
+        cell = {"name": cell}
     programs = make_run(config(model=dict(cell=cell | {"features": 4}, **around))).programs
     assert programs.constants({name: 0.75 * number for name, number in programs.numbers.items()}) == []
