@@ -6,6 +6,7 @@ from typing import Literal
 from rnnlab.cells import CellSpec
 from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate, Traced
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import check_count
 from rnnlab.engine import Backend, Store
 from rnnlab.ops.initializers import InitializerSpec
 from rnnlab.ops.linear import ComputeType
@@ -173,6 +174,7 @@ def check_options(options: ModelOptions, vocabulary: int | None, readout: Readou
     Raises:
         ConfigError: they do not.
     """
+    check_count(options.layers, "model.layers")  # A config's has been checked; a call's has not.
     if vocabulary is None and options.embedding is not None:
         raise ConfigError("model.embedding: this task's inputs are numbers, not tokens; use input_projection")
     if options.dropout.embedding is not None and options.embedding is None:
