@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from rnnlab.cells.base import BaseCell
-from rnnlab.engine import Multiply
+from rnnlab.engine import Linear, Multiply
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.typing import Carry, Parts
 
@@ -21,6 +21,7 @@ class TRNN(BaseCell, without=("recurrent_init",)):
     unbiased = ("z",)
     chrono_signs = (0, 1)
     has_candidate = True
+    linear = Linear(0)
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         (h,), (value, f, *_) = carry, z
@@ -42,6 +43,7 @@ class TGRU(BaseCell, without=("recurrent_init",)):
     unbiased = ("V_z", "V_f", "V_o")
     carry_names = ("h", "V_z", "V_f", "V_o")
     chrono_signs = (0, 1, 0, 0, 0, 0)
+    linear = Linear(0)
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         h, *earlier = carry
@@ -59,6 +61,7 @@ class TLSTM(TGRU):
     """
 
     carry_names = ("h", "c", "V_z", "V_f", "V_o")
+    linear = Linear(1)
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         _, c, *earlier = carry
