@@ -16,8 +16,8 @@ class LEM(BaseCell):
         t = Δt σ(x W_t + h R_t + b_t)       h' = (1 - t) ∘ h + t ∘ tanh(x W_h + v' R_h + b_h)
 
     (Rusch et al., 2022, eq. 3: two steps of an implicit and explicit scheme for oscillators on several time scales.) It
-    solves the adding problem over 10 000 steps. The authors choose Δt task by task, from 0.00017 to 0.44; their weights
-    are from U[±1/√H].
+    solves the adding problem over 10 000 steps. torchrecurrent's h' sees v in the place of v'. The authors choose Δt
+    task by task, from 0.00017 to 0.44; their weights are from U[±1/√H].
     """
 
     gate_names = ("s", "t", "v", "h")

@@ -3,6 +3,7 @@
 Left out are those whose equations there are not the paper's:
     nas     adds the fourth pair of products, which the search multiplied
     scrn    feeds y back in the place of h
+    lem     gives h' the old v
 and, as rnnlab has none of them, the LSTM without a forget gate, mass-conserving LSTMs and the τ-GRU.
 """
 
@@ -34,6 +35,10 @@ class Weights:
 
     def __getitem__(self, name: str) -> Any:
         return self.tensors[name]
+
+    def number(self, name: str) -> Any:
+        """One that the cell has and does not train."""
+        return self.tensors["bias"].new_tensor(float(getattr(self.cell, name)))
 
     def kernel(self, *gates: str) -> Any:
         """W of these gates, or of all."""
@@ -81,13 +86,19 @@ class Peer(NamedTuple):
     """Its parameters from ours; those that it does not name are zero."""
     arguments: Mapping[str, str] = {}
     """Of its constructor: the numbers that our cell has by these names."""
+    options: Mapping[str, str] = {}
+    """Its constructor's other arguments."""
     in_features: int = D
     decoupled: bool = False
     """Whether it gives (output, state)."""
     sees_earlier_input: bool = False
     """Whether x is the last element of its state: both start from zeros."""
+    twice: bool = False
+    """Whether its state is h twice."""
     gradient_tolerance: float = 1e-12
 
+
+EULER = {"epsilon": "step_size", "gamma": "diffusion"}
 
 PEERS = {
     "lstm_peepholes": Peer("PeepholeLSTMCell", lambda w: same(w) | {"weight_ph": w["peephole_kernel"].flatten()}),
@@ -114,6 +125,44 @@ PEERS = {
             "weight_ch": w["pace"],
         },
         arguments={"dt": "time_step", "alpha": "frequency"},
+    ),
+    "antisymmetric": Peer("AntisymmetricRNNCell", arguments=EULER),
+    "gated_antisymmetric": Peer("GatedAntisymmetricRNNCell", arguments=EULER),
+    "fastrnn": Peer("FastRNNCell", lambda w: same(w) | {"alpha": w["alpha"], "beta": w["beta"]}),
+    "fastgrnn": Peer(
+        "FastGRNNCell",
+        lambda w: {
+            "weight_ih": w["input_kernel"].T,
+            "bias_ih": w.bias(),
+            "weight_hh": w.recurrent(),
+            "zeta": w["gate_scale"],
+            "nu": w["gate_shift"],
+        },
+        options={"nonlinearity": "sigmoid"},  # Its default is not the paper's.
+    ),
+    "mgu": Peer("MGUCell"),
+    "janet": Peer("JANETCell", lambda w: same(w) | {"beta": w.number("writing")}, twice=True),
+    "ligru": Peer("LiGRUCell"),
+    "minimal_rnn": Peer(
+        "MinimalRNNCell",
+        lambda w: {
+            "weight_ih": w["input_kernel"].T,
+            "bias_ih": w.bias("y"),
+            "weight_mm": w["latent_kernel"].T,
+            "weight_hh": w.recurrent(),
+            "bias_hh": w.bias("u"),
+        },
+    ),
+    "cfn": Peer("CFNCell"),
+    "star": Peer("STARCell"),
+    "mlstm": Peer(
+        "MultiplicativeLSTMCell",
+        lambda w: {
+            "weight_ih": w.kernel("m", "i", "f", "g", "o"),
+            "bias_ih": w.bias("m", "i", "f", "g", "o"),
+            "weight_hh": w.recurrent("m"),
+            "weight_mh": w.recurrent("i", "f", "g", "o"),
+        },
     ),
     "residual_lstm": Peer(
         "ResLSTMCell",
@@ -189,12 +238,14 @@ def by_torchrecurrent(peer: Peer, cell: BaseCell, point: Any) -> tuple[Any, Any]
     leaves = jax.tree.map(lambda a: torch.tensor(np.asarray(a), requires_grad=True), point)
     arrays, x, carry = leaves
     arguments = {name: float(getattr(cell, ours)) for name, ours in peer.arguments.items()}
-    module = getattr(library, peer.kind)(peer.in_features, H, dtype=torch.float64, **arguments)
+    module = getattr(library, peer.kind)(peer.in_features, H, dtype=torch.float64, **arguments, **peer.options)
     zeros = {name: torch.zeros_like(a) for name, a in module.state_dict().items()}
     weights = dict(peer.weights(Weights(cell, arrays, torch.cat)))
     assert {name: a.shape for name, a in weights.items()} == {name: zeros[name].shape for name in weights}
 
     state, h = (carry[1:] if peer.decoupled else carry), []
+    if peer.twice:
+        state = state * 2
     if peer.sees_earlier_input:
         state = state[0], x.new_zeros(x.shape[1:])
     for x_t in x:
@@ -202,6 +253,8 @@ def by_torchrecurrent(peer: Peer, cell: BaseCell, point: Any) -> tuple[Any, Any]
         output, state = new if peer.decoupled else (new, new)
         h.append(output[0] if isinstance(output, tuple) else output)
         state = state if isinstance(state, tuple) else (state,)
+    if peer.twice:
+        state = state[:1]
     if peer.sees_earlier_input:
         state = state[0], *(state[1] @ weights["weight_hh"].T).chunk(3, -1)
     result = torch.stack(h), ((h[-1], *state) if peer.decoupled else state)
