@@ -9,6 +9,7 @@ from flax import nnx
 
 from rnnlab.cells.base import BaseCell
 from rnnlab.cells.output import OutputMap
+from rnnlab.cells.shortcut import ShortcutCell
 from rnnlab.config.bounds import Positive, PositiveInt, Share, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Linear, Matrix, Multiply
@@ -205,15 +206,15 @@ class QRNN(BaseCell, without=("recurrent_init",)):
         return (sigmoid(o) * c, c, *later)
 
 
-class SRU(BaseCell, without=("recurrent_init",)):
+class SRU(ShortcutCell, without=("recurrent_init",)):
     """A simple recurrent unit, whose gates see c through a diagonal matrix each; carry (h, c).
 
         n = x W_n
         f = σ(x W_f + v_f ∘ c + b_f)      r = σ(x W_r + v_r ∘ c + b_r)
-        c' = f ∘ c + (1 - f) ∘ n          h' = r ∘ c' + (1 - r) ∘ α s
+        c' = f ∘ c + (1 - f) ∘ n          h' = r ∘ c' + (1 - r) ∘ α x
 
-    (Lei et al., 2018, eqs. 1 to 4.) s is x where D = H, else x W_s. Fast in deep stacks. It is not linear
-    in c, by v. No matrix meets the state.
+    (Lei et al., 2018, eqs. 1 to 4.) The x of the last line is x P where D is not H. Fast in deep stacks. It is not
+    linear in c, by v. No matrix meets the state.
     """
 
     gate_names = ("n", "f", "r")
@@ -231,26 +232,14 @@ class SRU(BaseCell, without=("recurrent_init",)):
         bound = self.features**-0.5
         draw = jax.random.uniform(rngs.params(), (2, self.features), jnp.float32, -bound, bound)
         self.peephole_kernel = nnx.Param(draw)  # The rows are v_f, v_r.
-        skip = None
-        if self.in_features != self.features:
-            skip = nnx.Param(self._draw_gates(options.input_init, rngs, self.in_features, ("s",)))
-        self.skip_kernel = skip
-
-    def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
-        """x W + b of the gates, and α s beside them."""
-        skip = x if self.skip_kernel is None else matmul(x, self.skip_kernel[...], self.compute)
-        return jnp.concatenate([super().project(x), self.skip_scale * skip], -1)
-
-    def split(self, a: Float[Array, "... M"]) -> Parts:
-        return jnp.split(a, 4, axis=-1)
 
     def matrices(self) -> dict[str, Matrix]:
         v_f, v_r = self.peephole_kernel[...]
         return {"forget": Matrix(v_f, of_state=False), "reset": Matrix(v_r, of_state=False)}
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
-        (_, c), (n, f, r, skip, *masks) = carry, z
+        (_, c), (x, n, f, r, *masks) = carry, z
         (seen_f,), (seen_r,) = multiply("forget", c), multiply("reset", c)
-        n = self.candidate(n, [*z[:3], *masks])
+        n, past = self.candidate(n, [*z[1:4], *masks]), self.skip_scale * x
         c = n + sigmoid(f + seen_f) * (c - n)
-        return (skip + sigmoid(r + seen_r) * (c - skip), c)
+        return (past + sigmoid(r + seen_r) * (c - past), c)

@@ -24,7 +24,7 @@ class ShortcutCell(BaseCell):
         self.shortcut_kernel = drawn
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
-        kernel, bias = self.input_kernel[...], self.bias[...]
+        kernel, bias = self.input_kernel[...], self.input_bias()
         if self.shortcut_kernel is None:
             return jnp.concatenate([x, affine(x, kernel, bias, self.compute)], axis=-1)
         kernel = jnp.concatenate([self.shortcut_kernel[...], kernel], axis=1)

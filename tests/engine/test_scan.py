@@ -23,16 +23,22 @@ from tests.helpers import (
     random_cell,
     random_like,
     shape_of_cell,
-    slow_tests,
     with_bad_padding,
 )
+from tests.tiers import in_tier
 
 T, B, D, H = 7, 3, 2, 4
 LENGTHS = [7, 0, 4]
 RESETS = np.random.default_rng(0).random((T, B)) < 0.3
 LINEAR = [name for name in CELLS if shape_of_cell(name).linear is not None]
-FIRST = [("mingru", False), ("lru", True), ("qrnn", False)]
-RUNS = FIRST + slow_tests(*((n, reverse) for n in LINEAR for reverse in (False, True) if (n, reverse) not in FIRST))
+FIRST = ["mingru", "lru", "qrnn"]
+RUNS = [(name, name == "lru") for name in FIRST]
+RUNS += [
+    in_tier(name, reverse, further=name in FIRST or reverse)
+    for name in LINEAR
+    for reverse in (False, True)
+    if (name, reverse) not in RUNS
+]
 
 
 @pytest.mark.parametrize("rows", ["whole", "ends", "ends and resets"])

@@ -59,7 +59,7 @@ def sru(w: Weights, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> State:
     v_f, v_r = w["peephole_kernel"]
     f, r = logistic(f + v_f * c + b_f), logistic(r + v_r * c + b_r)
     c = f * c + (1 - f) * candidate
-    return r * c + (1 - r) * w["skip_scale"] * (x @ w["skip_kernel"]), c
+    return r * c + (1 - r) * w["skip_scale"] * (x @ w["shortcut_kernel"]), c
 
 
 EQUATIONS = {
