@@ -3,7 +3,7 @@
 import pytest
 
 from rnnlab.cells import CELLS
-from tests.tiers import ALWAYS, CELL_VARIANTS, PLAIN_FUNCTIONS, STUDY, in_tier, tier_of
+from tests.tiers import ALWAYS, CELL_VARIANTS, PLAIN_FUNCTIONS, STRUCTURES, STUDY, in_tier, tier_of
 
 
 def test_every_case_is_in_one_tier():
@@ -23,6 +23,7 @@ def test_a_cell_without_a_tier_of_its_own_is_exhaustive(monkeypatch):
         tier_of("nobody's")
 
 
-def test_every_variant_with_a_tier_exists():
-    assert {*ALWAYS} <= {*CELL_VARIANTS, *PLAIN_FUNCTIONS}
-    assert "irnn" in {*STUDY} & {*CELLS}
+def test_every_name_with_a_tier_is_of_the_table():
+    assert {*STRUCTURES, *ALWAYS} - {*CELL_VARIANTS, *PLAIN_FUNCTIONS} == set()
+    assert {*STUDY} - {*CELLS} == set()
+    assert {*STRUCTURES} & {*STUDY} == set()

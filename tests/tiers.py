@@ -65,7 +65,7 @@ STRUCTURES = {
 """A cell of each structure of a step."""
 
 STUDY = (
-    *("irnn", "exprnn", "scornn", "asrnn", "antisymmetric", "gated_antisymmetric", "lipschitz", "unicornn", "lem"),
+    *("irnn", "antisymmetric", "gated_antisymmetric", "lipschitz", "unicornn", "lem"),
     *("mgu", "janet", "ligru", "minimal_rnn", "fastrnn", "fastgrnn", "cfn", "star", "ur_lstm", "ur_gru", "rhn"),
     *("slstm", "mlstm", "mogrifier", "sru", "qrnn", "minlstm", "lru", "hippo_legs", "lmu", "clockwork"),
 )
@@ -100,9 +100,10 @@ def in_tier(variant: str, *rest: Any, costly: bool = False, further: bool = Fals
     return pytest.param(variant, *rest, marks=() if tier == "default" else getattr(pytest.mark, tier))
 
 
-def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, costly: bool = False) -> list[Any]:
-    """A case for each of them, marked by its tier."""
-    return [in_tier(variant, costly=costly) for variant in variants]
+def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, costly: bool = False, by_structure: bool = False) -> list[Any]:
+    """A case for each of them, marked by its tier. by_structure: a cell of each structure shows what the test is about,
+    and the cases of the studies' cells are further ones."""
+    return [in_tier(each, costly=costly, further=by_structure and each in STUDY) for each in variants]
 
 
 def slow_tests(*cases: Any) -> list[Any]:

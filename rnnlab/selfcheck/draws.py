@@ -3,6 +3,7 @@
 Everything follows from (seed, number), by NumPy. How a program is judged is in `judge.py`.
 """
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from flax import nnx
 
 from rnnlab.cells import CELLS, BaseCell
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
+from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import fields_of
 from rnnlab.engine import products_of, unroll
 from rnnlab.engine.contract import eval_shape
@@ -91,18 +93,21 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
     def happens(probability: float) -> bool:
         return bool(rng.random() < probability)
 
-    name = choice(*CELLS)
+    name = cell_of(seed, number)
     shape = {axis: int(rng.integers(1, largest + 1)) for axis, largest in LARGEST.items()}
     if happens(1 / 8):
         shape |= {axis: int(rng.integers(1, largest + 1)) for axis, largest in WIDE.items()}
     steps, batch = shape["T"], shape["B"]
     parameters = {field: choose(choice) for field, choose in _switches(name).items()}
-    cell = _abstract_cell(name, parameters, shape["D"], shape["H"])
+    shape["H"], cell = _of_size(name, parameters, shape["D"], shape["H"])
+    meets = any(matrix.of_state for matrix in eval_shape(lambda cell: cell.matrices(), cell).values())
     second = happens(0.15)
-    backend = "reference" if second else choice("auto", "fused", "reference", "reference")
-    fused = backend != "reference"
+    backends = ["auto", "fused", "reference", "reference", *["scan"] * (cell.linear is not None)]
+    backend = "reference" if second else choice(*backends)
+    fused = backend in ("auto", "fused")
     possible = ["zoneout", "candidate" if cell.has_candidate else "kernel_mask"]
-    possible += ["gains"] if shape["H"] > 2 else []  # The variance of two units may be anything.
+    if shape["H"] > 2 and type(cell).project is BaseCell.project:  # The variance of two units may be anything.
+        possible += ["gains"]
     return Draw(
         seed=seed,
         number=number,
@@ -119,10 +124,24 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
             "store": choice("auto", "gates", "carries", "ends") if fused else "auto",
             "unroll_steps": choice(2, 3) if happens(0.1) else 1,
         },
-        state_mask=happens(0.1),
+        state_mask=happens(0.1) and meets,
         replicas=choice(2, 3) if happens(0.25) else None,
         second=second,
     )
+
+
+def cell_of(seed: int, number: int) -> str:
+    """The cell of a draw: as many draws as there are cells, one after the other, have all of them."""
+    turn, place = divmod(number, len(CELLS))
+    return list(CELLS)[np.random.default_rng([seed, turn, 2]).permutation(len(CELLS))[place]]
+
+
+def _of_size(name: str, parameters: dict[str, Any], in_features: int, features: int) -> tuple[int, BaseCell]:
+    """A cell of H units, or of the next number that it takes, such as an even one; and the number."""
+    for more in range(8):
+        with contextlib.suppress(ConfigError):
+            return features + more, _abstract_cell(name, parameters, in_features, features + more)
+    raise ValueError(f"{name} takes none of {features} to {features + 7} units")
 
 
 def _switches(name: str) -> dict[str, Callable[[Callable[..., Any]], Any]]:
@@ -139,8 +158,24 @@ def _switches(name: str) -> dict[str, Callable[[Callable[..., Any]], Any]]:
 
 def _abstract_cell(name: str, parameters: dict[str, Any], in_features: int, features: int) -> BaseCell:
     """Shapes alone: to draw its values would compile more than is checked."""
+    return nnx.eval_shape(lambda: _new_cell(name, parameters, in_features, features))
+
+
+def _new_cell(name: str, parameters: dict[str, Any], in_features: int, features: int) -> BaseCell:
     zeros = {field: "zeros" for field, (hint, _) in fields_of(CELLS[name]).items() if _named_by(hint, INITIALIZERS)}
-    return nnx.eval_shape(lambda: CELLS[name](in_features, features, **parameters, **zeros, rngs=nnx.Rngs(0)))
+    return CELLS[name](in_features, features, **parameters, **zeros, rngs=nnx.Rngs(0))
+
+
+def _values_of_others(draw: Draw, dtype: Any) -> nnx.State:
+    """What a cell holds beside its parameters: numbers of its options, matrices that are not trained."""
+    _, _, in_features, features = draw.shape
+
+    @jax.jit
+    def others() -> nnx.State:
+        cell = _new_cell(draw.cell, draw.parameters, in_features, features)
+        return nnx.state(cell, nnx.Not(nnx.Param))
+
+    return jax.tree.map(lambda a: np.asarray(a, dtype), others())
 
 
 def _named_by(hint: Any, table: Any) -> bool:
@@ -194,23 +229,29 @@ def make_problem(draw: Draw, double: bool | None = None) -> Problem:
         return normal(*replicated, *leaf.shape, scale=0.8 / np.sqrt(leaf.shape[0] if leaf.ndim > 1 else 2))
 
     cell: Any = nnx.merge(graphdef, abstract)
-    carries = len(cell.carry_names)
+    carries = [a.shape for a in jax.eval_shape(lambda: cell.initial_carry(batch))]
     x = jax.ShapeDtypeStruct((steps, batch, in_features), dtype)
-    widths = (
-        len(cell.gate_names) * cell.features,
-        sum(product.columns for product in products_of(cell, x)),
-    )
+    widths = len(cell.gate_names) * features, sum(product.columns for product in products_of(cell, x))
+    params, others = nnx.split_state(abstract, nnx.Param, ...)
+    params = jax.tree.map(like, params)
+    if jax.tree.leaves(others):
+        others = jax.tree.map(lambda a: np.broadcast_to(a, (*replicated, *a.shape)), _values_of_others(draw, dtype))
     point = {
-        "params": jax.tree.map(like, abstract),
+        "params": nnx.merge_state(params, others),
         "x": normal(*replicated, steps, batch, in_features),
-        "carry": tuple(normal(*replicated, batch, features, scale=0.5) for _ in range(carries)),
+        "carry": tuple(normal(*replicated, *shape, scale=0.5) for shape in carries),
     }
     if "gains" in draw.around:
-        point["gains"] = tuple(np.asarray(1 + normal(*replicated, width, scale=0.2), dtype) for width in widths)
+        gains = [normal(*replicated, width, scale=0.2) for width in widths if width]
+        point["gains"] = tuple(np.asarray(1 + gain, dtype) for gain in gains)
     direction = jax.tree.map(lambda leaf: normal(*leaf.shape), point)
+    for number, name in enumerate(cell.carry_names):
+        if name == "steps":  # So many until now: a whole number, which no gradient passes.
+            point["carry"][number][...] = np.round(np.abs(point["carry"][number]))
+            direction["carry"][number][...] = 0
     length = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(direction)))
     direction = jax.tree.map(lambda leaf: np.asarray(leaf / length, dtype), direction)
-    weights = normal(steps, batch, features), tuple(normal(batch, features) for _ in range(carries))
+    weights = normal(steps, batch, features), tuple(normal(*shape) for shape in carries)
     keep = lambda *shape: np.asarray(rng.random(shape) < 0.7, dtype) / dtype(0.7)  # noqa: E731
     matrices = eval_shape(lambda cell: cell.matrices(), cell)
     shapes = {name: matrix.kernel.shape for name, matrix in matrices.items()}
@@ -227,7 +268,9 @@ def make_problem(draw: Draw, double: bool | None = None) -> Problem:
             gains = None
             if "gains" in draw.around:
                 gains = GateGains(*widths)
-                gains.input_gain[...], gains.recurrent_gain[...] = point["gains"]
+                gains.input_gain[...], *of_products = point["gains"]
+                for gain in of_products:
+                    gains.recurrent_gain[...] = gain
             cell = ModifiedCell(cell, gains=gains, kernel_masks=kernel_masks, **modified)  # pyright: ignore
         result = unroll(
             cell,

@@ -37,7 +37,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, in_tiers
+from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, STUDY, in_tier, in_tiers
 
 T, B, D = 7, 4, 3
 LENGTHS = (7, 0, 4, 2)
@@ -52,6 +52,9 @@ def is_further(variant: str, backend: str) -> bool:
 
 
 OF_CELLS = [in_tier(name, backend, further=is_further(name, backend)) for name in CELLS for backend in BACKENDS]
+OF_STRUCTURES = [
+    in_tier(name, backend, further=name in STUDY or is_further(name, backend)) for name in CELLS for backend in BACKENDS
+]
 OF_VARIANTS = [
     in_tier(name, backend, further=is_further(name, backend)) for name in CELL_VARIANTS for backend in BACKENDS
 ]
@@ -74,7 +77,7 @@ SWITCHES = [
     (T, True, True, "ends", 3, "device"),
     (None, False, False, "auto", 2, "mesh"),
 ]
-MAIN_SWITCHES = SWITCHES[3:5]
+MAIN_SWITCHES = SWITCHES[3:4]
 VARIANT_SWITCHES = [(3, True, True, "ends", 2, "mesh"), (3, False, False, "gates", 1, "rows")]
 PLAIN_SWITCHES = [(3, False, True, "gates", 1, "mesh"), (3, True, False, "carries", 1, "rows")]
 
@@ -173,7 +176,7 @@ def explicit_mesh() -> Mesh:
     return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
 
 
-@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
+@pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)
 def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(variant, backend):
     with float64():
         graphdef, (state, x, carry, _), lengths = problem(variant, lengths=True)
@@ -218,7 +221,8 @@ KINKS = {as_activation("hard_tanh"): (-1, 1), as_activation("hard_sigmoid"): (-3
 """Those of others are at 0."""
 
 
-@pytest.mark.parametrize("variant", in_tiers())
+# Those of the papers' equations are in test_equations.py, for every cell.
+@pytest.mark.parametrize("variant", in_tiers(by_structure=True))
 def test_reference_gradients_equal_finite_differences(variant):
     # Four points leave out terms of order step⁴ only: with 1e-4 both these and rounding are below 3e-12 of the scale,
     # with 2e-4 these are 8e-12. The scale is the sum of the sizes of what the slope adds up, which may cancel.
@@ -331,7 +335,7 @@ def test_mapping_over_replicas_equals_single_runs(variant, backend):
             assert_close(jax.tree.map(lambda a, n=n: a[n], together), run(*point), 1e-12)
 
 
-@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
+@pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)
 def test_second_cell_of_a_kind_does_not_recompile(variant, backend):
     traces = []
 
@@ -357,7 +361,7 @@ def curvature_problem(variant: str, backend: str) -> tuple[Any, tuple[nnx.State,
     return loss, (state, x)
 
 
-@pytest.mark.parametrize("variant", in_tiers(CELLS))
+@pytest.mark.parametrize("variant", in_tiers(CELLS, by_structure=True))
 def test_forward_mode_and_second_derivatives_work_on_reference(variant):
     with float64():
         loss, point = curvature_problem(variant, "reference")
@@ -392,7 +396,7 @@ def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(varian
         assert_close(hessian, jax.jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
 
 
-@pytest.mark.parametrize("variant", [in_tier(variant, costly=True, further=variant == "irnn") for variant in CELLS])
+@pytest.mark.parametrize("variant", in_tiers(CELLS, costly=True, by_structure=True))
 def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
     with float64():
         results = []

@@ -28,7 +28,7 @@ from tests.helpers import (
     random_like,
     shapes_of_matrices,
 )
-from tests.tiers import CELL_VARIANTS, in_tier
+from tests.tiers import CELL_VARIANTS, STUDY, in_tier
 
 T, B, D, H, ANSWERS = 6, 4, 2, 3, 2
 LENGTHS = (6, 1, 0, 4)
@@ -126,7 +126,7 @@ def check(splits: list[LagSplit], gradients: list[dict[str, jax.Array]], lags: i
 @pytest.mark.parametrize(
     "variant",
     # The split knows nothing of a cell's activation.
-    [in_tier(name, further=name.startswith("vanilla_")) for name in CELL_VARIANTS],
+    [in_tier(name, further=name.startswith("vanilla_") or name in STUDY) for name in CELL_VARIANTS],
 )
 def test_parts_sum_to_the_gradient_of_every_cell(variant: str) -> None:
     name, fields = CELL_VARIANTS[variant]
