@@ -197,7 +197,9 @@ def adds_products_alone(cell: BaseCell) -> bool:
     """Whether all that its step does with products is x W + b + h R, gate by gate: such a cell can be normalised."""
     kind = type(cell)
     one_product = isinstance(cell, Cell) and dict(cell.products) == {"recurrent": cell.gate_names}
-    return one_product and kind.step is Cell.step and kind.project is BaseCell.project
+    if not (one_product and kind.step is Cell.step and kind.project is BaseCell.project):
+        return False
+    return jax.eval_shape(cell.matrices)["recurrent"].kernel.ndim == 2
 
 
 def row_weights(

@@ -22,7 +22,6 @@ from rnnlab.engine.chain import Step, Trace, trace_first, trace_step
 from rnnlab.engine.contract import (
     Cotangent,
     Matrix,
-    Product,
     Taps,
     dropped,
     kernel_gradient,
@@ -221,7 +220,6 @@ def _fused_backward(plan, residuals, cotangents):
             one = jax.tree.map(lambda a: a[0], (before, parts, noise_chunk))
             traced = trace_step(plan, params, matrices, *one)
         trace, constants = traced.trace, traced.constants(params)
-        columns = _columns(trace.products)
 
         # Where nothing is kept, the gates of the whole chunk are computed at once, so that the loop below holds the
         # products alone and a few multiplications.
@@ -260,6 +258,7 @@ def _fused_backward(plan, residuals, cotangents):
 
         def back(state, inputs):
             dcarry, scratch = state
+            scratch = list(scratch)
             t, own, mask_t = inputs
             if dh is not None:
                 dcarry = (dcarry[0] + lax.dynamic_index_in_dim(dh, first + t, keepdims=False), *dcarry[1:])
@@ -269,13 +268,12 @@ def _fused_backward(plan, residuals, cotangents):
                 dnew = cotangent.clipped(dnew)
 
             def multiply_back(number: int, du: Parts) -> jax.Array:
-                nonlocal scratch
-                (column, width), matrix = columns[number], ready[trace.products[number].name]
+                side, column, matrix = scratch[number], 0, ready[trace.products[number].name]
                 for part in du:  # Put side by side in memory: XLA's concatenation is slower.
-                    scratch = lax.dynamic_update_slice(scratch, part[None].astype(scratch.dtype), (t, 0, column))
+                    side = lax.dynamic_update_slice(side, part[None].astype(side.dtype), (t, 0, column))
                     column += part.shape[-1]
-                row = lax.dynamic_index_in_dim(scratch, t, keepdims=False)
-                dvalue = matrix.back_times(row[:, column - width : column], plan.compute)
+                scratch[number] = side
+                dvalue = matrix.back_times(lax.dynamic_index_in_dim(side, t, keepdims=False), plan.compute)
                 return dropped(dvalue, matrix.matrix, state_mask)
 
             dbefore, dz = traced.backward(held_at(t, own), dnew, multiply_back)
@@ -292,36 +290,37 @@ def _fused_backward(plan, residuals, cotangents):
             reverse=not plan.reverse,
             unroll=plan.unroll_steps,
         )
-        du = scratch[:length]
+        du = [a[:length] for a in scratch]
         dz = _gradient_of_z(trace, dz, du)
         for number, each in enumerate(trace.products):
             kind, index = trace.values[number]
             if kind == "constant":
-                value = jnp.broadcast_to(constants[index], (*du.shape[:2], matrices[each.name].rows))
+                value = jnp.broadcast_to(constants[index], (length, x.shape[1], matrices[each.name].rows))
             elif kind != "before" and plan.keep_gates:
                 arrays, start_of = whole[kind]
                 value = _cut(arrays[index], start_of, length)
             else:
                 value = chunk[kind][index]
-            column, width = columns[number]
-            total, columns_du = dmatrices[each.name], du[:, :, column : column + width]
+            total, columns = dmatrices[each.name], du[number]
             value = dropped(value, matrices[each.name], state_mask)
-            kernel = kernel_gradient(matrices[each.name], value, columns_du, plan.compute, total.kernel.dtype)
+            kernel = kernel_gradient(matrices[each.name], value, columns, plan.compute, total.kernel.dtype)
             offset = total.offset
             if offset is not None:
-                offset = offset + columns_du.reshape(-1, width).sum(0, dtype=offset.dtype)
+                offset = offset + columns.reshape(-1, each.columns).sum(0, dtype=offset.dtype)
             total = dataclasses.replace(total, kernel=total.kernel + kernel, offset=offset)
             dmatrices = {**dmatrices, each.name: total}
         dparams_project, dx = pull_project(dz)
         pull_params = jax.vjp(lambda params: run_steps(params)[0], params)[1]
         dparams = jax.tree.map(lambda total, *new: total + sum(new), dparams, dparams_project, pull_params(dnew)[0])
-        return (dcarry, dparams, dmatrices, scratch), (dx, None if taps is None else Taps(dnew, du))
+        dtaps = None if taps is None else Taps(dnew, jnp.concatenate([dnew[0][:, :, :0], *du], -1))
+        return (dcarry, dparams, dmatrices, scratch), (dx, dtaps)
 
     # Sums over time are kept in float32 at least, and in the widest type that enters them.
     wide = functools.partial(_zeros_at_least, jnp.result_type(jnp.float32, dlast[0].dtype))
     z = jax.eval_shape(plan.project, params, x[0])
-    width = sum(each.columns for each in products_of(cell, x, noise))
-    scratch = jnp.zeros((plan.chunk, x.shape[1], width), jnp.result_type(z.dtype, dlast[0].dtype))
+    # An array for each product: of one for all, XLA would copy the whole at every product but the last.
+    dtype = jnp.result_type(z.dtype, dlast[0].dtype)
+    scratch = [jnp.zeros((plan.chunk, x.shape[1], each.columns), dtype) for each in products_of(cell, x, noise)]
     state = (dlast, *jax.tree.map(wide, (params, matrices)), scratch)
     segments = plan.segments(x.shape[0], plan.needed(x.shape[0], lengths))
     pieces = []
@@ -343,22 +342,12 @@ def _joined(a: jax.Array) -> jax.Array:
     return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
 
 
-def _columns(products: Sequence[Product]) -> list[tuple[int, int]]:
-    """(The first column, how many) of each product, side by side."""
-    widths = [each.columns for each in products]
-    return [(sum(widths[:number]), width) for number, width in enumerate(widths)]
-
-
-def _gradient_of_z(trace: Trace, dz: list[Any], du: jax.Array) -> jax.Array:
-    """∂L/∂z [C, B, M] from its parts, those left out being parts of ∂L/∂u [C, B, U]."""
-    counts = sum(each.parts for each in trace.products)
-    if trace.same == tuple(range(counts)):
-        return du
-    parts = [
-        part
-        for each, (column, width) in zip(trace.products, _columns(trace.products), strict=True)
-        for part in jnp.split(du[:, :, column : column + width], each.parts, axis=-1)
-    ]
+def _gradient_of_z(trace: Trace, dz: list[Any], du: Sequence[jax.Array]) -> jax.Array:
+    """∂L/∂z [C, B, M] from its parts, those left out being parts of ∂L/∂u [C, B, N] of the products."""
+    counts = [each.parts for each in trace.products]
+    if trace.same == tuple(range(sum(counts))):
+        return du[0] if len(du) == 1 else jnp.concatenate(du, -1)
+    parts = [part for each, count in zip(du, counts, strict=True) for part in jnp.split(each, count, axis=-1)]
     return jnp.concatenate([a if n is None else parts[n] for n, a in zip(trace.same, dz, strict=True)], -1)
 
 
