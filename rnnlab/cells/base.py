@@ -7,50 +7,29 @@ the equations of the known ones stand in the files beside this one.
 import abc
 import dataclasses
 import functools
-import importlib
-import operator
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
+from rnnlab.cells.pickling import Named, by_name
+from rnnlab.cells.recurrent_matrices import PARAMETRISATIONS, Parametrisation, ParametrisationSpec
 from rnnlab.config.bounds import PositiveInt
 from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import is_traced
-from rnnlab.config.schema import check_count
+from rnnlab.config.schema import build, check_count
 from rnnlab.engine import Linear, Matrix, Multiply
 from rnnlab.ops.activations import PerUnit
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.ops.linear import ComputeType, affine
 from rnnlab.typing import Array, Carry, Float, Parts
-
-
-class _Named(NamedTuple):
-    """A function, by where it stands."""
-
-    module: str
-    name: str
-
-    def __call__(self) -> Any:
-        return operator.attrgetter(self.name)(importlib.import_module(self.module))
-
-
-def _by_name(value: Any) -> Any:
-    """A compiled function of a module as `_Named`, anything else as it is."""
-    if isinstance(value, nnx.Module | types.FunctionType) or not callable(value):
-        return value
-    named = _Named(getattr(value, "__module__", None) or "", getattr(value, "__qualname__", ""))
-    try:
-        return named if named() is value else value
-    except (ImportError, AttributeError, ValueError):
-        return value
 
 
 @functools.cache
@@ -63,6 +42,15 @@ def _traced_parameters(cell: type) -> frozenset[str]:
     return frozenset(name for name, hint in hints.items() if is_traced(hint))
 
 
+def _name(spec: str | Mapping[str, Any]) -> Any:
+    """The name in a section, or the name that stands for it."""
+    return spec if isinstance(spec, str) else spec.get("name")
+
+
+def _no_blocks(cell: Any) -> str:
+    return f"model.cell.recurrent: {type(cell).__name__} has no recurrent matrix of square blocks to make; use free"
+
+
 _PARAMETERS = ("input_kernel", "recurrent_kernel", "bias")
 
 
@@ -71,7 +59,8 @@ class BaseCell(WithOptions, nnx.Module):
 
     With G = len(gate_names) gates the gate width is M = G H, and gate k owns columns [k H, (k + 1) H) of
         input_kernel [D, M], bias [M].
-    R, which meets the state, is recurrent_kernel [K, U]: U is H times the number of gates in `products`.
+    R, which meets the state, is recurrent_kernel [K, U]: U is H times the number of gates in `products`. With
+    `recurrent` it is made of other parameters, block by block.
 
     A cell's options are its annotated attributes, as in a dataclass: arguments of the constructor, and fields of
     `model.cell`. A subclass adds its own to those of its base. One of `InitVar` is there for `initialize` alone. One
@@ -88,6 +77,8 @@ class BaseCell(WithOptions, nnx.Module):
     """How each gate's block of the input kernel is drawn."""
     recurrent_init: InitVar[InitializerSpec] = "orthogonal"
     """How each gate's block of the recurrent kernel is drawn."""
+    recurrent: InitVar[ParametrisationSpec] = "free"
+    """How each gate's block of R [H, H] is made of parameters."""
     bias_init: InitVar[InitializerSpec] = "zeros"
     """How each gate's bias is drawn."""
     chrono: InitVar[PositiveInt | None] = None
@@ -106,10 +97,12 @@ class BaseCell(WithOptions, nnx.Module):
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     chrono_signs: ClassVar[tuple[int, ...]] = ()
     """The effect of `chrono` on every gate: 1 where it keeps the state, -1 where it writes to it, else 0."""
-    recurrent_parameters: ClassVar[tuple[str, ...]] = ("recurrent_kernel",)
+    recurrent_parameters: tuple[str, ...] = dataclasses.field(default=("recurrent_kernel",), init=False)
     """The names of the parameters that what meets the state is made of."""
     linear: ClassVar[Linear | None] = None
     """Where the cell is linear in its state; the backend `scan` takes such a one."""
+    parametrisation: Parametrisation | None = dataclasses.field(default=None, init=False)
+    """How R is made; None: it is recurrent_kernel, or what `recurrent_matrix` of the class makes it."""
     has_candidate: ClassVar[bool] = False
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     output_map: Callable[[jax.Array, jax.Array], jax.Array] | None = dataclasses.field(default=None, init=False)
@@ -141,7 +134,9 @@ class BaseCell(WithOptions, nnx.Module):
         if self.products:
             gates = self.recurrent_gates * self.meets
             blocks = jnp.split(self._draw_gates(options.recurrent_init, rngs, self.features, gates), self.meets, axis=1)
-            self.recurrent_kernel = nnx.Param(jnp.concatenate(blocks))
+            self._make_recurrent(options, jnp.concatenate(blocks))
+        elif _name(getattr(options, "recurrent", "free")) != "free":
+            raise ConfigError(_no_blocks(self))
         draw_bias = as_initializer(options.bias_init)
         biased = [gate not in self.unbiased for gate in self.gate_names]
         biases = [draw_bias(rngs.params(), (self.features,), jnp.float32) for each in biased if each]
@@ -155,19 +150,42 @@ class BaseCell(WithOptions, nnx.Module):
             signs = [sign for sign, each in zip(self.chrono_signs, biased, strict=True) if each]
             self.bias[...] += jnp.kron(jnp.array(signs, jnp.float32), jnp.log(steps))
 
+    def _make_recurrent(self, options: Any, drawn: Float[Array, "K U"]) -> None:
+        """The parameters that R is made of, from R as it was drawn."""
+        chosen = build(PARAMETRISATIONS, getattr(options, "recurrent", "free"), "model.cell.recurrent")
+        if chosen is None:
+            self.recurrent_kernel = nnx.Param(drawn)
+            return
+        if self.builds_recurrent_matrix:
+            raise ConfigError(f"model.cell.recurrent: {type(self).__name__} makes its R in its own way; use free")
+        arrays = chosen.arrays_of(list(self._blocks(drawn).values()))
+        self._recurrent_arrays = tuple(arrays)
+        for name, array in arrays.items():
+            trained = name not in chosen.constants
+            setattr(self, chosen.attribute(name), nnx.Param(array) if trained else array)
+        self.parametrisation = chosen
+        others = [name for name in type(self).recurrent_parameters if name != "recurrent_kernel"]
+        self.recurrent_parameters = (*self.built_parameters, *others)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Keeps an array as one that enters compiled programs and is not trained; so it does a number whose name is a
-        `Traced` parameter of the cell's own constructor."""
+        `Traced` parameter of the cell's own constructor.
+
+        Raises:
+            ConfigError: a cell whose recurrent_kernel is of another form, and R is to be made of other parameters.
+        """
+        if name == "recurrent_kernel" and self.parametrisation is not None:
+            raise ConfigError(_no_blocks(self))
         if isinstance(value, jax.Array) or (isinstance(value, float) and name in _traced_parameters(type(self))):
             value = nnx.data(jnp.asarray(value))
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: a compiled function such as `jnp.tanh`, which pickle does not take, by its name."""
-        return {name: _by_name(value) for name, value in super().__getstate__().items()}
+        return {name: by_name(value) for name, value in super().__getstate__().items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({name: v() if isinstance(v, _Named) else v for name, v in state.items()})
+        super().__setstate__({name: v() if isinstance(v, Named) else v for name, v in state.items()})
 
     def _draw_gates(self, init: InitializerSpec, rngs: nnx.Rngs, rows: int, gates: tuple[str, ...]) -> jax.Array:
         """[rows, H times the gates], one draw a gate: a single orthogonal [H, M] draw is orthogonal in none of them."""
@@ -205,8 +223,12 @@ class BaseCell(WithOptions, nnx.Module):
         """
 
     def recurrent_matrix(self) -> Float[Array, "K U"]:
-        """R, as it multiplies; a reparametrised kernel is built here, once per sequence."""
-        return self.recurrent_kernel[...]
+        """R, as it multiplies; one that is made of other parameters is made here, once a sequence."""
+        made = self.parametrisation
+        if made is None:
+            return self.recurrent_kernel[...]
+        arrays = {name: getattr(self, made.attribute(name))[...] for name in self._recurrent_arrays}
+        return self._joined(made.blocks(arrays))
 
     def recurrent_offset(self) -> Float[Array, " U"] | None:
         """c, which is added to the products; a cell without a second bias has none."""
@@ -237,6 +259,11 @@ class BaseCell(WithOptions, nnx.Module):
             blocks |= zip(names, rows, strict=True)
         return blocks
 
+    def _joined(self, blocks: list[Float[Array, "H H"]]) -> Float[Array, "K U"]:
+        """R of its blocks, in the order of `_blocks`."""
+        columns = [jnp.concatenate(blocks[i : i + self.meets]) for i in range(0, len(blocks), self.meets)]
+        return jnp.concatenate(columns, axis=1)
+
     @property
     def recurrent_gates(self) -> tuple[str, ...]:
         """The gates whose columns R has, in their order."""
@@ -245,19 +272,42 @@ class BaseCell(WithOptions, nnx.Module):
     @property
     def builds_recurrent_matrix(self) -> bool:
         """Whether R is made of its parameters, and is none of them itself."""
-        return type(self).recurrent_matrix is not BaseCell.recurrent_matrix
+        return self.parametrisation is not None or type(self).recurrent_matrix is not BaseCell.recurrent_matrix
+
+    @property
+    def built_parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that R is made of, where it is made: their size says nothing of it."""
+        if self.parametrisation is None:
+            return self.recurrent_parameters if self.builds_recurrent_matrix else ()
+        trained = [name for name in self._recurrent_arrays if name not in self.parametrisation.constants]
+        return tuple(map(self.parametrisation.attribute, trained))
 
     def set_recurrent_matrices(self, change: Callable[[Float[Array, "H H"]], Float[Array, "H H"]]) -> None:
         """Puts change(block) in the place of each gate's block.
 
         Raises:
-            ConfigError: R is built, or there is none.
+            ConfigError: R cannot be that, or there is none.
         """
-        if self.builds_recurrent_matrix or not self.recurrent_matrices():
-            raise ConfigError(f"{type(self).__name__} has no recurrent_kernel that is R itself; its R cannot be set")
-        blocks = [change(block) for block in self._blocks(self.recurrent_kernel[...]).values()]
-        columns = [jnp.concatenate(blocks[i : i + self.meets]) for i in range(0, len(blocks), self.meets)]
-        self.recurrent_kernel[...] = jnp.concatenate(columns, axis=1)
+        kind = type(self).__name__
+        if not self.recurrent_matrices() or (self.builds_recurrent_matrix and self.parametrisation is None):
+            raise ConfigError(f"{kind} has no recurrent_kernel that is R itself; its R cannot be set")
+        blocks = [change(block) for block in self.recurrent_matrices().values()]
+        if self.parametrisation is None:
+            self.recurrent_kernel[...] = self._joined(blocks)
+            return
+        if any(isinstance(block, Tracer) for block in blocks):
+            raise ConfigError(f"the R of {kind} is made of parameters; within a compiled program it cannot be set")
+        changed = self.parametrisation.arrays_of(blocks)
+        for block, reached in zip(blocks, self.parametrisation.blocks(changed), strict=True):
+            if not np.allclose(block, reached, rtol=0, atol=1e-4 * np.abs(block).max()):
+                made = type(self.parametrisation).__name__
+                raise ConfigError(f"the R of {kind} is {made}, which cannot be what it is to be set to; use free")
+        for name, array in changed.items():
+            attribute = self.parametrisation.attribute(name)
+            if name in self.parametrisation.constants:
+                setattr(self, attribute, array)
+            else:
+                getattr(self, attribute)[...] = array
 
     def candidate(self, value: Float[Array, "B H"], z: Parts) -> Float[Array, "B H"]:
         """A value that would enter the state, times its dropout mask where z brings one behind the gates' parts

@@ -70,7 +70,7 @@ class SLSTM(Cell, without=("chrono",)):
 
     @property
     def builds_recurrent_matrix(self) -> bool:
-        return self.heads > 1
+        return self.heads > 1 or self.parametrisation is not None
 
     def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
         h, c, m = super().initial_carry(batch, dtype)

@@ -50,7 +50,9 @@ def _gates(name: str, leaf: jax.Array, probe: Probe) -> list[str]:
     """The gates of a recurrent parameter [H, M] of more than one block; else none."""
     layer, _, parameter = name.rpartition("/")
     cell = next((inner_cell(each.cell) for each in probe.trajectories if each.name == layer), None)
-    if cell is None or parameter not in cell.recurrent_parameters or leaf.ndim != 2 or not leaf.shape[0]:
+    if cell is None or cell.builds_recurrent_matrix or parameter not in cell.recurrent_parameters:
+        return []
+    if leaf.ndim != 2 or not leaf.shape[0]:
         return []
     count, rest = divmod(leaf.shape[1], leaf.shape[0])
     return [] if rest or count < 2 else gate_names(cell, count)

@@ -54,8 +54,8 @@ def group_of(path: Path, cells: Cells = NO_CELLS) -> Group:
 
 def is_built_upon(path: Path, cells: Cells = NO_CELLS) -> bool:
     """Whether a cell makes its recurrent matrix of this leaf, whose size then says nothing of R."""
-    cell, _ = _owner(path, cells)
-    return cell is not None and cell.builds_recurrent_matrix and _meets_state(path, cells)
+    cell, rest = _owner(path, cells)
+    return cell is not None and rest[0] in cell.built_parameters
 
 
 def _meets_state(path: Path, cells: Cells) -> bool:
