@@ -109,7 +109,7 @@ def unroll(
     if initial_carry is not None:
         initial_carry = check_carry(cell, initial_carry, x)
     check_beside(cell, x, noise, state_mask, taps)
-    products_of(cell, x, noise)  # Refuses a step that gives no carry.
+    products = products_of(cell, x, noise)
     if resets is not None:
         resets = check_resets(resets, x)
     if reset_carry is not None:
@@ -124,6 +124,11 @@ def unroll(
     if backend == "scan" and cotangent is not None:
         raise ValueError("backend='scan' has no steps to change the cotangent at; use 'fused', 'reference' or 'auto'")
 
+    if chunk is None:
+        projected = jax.eval_shape(cell.project, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)).shape[-1]
+        steps, batch = x.shape[:2]
+        width = max(sum(product.columns for product in products), projected)
+        chunk = default_chunk(steps, batch, width, padded=lengths is not None)
     switches = _Switches(backend, reverse, chunk, unroll_steps, store)
     arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
     mesh = explicit_mesh((nnx.state(cell), arguments) if isinstance(cell, nnx.Module) else arguments)
@@ -141,7 +146,7 @@ class _Switches(NamedTuple):
 
     backend: Backend
     reverse: bool
-    chunk: int | None
+    chunk: int
     unroll_steps: int
     store: Store
 
@@ -196,10 +201,6 @@ def _run(
     else:
         graphdef, params = nnx.split(cell)
         matrices = dict(cell.matrices())
-        if chunk is None:
-            width = sum(product.columns for product in products_of(cell, x, noise))
-            width = max(width, jax.eval_shape(cell.project, x[0]).shape[-1])
-            chunk = default_chunk(steps, batch, width, padded=lengths is not None)
         plan = Plan(
             graphdef,
             min(chunk, steps),
