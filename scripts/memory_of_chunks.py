@@ -14,7 +14,8 @@ from absl import flags
 from rnnlab import cli
 from rnnlab.benchmark import contestants
 from rnnlab.benchmark.__main__ import parse_list
-from rnnlab.benchmark.cases import CELLS, Case, make_problem
+from rnnlab.benchmark.cases import Case, make_problem
+from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.markdown import markdown_table
 from rnnlab.parallel import devices
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_list("stores", stores, "what is stored, separated by commas", flag_values=values)
     flags.DEFINE_bool("reference", False, "also the reference backend, which needs the most", flag_values=values)
     cli.parse(values, argv, __doc__)
-    cell = parse_list(values.cell, CELLS, "cell")[0]
+    cell = parse_list(values.cell, list(CELLS), "cell")[0]
     try:
         chunks = [int(chunk) for chunk in values.chunks]
     except ValueError as error:

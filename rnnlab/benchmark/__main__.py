@@ -2,6 +2,7 @@
 
     python -m rnnlab.benchmark
     python -m rnnlab.benchmark --cells=lstm,gru --shapes=0,2 --output=benchmark.json
+    python -m rnnlab.benchmark --cells=all --shapes=0,2
     python -m rnnlab.benchmark --diagnostics --output=diagnostics_cost.json
     python -m rnnlab.benchmark --language_model --output=language_model.json
     python -m rnnlab.benchmark --speech --output=speech_steps.json
@@ -10,7 +11,8 @@
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
 rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
 the compiled program. All get the same weights and inputs; a row whose losses or gradients disagree is void.
-torch.nn takes part where torch is installed (extra `benchmark`).
+torch.nn takes part where torch is installed (extra `benchmark`). Of a cell that the other libraries lack, the fused
+backend is compared with the plain scan of the same step, and with the backend `scan` where that runs the cell.
 
 --diagnostics measures instead what watching a run costs: every diagnostic alone, all of them, and writing down what
 they find, in training steps, for the adding problem (IRNN, LSTM, GRU) and pixel-by-pixel MNIST, where that is at hand.
@@ -41,9 +43,10 @@ from rich.progress import Progress
 
 from rnnlab import cli
 from rnnlab.benchmark import diagnostics, language_model, speech, sweeps
-from rnnlab.benchmark.cases import CELLS, DEFAULT, SHAPES, Case
+from rnnlab.benchmark.cases import DEFAULT, OF_PEERS, SHAPES, Case
 from rnnlab.benchmark.tables import markdown, show
-from rnnlab.benchmark.worker import Worker
+from rnnlab.benchmark.worker import Worker, takes_part
+from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import remove, write_text
 from rnnlab.files.output import make_console
@@ -60,7 +63,7 @@ def measure(case: Case, workers: list[Worker], turns: int, seconds: float) -> li
     that the machine gave beside them."""
     rows = []
     for worker in workers:
-        for name in worker.names:
+        for name in (name for name in worker.names if takes_part(name, case)):
             prepared = worker.ask(do="prepare", name=name, case=list(case))
             rows.append({"contestant": name, "worker": worker, "step": [], "forward": []} | prepared)
     rates = []
@@ -180,7 +183,8 @@ def save(path: Path, results: list[dict[str, Any]], turns: int, table: str, over
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
-    flags.DEFINE_string("cells", "", f"of {', '.join(CELLS)}; all if empty", flag_values=values)
+    text = f"of {', '.join(CELLS)}; all, or nothing, for every one of them"
+    flags.DEFINE_string("cells", ",".join(OF_PEERS), text, flag_values=values)
     numbered = ", ".join(f"{i} {Case('gru', *shape).shape()}" for i, shape in enumerate(SHAPES))
     flags.DEFINE_string("shapes", "", f"numbers of (T, B, D, H): {numbered}; all if empty", flag_values=values)
     flags.DEFINE_integer("turns", 5, "how often each contestant is timed", lower_bound=1, flag_values=values)
@@ -195,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "output", None, text)
     cli.data_flags(values)
     cli.parse(values, argv, __doc__)
-    cells = parse_list(values.cells, CELLS, "cells")
+    cells = parse_list("" if values.cells == "all" else values.cells, list(CELLS), "cells")
     chosen = [kind for kind in (language_model, speech, sweeps) if values[kind.__name__.rpartition(".")[2]].value]
     if len(chosen) > 1:
         raise ConfigError("--language_model, --speech and --sweeps: one at a time")

@@ -1,6 +1,6 @@
 """The cases of a comparison: shapes, cells, and the weights and inputs that every contestant gets."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ class Case(NamedTuple):
     """One row of the table."""
 
     cell: str
-    """vanilla (tanh), irnn, lstm or gru."""
+    """One of `OF_PEERS`, or any other in the table of cells."""
     steps: int
     """T"""
     batch: int
@@ -24,7 +24,20 @@ class Case(NamedTuple):
     bidirectional: bool = False
 
     @property
+    def of_peers(self) -> bool:
+        """Whether the other libraries have the cell, too."""
+        return self.cell in OF_PEERS
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The cell's section of a config."""
+        # The IRNN's weights are drawn as all others' are: what it is trained from has nothing to do with its speed.
+        irnn = {"name": "vanilla", "activation": "relu"}
+        return (irnn if self.cell == "irnn" else {"name": self.cell}) | {"features": self.features}
+
+    @property
     def gates(self) -> int:
+        """Of a cell of `OF_PEERS`."""
         return {"vanilla": 1, "irnn": 1, "lstm": 4, "gru": 3}[self.cell]
 
     @property
@@ -34,13 +47,21 @@ class Case(NamedTuple):
     def step_products(self) -> float:
         """Floating point operations of the matrix products that one training step cannot do without: forward x W and
         h R, backward δ Rᵀ, hᵀ δ and xᵀ δ (the input itself needs no gradient), two operations per product and sum."""
-        width = self.gates * self.features
-        return 2.0 * self.steps * self.batch * width * (2 * self.inputs + 3 * self.features) * self.directions
+        of_input, within = self._multiply_adds()
+        return 2.0 * self.steps * self.batch * (2 * of_input + 3 * within) * self.directions
 
     def forward_products(self) -> float:
         """Likewise of a forward pass: x W and h R."""
+        return 2.0 * self.steps * self.batch * sum(self._multiply_adds()) * self.directions
+
+    def _multiply_adds(self) -> tuple[int, int]:
+        """Of a row at a step: those of x W, and those of h R and the like."""
+        if not self.of_peers:
+            from rnnlab.benchmark.of_table import multiply_adds
+
+            return multiply_adds(self)
         width = self.gates * self.features
-        return 2.0 * self.steps * self.batch * width * (self.inputs + self.features) * self.directions
+        return width * self.inputs, width * self.features
 
     def shape(self) -> str:
         text = f"({self.steps}, {self.batch}, {self.inputs}, {self.features}"
@@ -55,11 +76,13 @@ SHAPES = [
     (100, 64, 512, 512, False),
     (300, 32, 120, 250, True),
 ]
-CELLS = ["vanilla", "irnn", "lstm", "gru"]
+OF_PEERS = ["vanilla", "irnn", "lstm", "gru"]
+"""The cells that the other libraries have, too."""
 
 
 class Problem(NamedTuple):
-    """Weights per direction in rnnlab's layout and gate order, inputs and targets, all float32.
+    """Weights per direction in rnnlab's layout and gate order, inputs and targets, all float32. A cell that the other
+    libraries lack has none of them here: its own initial ones are the same each time.
 
     The loss is the mean over everything of (h - target)² / 2; the update is one step of plain SGD at rate 0.1.
     """
@@ -77,6 +100,8 @@ LEARNING_RATE = 0.1
 
 def make_problem(case: Case) -> Problem:
     """The same numbers for every contestant."""
+    if not case.of_peers:
+        return Problem([], *_sequences(case, np.random.default_rng(0)))
     generator = np.random.default_rng(0)
 
     def draw(*shape: int) -> np.ndarray:
@@ -94,5 +119,11 @@ def make_problem(case: Case) -> Problem:
         if case.cell == "gru":
             each["recurrent_bias"] = np.zeros(h, np.float32)  # Flax has none.
         weights.append(each)
-    x = draw(case.steps, case.batch, case.inputs)
-    return Problem(weights, x, draw(case.steps, case.batch, h * case.directions))
+    return Problem(weights, *_sequences(case, generator))
+
+
+def _sequences(case: Case, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets."""
+    shapes = (case.inputs, case.features * case.directions)
+    x, target = (generator.standard_normal((case.steps, case.batch, width), np.float32) for width in shapes)
+    return x, target

@@ -21,7 +21,8 @@ class Contestant(NamedTuple):
     loss: float
     """Before the first update."""
     gradient: float
-    """Norm of the gradient of the recurrent kernels, before the first update."""
+    """Norm of the gradient of the recurrent kernels, before the first update; of all parameters of a cell that other
+    libraries lack."""
     temporary_bytes: int | None
     """Temporary memory of the compiled training step on all devices; None where the library does not say it."""
     compile_seconds: float | None
@@ -35,20 +36,12 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
     from flax import nnx
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from rnnlab.nn.recurrent_layer import RecurrentLayer
+    from rnnlab.benchmark.of_table import make_layer
     from rnnlab.parallel import devices
     from rnnlab.parallel.sharding import sum_over_devices
 
-    names = {"vanilla": {"name": "vanilla"}, "irnn": {"name": "vanilla", "activation": "relu"}}
-    section = names.get(case.cell, {"name": case.cell}) | {"features": case.features}
-    layer = RecurrentLayer(
-        case.inputs,
-        cell=section,
-        bidirectional=case.bidirectional,
-        recurrence={"backend": backend, **recurrence},
-        rngs=nnx.Rngs(0),
-    )
-    for cell, weights in zip(layer.cells, problem.weights, strict=True):
+    layer = make_layer(case, backend, **recurrence)
+    for cell, weights in zip(layer.cells, problem.weights, strict=case.of_peers):
         for name, value in weights.items():
             getattr(cell, name)[...] = jnp.asarray(value)
     graphdef, params, buffers = nnx.split(layer, nnx.Param, ...)
@@ -81,7 +74,7 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
     sharded = NamedSharding(mesh, rows)
     arrays = (jax.device_put(problem.x, sharded), jax.device_put(problem.target, sharded))
     params = devices.replicate(mesh, params)
-    norm = _recurrent_norm([c["recurrent_kernel"] for c in run_gradient(params, *arrays)["cells"].values()])
+    norm = _norm(_compared(case, list(run_gradient(params, *arrays)["cells"].values())))
     compiled, seconds = _compile(run_steps, (params, jnp.float32(0)), jnp.int32(1), *arrays)
     run_forward = jax.jit(run_forward)
     held = {"state": compiled(jax.tree.map(jnp.copy, (params, jnp.float32(0))), jnp.int32(1), *arrays)}
@@ -112,7 +105,15 @@ def _temporaries(compiled: Any, devices: int) -> int | None:
     return None if memory is None else int(memory.temp_size_in_bytes) * devices
 
 
-def _recurrent_norm(gradients: Any) -> float:
+def _compared(case: Case, gradients: Any) -> list[Any]:
+    """Of what the contestants' gradients are compared: of the recurrent kernels, which all libraries have; of all
+    parameters where they are ours alone."""
+    import jax
+
+    return [each["recurrent_kernel"] for each in gradients] if case.of_peers else jax.tree.leaves(gradients)
+
+
+def _norm(gradients: Any) -> float:
     return float(np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g in gradients)))
 
 
@@ -121,6 +122,11 @@ def plain_scan(case: Case, problem: Problem) -> Contestant:
     import jax
     import jax.numpy as jnp
     from jax import lax
+
+    if not case.of_peers:
+        from rnnlab.benchmark.of_table import make_plain_scan
+
+        return _single_device(*make_plain_scan(case), problem, lambda g: _compared(case, g))
 
     def cell(p: Any, carry: Any, x: jax.Array) -> Any:
         h = carry[0]
@@ -151,7 +157,7 @@ def plain_scan(case: Case, problem: Problem) -> Contestant:
             outputs.append(lax.scan(body, start, x, reverse=direction == 1)[1])
         return jnp.concatenate(outputs, -1)
 
-    return _single_device(forward, problem.weights, problem, lambda g: [p["recurrent_kernel"] for p in g])
+    return _single_device(forward, problem.weights, problem, lambda g: _compared(case, g))
 
 
 def flax_rnn(case: Case, problem: Problem) -> Contestant:
@@ -204,7 +210,7 @@ def _single_device(forward: Any, params: Any, problem: Problem, recurrent: Any) 
         value, gradients = jax.value_and_grad(loss)(params, x, target)
         return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, gradients), value
 
-    norm = _recurrent_norm(recurrent(jax.jit(jax.grad(loss))(params, *arrays)))
+    norm = _norm(recurrent(jax.jit(jax.grad(loss))(params, *arrays)))
     compiled, seconds = _compile(step, params, *arrays)
     run_forward = jax.jit(forward)
     state, first_loss = compiled(jax.tree.map(jnp.copy, params), *arrays)
@@ -263,5 +269,5 @@ def torch_nn(case: Case, problem: Problem) -> Contestant:
         finish()
 
     loss = backward()
-    norm = _recurrent_norm([p.grad.cpu() for n, p in module.named_parameters() if n.startswith("weight_hh")])
+    norm = _norm([p.grad.cpu() for n, p in module.named_parameters() if n.startswith("weight_hh")])
     return Contestant(step, forward, loss, norm, None, None)

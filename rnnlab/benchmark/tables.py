@@ -58,6 +58,10 @@ def markdown(results: list[dict[str, Any]]) -> str:
             memory = ours["temporary_bytes"]
             size = "" if memory is None else f"{memory / 2**20:.0f}"
             mine = [f"{ours['step_median'] * 1e3:.3g}", f"{ours['step_share']:.0%}", size]
-        ratios = [f"{rows[p]['step_ratio']:.2f}" if "step_ratio" in rows.get(p, {}) else "void" for p in peers]
+        ratios = [_ratio(rows[p]) if p in rows else "" for p in peers]
         lines.append([cell, shape, *mine, *ratios])
     return markdown_table(["cell", "(T, B, D, H)", "step, ms", "share of peak", "memory, MiB", *peers], lines)
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    return f"{row['step_ratio']:.2f}" if "step_ratio" in row else "void"

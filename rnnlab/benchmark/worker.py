@@ -56,10 +56,22 @@ def contestants(kind: str) -> dict[str, Any]:
         return {
             "rnnlab fused": lambda *a: c.rnnlab(*a, backend="fused"),
             "rnnlab reference": lambda *a: c.rnnlab(*a, backend="reference"),
+            "rnnlab scan": lambda *a: c.rnnlab(*a, backend="scan"),
         }
     if kind == "jax":
         return {"plain scan": c.plain_scan, "flax.nnx.RNN": c.flax_rnn}
     return {"torch.nn": c.torch_nn}
+
+
+def takes_part(name: str, case: Case) -> bool:
+    """Whether a contestant has a case's cell."""
+    if case.of_peers:
+        return name != "rnnlab scan"
+    if name == "rnnlab scan":
+        from rnnlab.benchmark.of_table import backends_of
+
+        return "scan" in backends_of(case.cell)
+    return name in ("rnnlab fused", "plain scan")
 
 
 def time_calls(function: Callable[[], None], seconds: float) -> float:

@@ -9,12 +9,16 @@ import pytest
 
 from rnnlab.benchmark import __main__ as benchmark
 from rnnlab.benchmark import contestants, diagnostics, language_model, race, speech, sweeps
-from rnnlab.benchmark.cases import CELLS, Case, make_problem
+from rnnlab.benchmark.cases import OF_PEERS, Case, make_problem
+from rnnlab.benchmark.of_table import backends_of, multiply_adds
+from rnnlab.benchmark.worker import takes_part
+from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
 from rnnlab.engine import default_chunk
 from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import TASKS
+from tests.tiers import in_tiers
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +32,7 @@ MAKERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", OF_PEERS)
 def test_all_contestants_compute_the_same(cell, monkeypatch):
     monkeypatch.setattr("rnnlab.engine.unrolling._CACHED_ELEMENTS", 1)
     monkeypatch.setattr("rnnlab.engine.unrolling._ROWS", 1)
@@ -45,6 +49,36 @@ def test_all_contestants_compute_the_same(cell, monkeypatch):
     for name, created in collected.items():
         assert created.loss == pytest.approx(first.loss, rel=1e-5), name
         assert created.gradient == pytest.approx(first.gradient, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "cell", in_tiers([cell for cell in CELLS if cell not in OF_PEERS], costly=True, by_structure=True)
+)
+def test_contestants_of_any_cell_compute_the_same(cell):
+    case = Case(cell, 6, 4, 3, 8)
+    problem = make_problem(case)
+    scan = contestants.plain_scan(case, problem)
+    for backend in backends_of(cell):
+        ours = contestants.rnnlab(case, problem, backend=backend)
+        ours.step(1)
+        ours.forward()
+        assert ours.loss == pytest.approx(scan.loss, rel=1e-5), backend
+        assert ours.gradient == pytest.approx(scan.gradient, rel=1e-5), backend
+
+
+@pytest.mark.parametrize("cell", OF_PEERS)
+def test_multiplications_are_those_of_the_cells_products(cell):
+    case = Case(cell, 6, 4, 3, 8)
+    assert multiply_adds(case) == (case.gates * 8 * 3, case.gates * 8 * 8)
+
+
+def test_of_a_cell_that_others_lack_only_ours_takes_part():
+    names = ("rnnlab fused", "rnnlab reference", "rnnlab scan", "plain scan", "flax.nnx.RNN", "torch.nn")
+    taking = {cell: [name for name in names if takes_part(name, Case(cell, 6, 4, 3, 8))] for cell in CELLS}
+    assert taking["lstm"] == [name for name in names if name != "rnnlab scan"]
+    assert taking["gru_reset_before"] == ["rnnlab fused", "plain scan"]
+    assert taking["mingru"] == ["rnnlab fused", "rnnlab scan", "plain scan"]
+    assert all({"rnnlab fused", "plain scan"} <= {*each} for each in taking.values())
 
 
 @pytest.mark.parametrize("quantity", ["loss", "gradient"])
