@@ -14,22 +14,17 @@ from rnnlab.typing import Array, Carry, Float, Parts
 class Antisymmetric(Cell, without=("chrono",)):
     """The antisymmetric network; carry (h,).
 
-        h' = h + ε tanh(x W + h (A - Aᵀ - γ I) + b)
+        h' = h + ε tanh(x W + h R + b),     R = A - Aᵀ - γ I
 
     (Chang et al., 2019, eq. 10.) The eigenvalues of A - Aᵀ are imaginary: the equation that it is a step of neither
-    grows nor decays, but for what γ takes away. `recurrent_kernel` is A. There is no code of the authors.
+    grows nor decays, but for what γ takes away. γ is `recurrent.gamma`. There is no code of the authors.
     """
 
+    recurrent = "skew"
     recurrent_init = "glorot_normal"
 
     step_size: Traced[Positive] = 0.1
     """ε."""
-    diffusion: Traced[NonNegative] = 0.01
-    """γ."""
-
-    def recurrent_matrix(self) -> Float[Array, "H H"]:
-        a = self.recurrent_kernel[...]
-        return a - a.T - self.diffusion * jnp.eye(self.features, dtype=a.dtype)
 
     def gates(self, carry: Carry, z: Parts, u: Parts) -> Carry:
         return (carry[0] + self.step_size * tanh(z[0] + u[0]),)
@@ -38,8 +33,8 @@ class Antisymmetric(Cell, without=("chrono",)):
 class GatedAntisymmetric(Antisymmetric):
     """The antisymmetric network with an input gate of the same matrix; carry (h,).
 
-        g = σ(x W_g + h (A - Aᵀ - γ I) + b_g)
-        h' = h + ε g ∘ tanh(x W_h + h (A - Aᵀ - γ I) + b_h)
+        g = σ(x W_g + h R + b_g)
+        h' = h + ε g ∘ tanh(x W_h + h R + b_h)
 
     (Chang et al., 2019, eqs. 12 and 13.)
     """

@@ -5,21 +5,23 @@ import numpy as np
 from tests.cells.equations.functions import State, Weights, inputs, logistic, recurrent
 
 
-def skew(w: Weights) -> np.ndarray:
-    a = w["recurrent_kernel"]
-    return a - a.T - w["diffusion"] * np.eye(len(a))
+def skew(w: Weights, size: int) -> np.ndarray:
+    """A - Aᵀ - γ I, where what is trained of A is below its diagonal."""
+    a = np.zeros((size, size))
+    a[np.tril_indices(size, -1)] = w["recurrent_kernel"][0]
+    return a - a.T - w["parametrisation.gamma"] * np.eye(size)
 
 
 def antisymmetric(w: Weights, x: np.ndarray, h: np.ndarray) -> State:
     """Chang et al. (2019), eq. 10."""
-    return (h + w["step_size"] * np.tanh(h @ skew(w) + x @ w["input_kernel"] + w["bias"]),)
+    return (h + w["step_size"] * np.tanh(h @ skew(w, h.shape[1]) + x @ w["input_kernel"] + w["bias"]),)
 
 
 def gated(w: Weights, x: np.ndarray, h: np.ndarray) -> State:
     """Chang et al. (2019), eqs. 12 and 13."""
     of_gate, of_h = inputs(w, x, 2)
-    gate = logistic(h @ skew(w) + of_gate)
-    return (h + w["step_size"] * gate * np.tanh(h @ skew(w) + of_h),)
+    gate = logistic(h @ skew(w, h.shape[1]) + of_gate)
+    return (h + w["step_size"] * gate * np.tanh(h @ skew(w, h.shape[1]) + of_h),)
 
 
 def shifted(m: np.ndarray, beta: np.ndarray, gamma: np.ndarray) -> np.ndarray:
