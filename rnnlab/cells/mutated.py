@@ -57,7 +57,7 @@ class MUT2(_SeesInput):
         h' = z ∘ tanh(x W_h + (r ∘ h) R_h + b_h) + (1 - z) ∘ h
 
     (Jozefowicz et al., 2015.) The x of r is x P where D is not H; torchrecurrent puts x W_r + b_r there in
-    any case.
+    any case. Its reset gate sees each unit's own input.
     """
 
     gate_names = ("z", "h")
@@ -78,7 +78,7 @@ class MUT3(BaseCell):
         z = σ(x W_z + tanh(h) R_z + b_z)      r = σ(x W_r + h R_r + b_r)
         h' = z ∘ tanh(x W_h + (r ∘ h) R_h + b_h) + (1 - z) ∘ h
 
-    (Jozefowicz et al., 2015.)
+    (Jozefowicz et al., 2015.) It is a GRU whose update gate sees a bounded state.
     """
 
     gate_names = ("z", "r", "h")

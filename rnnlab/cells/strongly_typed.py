@@ -35,8 +35,9 @@ class TGRU(BaseCell, without=("recurrent_init",)):
         z = x W_z + x⁻ V_z + b_z            f = σ(x W_f + x⁻ V_f + b_f)
         o = tanh(x W_o + x⁻ V_o + b_o)      h' = f ∘ h + z ∘ o
 
-    (Balduzzi and Ghifary, 2016.) x⁻ is the input of the step before, 0 at first. The input kernel is W beside V, and
-    the carry keeps the three parts of x V for the next step.
+    (Balduzzi and Ghifary, 2016.) It is known for states that keep the meaning of their units, as no matrix turns them.
+    x⁻ is the input of the step before, 0 at first. The input kernel is W beside V, and the carry keeps the three parts
+    of x V for the next step.
     """
 
     gate_names = ("z", "f", "o", "V_z", "V_f", "V_o")
@@ -57,7 +58,8 @@ class TLSTM(TGRU):
         z = x W_z + x⁻ V_z + b_z            f = σ(x W_f + x⁻ V_f + b_f)
         o = tanh(x W_o + x⁻ V_o + b_o)      c' = f ∘ c + (1 - f) ∘ z        h' = c' ∘ o
 
-    (Balduzzi and Ghifary, 2016.) x⁻ and V are those of `TGRU`.
+    (Balduzzi and Ghifary, 2016.) It is known as the LSTM all of whose products come before its loop. x⁻ and V are
+    those of `TGRU`.
     """
 
     carry_names = ("h", "c", "V_z", "V_f", "V_o")

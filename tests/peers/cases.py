@@ -1,7 +1,7 @@
 """Where each case of the peers' tests of recurrent layers is tested here, and why the others have no counterpart.
 
-The first part of a name is a file of the peer (flax 0.12.8, PyTorch 2.13.0, Keras in August 2026), the second its test
-function; `*` stands for any text. Inputs of PyTorch's module tests are named by the function that makes them.
+The first part of a name is a file of the peer (flax 0.12.8, PyTorch up to 2.13, Keras in August 2026), the second its
+test function; `*` stands for any text. Inputs of PyTorch's module tests are named by the function that makes them.
 """
 
 FLAX = "tests/nnx/nn/recurrent_test.py"
