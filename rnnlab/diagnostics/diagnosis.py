@@ -84,7 +84,7 @@ def _trajectories(network: Network, batch: Batch) -> list[Trajectory]:
 
     def run_all(state: Any, batch: Batch) -> list[tuple[Any, dict[str, Any]]]:
         arrays = []
-        for run in trajectories(nnx.merge(graphdef, state), batch.inputs, batch.lengths):
+        for run in trajectories(nnx.merge(graphdef, state), batch.inputs, batch.lengths, resets=batch.resets):
             cell, state_of_cell = nnx.split(run.cell)
             static.append((cell, {"name": run.name, "reverse": run.reverse}))
             arrays.append((state_of_cell, {name: getattr(run, name) for name in _ARRAYS}))

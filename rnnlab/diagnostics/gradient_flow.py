@@ -33,7 +33,7 @@ def gradient_flow(network: Network, task: Task, batch: Batch) -> dict[str, Float
     """
 
     def loss(taps: list) -> jax.Array:
-        values, weights = task.score(network(batch.inputs, batch.lengths, taps), batch)
+        values, weights = task.score(network(batch.inputs, batch.lengths, taps, resets=batch.resets), batch)
         return (values["loss"] / jnp.maximum(weights, 1)).sum()
 
     gradients = jax.grad(loss)(network.make_taps(batch.inputs))
@@ -61,7 +61,7 @@ def gradient_reach(network: Network, task: Task, batch: Batch) -> dict[str, Floa
     lengths = jnp.full(rows, steps) if batch.lengths is None else batch.lengths
 
     def loss(taps: list, answered: Int[Array, " B"]) -> jax.Array:
-        hidden = network.hidden(batch.inputs, batch.lengths, taps)
+        hidden = network.hidden(batch.inputs, batch.lengths, taps, resets=batch.resets)
         here = (jnp.arange(steps)[:, None] == answered)[:, :, None]
         h = jnp.where(here, hidden.h, lax.stop_gradient(hidden.h))
         values, _ = task.score(network.read(hidden._replace(h=h), batch.lengths), batch)

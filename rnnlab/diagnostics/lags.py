@@ -54,7 +54,7 @@ def entries(network: Network, task: Task, batch: Batch) -> list[Float[Array, "T 
     network, lengths = with_windows(network, None), batch.lengths
 
     def loss(beside: list[Hidden]) -> jax.Array:
-        hidden = network.hidden(batch.inputs, lengths, beside=beside)
+        hidden = network.hidden(batch.inputs, lengths, beside=beside, resets=batch.resets)
         values, weights = task.score(network.read(hidden, lengths), batch)
         return (values["loss"] / jnp.maximum(weights, 1)).sum()
 

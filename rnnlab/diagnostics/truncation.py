@@ -65,7 +65,7 @@ def truncation_bias(
 
     def loss(params: PyTree, window: jax.Array) -> jax.Array:
         cut = with_windows(nnx.merge(graphdef, params, rest), window)
-        values, weights = task.score(cut(batch.inputs, batch.lengths), batch)
+        values, weights = task.score(cut(batch.inputs, batch.lengths, resets=batch.resets), batch)
         return values["loss"].sum() / jnp.maximum(weights.sum(), 1)
 
     def against_full(full: PyTree, numbered: tuple[jax.Array, jax.Array]) -> tuple[PyTree, dict[str, TruncationBias]]:

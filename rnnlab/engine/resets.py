@@ -44,12 +44,16 @@ class RestartingCell(nnx.Module):
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         *z, begins = z
+        return self.cell.step(self.begun(carry, begins), z, multiply)
+
+    def begun(self, carry: Carry, begins: jax.Array) -> Carry:
+        """The carry that a step begins with, from the one that the step before ended with; begins: the last array of
+        noise there."""
         if self.start is None:
-            start = self.cell.initial_carry(carry[0].shape[0], carry[0].dtype)
+            start = self.cell.initial_carry(carry[0].shape[-2], carry[0].dtype)
         else:
             start = tuple(a[...] for a in self.start)
-        before = tuple(jnp.where(begins > 0, new, old) for new, old in zip(start, carry, strict=True))
-        return self.cell.step(before, z, multiply)
+        return tuple(jnp.where(begins > 0, new, old) for new, old in zip(start, carry, strict=True))
 
 
 def restarting(

@@ -72,12 +72,12 @@ def _owner(path: Path, cells: Cells) -> tuple[BaseCell | None, Path]:
 
 
 def kernels(params: PyTree, cells: Cells = NO_CELLS) -> PyTree:
-    """True for the leaves that weight decay and max-norm touch: those of the groups input, recurrent and readout, but
-    for what cells make their recurrent matrices of."""
+    """True for the leaves that weight decay and max-norm touch: kernels, by their names, but for what cells make their
+    recurrent matrices of."""
 
     def is_kernel(keys: tuple, _: Any) -> bool:
         path = path_of(keys)
-        return group_of(path, cells) in ("input", "recurrent", "readout") and not is_built_upon(path, cells)
+        return str(path[-1]).endswith("kernel") and not is_built_upon(path, cells)
 
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 

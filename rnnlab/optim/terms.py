@@ -18,6 +18,7 @@ from jax import lax
 from rnnlab.config.bounds import NonNegative, Traced
 from rnnlab.config.schema import as_options
 from rnnlab.engine.contract import RecurrentCell
+from rnnlab.engine.resets import RestartingCell
 from rnnlab.nn.connections import Hidden, LayerRun
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, carries_before, inside, of_runs, one_step
@@ -123,17 +124,21 @@ def activation_penalty(
 
 
 def temporal_activation_penalty(
-    h: Float[Array, "T B H"], lengths: Int[Array, " B"] | None, beta: float | jax.Array
+    h: Float[Array, "T B H"],
+    lengths: Int[Array, " B"] | None,
+    beta: float | jax.Array,
+    resets: Bool[Array, "T B"] | None = None,
 ) -> Float[Array, " B"]:
     """TAR: beta times the mean of (h_t − h_{t+1})² over a row's pairs of valid steps and units; 0 for a row of fewer
     than two steps.
 
     Of the last layer's outputs; the authors take those before dropout (Merity et al., 2017, section 4.6, with the mean
-    of squares as in `activation_penalty`).
+    of squares as in `activation_penalty`). Two steps between which a row begins anew are no pair.
     """
     valid = inside(h, lengths)
     h = jnp.where(valid[:, :, None], h, 0)
-    return beta * _mean_of_squares(h[1:] - h[:-1], valid[1:])
+    pairs = valid[1:] if resets is None else valid[1:] & ~resets[1:]
+    return beta * _mean_of_squares(h[1:] - h[:-1], pairs)
 
 
 def _mean_of_squares(a: Float[Array, "T B H"], valid: Bool[Array, "T B"]) -> Float[Array, " B"]:
@@ -176,7 +181,8 @@ def gradient_norm_penalty(
         dcarries: ∂L/∂carries, the gradients of `Taps.carry`. Any positive factor per row leaves Ω as it is.
         lengths: valid steps per row [B]; all if not given.
         reverse: the cell runs from a row's last valid step to its first.
-        noise: arrays [T, B, ...] whose slices the gates find behind the parts of z.
+        noise: arrays [T, B, ...] whose slices the gates find behind the parts of z. Where rows begin anew, the carry
+            before is the one that they begin with.
         state_mask: a factor of h where it meets R, the same at every step.
 
     Returns:
@@ -188,6 +194,9 @@ def gradient_norm_penalty(
     )
     z = cell.split(cell.project(jnp.where(valid[:, :, None], x, 0)))
     before = carries_before(carry0, carries, reverse)
+    if isinstance(cell, RestartingCell):
+        before = lax.stop_gradient(cell.begun(before, noise[-1]))
+        cell, noise = cell.cell, noise[:-1]
 
     # The vjp is linear, so its cotangent is brought to norm 1 first: what has vanished to 1e-30 has squares of zero.
     gradient = jnp.concatenate(dcarries, -1)
@@ -236,6 +245,11 @@ class ForwardPass:
         return self.batch.lengths
 
     @property
+    def resets(self) -> Bool[Array, "T B"] | None:
+        """The steps at which rows begin anew; None: nowhere."""
+        return self.batch.resets
+
+    @property
     def inside(self) -> Bool[Array, "T B"]:
         """Which steps are within their rows."""
         return inside(self.h, self.lengths)
@@ -258,7 +272,7 @@ def activation(forward: ForwardPass, strength: Traced[NonNegative]) -> Float[Arr
 
 def temporal_activation(forward: ForwardPass, strength: Traced[NonNegative]) -> Float[Array, " B"]:
     """The mean of (h_t − h_{t+1})² over the last layer's outputs before dropout (`temporal_activation_penalty`)."""
-    return temporal_activation_penalty(forward.h, forward.lengths, strength)
+    return temporal_activation_penalty(forward.h, forward.lengths, strength, forward.resets)
 
 
 def gradient_norm(forward: ForwardPass, strength: Traced[NonNegative]) -> Float[Array, " B"]:

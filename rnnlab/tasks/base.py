@@ -36,6 +36,8 @@ class Example(NamedTuple):
     targets: Any
     length: Int[Array, ""] | None = None
     """Valid steps, if not all T of them."""
+    resets: Bool[Array, " T"] | None = None
+    """The steps at which the row begins anew, with the network's own first carry; None: nowhere after the first."""
 
 
 class Batch(NamedTuple):
@@ -45,6 +47,8 @@ class Batch(NamedTuple):
     targets: Any
     """[B, ...] for a readout at the last step, [T, B, ...] for one at every step."""
     lengths: Int[Array, " B"] | None
+    resets: Bool[Array, "T B"] | None = None
+    """The steps at which rows begin anew."""
 
 
 class Weighted(NamedTuple):
@@ -105,8 +109,10 @@ class Task(abc.ABC):
     """(Metric, value) of a validation that counts as having solved the task, for how fast a run converges."""
     longest_dependency: int | None = None
     """How many steps back an answer may depend on the input."""
-    data_seed = 0  # Not annotated, so that a task may have it as an option.
+    data_seed = 0  # Not annotated, so that a task may have it as an option, and so is the next.
     """Seed of what is fixed across runs: validation, test, and a fixed training set."""
+    packed = False
+    """Whether a training example is several short ones in a row, told apart by `resets`."""
     words: tuple[str, ...] | None = None
     """The name of each token of the vocabulary, for pretrained embeddings."""
     image_shape: tuple[int, int] | None = None
@@ -196,7 +202,7 @@ class Task(abc.ABC):
         targets = rows.targets
         if self.readout == "every":
             targets = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), targets)
-        return Batch(time_first, targets, rows.length)
+        return Batch(time_first, targets, rows.length, None if rows.resets is None else rows.resets.T)
 
     def _examples(self, data: PyTree, seed: jax.Array, split: Split, positions: Int[Array, " B"]) -> Example:
         n = self.size(split)

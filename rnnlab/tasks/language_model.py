@@ -18,6 +18,7 @@ from rnnlab.datasets.tokens import load_tokens
 from rnnlab.datasets.vocabulary import Level
 from rnnlab.nn.cross_entropy import Distribution
 from rnnlab.tasks.base import Batch, Example, Split, StreamTask, Task, frequency_loss
+from rnnlab.tasks.packing import Packing
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 ON_DEVICE = 1 << 30
@@ -172,6 +173,9 @@ class Sentences(_Text):
 
     The end of a sentence, `<eos>`, is predicted, and is the first input, too. In training a sentence is cut after
     `longest` tokens; validation and test are scored whole. Loss and metric are those of `LanguageModel`.
+
+    With `packed` a training example is a row of `longest` steps with as many whole sentences as it has room for, in
+    place of one and padding; which of them share a row is the same in every epoch.
     """
 
     by_length = True
@@ -179,25 +183,38 @@ class Sentences(_Text):
     dataset = "lm1b"
     longest: PositiveInt = 50
     """T of a training batch."""
+    packed: bool = False
+    """Whether several sentences share a row in training, in place of padding; batch_size counts rows."""
 
     def initialize(self, options: Any) -> None:
         super().initialize(options)
         self.data, self.steps = {}, {}
+        self.packing: Packing | None = None
         for split, (tokens, offsets) in self.corpus.splits.items():
             lengths = np.diff(offsets)
             self.steps[split] = min(self.longest, int(lengths.max())) if split == "train" else int(lengths.max())
-            if not _fits(tokens, self.on_device if split == "train" else True):
+            on_device = _fits(tokens, self.on_device if split == "train" else True)
+            if split == "train" and self.packed:
+                self.packing = Packing(offsets[:-1], np.minimum(lengths, self.longest), self.longest)
+            if not on_device:
                 self.reader = self._read
-                continue
-            # Scored by length, so that a batch ends where its longest sentence does.
-            order = None if split == "train" else np.argsort(lengths, kind="stable").astype(np.int32)
-            self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32), order)
+            elif split == "train" and self.packing is not None:
+                self.data[split] = (np.asarray(tokens), self.packing.arrays)
+            else:
+                # Scored by length, so that a batch ends where its longest sentence does.
+                order = None if split == "train" else np.argsort(lengths, kind="stable").astype(np.int32)
+                self.data[split] = (np.pad(tokens, (0, self.steps[split])), np.asarray(offsets, np.int32), order)
         self.longest_dependency = max(self.steps.values()) - 1  # Over all splits: validation and test are whole.
 
     def size(self, split: Split) -> int:
+        if split == "train" and self.packing is not None:
+            return self.packing.rows
         return len(self.corpus.splits[split].offsets) - 1
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
+        if split == "train" and self.packing is not None:
+            tokens, arrays = data[split]
+            return self._row(tokens, arrays, index, jnp)
         tokens, offsets, order = data[split]
         index = index if order is None else order[index]
         start, end = offsets[index], offsets[index + 1]
@@ -205,8 +222,20 @@ class Sentences(_Text):
         inputs = jnp.concatenate([jnp.full(1, self.corpus.vocabulary.end, jnp.int32), targets[:-1]])
         return Example(inputs, targets, jnp.minimum(end - start, self.steps[split]).astype(jnp.int32))
 
+    def _row(self, tokens: Any, arrays: Any, index: Any, xp: Any) -> Example:
+        """The packed rows with these numbers; xp: as of `Packing.place`."""
+        assert self.packing is not None
+        source, begins, length = self.packing.place(arrays, index, xp)
+        inside = xp.arange(self.packing.steps) < length[..., None]
+        targets = xp.where(inside, tokens[source], 0).astype(np.int32)
+        before = xp.concatenate([xp.zeros_like(targets[..., :1]), targets[..., :-1]], -1)
+        inputs = xp.where(begins, np.int32(self.corpus.vocabulary.end), before)
+        return Example(inputs, targets, length.astype(np.int32), begins)
+
     def _read(self, index: np.ndarray) -> Example:
         tokens: Any = self.corpus.splits["train"].tokens
+        if self.packing is not None:
+            return self._row(tokens, self.packing.arrays, index, np)
         offsets: Any = self.corpus.splits["train"].offsets
         start, lengths = offsets[index], np.minimum(offsets[index + 1] - offsets[index], self.steps["train"])
         step = np.arange(self.steps["train"])

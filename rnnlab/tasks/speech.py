@@ -18,6 +18,7 @@ from rnnlab.datasets import timit
 from rnnlab.datasets.features import FEATURES
 from rnnlab.ops.random_streams import stream
 from rnnlab.tasks.base import SPLITS, Batch, Example, Split, Task, frequency_loss
+from rnnlab.tasks.packing import Packing
 from rnnlab.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 SPREAD = 0.1
@@ -33,7 +34,8 @@ class Speech(Task):
 
     Training batches hold utterances of similar length: an epoch sorts them by a length blurred by `SPREAD`, cuts them
     into groups of `bucket`, and shuffles the groups. The rest, fewer than `bucket` utterances, is drawn anew
-    for each epoch.
+    for each epoch. With `packed` they hold rows instead: as long as the longest utterance, with as many whole
+    utterances as they have room for, in place of one and padding; which of them share a row is the same in every epoch.
     """
 
     readout = "every"
@@ -47,6 +49,9 @@ class Speech(Task):
     """Whose mean and deviation each feature is normalised by: each speaker's, or those of the training split."""
     bucket: PositiveInt = 16
     """How many utterances of similar length follow each other in training; as a rule the batch size."""
+    packed: bool = False
+    """Whether several utterances share a row in training, in place of padding; batch_size counts rows, and bucket has
+    no meaning."""
     max_frames: PositiveInt | None = None
     """Training utterances that are longer are cut into equal pieces; None cuts none."""
     storage: Literal["float32", "float16"] = "float32"
@@ -75,7 +80,7 @@ class Speech(Task):
         max_frames, bucket = self.max_frames, self.bucket
         self.corpus = corpus
         self.in_features, self.out_features = FEATURES, corpus.classes
-        self.data: dict[Split, dict[str, np.ndarray]] = {}
+        self.data: dict[Split, dict[str, Any]] = {}
         self.sizes: dict[Split, int] = {}
         self.steps: dict[Split, int] = {}
         for split in SPLITS:
@@ -84,8 +89,14 @@ class Speech(Task):
             starts, lengths = _pieces(utterances.offsets, limit)
             self.sizes[split], self.steps[split] = len(lengths), int(lengths.max())
             self.data[split] = _on_device(utterances, starts, lengths, self.steps[split], self.storage)
+        self.packing: Packing | None = None
         training = self.sizes["train"]
-        if bucket > training:
+        if self.packed:
+            part = self.data["train"]
+            self.packing = Packing(part.pop("starts"), part.pop("lengths"), self.steps["train"])
+            part["rows"] = self.packing.arrays
+            self.sizes["train"] = self.packing.rows
+        elif bucket > training:
             raise ConfigError(f"task.bucket: {bucket} is more than the {training} training utterances")
         self.epoch = training // bucket * bucket
         counts = {
@@ -97,6 +108,8 @@ class Speech(Task):
         return self.sizes[split]
 
     def order(self, data: PyTree, seed: jax.Array, positions: Int[Array, " B"]) -> Int[Array, " B"]:
+        if self.packing is not None:
+            return super().order(data, seed, positions)
         epochs, offsets = positions // self.epoch, positions % self.epoch
         order = lambda epoch: self._order(data["train"]["lengths"], seed, epoch)  # noqa: E731
         # As a rule a batch lies in one epoch, and one sort does for all its rows.
@@ -119,6 +132,11 @@ class Speech(Task):
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
         part, steps = data[split], self.steps[split]
+        if split == "train" and self.packing is not None:
+            source, begins, length = self.packing.place(part["rows"], index, jnp)
+            valid = jnp.arange(steps) < length
+            inputs = jnp.where(valid[:, None], part["features"][source].astype(jnp.float32), 0)
+            return Example(inputs, jnp.where(valid, part["targets"][source], -1), length, begins)
         start, length = part["starts"][index], part["lengths"][index]
         features, targets = (lax.dynamic_slice_in_dim(part[name], start, steps) for name in ("features", "targets"))
         valid = jnp.arange(steps) < length

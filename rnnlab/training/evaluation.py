@@ -104,7 +104,7 @@ class Evaluation:
         batch = task.batch(data, jnp.int32(0), split, jnp.minimum(numbers, size - 1).astype(jnp.int32))
         last: Carries = []
         first = self.structure.first_carries(network, split, positions, carry)
-        hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last)
+        hidden = network.hidden(batch.inputs, batch.lengths, first=first, last=last, resets=batch.resets)
         values, weights = task.score(network.read(hidden, batch.lengths), batch)
         sums = jax.tree.map(lambda v: jnp.where(inside, v, 0).sum(), (values, weights))
         return (None if carry is None else last), sums

@@ -44,7 +44,9 @@ def batch_loss(
     untouched = _arrays(network) if of_rows else None  # Before running statistics change.
     runs: list[LayerRun] = []
     last: Carries = []
-    hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs, first=first, last=last)
+    hidden = network.hidden(
+        batch.inputs, batch.lengths, taps, training, runs, first=first, last=last, resets=batch.resets
+    )
     scores = task.score(network.read(hidden, batch.lengths, training), batch)
     check_score(scores, batch.inputs.shape[1])
     values, weights = scores
@@ -80,7 +82,7 @@ def _carry_gradients(
 
     def loss(taps: list) -> jax.Array:
         network: Network = nnx.merge(graphdef, *arrays)  # In here, where running statistics may change.
-        hidden = network.hidden(batch.inputs, batch.lengths, taps, training, first=first)
+        hidden = network.hidden(batch.inputs, batch.lengths, taps, training, first=first, resets=batch.resets)
         return task.score(network.read(hidden, batch.lengths, training), batch)[0]["loss"].sum()
 
     whole: Network = nnx.merge(graphdef, *arrays)

@@ -22,7 +22,7 @@ def probe_of(update: Update, state: TrainState, data: PyTree, rows: Int[Array, "
     network = structure.network_of_device(state.params, state.buffers)
     first = structure.first_carries(network, "train", of_batch.positions, state.carry)
     runs = [
-        LayerRun(layer, x, None if first is None else first[index], h)
+        LayerRun(layer, x, None if first is None else first[index], h, of_batch.batch.resets)
         for index, (layer, (x, h)) in enumerate(zip(network.layers, of_batch.seen, strict=True))
     ]
     clipped, clipping = of_batch.gradients, structure.clipping(state.numbers)

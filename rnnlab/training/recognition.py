@@ -238,7 +238,7 @@ def log_posteriors(run: Run, state: TrainState, split: Split) -> list[np.ndarray
     @jax.jit
     def outputs(params: Any, buffers: Any, data: Any, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         batch: Batch = run.task.batch(data, jnp.int32(0), split, rows)
-        logits: Any = run.programs.structure.network(params, buffers)(batch.inputs, batch.lengths)
+        logits: Any = run.programs.structure.network(params, buffers)(batch.inputs, batch.lengths, resets=batch.resets)
         return jax.nn.log_softmax(logits), batch.lengths
 
     posteriors = []

@@ -58,6 +58,11 @@ class Structure:
         self.task, self.run_steps = task, run_steps
         if model.get("bidirectional") and task.causal:
             raise ConfigError("model.bidirectional: this task needs False; a second direction reads what is to come")
+        if task.packed and model["normalization"]["cell"] == "batch":
+            raise ConfigError(
+                "model.normalization.cell: 'batch' keeps statistics of every time step of a row, and those of "
+                "task.packed begin anew in between; use layer"
+            )
         self._sections, self.numbers = traced_numbers(
             {
                 "model": _with_words_split(model, word_parts),

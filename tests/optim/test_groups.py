@@ -51,7 +51,7 @@ def groups_in(**fields: Any) -> dict[str, str]:
 @pytest.mark.parametrize("variant", in_tiers())
 def test_a_leaf_of_a_cell_is_where_its_kind_says(variant: str) -> None:
     path = ("layers", 0, "cells", 0)
-    cell = shape_of_cell(variant)
+    cell: Any = shape_of_cell(variant)
     leaves = nnx.to_pure_dict(nnx.state(cell, nnx.Param))
     groups = names_and_groups({"layers": {0: {"cells": {0: leaves}}}}, {path: cell})
     for leaf, group in groups.items():

@@ -128,7 +128,7 @@ def test_evaluation_scores_every_target_once(folder, rows):
     batch = jax.jit(lambda at: task.batch(data, jnp.int32(0), "validation", at))
     seen: list[list[int]] = [[] for _ in range(rows)]
     for start in range(0, size, rows):
-        _, targets, lengths = batch(start + jnp.arange(rows))
+        _, targets, lengths, _ = batch(start + jnp.arange(rows))
         for row in range(rows):
             seen[row] += [int(t) for t in targets[: lengths[row], row]]
     assert sum(seen, []) == list(range(1, len(tokens)))  # noqa: RUF017
@@ -421,7 +421,7 @@ def test_an_epoch_has_every_sentence_once_cut_after_the_longest(folder):
     tokens, offsets = (np.asarray(a) for a in task.corpus.splits["train"])
     data = {"train": (jnp.asarray(places(tokens, 4)), jnp.asarray(offsets, jnp.int32), None)}
     batch = jax.jit(lambda at: task.batch(data, jnp.int32(0), "train", at))
-    inputs, targets, lengths = batch(jnp.arange(len(offsets) - 1))
+    inputs, targets, lengths, _ = batch(jnp.arange(len(offsets) - 1))
     order = np.argsort(targets[0])
     assert not (order == np.arange(len(order))).all()
     np.testing.assert_array_equal(targets[0][order], offsets[:-1])
