@@ -66,6 +66,7 @@ STRUCTURES = {
 
 STUDY = (
     *("irnn", "antisymmetric", "gated_antisymmetric", "lipschitz", "unicornn", "lem"),
+    *("exprnn", "scornn", "asrnn"),
     *("mgu", "janet", "ligru", "minimal_rnn", "fastrnn", "fastgrnn", "cfn", "star", "ur_lstm", "ur_gru", "rhn"),
     *("slstm", "mlstm", "mogrifier", "sru", "qrnn", "minlstm", "lru", "hippo_legs", "lmu", "clockwork"),
 )

@@ -20,6 +20,7 @@ from rnnlab.cells.minion import MiRU1, MiRU2
 from rnnlab.cells.multiplicative import Mogrifier, MultiplicativeLSTM
 from rnnlab.cells.mutated import MUT1, MUT2, MUT3
 from rnnlab.cells.nas import NAS
+from rnnlab.cells.orthogonal import AsRNN, exprnn, nnrnn, ornn, scornn
 from rnnlab.cells.oscillators import CoRNN, UnICORNN
 from rnnlab.cells.refined import URGRU, URLSTM
 from rnnlab.cells.residual_lstm import ResidualLSTM
@@ -43,6 +44,11 @@ CELLS: Table[Callable[..., BaseCell]] = Table(
         "cornn": CoRNN,
         "unicornn": UnICORNN,
         "fastrnn": FastRNN,
+        "exprnn": exprnn,
+        "scornn": scornn,
+        "ornn": ornn,
+        "nnrnn": nnrnn,
+        "asrnn": AsRNN,
         # Cells of one state with gates.
         "gru": GRU,
         "gru_reset_before": ResetBeforeGRU,

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
 
-from rnnlab.config.bounds import NonNegative, Traced
+from rnnlab.config.bounds import NonNegative, Share, Traced
+from rnnlab.config.errors import ConfigError
 from rnnlab.config.outside import Table
 from rnnlab.config.schema import build
 from rnnlab.typing import Initializer
@@ -100,6 +101,39 @@ def identity(scale: Traced[float] = 1.0) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: scale * jnp.eye(*shape, dtype=dtype)
 
 
+def _rotations(name: str, low: float, high: float, negative: Any) -> Initializer:
+    """Rotations by U[low, high], two units at a time; the rows of the first share of units change their sign."""
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ConfigError(f"{name} draws square kernels, recurrent ones; not {list(shape)}")
+        size = shape[0]
+        angles = jax.random.uniform(key, (size // 2,), dtype, low, high)
+        cosines, sines = jnp.repeat(jnp.cos(angles), 2), jnp.sin(angles)
+        even = 2 * jnp.arange(size // 2)
+        drawn = jnp.diag(jnp.concatenate([cosines, jnp.ones(size % 2, dtype)]))
+        drawn = drawn.at[even, even + 1].set(-sines).at[even + 1, even].set(sines)
+        return jnp.where(jnp.arange(size)[:, None] < jnp.round(negative * size), -drawn, drawn)
+
+    return draw
+
+
+def henaff() -> Initializer:
+    """Rotations of two units at a time by U[-π, π] (Henaff, Szlam and LeCun, 2016, section 4), an odd unit as it is:
+    eigenvalues around the whole circle, which suit copying. Square matrices alone."""
+    return _rotations("henaff", -jnp.pi, jnp.pi, 0.0)
+
+
+def cayley(negative: Traced[Share] = 0.0) -> Initializer:
+    """Rotations of two units at a time by U[0, π/2], an odd unit as it is: the Cayley transform of the matrix that
+    Helfrich, Willmott and Ye (2018, section 4) draw. Square matrices alone.
+
+    negative: the share ρ/n of rows that change their sign, -1 on the diagonal of their D; in their code a tenth for
+    pixels in order, half for permuted ones and for copying.
+    """
+    return _rotations("cayley", 0.0, jnp.pi / 2, negative)
+
+
 INITIALIZERS: Table[Callable[..., Initializer]] = Table(
     {
         "zeros": zeros,
@@ -115,6 +149,8 @@ INITIALIZERS: Table[Callable[..., Initializer]] = Table(
         "he_normal": he_normal,
         "orthogonal": orthogonal,
         "identity": identity,
+        "henaff": henaff,
+        "cayley": cayley,
         "scaled_identity": functools.partial(identity, scale=0.01),
     },
     "a function of (key, shape, dtype)",

@@ -107,6 +107,25 @@ def test_singular_values_of_orthogonal_are_the_gain(shape, gain):
     np.testing.assert_allclose(values, gain, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "low", "high"), [("henaff", -np.pi, np.pi), ("cayley", 0, np.pi / 2)])
+@pytest.mark.parametrize("size", [2000, 2001])
+def test_rotations_are_by_angles_uniform_in_their_range(name, low, high, size):
+    w = np.asarray(draw(name, (size, size)), float)
+    even = np.arange(0, size - 1, 2)
+    angles = np.arctan2(w[even + 1, even], w[even, even])
+    assert low <= angles.min() < low + 0.02
+    assert high - 0.02 < angles.max() <= high + 1e-6
+    assert abs(angles.mean() - (low + high) / 2) < 4 * (high - low) / math.sqrt(12 * len(angles))
+    expected = np.diag(np.append(np.repeat(np.cos(angles), 2), [1] * (size % 2)))
+    expected[even + 1, even], expected[even, even + 1] = np.sin(angles), -np.sin(angles)
+    np.testing.assert_allclose(w, expected, atol=1e-6)
+
+
+def test_a_share_of_the_rows_of_cayley_change_their_sign():
+    plain, turned = (np.asarray(draw({"name": "cayley", "negative": share}, (10, 10))) for share in (0.0, 0.3))
+    np.testing.assert_array_equal(turned, plain * np.where(np.arange(10) < 3, -1, 1)[:, None])
+
+
 def test_orthogonal_is_uniform_over_orthogonal_matrices():
     # The trace of a uniform orthogonal matrix has mean 0 and variance 1; of a QR factor without its signs put right
     # it has not.
@@ -160,13 +179,18 @@ def gate_blocks(cell: nnx.Module, array: jax.Array) -> list[np.ndarray]:
     return np.split(np.asarray(array), len(cell.gate_names), axis=-1)
 
 
+def with_free_matrix(name: str) -> dict[str, Any]:
+    """Options with which R is its parameter, also of a preset that has another."""
+    return {"recurrent": "free"} if takes(CELLS[name], "recurrent") else {}
+
+
 def cells_that_take(*parameters: str) -> list[str]:
     return [name for name, factory in CELLS.items() if all(takes(factory, each) for each in parameters)]
 
 
 @pytest.mark.parametrize("name", in_tiers(cells_that_take("recurrent_init")))
 def test_each_gate_of_the_recurrent_kernel_is_orthogonal_by_itself(name):
-    cell = make_cell(name, 3, 16, recurrent_init="orthogonal")
+    cell = make_cell(name, 3, 16, recurrent_init="orthogonal", **with_free_matrix(name))
     blocks = np.split(np.asarray(cell.recurrent_kernel[...]), max(len(cell.recurrent_gates), 1), axis=1)
     for k, block in enumerate(blocks):
         for rows in np.split(block, cell.meets):
@@ -187,7 +211,7 @@ def test_cell_takes_a_section_or_a_function_for_every_initializer(name):
         return jnp.full(shape, 3, dtype)
 
     for init in (threes, {"name": "constant", "value": 3.0}):
-        cell = make_cell(name, 2, 3, input_init=init, recurrent_init=init)
+        cell = make_cell(name, 2, 3, input_init=init, recurrent_init=init, **with_free_matrix(name))
         assert (cell.input_kernel[...] == 3).all()
         assert (cell.recurrent_kernel[...] == 3).all()
 
