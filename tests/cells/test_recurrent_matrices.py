@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -233,6 +234,27 @@ def test_orthogonal_ones_stay_so_with_their_determinant(name, options):
     np.testing.assert_allclose(after.T @ after, np.eye(H), atol=1e-6)
     flips = options.get("reflections", H) if name == "householder" else 0
     assert np.linalg.det(after) * np.linalg.det(before[0]) * (-1) ** flips > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ORTHOGONAL)
+def test_orthogonal_ones_stay_so_in_single_precision_over_steps_of_adam(name):
+    # As far as 10 000 steps of rate 1e-4 go at most; scripts/orthogonality.py makes those.
+    graphdef, params, others = new_cell("vanilla", name, features=170)
+    optimizer = optax.adam(3e-2)
+    target = jnp.asarray(turned(3, 170), jnp.float32)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        loss = lambda params: ((nnx.merge(graphdef, params, others).recurrent_matrix() - target) ** 2).sum()  # noqa: E731
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(40):
+        params, state = step(params, state)
+        r = np.asarray(nnx.merge(graphdef, params, others).recurrent_matrix(), float)
+        assert np.abs(r.T @ r - np.eye(170)).max() <= 1e-5
 
 
 def test_singular_values_of_the_spectral_one_stay_within_epsilon():
