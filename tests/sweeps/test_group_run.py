@@ -386,8 +386,12 @@ def test_programs_are_kept_for_runs_of_the_same_constants_alone(monkeypatch):
 
 @pytest.mark.parametrize(
     "cell",
-    [*in_tiers(CELLS), *({"name": "vanilla", "activation": name} for name in ACTIVATIONS)],
-    ids=lambda cell: cell if isinstance(cell, str) else cell["activation"],
+    [
+        *in_tiers(CELLS),
+        *({"name": "vanilla", "activation": name} for name in ACTIVATIONS),
+        *({"name": "vanilla", "recurrent": name} for name in ("spectral", "skew", "scaled")),
+    ],
+    ids=lambda cell: cell if isinstance(cell, str) else list(cell.values())[1],
 )
 def test_no_number_of_ours_is_a_constant(cell):
     around = {}  # Of an activation its own numbers alone: those of what stands around it are those of the cells.
