@@ -47,7 +47,10 @@ class SLSTM(Cell, without=("chrono",)):
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         if self.features % self.heads:
-            raise ConfigError(f"SLSTM's heads: {self.heads} do not divide {self.features} features")
+            divisors = [count for count in range(1, self.features + 1) if self.features % count == 0]
+            near = sorted(sorted(divisors, key=lambda count: abs(count - self.heads))[:2])
+            known = " or ".join(map(str, near))
+            raise ConfigError(f"model.cell.heads: {self.heads} do not divide {self.features} features; take {known}")
         super().initialize(options, rngs)
         self.bias[...] = self.bias[...].at[self.features : 2 * self.features].add(options.forget_bias)
         if self.heads > 1:
@@ -63,10 +66,10 @@ class SLSTM(Cell, without=("chrono",)):
         return {"recurrent": Matrix(self.recurrent_kernel[...], parts=len(self.gate_names))}
 
     def recurrent_matrix(self) -> Float[Array, "H M"]:
-        kernel = super().recurrent_matrix()
         if self.heads == 1:
-            return kernel
-        return jnp.concatenate([block_diag(*of_gate) for of_gate in jnp.split(kernel, len(self.gate_names), 2)], 1)
+            return super().recurrent_matrix()
+        of_gates = jnp.split(self.recurrent_kernel[...], len(self.gate_names), 2)
+        return jnp.concatenate([block_diag(*blocks) for blocks in of_gates], 1)
 
     @property
     def builds_recurrent_matrix(self) -> bool:
