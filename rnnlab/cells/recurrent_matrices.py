@@ -19,6 +19,7 @@ from rnnlab.config.declared import WithOptions, attributes
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.outside import Table
 from rnnlab.ops.square_matrices import (
+    above_diagonal,
     below_diagonal,
     cayley,
     exponential,
@@ -226,8 +227,8 @@ class NonNormal(Parametrisation):
     ) -> Float[Array, "H H"]:
         size = base.shape[0]
         basis = product(base, exponential(skew(kernel, size)))
-        above = jnp.zeros_like(base).at[np.triu_indices(size, 1)].set(upper, unique_indices=True)
-        return product(product(basis, above + rotations(angles, scales, size)), basis.T)
+        theta = above_diagonal(upper, size) + rotations(angles, scales, size)
+        return product(product(basis, theta), basis.T)
 
 
 # --- others ----------------------------------------------------------------------------------------------------------

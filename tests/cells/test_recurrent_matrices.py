@@ -184,7 +184,7 @@ def test_other_draws_become_the_nearest(name):
     np.testing.assert_allclose(cell.recurrent_matrix(), NEAREST[name](*np.linalg.svd(drawn)), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [4, 5])
+@pytest.mark.parametrize("size", [5, *slow_tests(4)])
 def test_non_normal_keeps_complex_eigenvalues_of_any_draw(size):
     drawn = np.random.default_rng(2).standard_normal((size, size))
     cell = Vanilla(D, size, recurrent="non_normal", recurrent_init=Drawn(drawn), rngs=nnx.Rngs(0))
