@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from rnnlab import cli
@@ -64,27 +65,22 @@ class Measured(NamedTuple):
     valid: float
     """Tokens or frames of a step, without padding."""
     share: float
-    """Of all steps of the rows."""
+    """Of the time steps that the rows take: a batch ends with its longest."""
 
 
 def prepared(config: dict[str, Any], packed: bool, rows: int) -> Measured:
-    """The run with padding or packed, its programs compiled."""
+    """The run with padding or packed; rows: of a packed batch."""
     task = config["task"] | {"packed": packed}
     run = make_run(config | {"task": task} | ({"batch_size": rows} if packed else {}))
-    valid, steps = _content(run.task, run.data, run.batch_size)
-    return Measured(run, valid, valid / (steps * run.batch_size))
+    lengths = _lengths(run.task, run.data, run.batch_size)
+    return Measured(run, lengths.sum(1).mean(), lengths.sum() / (lengths.max(1).sum() * run.batch_size))
 
 
-def _content(task: Task, data: Any, rows: int, batches: int = 20) -> tuple[float, int]:
-    """(Valid steps of a training batch, the mean of the first ones; T)."""
-
-    @jax.jit
-    def lengths(data: Any) -> Any:
-        batch = task.batch(data, jnp.int32(0), "train", jnp.arange(batches * rows, dtype=jnp.uint32))
-        return batch.lengths, batch.inputs[:, 0]
-
-    of_rows, inputs = lengths(data)
-    return float(of_rows.sum()) / batches, inputs.shape[0]
+def _lengths(task: Task, data: Any, rows: int, batches: int = 20) -> np.ndarray:
+    """Those of the rows of the first batches [batches, rows]."""
+    positions = jnp.arange(batches * rows, dtype=jnp.uint32)
+    lengths = jax.jit(lambda data: task.batch(data, jnp.int32(0), "train", positions).lengths)(data)
+    return np.asarray(lengths).reshape(batches, rows)
 
 
 def compare(case: Case, steps: int, turns: int) -> list[str]:

@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
+from rnnlab.cells.recurrent_matrices import PARAMETRISATIONS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.fields import fields_of
 from rnnlab.config.numbers import merge_numbers, split_numbers
@@ -19,7 +20,7 @@ from rnnlab.find_learning_rate import range_test
 from rnnlab.nn.network import Network
 from rnnlab.optim.chain import OptimizerSpec, make_optimizer
 from rnnlab.optim.groups import GroupsOptions
-from rnnlab.optim.parameters import GROUPS, group_of, path_of
+from rnnlab.optim.parameters import GROUPS, group_of, kernels, path_of
 from rnnlab.optim.terms import GroupStrengths
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import apply_overrides, resolve_config
@@ -63,6 +64,19 @@ def test_a_leaf_of_a_cell_is_where_its_kind_says(variant: str) -> None:
         elif first == "input_kernel":
             assert group == "input"
     assert "recurrent" in groups.values() or not eval_shape(lambda cell: cell.matrices(), cell)
+
+
+@pytest.mark.parametrize("name", PARAMETRISATIONS)
+def test_a_recurrent_matrix_is_made_of_its_group(name: str) -> None:
+    net = nnx.eval_shape(
+        lambda: Network(2, 2, cell={"name": "gru", "features": 4, "recurrent": name}, rngs=nnx.Rngs(0))
+    )
+    params, cells = nnx.to_pure_dict(nnx.state(net, nnx.Param)), net.cells()
+    groups = names_and_groups(params, cells)
+    (cell,) = cells.values()
+    for leaf in cell.recurrent_parameters:
+        assert groups[f"layers.0.cells.0.{leaf}"] == "recurrent"
+        assert kernels(params, cells)["layers"][0]["cells"][0][leaf] == (name == "free")
 
 
 LSTM = {"name": "lstm", "features": 3, "peepholes": True, "normalize_cell": True}
