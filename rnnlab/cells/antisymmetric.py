@@ -51,7 +51,7 @@ class Lipschitz(BaseCell, without=("chrono",)):
 
         h' = h + ε (h S(A) + tanh(x W + h S(R) + b)),   S(M) = (1 - β) (M + Mᵀ) + β (M - Mᵀ) - γ I
 
-    (Erichson et al., 2021, eqs. 4 and 5, by Euler's method.) β shifts the eigenvalues between the real and the
+    (Erichson et al., 2021, by Euler's method.) β shifts the eigenvalues between the real and the
     imaginary axis, γ to the left. `recurrent_kernel` has A and R side by side. The defaults are the authors' for pixel
     MNIST.
     """

@@ -19,7 +19,7 @@ class FastRNN(Cell, without=("chrono",)):
 
         h' = σ(β) h + σ(α) f(x W + h R + b)
 
-    (Kusupati et al., 2018, eqs. 2 and 3; two numbers α and β, trained, as in the authors' code.) With σ(α) small and
+    (Kusupati et al., 2018; two numbers α and β, trained, as in the authors' code.) With σ(α) small and
     σ(β) near 1 the gradient's condition no longer depends on T.
     """
 
@@ -48,7 +48,7 @@ class FastGRNN(BaseCell):
         z = σ(x W + h R + b_z)              n = tanh(x W + h R + b_n)
         h' = (σ(ζ) (1 - z) + σ(ν)) ∘ n + z ∘ h
 
-    (Kusupati et al., 2018, eqs. 4 and 5.) As good as a GRU with a third of the matrices. The paper goes on to make them
+    (Kusupati et al., 2018.) As good as a GRU with a third of the matrices. The paper goes on to make them
     sparse, of low rank and of whole numbers, for models of some kilobytes; that is not here.
     """
 

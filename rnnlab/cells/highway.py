@@ -21,7 +21,7 @@ class RecurrentHighway(BaseCell, without=("chrono",)):
         a = tanh(s R_hl + b_hl)             t = σ(s R_tl + b_tl)                in layer l after it
         s ← (1 - t) ∘ s + t ∘ a
 
-    (Zilly et al., 2017, eqs. 6 to 9.) s is h in the first layer, and the last one's is h'. R has the layers side by
+    (Zilly et al., 2017.) s is h in the first layer, and the last one's is h'. R has the layers side by
     side. The authors' language models have ten layers.
     """
 

@@ -20,7 +20,7 @@ class MGU(BaseCell):
         f = σ(x W_f + h R_f + b_f)          n = tanh(x W_n + (f ∘ h) R_n + b_n)
         h' = (1 - f) ∘ h + f ∘ n
 
-    (Zhou et al., 2016, eqs. 11 to 13.) A GRU whose one gate is both of its gates; as good with two thirds of the
+    (Zhou et al., 2016.) A GRU whose one gate is both of its gates; as good with two thirds of the
     parameters.
     """
 
@@ -42,7 +42,7 @@ class JANET(Cell):
         s = x W_f + h R_f + b_f             c = tanh(x W_c + h R_c + b_c)
         h' = σ(s) ∘ h + (1 - σ(s - β)) ∘ c
 
-    (van der Westhuizen and Lasenby, 2018, eqs. 9 to 12.) With chrono biases (`chrono`), as the paper has them, it is
+    (van der Westhuizen and Lasenby, 2018.) With chrono biases (`chrono`), as the paper has them, it is
     better than the LSTM on pixel MNIST; without, b_f starts from 1, as in the authors' code.
     """
 
@@ -72,7 +72,7 @@ class LiGRU(Cell):
         z = σ(x W_z + h R_z + b_z)          n = max(x W_n + h R_n + b_n, 0)
         h' = z ∘ h + (1 - z) ∘ n
 
-    (Ravanelli et al., 2018, eqs. 6 to 8.) Made for speech: the best recurrent networks on TIMIT had it. The paper
+    (Ravanelli et al., 2018.) Made for speech: the best recurrent networks on TIMIT had it. The paper
     normalises x W over batches in the place of b, which is what `model.normalization` is for.
     """
 
@@ -92,7 +92,7 @@ class MinimalRNN(BaseCell):
         y = tanh(x W + b_y)                 u = σ(y V + h R + b_u)
         h' = u ∘ h + (1 - u) ∘ y
 
-    (Chen, 2017, eqs. 1 to 3.) The state is a mean of what the input alone says; networks that meet mean-field theory
+    (Chen, 2017.) The state is a mean of what the input alone says; networks that meet mean-field theory
     (Chen et al., 2018) can be trained over thousands of steps. V is `latent_kernel`.
     """
 
@@ -124,7 +124,7 @@ class CFN(BaseCell):
         t = σ(x W_t + h R_t + b_t)          e = σ(x W_e + h R_e + b_e)
         h' = t ∘ tanh(h) + e ∘ tanh(x W_y)
 
-    (Laurent and von Brecht, 2017, eqs. 1 to 3.) Without an input the state goes to zero: there is no chaos, and yet it
+    (Laurent and von Brecht, 2017.) Without an input the state goes to zero: there is no chaos, and yet it
     models language as well as the LSTM.
     """
 
@@ -152,7 +152,7 @@ class STAR(BaseCell):
         y = tanh(x W_y + b_y)               k = σ(x W_k + h R + b_k)
         h' = tanh((1 - k) ∘ h + k ∘ y)
 
-    (Turkoglu et al., 2021, eqs. 10 to 12.) The gradient keeps its size from layer to layer, so that many can be
+    (Turkoglu et al., 2021.) The gradient keeps its size from layer to layer, so that many can be
     stacked.
     """
 

@@ -19,7 +19,7 @@ class MultiplicativeLSTM(LSTM):
         m = (x W_m) ∘ (h R_m)
         i, f, g, o, c' and h' as the LSTM's, which sees m in the place of h
 
-    (Krause et al., 2017, eqs. 18 to 24.) So every input has transitions of its own. Known for modelling text by
+    (Krause et al., 2017.) So every input has transitions of its own. Known for modelling text by
     characters; one of its units came to read the sentiment.
     """
 

@@ -25,12 +25,12 @@ def gated(w: Weights, x: np.ndarray, h: np.ndarray) -> State:
 
 
 def shifted(m: np.ndarray, beta: np.ndarray, gamma: np.ndarray) -> np.ndarray:
-    """Erichson et al. (2021), eq. 5."""
+    """Erichson et al. (2021)."""
     return (1 - beta) * (m + m.T) + beta * (m - m.T) - gamma * np.eye(len(m))
 
 
 def lipschitz(w: Weights, x: np.ndarray, h: np.ndarray) -> State:
-    """Erichson et al. (2021), eq. 4, by Euler's method."""
+    """Erichson et al. (2021), by Euler's method."""
     m_a, m_w = recurrent(w, 2)
     a = shifted(m_a, w["linear_skewness"], w["linear_damping"])
     inner = shifted(m_w, w["skewness"], w["damping"])

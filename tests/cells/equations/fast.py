@@ -6,13 +6,13 @@ from tests.cells.equations.functions import State, Weights, logistic
 
 
 def fastrnn(w: Weights, x: np.ndarray, h: np.ndarray) -> State:
-    """Kusupati et al. (2018), eqs. 2 and 3, with the logistic function of both numbers."""
+    """Kusupati et al. (2018), with the logistic function of both numbers."""
     new = np.tanh(x @ w["input_kernel"] + h @ w["recurrent_kernel"] + w["bias"])
     return (logistic(w["alpha"]) * new + logistic(w["beta"]) * h,)
 
 
 def fastgrnn(w: Weights, x: np.ndarray, h: np.ndarray) -> State:
-    """Kusupati et al. (2018), eqs. 4 and 5, with the logistic function of ζ and ν."""
+    """Kusupati et al. (2018), with the logistic function of ζ and ν."""
     b_z, b_h = np.split(w["bias"], 2)
     both = x @ w["input_kernel"] + h @ w["recurrent_kernel"]
     z = logistic(both + b_z)

@@ -6,7 +6,7 @@ from tests.cells.equations.functions import State, Weights, logistic
 
 
 def highway(w: Weights, x: np.ndarray, s: np.ndarray) -> State:
-    """Zilly et al. (2017), eqs. 6 to 9 with c = 1 - t: as many layers as R has columns for."""
+    """Zilly et al. (2017) with c = 1 - t: as many layers as R has columns for."""
     width = s.shape[-1]
     for layer in range(w["recurrent_kernel"].shape[1] // (2 * width)):
         r_h, r_t = np.split(w["recurrent_kernel"][:, 2 * width * layer : 2 * width * (layer + 1)], 2, axis=1)

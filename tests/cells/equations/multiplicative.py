@@ -12,7 +12,7 @@ def lstm(gates: np.ndarray, c: np.ndarray) -> State:
 
 
 def multiplicative(w: Weights, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> State:
-    """Krause et al. (2017), eqs. 18 to 24."""
+    """Krause et al. (2017)."""
     ends = 4 * h.shape[-1]
     of_gates, of_m = w["input_kernel"][:, :ends], w["input_kernel"][:, ends:]
     m = (x @ of_m) * (h @ w["recurrent_kernel"][:, ends:])

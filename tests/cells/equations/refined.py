@@ -6,12 +6,12 @@ from tests.cells.equations.functions import State, Weights, inputs, logistic, re
 
 
 def refined(f: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """Gu et al. (2020), eq. 11."""
+    """Gu et al. (2020)."""
     return r * (1 - (1 - f) ** 2) + (1 - r) * f**2
 
 
 def ur_lstm(w: Weights, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> State:
-    """Gu et al. (2020), eqs. 9 to 14."""
+    """Gu et al. (2020)."""
     f, r, u, o = [a + h @ kernel for a, kernel in zip(inputs(w, x, 4), recurrent(w, 4), strict=True)]
     g = refined(logistic(f), logistic(r))
     c = g * c + (1 - g) * np.tanh(u)
