@@ -18,7 +18,7 @@ from rnnlab.diagnostics.saturation import STEPS, saturation, steps_looked_at
 from rnnlab.diagnostics.units import units_of
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
-from rnnlab.ops.activations import sigmoid, tanh
+from rnnlab.ops.activations import ModReLU, sigmoid, tanh
 from tests.helpers import (
     assert_close,
     at_once,
@@ -146,6 +146,7 @@ RELUS = [
     lambda a: jnp.maximum(0.0, a),
     lambda a: jnp.where(a > 0, a, 0),
     lambda a: jnp.where(a < 0, 0.0, a),
+    lambda a: ModReLU(jnp.full(H, -0.5))(a),
 ]
 
 
