@@ -225,7 +225,8 @@ def _starts(seeds: jax.Array, shape: tuple[int, int, int], inputs: float, start:
 
 def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
     """The measures of each row [B], which `measure_atlas` takes medians of; `flat` is one number."""
-    carry = tuple(a + start.h for a in cell.initial_carry(*start.h.shape[:1], start.h.dtype))
+    first = cell.initial_carry(*start.h.shape[:1], start.h.dtype)
+    carry = tuple(a + start.h if a.shape == start.h.shape else a for a in first)
 
     def loss(taps: Any) -> tuple[jax.Array, jax.Array]:
         h, _ = unroll(cell, start.x, initial_carry=carry, taps=taps)

@@ -34,7 +34,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import in_tiers
+from tests.tiers import in_tier, in_tiers
 
 T, B, D, H = 5, 4, 2, 4
 LENGTHS = (5, 2, 0, 4)
@@ -144,7 +144,7 @@ def test_a_replica_equals_the_run_alone(name: str) -> None:
             assert_close(jax.tree.map(lambda a, n=n: a[n], getattr(states, part)), getattr(alone, part), 1e-5)
 
 
-@pytest.mark.parametrize("name", in_tiers(CELLS))
+@pytest.mark.parametrize("name", [in_tier(name, costly=name != "lstm") for name in CELLS])
 def test_the_training_step_lowers_for_gpus_and_tpus(name: str) -> None:
     run = run_of(name)
     traced = run.programs.train.trace(run.programs.shapes, run.data, jnp.int32(1), run.rows)

@@ -213,6 +213,12 @@ def test_mistakes_are_one_line(given: dict[str, Any], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
+def test_a_carry_of_other_widths_is_measured() -> None:
+    row = measure_atlas(cells={"lmu": {"cell": {"name": "lmu"}}}, initializations=["orthogonal"], scales=[1.0], **TINY)
+    assert 0 < row["results"][0]["factor"] < 2
+
+
 def test_a_cell_without_a_recurrent_matrix_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(Vanilla):
         def recurrent_matrices(self) -> dict[str, jax.Array]:
