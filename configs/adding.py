@@ -1,10 +1,11 @@
 """The adding problem: an IRNN remembers two numbers over 150 steps, a tanh network with small weights does not.
 
     python -m rnnlab.train --config=configs/adding.py       # the IRNN, in runs/adding
-    python -m rnnlab.train --config=configs/adding.py:lstm  # in runs/adding-lstm; also :gru, :tanh
+    python -m rnnlab.train --config=configs/adding.py:lstm  # in runs/adding-lstm; also :gru, :tanh, :exprnn
 
 Seed 0, 2 cores of an Intel Xeon (AVX-512), 4000 steps; test mean squared error, solved below 0.01, baseline 1/6:
 irnn 0.00025 in 11 to 25 s, lstm 0.0025 in 28 s, gru 0.00039 in 27 s, tanh 0.171 in 11 s (not solved).
+exprnn, 8000 steps: 0.00098 in 193 s, with much other work beside.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +18,20 @@ PRESETS = {
     "gru": dict(name="gru", features=100),
     # Recurrent weights from U[-0.01, 0.01]: every step back in time shrinks the gradient about eighteen times.
     "tanh": dict(name="vanilla", features=100, activation="tanh", recurrent_init="naive_uniform"),
+    # R orthogonal throughout, a matrix exponential (Lezcano-Casado and Martínez-Rubio, 2019), from the identity on.
+    "exprnn": dict(name="exprnn", features=100, input_init="glorot_uniform", recurrent_init="identity"),
 }
 
 
-LEARNING_RATES = {"lstm": 5e-3, "gru": 3e-3}
+ADAM = dict(name="adam", clip_norm=1.0, schedule=dict(name="cosine"))
+OPTIMIZERS = {
+    "irnn": ADAM | dict(learning_rate=1e-3),
+    "lstm": ADAM | dict(learning_rate=5e-3),
+    "gru": ADAM | dict(learning_rate=3e-3),
+    "tanh": ADAM | dict(learning_rate=1e-3),
+    # What R is made of learns at a tenth of the rate; at the full one the error was five times as high.
+    "exprnn": ADAM | dict(learning_rate=3e-3, groups=dict(recurrent=dict(learning_rate_factor=0.1))),
+}
 
 
 def get_config(preset: str = "irnn") -> ConfigDict:
@@ -28,18 +39,13 @@ def get_config(preset: str = "irnn") -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,
-            steps=4000,
+            steps=8000 if preset == "exprnn" else 4000,
             batch_size=16,  # Rows of all devices together.
             log_every=100,
             eval_every=500,
             checkpoint_every=500,
             task=dict(name="adding", length=150),
             model=dict(cell=PRESETS[preset]),
-            optimizer=dict(
-                name="adam",
-                learning_rate=LEARNING_RATES.get(preset, 1e-3),
-                clip_norm=1.0,
-                schedule=dict(name="cosine"),
-            ),
+            optimizer=OPTIMIZERS[preset],
         )
     )
