@@ -51,7 +51,6 @@ def is_further(variant: str, backend: str) -> bool:
     return backend == "reference" or (variant.startswith("vanilla_") and variant != "vanilla_leaky_relu")
 
 
-OF_CELLS = [in_tier(name, backend, further=is_further(name, backend)) for name in CELLS for backend in BACKENDS]
 OF_STRUCTURES = [
     in_tier(name, backend, further=name in STUDY or is_further(name, backend)) for name in CELLS for backend in BACKENDS
 ]
@@ -320,7 +319,7 @@ def test_last_output_remembers_the_first_input(variant):
     assert (sizes[0] > 1e-7 * sizes[-1]).all()
 
 
-@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
+@pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)
 def test_mapping_over_replicas_equals_single_runs(variant, backend):
     with float64():
         replicas = [problem(variant, lengths=False, seed=seed) for seed in (0, 10, 20)]

@@ -94,7 +94,7 @@ def joined_jacobian(function: Any, carry: Any) -> jax.Array:
     return jnp.concatenate(jax.jacrev(function)(carry), -1)[:, 0]
 
 
-@pytest.mark.parametrize("variant", in_tiers())
+@pytest.mark.parametrize("variant", in_tiers(by_structure=True))
 def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)
