@@ -198,6 +198,11 @@ class BaseCell(WithOptions, nnx.Module):
         return jnp.split(a, len(self.gate_names), axis=-1)
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of what `split` gives: the gates, and, of a cell whose z has more, the rest."""
+        return self.gate_names
+
+    @property
     def out_features(self) -> int:
         """How many numbers a layer of this cell puts out at a step."""
         return self.features

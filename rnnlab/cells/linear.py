@@ -187,6 +187,11 @@ class QRNN(BaseCell, without=("recurrent_init",)):
     def split(self, a: Float[Array, "... M"]) -> Parts:
         return jnp.split(a, self.window * len(self.gate_names), axis=-1)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        later = [f"{gate}_{steps}" for steps in range(1, self.window) for gate in self.gate_names]
+        return (*self.gate_names, *later)
+
     def initial_carry(self, batch: int, dtype: Any = jnp.float32) -> Carry:
         pending = jnp.zeros((batch, len(self.gate_names) * self.features), dtype)
         return (*super().initial_carry(batch, dtype)[:2], *[pending] * (self.window - 1))

@@ -59,6 +59,10 @@ class LMU(BaseCell, without=("chrono",)):
     def split(self, a: Float[Array, "... M"]) -> Parts:
         return jnp.split(a, [self.features], axis=-1)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return (*self.gate_names, "u")
+
     def matrices(self) -> dict[str, Matrix]:
         encoders = {
             "state encoder": Matrix(self.state_encoder_kernel[...]),
@@ -131,6 +135,10 @@ class HiPPOLegS(BaseCell, without=("recurrent_init",)):
 
     def split(self, a: Float[Array, "... M"]) -> Parts:
         return jnp.split(a, [self.features, 2 * self.features], axis=-1)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return (*self.gate_names, "u")
 
     def matrices(self) -> dict[str, Matrix]:
         return {

@@ -70,6 +70,10 @@ class Mogrifier(LSTM):
     def split(self, a: Float[Array, "... D"]) -> Parts:
         return [a]
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return ("x",)
+
     def matrices(self) -> dict[str, Matrix]:
         matrices = super().matrices()
         matrices["input"] = Matrix(self.input_kernel[...], self.bias[...], parts=len(self.gate_names), of_state=False)

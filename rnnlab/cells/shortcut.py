@@ -32,3 +32,7 @@ class ShortcutCell(BaseCell):
 
     def split(self, a: Float[Array, "... M"]) -> Parts:
         return jnp.split(a, 1 + len(self.gate_names), axis=-1)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return ("x", *self.gate_names)

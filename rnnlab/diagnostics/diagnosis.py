@@ -26,10 +26,11 @@ from rnnlab.diagnostics.jacobians import (
 )
 from rnnlab.diagnostics.lags import entries, lag_split
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
-from rnnlab.diagnostics.names import carry_names, gate_names
+from rnnlab.diagnostics.names import carry_names, product_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
+from rnnlab.engine import products_of
 from rnnlab.files import read_json
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
@@ -206,7 +207,7 @@ def _lags(subject: Subject) -> dict[str, Any]:
         )
     for run, entry in zip(subject.trajectories, _of_network(entries, subject), strict=True):
         split = _compiled(functools.partial(lag_split, longest=longest), run, entry)
-        gates = gate_names(run.cell, split.norms.shape[1])
+        gates = product_names(run.cell, products_of(run.cell, run.x, run.noise))
         result[run.name] = {"gates": gates} | {
             name: value for name, value in split._asdict().items() if name != "total"
         }

@@ -26,7 +26,7 @@ class LagSplit(NamedTuple):
     """∂L/∂R of one direction of one layer as a sum of K parts: of the lags 0, 1, …, K - 2, and of all beyond.
 
     R is all that a step multiplies by, one matrix or several; G is the number of their products' parts, in the order of
-    the step, which is that of the cell's gates (`names.gate_names`).
+    the step, which is that of the cell's gates (`names.product_names`).
     """
 
     norms: Float[Array, "K G"]

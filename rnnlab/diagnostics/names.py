@@ -1,6 +1,9 @@
 """How diagnostics name what they measure: "layer 1 reverse/recurrent_kernel", and the gates and carries of a cell."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from rnnlab.engine.contract import Product
 
 
 def inner_cell(cell: Any) -> Any:
@@ -10,10 +13,23 @@ def inner_cell(cell: Any) -> Any:
     return cell
 
 
-def gate_names(cell: Any, count: int) -> list[str]:
-    """The names of `count` gates; numbers from 1 where the cell does not name as many."""
-    names = [str(name) for name in getattr(inner_cell(cell), "gate_names", ())]
+def part_names(cell: Any, count: int) -> list[str]:
+    """The names of the `count` parts of z, most of which are gates; numbers from 1 where the cell does not name as
+    many."""
+    cell = inner_cell(cell)
+    names = [str(name) for name in getattr(cell, "part_names", getattr(cell, "gate_names", ()))]
     return names if len(names) == count else [str(number) for number in range(1, count + 1)]
+
+
+def product_names(cell: Any, products: Sequence[Product]) -> list[str]:
+    """The names of the parts of a step's products, in its order: the gates whose columns of R a matrix has; the
+    matrix's name, with numbers from 1 for several parts, where it has none of them."""
+    gates_of, names = getattr(inner_cell(cell), "products", {}), []
+    for name, parts in {product.name: product.parts for product in products}.items():
+        gates = gates_of.get(name, ())
+        numbered = [name] if parts == 1 else [f"{name} {number}" for number in range(1, parts + 1)]
+        names += gates if len(gates) == parts else numbered
+    return names
 
 
 def carry_names(cell: Any, count: int) -> list[str]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, over
-from rnnlab.diagnostics.names import gate_names, inner_cell, parameter_name
+from rnnlab.diagnostics.names import inner_cell, parameter_name
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.ops.safe_norms import row_norms
 from rnnlab.typing import Array, Float
@@ -34,7 +34,7 @@ def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
             name = parameter_name(path)
             gates = _gates(name, leaf, probe)
             if gates:
-                by_gate = _gate_norms(leaf.reshape(leaf.shape[0], len(gates), leaf.shape[0]))
+                by_gate = _gate_norms(leaf.reshape(leaf.shape[0], len(gates), -1))
                 by_name |= {f"{name}/{gate}/{kind}": by_gate[index] for index, gate in enumerate(gates)}
                 by_name[f"{name}/{kind}"] = row_norms(by_gate)
             else:
@@ -46,16 +46,15 @@ def norms(probe: Probe) -> dict[str, Float[Array, ""]]:
     return {f"{name}/{kind}": by_name[f"{name}/{kind}"] for name in names for kind in (*kinds, "update / weight")}
 
 
-def _gates(name: str, leaf: jax.Array, probe: Probe) -> list[str]:
-    """The gates of a recurrent parameter [H, M] of more than one block; else none."""
+def _gates(name: str, leaf: jax.Array, probe: Probe) -> tuple[str, ...]:
+    """The gates of a recurrent kernel that is R [K, U] itself, of more than one gate; else none."""
     layer, _, parameter = name.rpartition("/")
     cell = next((inner_cell(each.cell) for each in probe.trajectories if each.name == layer), None)
-    if cell is None or cell.builds_recurrent_matrix or parameter not in cell.recurrent_parameters:
-        return []
-    if leaf.ndim != 2 or not leaf.shape[0]:
-        return []
-    count, rest = divmod(leaf.shape[1], leaf.shape[0])
-    return [] if rest or count < 2 else gate_names(cell, count)
+    if cell is None or cell.builds_recurrent_matrix or parameter != "recurrent_kernel":
+        return ()
+    gates = cell.recurrent_gates
+    is_whole = leaf.shape == (cell.meets * cell.features, len(gates) * cell.features)
+    return gates if is_whole and len(gates) > 1 else ()
 
 
 def _ratio(update: jax.Array, weight: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.diagnostic import Diagnostic, DiagnosticFigure, Lines, dots, maps, over
-from rnnlab.diagnostics.names import carry_names, gate_names, inner_cell
+from rnnlab.diagnostics.names import carry_names, inner_cell, part_names
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.units import Unit, units_of
 from rnnlab.nn.trajectory import Trajectory
@@ -73,7 +73,7 @@ def _units(trajectory: Trajectory) -> list[tuple[Unit, Bool[Array, "S B"]]]:
     """With values [S, B, H], and which of these steps are within their rows: of all T steps for a unit that may be
     dead, else of those looked at. Without units that do not belong to a row each."""
     parts, step, units = trajectory.parts(), trajectory.step(), []
-    gates = gate_names(trajectory.cell, len(parts) - len(trajectory.noise))
+    gates = part_names(trajectory.cell, len(parts) - len(trajectory.noise))
 
     def values(carry: Any, parts: Any) -> list[jax.Array]:
         rows = len(carry[0])

@@ -82,8 +82,12 @@ class RecurrentLayer(nnx.Module):
             raise ConfigError(
                 f"model.dropout.candidate: {kind} has no candidate; lstm and gru have, others take zoneout"
             )
-        if "zoneout_cell" in self.rates and len(first.carry_names) < 2:
-            raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state besides h; use zoneout")
+        if "zoneout_cell" in self.rates:
+            widths = [a.shape[1] for a in jax.eval_shape(lambda: first.initial_carry(1))[1:]]
+            if not widths or widths[0] != first.features:
+                raise ConfigError(
+                    f"model.dropout.zoneout_cell: {kind} has no cell state of H units besides h; use zoneout"
+                )
         if normalization.cell == "batch" and not adds_products_alone(first):
             raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
         gains = None

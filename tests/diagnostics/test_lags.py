@@ -13,8 +13,8 @@ from rnnlab.cells import CELLS, BaseCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.diagnostics.gradient_flow import over_rows
 from rnnlab.diagnostics.lags import LagSplit, entries, lag_split
-from rnnlab.diagnostics.names import gate_names
-from rnnlab.engine import Matrix
+from rnnlab.diagnostics.names import product_names
+from rnnlab.engine import Matrix, products_of
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.tasks import Adding, Batch, Task
@@ -26,6 +26,7 @@ from tests.helpers import (
     measured,
     random_array,
     random_like,
+    shape_of_cell,
     shapes_of_matrices,
 )
 from tests.tiers import CELL_VARIANTS, STUDY, in_tier
@@ -331,7 +332,22 @@ def test_gates_are_named_through_what_stands_around_a_cell() -> None:
 
     def named(x: jax.Array) -> jax.Array:
         (run,) = trajectories(network, x)
-        assert tuple(gate_names(run.cell, len(names))) == names
+        assert tuple(product_names(run.cell, products_of(run.cell, run.x))) == names
         return x
 
     jax.eval_shape(named, random_array(0, T, B, D))
+
+
+NAMES = {
+    "gru_reset_before": ["r", "z", "n"],
+    "mlstm": ["m", "i", "f", "g", "o"],
+    "mut1": ["r", "h"],
+    "lmu": ["state encoder", "memory encoder", "kept", "h", "memory"],
+    "hippo_legs": ["state encoder", "memory 1", "memory 2"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_of_several_products_are_named_by_their_gates_in_the_order_of_the_step(name: str) -> None:
+    cell = shape_of_cell(name)
+    assert product_names(cell, products_of(cell, jax.ShapeDtypeStruct((T, B, 3), jnp.float32))) == NAMES[name]

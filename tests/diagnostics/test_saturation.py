@@ -88,6 +88,12 @@ NAMES = {
     "lstm": ["i", "f", "g", "o", "output"],
     "gru": ["r", "z", "n"],
     "gru_reset_before": ["r", "z", "n"],
+    "sru": ["f", "r"],
+    "qrnn": ["n", "f", "o"],
+    "hippo_legs": ["n+u", "g"],
+    "lmu": ["h+u"],
+    "mut1": ["x", "r", "output", "z"],
+    "residual_lstm": ["i", "f", "g", "o", "output"],
 }
 AROUND: dict[str, dict[str, Any]] = {
     "plain": {},

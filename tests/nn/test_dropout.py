@@ -206,6 +206,8 @@ class Diagonal(BaseCell):
     [
         ("vanilla", {"candidate": 0.1}, "model.dropout.candidate: Vanilla has no candidate"),
         ("gru", {"zoneout_cell": 0.1}, "model.dropout.zoneout_cell: GRU has no cell state"),
+        ("hippo_legs", {"zoneout_cell": 0.1}, "model.dropout.zoneout_cell: HiPPOLegS has no cell state of H units"),
+        ("lmu", {"zoneout_cell": 0.1}, "model.dropout.zoneout_cell: LMU has no cell state of H units"),
         ("diagonal", {"state": 0.1}, "model.dropout.state: Diagonal has no recurrent matrix"),
         ("diagonal", {"recurrent_kernel": 0.1}, "model.dropout.recurrent_kernel: Diagonal has no recurrent matrix"),
         ("lstm", {"embedding": 0.1}, "model.dropout.embedding: this network has no embedding"),

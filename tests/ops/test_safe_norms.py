@@ -15,6 +15,7 @@ from rnnlab.nn.trajectory import Trajectory
 from tests.helpers import assert_close, float64, random_like
 
 H = 3
+TREES = ("gradients", "clipped", "params", "updates")
 KINDS = ("gradient", "clipped", "weight", "update")
 
 
@@ -105,6 +106,26 @@ def test_a_vanilla_cell_has_no_gates_to_tell_apart() -> None:
     assert {key for key in measured if "recurrent" in key} == {
         f"layer 1/recurrent_kernel/{kind}" for kind in (*KINDS, "update / weight")
     }
+
+
+@pytest.mark.parametrize(
+    ("cell", "gates"),
+    [
+        ({"name": "lstm", "peepholes": True, "features": 12}, ["i", "f", "g", "o"]),  # Peepholes [3, 12] are no gates.
+        ({"name": "mlstm", "features": 3}, ["i", "f", "g", "o", "m"]),
+        ({"name": "minimal_rnn", "features": 3}, []),
+        ({"name": "lmu", "features": 4, "order": 2}, []),
+        ({"name": "mut1", "features": 3}, ["r", "h"]),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_gates_are_those_that_a_recurrent_kernel_has_columns_of(cell: dict[str, object], gates: list[str]) -> None:
+    network = nnx.eval_shape(lambda: Network(2, 1, cell=cell, rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    probe = Probe(named_cells(network), [], params, params, params, params)
+    measured = jax.eval_shape(lambda params: norms(probe._replace(**dict.fromkeys(TREES, params))), params)
+    deeper = [key.split("/")[1:] for key in measured if key.endswith("/gradient") and key.count("/") > 2]
+    assert sorted(deeper) == [["recurrent_kernel", gate, "gradient"] for gate in sorted(gates)]
 
 
 def test_half_precision_is_summed_in_single() -> None:
