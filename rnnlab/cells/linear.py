@@ -100,10 +100,10 @@ class LRU(_WithOutput, without=("recurrent_init", "chrono")):
     linear = Linear(0, parts=2)
 
     r_min: InitVar[Traced[Share]] = 0.0
-    """The least |λ| at first."""
+    """The least |λ| at first, but for rounding above 0 and below 1."""
     r_max: InitVar[Traced[Share]] = 1.0
-    """The largest |λ| at first."""
-    max_phase: InitVar[Traced[float]] = 6.283185307179586
+    """The largest, likewise."""
+    max_phase: InitVar[Traced[Positive]] = 6.283185307179586
     """The largest angle of λ at first, in radians."""
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
@@ -113,6 +113,7 @@ class LRU(_WithOutput, without=("recurrent_init", "chrono")):
         units = self.features // 2
         first, second = (jax.random.uniform(rngs.params(), (units,), jnp.float32, 1e-6) for _ in range(2))
         squared = options.r_min**2 + first * (options.r_max**2 - options.r_min**2)
+        squared = jnp.clip(squared, 1e-12, 1 - 2**-23)  # Of 0 and 1 neither ν nor its gradient is a number.
         self.decay = nnx.Param(jnp.log(-0.5 * jnp.log(squared)))
         self.angle = nnx.Param(jnp.log(options.max_phase * second))
         self.scale = nnx.Param(0.5 * jnp.log1p(-squared))

@@ -113,6 +113,17 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_an_lru_has_finite_gradients_at_the_ends_of_its_range(size: float) -> None:
+    cell = CELLS["lru"](D, H, r_min=size, r_max=size, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(cell)
+
+    def loss(state: nnx.State) -> jax.Array:
+        return (unroll(nnx.merge(graphdef, state), random_array(1, 5, 2, D))[0] ** 2).sum()
+
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves((state, jax.jit(jax.grad(loss))(state))))
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_has_no_scan_is_refused_in_one_line(case):
     variant, options, message = REFUSED[case]
