@@ -82,8 +82,8 @@ class RecurrentLayer(nnx.Module):
             raise ConfigError(
                 f"model.dropout.candidate: {kind} has no candidate; lstm and gru have, others take zoneout"
             )
-        widths = [a.shape[1] for a in jax.eval_shape(lambda: first.initial_carry(1))]
-        if "zoneout_cell" in self.rates and widths[1:2] != [first.features]:
+        of_carry = [a.shape[1] for a in jax.eval_shape(lambda: first.initial_carry(1))]
+        if "zoneout_cell" in self.rates and of_carry[1:2] != [first.features]:
             raise ConfigError(f"model.dropout.zoneout_cell: {kind} has no cell state of H units besides h; use zoneout")
         if normalization.cell == "batch" and not adds_products_alone(first):
             raise ConfigError(f"model.normalization.cell: {kind} has no one recurrent matrix to normalise; use gru")
