@@ -18,7 +18,7 @@ from jax.extend.core import Literal as LiteralValue
 
 from rnnlab.engine.contract import Matrix, Product, noting
 from rnnlab.engine.plan import Plan
-from rnnlab.engine.stages import Stages, stages
+from rnnlab.engine.stages import Stages, inputs_read, stages
 from rnnlab.typing import Carry, Parts, PyTree
 
 Noise = tuple[jax.Array, ...]
@@ -41,7 +41,8 @@ class Trace:
     forward: Stages
     """(parameters, before, z, noise; products) -> (values that meet a matrix; new carry, what is kept)."""
     backward: Stages
-    """(held, ∂L/∂new; ∂L/∂value, from the last to the first) -> (∂L/∂product, likewise; ∂L/∂before, ∂L/∂z)."""
+    """(held, ∂L/∂new; ∂L/∂value, from the last to the first) -> (∂L/∂product, likewise; ∂L/∂before, ∂L/∂z,
+    ∂L/∂parameter for those of `used`)."""
     holdings: tuple[Held, ...]
     """For all that the pullback holds, in order."""
     values: tuple[Held, ...]
@@ -50,6 +51,8 @@ class Trace:
     """The arrays that have to be kept of a step for it."""
     literals: tuple[Any, ...]
     """Constants that are written in the program itself."""
+    used: tuple[bool, ...]
+    """For each leaf of the parameters, whether the step itself reads it, beside its products."""
     same: tuple[int | None, ...]
     """For each part of z, which part of the products has the same gradient, as in gates of z + u."""
 
@@ -79,14 +82,15 @@ class Step(NamedTuple):
 
     def backward(
         self, held: Sequence[jax.Array], dnew: Carry, multiply_back: Callable[[int, Parts], jax.Array]
-    ) -> tuple[Carry, Parts]:
-        """∂L/∂before and ∂L/∂z of ∂L/∂new. held: as `holdings` says. multiply_back: (number of the product, ∂L/∂parts)
-        -> ∂L/∂value."""
+    ) -> tuple[Carry, Parts, list[jax.Array]]:
+        """∂L/∂before, ∂L/∂z and ∂L/∂parameters, those that are used, of ∂L/∂new. held: as `holdings` says.
+        multiply_back: (number of the product, ∂L/∂parts) -> ∂L/∂value."""
         last = len(self.trace.products) - 1
         results = self.trace.backward(
             self.back_consts, [*held, *dnew], lambda number, du: [multiply_back(last - number, du)]
         )
-        return tuple(results[: len(dnew)]), results[len(dnew) :]
+        of_z = len(dnew) + len(self.trace.same)
+        return tuple(results[: len(dnew)]), results[len(dnew) : of_z], results[of_z:]
 
     def constants(self, params: PyTree) -> list[Any]:
         """Those that `Held` counts."""
@@ -110,22 +114,37 @@ def trace_step(
         for _ in range(product.parts)
     ]
     counts = [product.parts for product in products]
+    leaves, structure = jax.tree.flatten(params)
+
+    def step(leaves: list[jax.Array], before: Carry, z: Parts, u: Parts, noise: Noise) -> tuple[Parts, Carry]:
+        values, results = [], iter(u)
+
+        def multiply(name: str, value: jax.Array) -> Parts:
+            values.append(value)
+            return [next(results) for _ in range(matrices[name].parts)]
+
+        new = plan.cell(jax.tree.unflatten(structure, leaves)).step(before, [*z, *noise], multiply)
+        return values, new
+
+    traced = jax.make_jaxpr(step)(leaves, before, z, parts, noise)
+    used = tuple(
+        is_read and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        for is_read, leaf in zip(inputs_read(traced.jaxpr), leaves, strict=False)
+    )
 
     def linearised(params: PyTree, before: Carry, z: Parts, noise: Noise, u: Parts) -> Any:
-        """(values, new carry), and the pullback to (before, z, u): a pytree that holds the outputs of tanh and its
-        like; sums and products of them are computed where they are used."""
+        """(values, new carry), and the pullback to (parameters, before, z, u): a pytree that holds the outputs of tanh
+        and its like; sums and products of them are computed where they are used."""
+        leaves = jax.tree.leaves(params)
 
-        def step(before: Carry, z: Parts, u: Parts) -> tuple[Parts, Carry]:
-            values, results = [], iter(u)
+        def of_used(read: list[jax.Array], before: Carry, z: Parts, u: Parts) -> tuple[Parts, Carry]:
+            each = iter(read)
+            mixed = [next(each) if is_read else a for is_read, a in zip(used, leaves, strict=True)]
+            return step(mixed, before, z, u, noise)
 
-            def multiply(name: str, value: jax.Array) -> Parts:
-                values.append(value)
-                return [next(results) for _ in range(matrices[name].parts)]
-
-            new = plan.cell(params).step(before, [*z, *noise], multiply)
-            return values, new
-
-        (values, new), pull = jax.vjp(jax.checkpoint(step, prevent_cse=False, policy=_is_expensive), before, z, u)
+        read = [a for is_read, a in zip(used, leaves, strict=True) if is_read]
+        run = jax.checkpoint(of_used, prevent_cse=False, policy=_is_expensive)
+        (values, new), pull = jax.vjp(run, read, before, z, u)
         return values, new, pull
 
     closed, (values, _, pull) = jax.make_jaxpr(linearised, return_shape=True)(params, before, z, noise, parts)
@@ -134,9 +153,9 @@ def trace_step(
     forward, consts = stages(closed, early, counts, [1] * len(products))
 
     def pullback(held: list[Any], dnew: Carry, dvalues: Parts) -> Any:
-        dbefore, dz, du = jax.tree.unflatten(pull_tree, held)((dvalues[::-1], dnew))
+        dread, dbefore, dz, du = jax.tree.unflatten(pull_tree, held)((dvalues[::-1], dnew))
         du = [part for group in reversed(_grouped(du, counts)) for part in group]
-        return du, dbefore, dz
+        return du, dbefore, dz, dread
 
     closed_back = jax.make_jaxpr(pullback)(holdings, before, values[::-1])
     back_early = len(holdings) + len(before)
@@ -144,8 +163,9 @@ def trace_step(
 
     sizes = [len(jax.tree.leaves(tree)) for tree in (params, before, z, noise)]
     program, held, values_held, kept, literals = _places(forward, len(products), sizes)
-    same = _same(backward, counts, len(before))
-    return Step(Trace(tuple(products), program, backward, held, values_held, kept, literals, same), consts, back_consts)
+    same = _same(backward, counts, len(before), len(z))
+    trace = Trace(tuple(products), program, backward, held, values_held, kept, literals, used, same)
+    return Step(trace, consts, back_consts)
 
 
 def _places(forward: Stages, products: int, sizes: Sequence[int]) -> Any:
@@ -210,13 +230,14 @@ def _grouped(parts: Sequence[Any], counts: Sequence[int]) -> list[Sequence[Any]]
     return [parts[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
-def _same(backward: Stages, counts: Sequence[int], carries: int) -> tuple[int | None, ...]:
+def _same(backward: Stages, counts: Sequence[int], carries: int, parts_of_z: int) -> tuple[int | None, ...]:
     """For each part of z the number of the product's part that has the same gradient, counted in the step's order."""
     outputs = backward.jaxpr.outvars
     total = sum(counts)
     of_products = [part for group in reversed(_grouped(outputs[:total], counts[::-1])) for part in group]
     numbers = {variable: number for number, variable in enumerate(of_products) if _is_variable(variable)}
-    return tuple(numbers.get(part) if _is_variable(part) else None for part in outputs[total + carries :])
+    of_z = outputs[total + carries :][:parts_of_z]
+    return tuple(numbers.get(part) if _is_variable(part) else None for part in of_z)
 
 
 def _is_variable(variable: Any) -> bool:

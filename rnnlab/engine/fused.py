@@ -257,7 +257,7 @@ def _fused_backward(plan, residuals, cotangents):
             return held
 
         def back(state, inputs):
-            dcarry, scratch = state
+            dcarry, scratch, dread = state
             scratch = list(scratch)
             t, own, mask_t = inputs
             if dh is not None:
@@ -276,16 +276,22 @@ def _fused_backward(plan, residuals, cotangents):
                 dvalue = matrix.back_times(lax.dynamic_index_in_dim(side, t, keepdims=False), plan.compute)
                 return dropped(dvalue, matrix.matrix, state_mask)
 
-            dbefore, dz = traced.backward(held_at(t, own), dnew, multiply_back)
+            dbefore, dz, more = traced.backward(held_at(t, own), dnew, multiply_back)
+            dread = list(map(jnp.add, dread, more))
             if cotangent is not None:
                 dbefore = cotangent.passed(dbefore, first + t, ends, plan.reverse)
             if mask_t is not None:
                 dbefore = jax.tree.map(jnp.add, dbefore, masked(mask_t, zeros, dcarry))
-            return (dbefore, scratch), (dnew, [a if n is None else None for n, a in zip(trace.same, dz, strict=True)])
+            return (dbefore, scratch, dread), (
+                dnew,
+                [a if n is None else None for n, a in zip(trace.same, dz, strict=True)],
+            )
 
-        (dcarry, scratch), (dnew, dz) = lax.scan(
+        leaves, structure = jax.tree.flatten(dparams)
+        dread = [leaf for leaf, is_read in zip(leaves, trace.used, strict=True) if is_read]
+        (dcarry, scratch, dread), (dnew, dz) = lax.scan(
             back,
-            (dcarry, scratch),
+            (dcarry, scratch, dread),
             (jnp.arange(length), beside, mask),
             reverse=not plan.reverse,
             unroll=plan.unroll_steps,
@@ -310,8 +316,9 @@ def _fused_backward(plan, residuals, cotangents):
             total = dataclasses.replace(total, kernel=total.kernel + kernel, offset=offset)
             dmatrices = {**dmatrices, each.name: total}
         dparams_project, dx = pull_project(dz)
-        pull_params = jax.vjp(lambda params: run_steps(params)[0], params)[1]
-        dparams = jax.tree.map(lambda total, *new: total + sum(new), dparams, dparams_project, pull_params(dnew)[0])
+        sums = iter(dread)
+        leaves = [next(sums) if is_read else leaf for leaf, is_read in zip(leaves, trace.used, strict=True)]
+        dparams = jax.tree.map(jnp.add, jax.tree.unflatten(structure, leaves), dparams_project)
         dtaps = None if taps is None else Taps(dnew, jnp.concatenate([dnew[0][:, :, :0], *du], -1))
         return (dcarry, dparams, dmatrices, scratch), (dx, dtaps)
 

@@ -84,6 +84,15 @@ def stages(closed: ClosedJaxpr, early: int, received: Sequence[int], sent: Seque
     return Stages(jaxpr, early, tuple(received), tuple(sent), tuple(map(tuple, parts))), closed.consts
 
 
+def inputs_read(jaxpr: Jaxpr) -> list[bool]:
+    """For each input of a program, whether its outputs are made of it."""
+    read = {variable for variable in jaxpr.outvars if not isinstance(variable, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if any(variable in read for variable in equation.outvars):
+            read |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
+    return [variable in read for variable in jaxpr.invars]
+
+
 _CALLS = frozenset({"pjit", "jit", "checkpoint", "remat", "remat2", "closed_call", "core_call"})
 """Primitives that stand for a program of their own; those of one stage may hold equations of several."""
 
