@@ -4,6 +4,7 @@ How far back a gradient comes from, lag by lag, is in `lags.py`; to train with t
 `model.cotangent.cut_every`.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -95,6 +96,8 @@ def with_windows(network: Network, window: Int[Array, ""] | None) -> Network:
     for layer in copy.layers:
         layer.cotangent = None
         layer.cut_every = None if window is None else nnx.data(window)
+        if layer.recurrence.backend == "scan":  # It has no steps to cut at.
+            layer.recurrence = dataclasses.replace(layer.recurrence, backend="auto")
     return copy
 
 

@@ -152,6 +152,15 @@ def test_other_interventions_are_left_out() -> None:
     assert_close(found, expected, 1e-12)
 
 
+def test_a_network_on_the_scan_backend_has_the_bias_of_any_other() -> None:
+    with float64():
+        biases = [
+            bias_of(random_network("mingru", recurrence={"backend": backend}), problem(), [2])
+            for backend in ("scan", "reference")
+        ]
+    assert_close(*biases, 1e-12)
+
+
 def test_one_program_serves_all_windows() -> None:
     graphdef, state = nnx.split(random_network("vanilla"))
     batch, traces = problem(), []
