@@ -20,10 +20,27 @@ class _Section:
     """Stands in a set of types for a section, or for the name of one."""
 
 
+class _Sections(ast.NodeTransformer):
+    """dict(name="cayley") as {"name": "cayley"}, a literal: so configs write sections."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802 (ast's name)
+        self.generic_visit(node)
+        named = [word.arg for word in node.keywords if word.arg is not None]
+        if (
+            not isinstance(node.func, ast.Name)
+            or node.func.id != "dict"
+            or node.args
+            or len(named) < len(node.keywords)
+        ):
+            return node
+        return ast.Dict([ast.Constant(name) for name in named], [word.value for word in node.keywords])
+
+
 def literal(text: str) -> Any:
-    """The value of a text whose field has no type: a Python literal, else the text itself."""
+    """The value of a text whose field has no type: a Python literal or a section as configs write it, dict(…), else the
+    text itself."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(_Sections().visit(ast.parse(text.strip(" \t"), mode="eval")))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return {"true": True, "false": False, "none": None, "inf": float("inf")}.get(text.lower(), text)
 

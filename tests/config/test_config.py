@@ -18,6 +18,7 @@ from rnnlab.config.help import render
 from rnnlab.config.numbers import merge_numbers, split_numbers
 from rnnlab.config.overrides import differences, to_json
 from rnnlab.config.reading import load_file
+from rnnlab.config.texts import literal
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, ModelOptions, NormalizationOptions
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
@@ -574,3 +575,18 @@ def test_a_workdir_without_a_readable_config_is_refused(tmp_path: Path, text: st
 def test_fields_of_a_section_whose_name_is_the_default_need_no_name() -> None:
     cell = resolve_config(overridden(model__cell="irnn", model__cell__recurrent_init__scale="0.5"))["model"]["cell"]
     assert cell["recurrent_init"] == {"name": "identity", "scale": 0.5}
+
+
+def test_a_section_may_be_typed_as_configs_write_it() -> None:
+    section = "dict(name='gru', features=4, recurrent=dict(name='householder', reflections=2))"
+    changed = apply_overrides({"model": {"cell": {"name": "lstm", "features": 8}}}, {"model.cell": section})
+    assert changed["model"]["cell"] == {
+        "name": "gru",
+        "features": 4,
+        "recurrent": {"name": "householder", "reflections": 2},
+    }
+
+
+@pytest.mark.parametrize("text", ["dict(1)", "dict(**x)", "list(a=1)", "dict(a=b)"])
+def test_only_literals_are_read_of_a_text(text: str) -> None:
+    assert literal(text) == text
