@@ -23,7 +23,7 @@ class _Section:
 class _Sections(ast.NodeTransformer):
     """dict(name="cayley") as {"name": "cayley"}, a literal: so configs write sections."""
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802 (ast's name)
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         named = [word.arg for word in node.keywords if word.arg is not None]
         if (
