@@ -185,11 +185,6 @@ def random_carry(cell: Any, batch: int, dtype: Any, seed: int) -> tuple[jax.Arra
     return tuple(count if name == "steps" else a for name, a in zip(names, carry, strict=True))
 
 
-def slow_tests(*cases: Any) -> list[Any]:
-    """Cases of a test that go with the slow ones: more of a kind that a default test shows already."""
-    return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in cases]
-
-
 def random_array(seed: int, *shape: int) -> jax.Array:
     """Standard normal, in double precision where that is on."""
     return as_array(np.random.default_rng(seed).standard_normal(shape))

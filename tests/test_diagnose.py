@@ -25,7 +25,7 @@ from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.generated_tasks import small_task
-from tests.helpers import slow_tests
+from tests.tiers import slow_tests
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results" / "checkpoints"
 

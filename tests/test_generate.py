@@ -32,7 +32,8 @@ from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
-from tests.helpers import SMALL_RUN, assert_close, float64, in_double, random_like, slow_tests, without_cache_lines
+from tests.helpers import SMALL_RUN, assert_close, float64, in_double, random_like, without_cache_lines
+from tests.tiers import slow_tests
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from rnnlab.datasets.tokens import Request, TokenSet, load_tokens, prepare, read
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.parallel.memory import OutOfMemory
 from rnnlab.prepare import main
-from tests.helpers import slow_tests
+from tests.tiers import slow_tests
 
 TEXTS = {
     "train": "the cat , the dog\nthe  Ärger\tof\n\n the <unk> end \n" * 40,

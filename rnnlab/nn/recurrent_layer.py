@@ -20,6 +20,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
 from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, restarting, unroll
 from rnnlab.nn.inputs import last_valid
+from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.nn.rates import Rates
 from rnnlab.ops.random_streams import Training
@@ -66,8 +67,7 @@ class RecurrentLayer(nnx.Module):
             _check_batch_normalization(first, normalization.steps, recurrence.backend, dropout)
         else:
             self.backend = resolve_backend(self.cells[0], recurrence.backend)
-        carries = [[nnx.Param(row[0]) for row in each.initial_carry(1)] for each in self.cells]
-        self.carries = nnx.List([nnx.List(carry) for carry in carries]) if learned_carry else None
+        self.carries = nnx.List([learned_carry_of(each) for each in self.cells]) if learned_carry else None
         set_cotangent = {k: v for k, v in vars(cotangent).items() if v is not None and k != "cut_every"}
         self.cut_every = cotangent.cut_every
         self.cotangent = Rates(**set_cotangent) if set_cotangent else None

@@ -21,7 +21,8 @@ from rnnlab.engine import unroll
 from rnnlab.nn.network import Network
 from rnnlab.optim.parameters import kernels
 from rnnlab.optim.terms import Weights, l2, orthogonality
-from tests.helpers import assert_close, at_once, dot, float64, random_array, random_like, slow_tests
+from tests.helpers import assert_close, at_once, dot, float64, random_array, random_like
+from tests.tiers import in_tier, slow_tests
 
 T, B, D, H = 4, 2, 3, 6
 MADE = [name for name in PARAMETRISATIONS if name != "free"]
@@ -196,7 +197,7 @@ def test_non_normal_keeps_complex_eigenvalues_of_any_draw(size):
     np.testing.assert_allclose(actual, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lstm", *slow_tests(*(name for name in CELLS if name != "lstm"))])
+@pytest.mark.parametrize("name", [in_tier(name, costly=name != "lstm") for name in CELLS])
 def test_every_cell_has_its_blocks_orthogonal_in_the_loop_or_says_in_one_line_that_it_cannot(name):
     refusal = None
     try:
@@ -274,7 +275,7 @@ def test_others_keep_their_form():
 
 @pytest.mark.parametrize(
     ("name", "map_name", "scale"),
-    [("cayley", "cayley", 2), ("householder", "householder", 1), *slow_tests(("exponential", "matrix_exp", 1))],
+    [("cayley", "cayley", 2), *slow_tests(("householder", "householder", 1), ("exponential", "matrix_exp", 1))],
 )
 def test_values_and_gradients_equal_those_of_torch(name, map_name, scale):
     # PyTorch's Cayley transform is of A / 2, and its matrices act from the left: its base is the first factor, too.

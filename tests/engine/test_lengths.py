@@ -25,10 +25,9 @@ from tests.helpers import (
     random_carry,
     random_cell,
     random_like,
-    slow_tests,
     with_bad_padding,
 )
-from tests.tiers import in_tier
+from tests.tiers import in_tier, slow_tests
 
 T, B, D, H = 7, 3, 2, 4
 CHUNK = 3

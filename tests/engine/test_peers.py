@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from rnnlab.engine import unroll
-from tests.helpers import assert_close, dot, float64, random_array, random_carry, random_cell, random_like, slow_tests
+from tests.helpers import assert_close, dot, float64, random_array, random_carry, random_cell, random_like
+from tests.tiers import slow_tests
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 1, 6]

@@ -20,9 +20,9 @@ from tests.helpers import (
     random_carry,
     random_cell,
     random_like,
-    slow_tests,
     with_bad_padding,
 )
+from tests.tiers import slow_tests
 
 T, B, D, H = 7, 3, 2, 4
 BEGINS = np.zeros((T, B), bool)

@@ -15,7 +15,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import devices
 from rnnlab.training.checkpoints import Checkpoints, SavedCheckpoints
-from tests.helpers import slow_tests
+from tests.tiers import slow_tests
 
 HOST = {"stopping": {"best_step": 3, "best_values": {"loss": 0.1, "accuracy": float("nan")}}, "window": (1, 2)}
 

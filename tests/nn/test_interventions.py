@@ -21,8 +21,8 @@ from tests.helpers import (
     random_carry,
     random_cell,
     random_like,
-    slow_tests,
 )
+from tests.tiers import slow_tests
 
 T, B, D, H = 6, 3, 2, 3
 LENGTHS = [4, 0, 6]

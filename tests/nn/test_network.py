@@ -18,16 +18,8 @@ from flax import nnx
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from rnnlab.nn.network import Network
-from tests.helpers import (
-    assert_close,
-    dot,
-    float64,
-    jaxtyping_disabled,
-    random_array,
-    random_like,
-    slow_tests,
-    with_bad_padding,
-)
+from tests.helpers import assert_close, dot, float64, jaxtyping_disabled, random_array, random_like, with_bad_padding
+from tests.tiers import slow_tests
 
 T, B, D, H, O = 5, 3, 2, 3, 4  # noqa: E741  (the legend's letters)
 LENGTHS = (5, 2, 3)

@@ -28,7 +28,8 @@ from rnnlab.training.programs import Programs
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
-from tests.helpers import assert_close, float64, slow_tests
+from tests.helpers import assert_close, float64
+from tests.tiers import slow_tests
 
 T, B, V, H = 3, 4, 11, 5
 STEPS = 20

@@ -188,7 +188,7 @@ EVERY_GROUP = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ["adamw", *slow_tests(*(name for name in RULES if name != "adamw"))])
 def test_groups_are_optaxs_multi_transform(name: str) -> None:
     """λ of the optimizer reaches kernels alone, so here those of the input, whose group has none of its own."""
     decays = {"input": 0.7} | {
@@ -216,7 +216,9 @@ ACTING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["adam", "max-norm", *slow_tests(*ACTING.keys() - {"adam", "max-norm"})])
+@pytest.mark.parametrize(
+    "name", ["adam", "max-norm", *slow_tests(*(name for name in ACTING if name not in ("adam", "max-norm")))]
+)
 def test_factors_of_one_are_no_groups_and_a_factor_of_zero_leaves_every_bit(name: str) -> None:
     """Three updates in one program, which leaves more to the compiler than a program each."""
     structure, numbers = split_numbers(resolved(**ACTING[name], groups={group: {} for group in GROUPS}), OptimizerSpec)

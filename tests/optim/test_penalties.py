@@ -43,9 +43,9 @@ from tests.helpers import (
     random_carry,
     random_cell,
     random_like,
-    slow_tests,
     with_bad_padding,
 )
+from tests.tiers import slow_tests
 
 # --- section ---------------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ from rnnlab.tasks import TASKS
 from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
-from tests.helpers import slow_tests
 from tests.task_with_lengths import Totals
+from tests.tiers import slow_tests
 
 
 def small(**changes: Any) -> dict[str, Any]:

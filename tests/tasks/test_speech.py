@@ -18,7 +18,8 @@ from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.tasks import Batch, Speech, make_task
 from rnnlab.training.setup import make_run
 from tests.generated_timit import SPEAKERS, write_corpus
-from tests.helpers import assert_close, float64, random_like, slow_tests
+from tests.helpers import assert_close, float64, random_like
+from tests.tiers import slow_tests
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "speech.py")
 SENTENCES = tuple(f"SX{number}" for number in range(7))

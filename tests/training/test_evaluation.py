@@ -21,7 +21,8 @@ from rnnlab.training import evaluation
 from rnnlab.training.evaluation import Halt, Halted, Pace, in_parts
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
-from tests.helpers import SMALL_RUN, slow_tests
+from tests.helpers import SMALL_RUN
+from tests.tiers import slow_tests
 
 RUN = SMALL_RUN | {"steps": 20, "eval_every": 10, "checkpoint_every": 5, "eval_batch_size": 4}
 
