@@ -38,7 +38,7 @@ class NBRC(BaseCell):
 
 
 class BRC(NBRC, without=("recurrent_init",)):
-    """The bistable cell: `NBRC` whose R_a and R_c are diagonal, so that no unit sees another; carry (h,).
+    """The bistable cell: `nbrc` whose R_a and R_c are diagonal, so that no unit sees another; carry (h,).
 
         a = 1 + tanh(x W_a + w_a ∘ h + b_a)     c = σ(x W_c + w_c ∘ h + b_c)
         h' = c ∘ h + (1 - c) ∘ tanh(x W_h + a ∘ h)

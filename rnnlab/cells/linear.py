@@ -19,13 +19,13 @@ from rnnlab.typing import Array, Carry, Float, Parts
 
 
 class _WithOutput(BaseCell):
-    """The base of cells that put out y = f(h C + x D + c): a linear readout of a state that is linear in the inputs
+    """The base of cells that put out y = φ(h' C + x D + c): a linear readout of a state that is linear in the inputs
     could not even tell which inputs belong together."""
 
     output: InitVar[bool] = True
     """Whether a layer puts out y; else it puts out h itself."""
     output_activation: InitVar[ActivationSpec] = "gelu"
-    """f."""
+    """φ."""
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         super().initialize(options, rngs)
@@ -39,10 +39,11 @@ class MinGRU(_WithOutput, without=("recurrent_init",)):
     """A GRU whose gate and candidate see the input alone; carry (h,).
 
         z = σ(x W_z + b_z)      n = x W_n + b_n
-        h' = (1 - z) ∘ h + z ∘ n
+        h' = (1 - z) ∘ h + z ∘ n            y = φ(h' C + x D + c)
 
     (Feng et al., 2024, section 3.1.) With positive, n = g(x W_n + b_n), g(a) = a + 1/2 from 0 up and σ(a) below, which
-    their form in logarithms needs (appendix B). No matrix meets the state.
+    their form in logarithms needs (appendix B). No matrix meets the state. y is
+    not in the paper, whose blocks have further layers around the cell.
     """
 
     gate_names = ("z", "n")
@@ -62,9 +63,9 @@ class MinLSTM(_WithOutput, without=("recurrent_init",)):
     """An LSTM whose gates and candidate see the input alone, and whose forget and input gate add up to 1; carry (h,).
 
         f = σ(x W_f + b_f)      i = σ(x W_i + b_i)      n = x W_n + b_n
-        h' = (f ∘ h + i ∘ n) / (f + i)
+        h' = (f ∘ h + i ∘ n) / (f + i)      y = φ(h' C + x D + c)
 
-    (Feng et al., 2024, section 3.2.) positive: as in `MinGRU`.
+    (Feng et al., 2024, section 3.2.) `positive` and y are those of `mingru`.
     """
 
     gate_names = ("f", "i", "n")
@@ -88,7 +89,7 @@ def _positive(a: jax.Array) -> jax.Array:
 class LRU(_WithOutput, without=("recurrent_init", "chrono")):
     """A linear recurrent unit: H / 2 complex numbers that turn and shrink; carry (h,), h = [real, imaginary].
 
-        h' = λ ∘ h + γ ∘ (x B + b)      λ = exp(-exp(ν) + i exp(θ))      y = f(Re(h C) + x D + c)
+        h' = λ ∘ h + γ ∘ (x B + b)      λ = exp(-exp(ν) + i exp(θ))      y = φ(Re(h' C) + x D + c)
 
     (Orvieto et al., 2023, section 3, where there is no b; γ starts at √(1 - |λ|²), eq. 7.) |λ| < 1 whatever is trained.
     |λ|² is drawn from U[r_min², r_max²], the angle from U[0, max_phase]; B and C as `input_init` and Glorot say, in the
@@ -156,8 +157,8 @@ class QRNN(BaseCell, without=("recurrent_init",)):
         n = tanh(Σ_j x_{t-j} W_nj + b_n)      f = σ(Σ_j x_{t-j} W_fj + b_f)      o = σ(Σ_j x_{t-j} W_oj + b_o)
         c' = f ∘ c + (1 - f) ∘ n              h' = o ∘ c'
 
-    (Bradbury et al., 2017, eqs. 1 and 4, fo-pooling.) Before a row's first input stand zeros; in windows of a text, its
-    earlier inputs.
+    (Bradbury et al., 2017, eqs. 1 and 4, fo-pooling; j from 0 to window - 1.) Before a row's first input stand
+    zeros; in windows of a text, its earlier inputs.
     """
 
     gate_names = ("n", "f", "o")

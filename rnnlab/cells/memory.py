@@ -105,7 +105,7 @@ class HiPPOLegS(BaseCell, without=("recurrent_init",)):
         n = tanh(x W_n + m' M_n + b_n)      g = σ(x W_g + m' M_g + b_g)
         h' = (1 - g) ∘ h + g ∘ n
 
-    (Gu et al., 2020, theorem 2 and section 4, by the bilinear rule of their experiments; A_nj = √((2n+1)(2j+1)) below
+    (Gu et al., 2020b, theorem 2 and section 4, by the bilinear rule of their experiments; A_nj = √((2n+1)(2j+1)) below
     the diagonal, n + 1 on it, B_n = √(2n+1), n from 0.) m holds the coefficients of u so far by scaled Legendre
     polynomials. The system is solved in log₂ N rounds: below its diagonal A is a product of two vectors. Known for
     permuted MNIST (98.3 %), and for not needing to know how long sequences are.
@@ -181,8 +181,8 @@ def _scaled_legendre(m: Float[Array, "B N"], u: Float[Array, "B 1"], steps: Floa
 
 
 class Clockwork(BaseCell, without=("chrono",)):
-    """A clockwork RNN: modules of H / `modules` units; module i moves at every 2ⁱ-th step alone, and sees itself and
-    the slower ones; carry (h, t), t the steps so far.
+    """A clockwork RNN: modules of H / `modules` units; module i, from 0, moves only at every 2ⁱ-th step, and sees
+    itself and the slower ones; carry (h, t), t the steps so far.
 
         h'_i = tanh(x W_i + Σ_{j ≥ i} h_j R_ji + b_i) where 2ⁱ divides t, else h_i
 

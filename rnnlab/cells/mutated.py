@@ -36,7 +36,7 @@ class MUT1(_SeesInput):
         h' = z ∘ tanh(tanh(x) + (r ∘ h) R_h + c) + (1 - z) ∘ h
 
     (Jozefowicz et al., 2015.) The x of the last line is x P where D is not H; torchrecurrent puts x W_h + b_h there in
-    any case. It is known as the best of the three on arithmetic.
+    any case. c is `recurrent_bias` [H]. It is known as the best of the three on arithmetic.
     """
 
     gate_names = ("z", "r")
@@ -57,7 +57,7 @@ class MUT2(_SeesInput):
         h' = z ∘ tanh(x W_h + (r ∘ h) R_h + b_h) + (1 - z) ∘ h
 
     (Jozefowicz et al., 2015.) The x of r is x P where D is not H; torchrecurrent puts x W_r + b_r there in
-    any case. Its reset gate sees each unit's own input.
+    any case. c is `recurrent_bias` [H]. Its reset gate sees each unit's own input.
     """
 
     gate_names = ("z", "h")

@@ -19,7 +19,7 @@ exprnn = functools.partial(
     Vanilla, activation="modrelu", recurrent="exponential", recurrent_init="cayley", input_init="he_normal"
 )
 """h' = modReLU(x W + h R + b; c), R = B exp(A) (Lezcano-Casado and Martínez-Rubio, 2019), known for copying and for
-pixels in permuted order.
+pixels in permuted order. A = -Aᵀ is trained, from 0 on; B is orthogonal and stays what `recurrent_init` drew.
 
 The paper has no b; here it is 0 at first. `recurrent_init="henaff"` for copying. The authors' code trains 170 units by
 RMSprop with rate 7e-4, and R with a tenth of it: `optimizer.groups.recurrent=dict(learning_rate_factor=0.1)`.
@@ -27,9 +27,10 @@ RMSprop with rate 7e-4, and R with a tenth of it: `optimizer.groups.recurrent=di
 
 scornn = functools.partial(Vanilla, activation="modrelu", recurrent="cayley", recurrent_init="cayley")
 """h' = modReLU(x W + h R + b; c), R = B (I - A)⁻¹ (I + A) (Helfrich, Willmott and Ye, 2018, eqs. 5 to 7), the first to
-keep R orthogonal by what it is made of.
+keep R orthogonal by what it is made of. A and B are those of `exprnn`.
 
-The paper has no b; here it is 0 at first. Its share of -1 in D is `recurrent_init=dict(name="cayley", negative=0.5)`.
+The paper has no b; here it is 0 at first. Its D, with 1 and -1 on the diagonal, is a part of B:
+`recurrent_init=dict(name="cayley", negative=0.5)` for as many of either.
 Published settings: RMSprop, 170, 360 or 512 units with rates 7e-4, 5e-4 and 3e-4, R with a tenth of them.
 """
 

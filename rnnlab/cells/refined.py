@@ -13,12 +13,12 @@ from rnnlab.typing import Array, Carry, Float, Parts
 
 
 def refined(f: Float[Array, "B H"], r: Float[Array, "B H"]) -> Float[Array, "B H"]:
-    """r (1 - (1 - f)²) + (1 - r) f² (Gu et al., 2020): between f² and 1 - (1 - f)², as r says."""
+    """r (1 - (1 - f)²) + (1 - r) f² (Gu et al., 2020a): between f² and 1 - (1 - f)², as r says."""
     return f * (f + 2 * r * (1 - f))
 
 
 def uniform_gates(features: int, rngs: nnx.Rngs) -> Float[Array, " H"]:
-    """-log(1 / u - 1) with u from U[1/H, 1 - 1/H]: the bias of a gate that starts from u (Gu et al., 2020)."""
+    """-log(1 / u - 1) with u from U[1/H, 1 - 1/H]: the bias of a gate that starts from u (Gu et al., 2020a)."""
     lowest = 1 / max(features, 3)
     u = jax.random.uniform(rngs.params(), (features,), jnp.float32, minval=lowest, maxval=1 - lowest)
     return -jnp.log(1 / u - 1)
@@ -32,7 +32,7 @@ class URLSTM(Cell, without=("chrono",)):
         F = r (1 - (1 - f)²) + (1 - r) f²
         c' = F ∘ c + (1 - F) ∘ g            h' = o ∘ tanh(c')
 
-    (Gu et al., 2020.) b_f starts so that the forget gates are uniform between 0 and 1, and b_r from -b_f:
+    (Gu et al., 2020a.) b_f starts so that the forget gates are uniform between 0 and 1, and b_r from -b_f:
     units keep for times of all lengths, without a number to choose, as `chrono` needs one. What the input gate was is
     1 - F.
     """
@@ -63,7 +63,7 @@ class URGRU(GRU, without=("chrono",)):
         F = f (1 - (1 - z)²) + (1 - f) z²
         h' = (1 - F) ∘ n + F ∘ h
 
-    (Gu et al., 2020.) b_z and b_f start as b_f and b_r of `URLSTM`.
+    (Gu et al., 2020a.) b_z and b_f start as b_f and b_r of `ur_lstm`.
     """
 
     gate_names = ("r", "z", "n", "f")

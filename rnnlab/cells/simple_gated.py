@@ -36,7 +36,7 @@ class SGU(BaseCell):
 
 
 class DSGU(SGU):
-    """The deep simple gated unit, an `SGU` with one more product; gates in the order g, z; carry (h,).
+    """The deep simple gated unit, an `sgu` with one more product; gates in the order g, z; carry (h,).
 
         s = tanh(((x W_g + b_g) ∘ h) R_g)       z = hard_sigmoid(x W_z + h R_z + b_z)
         h' = (1 - z) ∘ h + z ∘ σ((s ∘ h) R_o)

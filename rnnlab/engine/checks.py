@@ -89,7 +89,7 @@ def check_carry(cell: RecurrentCell, carry: Any, x: jax.Array, name: str = "init
     own = jax.eval_shape(lambda: cell.initial_carry(x.shape[1], z.dtype))
     needed = f"this {type(cell).__name__} with x {x.shape} needs a tuple of {_described(own)}"
     if not isinstance(carry, Sequence) or isinstance(carry, str):
-        raise ValueError(f"{name} is no tuple, but {_described([carry])}; {needed}")
+        raise ValueError(f"{name} is not a tuple, but {_described([carry])}; {needed}")
     if not all(isinstance(a, jax.Array | np.ndarray) for a in carry):
         raise ValueError(f"{name} is {_described(carry)}; {needed}")
     carry = tuple(map(jnp.asarray, carry))

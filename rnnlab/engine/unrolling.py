@@ -65,7 +65,8 @@ def unroll(
             values nor gradients (NaN included) leave its padding. The fused backend does not run the chunks past the
             longest row, so that a batch costs what its longest row does.
         reverse: from the last valid step of each row to the first; output t still belongs to input t.
-        initial_carry: a tuple of [B, H] arrays; the cell's zeros if not given. Gradients reach it.
+        initial_carry: a tuple of arrays like those of `cell.initial_carry(B)`, its zeros if not given: [B, N], N = H
+            for most cells. Gradients reach it.
         backend: "reference", "fused", "scan" (of cells that are linear in their state), or "auto": fused where the cell
             allows it.
         chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
@@ -75,8 +76,9 @@ def unroll(
             the carries and what the derivatives of the gates need of every step, so that nothing is computed again;
             "carries": the carries of every step; "ends": those at the chunks' ends, so that memory beside the outputs
             grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
-        resets: the steps at which a row begins anew [T, B], as a new episode or sentence does: neither carries nor
-            gradients cross into it from the step before. In reverse a row begins anew at the step before such a one.
+        resets: truth values [T, B], true at the first step of a new episode or sentence (not at the last one of the
+            old): there a row begins anew, and neither carries nor gradients cross into it from the step before. In
+            reverse a row begins anew at the step before such a one.
         reset_carry: what rows begin anew with, arrays like those of `initial_carry`; the cell's zeros if not given.
             Gradients reach it.
         noise: arrays [T, B, ...] whose slices a step's gates find behind the parts of z (dropout masks, say); they get

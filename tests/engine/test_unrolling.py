@@ -301,7 +301,7 @@ BAD_ARGUMENTS = {
         for width in (1, D - 1, D + 1, 40)
     },
     "x of integers and another width": ({"x": ("int32", T, B, D + 1)}, {}, f"takes {D} features"),
-    "a carry that is no tuple": ({"x": (T, B, D), "carry": (B, H)}, {}, "initial_carry is no tuple"),
+    "a carry that is not a tuple": ({"x": (T, B, D), "carry": (B, H)}, {}, "initial_carry is not a tuple"),
     "no carry": (
         {"x": (T, B, D), "carry": []},
         {},
