@@ -39,9 +39,13 @@ def _docs_in(cls: type) -> Mapping[str, str]:
 
 
 def summary(factory: Callable[..., Any]) -> str:
-    """The first paragraph of a factory's docstring, in one line; empty where it has none of its own."""
-    target = factory.func if isinstance(factory, functools.partial) else factory
-    return _in_one_line(vars(target).get("__doc__") or "" if isinstance(target, type) else target.__doc__ or "")
+    """The first paragraph of a factory's docstring, in one line; empty where it has none of its own. A preset adds the
+    options that it sets."""
+    if isinstance(factory, functools.partial):
+        options = ", ".join(f"{name}={value}" for name, value in factory.keywords.items())
+        return f"{summary(factory.func)} With {options}."
+    own = vars(factory).get("__doc__") if isinstance(factory, type) else factory.__doc__
+    return _in_one_line(own or "")
 
 
 def _in_one_line(text: str) -> str:

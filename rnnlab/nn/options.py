@@ -113,7 +113,7 @@ class ModelOptions:
     """The network of a run."""
 
     cell: CellSpec
-    """The recurrent cell."""
+    """The recurrent cell; docs/cells.md has the equation of each."""
     layers: PositiveInt = 1
     """How many recurrent layers stand on each other."""
     bidirectional: bool = False

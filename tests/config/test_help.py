@@ -13,6 +13,8 @@ from rnnlab.config.declared import WithOptions
 from rnnlab.config.docs import docs_of, summary
 from rnnlab.config.fields import fields_of, is_options, members_of, table_of
 from rnnlab.config.help import render
+from rnnlab.ops.activations import ACTIVATIONS
+from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.records.run_config import RunOptions, resolve_config
 from rnnlab.tasks import TASKS
 from tests.helpers import SMALL_RUN
@@ -58,6 +60,15 @@ def test_the_doc_of_a_field_is_the_first_paragraph_below_it_and_is_inherited() -
     assert (summary(Plant), summary(Tree), summary(len)) == ("A plant.", "", (len.__doc__ or "").splitlines()[0])
 
 
+def test_the_summary_of_a_preset_says_what_it_sets() -> None:
+    assert summary(functools.partial(Plant, height=2, colour="red")) == "A plant. With height=2, colour=red."
+
+
+@pytest.mark.parametrize("table", [ACTIVATIONS, CELLS, INITIALIZERS, TASKS], ids=lambda table: next(iter(table)))
+def test_every_name_of_a_table_has_a_summary(table: Any) -> None:
+    assert [name for name, factory in table.items() if not summary(factory)] == []
+
+
 def sections(hint: Any, seen: set[int]) -> Iterator[type]:
     """The dataclasses of options below an annotation."""
     for member in members_of(hint):
@@ -82,7 +93,8 @@ def test_every_field_of_a_section_has_a_doc(factory: Any) -> None:
 
 LINES = [
     "  --config.task.length=6\n      an int at least 2; default 150. T, steps of a sequence.\n",
-    f"\nmodel.cell: The recurrent cell.\n  --config.model.cell.name=irnn\n      one of {min(CELLS)}, ",
+    f"\nmodel.cell: The recurrent cell; docs/cells.md has the equation of each.\n  --config.model.cell.name=irnn\n"
+    f"      one of {min(CELLS)}, ",
     "  --config.optimizer.learning_rate=0.01\n      a float above 0. The step size, before the schedule",
     "  --config.averaging=None\n      a section: decay, start; default None. A running mean of the parameters, ",
     "  --config.model.dropout.state=None\n      a float at least 0 and below 1 or None; default None. Units of ",
