@@ -1,7 +1,7 @@
 """Mistakes of a user, and the one line that says what is nearest."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -20,11 +20,13 @@ class UnknownField(ConfigError):
         path: the section's, with a dot behind it; "" for the whole config.
         name: the field's.
         names: those of the fields that the section has.
+        sections: the names of sections that have it, which could stand in this one's place.
     """
 
-    def __init__(self, path: str, name: str, names: Iterable[str]):
-        super().__init__(unknown("field", name, names, path))
-        self.path, self.name = path, name
+    def __init__(self, path: str, name: str, names: Iterable[str], sections: Sequence[str] = ()):
+        elsewhere = f"; those with it: {', '.join(sections)}" if sections else ""
+        super().__init__(unknown("field", name, names, path) + elsewhere)
+        self.path, self.name, self.names = path, name, names
 
 
 def unknown(kind: str, name: Any, names: Iterable[str], prefix: str = "") -> str:

@@ -249,7 +249,13 @@ def _check_section(value: Any, table: dict[str, Any], common: list[Callable[...,
             "or a section with that name and its fields"
         )
     factory, fields = find(table, value, path)
-    return {"name": _name(value)} | resolve(factory, fields, path, *common)
+    try:
+        return {"name": _name(value)} | resolve(factory, fields, path, *common)
+    except UnknownField as error:
+        having = [name for name, each in table.items() if error.name in fields_of(each)]
+        if error.path != f"{path}.":  # That of a section within this one.
+            raise
+        raise UnknownField(error.path, error.name, error.names, having) from None
 
 
 def _article(noun: str) -> str:

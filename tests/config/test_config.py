@@ -493,7 +493,7 @@ MISTAKES_IN_A_SECTION = [
     ),
     (
         {"model.cell": "vanilla", "model.cell.activation": "relu", "model.cell.activation.slope": "1"},
-        "unknown field 'model.cell.activation.slope'; known: none",
+        "unknown field 'model.cell.activation.slope'; known: none; those with it: leaky_relu",
     ),
     (
         {"optimizer.schedule": "step", "optimizer.schedule.boundaries": "(3, 'x')"},
