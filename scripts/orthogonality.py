@@ -29,7 +29,7 @@ LENGTH, BATCH = 10, 4
 
 def trained(name: str, features: int, steps: int, rate: float) -> tuple[float, float, float]:
     """(max |RᵀR - I|, how far R is from where it began as a 2-norm, seconds a step) after so many steps."""
-    init = {"recurrent": name, "recurrent_init": "henaff", "activation": "modrelu"}
+    init: dict[str, Any] = {"recurrent": name, "recurrent_init": "henaff", "activation": "modrelu"}
     cell = Vanilla(1, features, rngs=nnx.Rngs(0), **init)
     graphdef, params, others = nnx.split(cell, nnx.Param, ...)
     optimizer = optax.adam(rate)
