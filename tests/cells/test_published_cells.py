@@ -48,6 +48,11 @@ def test_the_transform_gates_of_every_layer_of_a_highway_start_from_their_bias()
     np.testing.assert_array_equal(biases[:, 1], -1.5)
 
 
+def test_a_chaos_free_network_starts_out_keeping_and_hardly_writing():
+    cell = cell_of("cfn", forget_bias=1.5)
+    np.testing.assert_array_equal(cell.bias[...], np.repeat([1.5, -1.5], cell.features))
+
+
 def test_weights_of_independent_units_start_within_their_range():
     weights = np.asarray(cell_of("indrnn", lowest=0.9, highest=1.1).diagonal_kernel[...])
     assert 0.9 <= weights.min() < 0.95
