@@ -316,7 +316,8 @@ def test_last_output_remembers_the_first_input(variant):
         x = random_array(1, steps, 2, D).at[1:].set(later)
         gradient = jax.grad(lambda x: jnp.abs(unroll(nnx.merge(graphdef, state), x)[0][-1]).sum())
         sizes = np.linalg.norm(jax.jit(gradient)(x), axis=-1)
-    assert (sizes[0] > 1e-7 * sizes[-1]).all()
+    lowest = 1e-9 if variant == "vanilla_hard_sigmoid" else 1e-7  # Its slope is 1/6 at most.
+    assert (sizes[0] > lowest * sizes[-1]).all()
 
 
 @pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)

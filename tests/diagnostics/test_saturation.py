@@ -108,6 +108,7 @@ AROUND: dict[str, dict[str, Any]] = {
     [
         in_tier(cell, around, further=around != "plain" and cell != "lstm")
         for cell in CELLS
+        if cell != "lru"
         for around in AROUND
         if AROUND[around].get("normalization", {}).get("cell") != "batch" or isinstance(shape_of_cell(cell), Cell)
     ],
@@ -116,6 +117,11 @@ def test_units_are_named_by_their_gates_whatever_stands_around_the_cell(cell: st
     names = shapes({"name": cell, "features": 4}, bidirectional=True, **AROUND[around])  # Heads divide 4.
     for layer in ("layer 1", "layer 1 reverse"):
         assert units(names, layer) == set(NAMES[cell]) if cell in NAMES else units(names, layer)
+
+
+def test_a_cell_without_a_unit_that_saturates_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="saturation is not defined for lru"):
+        shapes({"name": "lru", "features": 4})
 
 
 @pytest.mark.parametrize("switch", ["peepholes", "normalize_cell"])
