@@ -110,6 +110,23 @@ class MovedMatrices(nnx.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "cell"), name)
 
+    # What makes it a cell to the engine: from Python 3.12 on, that does not look at __getattr__.
+    @property
+    def compute(self) -> Any:
+        return self.cell.compute
+
+    def project(self, x: jax.Array) -> jax.Array:
+        return self.cell.project(x)
+
+    def split(self, a: jax.Array) -> list[jax.Array]:
+        return self.cell.split(a)
+
+    def step(self, *arguments: Any) -> Any:
+        return self.cell.step(*arguments)
+
+    def initial_carry(self, *arguments: Any) -> Any:
+        return self.cell.initial_carry(*arguments)
+
     def matrices(self) -> dict[str, Matrix]:
         matrices = self.cell.matrices()
         return {n: dataclasses.replace(m, kernel=m.kernel + self.added[n][...]) for n, m in matrices.items()}
