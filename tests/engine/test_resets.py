@@ -35,7 +35,7 @@ RUNS = [
     *slow_tests(
         *(
             (cell, backend, reverse)
-            for cell in ("vanilla", "gru", "lstm", "gru_reset_before")
+            for cell in ("lstm", "gru_reset_before")
             for backend in ("fused", "reference")
             for reverse in (False, True)
         )
