@@ -79,8 +79,8 @@ def _below(preset: Any) -> Iterator[str]:
 def source(name: str) -> str:
     """The first brackets of a cell's docstring with a year in them, up to what is explained there."""
     text = " ".join(docstring(name).split())
-    found = re.search(r"\(([^():;]*\b(?:19|20)\d\d[a-z]?\b[^():;]*)", text)
-    return "" if found is None else found[1].rstrip(". ")
+    match = re.search(r"\(([^():;]*\b(?:19|20)\d\d[a-z]?\b[^():;]*)", text)
+    return "" if match is None else match[1].rstrip(". ")
 
 
 def parameters(name: str) -> int:
@@ -108,8 +108,8 @@ def options(name: str) -> str:
     """The options that a cell has beside those of every cell, and their defaults."""
     factory = CELLS[name]
     docs, fields = docs_of(factory), fields_of(factory)
-    own = [field for field in fields if field not in fields_of(BaseCell)]
-    return "".join(f"- `{field}={_plain(fields[field].default)}`: {docs.get(field, '')}\n" for field in own)
+    further = [field for field in fields if field not in fields_of(BaseCell)]
+    return "".join(f"- `{field}={_plain(fields[field].default)}`: {docs.get(field, '')}\n" for field in further)
 
 
 def _plain(value: Any) -> str:

@@ -177,12 +177,8 @@ def random_like(tree: Any, seed: int) -> Any:
 
 def random_carry(cell: Any, batch: int, dtype: Any, seed: int) -> tuple[jax.Array, ...]:
     """A carry of standard normal numbers; the steps so far, where a cell counts them, go on from 0, 1, 2 and so on."""
-    carry = random_like(cell.initial_carry(batch, dtype), seed)
-    names = getattr(cell, "carry_names", ())
-    if "steps" not in names:
-        return carry
     count = as_array(np.arange(batch, dtype=float)[:, None])
-    return tuple(count if name == "steps" else a for name, a in zip(names, carry, strict=True))
+    return tuple(count if is_count(a) else a for a in random_like(cell.initial_carry(batch, dtype), seed))
 
 
 def random_array(seed: int, *shape: int) -> jax.Array:

@@ -11,8 +11,8 @@
 The contestants take turns within one run; the table shows each one's median, the spread between turns, the ratio to
 rnnlab's default backend, the share of the matrix-product rate measured in the same turn, and the temporary memory of
 the compiled program. All get the same weights and inputs; a row whose losses or gradients disagree is void.
-torch.nn takes part where torch is installed (extra `benchmark`). Of a cell that the other libraries lack, the fused
-backend is compared with the plain scan of the same step, and with the backend `scan` where that runs the cell.
+torch.nn takes part where torch is installed (extra `benchmark`). A cell that the other libraries lack is compared, in
+the fused backend, with the plain scan of its own step, and with the backend `scan` where that runs the cell.
 
 --diagnostics measures instead what watching a run costs: every diagnostic alone, all of them, and writing down what
 they find, in training steps, for the adding problem (IRNN, LSTM, GRU) and pixel-by-pixel MNIST, where that is at hand.

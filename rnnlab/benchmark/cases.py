@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
     @property
     def gates(self) -> int:
-        """Of a cell of `OF_PEERS`."""
+        """How many a cell of `OF_PEERS` has."""
         return {"vanilla": 1, "irnn": 1, "lstm": 4, "gru": 3}[self.cell]
 
     @property
@@ -55,7 +55,7 @@ class Case(NamedTuple):
         return 2.0 * self.steps * self.batch * sum(self._multiply_adds()) * self.directions
 
     def _multiply_adds(self) -> tuple[int, int]:
-        """Of a row at a step: those of x W, and those of h R and the like."""
+        """Those of x W, and those of h R and the like, for one row at one step."""
         if not self.of_peers:
             from rnnlab.benchmark.of_table import multiply_adds
 

@@ -106,8 +106,8 @@ def _temporaries(compiled: Any, devices: int) -> int | None:
 
 
 def _compared(case: Case, gradients: Any) -> list[Any]:
-    """Of what the contestants' gradients are compared: of the recurrent kernels, which all libraries have; of all
-    parameters where they are ours alone."""
+    """The gradients that contestants are compared by: those of the recurrent kernels, which all libraries have, or of
+    all parameters where they are ours alone."""
     import jax
 
     return [each["recurrent_kernel"] for each in gradients] if case.of_peers else jax.tree.leaves(gradients)

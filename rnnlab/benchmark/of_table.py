@@ -35,8 +35,8 @@ def backends_of(name: str) -> list[str]:
 
 
 def multiply_adds(case: Case) -> tuple[int, int]:
-    """Of one row at one step and in one direction: those of the products of the input, and those of the products that
-    need the gradient of both factors, within the loop and in the map of the outputs."""
+    """Multiplications of one row at one step in one direction: those of the products of the input, and those that need
+    the gradient of both factors, within the loop and in the map of the outputs."""
     cell = _shapes_of(case)
     matrices = eval_shape(lambda cell: cell.matrices(), cell)
     x = jax.ShapeDtypeStruct((1, 1, case.inputs), jnp.float32)

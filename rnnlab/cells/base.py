@@ -95,6 +95,7 @@ class BaseCell(WithOptions, nnx.Module):
     unbiased: ClassVar[tuple[str, ...]] = ()
     """The gates to whose parts of z no bias is added: `bias` has no numbers for them."""
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
+    """The elements of the carry. One named "steps" counts [B, 1]; it has no gradient and is not trained."""
     chrono_signs: ClassVar[tuple[int, ...]] = ()
     """The effect of `chrono` on every gate: 1 where it keeps the state, -1 where it writes to it, else 0."""
     recurrent_parameters: tuple[str, ...] = dataclasses.field(default=("recurrent_kernel",), init=False)
@@ -229,11 +230,11 @@ class BaseCell(WithOptions, nnx.Module):
 
     def recurrent_matrix(self) -> Float[Array, "K U"]:
         """R, as it multiplies; one that is made of other parameters is made here, once a sequence."""
-        made = self.parametrisation
-        if made is None:
+        parametrisation = self.parametrisation
+        if parametrisation is None:
             return self.recurrent_kernel[...]
-        arrays = {name: getattr(self, made.attribute(name))[...] for name in self._recurrent_arrays}
-        return self._joined(made.blocks(arrays))
+        arrays = {name: getattr(self, parametrisation.attribute(name))[...] for name in self._recurrent_arrays}
+        return self._joined(parametrisation.blocks(arrays))
 
     def recurrent_offset(self) -> Float[Array, " U"] | None:
         """c, which is added to the products; a cell without a second bias has none."""
@@ -305,8 +306,8 @@ class BaseCell(WithOptions, nnx.Module):
         changed = self.parametrisation.arrays_of(blocks)
         for block, reached in zip(blocks, self.parametrisation.blocks(changed), strict=True):
             if not np.allclose(block, reached, rtol=0, atol=1e-4 * np.abs(block).max()):
-                made = type(self.parametrisation).__name__
-                raise ConfigError(f"the R of {kind} is {made}, which cannot be what it is to be set to; use free")
+                way = type(self.parametrisation).__name__
+                raise ConfigError(f"the R of {kind} is {way}, which cannot be what it is to be set to; use free")
         for name, array in changed.items():
             attribute = self.parametrisation.attribute(name)
             if name in self.parametrisation.constants:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import BaseCell
-from rnnlab.engine import Matrix, Multiply
+from rnnlab.cells.independent import DiagonalCell
+from rnnlab.engine import Multiply
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -28,16 +29,10 @@ class NBRC(BaseCell):
     has_candidate = True
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
-        return self._mixed(carry, z, multiply("recurrent", carry[0]))
-
-    def _mixed(self, carry: Carry, z: Parts, u: Parts) -> Carry:
-        """u: what the gates a and c see of h."""
-        (h,), (z_a, z_c, z_h, *_), (u_a, u_c) = carry, z, u
-        n = self.candidate(tanh(z_h + (1 + tanh(z_a + u_a)) * h), z)
-        return (n + sigmoid(z_c + u_c) * (h - n),)
+        return _bistable(self, carry, z, multiply("recurrent", carry[0]))
 
 
-class BRC(NBRC, without=("recurrent_init",)):
+class BRC(DiagonalCell, without=("recurrent_init",)):
     """The bistable cell: `nbrc` whose R_a and R_c are diagonal, so that no unit sees another; carry (h,).
 
         a = 1 + tanh(x W_a + w_a ∘ h + b_a)     c = σ(x W_c + w_c ∘ h + b_c)
@@ -47,24 +42,22 @@ class BRC(NBRC, without=("recurrent_init",)):
     authors' code.
     """
 
-    products: ClassVar = {}
-    recurrent_parameters = ("diagonal_kernel",)
+    gate_names, unbiased, chrono_signs = NBRC.gate_names, NBRC.unbiased, NBRC.chrono_signs
+    has_candidate = True
 
     def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
         super().initialize(options, rngs)
         self.diagonal_kernel = nnx.Param(jnp.ones(2 * self.features))
 
-    def matrices(self) -> dict[str, Matrix]:
-        return {gate: Matrix(w) for gate, w in self._weights().items()}
-
-    def recurrent_matrix(self) -> Float[Array, "H U"]:
-        return jnp.concatenate([*self.recurrent_matrices().values()], axis=1)
-
-    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
-        return {gate: jnp.diag(w) for gate, w in self._weights().items()}
-
-    def _weights(self) -> dict[str, Float[Array, " H"]]:
+    def diagonals(self) -> dict[str, Float[Array, " H"]]:
         return dict(zip(("a", "c"), jnp.split(self.diagonal_kernel[...], 2), strict=True))
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
-        return self._mixed(carry, z, multiply("a", carry[0]) + multiply("c", carry[0]))
+        return _bistable(self, carry, z, multiply("a", carry[0]) + multiply("c", carry[0]))
+
+
+def _bistable(cell: BaseCell, carry: Carry, z: Parts, u: Parts) -> Carry:
+    """The next carry; u: what the gates a and c see of h."""
+    (h,), (z_a, z_c, z_h, *_), (u_a, u_c) = carry, z, u
+    n = cell.candidate(tanh(z_h + (1 + tanh(z_a + u_a)) * h), z)
+    return (n + sigmoid(z_c + u_c) * (h - n),)

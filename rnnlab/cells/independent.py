@@ -1,5 +1,6 @@
 """Cells whose units see nothing of each other's state."""
 
+import abc
 from dataclasses import InitVar
 from typing import Any
 
@@ -14,7 +15,26 @@ from rnnlab.ops.activations import ActivationSpec
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
-class IndRNN(BaseCell, without=("chrono", "recurrent_init")):
+class DiagonalCell(BaseCell):
+    """The base of cells whose state meets diagonal matrices alone: no unit sees another's state."""
+
+    recurrent_parameters = ("diagonal_kernel",)
+
+    @abc.abstractmethod
+    def diagonals(self) -> dict[str, Float[Array, " H"]]:
+        """The diagonals by their gates, which are the names that a step multiplies with."""
+
+    def matrices(self) -> dict[str, Matrix]:
+        return {gate: Matrix(w) for gate, w in self.diagonals().items()}
+
+    def recurrent_matrix(self) -> Float[Array, "H U"]:
+        return jnp.concatenate([*self.recurrent_matrices().values()], axis=1)
+
+    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
+        return {gate: jnp.diag(w) for gate, w in self.diagonals().items()}
+
+
+class IndRNN(DiagonalCell, without=("chrono", "recurrent_init")):
     """The independently recurrent network; carry (h,).
 
         h' = f(x W + w ∘ h + b)
@@ -23,8 +43,6 @@ class IndRNN(BaseCell, without=("chrono", "recurrent_init")):
     vanishing nor of exploding, in networks of many layers and over thousands of steps. The paper draws w from
     U[0, 2^(1/T)], and, in a last layer that is read at the end, from U[2^(-1/T), 2^(1/T)].
     """
-
-    recurrent_parameters = ("diagonal_kernel",)
 
     activation: ActivationSpec = "relu"
     """f."""
@@ -40,22 +58,13 @@ class IndRNN(BaseCell, without=("chrono", "recurrent_init")):
         share = jax.random.uniform(rngs.params(), (self.features,), jnp.float32)
         self.diagonal_kernel = nnx.Param(options.lowest + (options.highest - options.lowest) * share)
 
-    def weights(self) -> Float[Array, " H"]:
+    def diagonals(self) -> dict[str, Float[Array, " H"]]:
         """w, within its bound."""
         w = self.diagonal_kernel[...]
-        return w if self.bound is None else within(w, jnp.asarray(self.bound, w.dtype))
-
-    def matrices(self) -> dict[str, Matrix]:
-        return {"recurrent": Matrix(self.weights())}
-
-    def recurrent_matrix(self) -> Float[Array, "H H"]:
-        return jnp.diag(self.weights())
-
-    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
-        return {"h": self.recurrent_matrix()}
+        return {"h": w if self.bound is None else within(w, jnp.asarray(self.bound, w.dtype))}
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
-        return (self.activation(z[0] + multiply("recurrent", carry[0])[0]),)  # pyright: ignore[reportCallIssue]
+        return (self.activation(z[0] + multiply("h", carry[0])[0]),)  # pyright: ignore[reportCallIssue]
 
 
 @jax.custom_vjp

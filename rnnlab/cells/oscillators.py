@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.cells.base import BaseCell
+from rnnlab.cells.independent import DiagonalCell
 from rnnlab.config.bounds import NonNegative, Positive, Traced
-from rnnlab.engine import Matrix, Multiply
+from rnnlab.engine import Multiply
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -41,7 +42,7 @@ class CoRNN(BaseCell, without=("chrono",)):
         return (h + self.time_step * v, v)
 
 
-class UnICORNN(BaseCell, without=("chrono", "recurrent_init")):
+class UnICORNN(DiagonalCell, without=("chrono", "recurrent_init")):
     """The undamped independent controlled oscillatory network; carry (h, v), positions and velocities.
 
         v' = v - Δt σ(c) ∘ (tanh(x W + w ∘ h + b) + α h)
@@ -52,7 +53,6 @@ class UnICORNN(BaseCell, without=("chrono", "recurrent_init")):
     """
 
     carry_names = ("h", "v")
-    recurrent_parameters = ("diagonal_kernel",)
 
     time_step: Traced[Positive] = 0.19
     """Δt."""
@@ -66,17 +66,11 @@ class UnICORNN(BaseCell, without=("chrono", "recurrent_init")):
             jax.random.uniform(rngs.params(), (self.features,), jnp.float32, minval=-0.1, maxval=0.1)
         )  # c
 
-    def matrices(self) -> dict[str, Matrix]:
-        return {"recurrent": Matrix(self.diagonal_kernel[...])}
-
-    def recurrent_matrix(self) -> Float[Array, "H H"]:
-        return jnp.diag(self.diagonal_kernel[...])
-
-    def recurrent_matrices(self) -> dict[str, Float[Array, "H H"]]:
-        return {"h": self.recurrent_matrix()}
+    def diagonals(self) -> dict[str, Float[Array, " H"]]:
+        return {"h": self.diagonal_kernel[...]}
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         h, v = carry
         step = self.time_step * sigmoid(self.pace[...])
-        v = v - step * (tanh(z[0] + multiply("recurrent", h)[0]) + self.frequency * h)
+        v = v - step * (tanh(z[0] + multiply("h", h)[0]) + self.frequency * h)
         return (h + step * v, v)

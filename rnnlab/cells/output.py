@@ -1,4 +1,4 @@
-"""What a layer of a cell puts out in place of its state."""
+"""The map from a cell's state and input to the outputs of its layer."""
 
 import jax.numpy as jnp
 from flax import nnx

@@ -237,8 +237,8 @@ class NonNormal(Parametrisation):
 class Skew(Parametrisation):
     """R = A - Aᵀ - γ I: its eigenvalues have the real part -γ (Chang et al., 2019, eq. 10).
 
-    Of the draw of `recurrent_init` the skew-symmetric part is taken; A is trained below its diagonal, where the paper
-    has all of A, of which half is redundant.
+    It begins as the skew-symmetric part of the draw of `recurrent_init`. A is trained below its diagonal; the paper
+    trains all of A, of which half is redundant.
     """
 
     gamma: Traced[NonNegative] = 0.01
@@ -253,7 +253,8 @@ class Skew(Parametrisation):
 
 
 class Diagonal(Parametrisation):
-    """R = diag(r): every unit sees itself alone. Of the draw of `recurrent_init` the diagonal is taken."""
+    """R = diag(r): every unit sees itself alone. It begins as the diagonal of the draw of
+    `recurrent_init`."""
 
     def arrays(self, drawn: Float[Array, "H H"]) -> dict[str, jax.Array]:
         return {"kernel": jnp.diag(drawn)}
@@ -263,8 +264,8 @@ class Diagonal(Parametrisation):
 
 
 class Circulant(Parametrisation):
-    """R_ij = r_(j - i mod H), a convolution around a ring of units. Of the draw of `recurrent_init` the means along its
-    wrapped diagonals are taken, the nearest such matrix."""
+    """R_ij = r_(j - i mod H), a convolution around a ring of units. It begins as the means along the wrapped diagonals
+    of the draw of `recurrent_init`, the nearest such matrix."""
 
     def arrays(self, drawn: Float[Array, "H H"]) -> dict[str, jax.Array]:
         places = np.arange(drawn.shape[0])

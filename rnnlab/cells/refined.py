@@ -33,8 +33,8 @@ class URLSTM(Cell, without=("chrono",)):
         c' = F ∘ c + (1 - F) ∘ g            h' = o ∘ tanh(c')
 
     (Gu et al., 2020a.) b_f starts so that the forget gates are uniform between 0 and 1, and b_r from -b_f:
-    units keep for times of all lengths, without a number to choose, as `chrono` needs one. What the input gate was is
-    1 - F.
+    units keep for times of all lengths, without a number to choose, as `chrono` needs one. 1 - F stands in the place of
+    the input gate.
     """
 
     gate_names = ("f", "r", "g", "o")

@@ -14,7 +14,7 @@ from rnnlab.typing import Carry, Parts
 
 
 class SCRN(BaseCell, without=("chrono",)):
-    """Of the H units the last `context` are slow, s, the others fast, h; carry (h beside s,).
+    """Fast units h and slow ones s, which are the last `context` of all H; carry (h beside s,).
 
         s' = (1 - α) (x W_s + b_s) + α s        h' = σ(x W_h + s' P + h R + b_h)
 

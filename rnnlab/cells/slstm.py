@@ -41,7 +41,7 @@ class SLSTM(Cell, without=("chrono",)):
     heads: PositiveInt = 1
     """How many diagonal blocks R has; 1 for a whole matrix."""
     forget: Literal["sigmoid", "exp"] = "sigmoid"
-    """What the forget gate is."""
+    """The function of the forget gate."""
     forget_bias: InitVar[Traced[float]] = 1.0
     """Added to what bias_init draws for the forget gate."""
 
@@ -49,8 +49,8 @@ class SLSTM(Cell, without=("chrono",)):
         if self.features % self.heads:
             divisors = [count for count in range(1, self.features + 1) if self.features % count == 0]
             near = sorted(sorted(divisors, key=lambda count: abs(count - self.heads))[:2])
-            known = " or ".join(map(str, near))
-            raise ConfigError(f"model.cell.heads: {self.heads} do not divide {self.features} features; take {known}")
+            choice = " or ".join(map(str, near))
+            raise ConfigError(f"model.cell.heads: {self.heads} do not divide {self.features} features; take {choice}")
         super().initialize(options, rngs)
         self.bias[...] = self.bias[...].at[self.features : 2 * self.features].add(options.forget_bias)
         if self.heads > 1:

@@ -107,6 +107,7 @@ class ModifiedCell(Around):
     def _normalized(self, multiply: Multiply, gains: Float[Array, " U"]) -> Multiply:
         """Every product of a step, each part standardised, times its gain, plus the offset."""
         column = 0
+        offsets = {name: matrix.offset for name, matrix in self.cell.matrices().items()}
 
         def normalized(name: str, value: jax.Array) -> Parts:
             nonlocal column
@@ -115,7 +116,7 @@ class ModifiedCell(Around):
                 width = part.shape[-1]
                 parts.append(standardized(part) * gains[column : column + width])
                 column += width
-            offset = self.cell.matrices()[name].offset
+            offset = offsets[name]
             if offset is not None:
                 parts = list(map(jnp.add, parts, jnp.split(offset, len(parts))))
             return parts

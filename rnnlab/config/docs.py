@@ -44,8 +44,8 @@ def summary(factory: Callable[..., Any]) -> str:
     if isinstance(factory, functools.partial):
         options = ", ".join(f"{name}={value}" for name, value in factory.keywords.items())
         return f"{summary(factory.func)} With {options}."
-    own = vars(factory).get("__doc__") if isinstance(factory, type) else factory.__doc__
-    return _in_one_line(own or "")
+    text = vars(factory).get("__doc__") if isinstance(factory, type) else factory.__doc__
+    return _in_one_line(text or "")
 
 
 def _in_one_line(text: str) -> str:

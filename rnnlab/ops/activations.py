@@ -134,27 +134,27 @@ def _swish_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
 
 @_WithDerivative
 def gelu(x: jax.Array) -> jax.Array:
-    """x (1 + tanh(√(2 / π) (x + 0.044715 x³))) / 2, the form of Hendrycks and Gimpel (2016) that has no erf: 5e-4 from
-    x Φ(x) at most."""
-    return 0.5 * x * (1 + _gelu_tanh(x))
+    """x σ(2 √(2 / π) (x + 0.044715 x³)), the form of Hendrycks and Gimpel (2016) that has no erf, with its tanh as a
+    logistic function, whose small values are exact: 5e-4 from x Φ(x) at most."""
+    return x * _gelu_gate(x)
 
 
-_GELU_SCALE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
-_GELU_FLAT = 10.0
-"""Past this |x| the tanh within is 1 in double precision."""
+_GELU_SCALE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
+_GELU_FLAT = 30.0
+"""Past this |x| the logistic function within is 0 or 1 in double precision."""
 
 
-def _gelu_tanh(x: jax.Array) -> jax.Array:
+def _gelu_gate(x: jax.Array) -> jax.Array:
     x = jnp.clip(x, -_GELU_FLAT, _GELU_FLAT)  # The cube of more might overflow.
-    return jnp.tanh(_GELU_SCALE * x * (1 + _GELU_CUBE * (x * x)))
+    return jax.nn.sigmoid(_GELU_SCALE * x * (1 + _GELU_CUBE * (x * x)))
 
 
 @gelu.defjvp
 def _gelu_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,) = primals
-    t, near = _gelu_tanh(x), jnp.clip(x, -_GELU_FLAT, _GELU_FLAT)
+    gate, other, near = _gelu_gate(x), _gelu_gate(-x), jnp.clip(x, -_GELU_FLAT, _GELU_FLAT)
     slope = _GELU_SCALE * (1 + 3 * _GELU_CUBE * (near * near))
-    return 0.5 * x * (1 + t), tangents[0] * (0.5 * (1 + t) + 0.5 * near * ((1 - t) * (1 + t)) * slope)
+    return x * gate, tangents[0] * (gate + near * (gate * other) * slope)
 
 
 class LeakyReLU(nnx.Module):

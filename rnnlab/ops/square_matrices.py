@@ -22,7 +22,7 @@ product = functools.partial(jnp.matmul, precision="highest")
 
 
 _IN_PLACE: Any = {"unique_indices": True, "indices_are_sorted": True, "mode": "promise_in_bounds"}
-"""Of indices that are constants: else XLA looks at each of them when it compiles, for seconds at H=512."""
+"""For indices that are constants: else XLA looks at each of them when it compiles, for seconds at H=512."""
 
 
 def skew(lower: Float[Array, " L"], size: int) -> Float[Array, "H H"]:
@@ -68,7 +68,7 @@ def nearest_orthogonal(a: Float[Array, "H H"]) -> Float[Array, "H H"]:
 
     def polar(a: jax.Array) -> jax.Array:
         left, _, right = jnp.linalg.svd(a)
-        return product(left, right)
+        return polished(product(left, right))
 
     return lax.cond(error_of_orthogonality(a) < 1e-5, lambda a: a, polar, a)
 

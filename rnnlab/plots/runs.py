@@ -73,7 +73,7 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
 
 
 _RATE_OF = "learning_rate/"
-"""What stands before a group's name in the name of its learning rate."""
+"""Stands before a group's name in the name of its learning rate."""
 
 
 def _points(lines: Iterable[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:

@@ -92,7 +92,7 @@ def test_steps_and_gradients_equal_the_equations_of_the_paper(variant):
             result = by_equations(EQUATIONS[variant], arrays(params) | arrays(others), x, carry)
             return float(dot(result, weights)), result
 
-        assert_close(actual, along(0)[1], 1e-12)
+        assert_close(actual, along(0)[1], 1e-13)
         slope = (8 * (along(1)[0] - along(-1)[0]) - (along(2)[0] - along(-2)[0])) / (12 * step)
         scale = dot(jax.tree.map(jnp.abs, gradients), jax.tree.map(jnp.abs, direction))
         np.testing.assert_allclose(dot(gradients, direction), slope, rtol=0, atol=1e-11 * scale)

@@ -65,7 +65,7 @@ def test_weights_beyond_their_bound_act_as_the_bound_and_are_only_led_back():
     np.testing.assert_array_equal(value, [0.5, 1, 1, -1, -1])
     np.testing.assert_array_equal(pull(jnp.array([-3.0, -3.0, 3.0, -3.0, 3.0]))[0], [-3, 0, 3, -3, 0])
     cell = cell_of("indrnn", lowest=5, highest=6, bound=1.25)
-    np.testing.assert_array_equal(cell.weights(), 1.25)
+    np.testing.assert_array_equal(cell.diagonals()["h"], 1.25)
 
 
 def test_the_first_step_of_an_slstm_stores_its_candidate_whatever_the_input_gate_is():

@@ -210,7 +210,7 @@ def test_every_cell_has_its_blocks_orthogonal_in_the_loop_or_says_in_one_line_th
     cell.recurrent_kernel[...] += 0.1  # pyright: ignore[reportAttributeAccessIssue]
     blocks = [np.asarray(block) for block in cell.recurrent_matrices().values()]
     for block in blocks:
-        np.testing.assert_allclose(block.T @ block, np.eye(4), atol=1e-5)
+        np.testing.assert_allclose(block.T @ block, np.eye(4), atol=1e-6)
     met = [np.asarray(matrix.kernel) for matrix in cell.matrices().values() if matrix.of_state]
     columns = np.concatenate([kernel.ravel() for kernel in met])
     assert all(np.isin(block.ravel(), columns).all() for block in blocks)

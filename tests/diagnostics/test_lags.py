@@ -132,15 +132,21 @@ class MovedMatrices(nnx.Module):
         return {n: dataclasses.replace(m, kernel=m.kernel + self.added[n][...]) for n, m in matrices.items()}
 
 
-def check(splits: list[LagSplit], gradients: list[dict[str, jax.Array]], lags: int) -> None:
-    """What holds for every split."""
+def check(splits: list[LagSplit], gradients: list[dict[str, jax.Array]], lags: int, least: float = 1e-3) -> None:
+    """Asserts what holds for every split; least: the least size of the largest gradient."""
     assert len(splits) == len(gradients)
     for split, gradient in zip(splits, gradients, strict=True):
-        assert all(np.abs(each).max() > 1e-6 for each in gradient.values())
+        largest = [np.abs(each).max() for each in gradient.values()]
+        assert max(largest) > least
+        assert min(largest) > 1e-6
         assert_close(split.total, gradient, 1e-10)
         assert split.norms.shape[0] == lags + 1
         assert split.shares.sum() == pytest.approx(1, abs=1e-10)
         assert (split.cosine[-1], split.ratio[-1]) == pytest.approx((1, 1), abs=1e-10)
+
+
+SLOW = ("cornn", "unicornn", "lru")
+"""Cells whose state moves little in three steps."""
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_parts_sum_to_the_gradient_of_every_cell(variant: str) -> None:
     with float64():
         network = random_network({"name": name, "features": 4, **fields})  # Heads divide it.
         if shapes_of_matrices(variant):
-            check(*split_of(network, *problem("last", LENGTHS), 3), 3)
+            check(*split_of(network, *problem("last", LENGTHS), 3), 3, 1e-6 if name in SLOW else 1e-3)
         else:
             with pytest.raises(ConfigError, match="has no recurrent matrix whose gradient could be split"):
                 split_of(network, *problem("last", LENGTHS), 3)

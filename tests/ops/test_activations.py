@@ -49,8 +49,8 @@ FORMULAS: dict[str, tuple[Formula, Formula]] = {
     "gelu": (lambda x: x * gelu_sigmoid(x)[0], lambda x: gelu_sigmoid(x)[0] + x * gelu_sigmoid(x)[1]),
 }
 # What is made of numbers near 1 has errors that are relative to these: half of 1 + tanh, and (1 - |y|)² at 1e4.
-VALUE_ERRORS = {"sigmoid": EPS, "swish": 8 * EPS, "gelu": 16 * EPS}  # tanh near -1: a few units in the last place.
-SLOPE_ERRORS = {"gelu": 200 * EPS}
+VALUE_ERRORS = {"sigmoid": EPS, "swish": 8 * EPS, "gelu": EPS}
+SLOPE_ERRORS = {"gelu": 4 * EPS}
 SLOPE_ERRORS_AT_EXTREMES = {"softsign": 1e-4}
 """In units of eps."""
 
