@@ -8,6 +8,7 @@ and, as rnnlab has none of them, the LSTM without a forget gate, mass-conserving
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -98,7 +99,16 @@ class Peer(NamedTuple):
     gradient_tolerance: float = 1e-12
 
 
-EULER = {"epsilon": "step_size", "gamma": "diffusion"}
+EULER = {"epsilon": "step_size", "gamma": "parametrisation.gamma"}
+
+
+def antisymmetric(w: Weights) -> Tensors:
+    """The weights of a cell whose R = A - Aᵀ - γ I is made of the numbers of A below the diagonal."""
+    (lower,) = w["recurrent_kernel"]
+    a = lower.new_zeros(H, H)
+    a[np.tril_indices(H, -1)] = lower
+    return {"weight_ih": w.kernel(), "bias_ih": w.bias(), "weight_hh": a.T}
+
 
 PEERS = {
     "lstm_peepholes": Peer("PeepholeLSTMCell", lambda w: same(w) | {"weight_ph": w["peephole_kernel"].flatten()}),
@@ -126,8 +136,8 @@ PEERS = {
         },
         arguments={"dt": "time_step", "alpha": "frequency"},
     ),
-    "antisymmetric": Peer("AntisymmetricRNNCell", arguments=EULER),
-    "gated_antisymmetric": Peer("GatedAntisymmetricRNNCell", arguments=EULER),
+    "antisymmetric": Peer("AntisymmetricRNNCell", antisymmetric, arguments=EULER),
+    "gated_antisymmetric": Peer("GatedAntisymmetricRNNCell", antisymmetric, arguments=EULER),
     "fastrnn": Peer("FastRNNCell", lambda w: same(w) | {"alpha": w["alpha"], "beta": w["beta"]}),
     "fastgrnn": Peer(
         "FastGRNNCell",
@@ -237,7 +247,7 @@ def by_torchrecurrent(peer: Peer, cell: BaseCell, point: Any) -> tuple[Any, Any]
     library = pytest.importorskip("torchrecurrent", reason="torchrecurrent is not installed")
     leaves = jax.tree.map(lambda a: torch.tensor(np.asarray(a), requires_grad=True), point)
     arrays, x, carry = leaves
-    arguments = {name: float(getattr(cell, ours)) for name, ours in peer.arguments.items()}
+    arguments = {name: float(attrgetter(ours)(cell)) for name, ours in peer.arguments.items()}
     module = getattr(library, peer.kind)(peer.in_features, H, dtype=torch.float64, **arguments, **peer.options)
     zeros = {name: torch.zeros_like(a) for name, a in module.state_dict().items()}
     weights = dict(peer.weights(Weights(cell, arrays, torch.cat)))
