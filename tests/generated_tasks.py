@@ -17,6 +17,7 @@ from tests.generated_timit import SPEAKERS, write_corpus
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
 SPLITS = {"train": 40, "valid": 12, "test": 12}
 IMAGES, HELD_OUT = 24, 12
+SIZES = {"validation_size": 8, "test_size": 8}
 
 
 def _text(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -51,13 +52,29 @@ def _speech(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
-    "adding": lambda folder, patch: {"length": 6, "validation_size": 8, "test_size": 8},
+    "adding": lambda folder, patch: {"length": 6} | SIZES,
+    "copying": lambda folder, patch: {"length": 3} | SIZES,
+    "denoising": lambda folder, patch: {"length": 3} | SIZES,
+    "memorization": lambda folder, patch: {"length": 3} | SIZES,
+    "temporal_order": lambda folder, patch: {"length": 12} | SIZES,
+    "random_permutation": lambda folder, patch: {"length": 6} | SIZES,
+    "parity": lambda folder, patch: {"length": 8} | SIZES,
+    "dyck": lambda folder, patch: {"length": 8} | SIZES,
     "language_model": lambda folder, patch: _text(folder, patch) | {"window": 5},
     "sentences": lambda folder, patch: _text(folder, patch) | {"longest": 5},
     "pixels": _images,
     "speech": _speech,
 }
 """A task that is not here has its defaults."""
+
+
+SYMBOLS = ("denoising", "memorization", "temporal_order", "random_permutation", "parity", "dyck")
+"""Tasks of tokens that are drawn, as `copying` is, which the default tests have."""
+
+
+def tasks_in_tiers(further: pytest.MarkDecorator = pytest.mark.slow) -> list[Any]:
+    """A case for each task of the table; those of a kind that another one shows are marked `further`."""
+    return [pytest.param(name, marks=further if name in SYMBOLS else ()) for name in sorted(TASKS)]
 
 
 def small_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:

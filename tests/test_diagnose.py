@@ -19,12 +19,11 @@ from rnnlab.diagnostics import diagnosis, jacobians
 from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import read_config
-from rnnlab.tasks import TASKS
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
-from tests.generated_tasks import small_task
+from tests.generated_tasks import small_task, tasks_in_tiers
 from tests.tiers import slow_tests
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results" / "checkpoints"
@@ -92,7 +91,7 @@ def of_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any
     )
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", tasks_in_tiers(pytest.mark.exhaustive))
 def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +104,7 @@ def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", tasks_in_tiers(pytest.mark.exhaustive))
 def test_every_measure_runs_on_every_task_fresh_and_from_a_checkpoint(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,9 @@ def declare_options(cls: type, without: Iterable[str] = ()) -> None:
             kind, field = inherited[name]
             inherited[name] = kind, dataclasses.field(default=value, metadata=field.metadata, kw_only=field.kw_only)
             delattr(cls, name)
-    fields = inherited | _declared(cls, set(parameters) | _attributes_of_bases(cls))
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {name for name, parameter in parameters.items() if parameter.kind not in rest}
+    fields = inherited | _declared(cls, named | _attributes_of_bases(cls))
     columns: list[Any] = [(name, *column) for name, column in fields.items() if name not in without]
     cls.Options = dataclasses.make_dataclass(cls.__name__, columns, frozen=True, kw_only=True)  # pyright: ignore
 

@@ -9,14 +9,25 @@ from rnnlab.config.schema import build, find, lookup
 from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task, Weighted
+from rnnlab.tasks.copying import Copying, Denoising, Memorization
 from rnnlab.tasks.generated import GeneratedTask
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.pixels import Pixels
+from rnnlab.tasks.random_permutation import RandomPermutation
 from rnnlab.tasks.speech import Speech
+from rnnlab.tasks.state_tracking import Dyck, Parity
+from rnnlab.tasks.temporal_order import TemporalOrder
 
 TASKS: Table[Callable[..., Task]] = Table(
     {
         "adding": Adding,
+        "copying": Copying,
+        "denoising": Denoising,
+        "memorization": Memorization,
+        "temporal_order": TemporalOrder,
+        "random_permutation": RandomPermutation,
+        "parity": Parity,
+        "dyck": Dyck,
         "language_model": LanguageModel,
         "sentences": Sentences,
         "pixels": Pixels,
@@ -69,16 +80,23 @@ __all__ = [
     "AugmentationOptions",
     "Batch",
     "Block",
+    "Copying",
+    "Denoising",
+    "Dyck",
     "Example",
     "GeneratedTask",
     "LanguageModel",
+    "Memorization",
+    "Parity",
     "Pixels",
+    "RandomPermutation",
     "Sentences",
     "Speech",
     "Split",
     "StreamTask",
     "Task",
     "TaskSpec",
+    "TemporalOrder",
     "Weighted",
     "find_task",
     "make_task",

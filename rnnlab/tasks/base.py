@@ -95,7 +95,7 @@ class Task(abc.ABC):
     vocabulary: int | None = None
     causal: ClassVar[bool] = False
     """Whether later inputs give an answer away, so that no layer may read backwards."""
-    readout: ClassVar[Literal["last", "every"]] = "last"
+    readout: Literal["last", "every"] = "last"
     by_length: ClassVar[bool] = False
     """Whether validation and test go from the shortest example to the longest."""
     larger_is_better: ClassVar[frozenset[str]] = frozenset()

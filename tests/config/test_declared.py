@@ -98,6 +98,18 @@ def test_options_are_attributes_but_for_those_of_initialisation() -> None:
     assert truck.makers == ("a",)
 
 
+class Catalogue(WithOptions):
+    values: int = 3
+    options: int = 4
+
+    def __init__(self, *values: Any, **options: Any):
+        self.chosen = self.Options(*values, **options)
+
+
+def test_an_option_may_have_the_name_of_what_gathers_arguments() -> None:
+    assert attributes(Catalogue(values=5).chosen) == {"values": (5, False), "options": (4, False)}
+
+
 def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Vehicle(4).options.paint = "blue"
