@@ -1,8 +1,9 @@
-"""MNIST from its four original idx files (LeCun et al., 1998)."""
+"""MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., 2017), each from its four original idx files."""
 
 import gzip
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,25 +26,57 @@ CONTENTS = {
     "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 """The sha256 of what is in each: a file that was compressed anew is as good."""
+FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
 
 
 class Images(NamedTuple):
-    """Images uint8 [N, 28, 28], 0 black to 255 white, and labels uint8 [N], 0 to 9."""
+    """Images uint8 [N, H, W] of greys, 0 black to 255 white, or [N, H, W, 3] of red, green and blue; and labels
+    uint8 [N], 0 to 9."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[Images, Images]:
-    """The 60 000 training and 10 000 test images.
+    """The 60 000 training and 10 000 test images of MNIST.
 
     Raises:
         ConfigError: a file is missing and cannot be downloaded, or is corrupt.
     """
-    arrays = [
-        read_idx(find_file(f"mnist/{name}", URL + name, sha, data_dir, CONTENTS[name]))
-        for name, sha in CHECKSUMS.items()
+    return _load("mnist", URL, CHECKSUMS, CONTENTS, data_dir)
+
+
+def load_fashion(data_dir: str | os.PathLike[str] | None = None) -> tuple[Images, Images]:
+    """The 60 000 training and 10 000 test images of Fashion-MNIST.
+
+    Raises:
+        ConfigError: a file is missing and cannot be downloaded, or is corrupt.
+    """
+    return _load("fashion_mnist", FASHION_URL, FASHION_CHECKSUMS, {}, data_dir)
+
+
+def _load(
+    folder: str,
+    url: str,
+    checksums: Mapping[str, str],
+    contents: Mapping[str, str],
+    data_dir: str | os.PathLike[str] | None,
+) -> tuple[Images, Images]:
+    paths = [
+        find_file(f"{folder}/{name}", url + name, sha, data_dir, contents.get(name)) for name, sha in checksums.items()
     ]
+    arrays = [read_idx(path) for path in paths]
+    for images, labels, path in zip(arrays[::2], arrays[1::2], paths[1::2], strict=True):
+        if images.shape != (len(labels), 28, 28) or labels.ndim != 1:
+            raise ConfigError(f"{path} has labels {labels.shape} for images {images.shape}; expected N and N × 28 × 28")
+        if labels.max(initial=0) > 9:
+            raise ConfigError(f"{path}: label {labels.max()}; the classes are 0 to 9")
     return Images(arrays[0], arrays[1]), Images(arrays[2], arrays[3])
 
 

@@ -80,12 +80,12 @@ def replace_tokens(
 
 
 class ReadingOrder(NamedTuple):
-    """How an image of P pixels became a sequence; int32 [P] each."""
+    """How an image of V values, a pixel of each channel, became a sequence; int32 [V] each."""
 
-    pixels: jax.Array | np.ndarray
-    """Which pixel, counted row by row from the top, each input is."""
+    values: jax.Array | np.ndarray
+    """Which value, counted channel by channel and row by row from the top, each input is."""
     places: jax.Array | np.ndarray
-    """Where in the sequence each pixel stands: the inverse."""
+    """Where in the sequence each value stands: the inverse."""
 
 
 def shift_image(
@@ -93,14 +93,18 @@ def shift_image(
 ) -> jax.Array:
     """The sequence of the image moved by (dy, dx), each uniform over -most, …, most, filled with black (zero).
 
-    Every input asks for the pixel that comes to lie under it, so the image itself is never put together.
+    Every input asks for the pixel that comes to lie under it, so the image itself is never put together. All channels
+    move together. Inputs behind the image, such as noise, stay.
     """
     height, width = shape
     dy, dx = jax.random.randint(key, (2,), -most, most + 1)
-    row, column = order.pixels // width - dy, order.pixels % width - dx
+    channel, pixel = order.values // (height * width), order.values % (height * width)
+    row, column = pixel // width - dy, pixel % width - dx
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    source = order.places[jnp.where(inside, row * width + column, 0)]
-    return jnp.where(inside, x.reshape(-1)[source], 0).reshape(x.shape)
+    source = order.places[jnp.where(inside, (channel * height + row) * width + column, 0)]
+    flat = x.reshape(-1)
+    moved = jnp.where(inside, flat[source], 0)
+    return jnp.concatenate([moved, flat[moved.shape[0] :]]).reshape(x.shape)
 
 
 def _steps(x: Num[Array, " T *D"]) -> jax.Array:
@@ -132,7 +136,7 @@ class Augmentation:
         inputs: shape and type of one example's inputs [T, *D].
         vocabulary: of the task, if its inputs are tokens.
         readout: where the task has targets.
-        image_shape, reading_order: (height, width), and the pixel that each of the inputs is, if they are an image.
+        image_shape, reading_order: (height, width), and which value of an image each of the inputs is; see `Task`.
 
     Raises:
         ConfigError: a transformation that these inputs do not have, or one longer than they are.
@@ -172,8 +176,8 @@ class Augmentation:
                     f"augmentation.pixel_shift: {self.pixel_shift} moves an image of {image_shape[0]} × "
                     f"{image_shape[1]} pixels out of sight; it must be below {min(image_shape)}"
                 )
-            pixels = np.asarray(reading_order, np.int32).reshape(-1)
-            self.numbers["reading_order"] = ReadingOrder(pixels, np.argsort(pixels).astype(np.int32))
+            values = np.asarray(reading_order, np.int32).reshape(-1)
+            self.numbers["reading_order"] = ReadingOrder(values, np.argsort(values).astype(np.int32))
 
     def __call__(
         self, numbers: dict[str, Any], key_of: Callable[[str], PRNGKeyArray], x: Num[Array, " T *D"], length: Length

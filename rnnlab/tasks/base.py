@@ -116,9 +116,10 @@ class Task(abc.ABC):
     words: tuple[str, ...] | None = None
     """The name of each token of the vocabulary, for pretrained embeddings."""
     image_shape: tuple[int, int] | None = None
-    """(Height, width), where every example is one image of a single channel."""
+    """(Height, width), where every example is one image, of one channel or several."""
     reading_order: np.ndarray | None = None
-    """The pixel, counted row by row from the top, that each of the T · D inputs is; with `image_shape`."""
+    """With `image_shape`: which value of the image, counted channel by channel and in each row by row from the top,
+    each of the T · D inputs is. Inputs behind them, such as noise, are no part of the image."""
     augmentation: Augmentation | None = None
     reader: Callable[[np.ndarray], Example] | None = None
     """Where the training set stays on the host: reads the examples at these indices, arrays [*indices.shape, ...].
