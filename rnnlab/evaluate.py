@@ -2,19 +2,22 @@
 
     python -m rnnlab.evaluate --workdir=runs/adding
     python -m rnnlab.evaluate --workdir=runs/adding --split=validation --checkpoint=last
+    python -m rnnlab.evaluate --workdir=runs/adding --test_lengths=50,100,200,400
     python -m rnnlab.evaluate --workdir=runs/speech --split=all --decode
 
-Prints the metrics and writes them to WORKDIR/evaluation.json; with --split=all under each split's name. --decode, for
-runs of the task speech, adds the phone error rate of a Viterbi decoding, all transcripts in WORKDIR/recognition.json,
-and figures of an utterance and of confused phones in WORKDIR/plots. For a published network, as those in
-docs/results/checkpoints, all files go to runs/NAME-published; --output names another folder.
+Prints the metrics and writes them to WORKDIR/evaluation.json; with --split=all under each split's name. --test_lengths,
+for a task with an option `length`, evaluates at these lengths in place of the run's own, writes them to
+WORKDIR/evaluation_by_length.json and draws WORKDIR/plots/evaluation_by_length.png. --decode, for runs of the task
+speech, adds the phone error rate of a Viterbi decoding, all transcripts in WORKDIR/recognition.json, and figures of an
+utterance and of confused phones in WORKDIR/plots. For a published network, as those in docs/results/checkpoints, all
+files go to runs/NAME-published; --output names another folder.
 Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -37,20 +40,25 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "workdir", None, "folder of a run of rnnlab.train")
     flags.DEFINE_enum("split", "test", ["validation", "test", "all"], "what to evaluate on", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step", flag_values=values)
+    flags.DEFINE_list("test_lengths", None, "lengths of the task in place of the run's, 50,100,200", flag_values=values)
     flags.DEFINE_bool("decode", False, "recognise phones, for a run of the task speech", flag_values=values)
     cli.output_flag(values)
     cli.data_flags(values)
     cli.parse(values, argv, __doc__)
     if values.workdir is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")
+    if values.decode and values.test_lengths is not None:
+        raise ConfigError("--decode does nothing with --test_lengths; the task speech has no option length")
     workdir, which = Path(values.workdir), values.checkpoint
     splits: list[Split] = ["validation", "test"] if values.split == "all" else [values.split]
     config = read_config(workdir)
     output = cli.output_folder(workdir, values.output)
 
     from rnnlab.training.chosen import restore_chosen
+    from rnnlab.training.other_lengths import read_lengths
     from rnnlab.training.setup import make_run
 
+    lengths = None if values.test_lengths is None else read_lengths(values.test_lengths, config["task"])
     run = make_run(config, values.data_dir)
     check_words(workdir, run.task.words)
     for split in splits:
@@ -59,6 +67,9 @@ def main(argv: Sequence[str]) -> int:
     restored = restore_chosen(workdir, which, state, run.programs.structure.word_leaves)
     if len(run.stages) > 1:
         run.enter(restored.host["curriculum"]["stage"])
+    if lengths is not None:
+        _by_length(run, restored.state, restored.step, config, values.data_dir, lengths, splits, output)
+        return cli.FINISHED
     results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}
     recognized = _recognized(run, restored.state, splits) if values.decode else {}
     for split, each in recognized.items():
@@ -70,11 +81,44 @@ def main(argv: Sequence[str]) -> int:
         write_text(Workdir(output).evaluation, json.dumps(plain(written), indent=2) + "\n")
         if recognized:
             figures = _keep(recognized, output)
-    for result in results.values():  # Last: the files are complete even if nobody reads the output.
-        print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    _print(list(results.values()), figures)
+    return cli.FINISHED
+
+
+def _print(results: Sequence[Mapping[str, Any]], figures: Sequence[Path]) -> None:
+    """Last: the files are complete even if nobody reads the output."""
+    for result in results:
+        shown = {name: value for name, value in result.items() if value is not None}
+        print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
     for figure in figures:
         print(figure)
-    return cli.FINISHED
+
+
+def _by_length(
+    run: "Run",
+    state: "TrainState",
+    step: int,
+    config: Mapping[str, Any],
+    data_dir: str | None,
+    lengths: Sequence[int],
+    splits: Sequence[Split],
+    output: Path,
+) -> None:
+    """Evaluates at other lengths, writes and draws what comes of it, and prints it."""
+    from rnnlab.training.other_lengths import evaluate_at_lengths, judged_by
+
+    evaluations = evaluate_at_lengths(run, state, config, data_dir, lengths, splits)
+    trained = run.label.get("length", config["task"]["length"])  # With a curriculum, that of the checkpoint's stage.
+    written: dict[str, Any] = {"step": step, "trained_length": trained, **judged_by(run.task)}
+    written["evaluations"] = [plain(each) for each in evaluations]
+    figures = []
+    with cli.beside_numbers():
+        check_idle(output)
+        write_text(Workdir(output).evaluation_by_length, json.dumps(plain(written), indent=2) + "\n")
+        from rnnlab.plots.lengths import evaluation_by_length
+
+        figures = [evaluation_by_length(output)]
+    _print(evaluations, figures)
 
 
 def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, "Recognition"]:

@@ -53,6 +53,8 @@ def _speech(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "adding": lambda folder, patch: {"length": 6} | SIZES,
+    "multiplication": lambda folder, patch: {"length": 11} | SIZES,
+    "xor": lambda folder, patch: {"length": 11} | SIZES,
     "copying": lambda folder, patch: {"length": 3} | SIZES,
     "denoising": lambda folder, patch: {"length": 3} | SIZES,
     "memorization": lambda folder, patch: {"length": 3} | SIZES,

@@ -19,6 +19,7 @@ from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir
 
 CAPTIONS = {
     "learning_curve": "Loss, metrics of the task and the gradient's norm over training.",
+    "evaluation_by_length": "The trained network at other lengths of its task than the one that it was trained at.",
     "gradient_flow": "The gradient of the loss that reaches each time step, before and after training.",
     **{figure.name: figure.caption for each in DIAGNOSTICS.values() for figure in each.figures},
     "horizon": "The gradient that reaches each time step, on the rows of the diagnosis.",

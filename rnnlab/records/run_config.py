@@ -34,6 +34,8 @@ class EarlyStoppingOptions:
     """After how many evaluations without an improvement the run ends; None: never."""
     min_change: NonNegative = 0.0
     """An improvement is one by more than this."""
+    when_solved: bool = False
+    """Whether the run ends at the first evaluation that solves its task, as summary.json counts it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ class Workdir:
         self.parameters = folder / "parameters.npz"
         """In the place of `checkpoints` where the folder was made to be handed on."""
         self.evaluation = folder / "evaluation.json"
+        self.evaluation_by_length = folder / "evaluation_by_length.json"
         self.recognition = folder / "recognition.json"
         self.recognition_arrays = folder / "recognition.npz"
         self.diagnosis = folder / "diagnosis.json"

@@ -12,15 +12,19 @@ from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task, We
 from rnnlab.tasks.copying import Copying, Denoising, Memorization
 from rnnlab.tasks.generated import GeneratedTask
 from rnnlab.tasks.language_model import LanguageModel, Sentences
+from rnnlab.tasks.multiplication import Multiplication
 from rnnlab.tasks.pixels import Pixels
 from rnnlab.tasks.random_permutation import RandomPermutation
 from rnnlab.tasks.speech import Speech
 from rnnlab.tasks.state_tracking import Dyck, Parity
 from rnnlab.tasks.temporal_order import TemporalOrder
+from rnnlab.tasks.xor import Xor
 
 TASKS: Table[Callable[..., Task]] = Table(
     {
         "adding": Adding,
+        "multiplication": Multiplication,
+        "xor": Xor,
         "copying": Copying,
         "denoising": Denoising,
         "memorization": Memorization,
@@ -87,6 +91,7 @@ __all__ = [
     "GeneratedTask",
     "LanguageModel",
     "Memorization",
+    "Multiplication",
     "Parity",
     "Pixels",
     "RandomPermutation",
@@ -98,6 +103,7 @@ __all__ = [
     "TaskSpec",
     "TemporalOrder",
     "Weighted",
+    "Xor",
     "find_task",
     "make_task",
 ]

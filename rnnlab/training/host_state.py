@@ -69,14 +69,20 @@ class HostState:
         curriculum: Curriculum,
         convergence: Convergence,
         plateau: Plateau | None = None,
+        ends_solved: bool = False,
     ):
-        self.intervals = intervals
+        self.intervals, self.ends_solved = intervals, ends_solved
         self.stopping, self.curriculum, self.plateau, self.convergence = stopping, curriculum, plateau, convergence
         self.train: dict[str, float] = {}
         """The last means that were logged."""
         self.validation: dict[str, float] = {}
         """The last evaluation of this stage."""
         self.clock = TrainingClock()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run ends here before its last step: patience is used up, or the task is solved."""
+        return self.stopping.exhausted or (self.ends_solved and self.convergence.step is not None)
 
     def logs(self, step: int) -> bool:
         """Whether the means of training are written at this step."""

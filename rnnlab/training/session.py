@@ -65,7 +65,7 @@ class Session:
     @property
     def exhausted(self) -> bool:
         """Whether early stopping ends the run here; a stage that begins here begins with all patience."""
-        return self.host.stopping.exhausted and not self.host.curriculum.due(self.step)
+        return self.host.exhausted and not self.host.curriculum.due(self.step)
 
     @property
     def goes_on(self) -> bool:

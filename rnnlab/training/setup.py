@@ -134,13 +134,24 @@ def stage_labels(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _check_alike(stages: list[Programs], field: str) -> None:
     """Raises a ConfigError where the state of a stage is not that of the last; field: the curriculum's."""
-    *earlier, last = [_shapes(programs) for programs in stages]
-    for stage, each in enumerate(earlier, 1):
-        for name in (n for n in sorted(each | last) if each.get(n) != last.get(n)):
+    *earlier, last = stages
+    for stage, programs in enumerate(earlier, 1):
+        if difference := state_difference(programs, last):
+            name, here, there = difference
             raise ConfigError(
-                f"curriculum.field: task.{field} changes what is trained: {name} is {each.get(name, 'absent')} in "
-                f"stage {stage}, {last.get(name, 'absent')} in the last"
+                f"curriculum.field: task.{field} changes what is trained: {name} is {here} in stage {stage}, {there} "
+                "in the last"
             )
+
+
+def state_difference(programs: Programs, others: Programs) -> tuple[str, str, str] | None:
+    """The first array, by name, of which the states of two programs have not the same: its name, and what it is in
+    either, as "float32[8, 1]" or "absent"; None where the states are alike."""
+    shapes, theirs = _shapes(programs), _shapes(others)
+    for name in sorted(shapes | theirs):
+        if shapes.get(name) != theirs.get(name):
+            return name, shapes.get(name, "absent"), theirs.get(name, "absent")
+    return None
 
 
 def _shapes(programs: Programs) -> dict[str, str]:
@@ -218,4 +229,8 @@ def make_host_state(
         schedule = {name: value for name, value in config["optimizer"]["schedule"].items() if name != "name"}
         plateau = Plateau(metric, better, **schedule)
     convergence = Convergence(solved, 1.0 if solved is None else sign(solved[0], "task"))
-    return HostState(intervals_of(config), stopping, stages, convergence, plateau)
+    if watched["when_solved"] and solved is None:
+        raise ConfigError(
+            f"early_stopping.when_solved: the task {config['task']['name']} has no value that counts as solved"
+        )
+    return HostState(intervals_of(config), stopping, stages, convergence, plateau, watched["when_solved"])

@@ -305,7 +305,7 @@ def test_the_order_of_overrides_does_not_matter(name: str) -> None:
 def test_resolving_fills_in_every_default() -> None:
     config = resolved()
     assert config["batch_size"] == 16
-    assert config["early_stopping"] == {"metric": "loss", "patience": None, "min_change": 0.0}
+    assert config["early_stopping"] == {"metric": "loss", "patience": None, "min_change": 0.0, "when_solved": False}
     off = dict.fromkeys(("noise", "time_shift", "time_mask", "token_replacement", "pixel_shift"))
     assert config["augmentation"] == off
     assert config["model"]["recurrence"] == {"backend": "auto", "chunk": None, "unroll_steps": 1, "store": "auto"}

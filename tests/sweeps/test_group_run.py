@@ -25,6 +25,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.sweeps.replicas.group_run import KeptPrograms, run_group
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.space import Setting
+from rnnlab.tasks import Adding
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
@@ -154,6 +155,19 @@ def test_checkpoints_are_those_of_the_runs_alone(whole, alone, which):
         assert step == expected_step
         for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_replica_ends_where_it_solves_its_task_and_the_others_go_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Adding, "solved", ("loss", 0.3))
+    stops = dict(steps=40, early_stopping=dict(when_solved=True))
+    chosen = [config(**stops), config(seed=3, learning_rate=1e-30, **stops)]
+    settings = [Setting(f"{n:04}", {}, each) for n, each in enumerate(chosen)]
+    assert run_group(settings, tmp_path, tmp_path / "groups" / "0", None, lambda text: None, lambda **_: None)
+    solved, other = (json.loads((tmp_path / "runs" / s.name / "summary.json").read_text()) for s in settings)
+    assert solved["status"] == "stopped_early"
+    assert solved["steps"] == solved["convergence"]["steps"] < 40
+    assert (other["status"], other["steps"], other["convergence"]["steps"]) == ("finished", 40, None)
 
 
 def test_evaluate_gives_the_number_of_the_summary(whole):

@@ -23,6 +23,7 @@ from rnnlab.config.help import render
 from rnnlab.parallel import devices
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.run_config import RunOptions, resolve_config
+from rnnlab.tasks import Adding
 from rnnlab.training import conclusion
 from rnnlab.training.checkpoints import Checkpoints, ocp
 from rnnlab.training.clock import TrainingClock
@@ -280,6 +281,22 @@ def test_early_stopping_stops_after_patience_and_stays_stopped(tmp_path):
     assert summary["steps"] == 60
     assert summary["best"]["step"] == 20
     assert train_and_evaluate(config, tmp_path)["steps"] == 60
+
+
+def test_a_run_ends_at_the_first_evaluation_that_solves_its_task_where_that_is_wanted(tmp_path, monkeypatch):
+    losses = {20: 1.0, 40: 0.009, 60: 0.5}
+    monkeypatch.setattr(Run, "evaluate", lambda run, state, split, halts=None: {"loss": losses[int(state.step)]})
+    config = small(early_stopping=dict(when_solved=True))
+    for _ in range(2):  # The same command leaves it as it is.
+        summary = train_and_evaluate(config, tmp_path)
+        assert (summary["status"], summary["steps"]) == ("stopped_early", 40)
+        assert summary["convergence"]["steps"] == 40
+
+
+def test_a_run_cannot_end_at_a_solution_that_its_task_does_not_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(Adding, "solved", None)
+    with pytest.raises(ConfigError, match=r"^early_stopping.when_solved: the task adding has no value that counts"):
+        train_and_evaluate(small(early_stopping=dict(when_solved=True)), tmp_path)
 
 
 def test_checkpoint_of_the_best_value_is_kept_where_it_is_better_by_less_than_min_change(tmp_path, monkeypatch):

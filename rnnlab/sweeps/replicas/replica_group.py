@@ -150,7 +150,7 @@ class ReplicaGroup:
             except Halted:
                 return False
             for _, member in self._running():
-                if member.memory.stopping.exhausted:
+                if member.memory.exhausted:
                     member.status = "stopped_early"
                 elif target == steps:
                     member.status = "finished"
