@@ -7,10 +7,11 @@
 
 Prints the metrics and writes them to WORKDIR/evaluation.json; with --split=all under each split's name. --test_lengths,
 for a task with an option `length`, evaluates at these lengths in place of the run's own, writes them to
-WORKDIR/evaluation_by_length.json and draws WORKDIR/plots/evaluation_by_length.png. --decode, for runs of the task
-speech, adds the phone error rate of a Viterbi decoding, all transcripts in WORKDIR/recognition.json, and figures of an
-utterance and of confused phones in WORKDIR/plots. For a published network, as those in docs/results/checkpoints, all
-files go to runs/NAME-published; --output names another folder.
+WORKDIR/evaluation_by_length.json and draws WORKDIR/plots/evaluation_by_length.png. For a task that names its classes,
+as time_series does, WORKDIR/confusion.json counts which are taken for which, and WORKDIR/plots/confusion.png shows it.
+--decode, for runs of the task speech, adds the phone error rate of a Viterbi decoding, all transcripts in
+WORKDIR/recognition.json, and figures of an utterance and of confused phones in WORKDIR/plots. For a published network,
+as those in docs/results/checkpoints, all files go to runs/NAME-published; --output names another folder.
 Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
@@ -71,16 +72,17 @@ def main(argv: Sequence[str]) -> int:
         _by_length(run, restored.state, restored.step, config, values.data_dir, lengths, splits, output)
         return cli.FINISHED
     results = {s: {"step": restored.step, "split": s, **run.evaluate(restored.state, s)} for s in splits}
+    confused = {} if run.task.classes is None else _confused(run, restored.state, splits)
     recognized = _recognized(run, restored.state, splits) if values.decode else {}
     for split, each in recognized.items():
         results[split] |= each.values
     written = results if values.split == "all" else results[splits[0]]
-    figures = []
+    figures: list[Path] = []
     with cli.beside_numbers():
         check_idle(output)
         write_text(Workdir(output).evaluation, json.dumps(plain(written), indent=2) + "\n")
-        if recognized:
-            figures = _keep(recognized, output)
+        figures += _keep_confused(confused, output) if confused else []
+        figures += _keep(recognized, output) if recognized else []
     _print(list(results.values()), figures)
     return cli.FINISHED
 
@@ -121,6 +123,21 @@ def _by_length(
     _print(evaluations, figures)
 
 
+def _confused(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, Any]:
+    """Of each split how many examples of a class are taken for another."""
+    from rnnlab.training.outputs import confusion
+
+    return {s: {"classes": run.task.classes, "counts": confusion(run, state, s).tolist()} for s in splits}
+
+
+def _keep_confused(confused: Mapping[Split, Any], output: Path) -> list[Path]:
+    """Writes the file and the figure, that of the last split, to the folder and returns the figure."""
+    from rnnlab.plots import confusion
+
+    write_text(Workdir(output).confusion, json.dumps(confused) + "\n")
+    return [confusion(output)]
+
+
 def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, "Recognition"]:
     """Recognises the phones of each split."""
     from rnnlab.training.recognition import recognize
@@ -130,12 +147,12 @@ def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Sp
 
 def _keep(recognized: Mapping[Split, "Recognition"], output: Path) -> list[Path]:
     """Writes files and figures to the folder and returns the figures; the arrays are those of the last split."""
-    from rnnlab.plots import confusion, utterance
+    from rnnlab.plots import phone_confusion, utterance
 
     written = {split: {**each.values, "transcripts": each.transcripts} for split, each in recognized.items()}
     write_text(Workdir(output).recognition, json.dumps(written, indent=1) + "\n")
     write_arrays(Workdir(output).recognition_arrays, list(recognized.values())[-1].arrays, compressed=True)
-    return [utterance(output), confusion(output)]
+    return [utterance(output), phone_confusion(output)]
 
 
 if __name__ == "__main__":

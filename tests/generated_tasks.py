@@ -12,6 +12,7 @@ import pytest
 from rnnlab.config.fields import takes
 from rnnlab.datasets import mnist
 from rnnlab.tasks import TASKS
+from tests.generated_series import write_set
 from tests.generated_timit import SPEAKERS, write_corpus
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -51,6 +52,11 @@ def _speech(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"folder": str(corpus), "cache_dir": str(folder / "cache"), "bucket": 1}
 
 
+def _time_series(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_set(folder)
+    return {"path": "Ramps"}
+
+
 _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "adding": lambda folder, patch: {"length": 6} | SIZES,
     "multiplication": lambda folder, patch: {"length": 11} | SIZES,
@@ -66,6 +72,7 @@ _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "sentences": lambda folder, patch: _text(folder, patch) | {"longest": 5},
     "pixels": _images,
     "speech": _speech,
+    "time_series": _time_series,
 }
 """A task that is not here has its defaults."""
 

@@ -5,6 +5,7 @@ import os
 # Before matplotlib reads them: figures are files, and alike whatever a user's shell and matplotlibrc say.
 os.environ["MPLBACKEND"] = "agg"
 os.environ["MATPLOTLIBRC"] = os.devnull
+from rnnlab.plots.confusion import confusion
 from rnnlab.plots.diagnosis import diagnosis
 from rnnlab.plots.language_models import validation_curves
 from rnnlab.plots.observed import compare_training, observed
@@ -17,7 +18,7 @@ from rnnlab.plots.runs import (
     learning_rate_range,
     mitigations,
 )
-from rnnlab.plots.speech import confusion, speech_comparison, utterance
+from rnnlab.plots.speech import phone_confusion, speech_comparison, utterance
 
 __all__ = [
     "benchmark_ratios",
@@ -31,6 +32,7 @@ __all__ = [
     "mitigations",
     "observed",
     "page",
+    "phone_confusion",
     "speech_comparison",
     "utterance",
     "validation_curves",

@@ -22,6 +22,7 @@ CAPTIONS = {
     "evaluation_by_length": "The trained network at other lengths of its task than the one that it was trained at.",
     "gradient_flow": "The gradient of the loss that reaches each time step, before and after training.",
     **{figure.name: figure.caption for each in DIAGNOSTICS.values() for figure in each.figures},
+    "confusion": "Of the examples of each class, the share taken for each other.",
     "horizon": "The gradient that reaches each time step, on the rows of the diagnosis.",
     "jacobians": "Eigenvalues and singular values of step Jacobians, and singular values of their products.",
     "lyapunov": "Finite-time Lyapunov exponents: above 0 small differences grow, below they die out.",

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from rnnlab.datasets.features import BINS, SHIFT
 from rnnlab.datasets.phones import PHONES
 from rnnlab.files import AGAIN, read_arrays, read_json
+from rnnlab.plots.confusion import draw_confusion
 from rnnlab.plots.style import COLOURS, save
 from rnnlab.records.workdir import Workdir
 
@@ -61,19 +62,10 @@ def _draw_track(axis: Axes, phones: np.ndarray, height: float) -> None:
             axis.text(FRAME * (start + end) / 2, height, PHONES[39][phone], ha="center", va="center", fontsize=7)
 
 
-def confusion(workdir: Path) -> Path:
+def phone_confusion(workdir: Path) -> Path:
     """WORKDIR/plots/confusion.png: of the frames of each of the 39 phones, the share taken for each other."""
-    counts = read_arrays(Workdir(workdir).recognition_arrays, AGAIN, ["confusion"])["confusion"].astype(float)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axis = plt.subplots(figsize=(9, 8), layout="constrained")
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for set_ticks in (axis.set_xticks, axis.set_yticks):
-        set_ticks(range(39), PHONES[39], fontsize=7)
-    axis.tick_params("x", rotation=90)
-    axis.set_xlabel("taken for")
-    axis.set_ylabel("spoken")
-    axis.set_title(f"frames of the 39 phones, {np.trace(counts) / max(counts.sum(), 1):.1%} right")
-    figure.colorbar(image, ax=axis, label="share of the frames of the phone spoken")
+    counts = read_arrays(Workdir(workdir).recognition_arrays, AGAIN, ["confusion"])["confusion"]
+    figure = draw_confusion(counts, PHONES[39], "frames of the 39 phones", "spoken")
     return save(figure, Workdir(workdir).figure("confusion"))
 
 

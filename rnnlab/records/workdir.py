@@ -46,6 +46,7 @@ class Workdir:
         """In the place of `checkpoints` where the folder was made to be handed on."""
         self.evaluation = folder / "evaluation.json"
         self.evaluation_by_length = folder / "evaluation_by_length.json"
+        self.confusion = folder / "confusion.json"
         self.recognition = folder / "recognition.json"
         self.recognition_arrays = folder / "recognition.npz"
         self.diagnosis = folder / "diagnosis.json"

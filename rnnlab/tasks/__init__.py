@@ -18,6 +18,7 @@ from rnnlab.tasks.random_permutation import RandomPermutation
 from rnnlab.tasks.speech import Speech
 from rnnlab.tasks.state_tracking import Dyck, Parity
 from rnnlab.tasks.temporal_order import TemporalOrder
+from rnnlab.tasks.time_series import TimeSeries
 from rnnlab.tasks.xor import Xor
 
 TASKS: Table[Callable[..., Task]] = Table(
@@ -36,6 +37,7 @@ TASKS: Table[Callable[..., Task]] = Table(
         "sentences": Sentences,
         "pixels": Pixels,
         "speech": Speech,
+        "time_series": TimeSeries,
     },
     "a rnnlab.tasks.Task",
     lambda product: isinstance(product, Task),
@@ -102,6 +104,7 @@ __all__ = [
     "Task",
     "TaskSpec",
     "TemporalOrder",
+    "TimeSeries",
     "Weighted",
     "Xor",
     "find_task",

@@ -113,6 +113,8 @@ class Task(abc.ABC):
     """Seed of what is fixed across runs: validation, test, and a fixed training set."""
     packed = False
     """Whether a training example is several short ones in a row, told apart by `resets`."""
+    classes: tuple[str, ...] | None = None
+    """The name of each class, where each row is of one: `rnnlab.evaluate` then shows which are taken for which."""
     words: tuple[str, ...] | None = None
     """The name of each token of the vocabulary, for pretrained embeddings."""
     image_shape: tuple[int, int] | None = None
@@ -161,6 +163,10 @@ class Task(abc.ABC):
 
         outputs: [B, O] or [T, B, O], or with `model.softmax` a `rnnlab.nn.cross_entropy.Distribution`.
         """
+
+    def decided(self, outputs: Any, batch: Batch) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        """The class that each row has, and the one that the outputs [B, C] take it for; of a task with `classes`."""
+        return batch.targets, outputs.argmax(-1)
 
     def sample(self, count: int) -> np.ndarray:
         """Positions of at most so many validation examples for a closer look: the first or, where they go by length, as

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.phones import PHONES, folding
 from rnnlab.datasets.timit import STATES
 from rnnlab.tasks import Speech, Split
-from rnnlab.tasks.base import Batch
+from rnnlab.training.outputs import batches_of
 from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 
@@ -231,22 +230,10 @@ def recognize(run: Run, state: TrainState, split: Split) -> Recognition:
 
 def log_posteriors(run: Run, state: TrainState, split: Split) -> list[np.ndarray]:
     """ln p(class | features) of every utterance of a split of the run's task, float32 [T, C] each."""
-    size = run.task.size(split)
-    assert size is not None
-    width = min(run.eval_batch_size, size)
-
-    @jax.jit
-    def outputs(params: Any, buffers: Any, data: Any, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        batch: Batch = run.task.batch(data, jnp.int32(0), split, rows)
-        logits: Any = run.programs.structure.network(params, buffers)(batch.inputs, batch.lengths, resets=batch.resets)
-        return jax.nn.log_softmax(logits), batch.lengths
-
     posteriors = []
-    for start in range(0, size, width):
-        rows = jnp.minimum(jnp.arange(start, start + width, dtype=jnp.uint32), size - 1)
-        values, lengths = map(np.asarray, outputs(state.evaluated, state.buffers, run.data, rows))
-        posteriors += [values[:length, row] for row, length in enumerate(lengths)]
-    return posteriors[:size]
+    for (values, lengths), rows in batches_of(run, state, split, lambda o, b: (jax.nn.log_softmax(o), b.lengths)):
+        posteriors += [values[:length, row] for row, length in enumerate(lengths[:rows])]
+    return posteriors
 
 
 def _summed(posteriors: np.ndarray, folded: np.ndarray) -> np.ndarray:
