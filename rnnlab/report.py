@@ -6,10 +6,10 @@
 
 Shows the best setting of every group. For every setting it shows the mean over seeds with its 95 % interval, the share
 of runs that diverged, and steps and seconds to the task's threshold. It compares every setting with the baseline:
-values paired by seed, counts of diverged and solved runs by an exact test, both corrected by Holm. It draws heat maps,
-learning curves and parallel coordinates, and lists the command that makes each run alone. Diverged runs have no value;
-runs that are not over are named. report.html holds its figures and opens without a network; the figures of report.md
-are in plots/ beside it.
+values paired by seed, counts of diverged and solved runs by an exact test, both corrected by Holm. It draws the share
+of runs that solved the task over a number that was swept, heat maps, learning curves and parallel coordinates, and
+lists the command that makes each run alone. Diverged runs have no value; runs that are not over are named. report.html
+holds its figures and opens without a network; the figures of report.md are in plots/ beside it.
 Exit status: 0, or 2 for a mistake in the command, a folder that is not a sweep, or a sweep none of whose runs is over.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnnlab.plots.style import COLOURS, make_grid, save, without_spikes
+from rnnlab.plots.style import COLOURS, GREY, make_grid, save, without_spikes
 
 LINES = len(COLOURS)
 """How many curves a panel can hold, a colour each."""
@@ -101,6 +101,57 @@ def _reach(values: Sequence[float], ends: Sequence[float], logarithmic: bool) ->
     limits = np.array([reached.min() - margin, reached.max() + margin])
     left, right = 10.0**limits if logarithmic else limits
     return float(left), float(right)
+
+
+# --- runs that solved their task --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A line of `solved`."""
+
+    label: str
+    colour: int
+    """The number of its colour, below LINES."""
+    x: Sequence[float]
+    shares: Sequence[tuple[float, float, float]]
+    """At each x the share of runs and the ends of its interval."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something said of a place on the axis of `solved`."""
+
+    value: float
+    text: str
+
+
+def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path) -> Path:
+    """The share of runs that solved their task over a number, each line a little beside the others, which would lie on
+    it at 0 and at 1; claims stand where they are said to hold."""
+    figure, ((axis,),) = make_grid(1, 1, 6.4, 4.2 + 0.15 * len(lines))
+    places = np.array([*(value for line in lines for value in line.x), *(claim.value for claim in claims)])
+    logarithmic = spread(places)
+    if logarithmic:
+        axis.set_xscale("log")
+    for number, line in enumerate(lines):
+        aside = (number - (len(lines) - 1) / 2) * 0.012
+        values = np.array(line.x, float)
+        values = values * 2**aside if logarithmic else values + aside * (np.ptp(places) or 1.0)
+        share, low, high = np.array(line.shares).T
+        colour = COLOURS[line.colour]
+        axis.plot(values, share, "o-", color=colour, linewidth=1.6, markersize=5, label=line.label)
+        axis.vlines(values, low, high, color=colour, alpha=0.35, linewidth=3)
+    for claim in claims:
+        axis.axvline(claim.value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
+        look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8, "color": GREY}
+        axis.text(claim.value, 0.5, f"{claim.text} ", transform=axis.get_xaxis_transform(), **look)
+    axis.set_ylim(-0.04, 1.04)
+    axis.set_xlabel(x)
+    axis.set_ylabel("share of runs that solved the task")
+    # Below the axes: within them it would cover a line.
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.17), borderaxespad=0)
+    return save(figure, path)
 
 
 # --- learning curves -------------------------------------------------------------------------------------------------

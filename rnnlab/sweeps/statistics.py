@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # scipy.stats has the same two and takes a second more to import.
+from scipy.special import betaincinv, stdtr, stdtrit  # scipy.stats has the same two and takes a second more to import.
 
 from rnnlab.records.workdir import DONE
 
@@ -103,6 +103,14 @@ def mean_band(values: np.ndarray, scale: Scale = PLAIN) -> tuple[np.ndarray, np.
         if scale.logarithms:
             return np.where(count == 1, alone, np.exp(mean)), np.exp(ends[0]), np.exp(ends[1])
         return mean, np.maximum(ends[0], scale.low), np.minimum(ends[1], scale.high)
+
+
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """The exact interval of a share of which `count` of `of` were seen (Clopper and Pearson, 1934)."""
+    tail = (1 - LEVEL) / 2
+    low = 0.0 if count == 0 else float(betaincinv(count, of - count + 1, tail))
+    high = 1.0 if count == of else float(betaincinv(count + 1, of - count, 1 - tail))
+    return low, high
 
 
 def paired_test(differences: Sequence[float]) -> float | None:

@@ -102,7 +102,7 @@ def table(text: str, below: str) -> list[dict[str, str]]:
 @pytest.fixture
 def nothing_drawn(monkeypatch) -> None:
     """For tests of words: figures take seconds."""
-    for name in ("draw_dots", "draw_heat_maps", "draw_curves", "draw_coordinates"):
+    for name in ("draw_solved", "draw_dots", "draw_heat_maps", "draw_curves", "draw_coordinates"):
         monkeypatch.setattr(f"rnnlab.sweeps.report.document.{name}", lambda view, folder: [])
 
 
@@ -150,14 +150,14 @@ def test_the_page_stands_alone_and_is_well_formed(full):
     reader = Reader()
     reader.feed(read(full, "report.html"))
     assert reader.open == []
-    assert len(reader.sources) == len(list((full.workdir / "out" / "plots").iterdir())) == 4
+    assert len(reader.sources) == len(list((full.workdir / "out" / "plots").iterdir())) == 5
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     assert "a <b>" not in read(full, "report.html")
 
 
 def test_every_figure_of_the_markdown_is_a_picture_beside_it(full):
     links = re.findall(r"^!\[.*\]\(<(.*)>\)$", read(full), re.M)
-    assert len(links) == 4
+    assert len(links) == 5
     for link in links:
         image = matplotlib.image.imread(full.workdir / "out" / link)
         assert min(image.shape[:2]) > 300
@@ -391,7 +391,7 @@ def drawn(monkeypatch) -> dict[str, Any]:
 
         return draw
 
-    for name in ("dots", "ribbons"):
+    for name in ("dots", "ribbons", "solved"):
         monkeypatch.setattr(figures.plots, name, stand_in(name))
     for name in ("heat_map", "parallel_coordinates"):
         monkeypatch.setattr(figures.sweep_axes, name, stand_in(name))

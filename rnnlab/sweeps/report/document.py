@@ -17,8 +17,9 @@ from rnnlab.records.workdir import DONE
 from rnnlab.sweeps.report.compared import compared
 from rnnlab.sweeps.report.comparison import partners
 from rnnlab.sweeps.report.figures import View, draw_coordinates, draw_curves, draw_dots, draw_heat_maps, value_text
+from rnnlab.sweeps.report.solved import draw_solved
 from rnnlab.sweeps.report.table import make_rows
-from rnnlab.sweeps.report.words import interval_text, mean_text, number_text, run_ranges
+from rnnlab.sweeps.report.words import goals, interval_text, mean_text, number_text, run_ranges
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.question import check_metric, larger_is_better, read_baseline, shares, short_names
 from rnnlab.sweeps.statistics import (
@@ -84,15 +85,16 @@ def write_report(
     baselines = list({id(other): other for _, other in pairs}.values())
     varying = [path for path in axes if len({repr(r.axes[path]) for r in results.settings}) > 1]
     scale = _scale(metric, results.settings)
-    view = View(workdir, metric, sign, scale, results.settings, varying, short_names(axes), baselines, list(group))
+    names, claims = short_names(axes), (sweep.get("sweep") or {}).get("claims", ())
+    view = View(workdir, metric, sign, scale, results.settings, varying, names, baselines, list(group), claims)
 
     blocks: list[Block] = _summary(view, sweep, every, rows, results, chosen, command)
     blocks += _best(view, rows)
     if chosen:
-        blocks += compared(view, pairs, alone, chosen, _goals(rows))
+        blocks += compared(view, pairs, alone, chosen, goals(rows))
     folder = ReportDir(output).plots
     drawn: list[Picture] = []
-    for draw in (draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
+    for draw in (draw_solved, draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
         drawn += draw(view, folder)
     blocks += [Heading("Figures"), *drawn] if drawn else []
     blocks += _settings(view, rows)
@@ -188,18 +190,18 @@ def _best(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     beside = _tested(view, rows)
-    goals = _goals(rows)
+    named = goals(rows)
     head = [*(view.labels[path] for path in view.axes), "seeds", view.scale.mean, "95 % interval"]
     pruned = any(row["status"] == "pruned" for row in rows)
     head += [*(["test"] if beside else []), "diverged", *(["pruned at"] if pruned else [])]
-    head += [*(["solved", "steps", "seconds"] if goals else []), "runs"]
+    head += [*(["solved", "steps", "seconds"] if named else []), "runs"]
     table = []
     for result in ranked(view.settings, view.sign):
         cells = [*(value_text(result.axes[path]) for path in view.axes), *_numbers(view, result, beside)]
         if pruned:
             steps = {f"step {row['steps']}": None for row in result.rows if row["status"] == "pruned"}
             cells.append(", ".join(steps) or "–")
-        if goals:
+        if named:
             reached, steps = median_reached(result.rows, "convergence.steps")
             seconds = median_reached(result.rows, "convergence.seconds")[1]
             cells += [f"{reached} of {len(result.rows)}", number_text(steps), number_text(seconds)]
@@ -208,9 +210,9 @@ def _settings(view: View, rows: Sequence[Mapping[str, Any]]) -> list[Block]:
         f"The {view.scale.mean} and its 95 % interval ({view.scale.interval}) over the seeds that have a value. The "
         f"best first, by the {'arithmetic ' if view.scale.logarithms else ''}mean."
     )
-    if goals:
+    if named:
         words += (
-            f" Solved: runs that came to a validation {' or '.join(goals)}; steps and seconds until then are medians "
+            f" Solved: runs that came to a validation {' or '.join(named)}; steps and seconds until then are medians "
             "over all runs, – where not more than half came to it. The clock of runs that were trained as replicas is "
             "that of their group."
         )
@@ -248,12 +250,6 @@ def _find_tasks(sweep: Mapping[str, Any]) -> None:
 def _scale(metric: str, settings: Sequence[Result]) -> Scale:
     """The scale of means and intervals of a metric: the same for all settings."""
     return scale_of([v for result in settings for v in result.values.values()], _short(metric) in shares())
-
-
-def _goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The goals that count as solved, for people: "loss of 0.01"."""
-    goals = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
-    return [f"{metric} of {threshold:g}" for metric, threshold in sorted(goals)]
 
 
 def _tested(view: View, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], float]:

@@ -6,7 +6,7 @@ Every function returns figures with their captions, none where the sweep has not
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class View:
     baselines: list[Result]
     group: list[str]
     """The axes that the user grouped by, or none."""
+    claims: Sequence[Mapping[str, Any]] = ()
+    """Those of the sweep's file; see `sections.ClaimOptions`."""
 
     def mean(self, result: Result) -> Mean:
         """The mean of a setting, over the runs that have a value."""
@@ -60,7 +62,7 @@ class View:
     def values(self, path: str) -> list[Any]:
         """The values of an axis: numbers in order, others as the sweep has them."""
         values = list({repr(r.axes[path]): r.axes[path] for r in self.settings}.values())
-        return sorted(values) if all(_is_number(v) for v in values) else values
+        return sorted(values) if all(is_number(v) for v in values) else values
 
 
 def value_text(value: Any) -> str:
@@ -71,7 +73,8 @@ def value_text(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of an axis is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -121,12 +124,12 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
         pairs = [(view.group[0], view.group[1])]
     else:
         sides = [path for path in view.axes if 2 <= len(view.values(path)) <= GRID_SIDE]
-        sides = [path for path in sides if not any(_goes_with(view, path, other) for other in sides)]
+        sides = [path for path in sides if not any(goes_with(view, path, other) for other in sides)]
         pairs = [pair for pair in itertools.combinations(sides, 2) if _filled(view, pair)]
     pictures = []
     for y, x in pairs[:GRIDS]:
         columns, rows = view.values(x), view.values(y)
-        if not all(_is_number(v) for v in rows):
+        if not all(is_number(v) for v in rows):
             rows.reverse()  # Names are read from the top, numbers grow upwards.
         values, notes = np.full((len(rows), len(columns)), np.nan), [[""] * len(columns) for _ in rows]
         shown, places = [result for result, _ in best_by(view.settings, [y, x], view.sign)], {}
@@ -159,7 +162,7 @@ def draw_heat_maps(view: View, folder: Path) -> list[Picture]:
     return pictures
 
 
-def _goes_with(view: View, path: str, other: str) -> bool:
+def goes_with(view: View, path: str, other: str) -> bool:
     """Whether another axis decides this one, as the cell does a learning rate that is zipped with it; of two that
     decide each other the later one goes with the earlier."""
     both = len({result.key([path, other]) for result in view.settings})
@@ -271,7 +274,7 @@ def draw_coordinates(view: View, folder: Path) -> list[Picture]:
     axes = []
     for path in view.axes[:COORDINATES]:
         values = view.values(path)
-        if all(_is_number(v) for v in values):
+        if all(is_number(v) for v in values):
             numbers = np.array([float(r.axes[path]) for r in shown])
             # Uniform draws from 0 up may span decades, too, but few of them lie far below the others.
             logarithmic = plots.spread(numbers) and float(numbers.max()) > 5 * float(np.median(numbers))

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rnnlab.sweeps.statistics import Mean
 
@@ -26,6 +27,12 @@ def mean_text(mean: Mean) -> str:
 def p_text(p: float) -> str:
     """Two digits."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def goals(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The goals of runs that count as solved, for people: "loss of 0.01"; rows: of `table.make_rows`."""
+    named = {(r["convergence.metric"], r["convergence.threshold"]) for r in rows if r.get("convergence.metric")}
+    return [f"{metric} of {threshold:g}" for metric, threshold in sorted(named)]
 
 
 def run_ranges(names: Iterable[str]) -> str:

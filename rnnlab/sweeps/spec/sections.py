@@ -57,6 +57,18 @@ class OptunaOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClaimOptions:
+    """Words of a publication on an axis, for the figure of the share of runs that solved the task."""
+
+    axis: str
+    """Its path."""
+    value: float
+    """Where on the axis it stands."""
+    text: str
+    """The claim, as "plain SGD fails above"."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """The fields of a file in configs/sweeps/, as `get_config` returns them. A point is {path: value} of a run."""
 
@@ -75,6 +87,8 @@ class SweepOptions:
     """Further points; without product, zip and draws they are all."""
     baseline: Mapping | None = None
     """{path: value} of the runs that a report compares with."""
+    claims: tuple[ClaimOptions, ...] = ()
+    """Words of publications, which a report's figure has beside the share of runs that solved the task."""
     halving: HalvingOptions | None = None
     """The worse settings end early."""
     optuna: OptunaOptions | None = None
