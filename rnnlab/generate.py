@@ -9,6 +9,7 @@ with the task `sentences` also at the end of the sentence. Sample i of a seed is
 Exit status: 0, or 2 for a mistake in the command or the workdir, or where the network's numbers are not finite.
 """
 
+import codecs
 import itertools
 import math
 import sys
@@ -220,7 +221,7 @@ def _prompt(text: str, vocabulary: Vocabulary, single: bool) -> list[int]:
         raise ConfigError("--prompt: this run knows single sentences, and the prompt has the end of one in it")
     tokens = [int(token) for token in vocabulary.encode(words)]
     unknown = list(dict.fromkeys(word for word in words if word not in vocabulary))
-    what = {"word": "words", "character": "characters"}[vocabulary.level]
+    what = {"word": "words", "character": "characters", "byte": "bytes"}[vocabulary.level]
     if words and all(token == vocabulary.unknown for token in tokens):
         listed = _listed(list(dict.fromkeys(words)))
         raise ConfigError(f"--prompt: none of its {what} ({listed}) is in the run's vocabulary")
@@ -238,10 +239,13 @@ def _listed(words: Sequence[str]) -> str:
 def _show(vocabulary: Vocabulary, tokens: Iterable[int]) -> None:
     """Prints the words of tokens as they come, as `Vocabulary.join` puts them together, and ends the line."""
     before = end = END[vocabulary.level]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # A character may be several bytes.
     for word in map(vocabulary.words.__getitem__, tokens):
         between = " " if vocabulary.level == "word" and end not in (before, word) else ""
-        print(between, "\n" if word == end else word, sep="", end="", flush=True)
+        shown = decoder.decode(word.encode("latin-1")) if vocabulary.level == "byte" else word
+        print(between, "\n" if word == end else shown, sep="", end="", flush=True)
         before = word
+    print(decoder.decode(b"", final=True), end="")
     if before != end:
         print(flush=True)
 

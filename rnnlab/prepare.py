@@ -3,18 +3,20 @@
     python -m rnnlab.prepare --dataset=lm1b --vocabulary_size=1000000
     python -m rnnlab.prepare --dataset=wikitext-2
     python -m rnnlab.prepare --dataset=tinyshakespeare --level=character
+    python -m rnnlab.prepare --dataset=enwik8 --level=byte
     python -m rnnlab.prepare --dataset=text --source=books --min_count=3
 
 Downloads the files that the data folder lacks, and verifies their checksums. --dataset=text takes any folder of text
 files (.txt, .tokens, .raw) instead: one file or folder for each split, named after it in any letter case (train.txt,
 ptb.valid.txt, wiki.test.tokens; dev is validation), else all of its files split 90/5/5. Files that may be the same
 split, and a split without its file, are refused. Words stand between blanks. A line is a sentence and ends with <eos>;
-at the character level it ends with the line feed. The vocabulary is that of the training text: all of it, the
---vocabulary_size most frequent words (<unk> and <eos> among them), those that occur --min_count times, or the words of
-the file --vocabulary, one a line, with or without counts. Other words become <unk>.
+at the character and the byte level it ends with the line feed. The vocabulary is that of the training text: all of it,
+the --vocabulary_size most frequent words (<unk> and <eos> among them), those that occur --min_count times, or the words
+of the file --vocabulary, one a line, with or without counts. Other words become <unk>.
 Writes train.npy, validation.npy, test.npy, the offsets of their sentences, the vocabulary and meta.json to
 DATA/DATASET/prepared/KEY, where KEY names level and vocabulary; if nothing may be written there, to the user's cache
 folder. With --cache_dir (or RNNLAB_CACHE) it writes there.
+ptb is Mikolov's Penn Treebank, words or characters; text8 and enwik8 have 90, 5 and 5 MB, enwik8 by bytes.
 lm1b has the training shards 1 to 99, held-out shard 1 for validation and 0 for test. --min_count=3 yields the
 benchmark's vocabulary of 793 471 words.
 An interrupted run goes on where it stopped; one that has nothing left to do says so.

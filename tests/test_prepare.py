@@ -16,7 +16,7 @@ import pytest
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import assembly, chunks, text, tokens
-from rnnlab.datasets.text import SPLITS
+from rnnlab.datasets.corpus import SPLITS
 from rnnlab.datasets.tokens import Request, TokenSet, load_tokens, prepare, read_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.parallel.memory import OutOfMemory
@@ -88,7 +88,7 @@ def test_tokens_are_the_words_of_each_line_and_its_end(
 ) -> None:
     found = load(source, **options)
     check(found, dict(zip(SPLITS, map(plain_words, TEXTS.values()), strict=True)), "<eos>")
-    assert found.splits["train"].tokens.dtype == np.uint16
+    assert found.splits["train"].tokens.dtype == np.uint8
     assert len(found.vocabulary) == {"vocabulary_size": 5, "min_count": 3}.get(next(iter(options), ""), 9)
 
 
@@ -527,8 +527,8 @@ def test_command_prepares_says_what_it_made_and_then_that_it_is_there(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--dataset is needed: lm1b, wikitext-2, tinyshakespeare, text"),
-        (["--dataset=ptb"], "ptb"),
+        ([], "--dataset is needed: lm1b, wikitext-2, ptb, tinyshakespeare, text8, enwik8, text"),
+        (["--dataset=enwik9"], "enwik9"),
         (["--dataset=text", "--source=nowhere"], "source nowhere is not a folder"),
         (["--dataset=wikitext-2", "--vocabulary_size=2"], "vocabulary_size"),
     ],

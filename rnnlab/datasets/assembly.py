@@ -12,7 +12,7 @@ import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.chunks import Chunk, cut, number_all, read_numbered
-from rnnlab.datasets.text import SPLITS, Corpus
+from rnnlab.datasets.corpus import SPLITS, Corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary
 from rnnlab.files import whole_file
 from rnnlab.parallel import memory
@@ -54,7 +54,7 @@ def assemble(
     _begin(partial, {**about, "sources": sources})
     for left in folder.glob("*.partial"):  # By a run that was killed while it wrote.
         left.unlink()
-    chunks = cut(corpus.splits, level, partial)
+    chunks = cut(corpus, level, partial)
     everything = [chunk for split in SPLITS for chunk in chunks[split]]
     total, ready = sum(chunk.size for chunk in everything), 0
 
@@ -107,15 +107,19 @@ def _finish(
         raise
     with contextlib.suppress(OSError):
         (folder / META).unlink(missing_ok=True)  # It no longer describes what is there.
-    small = len(vocabulary) <= 1 << 16
     index, unknown = vocabulary.index, vocabulary.unknown
-    ids = np.array([index.get(word.decode(), unknown) for word in merged.words], np.uint16 if small else np.int32)
+    ids = np.array([index.get(word.decode(), unknown) for word in merged.words], id_type(len(vocabulary)))
     splits = {split: _write(chunks[split], merged, ids, vocabulary, folder / split) for split in SPLITS}
     vocabulary.save(folder)
     written = {"split": corpus.note, "vocabulary": {"size": len(vocabulary), "hash": vocabulary.hash}, "splits": splits}
     with whole_file(folder / META) as file:
         file.write((json.dumps({**about, **written}, indent=1) + "\n").encode())
     shutil.rmtree(partial)
+
+
+def id_type(size: int) -> type[np.integer[Any]]:
+    """The smallest type for the ids of so many entries: bytes where they suffice."""
+    return np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32
 
 
 def _begin(partial: Path, manifest: Mapping[str, Any]) -> None:

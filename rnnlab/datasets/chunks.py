@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.text import Part
+from rnnlab.datasets.corpus import Corpus, Part
 from rnnlab.datasets.vocabulary import END, Level
 from rnnlab.files import whole_file
 from rnnlab.parallel.memory import OutOfMemory
@@ -41,6 +41,8 @@ class Chunk(NamedTuple):
     part: Part
     last: bool
     level: Level
+    spelled: bool
+    """As of `Corpus`."""
     output: Path
 
     @property
@@ -56,17 +58,17 @@ class Numbered(NamedTuple):
     ids: np.ndarray
 
 
-def cut(parts: Mapping[str, Sequence[Part]], level: Level, folder: Path) -> dict[str, list[Chunk]]:
+def cut(corpus: Corpus, level: Level, folder: Path) -> dict[str, list[Chunk]]:
     """The pieces of every split, cut behind a blank, a tab or a line feed; their ids go to files in the folder.
 
     Raises:
         ConfigError: a file cannot be read.
     """
     chunks: dict[str, list[Chunk]] = {}
-    for split, of_split in parts.items():
+    for split, of_split in corpus.splits.items():
         pieces = [piece for part in of_split for piece in _pieces(part)]
         chunks[split] = [
-            Chunk(piece, last, level, folder / f"{split}-{number:06}.npz")
+            Chunk(piece, last, level, corpus.spelled, folder / f"{split}-{number:06}.npz")
             for number, (piece, last) in enumerate(pieces)
         ]
     return chunks
@@ -147,21 +149,45 @@ def number(chunk: Chunk) -> int:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(data) != stop - start:
         raise ConfigError(f"{path} became shorter while it was read")
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        line = _line_of(path, start + error.start)
-        raise ConfigError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8") from None
-    data = _plain_lines(data, path) if start == 0 else data.replace(b"\r\n", b"\n")
-    if chunk.level == "character":
-        words, counts, ids = _number_characters(data.decode())
+    if chunk.level == "byte":
+        words, counts, ids = _number_bytes(data)
     else:
-        words, counts, ids = _number_words(data, chunk.last)
+        data = _checked_lines(data, path, start)
+        if chunk.spelled:
+            data = _unspelled(data, path, start)
+        numbered = _number_words(data, chunk.last) if chunk.level == "word" else _number_characters(data.decode())
+        words, counts, ids = numbered
     small = np.uint16 if len(words) <= 1 << 16 else np.uint32
     with whole_file(chunk.output) as file:
         saved = np.frombuffer(SEPARATOR.join(words), np.uint8)
         np.savez(file, words=saved, counts=counts, ids=ids.astype(small, copy=False))
     return chunk.size
+
+
+def _checked_lines(data: bytes, path: Path, start: int) -> bytes:
+    """The bytes of a file from `start` on, UTF-8, as plain lines."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = _line_of(path, start + error.start)
+        raise ConfigError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8") from None
+    return _plain_lines(data, path) if start == 0 else data.replace(b"\r\n", b"\n")
+
+
+def _unspelled(data: bytes, path: Path, start: int) -> bytes:
+    """The text whose characters stand apart, `_` for a blank.
+
+    Raises:
+        ConfigError: two characters stand together.
+    """
+    characters = data.split()
+    if (wrong := next((each for each in characters if len(each) > 1 and len(each.decode()) > 1), None)) is not None:
+        line = _line_of(path, start + data.index(wrong))
+        raise ConfigError(
+            f"{path}, line {line}: {wrong.decode()[:60]!r}; expected characters with a blank between two of them, and "
+            "_ for a blank"
+        )
+    return data.translate(None, b" \t").replace(b"_", b" ")
 
 
 def _plain_lines(data: bytes, path: Path) -> bytes:
@@ -201,6 +227,16 @@ def _number_characters(text: str) -> Numbered:
     histogram = np.bincount(codes)
     distinct = np.flatnonzero(histogram)
     places = np.zeros(len(histogram), np.uint32)
+    places[distinct] = np.arange(len(distinct))
+    return Numbered([chr(code).encode() for code in distinct], histogram[distinct], places[codes])
+
+
+def _number_bytes(data: bytes) -> Numbered:
+    """The bytes in their order, each named by the character of its number."""
+    codes = np.frombuffer(data, np.uint8)
+    histogram = np.bincount(codes, minlength=256)
+    distinct = np.flatnonzero(histogram)
+    places = np.zeros(256, np.uint32)
     places[distinct] = np.arange(len(distinct))
     return Numbered([chr(code).encode() for code in distinct], histogram[distinct], places[codes])
 

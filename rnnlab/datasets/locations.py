@@ -74,14 +74,14 @@ def check_link(path: Path) -> None:
 
 
 def find_file(
-    name: str, url: str, sha256: str, data_dir: str | os.PathLike[str] | None = None, content: str | None = None
+    name: str, url: str, checksum: str, data_dir: str | os.PathLike[str] | None = None, content: str | None = None
 ) -> Path:
     """The path of a data file, downloaded if it is not there, its checksum verified.
 
     Args:
         name: path below the data folder, as "mnist/train-images-idx3-ubyte.gz".
         url: where it is downloaded from.
-        sha256: its checksum, 64 hexadecimal digits.
+        checksum: its sha256, 64 hexadecimal digits, or "md5:" and 32.
         content: of a gzip file, the checksum of what is in it, which may have been compressed anew.
         data_dir: as in `data_root`.
 
@@ -92,15 +92,10 @@ def find_file(
     path = root / name
     check_link(path)
     if path.exists():
-        hash_of_file = pooch.file_hash(str(path))
-        if hash_of_file != sha256 and (content is None or _content_hash(path) != content):
-            raise ConfigError(
-                f"{path} is truncated or corrupt: expected sha256 {sha256}, found {hash_of_file}; "
-                f"delete it to download it again, or replace it by {url}"
-            )
+        check_file(path, checksum, url, content)
         return path
     try:
-        pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent, progressbar=False)
+        pooch.retrieve(url, ":".join(_kind_and_digits(checksum)), fname=path.name, path=path.parent, progressbar=False)
     except Exception as error:  # Whatever the network, the server or the disk did, the user's way out is the same.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
@@ -108,6 +103,22 @@ def find_file(
             f"put the file there by hand, or name its folder with --data_dir or RNNLAB_DATA"
         ) from None
     return path
+
+
+def check_file(path: Path, checksum: str, source: str, content: str | None = None) -> None:
+    """Raises ConfigError if a file has another checksum. source: where it is to be had; the rest as of `find_file`."""
+    kind, digits = _kind_and_digits(checksum)
+    hash_of_file = pooch.file_hash(str(path), kind)
+    if hash_of_file != digits and (content is None or _content_hash(path) != content):
+        raise ConfigError(
+            f"{path} is truncated or corrupt: expected {kind} {digits}, found {hash_of_file}; "
+            f"delete it to download it again, or replace it by {source}"
+        )
+
+
+def _kind_and_digits(checksum: str) -> tuple[str, str]:
+    kind, _, digits = checksum.rpartition(":")
+    return kind or "sha256", digits
 
 
 def _content_hash(path: Path) -> str | None:

@@ -5,19 +5,14 @@
 
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.datasets.locations import cached, check_link, data_root, files_below, find_file, writable
+from rnnlab.datasets.archives import unpack
+from rnnlab.datasets.corpus import SPLITS, Corpus, divide, whole
+from rnnlab.datasets.locations import cached, check_file, check_link, data_root, files_below, find_file, writable
 from rnnlab.datasets.vocabulary import Level
-from rnnlab.files import whole_file
-
-SPLITS = ("train", "validation", "test")
-SHARES = (0.9, 0.05, 0.05)
-"""Shares of a corpus that comes without a split, in bytes, in the order of its files."""
 
 WIKITEXT_URL = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/"
 WIKITEXT = {
@@ -37,7 +32,24 @@ LM1B_TRAIN = tuple(f"training-monolingual.tokenized.shuffled/news.en-{n:05}-of-0
 LM1B_HELD_OUT = "heldout-monolingual.tokenized.shuffled/news.en.heldout-{:05}-of-00050"
 LM1B_TEST, LM1B_VALIDATION = LM1B_HELD_OUT.format(0), LM1B_HELD_OUT.format(1)
 """The benchmark's results are on held-out shard 0 (Chelba et al., 2013); shard 1 is for validation."""
-
+PTB_URL = "https://www.fit.vutbr.cz/~imikolov/rnnlm/"
+PTB = {"simple-examples.tgz": "md5:30177ea32e27c525793142b6bf2c8e2d"}
+PTB_FILES: Mapping[Level, tuple[str, ...]] = {
+    "word": ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
+    "character": ("ptb.char.train.txt", "ptb.char.valid.txt", "ptb.char.test.txt"),
+}
+"""The files of each level: Mikolov's, of words, and of characters with a blank between two of them and `_` for a blank.
+No checksum of them is published, only of their archive."""
+MAHONEY_URL = "https://mattmahoney.net/dc/"
+MAHONEY = {
+    "text8.zip": "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+    "enwik8.zip": "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+}
+MAHONEY_FILES = {
+    "text8": "6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",
+    "enwik8": "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
+}
+"""The file in each archive: 100 000 000 bytes."""
 
 OWN_SPLITS = "the folder's own"
 """How the splits of a folder came about whose files are named after them."""
@@ -45,39 +57,6 @@ OWN_SPLITS = "the folder's own"
 
 class Ambiguous(ConfigError):
     """A folder of which it is not clear which of its files are which split."""
-
-
-class Part(NamedTuple):
-    """The bytes start ≤ i < stop of a file."""
-
-    path: Path
-    start: int
-    stop: int
-
-
-class Corpus(NamedTuple):
-    """The parts of each split, in order, and how the splits came about."""
-
-    splits: Mapping[str, tuple[Part, ...]]
-    note: str
-    folder: Path
-    """Which the files are in."""
-    dated: bool = False
-    """Whether the files may change: they are the user's."""
-
-    def size(self) -> int:
-        """Bytes of all splits."""
-        return sum(part.stop - part.start for parts in self.splits.values() for part in parts)
-
-    def sources(self) -> list[list[str | int]]:
-        """[file, bytes] of every file, and its time of change in ns if it may change: what was prepared is known by
-        it."""
-        paths = dict.fromkeys(part.path for parts in self.splits.values() for part in parts)
-        return [
-            [path.relative_to(self.folder).as_posix(), path.stat().st_size]
-            + ([path.stat().st_mtime_ns] if self.dated else [])
-            for path in paths
-        ]
 
 
 def find_corpus(
@@ -91,8 +70,10 @@ def find_corpus(
     """The files of a corpus, downloaded if they are not there.
 
     - `wikitext-2`: train.txt, valid.txt, test.txt.
+    - `ptb`: the Penn Treebank as Mikolov cut it; its archive has files of words and others of characters.
     - `tinyshakespeare`: input.txt; 90 % of its characters for training, the next 5 % for validation, the rest for
       test. At the word level a cut goes on to the end of its line.
+    - `text8`, `enwik8`: 90, 5 and 5 MB in their order; a cut between words where these are read, else exact.
     - `lm1b`: the training shards 1 to 99; held-out shard 1 for validation and 0 for test. A folder that has no shard
       but files 1b_benchmark.*.tokens, a few held-out shards under another name, is split 90/5/5 at line ends.
     - `text`: folder `source` with a file or a folder of files for each split, named as `split_of` says; else all of its
@@ -117,63 +98,27 @@ def find_corpus(
             say(f"downloading {', '.join(url + path.name for path in missing)}")
         return [find_file(f"{dataset}/{name}", url + name, sha, data_dir) for name, sha in checksums.items()]
 
+    def find_one(url: str, checksums: Mapping[str, str], name: str) -> Callable[[], Path] | None:
+        return (lambda: find(url, {name: checksums[name]})[0]) if download else None
+
     if dataset == "wikitext-2":
         files = find(WIKITEXT_URL, WIKITEXT)
-        splits = {split: _whole([path]) for split, path in zip(SPLITS, files, strict=True)}
+        splits = {split: whole([path]) for split, path in zip(SPLITS, files, strict=True)}
         return Corpus(splits, "the corpus's own", root / dataset)
     if dataset == "tinyshakespeare":
         files = find(SHAKESPEARE_URL, SHAKESPEARE)
         # The file is ASCII: a byte is a character.
-        return divide(files, at_line_ends=level == "word")
-    return _lm1b(root / "lm1b", (lambda: find(LM1B_URL, LM1B)[0]) if download else None, say)
+        return divide(files, b"\n" if level == "word" else None)
+    if dataset == "ptb":
+        return _ptb(root / dataset, level, find_one(PTB_URL, PTB, "simple-examples.tgz"), say)
+    if dataset in MAHONEY_FILES:
+        return _mahoney(root / dataset, level, find_one(MAHONEY_URL, MAHONEY, f"{dataset}.zip"), say)
+    return _lm1b(root / "lm1b", find_one(LM1B_URL, LM1B, next(iter(LM1B))), say)
 
 
-DATASETS = ("lm1b", "wikitext-2", "tinyshakespeare", "text")
-
-
-def divide(files: Sequence[Path], at_line_ends: bool = True) -> Corpus:
-    """The files one after the other, split by SHARES; a cut goes on to the end of its line, unless it is exact."""
-    sizes = [path.stat().st_size for path in files]
-    total = sum(sizes)
-    marks = [int(SHARES[0] * total), int((SHARES[0] + SHARES[1]) * total)]
-    if at_line_ends:
-        marks = [_line_end(files, sizes, mark) for mark in marks]
-    edges = [0, *marks, total]
-    splits: dict[str, tuple[Part, ...]] = {}
-    for split, low, high in zip(SPLITS, edges[:-1], edges[1:], strict=True):
-        parts, begin = [], 0
-        for path, size in zip(files, sizes, strict=True):
-            start, stop = max(low - begin, 0), min(high - begin, size)
-            if start < stop:
-                parts.append(Part(path, start, stop))
-            begin += size
-        splits[split] = tuple(parts)
-    where = "at line ends" if at_line_ends else "by characters"
-    return Corpus(
-        splits, f"90/5/5 {where}, in the order of {files[0].name}" + (" …" if len(files) > 1 else ""), files[0].parent
-    )
-
-
-def _line_end(files: Sequence[Path], sizes: Sequence[int], mark: int) -> int:
-    """The first byte of the concatenated files, at or after mark, that begins a line or a file."""
-    begin = 0
-    for path, size in zip(files, sizes, strict=True):
-        if begin <= mark < begin + size:
-            try:
-                with path.open("rb") as file:
-                    file.seek(max(mark - begin - 1, 0))
-                    if mark > begin:
-                        while (line := file.readline(1 << 20)) and not line.endswith(b"\n"):
-                            pass
-                    return begin + file.tell()
-            except OSError as error:
-                raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-        begin += size
-    return begin
-
-
-def _whole(files: Sequence[Path]) -> tuple[Part, ...]:
-    return tuple(Part(path, 0, path.stat().st_size) for path in files)
+LEVELS: Mapping[str, tuple[Level, ...]] = {"ptb": ("word", "character"), "enwik8": ("byte",)}
+"""Those of corpora that have not all."""
+DATASETS = ("lm1b", "wikitext-2", "ptb", "tinyshakespeare", "text8", "enwik8", "text")
 
 
 ENDINGS = (".txt", ".tokens", ".raw")
@@ -227,7 +172,7 @@ def _folder(source: Path) -> Corpus:
             there = ", ".join(f"{paths[0].name} ({split})" for split, paths in named.items())
             wanted = " and ".join(f"{SPLIT_WORDS[split][0]}.txt" for split in missing)
             raise Ambiguous(f"source {source} has {there} but no {wanted}, nor a folder of that name with text files")
-        parts = {split: _whole([path] if path.is_file() else list(_texts(path))) for split, (path,) in named.items()}
+        parts = {split: whole([path] if path.is_file() else list(_texts(path))) for split, (path,) in named.items()}
         return Corpus({split: parts[split] for split in SPLITS}, OWN_SPLITS, source, dated=True)
     if not others:
         raise ConfigError(f"source {source} holds no text file ({', '.join(f'*{ending}' for ending in ENDINGS)})")
@@ -258,36 +203,78 @@ def _lm1b(folder: Path, find_archive: Callable[[], Path] | None, say: Callable[[
         return corpus._replace(note=f"held-out shards alone, a small stand-in: {corpus.note}")
     # An archive that is there was downloaded here, and unpacking it may have been interrupted.
     if missing and (len(missing) == len(needed) or (folder / next(iter(LM1B))).exists()):
-        unpacked = folder if writable(folder) else cached(folder)
-        missing = [name for name in needed if not (unpacked / name).is_file()]
-        if find_archive and missing:
-            archive = find_archive()
-            say(f"unpacking {archive} in {unpacked}")
-            _unpack(archive, unpacked, missing)
-            missing = [name for name in needed if not (unpacked / name).is_file()]
-        folder = unpacked
+
+        def name_of(member: str) -> str | None:
+            name = member.partition("/")[2]  # All of them are in one folder.
+            return name if name in missing else None
+
+        folder, missing = _unpacked(folder, needed, name_of, find_archive, say)
     if missing:
         check_link(folder / missing[0])
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"lm1b: shard {folder / missing[0]} is missing{more}; {len(needed)} are needed")
     paths = [folder / name for name in needed]
     return Corpus(
-        {"train": _whole(paths[:-2]), "validation": _whole(paths[-2:-1]), "test": _whole(paths[-1:])},
+        {"train": whole(paths[:-2]), "validation": whole(paths[-2:-1]), "test": whole(paths[-1:])},
         "training shards 1 to 99; held-out shard 1 for validation, 0 for test",
         folder,
     )
 
 
-def _unpack(archive: Path, folder: Path, needed: Sequence[str]) -> None:
-    """The needed members of the archive, without the folder that all of them are in."""
-    try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for member in tar:
-                name = member.name.removeprefix("./").partition("/")[2]
-                content = tar.extractfile(member) if name in needed and member.isfile() else None
-                if content is not None:
-                    with whole_file(folder / name) as file:
-                        while block := content.read(1 << 22):
-                            file.write(block)
-    except (tarfile.TarError, EOFError) as error:
-        raise ConfigError(f"{archive} cannot be unpacked: {error}") from None
+def _ptb(folder: Path, level: Level, find_archive: Callable[[], Path] | None, say: Callable[[str], None]) -> Corpus:
+    """The Penn Treebank's files of a level, from Mikolov's archive or beside it."""
+    names = PTB_FILES[level]
+    wanted = {name for files in PTB_FILES.values() for name in files}
+    there = [name for name in names if (folder / name).is_file()]
+    if there and len(there) < len(names) and not (folder / next(iter(PTB))).exists():
+        missing = next(name for name in names if name not in there)
+        raise ConfigError(f"ptb: {folder / missing} is missing; {', '.join(names)} are needed, or {next(iter(PTB))}")
+
+    def name_of(member: str) -> str | None:
+        name = member.rpartition("/")[2]
+        return name if name in wanted else None
+
+    folder, missing = _unpacked(folder, names, name_of, find_archive, say)
+    if missing:
+        raise ConfigError(f"ptb: {folder / missing[0]} is missing")
+    splits = {split: whole([folder / name]) for split, name in zip(SPLITS, names, strict=True)}
+    return Corpus(splits, "the corpus's own", folder, spelled=level == "character")
+
+
+def _mahoney(folder: Path, level: Level, find_archive: Callable[[], Path] | None, say: Callable[[str], None]) -> Corpus:
+    """text8 or enwik8, from its archive or beside it."""
+    name = folder.name
+    found, missing = _unpacked(folder, [name], lambda member: name if member == name else None, find_archive, say)
+    if missing:
+        raise ConfigError(f"{found / name} is missing")
+    check_file(found / name, MAHONEY_FILES[name], f"the file in {MAHONEY_URL}{name}.zip")
+    # text8 is one line.
+    return divide([found / name], b" " if level == "word" else None)
+
+
+def _unpacked(
+    folder: Path,
+    needed: Sequence[str],
+    name_of: Callable[[str], str | None],
+    find_archive: Callable[[], Path] | None,
+    say: Callable[[str], None],
+) -> tuple[Path, list[str]]:
+    """The folder with the needed files, or the one of our cache that stands for it, where what is missing is unpacked;
+    and what is missing all the same.
+
+    name_of: as of `unpack`. find_archive: None where nothing is to be unpacked.
+    """
+
+    def missing_in(place: Path) -> list[str]:
+        return [name for name in needed if not (place / name).is_file()]
+
+    if not missing_in(folder):
+        return folder, []
+    for name in needed:
+        check_link(folder / name)
+    place = folder if writable(folder) else cached(folder)
+    if find_archive and missing_in(place):
+        archive = find_archive()
+        say(f"unpacking {archive} in {place}")
+        unpack(archive, place, name_of)
+    return place, missing_in(place)

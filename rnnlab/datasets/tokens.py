@@ -16,8 +16,9 @@ import numpy as np
 
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.datasets.assembly import META, assemble
+from rnnlab.datasets.corpus import SPLITS
 from rnnlab.datasets.locations import cached, data_root, named_cache, writable
-from rnnlab.datasets.text import DATASETS, OWN_SPLITS, SPLITS, Ambiguous, find_corpus
+from rnnlab.datasets.text import DATASETS, LEVELS, OWN_SPLITS, Ambiguous, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
 from rnnlab.files import first_line
 from rnnlab.files.locks import alone
@@ -31,7 +32,7 @@ class Tokens(NamedTuple):
     """A split: ids [N], and where sentences begin [S + 1], int64. Both are memory maps, not to be written to.
 
     Sentence i is tokens[offsets[i] : offsets[i + 1]], its `<eos>` (or line feed) the last; offsets[0] is 0 and
-    offsets[S] is N. The ids are uint16 where V ≤ 65 536, else int32.
+    offsets[S] is N. The ids are uint8 where V ≤ 256, uint16 where V ≤ 65 536, else int32.
     """
 
     tokens: np.ndarray
@@ -96,9 +97,9 @@ def load_tokens(
     """The tokens of a corpus; one of up to 256 MB that is not prepared is prepared now.
 
     Args:
-        dataset: "lm1b", "wikitext-2", "tinyshakespeare" or "text"; their files and splits are in `find_corpus`.
+        dataset: one of DATASETS; their files and splits are in `find_corpus`.
         data_dir: as in `files.data_root`.
-        level: "word" (what stands between ASCII whitespace) or "character".
+        level: "word" (what stands between ASCII whitespace), "character" or "byte".
         vocabulary_size: V at most, the most frequent words of the training split; `<unk>` and `<eos>` are counted.
         min_count: instead, the words that occur that often. With neither, all words of the training split.
         vocabulary: instead, a file of words, one a line (see `Vocabulary.read`).
@@ -185,6 +186,8 @@ def _key(request: Request) -> str:
         raise ConfigError(unknown("dataset", dataset, DATASETS))
     if level not in END:
         raise ConfigError(f"level {level!r} is not known; allowed: {', '.join(END)}")
+    if level not in LEVELS.get(dataset, (level,)):
+        raise ConfigError(f"dataset {dataset!r} has level {' or '.join(LEVELS[dataset])}, not {level!r}")
     limits = {"vocabulary_size": size, "min_count": min_count, "vocabulary": vocabulary}
     limited_by = [name for name, value in limits.items() if value is not None]
     if len(limited_by) > 1:

@@ -1,4 +1,4 @@
-"""Vocabularies of words or characters: built from counts, saved, loaded, and from words to token ids and back.
+"""Vocabularies of words, characters or bytes: built from counts, saved, loaded, and from words to token ids and back.
 
 How a text is cut into words is here too (`Vocabulary.split`); `chunks.py` does the same for whole files.
 """
@@ -17,9 +17,9 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import first_line, whole_file
 
-Level = Literal["word", "character"]
+Level = Literal["word", "character", "byte"]
 UNKNOWN = "<unk>"
-END = {"word": "<eos>", "character": "\n"}
+END: dict[Level, str] = {"word": "<eos>", "character": "\n", "byte": "\n"}
 """The end of a sentence, by level; a line is a sentence."""
 
 
@@ -33,8 +33,9 @@ class Vocabulary:
 
     Two entries are in every vocabulary and stand where their counts put them. `<unk>` is what any other word becomes;
     its count is that of the words left out and of a literal "<unk>", which WikiText-2 has. The end of a sentence is
-    `<eos>` at the word level, the line feed at the character level. It is the only marker: what reads sentences one by
-    one feeds it as the first input too, so that it is both <S> and </S> of the 1 Billion Word benchmark.
+    `<eos>` at the word level, else the line feed. It is the only marker: what reads sentences one by one feeds it as
+    the first input too, so that it is both <S> and </S> of the 1 Billion Word benchmark. At the byte level each byte is
+    named by the character of its number, as in Latin-1.
     """
 
     words: tuple[str, ...]
@@ -125,15 +126,18 @@ class Vocabulary:
         return self.index[END[self.level]]
 
     def split(self, text: str) -> list[str]:
-        """A text's words: what stands between ASCII whitespace, and `<eos>` for a line feed; or its characters."""
-        if self.level == "character":
-            return list(text)
+        """A text's words: what stands between ASCII whitespace, and `<eos>` for a line feed; or its characters, or the
+        bytes of its UTF-8."""
+        if self.level != "word":
+            return list(text if self.level == "character" else text.encode().decode("latin-1"))
         return [word.decode() for word in text.encode().replace(b"\n", b" <eos> ").split()]
 
     def join(self, words: Iterable[str]) -> str:
-        """Words as text, `<eos>` as a line feed; the inverse of `split` up to whitespace."""
-        if self.level == "character":
-            return "".join(words)
+        """Words as text, `<eos>` as a line feed; the inverse of `split` up to whitespace. Bytes that are not UTF-8 are
+        replaced."""
+        if self.level != "word":
+            text = "".join(words)
+            return text if self.level == "character" else text.encode("latin-1").decode(errors="replace")
         text = " ".join("\n" if word == END["word"] else word for word in words)
         return text.replace(" \n", "\n").replace("\n ", "\n")
 
@@ -195,7 +199,7 @@ def _read_lines(path: Path, level: Level) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a vocabulary: {error}") from None
     words = lines[:-1] if lines[-1] == "" else lines
-    return ["\n" if word == "\\n" else word for word in words] if level == "character" else words
+    return ["\n" if word == "\\n" else word for word in words] if level != "word" else words
 
 
 def read_words(path: Path, level: Level) -> list[str]:
@@ -214,7 +218,7 @@ def read_words(path: Path, level: Level) -> list[str]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"vocabulary {path} is not UTF-8: {error}") from None
     numbered = [(number, line) for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1) if line]
-    forms = _CHARACTER_LINES if level == "character" else _WORD_LINES
+    forms = _WORD_LINES if level == "word" else _CHARACTER_LINES
     if level == "word":
         numbered = [(number, line.strip(_BLANKS)) for number, line in numbered if line.strip(_BLANKS)]
     fitting = [form for form in forms if all(form.fullmatch(line) for _, line in numbered)]
@@ -235,7 +239,7 @@ def read_words(path: Path, level: Level) -> list[str]:
     for number, line in numbered:
         matched = form.fullmatch(line)
         assert matched is not None
-        entry = "\n" if level == "character" and matched["entry"] == "\\n" else matched["entry"]
+        entry = "\n" if level != "word" and matched["entry"] == "\\n" else matched["entry"]
         if entry in entries:
             raise ConfigError(f"{path}: the vocabulary has {entry!r} twice, in lines {entries[entry]} and {number}")
         entries[entry] = number

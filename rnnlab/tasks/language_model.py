@@ -34,9 +34,10 @@ class _Text(Task):
     """The place in a split of the first token to predict."""
 
     dataset: str
-    """The corpus: "wikitext-2", "tinyshakespeare", "lm1b", or "text" for a folder of your own."""
+    """The corpus: "wikitext-2", "ptb", "tinyshakespeare", "text8", "enwik8", "lm1b", or "text" for a folder of your
+    own."""
     level: Level = "word"
-    """The tokens: words between white space, or characters."""
+    """The tokens: words between white space, characters, or bytes."""
     vocabulary_size: PositiveInt | None = None
     """The most frequent words that are kept, `<unk>` and `<eos>` among them; None: all."""
     min_count: PositiveInt | None = None
@@ -85,7 +86,7 @@ class _Text(Task):
         return {"loss": nats.sum(0)}, weights.astype(nats.dtype)
 
     def derived(self, values: dict[str, float]) -> dict[str, float]:
-        if self.corpus.vocabulary.level == "character":
+        if self.corpus.vocabulary.level != "word":  # A byte is what papers on enwik8 call a character.
             return {"bits_per_character": values["loss"] / math.log(2)}
         return {"perplexity": math.exp(min(values["loss"], 700.0))}
 

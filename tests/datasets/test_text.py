@@ -13,8 +13,9 @@ import pytest
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import text
+from rnnlab.datasets.corpus import Corpus, Part
 from rnnlab.datasets.locations import cached
-from rnnlab.datasets.text import Corpus, Part, find_corpus
+from rnnlab.datasets.text import find_corpus
 
 
 def contents(corpus: Corpus) -> dict[str, bytes]:
