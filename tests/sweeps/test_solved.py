@@ -17,7 +17,7 @@ from rnnlab.sweeps.statistics import share_interval
 from tests.sweeps.test_report import CELL, RATE, Sweep
 
 LENGTH, CLIP = "task.length", "optimizer.clip_norm"
-CLAIMS = ({"axis": LENGTH, "value": 7.0, "text": "nothing is learned above"},)
+CLAIMS = ({"axis": LENGTH, "value": 7.0, "says": "nothing is learned above"},)
 
 
 @pytest.fixture
@@ -112,5 +112,5 @@ def test_lines_at_the_same_share_lie_beside_each_other(monkeypatch: pytest.Monke
 def test_a_claim_without_a_place_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "wrong.py"
     file.write_text("def get_config():\n    return dict(base='configs/adding.py', claims=[dict(axis='task.length')])\n")
-    with pytest.raises(ConfigError, match=r"claims\[0\]\.(text|value)"):
+    with pytest.raises(ConfigError, match=r"claims\[0\]\.(says|value)"):
         load_sweep(str(file), {})

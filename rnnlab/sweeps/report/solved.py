@@ -26,7 +26,7 @@ def draw_solved(view: View, folder: Path) -> list[Picture]:
     ]
     if all(len(line.x) < 2 for line in lines):
         return []
-    claims = [plots.Claim(claim["value"], claim["text"]) for claim in view.claims if claim["axis"] == across]
+    claims = [plots.Claim(claim["value"], claim["says"]) for claim in view.claims if claim["axis"] == across]
     words = f"The share of runs that came to a validation {' or '.join(reached)}, by {view.labels[across]}, with its "
     words += f"{100 * LEVEL:.0f} % interval (Clopper and Pearson)."
     if pooled:

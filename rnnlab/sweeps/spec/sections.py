@@ -64,7 +64,7 @@ class ClaimOptions:
     """Its path."""
     value: float
     """Where on the axis it stands."""
-    text: str
+    says: str
     """The claim, as "plain SGD fails above"."""
 
 
