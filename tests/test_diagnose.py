@@ -336,6 +336,7 @@ def test_jacobians_too_large_for_memory_say_how_large_and_what_samples(
     assert "left out: lyapunov" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_where_every_step_is_read_the_horizon_is_one_answers(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -359,7 +360,7 @@ def test_histograms_of_the_state_count_every_value_once(diagnosed: Path) -> None
         assert sum(unit["shares"]) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("rows", [1000, 5])
+@pytest.mark.parametrize("rows", [5, *slow_tests(1000)])
 def test_more_rows_than_there_are_is_said(
     rows: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

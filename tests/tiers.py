@@ -1,7 +1,8 @@
 """The cells of the tests over the table, and in which tier a cell's case runs.
 
-The default tests have one cell of each structure of a step, the slow ones those that the studies compare, and only the
-main case of each test; all others, with every switch, are exhaustive.
+A central test (equal to the reference, to the paper's equations; resumes; lowers) has one cell of each structure of a
+step by default, and with the slow tests the cells that the studies compare; any other test has three cells by default
+and the structures with the slow tests. All others, with every switch, are exhaustive.
 """
 
 from collections.abc import Iterable
@@ -72,39 +73,39 @@ STUDY = (
 )
 """The cells that the studies of gradients compare."""
 
-ALWAYS = (
-    *("lstm_peepholes", "lstm_normalize_cell"),
-    *("vanilla_sigmoid", "vanilla_relu", "vanilla_leaky_relu", "vanilla_elu", "vanilla_linear"),
-    *PLAIN_FUNCTIONS,
-)
-"""The variants that the default tests have, too."""
+FEW = ("lstm", "gru_reset_before", "mingru")
+"""Those of STRUCTURES that stand for all in a test that is not central: one product, several, none."""
+
+ALWAYS = ("lstm_peepholes", "vanilla_relu", "vanilla_where")
+"""The variants that the default tests have in a central test, too."""
 
 Tier = Literal["default", "slow", "exhaustive"]
 
 
-def tier_of(variant: str, *, costly: bool = False, further: bool = False) -> Tier:
+def tier_of(variant: str, *, central: bool = False, costly: bool = False, further: bool = False) -> Tier:
     """The tier of a case of a cell of CELL_VARIANTS or PLAIN_FUNCTIONS.
 
-    costly: the test is slow for every cell. further: the case is one more of a kind that another case of the cell has.
+    central: the test is one of the few that a cell must pass in every tier. costly: the test is slow for every cell.
+    further: the case is one more of a kind that another case of the cell has.
     """
+    if further and not central:
+        return "exhaustive"
     if variant in STRUCTURES or variant in ALWAYS:
-        return "slow" if costly or further else "default"
-    name, parameters = CELL_VARIANTS[variant]
-    if variant in STUDY or (name == "vanilla" and parameters):
-        return "exhaustive" if further else "slow"
+        return "default" if (central or variant in FEW) and not (costly or further) else "slow"
+    if variant in PLAIN_FUNCTIONS or variant in STUDY or CELL_VARIANTS[variant][0] in ("vanilla", "lstm"):
+        return "slow" if central and not further else "exhaustive"
     return "exhaustive"
 
 
-def in_tier(variant: str, *rest: Any, costly: bool = False, further: bool = False) -> Any:
+def in_tier(variant: str, *rest: Any, central: bool = False, costly: bool = False, further: bool = False) -> Any:
     """The case (variant, *rest) of a test, marked by its tier."""
-    tier = tier_of(variant, costly=costly, further=further)
+    tier = tier_of(variant, central=central, costly=costly, further=further)
     return pytest.param(variant, *rest, marks=() if tier == "default" else getattr(pytest.mark, tier))
 
 
-def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, costly: bool = False, by_structure: bool = False) -> list[Any]:
-    """A case for each of them, marked by its tier. by_structure: a cell of each structure shows what the test is about,
-    and the cases of the studies' cells are further ones."""
-    return [in_tier(each, costly=costly, further=by_structure and each in STUDY) for each in variants]
+def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, central: bool = False, costly: bool = False) -> list[Any]:
+    """A case for each of them, marked by its tier."""
+    return [in_tier(each, central=central, costly=costly) for each in variants]
 
 
 def slow_tests(*cases: Any) -> list[Any]:

@@ -51,9 +51,7 @@ def test_all_contestants_compute_the_same(cell, monkeypatch):
         assert created.gradient == pytest.approx(first.gradient, rel=1e-5), name
 
 
-@pytest.mark.parametrize(
-    "cell", in_tiers([cell for cell in CELLS if cell not in OF_PEERS], costly=True, by_structure=True)
-)
+@pytest.mark.parametrize("cell", in_tiers([cell for cell in CELLS if cell not in OF_PEERS], costly=True))
 def test_contestants_of_any_cell_compute_the_same(cell):
     case = Case(cell, 6, 4, 3, 8)
     problem = make_problem(case)

@@ -37,7 +37,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, STUDY, in_tier, in_tiers
+from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, in_tiers
 
 T, B, D = 7, 4, 3
 LENGTHS = (7, 0, 4, 2)
@@ -45,18 +45,9 @@ LENGTHS = (7, 0, 4, 2)
 BACKENDS = ("fused", "reference")
 
 
-def is_further(variant: str, backend: str) -> bool:
-    """Whether a case is one more of a kind: the reference backend loops over the same step, and activations act on each
-    number by itself."""
-    return backend == "reference" or (variant.startswith("vanilla_") and variant != "vanilla_leaky_relu")
-
-
-OF_STRUCTURES = [
-    in_tier(name, backend, further=name in STUDY or is_further(name, backend)) for name in CELLS for backend in BACKENDS
-]
-OF_VARIANTS = [
-    in_tier(name, backend, further=is_further(name, backend)) for name in CELL_VARIANTS for backend in BACKENDS
-]
+# The reference backend loops over the same step.
+OF_CELLS = [in_tier(name, backend, further=backend == "reference") for name in CELLS for backend in BACKENDS]
+OF_VARIANTS = [in_tier(name, backend, further=backend == "reference") for name in CELL_VARIANTS for backend in BACKENDS]
 
 MESH = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
 """Two devices, as training has them."""
@@ -78,6 +69,7 @@ SWITCHES = [
 ]
 MAIN_SWITCHES = SWITCHES[3:4]
 VARIANT_SWITCHES = [(3, True, True, "ends", 2, "mesh"), (3, False, False, "gates", 1, "rows")]
+TURNS = ("gru_reset_before", "gru", "vanilla")
 PLAIN_SWITCHES = [(3, False, True, "gates", 1, "mesh"), (3, True, False, "carries", 1, "rows")]
 
 
@@ -112,18 +104,18 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
 
 
 def switches(variant: str) -> list[Any]:
-    """Those of a cell, each with its tier: lstm and gru have all by default, two cells every other one, any other cell
-    its main ones. Activations enter the backend at one place: each has one switch by turns, and the other later."""
-    if variant in ("lstm", "gru"):
-        return [in_tier(variant, *each) for each in SWITCHES]
-    if variant in ("vanilla", "gru_reset_before"):
-        turn = int(variant == "vanilla")
-        return [in_tier(variant, *each, further=number % 2 == turn) for number, each in enumerate(SWITCHES)]
+    """Those of a cell, each with its tier: lstm has all by default, three cells every fourth one, any other cell its
+    main ones. Activations enter the backend at one place: each has one switch by turns, and the other later."""
+    if variant == "lstm":
+        return [in_tier(variant, *each, central=True) for each in SWITCHES]
+    if variant in TURNS:
+        turn = TURNS.index(variant)
+        return [in_tier(variant, *each, central=True, further=n % 4 != turn) for n, each in enumerate(SWITCHES)]
     if variant in CELLS:
-        return [in_tier(variant, *each, further=each not in MAIN_SWITCHES) for each in SWITCHES]
+        return [in_tier(variant, *each, central=True, further=each not in MAIN_SWITCHES) for each in SWITCHES]
     both = PLAIN_SWITCHES if variant in PLAIN_FUNCTIONS else VARIANT_SWITCHES
     later = (*CELL_VARIANTS, *PLAIN_FUNCTIONS).index(variant) % 2 if variant.startswith("vanilla_") else None
-    return [in_tier(variant, *each, further=number == later) for number, each in enumerate(both)]
+    return [in_tier(variant, *each, central=True, further=number == later) for number, each in enumerate(both)]
 
 
 def with_rows_split(graphdef: nnx.GraphDef, point: Any, lengths: jax.Array | None, weights: Any, options: Any) -> Any:
@@ -175,7 +167,7 @@ def explicit_mesh() -> Mesh:
     return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
 
 
-@pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)
+@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
 def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(variant, backend):
     with float64():
         graphdef, (state, x, carry, _), lengths = problem(variant, lengths=True)
@@ -221,7 +213,7 @@ KINKS = {as_activation("hard_tanh"): (-1, 1), as_activation("hard_sigmoid"): (-3
 
 
 # Those of the papers' equations are in test_equations.py, for every cell.
-@pytest.mark.parametrize("variant", in_tiers(by_structure=True))
+@pytest.mark.parametrize("variant", in_tiers())
 def test_reference_gradients_equal_finite_differences(variant):
     # Four points leave out terms of order step⁴ only: with 1e-4 both these and rounding are below 3e-12 of the scale,
     # with 2e-4 these are 8e-12. The scale is the sum of the sizes of what the slope adds up, which may cancel.
@@ -271,7 +263,7 @@ def test_rows_do_not_mix(variant, backend):
 @pytest.mark.parametrize(
     ("variant", "backend", "reverse"),
     [
-        in_tier(variant, backend, reverse, further=is_further(variant, backend))
+        in_tier(variant, backend, reverse, further=backend == "reference")
         for variant in CELL_VARIANTS
         for backend in BACKENDS
         for reverse in ((False, True) if variant in CELLS else (False,))
@@ -324,7 +316,7 @@ def test_last_output_remembers_the_first_input(variant):
     assert (sizes[0] > lowest * sizes[-1]).all()
 
 
-@pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)
+@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
 def test_mapping_over_replicas_equals_single_runs(variant, backend):
     with float64():
         replicas = [problem(variant, lengths=False, seed=seed) for seed in (0, 10, 20)]
@@ -339,7 +331,7 @@ def test_mapping_over_replicas_equals_single_runs(variant, backend):
             assert_close(jax.tree.map(lambda a, n=n: a[n], together), run(*point), 1e-12)
 
 
-@pytest.mark.parametrize(("variant", "backend"), OF_STRUCTURES)
+@pytest.mark.parametrize(("variant", "backend"), OF_CELLS)
 def test_second_cell_of_a_kind_does_not_recompile(variant, backend):
     traces = []
 
@@ -365,7 +357,7 @@ def curvature_problem(variant: str, backend: str) -> tuple[Any, tuple[nnx.State,
     return loss, (state, x)
 
 
-@pytest.mark.parametrize("variant", in_tiers(CELLS, by_structure=True))
+@pytest.mark.parametrize("variant", in_tiers(CELLS))
 def test_forward_mode_and_second_derivatives_work_on_reference(variant):
     with float64():
         loss, point = curvature_problem(variant, "reference")
@@ -400,7 +392,7 @@ def test_hessian_of_the_bias_is_symmetric_and_equals_reverse_over_reverse(varian
         assert_close(hessian, jax.jit(jax.jacrev(jax.grad(of_bias)))(bias), 1e-12)
 
 
-@pytest.mark.parametrize("variant", in_tiers(CELLS, costly=True, by_structure=True))
+@pytest.mark.parametrize("variant", in_tiers(CELLS, costly=True))
 def test_gradient_of_the_gradient_norm_is_that_of_reference(variant):
     with float64():
         results = []

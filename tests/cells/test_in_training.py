@@ -40,7 +40,7 @@ T, B, D, H = 5, 4, 2, 4
 LENGTHS = (5, 2, 0, 4)
 
 
-@pytest.mark.parametrize("name", in_tiers(CELLS, costly=True))
+@pytest.mark.parametrize("name", in_tiers(CELLS, central=True, costly=True))
 def test_both_backends_have_the_same_gradients_with_all_that_can_stand_around_a_cell(name: str) -> None:
     with float64():
         lengths = jnp.array(LENGTHS)
@@ -67,7 +67,7 @@ NO_MATRIX = "has no recurrent matrix to apply it to"
 PLACES = {"state": NO_MATRIX, "recurrent_kernel": NO_MATRIX, "candidate": "has no candidate"}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", in_tiers(CELLS))
 def test_dropout_without_a_place_in_a_cell_is_one_line(name: str) -> None:
     """The cells that the slow tests give all that they have a place for."""
     admitted = all_around(name)["dropout"]
@@ -120,7 +120,7 @@ def trained(name: str, number: int) -> Any:
     return run.programs.train(state, run.data, jnp.int32(4), run.rows)
 
 
-@pytest.mark.parametrize("name", in_tiers(CELLS, costly=True))
+@pytest.mark.parametrize("name", in_tiers(CELLS, central=True, costly=True))
 def test_a_run_that_is_resumed_equals_the_run_that_was_not_to_the_bit(name: str, tmp_path: Path) -> None:
     run = run_of(name)
     state = run.programs.train(run.programs.start(0), run.data, jnp.int32(2), run.rows)
@@ -144,7 +144,7 @@ def test_a_replica_equals_the_run_alone(name: str) -> None:
             assert_close(jax.tree.map(lambda a, n=n: a[n], getattr(states, part)), getattr(alone, part), 1e-5)
 
 
-@pytest.mark.parametrize("name", [in_tier(name, costly=name != "lstm") for name in CELLS])
+@pytest.mark.parametrize("name", [in_tier(name, central=True, costly=name != "lstm") for name in CELLS])
 def test_the_training_step_lowers_for_gpus_and_tpus(name: str) -> None:
     run = run_of(name)
     traced = run.programs.train.trace(run.programs.shapes, run.data, jnp.int32(1), run.rows)

@@ -29,7 +29,7 @@ from tests.helpers import (
     random_cell,
     with_bad_padding,
 )
-from tests.tiers import in_tiers
+from tests.tiers import in_tiers, slow_tests
 
 T, B, D, H = 5, 3, 3, 4
 LENGTHS = (5, 3, 0)
@@ -94,7 +94,7 @@ def joined_jacobian(function: Any, carry: Any) -> jax.Array:
     return jnp.concatenate(jax.jacrev(function)(carry), -1)[:, 0]
 
 
-@pytest.mark.parametrize("variant", in_tiers(by_structure=True))
+@pytest.mark.parametrize("variant", in_tiers())
 def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)
@@ -119,8 +119,8 @@ def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
                     assert_close(jacobians[k, b], wanted if t < LENGTHS[b] else jnp.eye(size), 1e-13)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("variant", ["lstm_peepholes", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("reverse", [True, *slow_tests(False)])
+@pytest.mark.parametrize("variant", ["lstm_peepholes", "gru_reset_before", *slow_tests("gru")])
 def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse: bool) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)

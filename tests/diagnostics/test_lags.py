@@ -30,7 +30,7 @@ from tests.helpers import (
     shape_of_cell,
     shapes_of_matrices,
 )
-from tests.tiers import CELL_VARIANTS, STUDY, in_tier
+from tests.tiers import CELL_VARIANTS, in_tiers
 
 T, B, D, H, ANSWERS = 6, 4, 2, 3, 2
 LENGTHS = (6, 1, 0, 4)
@@ -149,11 +149,7 @@ SLOW = ("cornn", "unicornn", "lru")
 """Cells whose state moves little in three steps."""
 
 
-@pytest.mark.parametrize(
-    "variant",
-    # The split knows nothing of a cell's activation.
-    [in_tier(name, further=name.startswith("vanilla_") or name in STUDY) for name in CELL_VARIANTS],
-)
+@pytest.mark.parametrize("variant", in_tiers())
 def test_parts_sum_to_the_gradient_of_every_cell(variant: str) -> None:
     name, fields = CELL_VARIANTS[variant]
     with float64():

@@ -34,7 +34,7 @@ LINEAR = [name for name in CELLS if shape_of_cell(name).linear is not None]
 FIRST = ["mingru", "lru", "qrnn"]
 RUNS = [(name, name == "lru") for name in FIRST]
 RUNS += [
-    in_tier(name, reverse, further=name in FIRST or reverse)
+    in_tier(name, reverse, central=True, further=name in FIRST or reverse)
     for name in LINEAR
     for reverse in (False, True)
     if (name, reverse) not in RUNS

@@ -6,6 +6,7 @@ hold for every cell is in test_cells.py.
 
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,23 +35,22 @@ from tests.helpers import (
     shape_of_cell,
     with_bad_padding,
 )
+from tests.tiers import slow_tests
 
 T, B, D, H = 4, 3, 2, 3
 LENGTHS = [2, 0, 4]
 
-# A carry of two; a product that is not simply added to the input; two products in sequence.
-RUNS = [(name, backend) for name in ("lstm", "gru", "gru_reset_before") for backend in ("fused", "reference")]
+# A carry of two, and two products in sequence; with the slow tests a product that is not simply added to the input.
 # Where both backends run a cell, test_cells.py compares them: it is enough to compare one with the loop.
+FUSED = [("lstm", "fused"), ("gru_reset_before", "fused")]
+LATER = [("gru", "fused"), *((name, "reference") for name in ("lstm", "gru", "gru_reset_before"))]
+RUNS = [*FUSED, *slow_tests(*LATER)]
 CASES = [
     pytest.param(
-        *run,
-        reverse,
-        lengths,
-        marks=[pytest.mark.slow] if run[1] == "reference" or (reverse != lengths and run[0] != "lstm") else [],
+        *run, *rows, marks=() if run == FUSED[0] or (run == FUSED[1] and rows == (True, True)) else pytest.mark.slow
     )
-    for run in RUNS
-    for reverse in (False, True)
-    for lengths in (False, True)
+    for run in [*FUSED, *LATER]
+    for rows in itertools.product((False, True), repeat=2)
 ]
 
 
@@ -121,7 +121,7 @@ def test_padding_changes_nothing_and_gets_no_gradient(variant, backend):
             assert (np.asarray(array)[~padding] != 0).all()
 
 
-@pytest.mark.parametrize(("variant", "backend"), [RUNS[0], RUNS[1], RUNS[4]])
+@pytest.mark.parametrize(("variant", "backend"), [*FUSED, *slow_tests(("lstm", "reference"))])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_final_carry_is_that_of_the_truncated_row(variant, backend, reverse):
     with float64():
@@ -151,7 +151,7 @@ def test_reverse_equals_flipping_each_row_by_hand(variant, backend):
         assert_close((h, last), (flipped(h_forward), last_forward), 1e-14)
 
 
-@pytest.mark.parametrize("variant", ["lstm", "gru"])
+@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru")])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_of_taps_equal_finite_differences(variant, reverse):
     # The fused backend never reads the taps' values, so their gradients are compared with the reference's response.
@@ -244,7 +244,7 @@ def test_a_loss_of_the_last_state_alone_makes_no_gradient_of_h() -> None:
     assert gradient(0).count(whole) == gradient(1).count(whole) + 1
 
 
-@pytest.mark.parametrize("variant", ["lstm", "gru"])
+@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru")])
 @pytest.mark.parametrize("read", [0, 1], ids=["outputs", "last"])
 def test_gradients_of_the_outputs_or_the_last_state_alone(variant: str, read: int) -> None:
     def gradient(backend: Any) -> Any:
@@ -464,7 +464,7 @@ def test_gates_that_follow_from_the_carries_are_not_kept(variant, arrays):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lstm", "gru", "irnn"])
+@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru", "irnn")])
 @pytest.mark.parametrize(("of_params", "of_x"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x):
     graphdef, state = random_cell(variant)
@@ -485,7 +485,7 @@ def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lstm", "gru", "irnn"])
+@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru", "irnn")])
 def test_bfloat16_products_change_gradients_by_their_rounding_and_no_more(variant):
     # The error is what the recurrence makes of that of the operands, 2^-9 each; the IRNN, which forgets nothing, makes
     # more of it with every step (docs/performance.md).
@@ -526,7 +526,7 @@ def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
         assert_close(gradients(store=store, chunk=3), gradients(backend="reference"), 1e-10)
 
 
-@pytest.mark.parametrize("variant", ["lstm", "gru"])
+@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru")])
 def test_kernel_in_blocks_of_columns_gives_the_gradients_of_the_reference(variant, monkeypatch):
     monkeypatch.setattr(products, "_CACHED_KERNEL", 1)
     monkeypatch.setattr(products, "COLUMNS", 4)

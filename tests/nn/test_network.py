@@ -46,7 +46,7 @@ def random_network(seed: int = 0, **fields: Any) -> Parts:
 
 @pytest.mark.parametrize(("readout", "expected"), [("last", (B, O)), ("every", (T, B, O))])
 @pytest.mark.parametrize("layers", [3, *slow_tests(1)])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [True, *slow_tests(False)])
 @pytest.mark.parametrize("cell", ["lstm", *slow_tests("vanilla", "gru_reset_before")])
 def test_outputs_have_the_readouts_shape(
     readout: str, expected: tuple[int, ...], layers: int, bidirectional: bool, cell: str
@@ -203,7 +203,7 @@ def call(parts: Parts, x: jax.Array, lengths: jax.Array | None = None) -> jax.Ar
     return jax.jit(function(parts))(parts[1], x, lengths)
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("lengths", [LENGTHS, *slow_tests(None)])
 @pytest.mark.parametrize("readout", ["last", "every"])
 def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tuple[int, ...] | None) -> None:
     with float64():
@@ -222,8 +222,8 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
         assert_close(call(parts, x, rows), side_by_side(x, rows), 1e-13)
 
 
-@pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
-@pytest.mark.parametrize("readout", ["last", "every"])
+@pytest.mark.parametrize(("layers", "bidirectional"), [(2, True), *slow_tests((1, False))])
+@pytest.mark.parametrize("readout", ["last", *slow_tests("every")])
 def test_each_row_equals_itself_cut_to_its_length(readout: str, layers: int, bidirectional: bool) -> None:
     with float64():
         parts = random_network(readout=readout, layers=layers, bidirectional=bidirectional, learned_carry=True)

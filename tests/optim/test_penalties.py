@@ -388,7 +388,7 @@ def test_one_step_has_no_temporal_penalty() -> None:
 
 # --- gradient norm ---------------------------------------------------------------------------------------------------
 
-VARIANTS = ["vanilla", "lstm", "lstm_peepholes", "gru", "gru_reset_before"]
+VARIANTS = ["lstm_peepholes", "gru_reset_before", *slow_tests("vanilla", "lstm", "gru")]
 DIRECTIONS = [False, True]
 
 Problem = tuple[nnx.GraphDef, Any, jax.Array, Any]

@@ -18,6 +18,7 @@ from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
 from rnnlab.plots.legends import clear_legends
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN
+from tests.tiers import slow_tests
 
 STEPS, LENGTH = 4, 5
 OBSERVED = [figure.name for diagnostic in DIAGNOSTICS.values() for figure in diagnostic.figures]
@@ -86,6 +87,7 @@ def test_every_figure_of_a_run_is_drawn_whatever_the_numbers_are(
             assert np.isfinite([*axis.get_xlim(), *axis.get_ylim()]).all()
 
 
+@pytest.mark.slow
 def test_a_run_of_one_line_is_drawn(tmp_path: Path) -> None:
     write_lines(tmp_path, [observed_line(0, 0.5)])
     assert len(plots.observed(tmp_path)) == len(OBSERVED)
@@ -117,6 +119,7 @@ def test_a_heat_map_has_the_longest_length_of_a_curriculum(tmp_path: Path, drawn
     assert not np.ma.getmaskarray(values)[:, 1].any()
 
 
+@pytest.mark.slow
 def test_no_half_life_is_drawn_where_every_step_is_read(
     tmp_path: Path, drawn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +150,7 @@ def diagnosed(number: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("number", [0.0, "-inf", "nan"])
+@pytest.mark.parametrize("number", ["nan", *slow_tests(0.0, "-inf")])
 def test_every_figure_of_a_diagnosis_is_drawn_whatever_the_numbers_are(
     number: Any, tmp_path: Path, drawn: dict[str, Any]
 ) -> None:

@@ -139,6 +139,7 @@ def test_metrics_are_those_of_the_runs_alone(whole, alone):
         assert_near(numbers(ours), numbers(theirs))
 
 
+@pytest.mark.slow
 def test_runs_that_end_together_took_equally_long(whole):
     (first,), _, (third,), _ = folders(whole)
     assert summary(first)["seconds"] == summary(third)["seconds"]

@@ -84,7 +84,7 @@ def of_cell(cell: str) -> list[dict]:
 
 
 # Of the studies' cells each has a shorter test in tests/cells/test_in_training.py.
-EVERY_CELL = ["irnn", *in_tiers([cell for cell in CELLS if cell != "irnn"], costly=True, by_structure=True)]
+EVERY_CELL = ["irnn", *in_tiers([cell for cell in CELLS if cell != "irnn"], costly=True)]
 
 
 @pytest.mark.parametrize("cell", EVERY_CELL)
@@ -92,7 +92,7 @@ def test_replica_equals_the_run_alone_at_step_100(cell):
     compare(of_cell(cell), 2e-4)
 
 
-@pytest.mark.parametrize("cell", in_tiers(CELLS, costly=True, by_structure=True))
+@pytest.mark.parametrize("cell", in_tiers(CELLS, costly=True))
 def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
     with float64():
         compare(of_cell(cell), 1e-10)

@@ -13,6 +13,7 @@ from rnnlab.tasks import TASKS, Adding, Batch, Example, Split, Task, make_task
 from rnnlab.tasks.augmentation import add_noise, mask_time, replace_tokens, shift_in_time
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
+from tests.tiers import slow_tests
 
 STEPS = 8
 LENGTHS = [None, 8, 5, 1, 0]
@@ -63,6 +64,8 @@ CASES = {
     "token_replacement": ("tokens", {"token_replacement": 0.5}),
 }
 """name -> (task, section)."""
+ALL_OR_LATER = ["noise, time_shift and time_mask", *slow_tests("noise", "time_shift", "time_mask"), "token_replacement"]
+"""Each alone only with the slow tests."""
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +199,7 @@ def test_replaced_tokens_are_the_share_asked_for_and_uniform_over_the_vocabulary
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_OR_LATER)
 def test_training_inputs_change_and_nothing_else_does(case: str) -> None:
     augmented, plain = task_of(case), plain_task_of(case)
     changed, before = draw(augmented, range(10)), draw(plain, range(10))
@@ -224,14 +227,14 @@ def versions(case: str, count: int, seed: int = 0) -> dict[bytes, set[bytes]]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_OR_LATER)
 def test_every_epoch_of_a_fixed_set_is_drawn_anew(case: str) -> None:
     found = versions(case, 50)
     assert len(found) == 5
     assert all(len(changed) > 2 for changed in found.values())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_OR_LATER)
 def test_a_rerun_draws_the_same(case: str) -> None:
     name, section = CASES[case]
     assert_same(draw(task_of(case), range(4), 3), draw(make_task(name, None, section), range(4), 3))
@@ -245,7 +248,7 @@ def test_another_seed_changes_the_same_examples_otherwise() -> None:
     assert (first != other).all()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_OR_LATER)
 def test_halves_of_a_batch_equal_its_rows(case: str) -> None:
     positions = np.array([5, 0, 7, 123_456])
     whole = draw(task_of(case), positions)

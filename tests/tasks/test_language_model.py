@@ -31,6 +31,7 @@ from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
 from tests.helpers import assert_close, float64, random_like
+from tests.tiers import slow_tests
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
 LINES = {"train": 40, "valid": 9, "test": 7}
@@ -148,8 +149,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_the_carry_after_six_windows_is_that_of_one_long_pass(folder, model):
+@pytest.mark.parametrize("name", ["lstm", *slow_tests(*(each for each in MODELS if each != "lstm"))])
+def test_the_carry_after_six_windows_is_that_of_one_long_pass(folder, name):
+    model = MODELS[name]
     task: LanguageModel = make(folder, streams=(2, 1), window=5)
     with float64():
         run = programs(task, 2, rate=0.0, **model)
@@ -226,6 +228,7 @@ def test_two_devices_are_one(folder):
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stage_with_another_window_begins_with_the_first_carry(folder):
     curriculum = {"field": "window", "values": (3,), "steps": (2,)}
     config = {
@@ -443,6 +446,7 @@ def test_a_closer_look_is_at_sentences_of_all_lengths(folder):
     np.testing.assert_array_equal(stream.sample(2), [0, 1])
 
 
+@pytest.mark.slow
 def test_gradients_are_measured_over_the_longest_sentence_however_many_are_shorter(tmp_path):
     (tmp_path / "text").mkdir()
     for split in LINES:  # More than the 32 rows that are measured, the long one first.

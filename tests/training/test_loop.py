@@ -32,6 +32,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_host_state, make_run
 from tests.helpers import SMALL_RUN, float64
+from tests.tiers import slow_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -405,9 +406,9 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("metric", "values", "best"),
     [
-        ("loss", [NAN, 2.0, 3.0], 40),
+        *slow_tests(("loss", [NAN, 2.0, 3.0], 40)),
         ("loss", [NAN, NAN, 1e30], 60),
-        ("loss", [INF, NAN, NAN], 20),
+        *slow_tests(("loss", [INF, NAN, NAN], 20)),
         ("within_0.04", [NAN, 0.0, NAN], 40),
     ],
     ids=str,
