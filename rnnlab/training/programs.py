@@ -190,8 +190,28 @@ class Programs:
         """Means over the first `size` examples of a split, for `metric_sums.on_host`. rows: of an evaluation batch; the
         rest as of `evaluation.in_parts`."""
         whole = params, buffers, data, rows
-        part = functools.partial(self._evaluate, split, size, *whole)
-        return in_parts(part, self._begin_sums(split, *whole), -(-size // rows.shape[0]), pace or Pace(), halts)
+        part = functools.partial(self.add_batches, split, size, *whole)
+        return in_parts(part, self.begin_sums(split, *whole), -(-size // rows.shape[0]), pace or Pace(), halts)
+
+    def begin_sums(self, split: Split, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array) -> Sums:
+        """The sums of an evaluation before its first batch."""
+        return self._begin_sums(split, params, buffers, data, rows)
+
+    def add_batches(
+        self,
+        split: Split,
+        size: int,
+        params: PyTree,
+        buffers: PyTree,
+        data: PyTree,
+        rows: jax.Array,
+        sums: Sums,
+        first: int | np.int32,
+        until: int | np.int32,
+    ) -> tuple[Sums, dict[str, Any]]:
+        """(The sums with the batches from `first` to before `until`, the means so far); else as `evaluate`."""
+        whole = params, buffers, data, rows
+        return self._evaluate(split, size, *whole, sums, np.int32(first), np.int32(until))
 
     def observer(self, measures: Mapping[str, Callable[[Probe], PyTree]]) -> Callable[..., dict[str, Any]]:
         """(state, data, rows) -> {name: what this measure says of the update that `train` will make next}.
