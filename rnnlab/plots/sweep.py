@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from rnnlab.plots.style import COLOURS, GREY, make_grid, save, without_spikes
 
 LINES = len(COLOURS)
 """How many curves a panel can hold, a colour each."""
+_NAMED = 10
+"""So many values of an axis have a tick each."""
 _MANY = 20.0
 """Positive numbers whose largest is so many times the smallest are shown on a logarithmic scale."""
 
@@ -142,11 +145,16 @@ def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path)
         colour = COLOURS[line.colour]
         axis.plot(values, share, "o-", color=colour, linewidth=1.6, markersize=5, label=line.label)
         axis.vlines(values, low, high, color=colour, alpha=0.35, linewidth=3)
-    for claim in claims:
+    for row, claim in enumerate(claims):  # Above the axes: within them words would cover a bar.
         axis.axvline(claim.value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8, "color": GREY}
-        axis.text(claim.value, 0.5, f"{claim.text} ", transform=axis.get_xaxis_transform(), **look)
+        place = {"xytext": (0, 4 + 11 * row), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        at = axis.get_xaxis_transform()
+        axis.annotate(claim.text, (claim.value, 1), xycoords=at, fontsize=8, color=GREY, **place)
     axis.set_ylim(-0.04, 1.04)
+    swept = sorted({value for line in lines for value in line.x})
+    if len(swept) <= _NAMED:
+        axis.set_xticks(swept, [f"{value:g}" for value in swept])
+        axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel(x)
     axis.set_ylabel("share of runs that solved the task")
     # Below the axes: within them it would cover a line.

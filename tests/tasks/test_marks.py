@@ -16,6 +16,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import Batch, Task, make_task
 from rnnlab.training.loop import train_and_evaluate
 from tests.helpers import SMALL_RUN
+from tests.tiers import slow_tests
 
 Rows = list[tuple[np.ndarray, np.ndarray, float]]
 
@@ -202,8 +203,11 @@ EXPECTED_VALUES = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("section", [MEAN, PRODUCT, XOR], ids=label)
+@pytest.mark.parametrize(
+    "section",
+    [*slow_tests(XOR), *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (MEAN, SIGNED, PRODUCT))],
+    ids=label,
+)
 def test_a_gru_solves_the_task(section: dict[str, Any], tmp_path: Path) -> None:
     config = SMALL_RUN | {
         "steps": 4000,
