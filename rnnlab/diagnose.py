@@ -9,7 +9,8 @@
 Measures on --rows rows of the validation split, in double precision: the gradient's half-life and reach (horizon),
 singular values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the
 gradient of the recurrent kernel split by lag and by gate (lags), the bias of truncated backpropagation (truncation),
-and histograms of gates, activations and states (values). --config.path.to.field=VALUE sets fields of --config, as for
+histograms of gates, activations and states (values), and of a run of the task forecast the Lyapunov exponents of the
+network that runs on its own forecasts (closed_loop). --config.path.to.field=VALUE sets fields of --config, as for
 rnnlab.train.
 Writes diagnosis.json and figures in plots/ to the workdir, and to TensorBoard where it has events. For a published
 network it writes to runs/NAME-published, for --config to runs/FILE-PRESET-untrained, for --atlas atlas.json and
@@ -160,16 +161,16 @@ def _diagnose(
     import numpy as np
 
     from rnnlab import plots
-    from rnnlab.diagnostics.diagnosis import MEASURES, notes, plain_arrays, subject_of
+    from rnnlab.diagnostics.diagnosis import MEASURES, measures_of, notes, plain_arrays, subject_of
     from rnnlab.records.metrics import write_figures
     from rnnlab.training.setup import make_run
 
-    names = values.measure or list(MEASURES)
-    for name in names:
+    for name in values.measure or ():
         if name not in MEASURES:
             raise ConfigError(f"--measure: {unknown('measure', name, MEASURES)}")
     console = make_console()
     run = make_run(config | {"diagnostics": ()}, values.data_dir)
+    names = values.measure or measures_of(run.task)
     rows, size = values.rows or ROWS, run.task.size("validation")
     if size is not None and rows > size:
         if values.rows:

@@ -10,6 +10,7 @@ Prints the metrics and writes them to WORKDIR/evaluation.json; with --split=all 
 for a task with an option `length`, evaluates at these lengths in place of the run's own, writes them to
 WORKDIR/evaluation_by_length.json and draws WORKDIR/plots/evaluation_by_length.png. For a task that names its classes,
 as time_series does, WORKDIR/confusion.json counts which are taken for which, and WORKDIR/plots/confusion.png shows it.
+For the task forecast, WORKDIR/plots/forecast.png shows the forecasts beside the series.
 --decode, for runs of the task speech, adds the phone error rate of a Viterbi decoding, all transcripts in
 WORKDIR/recognition.json, and figures of an utterance and of confused phones in WORKDIR/plots.
 --dynamic, for a language model, adds dynamic_loss, dynamic_perplexity and so on: the network goes on learning from the
@@ -88,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
     if values.dynamic:
         _evaluate_dynamically(run, restored.state, values, results)
     confused = {} if run.task.classes is None else _confused(run, restored.state, splits)
+    forecast = _forecast(run, restored.state, splits[-1])
     recognized = _recognized(run, restored.state, splits) if values.decode else {}
     for split, each in recognized.items():
         results[split] |= each.values
@@ -97,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
         check_idle(output)
         write_text(Workdir(output).evaluation, json.dumps(plain(written), indent=2) + "\n")
         figures += _keep_confused(confused, output) if confused else []
+        figures += _keep_forecast(forecast, output) if forecast else []
         figures += _keep(recognized, output) if recognized else []
     _print(list(results.values()), figures)
     return cli.FINISHED
@@ -215,6 +218,22 @@ def _keep_confused(confused: Mapping[Split, Any], output: Path) -> list[Path]:
 
     write_text(Workdir(output).confusion, json.dumps(confused) + "\n")
     return [confusion(output)]
+
+
+def _forecast(run: "Run", state: "TrainState", split: Split) -> dict[str, Any]:
+    """The forecasts of a split beside the series; nothing of another task."""
+    from rnnlab.tasks import Forecast
+    from rnnlab.training.forecasting import forecasts
+
+    return forecasts(run, run.task, state, split) if isinstance(run.task, Forecast) else {}
+
+
+def _keep_forecast(arrays: Mapping[str, Any], output: Path) -> list[Path]:
+    """Writes the arrays and the figure to the folder and returns the figure."""
+    from rnnlab.plots import forecast
+
+    write_arrays(Workdir(output).forecast_arrays, arrays, compressed=True)
+    return [forecast(output)]
 
 
 def _recognized(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, "Recognition"]:

@@ -71,6 +71,7 @@ _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "language_model": lambda folder, patch: _text(folder, patch) | {"window": 5},
     "sentences": lambda folder, patch: _text(folder, patch) | {"longest": 5},
     "pixels": _images,
+    "forecast": lambda folder, patch: {"points": 300, "context": 5},
     "speech": _speech,
     "time_series": _time_series,
 }

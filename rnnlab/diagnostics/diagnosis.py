@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from rnnlab.config.errors import ConfigError
+from rnnlab.diagnostics.closed_loop import PARTS, STEPS, check_closed_loop, closed_loop
 from rnnlab.diagnostics.gradient_flow import decay_per_step, gradient_reach, memory_horizon
 from rnnlab.diagnostics.jacobians import (
     MEMORY_LIMIT,
@@ -34,7 +35,7 @@ from rnnlab.engine import products_of
 from rnnlab.files import read_json
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
-from rnnlab.tasks import Batch, Task
+from rnnlab.tasks import Batch, Forecast, Task
 
 
 class Subject(NamedTuple):
@@ -176,6 +177,31 @@ def _lyapunov(subject: Subject) -> dict[str, Any]:
     return result
 
 
+def _closed_loop(subject: Subject) -> dict[str, Any]:
+    """Lyapunov exponents of the network whose answers are its inputs, in nats per unit of time of the series."""
+    _need_all(subject)
+    task = check_closed_loop(subject.task)
+    count = subject.exponents or task.in_features
+    graphdef, state = nnx.split(subject.network)
+    run = jax.jit(lambda state, inputs: closed_loop(nnx.merge(graphdef, state), task, inputs, count))
+    loop = run(state, subject.batch.inputs)
+    mean, error = (float(each[0]) for each in loop.exponents)
+    if not np.isfinite(mean):
+        raise ConfigError("the answers do not stay finite once they are the inputs")
+    system = "" if task.system.exponent is None else f"; that of {task.series} is {task.system.exponent:g}"
+    note = f"closed loop: largest Lyapunov exponent {mean:.4g} ± {error:.2g} per unit of time{system}"
+    return {
+        "mean": loop.exponents.mean,
+        "error": loop.exponents.error,
+        "course": loop.course,
+        "time": (np.arange(PARTS) + 1) * (STEPS // PARTS * task.system.interval),
+        "deviation": loop.deviation,
+        "interval": task.system.interval,
+        "system": task.system.exponent,
+        "note": note,
+    }
+
+
 def _compiled(measure: Callable[..., Any], run: Trajectory, *more: jax.Array) -> Any:
     """measure(run, *more) in one program, of which all arrays are arguments: XLA computes with constants while it
     compiles, for minutes where T is 10 000."""
@@ -292,7 +318,14 @@ MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "lags": _lags,
     "truncation": _truncation,
     "values": _values,
+    "closed_loop": _closed_loop,
 }
+
+
+def measures_of(task: Task) -> list[str]:
+    """Those that are taken where none is asked for."""
+    in_loop = isinstance(task, Forecast) and task.horizon == 1
+    return [name for name in MEASURES if name != "closed_loop" or in_loop]
 
 
 def plain_arrays(value: Any) -> Any:

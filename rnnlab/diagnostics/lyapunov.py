@@ -50,11 +50,11 @@ def lyapunov_exponents(trajectory: Trajectory, count: int | None = None) -> Floa
 
     def back(q: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
         before, parts, inside = inputs
-        return _orthonormalized(pulled(step, before, parts, inside, q))[0], None
+        return orthonormalized(pulled(step, before, parts, inside, q))[0], None
 
     def forward(state: tuple[jax.Array, jax.Array], inputs: tuple) -> tuple[tuple[jax.Array, jax.Array], None]:
         (q, growth), (before, parts, inside) = state, inputs
-        q, logs = _orthonormalized(pushed(step, before, parts, inside, q))
+        q, logs = orthonormalized(pushed(step, before, parts, inside, q))
         return (q, growth + jnp.where(inside, logs, 0)), None
 
     with jax.default_matmul_precision("highest"):  # With operands rounded to 10 bits, as on a GPU, Q is not orthogonal.
@@ -81,7 +81,7 @@ def summary(exponents: Float[Array, "B N"], lengths: Int[Array, " B"] | None = N
     return Summary(mean, jnp.where(jnp.isfinite(error), error, jnp.nan))
 
 
-def _orthonormalized(vectors: Float[Array, "N B S"]) -> tuple[Float[Array, "N B S"], Float[Array, "N B"]]:
+def orthonormalized(vectors: Float[Array, "N B S"]) -> tuple[Float[Array, "N B S"], Float[Array, "N B"]]:
     """Q and log |R_ii| of each row's N vectors as columns; those that depend on the ones before become zero, and -inf.
 
     By the classical Gram-Schmidt process, twice, as orthogonal as by reflections (Giraud et al., 2005). Reflections put

@@ -7,6 +7,7 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ["MATPLOTLIBRC"] = os.devnull
 from rnnlab.plots.confusion import confusion
 from rnnlab.plots.diagnosis import diagnosis
+from rnnlab.plots.forecast import forecast
 from rnnlab.plots.language_models import validation_curves
 from rnnlab.plots.observed import compare_training, observed
 from rnnlab.plots.run_page import page
@@ -26,6 +27,7 @@ __all__ = [
     "compare_training",
     "confusion",
     "diagnosis",
+    "forecast",
     "gradient_flow",
     "learning_curve",
     "learning_rate_range",

@@ -161,6 +161,24 @@ def _lyapunov(measured: dict[str, Any]) -> Figure:
     return figure
 
 
+def _closed_loop(measured: dict[str, Any]) -> Figure:
+    """The largest exponent as it settles, and all that were taken, beside the system's largest."""
+    figure, (left, right) = make_axes(2)
+    mean, error = numbers(measured["mean"]), numbers(measured["error"])
+    left.plot(numbers(measured["time"]), shown(numbers(measured["course"])), color=COLOURS[0], label="network, so far")
+    right.errorbar(range(1, len(mean) + 1), shown(mean), shown(error), fmt=".", color=COLOURS[0], label="network")
+    for axis in (left, right):
+        if measured["system"] is not None:
+            system = float(measured["system"])
+            axis.axhline(system, color=COLOURS[1], linestyle="--", linewidth=1, label=f"system's largest, {system:g}")
+        axis.set_ylabel("Lyapunov exponent, nats per unit of time")
+        axis.legend(frameon=False, fontsize=8)
+    left.set(xlabel="time in the closed loop", title="largest exponent, mean over rows")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    right.set(xlabel="exponent, by size", title="leading exponents, with standard errors")
+    return figure
+
+
 def _lags(measured: dict[str, Any]) -> Figure:
     """A row for each layer: the gradient's parts by lag and gate, and what a window of so many steps sees."""
     layers = _layers(measured)
@@ -233,5 +251,6 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "lags": _lags,
     "truncation": _truncation,
     "values": _values,
+    "closed_loop": _closed_loop,
 }
 """Name of a measure and of its figure -> what draws it."""

@@ -29,6 +29,8 @@ CAPTIONS = {
     "lags": "The gradient of the recurrent kernel by the number of steps that it travelled back, and by gate.",
     "truncation": "The gradient of truncated backpropagation beside the full one.",
     "values": "The values of gates, activations and states at the step of the diagnosis.",
+    "closed_loop": "Lyapunov exponents of the network whose answers are its inputs, beside the system's largest.",
+    "forecast": "The series beside its forecasts, and beside the network that goes on alone, its forecasts as inputs.",
 }
 """Name of a figure -> what stands under it; they come in this order, others behind them."""
 

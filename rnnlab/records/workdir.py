@@ -47,6 +47,7 @@ class Workdir:
         self.evaluation = folder / "evaluation.json"
         self.evaluation_by_length = folder / "evaluation_by_length.json"
         self.confusion = folder / "confusion.json"
+        self.forecast_arrays = folder / "forecast.npz"
         self.recognition = folder / "recognition.json"
         self.recognition_arrays = folder / "recognition.npz"
         self.diagnosis = folder / "diagnosis.json"

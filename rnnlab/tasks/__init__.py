@@ -10,6 +10,7 @@ from rnnlab.tasks.adding import Adding
 from rnnlab.tasks.augmentation import AugmentationOptions
 from rnnlab.tasks.base import Batch, Block, Example, Split, StreamTask, Task, Weighted
 from rnnlab.tasks.copying import Copying, Denoising, Memorization
+from rnnlab.tasks.forecast import Forecast
 from rnnlab.tasks.generated import GeneratedTask
 from rnnlab.tasks.language_model import LanguageModel, Sentences
 from rnnlab.tasks.multiplication import Multiplication
@@ -38,6 +39,7 @@ TASKS: Table[Callable[..., Task]] = Table(
         "pixels": Pixels,
         "speech": Speech,
         "time_series": TimeSeries,
+        "forecast": Forecast,
     },
     "a rnnlab.tasks.Task",
     lambda product: isinstance(product, Task),
@@ -90,6 +92,7 @@ __all__ = [
     "Denoising",
     "Dyck",
     "Example",
+    "Forecast",
     "GeneratedTask",
     "LanguageModel",
     "Memorization",
