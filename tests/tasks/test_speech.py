@@ -19,7 +19,6 @@ from rnnlab.tasks import Batch, Speech, make_task
 from rnnlab.training.setup import make_run
 from tests.generated_timit import SPEAKERS, write_corpus
 from tests.helpers import assert_close, float64, random_like
-from tests.tiers import slow_tests
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "speech.py")
 SENTENCES = tuple(f"SX{number}" for number in range(7))
@@ -159,7 +158,8 @@ def test_rows_drawn_apart_equal_the_whole_batch(task, positions):
 # --- padding and neighbours ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", ["lstm", *slow_tests("irnn")])
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "irnn"])
 def test_padded_batch_equals_single_utterances_in_outputs_and_gradients(task, cell):
     batch = draw(task, "validation", [0, 1])
     assert len(set(batch.lengths.tolist())) > 1
