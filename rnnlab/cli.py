@@ -16,6 +16,7 @@ from rnnlab.config.field_flags import define_fields, field_texts
 from rnnlab.config.help import render
 from rnnlab.config.overrides import Config, field_paths, fields_named
 from rnnlab.config.reading import load_file
+from rnnlab.config.references import READY, read_reference, ready_configs
 from rnnlab.files import Unwritable, output
 from rnnlab.files.path_flag import path_flag
 from rnnlab.parallel import devices, environment, processes
@@ -62,10 +63,9 @@ def start_processes(values: flags.FlagValues, config: Mapping[str, Any]) -> None
 
 
 def default_workdir(reference: str) -> Path:
-    """runs/adding for "configs/adding.py", runs/adding-lstm for "configs/adding.py:lstm"."""
-    file, _, preset = reference.partition(":")
-    stem = Path(file).stem
-    return Path("runs", f"{stem}-{preset}" if preset else stem)
+    """runs/adding for "configs/adding.py" and "rnnlab:adding", runs/adding-lstm for "configs/adding.py:lstm"."""
+    _, file, preset = read_reference(reference)
+    return Path("runs", f"{file.stem}-{preset}" if preset else file.stem)
 
 
 def output_flag(values: flags.FlagValues) -> None:
@@ -145,7 +145,8 @@ def parse(
     """
     flags.DEFINE_bool("help", False, "this text", short_name="h", flag_values=values)
     if base is not None:
-        text = "FILE.py or FILE.py:ARGUMENT, for its get_config(ARGUMENT); --config.path.to.field=VALUE sets a field"
+        text = "FILE.py or FILE.py:ARGUMENT, for its get_config(ARGUMENT); --config.path.to.field=VALUE sets a field; "
+        text += f"in place of FILE.py, one of rnnlab's: {', '.join(READY + name for name in ready_configs())}"
         flags.DEFINE_string("config", None, text, flag_values=values)
 
     def hints(reference: str | None, texts: Mapping[str, str]) -> Callable[[str], Any]:

@@ -3,9 +3,10 @@
     python -m rnnlab.train --config=configs/adding.py
     python -m rnnlab.train --config=configs/adding.py:lstm --workdir=runs/long --config.task.length=400
 
---config names a file and, after a colon, the argument of its get_config, such as one of its presets. Every field is a
-flag, as in --config.optimizer.learning_rate=3e-4, --config.model.bidirectional (True), --noconfig.model.bidirectional
-(False) or --config.model.cell=gru; with --config, --help lists all fields with their values and what they mean.
+--config names a file and, after a colon, the argument of its get_config, such as one of its presets. rnnlab:adding:lstm
+names the file and preset that come with rnnlab, from any folder. Every field is a flag, as in
+--config.optimizer.learning_rate=3e-4, --config.model.bidirectional (True), --noconfig.model.bidirectional (False) or
+--config.model.cell=gru; with --config, --help lists all fields with their values and what they mean.
 --flagfile=FILE reads flags from a file, one a line.
 Without --workdir the run goes to runs/FILE or runs/FILE-PRESET, as in runs/adding-lstm, below the current folder.
 The same command on the same workdir resumes.

@@ -9,7 +9,7 @@ matrix. 4 cells × 4 lengths × 5 seeds = 80 runs in 16 compiled programs.
 
 def get_config() -> dict:
     return dict(
-        base="configs/adding.py",
+        base="rnnlab:adding",
         product={"task.length": [50, 100, 200, 400]},
         zip=[
             {

@@ -28,7 +28,7 @@ def get_config(preset: str = "irnn") -> dict:
     if preset == "lstm":
         axes["model.cell.forget_bias"] = [1.0, 4.0, 10.0, 20.0]
     return dict(
-        base="configs/adding.py",
+        base="rnnlab:adding",
         overrides={
             "model.cell": PRESETS[preset],
             "optimizer": "sgd",

@@ -10,7 +10,7 @@ The bias is a number: 6 biases × 5 seeds are one compiled program, and the swee
 
 def get_config() -> dict:
     return dict(
-        base="configs/adding.py:lstm",
+        base="rnnlab:adding:lstm",
         product={
             "task.length": [50, 100, 200, 400],
             "model.cell.forget_bias": [-1.0, 0.0, 1.0, 4.0, 10.0, 20.0],

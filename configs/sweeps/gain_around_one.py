@@ -10,7 +10,7 @@ The gain is a number: 9 gains × 5 seeds are one compiled program, and the sweep
 
 def get_config() -> dict:
     return dict(
-        base="configs/adding.py:tanh",
+        base="rnnlab:adding:tanh",
         overrides={"model.cell.input_init": "glorot_uniform", "model.cell.recurrent_init": "orthogonal"},
         product={
             "model.cell.activation": ["tanh", "relu", "linear"],

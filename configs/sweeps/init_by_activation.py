@@ -11,7 +11,7 @@ other work. The report: docs/results/init_by_activation.
 
 def get_config() -> dict:
     return dict(
-        base="configs/adding.py:tanh",
+        base="rnnlab:adding:tanh",
         overrides={"model.cell.input_init": "glorot_uniform"},
         product={
             "model.cell.recurrent_init": [

@@ -11,7 +11,7 @@ Rate and clip are numbers: the 54 runs are one compiled program.
 
 def get_config() -> dict:
     return dict(
-        base="configs/adding.py:gru",
+        base="rnnlab:adding:gru",
         draws=dict(
             count=27,
             of={

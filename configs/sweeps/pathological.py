@@ -11,7 +11,7 @@ of runs that solved the task against T, with these claims beside it. A run ends 
 
 def get_config() -> dict:
     return dict(
-        base="configs/pathological.py",
+        base="rnnlab:pathological",
         zip=[
             {
                 "optimizer.clip_norm": [None, 1.0, 1.0],

@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.outside import look_in, note_imports
 from rnnlab.config.overrides import copied, is_section
+from rnnlab.config.references import READY, read_reference, ready_configs
 
 
 def load_file(reference: str) -> ConfigDict:
     """The config that a file's `get_config` returns. Its references stay references, which follow what is set later.
 
     Args:
-        reference: "path.py", or "path.py:argument" for `get_config("argument")`.
+        reference: "path.py", or "path.py:argument" for `get_config("argument")`; or "rnnlab:name" in place of a path.
 
     Raises:
         ConfigError: no such file, an argument that `get_config` refuses, or an error while the file runs.
@@ -38,13 +39,11 @@ def read_file(reference: str) -> dict[str, Any]:
     `get_config` decides which arguments it takes. When it refuses one that the file's PRESETS do not list, the message
     names those that they list.
     """
-    path, colon, argument = reference.partition(":")
-    arguments = [argument] if colon else []
-    file = Path(os.path.expanduser(path))
+    path, file, argument = read_reference(reference)
+    arguments = [] if argument is None else [argument]
     look_in(folder_of(reference))
     if not os.path.isfile(file):
-        beside = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise ConfigError(unknown("config", path, beside or [str(p) for p in sorted(Path("configs").glob("*.py"))]))
+        raise ConfigError(unknown("config", path, _others(file)))
     spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config: {path} is not a Python file; a config is one, as configs/adding.py")
@@ -78,8 +77,15 @@ def read_file(reference: str) -> dict[str, Any]:
 
 
 def folder_of(reference: str) -> tuple[str, ...]:
-    """Where a config imports its helpers from, and what it names by `package.module:Name`: beside its file."""
-    return (os.path.dirname(os.path.abspath(os.path.expanduser(reference.partition(":")[0]))),)
+    """`Reference.folder` of a reference, as the field `import_from` has it."""
+    return (read_reference(reference).folder,)
+
+
+def _others(file: Path) -> list[str]:
+    """The configs that may have been meant by a path that is none: those beside it, else those of the project."""
+    beside = sorted(file.parent.glob("*.py")) if file.parent.is_dir() else []
+    files = beside or sorted(Path("configs").glob("*.py"))
+    return [str(each) for each in files] or [READY + name for name in ready_configs()]
 
 
 def _unknown_preset(module: Any, path: str, argument: str) -> str:

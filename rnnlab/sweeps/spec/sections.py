@@ -73,7 +73,7 @@ class SweepOptions:
     """The fields of a file in configs/sweeps/, as `get_config` returns them. A point is {path: value} of a run."""
 
     base: str | Mapping
-    """A config's file, as "configs/adding.py:lstm", or a whole config."""
+    """A config's file, as "configs/adding.py:lstm" or "rnnlab:adding:lstm", or a whole config."""
     overrides: Mapping = dataclasses.field(default_factory=dict)
     """{path: value} for every run."""
     product: Mapping = dataclasses.field(default_factory=dict)
