@@ -62,7 +62,7 @@ def read_file(reference: str) -> dict[str, Any]:
         try:
             config = module.get_config(*arguments)
         except Exception:
-            if arguments and argument not in getattr(module, "PRESETS", [argument]):
+            if argument is not None and argument not in getattr(module, "PRESETS", [argument]):
                 raise ConfigError(_unknown_preset(module, path, argument)) from None
             raise
         if not is_section(config):
