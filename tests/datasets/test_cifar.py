@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,10 @@ import pytest
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
 from rnnlab.datasets import cifar, mnist
+from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import Batch, Pixels, Split, Task, make_task
+from rnnlab.training.loop import train_and_evaluate
+from tests.helpers import SMALL_RUN
 from tests.tiers import slow_tests
 
 BATCH, TEST, HELD_OUT = 3, 5, 4
@@ -280,6 +284,24 @@ def test_mistakes_are_one_line(folder: Path, options: dict[str, Any], message: s
     with pytest.raises(ConfigError, match=message) as caught:
         make_task({"name": "pixels"} | resolve(Pixels, section, "task"), str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_run_on_noisy_rows_resumes_to_the_bit(folder: Path, no_figures: None) -> None:
+    task = {"name": "pixels", "dataset": "cifar10", "order": "noisy_rows", "length": 36, "white": 1.0}
+    task |= {"validation_size": HELD_OUT}
+    config = SMALL_RUN | {"task": task, "augmentation": {"pixel_shift": 2}, "log_every": 2, "eval_every": 2}
+    sizes = {"eval_batch_size": 4, "checkpoint_every": 2}
+    for name, ends in {"straight": [4], "resumed": [2, 4]}.items():
+        for steps in ends:
+            train_and_evaluate(resolve_config(config | sizes | {"steps": steps}), folder / name, str(folder))
+    lines = [
+        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
+        for text in ((folder / name / "metrics.jsonl").read_text() for name in ("straight", "resumed"))
+    ]
+    last = [line for line in lines[0] if line["step"] == 4]
+    assert last
+    assert [line for line in lines[1] if line["step"] == 4][-len(last) :] == last
 
 
 # --- shifted images --------------------------------------------------------------------------------------------------
