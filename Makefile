@@ -15,7 +15,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile -
 # pyright is pinned: do not look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
-.PHONY: help install train test test-slow selfcheck lint format clean
+.PHONY: help install train test test-slow selfcheck lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -43,6 +43,12 @@ lint: $(VENV)/.test-installed ## check style, format and types
 format: $(VENV)/.test-installed ## mend what ruff can mend
 	$(VENV)/bin/python -m ruff check --fix --exit-zero
 	$(VENV)/bin/python -m ruff format
+
+# uv resolves for every Python and system at once. What it writes are pip's constraints: they install nothing.
+lock: $(VENV)/bin/pip ## write constraints.txt anew, the newest versions of all that rnnlab and its extras need
+	@$(PIP) uv
+	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command="make lock" --output-file constraints.txt pyproject.toml
 
 clean: ## remove .venv and caches; leaves runs/
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache

@@ -2,15 +2,89 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = [name.split()[-1] for name in PROJECT["project"]["classifiers"] if re.search(r" 3\.\d+$", name)]
+CONSTRAINTS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+def requirements() -> list[Requirement]:
+    """What rnnlab and all its extras need, but for themselves."""
+    project = PROJECT["project"]
+    texts = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    return [each for each in map(Requirement, texts) if each.name != "rnnlab"]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_constraints_have_one_version_of_everything_that_is_needed(python):
+    linux = {
+        "python_version": python,
+        "python_full_version": f"{python}.1",
+        "sys_platform": "linux",
+        "os_name": "posix",
+    }
+    linux |= {"platform_system": "Linux", "platform_machine": "x86_64"}
+    pins: dict[str, list[str]] = {}
+    for each in CONSTRAINTS:
+        if each.marker is None or each.marker.evaluate(linux):
+            pins.setdefault(each.name, []).append(str(each.specifier).removeprefix("=="))
+    for needed in requirements():
+        if needed.marker is None or needed.marker.evaluate(linux):
+            (version,) = pins[needed.name.lower()]
+            assert needed.specifier.contains(version, prereleases=True), f"{needed}, not {version}: make lock"
+
+
+def test_workflow_tests_every_python_of_the_classifiers():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == PYTHONS
+    assert PROJECT["project"]["requires-python"] == f">={PYTHONS[0]}"
+
+
+def test_commands_of_the_workflows_are_in_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / ".github" / "workflows").glob("*.yml")]
+    used = {name for text in texts for name in re.findall(r"\bmake ([a-z-]+)", text)}
+    assert {"test", "test-slow", "lint"} <= used <= targets
+
+
+def test_hooks_run_the_ruff_of_the_project():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    pins = [each for hook in hooks for each in hook.get("additional_dependencies", [])]
+    (ruff,) = [str(each) for each in requirements() if each.name == "ruff"]
+    assert pins == [ruff, ruff]
+
+
+def test_addresses_of_the_project_are_those_of_pyproject():
+    urls = PROJECT["project"]["urls"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation.get("repository-code") == urls.get("Repository")
+    repository = urls.get("Repository", "").partition("github.com/")[2]
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md", "*.yml", "*.ipynb", "*.py", "*.cff"], cwd=ROOT, capture_output=True
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a clone")
+    wrong = [
+        f"{name}: {address}"
+        for name in listed.stdout.decode().split()
+        for address in re.findall(r"https?://[^\s)\"'>]*rnnlab[^\s)\"'>]*", (ROOT / name).read_text(encoding="utf-8"))
+        if not address.startswith(tuple(urls.values())) and not (repository and f"/{repository}/" in address)
+    ]
+    assert wrong == []
 
 
 def run(folder: Path, *command: str, packages: Path | None = None) -> str:
