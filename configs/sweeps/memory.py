@@ -10,7 +10,7 @@ programs.
 
 def get_config() -> dict:
     return dict(
-        base="configs/copying.py",
+        base="rnnlab:copying",
         overrides={"model.cell.features": 100, "steps": 2000, "eval_every": 250, "checkpoint_every": 2000},
         zip=[
             {
