@@ -2,10 +2,12 @@
 
 As a library: cells, `unroll`, initialisers, activations and networks for any Flax NNX model.
 As a program: `python -m rnnlab.train --help`.
+From Python: `load` opens the folder that a run has left, `run_training` and `run_sweep` start one.
 """
 
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
 from rnnlab.engine import Taps, make_taps, unroll
+from rnnlab.library import load, load_sweep, run_sweep, run_training
 from rnnlab.nn.network import Network
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.ops import activations, initializers
@@ -33,6 +35,10 @@ __all__ = [
     "activations",
     "initializers",
     "irnn",
+    "load",
+    "load_sweep",
     "make_taps",
+    "run_sweep",
+    "run_training",
     "unroll",
 ]

@@ -39,7 +39,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import Unwritable, write_text
 from rnnlab.files.output import make_console
 from rnnlab.parallel.memory import allocation_failures
-from rnnlab.records.workdir import Workdir, check_idle, check_words, read_config
+from rnnlab.records.workdir import Workdir, check_idle, read_config
 
 if TYPE_CHECKING:
     from rnnlab.training.run import Run
@@ -230,15 +230,11 @@ def _diagnose(
 
 def _state(run: "Run", workdir: Path | None, checkpoint: str) -> tuple["TrainState", int]:
     """The state of a checkpoint and its step; without a workdir the initial state and 0."""
-    from rnnlab.training.chosen import restore_chosen
+    from rnnlab.training.chosen import restore_run
 
-    state = run.programs.start(run.seed)
     if workdir is None:
-        return state, 0
-    check_words(workdir, run.task.words)
-    restored = restore_chosen(workdir, checkpoint, state, run.programs.structure.word_leaves)
-    if len(run.stages) > 1:
-        run.enter(restored.host["curriculum"]["stage"])
+        return run.programs.start(run.seed), 0
+    restored = restore_run(run, workdir, checkpoint)
     return restored.state, restored.step
 
 

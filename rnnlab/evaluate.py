@@ -36,7 +36,7 @@ from rnnlab import cli
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_arrays, write_text
 from rnnlab.records.metrics import plain
-from rnnlab.records.workdir import Workdir, check_idle, check_words, read_config
+from rnnlab.records.workdir import Workdir, check_idle, read_config
 from rnnlab.tasks import Split
 
 if TYPE_CHECKING:
@@ -67,19 +67,15 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(workdir)
     output = cli.output_folder(workdir, values.output)
 
-    from rnnlab.training.chosen import restore_chosen
+    from rnnlab.training.chosen import restore_run
     from rnnlab.training.other_lengths import read_lengths
     from rnnlab.training.setup import make_run
 
     lengths = None if values.test_lengths is None else read_lengths(values.test_lengths, config["task"])
     run = _dynamic_run(values, config) if values.dynamic else make_run(config, values.data_dir)
-    check_words(workdir, run.task.words)
     for split in splits:
         run.check_evaluation(split)
-    state = run.programs.start(config["seed"])
-    restored = restore_chosen(workdir, which, state, run.programs.structure.word_leaves)
-    if len(run.stages) > 1:
-        run.enter(restored.host["curriculum"]["stage"])
+    restored = restore_run(run, workdir, which)
     if lengths is not None:
         _by_length(run, restored.state, restored.step, config, values.data_dir, lengths, splits, output)
         return cli.FINISHED

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,6 +236,19 @@ def test_runs_of_the_new_cells_sweep_are_those_of_their_own_numbers(extended, tm
     run(extended, "-m", "rnnlab.train", "--config=configs/adding.py", f"--workdir={tmp_path / 'r'}", *cell, *small)
     summary = json.loads((tmp_path / "r" / "summary.json").read_text(encoding="utf-8"))
     assert summary["final"]["validation"]["loss"] == pytest.approx(float(rows[1]["final.validation.loss"]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_every_line_of_the_python_page_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("configs", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    codes = [text for language, _, text in blocks(ROOT / "docs" / "python.md") if language == "python"]
+    for code in codes:
+        exec(compile(code, "docs/python.md", "exec"), names)
+    assert len(codes) > 5
+    assert names["run"].summary["status"] == "finished"
 
 
 @pytest.mark.slow

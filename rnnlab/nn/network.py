@@ -29,6 +29,7 @@ from rnnlab.nn.cross_entropy import Distribution
 from rnnlab.nn.inputs import check_inputs, embed, last_valid, make_table, parts_of_embedding, without_padding
 from rnnlab.nn.linear import Linear
 from rnnlab.nn.options import Connections, ModelOptions, Readout, check_options
+from rnnlab.nn.printing import described
 from rnnlab.nn.rates import Rates
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.nn.softmax import Softmax, check_softmax
@@ -131,6 +132,9 @@ class Network(nnx.Module):
         self.shortcuts = nnx.List(shortcuts)
         self.highway_gates = nnx.List(carry_gates)
         return sum(outs) if connections == "skip" else in_features
+
+    def __str__(self) -> str:
+        return described(self)
 
     def cells(self) -> dict[tuple[str | int, ...], BaseCell]:
         """Every cell by its path in a tree of parameters: ("layers", 0, "cells", 1)."""

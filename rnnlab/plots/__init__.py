@@ -1,9 +1,12 @@
 """Every figure, drawn from files in a workdir, and the page that holds them."""
 
 import os
+import sys
 
-# Before matplotlib reads them: figures are files, and alike whatever a user's shell and matplotlibrc say.
-os.environ["MPLBACKEND"] = "agg"
+# Before matplotlib reads them: figures are files, and alike whatever a user's shell and matplotlibrc say. A notebook
+# shows figures through a backend of its own.
+if "ipykernel" not in sys.modules:
+    os.environ["MPLBACKEND"] = "agg"
 os.environ["MATPLOTLIBRC"] = os.devnull
 from rnnlab.plots.confusion import confusion
 from rnnlab.plots.diagnosis import diagnosis

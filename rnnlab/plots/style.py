@@ -1,14 +1,18 @@
 """The common parts of all figures: colours, axes, symbols, numbers from JSON, and how a file is written."""
 
+import contextlib
 import io
+import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+if "ipykernel" not in sys.modules:  # A notebook shows figures through a backend of its own.
+    matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -238,8 +242,24 @@ def edges(steps: list[int]) -> list[float]:
     return [*steps, steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[dict[str, Figure]]:
+    """Figures that are saved in this block go to a dict, by the name of their file, and nothing is written."""
+    figures: dict[str, Figure] = {}
+    token = _figures.set(figures)
+    try:
+        yield figures
+    finally:
+        _figures.reset(token)
+
+
+_figures: ContextVar[dict[str, Figure] | None] = ContextVar("figures", default=None)
+"""The figures of a block of `kept`."""
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure, its legends where they cover nothing, whole or not at all, and closes it.
+    """Writes the figure, its legends where they cover nothing, whole or not at all, and closes it; in a block of `kept`
+    it is kept instead.
 
     Raises:
         Unwritable: it cannot be written.
@@ -249,6 +269,10 @@ def save(figure: Figure, path: Path) -> Path:
         # A panel of which nothing can be drawn has no limits of its own: the default ones will do.
         warnings.filterwarnings("ignore", "Attempt to set non-positive", UserWarning)
         clear_legends(figure)
+        if (figures := _figures.get()) is not None:
+            figures[path.stem] = figure
+            plt.close(figure)
+            return path
         figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
     plt.close(figure)
     write_bytes(path, picture.getvalue())

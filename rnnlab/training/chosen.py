@@ -10,11 +10,30 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import interpreting, read_arrays, write_arrays
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
-from rnnlab.records.workdir import Workdir
+from rnnlab.records.workdir import Workdir, check_words
 from rnnlab.training.checkpoints import Restored, SavedCheckpoints
 from rnnlab.training.leaves import flat_names
+from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 from rnnlab.typing import PyTree
+
+
+def restore_run(run: Run, workdir: Path, which: str) -> Restored:
+    """`restore_chosen` for the run of a workdir, which enters the stage of its curriculum that the checkpoint is of.
+
+    Raises:
+        ConfigError: as `restore_chosen`, or the workdir's words are others.
+    """
+    check_words(workdir, run.task.words)
+    restored = restore_chosen(workdir, which, run.programs.start(run.seed), run.programs.structure.word_leaves)
+    enter_stage(run, restored)
+    return restored
+
+
+def enter_stage(run: Run, restored: Restored) -> None:
+    """The run goes to the stage of its curriculum that a checkpoint is of."""
+    if len(run.stages) > 1:
+        run.enter(restored.host["curriculum"]["stage"])
 
 
 def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves = UNSPLIT) -> Restored:

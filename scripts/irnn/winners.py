@@ -11,7 +11,7 @@ from rnnlab.files import read_json, write_bytes
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir, read_config
 from rnnlab.sweeps.spec.manifest import read_sweep
-from rnnlab.training.chosen import export_parameters, restore_chosen
+from rnnlab.training.chosen import export_parameters, restore_run
 from scripts.irnn.experiments import Case
 from scripts.irnn.rows import Row, best_seed
 
@@ -59,7 +59,7 @@ def export(workdir: Path, target: Path, data_dir: str | None) -> None:
     from rnnlab.training.setup import make_run
 
     run = make_run(read_config(workdir), data_dir)
-    restored = restore_chosen(workdir, "best", run.programs.start(run.seed), run.programs.structure.word_leaves)
+    restored = restore_run(run, workdir, "best")
     export_parameters(restored, Workdir(target).parameters)
     source, copy = Workdir(workdir), Workdir(target)
     for path, copied in ((source.config, copy.config), (source.summary, copy.summary)):

@@ -59,16 +59,7 @@ def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, or a mistake in it.
     """
-    section = read_file(reference)
-    if isinstance(section.get("base"), Mapping) and refers(section["base"]):
-        raise ConfigError(f"{reference}: base: a config with references has to be a file of its own, base='path.py'")
-    section = to_dict(section)
-    if "base" not in section and "task" in section:
-        raise ConfigError(f"{reference}: the config of a run, not of a sweep; a sweep names it as its base")
-    try:
-        sweep = resolve(SweepOptions, {"import_from": folder_of(reference)} | section, "")
-    except ConfigError as error:
-        raise ConfigError(f"{reference}: {error}") from None
+    sweep = resolve_sweep(read_file(reference), reference, folder_of(reference))
     if not overrides:
         return sweep
     try:
@@ -76,6 +67,27 @@ def load_sweep(reference: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"base and overrides: {error}") from None
     return sweep | {"overrides": {**sweep["overrides"], **values}}
+
+
+def resolve_sweep(section: Mapping[str, Any], reference: str, folder: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The content of a sweep's file with every field present and checked.
+
+    Args:
+        reference: the place that an error names.
+        folder: where modules of one's own are, as in `import_from`.
+
+    Raises:
+        ConfigError: a mistake in it.
+    """
+    if isinstance(section.get("base"), Mapping) and refers(section["base"]):
+        raise ConfigError(f"{reference}: base: a config with references has to be a file of its own, base='path.py'")
+    section = to_dict(section)
+    if "base" not in section and "task" in section:
+        raise ConfigError(f"{reference}: the config of a run, not of a sweep; a sweep names it as its base")
+    try:
+        return resolve(SweepOptions, {"import_from": folder} | section, "")
+    except ConfigError as error:
+        raise ConfigError(f"{reference}: {error}") from None
 
 
 def base_config(sweep: Mapping[str, Any]) -> dict[str, Any]:

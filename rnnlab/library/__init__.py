@@ -1,0 +1,98 @@
+"""The doors for Python: a run's folder opened as an object, a run or a sweep started from a program or a notebook.
+
+Nothing here imports at its top what takes seconds, so that `import rnnlab` stays fast.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rnnlab.library.loaded_run import LoadedRun
+    from rnnlab.library.loaded_sweep import LoadedSweep
+
+
+def load(workdir: str | Path, checkpoint: str | int = "best", data_dir: str | None = None) -> "LoadedRun":
+    """What a run has left in its folder, which nothing is written to.
+
+    Args:
+        workdir: the folder of a run of `rnnlab.train`, one of a sweep's, or a published network.
+        checkpoint: "best", "last", or a step.
+        data_dir: the data folder, for tasks that read data; else RNNLAB_DATA, else the cache.
+
+    Raises:
+        ConfigError: the folder is not a run's, or its config is damaged. A missing or damaged checkpoint is one when it
+            is first needed.
+    """
+    from rnnlab.library.loaded_run import LoadedRun
+
+    return LoadedRun(workdir, checkpoint, data_dir)
+
+
+def load_sweep(workdir: str | Path, data_dir: str | None = None) -> "LoadedSweep":
+    """What a sweep has left in its folder, which nothing is written to.
+
+    Args:
+        workdir: the folder of a sweep of `rnnlab.sweep`.
+        data_dir: as of `load`.
+
+    Raises:
+        ConfigError: the folder is not a sweep's, or its sweep.json is damaged.
+    """
+    from rnnlab.library.loaded_sweep import LoadedSweep
+
+    return LoadedSweep(workdir, data_dir)
+
+
+def run_training(
+    config: str | Path | Mapping[str, Any],
+    workdir: str | Path,
+    data_dir: str | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+) -> "LoadedRun":
+    """Trains a network as `python -m rnnlab.train` does, and opens its folder. The same call again resumes.
+
+    Args:
+        config: a file, as "configs/adding.py" or "configs/adding.py:lstm", or a config as a mapping.
+        workdir: the folder of the run, made if missing.
+        data_dir: as of `load`.
+        overrides: {"path.to.field": value}, as in {"task.length": 50}.
+
+    Returns:
+        The run; `summary["status"]` says how it ended.
+
+    Raises:
+        ConfigError: a mistake in the config, the data or the folder, in one line.
+    """
+    from rnnlab.library.start import start_training
+
+    return start_training(config, workdir, data_dir, overrides or {})
+
+
+def run_sweep(
+    sweep: str | Path | Mapping[str, Any],
+    workdir: str | Path,
+    data_dir: str | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    replicas: int | None = None,
+) -> "LoadedSweep":
+    """Trains the runs of a sweep as `python -m rnnlab.sweep` does, and opens its folder. The same call again resumes.
+
+    Args:
+        sweep: a sweep's file, as "configs/sweeps/init_by_activation.py", or its content as a mapping.
+        workdir: the folder of the sweep, made if missing.
+        data_dir: as of `load`.
+        overrides: {"path.to.field": value} for every run.
+        replicas: most replicas in a group; None: as many as fit together.
+
+    Raises:
+        ConfigError: a mistake in the sweep, the data or the folder; one in single runs after the others are trained.
+    """
+    from rnnlab.library.start import start_sweep
+
+    return start_sweep(sweep, workdir, data_dir, overrides or {}, replicas)
+
+
+__all__ = ["load", "load_sweep", "run_sweep", "run_training"]
