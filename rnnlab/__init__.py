@@ -15,7 +15,7 @@ from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
 from rnnlab.parallel import compiler
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 compiler.repair()  # None of the imports has begun to use JAX.
 

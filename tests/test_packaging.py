@@ -12,6 +12,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import rnnlab
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = [name.split()[-1] for name in PROJECT["project"]["classifiers"] if re.search(r" 3\.\d+$", name)]
@@ -66,6 +68,22 @@ def test_hooks_run_the_ruff_of_the_project():
     pins = [each for hook in hooks for each in hook.get("additional_dependencies", [])]
     (ruff,) = [str(each) for each in requirements() if each.name == "ruff"]
     assert pins == [ruff, ruff]
+
+
+def test_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    sections = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert sections[0] == "Unreleased"
+    assert sections[1].split(" - ") == [rnnlab.__version__, str(citation["date-released"])]
+    assert citation["version"] == rnnlab.__version__
+
+
+def test_entries_of_a_released_version_are_one_line_each():
+    released = (
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition(f"## {rnnlab.__version__} ")[2].splitlines()
+    )
+    assert [line for line in released[1:] if line and not line.startswith(("- ", "### ", "## "))] == []
+    assert [line for line in released if len(line) > 160] == []
 
 
 def test_addresses_of_the_project_are_those_of_pyproject():
