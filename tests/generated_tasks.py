@@ -80,11 +80,13 @@ _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
 
 SYMBOLS = ("denoising", "memorization", "temporal_order", "random_permutation", "parity", "dyck")
 """Tasks of tokens that are drawn, as `copying` is, which the default tests have."""
+FURTHER = (*SYMBOLS, "forecast", "time_series")
+"""These, and tasks of numbers from files, as `speech` is."""
 
 
 def tasks_in_tiers(further: pytest.MarkDecorator = pytest.mark.slow) -> list[Any]:
     """A case for each task of the table; those of a kind that another one shows are marked `further`."""
-    return [pytest.param(name, marks=further if name in SYMBOLS else ()) for name in sorted(TASKS)]
+    return [pytest.param(name, marks=further if name in FURTHER else ()) for name in sorted(TASKS)]
 
 
 def small_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
