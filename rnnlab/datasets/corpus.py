@@ -87,9 +87,9 @@ def _end(files: Sequence[Path], sizes: Sequence[int], mark: int, behind: bytes) 
                 with path.open("rb") as file:
                     file.seek(at)
                     while mark > begin and (block := file.read(1 << 16)):
-                        place = block.find(behind)
-                        if place >= 0:
-                            return begin + at + place + 1
+                        offset = block.find(behind)
+                        if offset >= 0:
+                            return begin + at + offset + 1
                         at += len(block)
                     return mark if mark == begin else begin + at
             except OSError as error:

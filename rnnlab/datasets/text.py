@@ -244,12 +244,12 @@ def _ptb(folder: Path, level: Level, find_archive: Callable[[], Path] | None, sa
 def _mahoney(folder: Path, level: Level, find_archive: Callable[[], Path] | None, say: Callable[[str], None]) -> Corpus:
     """text8 or enwik8, from its archive or beside it."""
     name = folder.name
-    found, missing = _unpacked(folder, [name], lambda member: name if member == name else None, find_archive, say)
+    where, missing = _unpacked(folder, [name], lambda member: name if member == name else None, find_archive, say)
     if missing:
-        raise ConfigError(f"{found / name} is missing")
-    check_file(found / name, MAHONEY_FILES[name], f"the file in {MAHONEY_URL}{name}.zip")
+        raise ConfigError(f"{where / name} is missing")
+    check_file(where / name, MAHONEY_FILES[name], f"the file in {MAHONEY_URL}{name}.zip")
     # text8 is one line.
-    return divide([found / name], b" " if level == "word" else None)
+    return divide([where / name], b" " if level == "word" else None)
 
 
 def _unpacked(
@@ -265,16 +265,16 @@ def _unpacked(
     name_of: as of `unpack`. find_archive: None where nothing is to be unpacked.
     """
 
-    def missing_in(place: Path) -> list[str]:
-        return [name for name in needed if not (place / name).is_file()]
+    def missing_in(where: Path) -> list[str]:
+        return [name for name in needed if not (where / name).is_file()]
 
     if not missing_in(folder):
         return folder, []
     for name in needed:
         check_link(folder / name)
-    place = folder if writable(folder) else cached(folder)
-    if find_archive and missing_in(place):
+    where = folder if writable(folder) else cached(folder)
+    if find_archive and missing_in(where):
         archive = find_archive()
-        say(f"unpacking {archive} in {place}")
-        unpack(archive, place, name_of)
-    return place, missing_in(place)
+        say(f"unpacking {archive} in {where}")
+        unpack(archive, where, name_of)
+    return where, missing_in(where)

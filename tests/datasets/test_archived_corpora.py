@@ -107,19 +107,19 @@ def decoded(corpus: TokenSet) -> dict[str, list[str]]:
 
 
 def test_the_treebank_is_downloaded_and_unpacked_once(tmp_path: Path, served: dict[str, bytes]) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     for level in ("word", "character"):
-        find_corpus("ptb", tmp_path, level, say=said.append)  # pyright: ignore[reportArgumentType]
-    assert [line.split()[0] for line in said] == ["downloading", "unpacking"]
+        find_corpus("ptb", tmp_path, level, say=lines.append)  # pyright: ignore[reportArgumentType]
+    assert [line.split()[0] for line in lines] == ["downloading", "unpacking"]
     assert {path.name for path in (tmp_path / "ptb").iterdir()} == {"simple-examples.tgz", *PTB}
     assert (tmp_path / "ptb" / "ptb.char.test.txt").read_bytes() == PTB["ptb.char.test.txt"]
 
 
 def test_words_of_the_treebank_are_its_lines_and_their_ends(tmp_path: Path, served: dict[str, bytes]) -> None:
-    found = decoded(load(tmp_path, "ptb", "word"))
+    words_of = decoded(load(tmp_path, "ptb", "word"))
     for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
         expected = [word for line in WORDS[name].splitlines() for word in [*line.split(), "<eos>"]]
-        assert found[split] == [word if word in found["train"] else "<unk>" for word in expected]
+        assert words_of[split] == [word if word in words_of["train"] else "<unk>" for word in expected]
 
 
 def test_characters_of_the_treebank_are_the_words_with_blanks_between_them(
@@ -264,8 +264,8 @@ def test_bytes_stay_bytes_on_the_device_and_are_scored_in_bits(tmp_path: Path, s
     assert task.derived({"loss": 2 * np.log(2)}) == {"bits_per_character": pytest.approx(2)}
     counts = np.bincount(np.frombuffer(stream, np.uint8), minlength=256)
     shown = np.bincount(np.frombuffer(ENWIK8[len(stream) :][: len(ENWIK8) // 20], np.uint8)[1:], minlength=256)
-    known = counts > 0
-    expected = -(shown[known] * np.log(counts[known] / counts.sum())).sum() / shown.sum()
+    seen = counts > 0
+    expected = -(shown[seen] * np.log(counts[seen] / counts.sum())).sum() / shown.sum()
     assert task.baselines["validation"] == pytest.approx(expected, rel=1e-3)
 
 

@@ -133,12 +133,12 @@ def test_a_text_is_scored_and_learned_window_by_window(folder: Path, name: str) 
         expected = statistics_by_hand(state.params, texts["train"], 2, 3)
         assert_close(statistics, expected, 1e-12)
         by_hand = loss_by_hand(state.params, texts["validation"], adaptation, expected)
-        found = evaluate_dynamically(run, state, "validation", adaptation, statistics)
+        dynamic = evaluate_dynamically(run, state, "validation", adaptation, statistics)
         static = run.evaluate(state, "validation")
     assert (len(texts["validation"]) - 1) % WINDOW != 0  # The last window is short.
-    assert found["loss"] == pytest.approx(by_hand, rel=1e-12)
-    assert found["perplexity"] == pytest.approx(np.exp(by_hand), rel=1e-12)
-    assert abs(found["loss"] - static["loss"]) > 1e-3
+    assert dynamic["loss"] == pytest.approx(by_hand, rel=1e-12)
+    assert dynamic["perplexity"] == pytest.approx(np.exp(by_hand), rel=1e-12)
+    assert abs(dynamic["loss"] - static["loss"]) > 1e-3
 
 
 @pytest.mark.parametrize(("rms", "streams"), [(True, 1), *slow_tests((True, 3), (False, 1))])
@@ -189,15 +189,15 @@ def test_a_network_learns_a_style_that_it_was_not_trained_on(trained: Path, caps
 
 @pytest.mark.slow
 def test_a_window_of_another_length_leaves_the_static_numbers(trained: Path) -> None:
-    found = {}
+    written = {}
     for window in (3, WINDOW):
         assert (
             evaluate.main([f"--workdir={trained}", "--dynamic", "--nodynamic_rms", f"--dynamic_window={window}"]) == 0
         )
-        found[window] = json.loads((trained / "evaluation.json").read_text())
-        assert (found[window]["dynamic"]["rms"], found[window]["dynamic"]["window"]) == (False, window)
-        assert found[window]["dynamic_loss"] < found[window]["loss"]
-    assert found[3]["loss"] == pytest.approx(found[WINDOW]["loss"], rel=1e-5)  # The carry goes on across windows.
+        written[window] = json.loads((trained / "evaluation.json").read_text())
+        assert (written[window]["dynamic"]["rms"], written[window]["dynamic"]["window"]) == (False, window)
+        assert written[window]["dynamic_loss"] < written[window]["loss"]
+    assert written[3]["loss"] == pytest.approx(written[WINDOW]["loss"], rel=1e-5)  # The carry goes on across windows.
 
 
 MISTAKES = [
