@@ -159,6 +159,8 @@ def test_ready_sweeps_have_the_runs_and_programs_that_they_say(file, monkeypatch
         "gain_around_one": (135, 3),
         "init_by_activation": (240, 48),
         "learning_rate_halving": (54, 1),
+        "memory": (72, 24),
+        "pathological": (75, 15),
     }[file.stem]
     expanded = expand(load_sweep(str(file), {}))
     assert len(expanded) == runs
