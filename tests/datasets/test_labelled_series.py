@@ -1,6 +1,9 @@
 """Series with classes from .ts files, tables and archives: values against what was written, mistakes by their line."""
 
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +246,46 @@ def test_a_set_that_is_not_there_or_not_one_is_one_line(tmp_path: Path) -> None:
         find_set(str(write(tmp_path, STEPS, "other.csv")))
 
 
-# --- beside another reader -------------------------------------------------------------------------------------------
+# --- real sets, and another reader -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sets in aeon's wheel, which is fetched without what it depends on."""
+    folder = tmp_path_factory.mktemp("aeon")
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), "aeon==1.6.0"]
+    if subprocess.run(fetch, capture_output=True).returncode:
+        pytest.skip("aeon's wheel, which has real sets, is not to be had")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder, [name for name in wheel.namelist() if name.endswith(".ts")])
+    return folder / "aeon" / "datasets" / "data"
+
+
+SHIPPED = {
+    "ArrowHead": (36, 175, 1, 3),
+    "BasicMotions": (40, 40, 6, 4),
+    "GunPoint": (50, 150, 1, 2),
+    "ItalyPowerDemand": (67, 1029, 1, 2),
+    "JapaneseVowels": (270, 370, 12, 9),
+    "OSULeaf": (200, 242, 1, 6),
+}
+"""(Training series, test series, channels, classes), as the archive's page of each set has them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_sets_of_the_archive_have_the_numbers_of_their_files(shipped: Path, name: str) -> None:
+    train, test, channels, classes = SHIPPED[name]
+    for split, count in (("TRAIN", train), ("TEST", test)):
+        path = shipped / name / f"{name}_{split}.ts"
+        series = read_series(path)
+        assert (len(series.values), len(series.classes)) == (count, classes)
+        rows = [row for row in path.read_text().lower().split("@data")[1].split("\n") if row.strip()]
+        for row, values, label in zip(rows, series.values, series.labels, strict=True):
+            *parts, written = row.split(":")
+            assert label.lower() == written.strip()
+            np.testing.assert_array_equal(values, np.array([part.split(",") for part in parts], float).T)
+            assert values.shape[1] == channels
 
 
 def test_the_sets_that_aeon_ships_are_read_as_aeon_reads_them() -> None:
