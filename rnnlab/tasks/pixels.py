@@ -26,6 +26,17 @@ NOISY_LENGTH = 1000
 """T of noise-padded images (Chang et al., 2019)."""
 
 
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+"""What each label of a data set is called."""
+
+
 class Pixels(Task):
     """Input: a pixel a step, [784, 1] of MNIST and Fashion-MNIST, [1024, 3] of CIFAR-10, or a row a step, [28, 28] or
     [32, 96]; target: one of ten classes.
@@ -87,9 +98,10 @@ class Pixels(Task):
             self.noisy_steps = length - side
         if self.dataset != "mnist":
             self.solved = None  # No accuracy is what the field calls solved.
+        self.classes = CLASSES[self.dataset]
         self.in_features = self.shape[1]
         self.longest_dependency = self.shape[0] + self.noisy_steps - 1
-        self.out_features = 10
+        self.out_features = len(self.classes)
         self.image_shape = (side, side)
         self.reading_order = _reading_order(order, side, channels, self.permutation_seed)
         # On the device the pixels lie as they are read, so that a step gathers nothing; `shift_image` finds them again.

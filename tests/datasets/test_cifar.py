@@ -21,6 +21,7 @@ from rnnlab.config.schema import resolve
 from rnnlab.datasets import cifar, mnist
 from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import Batch, Pixels, Split, Task, make_task
+from rnnlab.tasks.pixels import CLASSES
 from rnnlab.training.loop import train_and_evaluate
 from tests.helpers import SMALL_RUN
 from tests.tiers import slow_tests
@@ -230,6 +231,13 @@ def test_a_colour_image_is_read_in_each_order(folder: Path, order: str, shape: t
     np.testing.assert_array_equal(batch.targets, labels)
     held_out = draw(task, "validation", range(HELD_OUT))
     np.testing.assert_array_equal(held_out.targets, arrays("train")[1][-HELD_OUT:])
+
+
+def test_every_label_of_a_data_set_has_a_name(folder: Path) -> None:
+    task = make_task({"name": "pixels", "dataset": "cifar10", "validation_size": 1}, str(folder))
+    assert task.classes == CLASSES["cifar10"]
+    for names in CLASSES.values():
+        assert len(set(names)) == task.out_features == 10
 
 
 def test_noisy_rows_are_the_rows_and_then_noise_of_its_own_for_each_image(folder: Path) -> None:
