@@ -10,6 +10,7 @@ from rnnlab.engine import Taps, make_taps, unroll
 from rnnlab.library import load, load_sweep, run_sweep, run_training
 from rnnlab.nn.network import Network
 from rnnlab.nn.recurrent_layer import RecurrentLayer
+from rnnlab.nn.torch_weights import from_torch, to_torch
 from rnnlab.ops import activations, initializers
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
@@ -33,6 +34,7 @@ __all__ = [
     "Taps",
     "Vanilla",
     "activations",
+    "from_torch",
     "initializers",
     "irnn",
     "load",
@@ -40,5 +42,6 @@ __all__ = [
     "make_taps",
     "run_sweep",
     "run_training",
+    "to_torch",
     "unroll",
 ]

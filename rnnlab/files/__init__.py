@@ -13,11 +13,21 @@ from rnnlab.files.reading import (
     read_arrays,
     read_json,
     read_json_lines,
+    read_tensors,
     read_text,
     read_toml,
     unreadable,
 )
-from rnnlab.files.writing import Unwritable, remove, unwritable, whole_file, write_arrays, write_bytes, write_text
+from rnnlab.files.writing import (
+    Unwritable,
+    remove,
+    unwritable,
+    whole_file,
+    write_arrays,
+    write_bytes,
+    write_tensors,
+    write_text,
+)
 
 __all__ = [
     "AGAIN",
@@ -33,6 +43,7 @@ __all__ = [
     "read_arrays",
     "read_json",
     "read_json_lines",
+    "read_tensors",
     "read_text",
     "read_toml",
     "remove",
@@ -41,5 +52,6 @@ __all__ = [
     "whole_file",
     "write_arrays",
     "write_bytes",
+    "write_tensors",
     "write_text",
 ]

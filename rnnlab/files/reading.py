@@ -102,6 +102,24 @@ def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> dict[str,
     return arrays
 
 
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a safetensors file by name, and the texts of its header.
+
+    Raises:
+        ConfigError: it is missing or cannot be read, or is not such a file, or holds a type that NumPy lacks.
+    """
+    from safetensors import safe_open
+
+    content = _bytes(path, remedy)  # For the system's own words where it is not given.
+    if len(content) < 8:
+        raise damaged(path, "is cut short", remedy)
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # The library is in Rust and has types of its own.
+        raise damaged(path, f"is not a whole safetensors file ({first_line(error)})", remedy) from None
+
+
 def read_toml(path: Path, remedy: str) -> dict[str, Any]:
     """The content of a TOML file.
 

@@ -31,6 +31,18 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = False
     write_bytes(path, content.getvalue())
 
 
+def write_tensors(path: Path, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+    """Writes a safetensors file whole or not at all; texts: for its header.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # The library copies memory as it is.
+    write_bytes(path, save(whole, metadata=dict(texts)))
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, and the folders above it. It does not wait for the disk, as a sweep writes
     thousands of small ones.

@@ -21,6 +21,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.diagnostics import gradient_reach
 from rnnlab.engine import check_lengths, check_range
 from rnnlab.files import first_line
+from rnnlab.library.exporting import export
 from rnnlab.library.folders import existing_folder
 from rnnlab.library.table import Table
 from rnnlab.nn.cross_entropy import Distribution
@@ -245,6 +246,18 @@ class LoadedRun:
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"gradients: the batch does not go with the network: {first_line(error)}") from None
         return {layer: np.asarray(each) for layer, each in norms.items()}
+
+    def export(self, output: str | Path) -> Path:
+        """Writes the network to a folder to be handed on, as `python -m rnnlab.export` does: model.safetensors,
+        config.json, summary.json and a model card, README.md. `rnnlab.load` opens it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: it holds a run, or cannot be written.
+        """
+        return export(self.workdir, self.config, self._prepared, self._restored, self.model, output)
 
     def __repr__(self) -> str:
         cell, summary = self.config["model"]["cell"], self.summary

@@ -44,6 +44,10 @@ class Workdir:
 
         self.parameters = folder / "parameters.npz"
         """In the place of `checkpoints` where the folder was made to be handed on."""
+        self.tensors = folder / "model.safetensors"
+        """The same, for other programs too."""
+        self.card = folder / "README.md"
+        """With `tensors`: what the model is, for people."""
         self.evaluation = folder / "evaluation.json"
         self.evaluation_by_length = folder / "evaluation_by_length.json"
         self.confusion = folder / "confusion.json"

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import interpreting, read_arrays, write_arrays
+from rnnlab.files import interpreting, read_arrays, read_tensors, write_arrays, write_tensors
 from rnnlab.parallel.sharding import UNSPLIT, SplitLeaves
 from rnnlab.records.workdir import Workdir, check_words
 from rnnlab.training.checkpoints import Restored, SavedCheckpoints
@@ -44,7 +45,7 @@ def restore_chosen(workdir: Path, which: str, like: PyTree, words: SplitLeaves =
         ConfigError: there is none, or it cannot be read.
     """
     if is_exported(workdir):
-        return _import_parameters(Workdir(workdir).parameters, which, like)
+        return _import_parameters(_exported_file(workdir), which, like)
     if not Workdir(workdir).checkpoints.is_dir():
         raise ConfigError(f"{workdir} has no checkpoint yet")
     saved = SavedCheckpoints(Workdir(workdir).checkpoints)
@@ -78,16 +79,31 @@ def _chosen_step(saved: SavedCheckpoints, workdir: Path, which: str) -> int:
 
 def is_exported(workdir: Path) -> bool:
     """Whether a workdir has no more of a run than `export_parameters` leaves, as those in docs/results/checkpoints."""
-    return Workdir(workdir).parameters.exists() and not Workdir(workdir).checkpoints.is_dir()
+    return _exported_file(workdir).exists() and not Workdir(workdir).checkpoints.is_dir()
+
+
+def _exported_file(workdir: Path) -> Path:
+    files = Workdir(workdir)
+    return files.tensors if files.tensors.exists() else files.parameters
 
 
 def export_parameters(restored: Restored, path: Path) -> None:
-    """Writes what evaluation needs of a checkpoint to one NumPy archive, as float32 a few bytes more than they are: the
+    """Writes what evaluation needs of a checkpoint to one file, as float32 a few bytes more than they are: the
     parameters that it uses under their paths ("params/layers/0/cells/0/bias"), the buffers, the step, and as JSON what
-    the host remembered."""
+    the host remembered.
+
+    path: of a NumPy archive, or, by its name, of a safetensors file, which has step and host in its header.
+    """
     state: TrainState = restored.state
     arrays = {name: np.asarray(leaf) for name, leaf in flat_names(_exported(state)).items()}
-    write_arrays(path, {"step": restored.step, "host": json.dumps(restored.host), **arrays})
+    beside = {"step": restored.step, "host": json.dumps(restored.host)}
+    if path.suffix == _TENSORS:
+        write_tensors(path, arrays, {"format": "rnnlab"} | {name: str(value) for name, value in beside.items()})
+    else:
+        write_arrays(path, {**beside, **arrays})
+
+
+_TENSORS = ".safetensors"
 
 
 def _exported(state: TrainState) -> dict[str, PyTree]:
@@ -97,9 +113,14 @@ def _exported(state: TrainState) -> dict[str, PyTree]:
 def _import_parameters(path: Path, which: str, like: TrainState) -> Restored:
     """`like` with what `export_parameters` wrote; its optimiser is as it was, so it can be evaluated, not resumed."""
     remedy = "restore it: nothing else has these parameters"
-    arrays = read_arrays(path, remedy, ["step", "host"])
+    beside: dict[str, Any]
+    if path.suffix == _TENSORS:
+        arrays, beside = read_tensors(path, remedy)
+    else:
+        arrays = read_arrays(path, remedy, ["step", "host"])
+        beside = {name: arrays.pop(name) for name in ("step", "host")}
     with interpreting(path, remedy):
-        step, host = int(arrays.pop("step")), dict(json.loads(str(arrays.pop("host"))))
+        step, host = int(beside["step"]), dict(json.loads(str(beside["host"])))
     if which not in ("best", "last", str(step)):
         raise ConfigError(f"--checkpoint: {path} holds that of step {step} alone, not {which}")
     tree = _exported(like)
