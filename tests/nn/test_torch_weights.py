@@ -136,7 +136,7 @@ def test_layers_that_torch_does_not_have_are_one_line() -> None:
         with pytest.raises(ConfigError, match=re.escape(said)):
             rnnlab.to_torch(layer(name=cell[0], **dict(cell[1])))
     with pytest.raises(ConfigError, match=r"layer 2: torch\.nn has one kind of cell"):
-        rnnlab.to_torch([layer(name="gru"), rnnlab.RecurrentLayer(H, cell="lstm", rngs=nnx.Rngs(0))])
+        rnnlab.to_torch([layer(name="gru"), layer(name="lstm")])
     network = rnnlab.Network(D, 1, cell={"name": "gru", "features": H}, connections="residual", rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match="no counterpart of this network's connections"):
         rnnlab.to_torch(network)
