@@ -4,8 +4,8 @@
     python -m rnnlab.train --config=configs/memorization.py:bits_20    # ten symbols of five kinds
 
 bits_5, seeds 0 to 2 as one program, 2 cores of an AMD EPYC with much other work beside (load 11), 1500 steps in 72 s:
-solved in all three by step 250, the first evaluation; of 10 000 test sequences none is wrong. bits_20: not yet
-measured.
+solved in all three by step 250, the first evaluation; of 10 000 test sequences none is wrong. bits_20, seed
+0 alone: solved after 500 steps, 0.12 % wrong, 55 s.
 """
 
 from ml_collections import ConfigDict
