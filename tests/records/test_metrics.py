@@ -153,7 +153,8 @@ def test_tensorboard_is_imported_without_torch(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "torch.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("tensorboardX", "torch"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # So that no later test finds the one from here.
+        monkeypatch.delitem(sys.modules, name)
     assert metrics.import_tensorboard().torch is None
     assert "torch" not in sys.modules
     del sys.modules["tensorboardX"]
