@@ -3,8 +3,8 @@
     python -m rnnlab.train --config=configs/copying.py    # in runs/copying; also :asrnn, :gru
 
 Seeds 0 to 2 as one program, 2 cores of an AMD EPYC with much other work beside (load 8 to 10), 3000 steps in 117 s:
-exprnn solved it after 500, 1000 and 500 steps; of 10 000 test sequences 0.01 %, 0.12 % and 0.02 % are wrong. asrnn and
-gru: not measured yet.
+exprnn solved it after 500, 1000 and 500 steps; of 10 000 test sequences 0.01 %, 0.12 % and 0.02 % are wrong. asrnn,
+seed 0 alone: solved after 500 steps, 0 % of the test sequences wrong at the end. gru: not yet measured.
 """
 
 from ml_collections import ConfigDict
