@@ -30,8 +30,8 @@ class TimeSeries(Task):
     larger_is_better = shares = frozenset({"accuracy", "balanced_accuracy"})
 
     path: str = "JapaneseVowels"
-    """A set's name, as of its folder below the data folder, or a path: that of a folder, of NAME_TRAIN.ts, or without
-    _TRAIN.ts. Also .npz, .parquet, .csv."""
+    """The folder that has the files NAME_TRAIN and NAME_TEST (.ts, .csv, .parquet or .npz), one of the two files, or
+    the name of a set below the data folder."""
     validation: Annotated[float, Bound(0, 1, low_excluded=True, high_excluded=True)] = 0.2
     """The share of each class of the training file that is held out, at least one series and never the last one."""
     normalize: bool = True
