@@ -13,7 +13,7 @@ import numpy as np
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.locations import data_root
-from rnnlab.datasets.tables import REPLACE, Table, lines_of, number, read_table, shortened
+from rnnlab.datasets.tables import REPLACE, Table, lines_of, number, read_table, repeated, shortened, too_large
 from rnnlab.files import damaged, read_arrays
 
 SUFFIXES = (".ts", ".npz", ".parquet", ".csv")
@@ -57,7 +57,7 @@ def find_set(path: str, data_dir: str | os.PathLike[str] | None = None) -> tuple
     for each in looked:
         training = _training_files(each)
         if len(training) > 1:
-            names = ", ".join(file.name for file in training)
+            names = ", ".join(file.name for file in training[:10]) + (", …" if len(training) > 10 else "")
             raise ConfigError(f"task.path: {each} has {names}; name the one that is meant")
         if training:
             pair = training[0], training[0].with_name(training[0].name.replace("_TRAIN.", "_TEST."))
@@ -104,6 +104,8 @@ def read_series(path: Path) -> LabelledSeries:
         series = _of_steps(table) if "series" in table.names else _of_rows(table)
     if not series.values:
         raise damaged(path, "has no series", REPLACE)
+    if "" in series.labels:
+        raise ConfigError(f"{series.where(series.labels.index(''))}: a series without a label; each needs its class")
     return series
 
 
@@ -139,7 +141,9 @@ def _read_header(path: Path, lines: list[str]) -> _Header:
         where = f"{path}:{line}"
         if not text.startswith("@"):
             raise ConfigError(f"{where}: values before the line @data; {REPLACE}")
-        name, *values = text[1:].split()
+        name, *values = text[1:].split() or [""]
+        if not name:
+            raise ConfigError(f"{where}: no word after @; {REPLACE}")
         name, truth = name.lower(), values[0].lower() if values else ""
         words[name] = values
         if name in ("timestamps", "targetlabel") and truth == "true":
@@ -148,8 +152,10 @@ def _read_header(path: Path, lines: list[str]) -> _Header:
         if name == "classlabel" and (truth != "true" or len(values) == 1):
             what = "names no class" if truth == "true" else "the series have no classes"
             raise ConfigError(f"{where}: {text}: {what}; a line @classLabel true and the classes' names is needed")
-        if name in ("dimensions", "dimension", "serieslength") and not truth.isdigit():
-            raise ConfigError(f"{where}: {text}: needs a whole number")
+        if name == "classlabel" and len(set(values)) < len(values):
+            raise ConfigError(f"{where}: @classLabel names {repeated(values)!r} twice; {REPLACE}")
+        if name in ("dimensions", "dimension", "serieslength") and not (truth.isdecimal() and int(truth) > 0):
+            raise ConfigError(f"{where}: {text}: needs a whole number above 0")
         if name == "data":
             if "classlabel" not in words:
                 raise ConfigError(f"{where}: no line @classLabel true and the classes' names before @data; {REPLACE}")
@@ -211,10 +217,9 @@ def _channel(where: str, channel: int, text: str) -> np.ndarray:
     except ValueError:
         cell = next(cell for cell in cells if _is_text(cell))
         raise ConfigError(f"{where}: {shortened(cell.strip())} in channel {channel} is not a number") from None
-    if np.isinf(values).any():
-        raise ConfigError(
-            f"{where}: value {np.flatnonzero(np.isinf(values))[0] + 1} of channel {channel} is not finite"
-        )
+    if too_large(values).any():
+        value = np.flatnonzero(too_large(values))[0] + 1
+        raise ConfigError(f"{where}: value {value} of channel {channel} is not finite in 32 bits")
     return values
 
 
@@ -235,10 +240,12 @@ def _of_steps(table: Table) -> LabelledSeries:
     channels = [name for name in table.names if name not in ("series", "label")]
     if not channels:
         raise ConfigError(f"{table.path}: no column beside series and label; each other column is a channel")
-    numbers = table.numbers(channels, "the file's layout")
+    numbers = table.numbers(channels, "all but series and label are channels")
     starts = [row for row in range(table.rows) if row == 0 or names[row] != names[row - 1]]
     seen: set[str] = set()
     for start, end in zip(starts, [*starts[1:], table.rows], strict=True):
+        if not names[start]:
+            raise ConfigError(f"{table.where(start)}: no name in column 'series'; each row needs that of its series")
         if names[start] in seen:
             raise ConfigError(
                 f"{table.where(start)}: series {names[start]!r} goes on behind another; keep its rows together"
@@ -256,7 +263,7 @@ def _of_steps(table: Table) -> LabelledSeries:
 def _of_rows(table: Table) -> LabelledSeries:
     """A row is a series of one channel."""
     labels = table.texts("label")
-    numbers = table.numbers([name for name in table.names if name != "label"], "the file's layout")
+    numbers = table.numbers([name for name in table.names if name != "label"], "all but label are steps")
     values = []
     for row, steps in enumerate(numbers):
         there = np.flatnonzero(~np.isnan(steps))
@@ -270,7 +277,12 @@ def _of_rows(table: Table) -> LabelledSeries:
 def _read_npz(path: Path) -> LabelledSeries:
     arrays = read_arrays(path, REPLACE, ["series", "labels"])
     series, labels = arrays["series"], arrays["labels"]
-    if series.ndim not in (2, 3) or series.dtype.kind not in "fiub" or labels.shape != series.shape[:1]:
+    if (
+        series.ndim not in (2, 3)
+        or 0 in series.shape[1:]
+        or series.dtype.kind not in "fiub"
+        or labels.shape != series.shape[:1]
+    ):
         shapes = f"`series` of {series.dtype} {list(series.shape)} and `labels` {list(labels.shape)}"
         raise damaged(path, f"has {shapes}, not numbers [N, T, D] or [N, T] and [N]", REPLACE)
     lengths = arrays.get("lengths", np.full(len(series), series.shape[1]))
@@ -282,8 +294,8 @@ def _read_npz(path: Path) -> LabelledSeries:
             f"{path}, series {outside[0] + 1}: a length of {lengths[outside[0]]}, not 1 to {series.shape[1]}"
         )
     values = [row[:length].reshape(length, -1).astype(np.float64) for row, length in zip(series, lengths, strict=True)]
-    infinite = [i for i, row in enumerate(values) if np.isinf(row).any()]
+    infinite = [i for i, row in enumerate(values) if too_large(row).any()]
     if infinite:
-        raise ConfigError(f"{path}, series {infinite[0] + 1}: a value that is not finite")
+        raise ConfigError(f"{path}, series {infinite[0] + 1}: a value that is not finite in 32 bits")
     names = labels.astype(str).tolist()
     return LabelledSeries(path, values, names, sorted_classes(names), None)

@@ -44,25 +44,25 @@ class Table:
         Raises:
             ConfigError: it is not there.
         """
-        return [str(cell).strip() for cell in self._column(name).tolist()]
+        return [_text(cell) for cell in self._column(name).tolist()]
 
-    def numbers(self, names: Sequence[str], field: str) -> np.ndarray:
+    def numbers(self, names: Sequence[str], choice: str) -> np.ndarray:
         """float64 [N, C], NaN where a cell is empty.
 
         Args:
-            field: the option that chooses columns, for messages.
+            choice: how columns are chosen, for messages.
 
         Raises:
             ConfigError: a column is not there, or a cell is not a finite number; with its line.
         """
-        return np.stack([self._numbers(name, field) for name in names], -1) if names else np.zeros((self.rows, 0))
+        return np.stack([self._numbers(name, choice) for name in names], -1) if names else np.zeros((self.rows, 0))
 
     def _column(self, name: str) -> np.ndarray:
         if name not in self.columns:
             raise ConfigError(f"{self.path}: {unknown('column', name, self.names)}")
         return self.columns[name]
 
-    def _numbers(self, name: str, field: str) -> np.ndarray:
+    def _numbers(self, name: str, choice: str) -> np.ndarray:
         column = self._column(name)
         values = np.empty(self.rows)
         if column.dtype.kind in "fiub":
@@ -73,13 +73,19 @@ class Table:
                     values[row] = number(str(cell))
                 except ValueError:
                     raise ConfigError(
-                        f"{self.where(row)}: {shortened(str(cell))} in column {name!r} is not a number; "
-                        f"{field} chooses columns, of {', '.join(self.names)}"
+                        f"{self.where(row)}: {shortened(str(cell))} in column {name!r} is not a number; {choice}"
                     ) from None
-        if np.isinf(values).any():
-            row = int(np.flatnonzero(np.isinf(values))[0])
-            raise ConfigError(f"{self.where(row)}: the number in column {name!r} is not finite")
+        if too_large(values).any():
+            row = int(np.flatnonzero(too_large(values))[0])
+            raise ConfigError(f"{self.where(row)}: the number in column {name!r} is not finite in 32 bits")
         return values
+
+
+def _text(cell: object) -> str:
+    """A cell as text: a whole number without a point, and nothing for NaN, which stands for no value."""
+    if isinstance(cell, float):
+        return str(int(cell)) if cell.is_integer() else "" if cell != cell else str(cell)
+    return str(cell).strip()
 
 
 def number(text: str) -> float:
@@ -90,6 +96,16 @@ def number(text: str) -> float:
     if "_" in text:  # Python takes 1_000 for a number.
         raise ValueError(text)
     return float(text)
+
+
+def too_large(values: np.ndarray) -> np.ndarray:
+    """Which values float32, in which networks read them, takes for infinite."""
+    return np.abs(values) > np.finfo(np.float32).max
+
+
+def repeated(names: Sequence[str]) -> str:
+    """The first of the names that stands there twice; there is one."""
+    return next(name for name in names if names.count(name) > 1)
 
 
 def shortened(text: str) -> str:
@@ -152,8 +168,7 @@ def _read_csv(path: Path) -> Table:
     except csv.Error as error:
         raise ConfigError(f"{path}:{reader.line_num}: not CSV ({error})") from None
     if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise ConfigError(f"{path}:1: two columns are called {twice!r}; each needs a name of its own")
+        raise ConfigError(f"{path}:1: two columns are called {repeated(header)!r}; each needs a name of its own")
     columns = dict(zip(header, np.array(rows, dtype=object).reshape(-1, len(header)).T, strict=True))
     return Table(path, columns, numbers)
 

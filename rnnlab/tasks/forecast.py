@@ -16,7 +16,7 @@ from rnnlab.config.bounds import Bound, NonNegativeInt, Positive, PositiveInt
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.locations import find_given
 from rnnlab.datasets.systems import DYSTS, SYSTEMS, System, of_dysts
-from rnnlab.datasets.tables import SUFFIXES, read_table
+from rnnlab.datasets.tables import SUFFIXES, read_table, repeated
 from rnnlab.tasks.base import SPLITS, Batch, Example, Split, Task, Weighted
 from rnnlab.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -116,7 +116,9 @@ class Forecast(Task):
             raise ConfigError(f"task.series: {self.series!r} is neither a system ({systems}) nor {files}")
         table = read_table(find_given("task.series", self.series, self.data_dir))
         names = self.columns or table.names
-        values = table.numbers(names, "task.columns")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{table.path}: task.columns names {repeated(names)!r} twice; each column is one channel")
+        values = table.numbers(names, f"task.columns chooses columns, of {', '.join(table.names)}")
         if np.isnan(values).any():
             row, column = np.argwhere(np.isnan(values))[0].tolist()
             raise ConfigError(f"{table.where(row)}: no value in column {names[column]!r}; each needs one")

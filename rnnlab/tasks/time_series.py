@@ -116,7 +116,7 @@ def check_classes(training: LabelledSeries, testing: LabelledSeries) -> tuple[st
     """The classes that training has series of.
 
     Raises:
-        ConfigError: a series of the test has another one.
+        ConfigError: a series of the test has another one, or there is one alone.
     """
     there = set(training.labels)
     classes = tuple(name for name in training.classes if name in there)
@@ -124,6 +124,8 @@ def check_classes(training: LabelledSeries, testing: LabelledSeries) -> tuple[st
         if label not in there:
             names = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
             raise ConfigError(f"{testing.where(index)}: class {label!r} has no series in {training.path} ({names})")
+    if len(classes) == 1:
+        raise ConfigError(f"{training.path}: every series is of class {classes[0]!r}; at least two classes are needed")
     return classes
 
 

@@ -98,6 +98,11 @@ TS_MISTAKES = {
     "time stamps": ("@timeStamps false", "@timeStamps true", 3, "series with time stamps is not read"),
     "no @data": ("@data\n", "", 10, "values before the line @data"),
     "dimensions in words": ("@dimensions 2", "@dimensions two", 6, "needs a whole number"),
+    "a raised digit": ("@dimensions 2", "@dimensions ²", 6, "needs a whole number"),
+    "no dimension": ("@dimensions 2", "@dimensions 0", 6, "needs a whole number above 0"),
+    "a word without letters": ("@timeStamps false", "@", 3, "no word after @"),
+    "a class twice": ("true up down", "true up down up", 9, "names 'up' twice"),
+    "too large": ("2.5", "1e39", 12, "value 2 of channel 1 is not finite in 32 bits"),
 }
 
 
@@ -179,6 +184,16 @@ CSV_MISTAKES = {
     "a name twice": (STEPS, "x,y", "x,x", ":1", "two columns are called 'x'"),
     "no channel": ("series,label\na,up\n", "up", "up", "", "no column beside series and label"),
     "a row without a value": (ROWS, "2;1;2;", "2;;;", ":2", "a series without a value"),
+    "no label": (ROWS, "\n10;4", "\n;4", ":3", "a series without a label"),
+    "no series": (STEPS, "b,down,2.5", ",down,2.5", ":6", "no name in column 'series'"),
+    "too large": (STEPS, "2.5", "1e39", ":6", "the number in column 'x' is not finite in 32 bits"),
+    "text says which columns hold numbers": (
+        STEPS,
+        "2.5",
+        "two",
+        ":6",
+        "'two' in column 'x' is not a number; all but series",
+    ),
     "header alone": ("label,1\n", "label", "label", " ", "has no row of values"),
 }
 
@@ -199,6 +214,10 @@ NPZ_MISTAKES = {
     "lengths with fractions": ({"lengths": [1.5, 2.0]}, "has `lengths` of float64"),
     "infinite": ({"series": [[0.0, np.inf, 1], [1, 2, 3]]}, "series 1: a value that is not finite"),
     "no labels": ({"labels": None}, "lacks the array 'labels'"),
+    "an empty label": ({"labels": ["a", ""]}, "series 2: a series without a label"),
+    "no step": ({"series": np.ones((2, 0))}, r"has `series` of float64 \[2, 0\]"),
+    "no channel": ({"series": np.ones((2, 3, 0))}, r"has `series` of float64 \[2, 3, 0\]"),
+    "too large": ({"series": [[0.0, 1e39, 1], [1, 2, 3]]}, "series 1: a value that is not finite in 32 bits"),
 }
 
 
@@ -210,6 +229,15 @@ def test_a_mistake_in_an_archive_of_arrays_is_one_line(tmp_path: Path, name: str
     np.savez(path, **{key: np.array(value) for key, value in whole.items() if value is not None})
     with pytest.raises(ConfigError, match=message):
         read_series(path)
+
+
+def test_whole_numbers_of_a_parquet_file_name_classes_as_those_of_a_csv(tmp_path: Path) -> None:
+    path = tmp_path / "Small_TRAIN.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"label": [1, 2, None], "1": [1.0, 2.0, 3.0]}), path)
+    with pytest.raises(ConfigError, match="series 3: a series without a label"):
+        read_series(path)
+    pyarrow.parquet.write_table(pyarrow.table({"label": [1, 2, 10], "1": [1.0, 2.0, 3.0]}), path)
+    assert read_series(path).classes == ("1", "2", "10")
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:

@@ -135,9 +135,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None, str, str]] = {
     "empty": ({}, "", "", "is empty"),
     "an empty cell": ({}, "a,b\n1,2\n3,\n", ":3", "no value in column 'b'; each needs one"),
     "not finite": ({}, "a,b\n1,2\n3,inf\n", ":3", "the number in column 'b' is not finite"),
+    "too large": ({}, "a,b\n1,2\n3,1e300\n", ":3", "the number in column 'b' is not finite in 32 bits"),
     "a row cut short": ({}, "a,b\n1,2\n3", ":3", "1 cells, where the first line has 2; the file may be cut short"),
     "a constant column": ({"context": 2}, "a,b\n" + "".join(f"{n},0.1\n" for n in range(40)), "", "column 'b' is 0.1"),
-    "a column that is not there": ({"columns": ("c",)}, None, "", "unknown column 'c'"),
+    "a column that is not there": ({"columns": ("z",)}, None, "", "unknown column 'z'"),
+    "a column twice": ({"columns": ("a", "a")}, None, "", "task.columns names 'a' twice"),
 }
 
 

@@ -138,6 +138,13 @@ def test_files_that_do_not_go_together_are_one_line_with_file_and_line(tmp_path:
         assert make_task(tmp_path, missing="last").data["test"]["inputs"].shape == (2, 2, 1)
 
 
+def test_a_training_file_of_one_class_is_refused(tmp_path: Path) -> None:
+    for split in ("TRAIN", "TEST"):
+        (tmp_path / f"Ramps_{split}.ts").write_text(SMALL.replace(":down", ":up"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"Ramps_TRAIN.ts: every series is of class 'up'; at least two"):
+        make_task(tmp_path)
+
+
 def test_a_training_file_of_single_series_leaves_none_for_validation(tmp_path: Path) -> None:
     for split in ("TRAIN", "TEST"):
         (tmp_path / f"Ramps_{split}.ts").write_text(SMALL, encoding="utf-8")
