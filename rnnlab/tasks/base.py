@@ -93,7 +93,7 @@ class Task(abc.ABC):
     in_features: int
     out_features: int
     vocabulary: int | None = None
-    causal: ClassVar[bool] = False
+    causal: bool = False
     """Whether later inputs give an answer away, so that no layer may read backwards."""
     readout: Literal["last", "every"] = "last"
     by_length: ClassVar[bool] = False
@@ -262,7 +262,7 @@ class Task(abc.ABC):
 class StreamTask(Task):
     """A task in which row r of a batch goes on where row r of the batch before ended: the network's carry is kept."""
 
-    causal: ClassVar[bool] = True
+    causal = True
 
     def __init__(self, *values: Any, streams: tuple[int, int] = (1, 1), **options: Any):
         """streams: rows of a batch in training, and in evaluation."""

@@ -5,7 +5,7 @@ its own forecasts is in `diagnostics/closed_loop.py`.
 """
 
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Forecast(Task):
     baseline.
     """
 
-    causal: ClassVar[bool] = True
+    causal = True
     readout = "every"
     solved = ("over_naive", 1.0)
 

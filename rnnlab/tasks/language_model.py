@@ -28,7 +28,7 @@ ON_DEVICE = 1 << 30
 class _Text(Task):
     """The common part of both: a prepared corpus whose tokens lie on the device, and the cross-entropy per token."""
 
-    causal: ClassVar = True
+    causal = True
     readout = "every"
     first_target: ClassVar = 0
     """The place in a split of the first token to predict."""

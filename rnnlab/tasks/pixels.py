@@ -101,7 +101,7 @@ class Pixels(Task):
         self.classes = CLASSES[self.dataset]
         self.in_features = self.shape[1]
         self.longest_dependency = self.shape[0] + self.noisy_steps - 1
-        self.out_features = len(self.classes)
+        self.out_features = len(CLASSES[self.dataset])
         self.image_shape = (side, side)
         self.reading_order = _reading_order(order, side, channels, self.permutation_seed)
         # On the device the pixels lie as they are read, so that a step gathers nothing; `shift_image` finds them again.

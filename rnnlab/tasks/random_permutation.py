@@ -33,6 +33,7 @@ class RandomPermutation(SymbolTask):
 
     def initialize(self, options: Any) -> None:
         self.readout = self.scored
+        self.causal = self.scored == "every"  # The next symbol is the next input.
         self.vocabulary = self.in_features = self.out_features = self.symbols
         self.longest_dependency = self.length - 2
         chance = math.log(2)

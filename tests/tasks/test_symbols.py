@@ -306,6 +306,14 @@ def test_what_does_not_go_with_the_definition_is_refused_in_one_line(section: An
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("scored", ["last", "every"])
+def test_a_second_direction_would_read_the_next_symbol_where_that_is_asked_for(scored: str) -> None:
+    """A network that reads backwards has seen each target but the last as an input."""
+    _, batch = drawn("random_permutation", length=9, scored=scored)
+    seen = scored == "every" and bool((batch.targets[:-1] == batch.inputs[1:]).all())
+    assert TASKS["random_permutation"](length=9, scored=scored).causal == seen == (scored == "every")
+
+
 def test_a_softmax_over_words_is_refused() -> None:
     task, batch = drawn("parity", length=9)
     with pytest.raises(ConfigError, match=r"model\.softmax: .* leave it None"):
