@@ -140,7 +140,8 @@ class Worker:
             others = table.done - (len(group.settings) - len(left_before(workdir, folder.name, group, None)))
 
             def shown(*, step: int, steps: int, running: int, ended: int) -> None:
-                progress.advance(others + ended + running * step / steps, f"{running} replicas at step {step}")
+                words = f"{running} replica{'' if running == 1 else 's'} at step {step}"
+                progress.advance(others + ended + running * step / steps, words)
                 table.refresh()
 
             progress.report(f"next: {len(group.settings)} replicas, {described(shared_axes(group))}")
