@@ -96,6 +96,8 @@ class Forecast(Task):
         self.in_features = self.out_features = values.shape[1]
         self.stride = self.context - self.burn_in
         self.baselines = {split: self._naive(self.data[split], self.size(split)) for split in ("validation", "test")}
+        if self.baselines["validation"] == 0:
+            self.solved = None  # A series that stands still there: no error to be divided by.
         self.longest_dependency = self.context - 1
 
     def _read(self) -> tuple[str, System]:

@@ -96,6 +96,14 @@ def test_the_baseline_is_the_loss_of_the_last_value(tmp_path: Path, burn_in: int
         assert float(values["over_naive"].sums.sum() / values["over_naive"].weights.sum()) == pytest.approx(1)
 
 
+def test_a_series_that_stands_still_in_validation_has_no_naive_error_to_beat(tmp_path: Path) -> None:
+    values = walk()
+    values[40:] = values[40]
+    task = Forecast(series=str(write_csv(tmp_path / "walk.csv", values)), context=2)
+    assert task.baselines["validation"] == 0
+    assert task.solved is None  # The run would watch a ratio that no batch has.
+
+
 def test_a_system_is_the_series_of_the_task() -> None:
     task = Forecast(points=100, context=5, interval=0.01, data_seed=3)
     series = np.concatenate([task.data[split] for split in SPLITS]) * task.deviation + task.mean
