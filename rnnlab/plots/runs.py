@@ -59,7 +59,9 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
         axis.set_title(name.replace("_", " "))
     if of_groups:
         _draw_rates(axes[-1], {name.removeprefix(_RATE_OF): _points(losses, "train", name) for name in of_groups})
-    _draw_baselines(axes[0], {s: v for s, v in (baselines or {}).items() if any(each["split"] == s for each in losses)})
+    splits = {each["split"] for each in losses}
+    # The axis is logarithmic and has no 0, the error of the last value where a series stands still.
+    _draw_baselines(axes[0], {s: v for s, v in (baselines or {}).items() if s in splits and v > 0})
     for axis in (axes[0], *axes[gradient:]):
         values = [v for line in axis.lines for v in line.get_ydata() if v > 0]
         falls_to_zero = axis in axes[gradient + 1 :] and max(values, default=0) > 1e4 * min(values, default=0)

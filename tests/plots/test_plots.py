@@ -189,6 +189,7 @@ def test_a_narrow_logarithmic_axis_has_plain_numbers() -> None:
 @pytest.mark.parametrize(
     ("baselines", "lines", "text"),
     [
+        ({"validation": 0.0, "test": 0.0}, [], None),
         ({"validation": 7.0, "test": 6.0}, [7.0], "baseline: 7"),
         ({"validation": 7.0, "train": 6.5, "test": 6.0}, [7.0, 6.5], "baseline: validation 7, train 6.5"),
         ({"validation": 7.0, "train": 7.0}, [7.0], "baseline: 7"),
