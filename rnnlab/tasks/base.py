@@ -148,6 +148,11 @@ class Task(abc.ABC):
             ConfigError: options that do not go together, or data that is missing or corrupt.
         """
 
+    @property
+    def own_data(self) -> PyTree:
+        """`data` without the numbers of an augmentation."""
+        return self.data.data if isinstance(self.data, Augmented) else self.data
+
     @abc.abstractmethod
     def size(self, split: Split) -> int | None:
         """How many examples a split has; None for a training split that never repeats."""

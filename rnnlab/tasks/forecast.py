@@ -133,7 +133,7 @@ class Forecast(Task):
         return float(((last - later) ** 2).mean())
 
     def size(self, split: Split) -> int:
-        windows = len(self.data[split]) - self.context - self.horizon
+        windows = len(self.own_data[split]) - self.context - self.horizon
         return 1 + (windows if split == "train" else windows // self.stride)
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:

@@ -90,7 +90,7 @@ class TimeSeries(Task):
         self.longest_dependency = int(max(each.max() for each in lengths.values())) - 1
 
     def size(self, split: Split) -> int:
-        return len(self.data[split]["targets"])
+        return len(self.own_data[split]["targets"])
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
         part = data[split]

@@ -37,11 +37,11 @@ def forecasts(run: Run, task: Forecast, state: TrainState, split: Split) -> dict
             break
     arrays = {name: scale(np.concatenate(values)[:SHOWN]) for name, values in kept.items()}
     if task.horizon == 1:
-        steps = min(SHOWN, len(task.data[split]) - task.context)
-        first = task.data[split][: task.context][:, None]
+        steps = min(SHOWN, len(task.own_data[split]) - task.context)
+        first = task.own_data[split][: task.context][:, None]
         network = lambda params, buffers: run.programs.structure.network(params, buffers)  # noqa: E731
         alone = jax.jit(lambda params, buffers, inputs: free_run(network(params, buffers), task, inputs, steps))
         arrays["free"] = scale(alone(state.evaluated, state.buffers, first)[:, 0])
-        arrays["free_truth"] = scale(task.data[split][task.context : task.context + steps])
+        arrays["free_truth"] = scale(task.own_data[split][task.context : task.context + steps])
     names = {"names": np.array(task.system.names), "interval": np.array(task.system.interval)}
     return arrays | names | {"horizon": np.array(task.horizon), "split": np.array(split)}

@@ -1,6 +1,7 @@
 """Augmentation: what each transformation may change and where its randomness comes from; images: test_mnist.py."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ import pytest
 from rnnlab.config.errors import ConfigError
 from rnnlab.tasks import TASKS, Adding, Batch, Example, Split, Task, make_task
 from rnnlab.tasks.augmentation import add_noise, mask_time, replace_tokens, shift_in_time
+from rnnlab.tasks.base import SPLITS
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
+from tests.generated_tasks import small_task
 from tests.tiers import slow_tests
 
 STEPS = 8
@@ -129,6 +132,23 @@ def shifted(x: np.ndarray, by: int, length: int | None) -> np.ndarray:
     for step in range(end):
         out[step] = x[step - by] if 0 <= step - by < end else 0
     return out
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_has_its_splits_with_an_augmentation(name: str, tmp_path: Path, monkeypatch) -> None:
+    section = small_task(name, tmp_path, monkeypatch)
+    plain = make_task(section, str(tmp_path))
+    change = {"token_replacement": 0.1} if plain.vocabulary else {"noise": 0.1}
+    augmented = make_task(section, str(tmp_path), change)
+
+    def shapes(task: Task, split: Split) -> Any:
+        batch = jax.eval_shape(lambda data: task.batch(data, jnp.int32(0), split, jnp.arange(1)), task.data)
+        return jax.tree.map(lambda a: (a.shape, a.dtype), batch)
+
+    for split in SPLITS:
+        assert augmented.size(split) == plain.size(split)
+        if split != "train" or plain.reader is None:
+            assert shapes(augmented, split) == shapes(plain, split)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
