@@ -136,6 +136,7 @@ def test_one_large_state_does_not_put_all_others_into_one_bin() -> None:
     assert diagnosis._most(np.zeros(0)) is None
 
 
+@pytest.mark.slow
 def test_what_lags_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--config={write_config(tmp_path)}", f"--output={tmp_path / 'out'}", "--measure=lags", "--rows=2"]
     assert diagnose.main([*words, "--lags=2"]) == 0
@@ -273,6 +274,7 @@ def test_what_is_finite_is_measured_where_parameters_are_not(
     assert f"left out: {others[0]}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_network_of_nan_is_exit_status_2_with_every_reason(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +325,7 @@ def event_file_loader(path: Path) -> Iterator[Any]:
         data = data[16 + length :]
 
 
+@pytest.mark.slow
 def test_jacobians_too_large_for_memory_say_how_large_and_what_samples(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -364,6 +367,7 @@ def test_histograms_of_the_state_count_every_value_once(diagnosed: Path) -> None
 
 
 @pytest.mark.parametrize("rows", [5, *slow_tests(1000)])
+@pytest.mark.slow
 def test_more_rows_than_there_are_is_said(
     rows: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -392,6 +396,7 @@ LOOKS = {
 
 @pytest.mark.parametrize("what", LOOKS)
 @pytest.mark.parametrize("named", [False, *slow_tests(True)], ids=["default", "output"])
+@pytest.mark.slow
 def test_a_published_network_stays_as_it_is_unless_its_folder_is_named(
     what: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def adding() -> dict[str, Any]:
     return range_test(resolve_config(config), 1e-5, 1000.0, 200)
 
 
+@pytest.mark.slow
 def test_rates_rise_by_the_same_factor_and_all_else_is_the_configs(adding: dict[str, Any]) -> None:
     rates = np.array(adding["learning_rates"])
     assert rates[0] == 1e-5
@@ -122,6 +123,7 @@ def test_steps_take_the_rates_that_are_reported() -> None:
     np.testing.assert_allclose(found["losses"], losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_test(config_file: Path) -> None:
     config = resolve_config(load_file(str(config_file)))
     found = range_test(config, 1e-3, 1e25, 20)
@@ -186,6 +188,7 @@ def test_command_writes_json_and_figure_and_names_one_rate_and_where_it_goes(
     assert figure == "figure: runs/little-wild-find_learning_rate/plots/find_learning_rate.png"
 
 
+@pytest.mark.slow
 def test_divergence_at_the_first_step_is_exit_status_3(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

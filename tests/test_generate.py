@@ -232,6 +232,7 @@ def test_sample_i_of_a_seed_is_the_same_however_many_there_are(say) -> None:
     assert len(set(parts[1:])) == 3
 
 
+@pytest.mark.slow
 def test_greedy_text_does_not_depend_on_the_seed_and_is_what_the_network_finds_most_likely(data, workdirs, say) -> None:
     text, _ = say("words", "--prompt=a b", "--length=8", "--temperature=0", "--allow_unknown")
     assert say("words", "--prompt=a b", "--length=8", "--temperature=0", "--allow_unknown", "--seed=5")[0] == text
@@ -244,6 +245,7 @@ def test_greedy_text_does_not_depend_on_the_seed_and_is_what_the_network_finds_m
     assert len(tokens) == 10
 
 
+@pytest.mark.slow
 def test_a_sentence_ends_where_the_network_ends_it(say) -> None:
     texts, _ = say("sentences", "--prompt=a b", "--samples=12", "--length=100", "--seed=3")
     lines = [line for line in texts.splitlines() if not line.startswith("---")]
@@ -254,6 +256,7 @@ def test_a_sentence_ends_where_the_network_ends_it(say) -> None:
     assert say("sentences", "--length=1")[0].count("\n") == 1  # Without a prompt, a sentence of its own.
 
 
+@pytest.mark.slow
 def test_unknown_words_are_named_and_enter_as_unknown(say) -> None:
     text, errors = say("words", "--prompt=a zebra b zebra lion", "--length=3")
     assert text.startswith("a <unk> b <unk> <unk>")
@@ -380,6 +383,7 @@ def test_a_network_that_is_not_finite_is_named(data, workdirs, tmp_path, capsys)
         generate.main([f"--workdir={tmp_path / 'run'}", f"--data_dir={data}"])
 
 
+@pytest.mark.slow
 def test_another_vocabulary_than_the_checkpoint_s_is_refused_everywhere(data, tmp_path, monkeypatch) -> None:
     """Of the same size, so that no shape gives it away."""
     monkeypatch.setattr("rnnlab.training.setup.make_run", make_run)

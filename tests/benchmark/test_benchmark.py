@@ -285,6 +285,7 @@ def test_a_sweep_that_trains_other_runs_is_void(monkeypatch):
     assert sweeps.markdown([row]).endswith("| void |\n")
 
 
+@pytest.mark.slow
 def test_a_timed_command_that_fails_says_what_it_said(tmp_path):
     with pytest.raises(ConfigError, match=r"-m rnnlab\.train --config=.*none\.py .* failed: .*none\.py"):
         sweeps._seconds("train", tmp_path / "none.py", tmp_path / "run")

@@ -104,10 +104,10 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
 
 
 def switches(variant: str) -> list[Any]:
-    """Those of a cell, each with its tier: lstm has all by default, three cells every fourth one, any other cell its
-    main ones. Activations enter the backend at one place: each has one switch by turns, and the other later."""
+    """Those of a cell, each with its tier: lstm has every second one by default, three cells every fourth, any other
+    its main ones. Activations enter the backend at one place: each has one switch by turns, and the other later."""
     if variant == "lstm":
-        return [in_tier(variant, *each, central=True) for each in SWITCHES]
+        return [in_tier(variant, *each, central=True, further=n % 2 == 0) for n, each in enumerate(SWITCHES)]
     if variant in TURNS:
         turn = TURNS.index(variant)
         return [in_tier(variant, *each, central=True, further=n % 4 != turn) for n, each in enumerate(SWITCHES)]

@@ -166,6 +166,7 @@ def test_a_result_does_not_depend_on_what_else_is_measured(tiny: dict[str, Any])
     ]
 
 
+@pytest.mark.slow
 def test_table_and_figure_show_every_setting(tiny: dict[str, Any], tmp_path: Path) -> None:
     table = atlas_table(tiny)
     assert table.row_count == len(tiny["networks"]) * len(INITIALIZATIONS)

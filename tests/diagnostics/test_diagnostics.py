@@ -103,6 +103,7 @@ def test_flow_through_two_layers_equals_the_chain_rule(lengths: tuple[int, ...] 
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.slow
 def test_flow_in_reverse_runs_towards_the_end(lengths: tuple[int, ...] | None) -> None:
     with float64():
         network = random_network(bidirectional=True)
@@ -157,6 +158,7 @@ def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] |
         np.testing.assert_allclose(norms, over_rows(expected, orders, reverse), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_reach_of_an_answer_after_the_last_step_is_the_flow() -> None:
     network, (batch, _, _) = random_network(), problem(LENGTHS)
     found = flow_of(network, batch, measure=gradient_reach)

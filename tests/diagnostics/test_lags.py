@@ -288,6 +288,7 @@ def test_states_that_are_not_numbers_make_parts_that_are_not() -> None:
         assert np.isnan(values[:3]).all()
 
 
+@pytest.mark.slow
 def test_delta_is_the_gradient_of_the_engines_taps() -> None:
     with float64():
         task, batch = problem("every", LENGTHS)

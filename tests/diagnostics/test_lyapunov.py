@@ -15,6 +15,7 @@ from rnnlab.diagnostics.jacobians import step_jacobians
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
 from rnnlab.nn.trajectory import Trajectory
 from tests.helpers import compiled_carries, float64, in_double, measured, random_array, random_cell
+from tests.tiers import slow_tests
 
 T, B, D, H = 12, 3, 2, 4
 LENGTHS = (12, 5, 0)
@@ -107,7 +108,9 @@ def test_an_lstm_with_a_constant_forget_gate_keeps_it_along_half_the_directions_
     np.testing.assert_array_equal(found[:, H:], -np.inf)
 
 
-@pytest.mark.parametrize("variant", ["vanilla_relu", "vanilla_elu", "lstm_peepholes", "gru", "gru_reset_before"])
+@pytest.mark.parametrize(
+    "variant", ["lstm_peepholes", *slow_tests("vanilla_relu", "vanilla_elu", "gru", "gru_reset_before")]
+)
 def test_the_sum_is_the_mean_of_log_determinants(variant: str) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)
@@ -150,6 +153,7 @@ def test_a_layer_whose_units_are_all_off_has_minus_infinity() -> None:
     np.testing.assert_array_equal(found, -np.inf)
 
 
+@pytest.mark.slow
 def test_as_many_exponents_are_finite_as_the_product_has_rank() -> None:
     size = 8
     with float64():

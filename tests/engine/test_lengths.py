@@ -72,7 +72,7 @@ RUNS = [
     for variant in CELLS
     for run in [(False, "ends"), (True, "gates")]
 ]
-RUNS += [("lstm", True, "ends"), ("lstm", False, "gates")]
+RUNS += slow_tests(("lstm", True, "ends"), ("lstm", False, "gates"))
 
 
 @pytest.mark.parametrize(("variant", "reverse", "store"), RUNS)

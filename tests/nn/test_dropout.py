@@ -130,6 +130,7 @@ def test_state_dropout_is_one_mask_a_sequence_on_the_state_where_it_meets_the_ke
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
+@pytest.mark.slow
 def test_candidate_dropout_scales_or_removes_what_enters_the_state(cell):
     net = network(cell, dropout={"candidate": 0.25})
     x = random_array(1, 1, B, D)  # One step from zero: c = i g, or h = (1 - z) n.
@@ -150,6 +151,7 @@ def test_weight_drop_removes_elements_of_the_kernel_for_all_rows_and_steps():
     assert_close(found, cell_run(net, x, None), 1e-6)
 
 
+@pytest.mark.slow
 def test_embedding_dropout_removes_whole_words():
     net = network(vocabulary=50, embedding=8, dropout={"embedding": 0.5})
     words = jnp.tile(jnp.arange(50)[:, None], (1, B))

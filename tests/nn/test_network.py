@@ -316,7 +316,7 @@ def test_graph_is_hashable_so_that_it_can_be_a_static_argument():
     hash(nnx.graphdef(Network(2, 1, cell={"name": "lstm", "features": 3}, rngs=nnx.Rngs(0))))
 
 
-@pytest.mark.parametrize("way", ["pickle", "deepcopy", "cloudpickle"])
+@pytest.mark.parametrize("way", ["pickle", *slow_tests("deepcopy", "cloudpickle")])
 def test_copies_of_a_network_put_out_the_same(way):
     fields: dict[str, Any] = {"layers": 2, "dropout": {"input": 0.1}, "cotangent": {"scale": 0.5}}
     network = Network(D, O, cell=LSTM, normalization={"between": "batch"}, **fields, rngs=nnx.Rngs(0))

@@ -25,6 +25,7 @@ def test_affine_and_its_gradients_are_those_of_x_w_plus_b(shape):
         assert_close(gradients(affine), gradients(lambda x, kernel, bias: x @ kernel + bias), 1e-13)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_narrow_affine_map_are_those_of_x_w_plus_b():
     with float64():
         point = random_array(0, 3, 2), random_array(1, 2, M), random_array(2, M)

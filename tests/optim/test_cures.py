@@ -27,6 +27,7 @@ from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import assert_close, float64
+from tests.tiers import slow_tests
 
 T, B, H, STEPS = 6, 4, 4, 6
 
@@ -114,6 +115,8 @@ SECTIONS = {
     "augmentation": AugmentationOptions,
 }
 
+QUICK = ("dropout", "optimizer")
+"""The groups that the default tests have."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "dropout": tuple(name for name in CURES if "dropout" in str(CURES[name])),
     "layer normalization": (
@@ -291,7 +294,7 @@ def together(name: str, **changes: Any) -> Trained:
     return Trained(configured(*sections, **changes))
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", [*QUICK, *slow_tests(*(each for each in GROUPS if each not in QUICK))])
 def test_a_resumed_run_with_a_group_of_cures_is_the_same_bit_for_bit(name, tmp_path: Path) -> None:
     check_resumed(together(name), tmp_path)
 

@@ -244,6 +244,7 @@ def test_factors_of_one_are_no_groups_and_a_factor_of_zero_leaves_every_bit(name
     assert grouped._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_a_group_s_decay_takes_the_place_of_the_optimizer_s() -> None:
     """Of zero gradients nothing else changes a weight."""
     start = params()
@@ -325,6 +326,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_rate_of_every_group(workdir: Path) -> None:
     lines = [line for line in read_metrics(workdir) if line["split"] == "train"]
     rates = [[line[f"learning_rate{group}"] for group in ("", "/recurrent", "/bias")] for line in lines]

@@ -145,6 +145,7 @@ def diagnosed(number: Any) -> dict[str, Any]:
         },
         "lyapunov": {"layer 1": {"mean": [number] * 2, "error": [number] * 2}},
         "lags": {"layer 1": {"gates": ["h"], "norms": [[number]] * 4, "cosine": [number] * 4, "ratio": [number] * 4}},
+        "closed_loop": {"time": [1, 2], "course": [number] * 2, "mean": [number], "error": [number], "system": number},
         "truncation": {"windows": [1, 2, 4], "all": {"cosine": [number] * 3, "ratio": [number] * 3}},
         "values": {"layer 1": {"h": {"edges": [0, 0.5, 1], "shares": [number] * 2, "notes": {"are 0": number}}}},
     }
@@ -162,6 +163,7 @@ def test_every_figure_of_a_diagnosis_is_drawn_whatever_the_numbers_are(
             assert np.isfinite([*axis.get_xlim(), *axis.get_ylim()]).all()
 
 
+@pytest.mark.slow
 def test_what_double_precision_cannot_tell_is_not_drawn_as_a_singular_value(
     tmp_path: Path, drawn: dict[str, Any]
 ) -> None:

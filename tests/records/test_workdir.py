@@ -154,6 +154,7 @@ def test_a_second_writer_is_one_line_that_names_the_first(tmp_path: Path) -> Non
         process.communicate()
 
 
+@pytest.mark.slow
 def test_only_one_report_is_written_to_a_folder_at_a_time(tmp_path: Path) -> None:
     fields = sweep(tmp_path)
     open_sweep(tmp_path, fields, expand(fields))
@@ -166,6 +167,7 @@ def test_only_one_report_is_written_to_a_folder_at_a_time(tmp_path: Path) -> Non
         process.communicate()
 
 
+@pytest.mark.slow
 def test_run_of_a_group_in_training_is_in_use(tmp_path: Path) -> None:
     fields = sweep(tmp_path)
     plan = open_sweep(tmp_path, fields, expand(fields))

@@ -213,6 +213,7 @@ def test_a_learned_carry_is_trained_in_the_windows_that_begin_a_stream(folder):
         assert changed == [True] + [False] * (task.windows["train"] - 1) + [True]
 
 
+@pytest.mark.slow
 def test_two_devices_are_one(folder):
     task: LanguageModel = make(folder, streams=(4, 4), window=3)
     with float64():
@@ -468,6 +469,7 @@ def test_gradients_are_measured_over_the_longest_sentence_however_many_are_short
     assert min(norms) > 0
 
 
+@pytest.mark.slow
 def test_sentences_never_leak_into_each_other(folder):
     task: Sentences = make(folder, "sentences")
     tokens, offsets, order = task.data["validation"]
@@ -496,6 +498,7 @@ def test_sentences_never_leak_into_each_other(folder):
         assert list(np.flatnonzero(of_hapax)) == [list(order).index(changed)]
 
 
+@pytest.mark.slow
 def test_what_stands_behind_a_sentence_is_not_looked_at(folder):
     task: Sentences = make(folder, "sentences")
     hapax = task.corpus.vocabulary.index["hapax"]

@@ -106,6 +106,7 @@ def test_long_training_utterances_are_cut_and_no_frame_is_lost_or_doubled(task, 
 # --- buckets ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_epochs_draw_no_utterance_twice_each_in_another_order(task):
     assert (task.size("train"), task.epoch) == (21, 20)
     epochs = order(task, range(6 * 20)).reshape(6, 20)
@@ -198,6 +199,7 @@ def test_results_do_not_change_with_the_neighbours_in_the_bucket(task):
 
 
 @pytest.mark.parametrize("what", [{"time_mask": 5}, {"noise": 0.5}])
+@pytest.mark.slow
 def test_augmentation_changes_training_frames_and_leaves_the_padding_alone(task, corpus, what):
     changed = make_task({"name": "speech", **corpus, "bucket": 4}, None, what)
     plain, other = (draw(t, "train", range(20)) for t in (task, changed))
@@ -356,6 +358,7 @@ def test_context_is_the_neighbours_of_a_frame_within_its_utterance(task, compari
                 np.testing.assert_array_equal(windows[t, place], utterances.features[inside])
 
 
+@pytest.mark.slow
 def test_framewise_network_learns_the_tones_of_the_generated_corpus(task, comparison):
     found = comparison.train_framewise(task, 1, (8,), seed=0, epochs=12)
     assert found["test"]["loss"] < 0.95 * np.log(61)

@@ -209,6 +209,7 @@ def test_a_stage_ends_after_at_most_so_many_of_its_steps(tmp_path, monkeypatch) 
     assert lengths(tmp_path, "train")[35] == 4
 
 
+@pytest.mark.slow
 def test_best_and_patience_start_anew_in_every_stage(tmp_path, monkeypatch, capsys) -> None:
     # Short sequences are easy: no later loss is as low as those of the first stage.
     losses = {5: 0.1, 10: 0.2, 15: 0.3, 20: 0.8, 25: 0.9, 30: 0.95, 35: 2.0, 40: 1.5, 45: 1.6, 50: 1.7, 55: 1.8}
@@ -229,6 +230,7 @@ def test_early_stopping_gives_way_to_a_stage_that_begins_at_the_same_step(tmp_pa
     assert train_and_evaluate(config, tmp_path / "b")["steps"] == 45
 
 
+@pytest.mark.slow
 def test_run_that_ends_before_the_last_stage_says_so(tmp_path, capsys) -> None:
     summary = train_and_evaluate(staged(BY_STEP | {"steps": (15, 60)}), tmp_path)
     said = capsys.readouterr().out
@@ -243,6 +245,7 @@ def test_run_that_ends_before_the_last_stage_says_so(tmp_path, capsys) -> None:
     assert result["length"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_without_stages_has_no_trace_of_them(tmp_path) -> None:
     summary = train_and_evaluate(small(steps=20), tmp_path)
     train, validation = [set(line) for line in read_metrics(tmp_path) if line["step"] == 20][:2]
@@ -422,6 +425,7 @@ def test_mistake_in_a_plateau_is_one_clear_line(change, message) -> None:
 # --- started again ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_reports_the_same(tmp_path) -> None:
     config = staged(BY_STEP, optimizer=dict(schedule=PLATEAU))
     first = train_and_evaluate(config, tmp_path)

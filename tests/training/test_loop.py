@@ -173,6 +173,7 @@ def test_run_made_longer_says_what_that_changes(tmp_path, capsys):
     assert said[1].endswith("it counts for the best checkpoint and for when the task is solved")
 
 
+@pytest.mark.slow
 def test_schedule_longer_than_the_run_is_said_once(tmp_path, capsys):
     config = small(steps=4, optimizer=dict(schedule=dict(name="linear", steps=5)))
     assert train_and_evaluate(config, tmp_path)["status"] == "finished"
@@ -200,6 +201,7 @@ def test_evaluate_gives_the_number_of_the_summary(finished, capsys):
     assert result["loss"] == pytest.approx(summary["final"]["validation"]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_last_checkpoint_where_none_has_a_score(tmp_path):
     train_and_evaluate(small(steps=20, checkpoint_every=10), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "20")  # As if killed before the first evaluation, at 20.
@@ -392,6 +394,7 @@ def test_training_clock_counts_what_runs_and_adds_what_was_before(monkeypatch) -
     assert passes(1) == 41
 
 
+@pytest.mark.slow
 def test_early_stopping_knows_that_more_accuracy_is_better(tmp_path):
     config = small(eval_every=10, task=dict(validation_size=500), early_stopping=dict(metric="within_0.04"))
     summary = train_and_evaluate(config, tmp_path)
@@ -672,6 +675,7 @@ def test_batch_that_devices_do_not_divide_names_the_sizes_that_they_do(tmp_path)
 
 
 @pytest.mark.parametrize(("batch_size", "devices", "says"), [(5, None, True), (4, None, False), (5, 1, False)])
+@pytest.mark.slow
 def test_a_run_says_which_cores_are_idle(batch_size, devices, says, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rnnlab.parallel.devices.cores", lambda: 2)
     train_and_evaluate(small(batch_size=batch_size, devices=devices, steps=1), tmp_path)

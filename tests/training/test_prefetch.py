@@ -73,7 +73,8 @@ def assert_same(one: Any, other: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("name", ["sentences", pytest.param("language_model", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
 def test_a_text_that_the_host_reads_is_trained_on_as_one_on_the_device(text, name, monkeypatch):
     """Over more than an epoch, on two devices, words replaced at random, too; compiled as for a user: the two programs
     read their batches differently, and the hurried compilation of tests rounds what follows differently."""
