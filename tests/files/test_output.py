@@ -175,7 +175,11 @@ def test_the_end_of_the_terminal_saves_the_run(tmp_path: Path) -> None:
     config.write_text(f"def get_config():\n    return {long!r}\n")
     words = [sys.executable, "-m", "rnnlab.train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     terminal, end = pty.openpty()
-    process = subprocess.Popen(words, cwd=ROOT, stdin=end, stdout=end, stderr=end)
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup the run would ignore it as these tests do.
+    try:
+        process = subprocess.Popen(words, cwd=ROOT, stdin=end, stdout=end, stderr=end)
+    finally:
+        signal.signal(signal.SIGHUP, ours)
     os.close(end)
     output = b""
     while b"first step" not in output:
