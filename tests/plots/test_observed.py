@@ -45,13 +45,10 @@ def _totals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "totals", Totals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "devices"),
-    [
-        pytest.param(dict(name="adding", length=6), 1, marks=pytest.mark.slow),
-        pytest.param(dict(name="adding", length=6), 2, marks=pytest.mark.slow),
-        (dict(name="totals", length=8), 2),
-    ],
+    [(dict(name="adding", length=6), 1), (dict(name="adding", length=6), 2), (dict(name="totals", length=8), 2)],
 )
 def test_flow_of_a_step_is_the_flow_of_its_batch(task: dict[str, Any], devices: int) -> None:
     model = dict(cell=dict(name="lstm", features=4), bidirectional=True)

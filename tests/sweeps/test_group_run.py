@@ -171,6 +171,7 @@ def test_a_replica_ends_where_it_solves_its_task_and_the_others_go_on(tmp_path, 
     assert (other["status"], other["steps"], other["convergence"]["steps"]) == ("finished", 40, None)
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_number_of_the_summary(whole):
     ((folder,), *_) = folders(whole)
     assert evaluate.main([f"--workdir={folder}"]) == 0

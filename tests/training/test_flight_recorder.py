@@ -124,6 +124,7 @@ def test_replay_makes_the_recorded_updates_again_to_the_bit(replayed: dict[str, 
     assert replayed["interventions"]["as it was"]["finite"] is False
 
 
+@pytest.mark.slow
 def test_replay_says_what_would_have_held_the_gradient(replayed: dict[str, Any]) -> None:
     held = {label.split(" ")[0]: each["held"] for label, each in replayed["interventions"].items()}
     assert set(held) == {"as", "clip_norm", "cotangent.clip_norm", "learning_rate", "recurrent", "spectral"}

@@ -180,6 +180,7 @@ def test_training_sums_are_over_all_that_counts_since_the_last_log(task: str, de
     assert set(numbers) == set(expected) | {"grad_norm", "largest_grad_norm"}
 
 
+@pytest.mark.slow
 def test_a_replica_has_the_metrics_of_the_run_alone() -> None:
     settings = [config(seed=seed, devices=None) for seed in range(2)]
     programs = ReplicaPrograms(make_run(settings[0], mesh=make_replica_mesh(2)))
