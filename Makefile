@@ -14,8 +14,10 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile -
 
 # pyright is pinned: do not look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
+# mkdocs is pinned below 2: material need not speak of it in every build.
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help install train test test-slow selfcheck lint format lock clean
+.PHONY: help install train test test-slow selfcheck lint format docs docs-serve lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -44,14 +46,20 @@ format: $(VENV)/.test-installed ## mend what ruff can mend
 	$(VENV)/bin/python -m ruff check --fix --exit-zero
 	$(VENV)/bin/python -m ruff format
 
+docs: $(VENV)/.docs-installed ## build the documentation into site/, where a broken link or a page left out is an error
+	$(VENV)/bin/python -m mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.docs-installed ## show the documentation while you write, at http://127.0.0.1:8000
+	$(VENV)/bin/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
 # uv resolves for every Python and system at once. What it writes are pip's constraints: they install nothing.
 lock: $(VENV)/bin/pip ## write constraints.txt anew, the newest versions of all that rnnlab and its extras need
 	@$(PIP) uv
 	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command="make lock" --output-file constraints.txt pyproject.toml
 
-clean: ## remove .venv and caches; leaves runs/
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+clean: ## remove .venv, site/ and caches; leaves runs/
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache
 	find rnnlab configs scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/pip:
@@ -65,6 +73,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 	@echo "Installing rnnlab into $(VENV)"
 	@$(PIP) --editable .
 	@touch $@
+
+$(VENV)/.docs-installed: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing rnnlab[docs] into $(VENV)"
+	@$(PIP) --editable '.[docs]'
+	@touch $(VENV)/.installed $@
 
 # torch 2.13.0 is not built for every machine. Where it cannot be installed, everything else is, and the tests that
 # compare with torch skip. A failure with any other cause fails again in the second attempt, and make stops.

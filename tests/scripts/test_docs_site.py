@@ -1,0 +1,53 @@
+"""mkdocs.yml and the pages of docs/ agree; `make docs` builds them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.docs.hooks import link_out
+
+ROOT = Path(__file__).parents[2]
+CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+def pages(nav: Any) -> Iterator[str]:
+    """The files that the navigation names."""
+    for entry in nav:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from [value] if isinstance(value, str) else pages(value)
+
+
+def test_the_navigation_names_every_page_once() -> None:
+    listed = list(pages(yaml.safe_load(CONFIG.partition("\nnav:\n")[2])))
+    docs = ROOT / "docs"
+    there = {path.relative_to(docs).as_posix() for kind in ("*.md", "*.ipynb") for path in docs.rglob(kind)}
+    left_out = {name for name in there if name.startswith("results/") and name.count("/") == 1}  # Tables without text.
+    left_out |= {name for name in there if name.startswith("results/checkpoints/") or ".ipynb_checkpoints" in name}
+    assert sorted(listed) == sorted(there - left_out)
+
+
+LINKS = {
+    "[how](../CONTRIBUTING.md#test)": ("how", "[how](https://x.org/r/blob/main/CONTRIBUTING.md#test)"),
+    "[a](../../configs/adding.py), [b](../cells.md)": (
+        "a, [b](../cells.md)",
+        "[a](https://x.org/r/blob/main/configs/adding.py), [b](../cells.md)",
+    ),
+    "![figure](../results/atlas.png)": ("![figure](../results/atlas.png)",) * 2,
+}
+
+
+@pytest.mark.parametrize("text", LINKS)
+def test_links_out_of_the_docs_lead_to_the_repository_where_there_is_one(text: str) -> None:
+    page = "docs/how_to/x.md" if "../.." in text or "cells" in text else "docs/x.md"
+    assert (link_out(text, page, None), link_out(text, page, "https://x.org/r/")) == LINKS[text]
+
+
+def test_a_link_to_what_is_not_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    link_out("[x](../none.py) and [y](../../x.md)", "docs/x.md", None)
+    assert [record.message for record in caplog.records] == [
+        "docs/x.md has a link to ../none.py, which is not there",
+        "docs/x.md has a link to ../../x.md, which is not there",
+    ]
