@@ -161,7 +161,8 @@ def _diagnose(
     import numpy as np
 
     from rnnlab import plots
-    from rnnlab.diagnostics.diagnosis import MEASURES, measures_of, notes, plain_arrays, subject_of
+    from rnnlab.diagnostics.diagnosed import notes, plain_arrays
+    from rnnlab.diagnostics.diagnosis import MEASURES, measures_of, subject_of
     from rnnlab.records.metrics import write_figures
     from rnnlab.training.setup import make_run
 
@@ -264,7 +265,7 @@ def _keep(output: Path, result: dict[str, Any]) -> bool:
 
 def _measured_before(output: Path, result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The measurements of an earlier diagnosis of the same checkpoint and rows that this one does not repeat."""
-    from rnnlab.diagnostics.diagnosis import read_diagnosis
+    from rnnlab.diagnostics.diagnosed import read_diagnosis
 
     if not Workdir(output).diagnosis.exists():
         return {}
@@ -300,7 +301,7 @@ def _table(result: dict[str, Any]) -> Any:
     """The measurements, a column for each layer and direction."""
     from rich.table import Table
 
-    from rnnlab.diagnostics.diagnosis import table_rows
+    from rnnlab.diagnostics.diagnosed import table_rows
 
     layers, rows = table_rows(result)
     table = Table("", title=f"step {result['step']}, {result['rows']} rows of the validation split")

@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 DYNAMIC = ("learning_rate", "decay", "rms", "epsilon", "window", "streams", "batches")
-"""What the flags --dynamic_NAME say."""
+"""The flags --dynamic_NAME."""
 
 
 def _define_dynamic(values: flags.FlagValues) -> None:
@@ -202,7 +202,7 @@ def _by_length(
 
 
 def _confused(run: "Run", state: "TrainState", splits: list[Split]) -> dict[Split, Any]:
-    """Of each split how many examples of a class are taken for another."""
+    """Counts, for each split, how many examples of a class are taken for another."""
     from rnnlab.training.outputs import confusion
 
     return {s: {"classes": run.task.classes, "counts": confusion(run, state, s).tolist()} for s in splits}

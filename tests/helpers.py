@@ -197,6 +197,17 @@ def random_direction(point: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
     return *others, tuple(jnp.zeros_like(a) if is_count(a) else a for a in carry)
 
 
+def assert_shares(counts: Any, expected: float) -> None:
+    """Things that are equally likely are drawn equally often, to four standard errors.
+
+    Args:
+        counts: how often each of them was drawn.
+        expected: the probability of each.
+    """
+    total = np.sum(counts)
+    np.testing.assert_allclose(counts, total * expected, atol=4 * np.sqrt(total * expected * (1 - expected)))
+
+
 def dot(a: Any, b: Any) -> jax.Array:
     """The inner product of two trees."""
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -132,7 +132,7 @@ class _Header(NamedTuple):
 
 
 def _read_header(path: Path, lines: list[str]) -> _Header:
-    """What stands before @data; words that say nothing about the values are left out."""
+    """Reads what stands before @data; leaves out words that say nothing about the values."""
     words: dict[str, list[str]] = {}
     for line, text in enumerate(lines, 1):
         text = text.strip()

@@ -1,7 +1,7 @@
 """Chaotic systems as series: the Lorenz system, the Mackey-Glass equation, and those of the package dysts.
 
 The two of our own are integrated by the classical Runge-Kutta method with a fixed step, in double precision, so that a
-seed gives the same series on every machine. What is integrated first is left out: it is not on the attractor yet.
+seed gives the same series on every machine. The first steps are left out: they do not lie on the attractor yet.
 """
 
 import warnings

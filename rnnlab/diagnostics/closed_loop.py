@@ -32,11 +32,11 @@ class ClosedLoop(NamedTuple):
     """A free run of a network."""
 
     exponents: Summary
-    """Of the leading ones, in nats per unit of time, over the rows."""
+    """The leading ones, in nats per unit of time: mean over the rows and its error."""
     course: Float[Array, " K"]
     """The mean over the rows of the largest one so far, at each of `PARTS` times."""
     deviation: Float[Array, " D"]
-    """Of the values of each column in the loop; the training part's are 1."""
+    """The standard deviation of each column in the loop; that of the training part is 1."""
     interval: float
     """Units of time of a step."""
     exponent: float | None

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, read_diagnosis
+from rnnlab.diagnostics.diagnosed import DIAGNOSE_AGAIN, read_diagnosis
 from rnnlab.files import interpreting, remove
 from rnnlab.plots.style import (
     COLOURS,

@@ -12,7 +12,7 @@ from typing import Any
 from rnnlab.config.outside import is_outside, look_in
 from rnnlab.config.schema import lookup
 from rnnlab.diagnostics import DIAGNOSTICS
-from rnnlab.diagnostics.diagnosis import DIAGNOSE_AGAIN, notes, read_diagnosis, table_rows
+from rnnlab.diagnostics.diagnosed import DIAGNOSE_AGAIN, notes, read_diagnosis, table_rows
 from rnnlab.files import interpreting, read_json
 from rnnlab.plots.blocks import Block, Heading, Lines, Paragraph, Picture, Table, write_page
 from rnnlab.records.workdir import SUMMARY_AGAIN, Workdir

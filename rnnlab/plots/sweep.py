@@ -147,9 +147,17 @@ def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path)
         axis.vlines(values, low, high, color=colour, alpha=0.35, linewidth=3)
     for row, claim in enumerate(claims):  # Above the axes: within them words would cover a bar.
         axis.axvline(claim.value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        place = {"xytext": (0, 4 + 11 * row), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        at = axis.get_xaxis_transform()
-        axis.annotate(claim.text, (claim.value, 1), xycoords=at, fontsize=8, color=GREY, **place)
+        axis.annotate(
+            claim.text,
+            (claim.value, 1),
+            xycoords=axis.get_xaxis_transform(),
+            xytext=(0, 4 + 11 * row),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=GREY,
+        )
     axis.set_ylim(-0.04, 1.04)
     swept = sorted({value for line in lines for value in line.x})
     if len(swept) <= _NAMED:

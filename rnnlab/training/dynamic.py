@@ -132,11 +132,11 @@ def evaluate_dynamically(
     whole = trained, buffers, _scales(trained, adaptation, statistics)
     params, means = trained, {}
     sums = run.programs.begin_sums(split, params, buffers, run.data, rows)
-    for number in range(size // width):
+    for number in np.arange(size // width, dtype=np.int32):
         carry = sums.carry
         assert carry is not None
         sums, means = run.programs.add_batches(split, size, params, buffers, run.data, rows, sums, number, number + 1)
-        params = adapt(params, carry, np.int32(number), whole, run.data)
+        params = adapt(params, carry, number, whole, run.data)
     values = on_host(means)
     if not np.isfinite(values["loss"]):
         raise ConfigError(

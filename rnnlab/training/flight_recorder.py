@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.diagnostics.diagnosis import plain_arrays
+from rnnlab.diagnostics.diagnosed import plain_arrays
 from rnnlab.diagnostics.flight import flight
 from rnnlab.files import check_fields, damaged, is_number, read_json, write_arrays, write_text
 from rnnlab.parallel import devices, processes

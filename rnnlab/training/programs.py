@@ -102,13 +102,14 @@ class Programs:
         self.train = jax.jit(spread(self.train_shard, in_specs=in_specs, out_specs=lies), donate_argnums=0)
         self._spread_observer = functools.partial(spread, in_specs=(lies, data, rows), out_specs=replicated)
         whole, sums = (params, replicated, replicated, rows), Sums(rows, rows)  # pyright: ignore
-        self._begin_sums = jax.jit(
+        self.begin_sums: Callable[..., Sums] = jax.jit(
             lambda name, *args: spread(functools.partial(self.evaluation.begin, name), in_specs=whole, out_specs=sums)(
                 *args
             ),
             static_argnums=0,
         )
-        self._evaluate = jax.jit(
+        """(split, params, buffers, data, rows of a batch) -> the sums of an evaluation before its first batch."""
+        self.add_batches: Callable[..., tuple[Sums, dict[str, Any]]] = jax.jit(
             lambda name, size, *args: spread(
                 functools.partial(self.evaluation.add, name, size),
                 in_specs=(*whole, sums, replicated, replicated),
@@ -116,6 +117,8 @@ class Programs:
             )(*args),
             static_argnums=(0, 1),
         )
+        """(split, size, params, buffers, data, rows, sums, first, until) -> (the sums with the batches from first to
+        before until, the means so far); size: how many examples of the split count."""
 
     # --- each device's share: `ALL_AXES` are mapped ------------------------------------------------------------------
 
@@ -192,26 +195,6 @@ class Programs:
         whole = params, buffers, data, rows
         part = functools.partial(self.add_batches, split, size, *whole)
         return in_parts(part, self.begin_sums(split, *whole), -(-size // rows.shape[0]), pace or Pace(), halts)
-
-    def begin_sums(self, split: Split, params: PyTree, buffers: PyTree, data: PyTree, rows: jax.Array) -> Sums:
-        """The sums of an evaluation before its first batch."""
-        return self._begin_sums(split, params, buffers, data, rows)
-
-    def add_batches(
-        self,
-        split: Split,
-        size: int,
-        params: PyTree,
-        buffers: PyTree,
-        data: PyTree,
-        rows: jax.Array,
-        sums: Sums,
-        first: int | np.int32,
-        until: int | np.int32,
-    ) -> tuple[Sums, dict[str, Any]]:
-        """(The sums with the batches from `first` to before `until`, the means so far); else as `evaluate`."""
-        whole = params, buffers, data, rows
-        return self._evaluate(split, size, *whole, sums, np.int32(first), np.int32(until))
 
     def observer(self, measures: Mapping[str, Callable[[Probe], PyTree]]) -> Callable[..., dict[str, Any]]:
         """(state, data, rows) -> {name: what this measure says of the update that `train` will make next}.

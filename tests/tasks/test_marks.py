@@ -15,7 +15,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import Batch, Task, make_task
 from rnnlab.training.loop import train_and_evaluate
-from tests.helpers import SMALL_RUN
+from tests.helpers import SMALL_RUN, assert_shares
 from tests.tiers import slow_tests
 
 Rows = list[tuple[np.ndarray, np.ndarray, float]]
@@ -79,12 +79,12 @@ def test_values_are_uniform_over_their_range(section: dict[str, Any]) -> None:
     values = np.concatenate([values for values, _, _ in raw_rows(drawn(section, 20)[1])])
     if section == XOR:
         assert set(values.tolist()) == {0.0, 1.0}
-        assert values.mean() == pytest.approx(0.5, abs=0.02)
+        assert_shares(np.bincount(values.astype(int)), 1 / 2)
         return
     low = -1.0 if section == SIGNED else 0.0
     shares, _ = np.histogram(values, bins=10, range=(low, 1.0))
     assert shares.sum() == values.size
-    np.testing.assert_allclose(shares / values.size, 0.1, atol=0.01)
+    assert_shares(shares, 0.1)
 
 
 MARKS = [
@@ -114,8 +114,8 @@ def test_marks_and_lengths_reach_exactly_their_bounds(
     else:
         assert set(places[:, 0].tolist()) == set(range(*first))
         assert set(places[:, 1].tolist()) == set(range(*second))
-        # Uniform: the mean of 6000 has a standard error of an eightieth of the deviation, at most 0.1 steps.
-        assert places[:, 1].mean() == pytest.approx((second[0] + second[1] - 1) / 2, abs=0.4)
+        error = np.sqrt(((second[1] - second[0]) ** 2 - 1) / 12 / len(rows))  # Of the mean of uniform places.
+        assert places[:, 1].mean() == pytest.approx((second[0] + second[1] - 1) / 2, abs=4 * error)
     drawn_lengths = [batch.inputs.shape[0]] if batch.lengths is None else batch.lengths.tolist()
     assert set(drawn_lengths) == set(range(*lengths))
     assert batch.inputs.shape[0] == lengths[1] - 1
@@ -145,7 +145,7 @@ BASELINES = [(SUM, 1 / 6, 1.0), (MEAN, 1 / 24, 0.5), (SIGNED, 1 / 24, 0.5), (PRO
 def test_baseline_is_the_error_of_the_best_constant(section: dict[str, Any], expected: float, answer: float) -> None:
     task, batch = drawn(section, 20)
     assert task.baselines == {"validation": expected, "test": expected}
-    assert batch.targets.mean() == pytest.approx(answer, abs=0.02)
+    assert batch.targets.mean() == pytest.approx(answer, abs=4 * math.sqrt(expected / 6000))
     values, weights = task.score(jnp.full((6000, 1), answer), batch)
     assert float(values["loss"].sum() / weights.sum()) == pytest.approx(expected, rel=0.05)
 
@@ -153,7 +153,7 @@ def test_baseline_is_the_error_of_the_best_constant(section: dict[str, Any], exp
 def test_the_baseline_of_xor_is_that_of_a_fair_coin() -> None:
     task, batch = drawn(XOR, 20)
     assert task.baselines["test"] == math.log(2)
-    assert batch.targets.mean() == pytest.approx(0.5, abs=0.02)
+    assert_shares(np.bincount(np.asarray(batch.targets).astype(int).ravel()), 1 / 2)
     values, _ = task.score(jnp.zeros((6000, 1)), batch)
     np.testing.assert_allclose(values["loss"], math.log(2), rtol=1e-6)
 

@@ -15,6 +15,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
 from rnnlab.nn.cross_entropy import Distribution
 from rnnlab.tasks import TASKS, Batch, make_task
+from tests.helpers import assert_shares
 
 ROWS = 2000
 
@@ -132,8 +133,7 @@ def test_scattered_symbols_stand_at_every_place_before_the_delimiter(name: str, 
     task, batch = drawn(name, length=7, **fields)
     symbols = batch.inputs < values
     np.testing.assert_array_equal(symbols.sum(0), 10)
-    # Each of the sixteen steps holds one with 10 / 16; a standard error is 0.011.
-    np.testing.assert_allclose(symbols[:16].mean(1), 10 / 16, atol=0.045)
+    np.testing.assert_allclose(symbols[:16].mean(1), 10 / 16, atol=4 * np.sqrt(10 * 6 / 16**2 / ROWS))
     np.testing.assert_array_equal(batch.inputs[16:, 0], [values + 1] + [values] * 10)
     assert (batch.inputs[16:] == batch.inputs[16:, :1]).all()
     np.testing.assert_array_equal(np.unique(batch.inputs[:16]), np.arange(values + 1))
@@ -144,7 +144,7 @@ def test_a_random_delay_is_from_one_blank_to_all() -> None:
     _, batch = drawn("copying", length=7, random_delay=True)
     places, counts = np.unique((batch.inputs == 9).argmax(0), return_counts=True)
     np.testing.assert_array_equal(places, np.arange(11, 17))
-    np.testing.assert_allclose(counts / ROWS, 1 / 6, atol=0.035)
+    assert_shares(counts, 1 / 6)
     assert (batch.inputs[:10] < 8).all()
 
 
@@ -166,15 +166,15 @@ def test_symbols_in_order_stand_in_their_tenths_and_nowhere_else(length: int, sy
     assert places.shape == (ROWS, symbols)
     for column, tenth in zip(places.T, {2: (1, 5), 3: (1, 3, 6)}[symbols], strict=True):
         assert set(column) == {p for p in range(length) if tenth * length <= 10 * p < (tenth + 1) * length}
-    np.testing.assert_allclose(np.bincount(batch.targets) / ROWS, 2.0**-symbols, atol=0.045)
+    assert_shares(np.bincount(batch.targets), 2.0**-symbols)
     assert task.longest_dependency == length - 1 - places.min()
 
 
 def test_a_permutation_begins_with_one_of_two_symbols_that_come_nowhere_else() -> None:
     task, batch = drawn("random_permutation", length=9, symbols=5)
     assert batch.inputs.shape == (8, ROWS)
-    np.testing.assert_allclose(np.bincount(batch.inputs[0]) / ROWS, 1 / 2, atol=0.045)
-    np.testing.assert_allclose(np.bincount(batch.inputs[1:].ravel())[2:] / (7 * ROWS), 1 / 3, atol=0.02)
+    assert_shares(np.bincount(batch.inputs[0]), 1 / 2)
+    assert_shares(np.bincount(batch.inputs[1:].ravel())[2:], 1 / 3)
     assert task.longest_dependency == 7
     assert drawn("random_permutation", length=2)[1].inputs.shape == (1, ROWS)
 
