@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 # Programs are compiled once per machine, not once per test and process: the tests start the same few runs many times.
+# Those that compile within a tenth of a second are not worth their file.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Compiled code runs for milliseconds here: what it costs to optimise it, or to compile a program's parts in parallel
 # (a seventh of a test's time), is never earned back.

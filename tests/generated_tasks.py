@@ -80,8 +80,8 @@ _FIELDS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
 
 SYMBOLS = ("denoising", "memorization", "temporal_order", "random_permutation", "parity", "dyck")
 """Tasks of tokens that are drawn, as `copying` is, which the default tests have."""
-FURTHER = (*SYMBOLS, "forecast", "time_series")
-"""These, and tasks of numbers from files, as `speech` is."""
+FURTHER = (*SYMBOLS, "multiplication", "xor", "forecast", "time_series")
+"""These, those of two marks, as `adding` is, and tasks of numbers from files, as `speech` is."""
 
 
 def tasks_in_tiers(further: pytest.MarkDecorator = pytest.mark.slow) -> list[Any]:

@@ -190,14 +190,10 @@ SWITCHES = [
 ]
 
 
-def is_slow(number: int, kind: type[BaseCell]) -> bool:
-    return number > 1 or (number == 1 and kind not in (Highway, FastSlow))
-
-
 @pytest.mark.parametrize(
     ("kind", "backend", "store", "chunk", "reverse", "lengths"),
     [
-        pytest.param(kind, *switches, marks=[pytest.mark.slow] if is_slow(number, kind) else [])
+        pytest.param(kind, *switches, marks=[pytest.mark.slow] if number else [])
         for kind in CHAINS
         for number, switches in enumerate(SWITCHES)
     ],

@@ -65,7 +65,7 @@ def alone(cell: Any, x: jax.Array, first: Any, anew: Any, lengths: list[int] | N
     return h
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("lengths", [LENGTHS, *slow_tests(None)])
 @pytest.mark.parametrize(("variant", "backend", "reverse"), RUNS)
 def test_rows_with_resets_equal_their_stretches_run_alone(variant, backend, reverse, lengths):
     with float64():

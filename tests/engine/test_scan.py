@@ -25,7 +25,7 @@ from tests.helpers import (
     shape_of_cell,
     with_bad_padding,
 )
-from tests.tiers import in_tier
+from tests.tiers import in_tier, slow_tests
 
 T, B, D, H = 7, 3, 2, 4
 LENGTHS = [7, 0, 4]
@@ -41,7 +41,7 @@ RUNS += [
 ]
 
 
-@pytest.mark.parametrize("rows", ["whole", "ends", "ends and resets"])
+@pytest.mark.parametrize("rows", [*slow_tests("whole", "ends"), "ends and resets"])
 @pytest.mark.parametrize(("variant", "reverse"), RUNS)
 def test_outputs_carries_and_gradients_equal_the_reference(variant, reverse, rows):
     with float64():
@@ -84,6 +84,7 @@ def test_ten_thousand_steps_equal_the_reference():
         assert_close(differentiated("scan"), differentiated("reference"), 1e-9)
 
 
+@pytest.mark.slow
 def test_a_network_runs_on_it_with_layer_normalisation_and_dropout_of_the_candidate():
     fields = {"cell": {"name": "minlstm", "features": H}, "layers": 2, "normalization": {"cell": "layer"}}
 

@@ -86,7 +86,7 @@ class Noisy(ModifiedCell):
 
 @pytest.mark.parametrize(
     ("variant", "store", "reverse"),
-    [("lstm", "gates", True), ("lstm", "ends", False), ("gru_reset_before", "gates", False)],
+    [*slow_tests(("lstm", "gates", True), ("lstm", "ends", False)), ("gru_reset_before", "gates", False)],
 )
 def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, store, reverse):
     with float64():
@@ -106,7 +106,8 @@ def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, 
 
 
 @pytest.mark.parametrize(
-    ("variant", "store", "reverse"), [("lstm", "gates", False), ("lstm", "ends", True), ("gru", "ends", False)]
+    ("variant", "store", "reverse"),
+    [("lstm", "ends", True), *slow_tests(("lstm", "gates", False), ("gru", "ends", False))],
 )
 def test_noise_reaches_the_gates_step_by_step(variant, store, reverse):
     with float64():

@@ -32,6 +32,7 @@ def network(**options: object) -> Network:
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_network_with_resets_gives_what_it_gives_each_stretch_alone(options):
     with float64():
         graphdef, state = nnx.split(network(**options))

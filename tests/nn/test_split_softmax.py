@@ -29,7 +29,6 @@ from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
 from tests.helpers import assert_close, float64
-from tests.tiers import slow_tests
 
 T, B, V, H = 3, 4, 11, 5
 STEPS = 20
@@ -230,7 +229,8 @@ def test_a_split_run_begins_with_the_parameters_of_the_run_on_one_device() -> No
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("splits", [(2, 1), *slow_tests(((2, 2),), ((1, 2),))])
+@pytest.mark.slow
+@pytest.mark.parametrize("splits", [(2, 1), (2, 2), (1, 2)])
 def test_a_checkpoint_restores_bit_for_bit_into_any_split(tmp_path: Path, splits: tuple[int, int]) -> None:
     name = "adagrad, clip_norm, tied, samples, dropout"
     writer, reader = (programs(split, 2, name) for split in splits)
@@ -255,6 +255,7 @@ def test_a_checkpoint_restores_bit_for_bit_into_any_split(tmp_path: Path, splits
         assert_close(unfilled(reader, resumed.params), unfilled(writer, gone_on.params), 1e-5)
 
 
+@pytest.mark.slow
 def test_watching_a_split_run_finds_what_watching_the_run_on_one_device_finds() -> None:
     def found(split: int, devices: int) -> Any:
         run = programs(split, devices, "sgd")

@@ -12,6 +12,7 @@ from rnnlab.nn.network import Network
 from rnnlab.ops.normalization import EPSILON, BatchNormalization, LayerNormalization
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, float64, in_double, random_array
+from tests.tiers import slow_tests
 
 T, B, D, H = 6, 4, 3, 5
 TRAINING = Training(jax.random.key(0), jnp.arange(B))
@@ -31,7 +32,7 @@ def test_layer_normalization_is_its_formula():
         assert_close(norm(x), jnp.asarray(expected * norm.gain[...] + norm.bias[...]), 1e-12)
 
 
-@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", *slow_tests("vanilla", "gru")])
 def test_cell_with_layer_normalization_does_not_see_the_scale_of_its_kernels(cell):
     net = network(cell, normalization={"cell": "layer"})
     x = 10 * random_array(0, T, B, D)

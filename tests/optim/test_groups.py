@@ -189,6 +189,7 @@ EVERY_GROUP = {
 
 
 @pytest.mark.parametrize("name", ["adamw", *slow_tests(*(name for name in RULES if name != "adamw"))])
+@pytest.mark.slow
 def test_groups_are_optaxs_multi_transform(name: str) -> None:
     """λ of the optimizer reaches kernels alone, so here those of the input, whose group has none of its own."""
     decays = {"input": 0.7} | {

@@ -191,6 +191,7 @@ def test_convergence_is_the_first_evaluation_that_solves_the_task() -> None:
     assert Convergence(None, 1.0).summary() is None
 
 
+@pytest.mark.slow
 def test_summary_says_how_the_run_went(tmp_path: Path) -> None:
     summary = train_and_evaluate(small(), tmp_path)
     assert summary["convergence"] == {"metric": "loss", "threshold": 0.01, "steps": None, "seconds": None}

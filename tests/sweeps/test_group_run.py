@@ -179,6 +179,7 @@ def test_evaluate_gives_the_number_of_the_summary(whole):
     assert content["loss"] == pytest.approx(summary(folder)["best"]["test"]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_group_that_has_ended_is_not_run_again(whole):
     before = [(folder / "summary.json").stat().st_mtime_ns for (folder,) in folders(whole)]
     assert run(whole, progress=pytest.fail)

@@ -14,7 +14,7 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import assert_close, float64, in_double
-from tests.tiers import in_tiers
+from tests.tiers import in_tiers, slow_tests
 
 STEPS = 100
 NUMBERS = [(0, 1e-2, 1.0), (1, 3e-3, 0.1), (2, 2e-2, 10.0)]
@@ -84,7 +84,7 @@ def of_cell(cell: str) -> list[dict]:
 
 
 # Of the studies' cells each has a shorter test in tests/cells/test_in_training.py.
-EVERY_CELL = ["irnn", *in_tiers([cell for cell in CELLS if cell != "irnn"], costly=True)]
+EVERY_CELL = [*slow_tests("irnn"), *in_tiers([cell for cell in CELLS if cell != "irnn"], costly=True)]
 
 
 @pytest.mark.parametrize("cell", EVERY_CELL)

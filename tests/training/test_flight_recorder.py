@@ -84,6 +84,7 @@ def test_a_spike_and_the_end_are_recorded_with_the_updates_before_them(diverged:
     assert not np.isfinite(float(found[1]["updates"][-1]["grad_norm"]))
 
 
+@pytest.mark.slow
 def test_recorder_leaves_every_number_of_a_run_as_it_is(diverged: Path, tmp_path: Path) -> None:
     train_and_evaluate(exploding(flight_recorder=None), tmp_path)
     assert norms_of(tmp_path) == norms_of(diverged)
@@ -137,6 +138,7 @@ def test_replay_says_what_would_have_held_the_gradient(replayed: dict[str, Any])
     assert not held["learning_rate"]
 
 
+@pytest.mark.slow
 def test_interventions_begin_where_the_recording_does(replayed: dict[str, Any]) -> None:
     was, *others = replayed["interventions"].values()
     for each in others:  # They differ in weights (gain, spectral bound) or only after the first update.

@@ -195,6 +195,7 @@ def test_a_replica_has_the_metrics_of_the_run_alone() -> None:
         assert means(sums) == pytest.approx(means(state.sums), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_metric_without_any_weight_is_not_there(tmp_path: Path) -> None:
     train_and_evaluate(config(), tmp_path)
     for line in read_metrics(tmp_path):

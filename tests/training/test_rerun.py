@@ -128,7 +128,8 @@ def test_handed_on_run_without_checkpoints_is_not_trained_again(over, tmp_path: 
     assert contents(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("text", [None, pytest.param('{"status": "fin', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [None, '{"status": "fin'])
 def test_summary_that_is_lost_is_made_again(tmp_path: Path, text: str | None) -> None:
     first = train_and_evaluate(CONFIG, tmp_path)
     path = tmp_path / "summary.json"
