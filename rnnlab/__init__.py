@@ -2,12 +2,13 @@
 
 As a library: cells, `unroll`, initialisers, activations and networks for any Flax NNX model.
 As a program: `python -m rnnlab.train --help`.
-From Python: `load` opens the folder that a run has left, `run_training` and `run_sweep` start one.
+From Python: `load` opens the folder that a run has left, `run_training` and `run_sweep` start one, `compare_gradients`
+and `half_life` say how far back a gradient reaches.
 """
 
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
 from rnnlab.engine import Taps, make_taps, unroll
-from rnnlab.library import load, load_sweep, run_sweep, run_training
+from rnnlab.library import compare_gradients, half_life, load, load_sweep, run_sweep, run_training
 from rnnlab.nn.network import Network
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.nn.torch_weights import from_torch, to_torch
@@ -34,7 +35,9 @@ __all__ = [
     "Taps",
     "Vanilla",
     "activations",
+    "compare_gradients",
     "from_torch",
+    "half_life",
     "initializers",
     "irnn",
     "load",

@@ -23,7 +23,6 @@ another folder.
 Exit status: 0, or 2 for a mistake in the command or the workdir.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -145,20 +144,14 @@ def _evaluate_dynamically(
     run: "Run", state: "TrainState", values: flags.FlagValues, results: Mapping[Split, dict[str, Any]]
 ) -> None:
     """Adds the numbers of a dynamic evaluation to those of each split."""
-    from rnnlab.training.dynamic import evaluate_dynamically, gradient_statistics, make_adaptation
+    from rnnlab.library.evaluating import dynamic_metrics
 
-    adaptation = make_adaptation(
-        getattr(run.task, "window", 1),
-        values.dynamic_learning_rate,
-        values.dynamic_decay,
-        values.dynamic_rms,
-        values.dynamic_epsilon,
-    )
-    statistics = gradient_statistics(run, state, values.dynamic_batches) if adaptation.rms else None
+    names = ("learning_rate", "decay", "rms", "epsilon", "batches")
+    options: dict[str, Any] = {name: values[f"dynamic_{name}"].value for name in names}
+    metrics, adaptation = dynamic_metrics(run, state, list(results), **options)
     for split, result in results.items():
-        dynamic = evaluate_dynamically(run, state, split, adaptation, statistics)
-        result |= {f"dynamic_{name}": value for name, value in dynamic.items()}
-        result["dynamic"] = dataclasses.asdict(adaptation) | {
+        result |= metrics[split]
+        result["dynamic"] = adaptation | {
             "window": getattr(run.task, "window", None),
             "streams": values.dynamic_streams,
             "batches": values.dynamic_batches,

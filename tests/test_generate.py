@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import rnnlab
 from rnnlab import cli, generate
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.tokens import load_tokens
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.evaluate import main as evaluate
-from rnnlab.generate import Generator, draw
+from rnnlab.library.generation import read_prompt
+from rnnlab.nn.generator import Generator, draw
 from rnnlab.nn.network import Network
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import open_workdir
@@ -222,6 +224,15 @@ def test_the_text_is_the_prompt_and_as_many_tokens_as_asked_for_the_same_for_a_s
     assert say(task, f"--prompt={prompt}", "--length=30", "--seed=1")[0] != text
 
 
+def test_python_has_the_text_of_the_command(data, workdirs, say) -> None:
+    run = rnnlab.load(workdirs["words"], data_dir=str(data))
+    text, _ = say("words", "--prompt=a b", "--length=12", "--seed=2", "--temperature=0.5")
+    assert run.generate("a b", length=12, seed=2, temperature=0.5) == text.removesuffix("\n")
+    for options, message in {"temperature": -1, "top_k": 0, "length": 0}.items():
+        with pytest.raises(ConfigError, match=f"^{options}: "):
+            run.generate(**{options: message})
+
+
 def test_sample_i_of_a_seed_is_the_same_however_many_there_are(say) -> None:
     alone, _ = say("words", "--prompt=a", "--length=12")
     three, _ = say("words", "--prompt=a", "--length=12", "--samples=3")
@@ -273,7 +284,7 @@ def test_unknown_is_generated_only_when_asked_for(say) -> None:
 
 def test_text_appears_token_by_token(data, workdirs, monkeypatch) -> None:
     shown: list[str] = []
-    told = generate.Generator.follow
+    told = Generator.follow
 
     def follow(*arguments: Any) -> Any:
         for number, token in enumerate(told(*arguments)):
@@ -285,7 +296,7 @@ def test_text_appears_token_by_token(data, workdirs, monkeypatch) -> None:
     def show(*words: str, flush: bool = False, **_: Any) -> None:
         shown.append("flush" if flush else "held")
 
-    monkeypatch.setattr(generate.Generator, "follow", follow)
+    monkeypatch.setattr(Generator, "follow", follow)
     monkeypatch.setattr("builtins.print", show)
     generate.main([f"--workdir={workdirs['words']}", f"--data_dir={data}", "--prompt=a", "--length=5"])
     monkeypatch.undo()
@@ -339,7 +350,7 @@ def test_mistakes_are_one_line(task, words, message, data, workdirs) -> None:
 def test_a_prompt_is_the_bytes_that_were_typed_where_the_locale_has_no_utf8() -> None:
     vocabulary = Vocabulary.build({"ü": 2, "×": 1, "\n": 1}, "character")
     typed = "ü×".encode().decode("ascii", "surrogateescape")  # As Python reads the command line there.
-    assert generate._prompt(typed, vocabulary, False) == generate._prompt("ü×", vocabulary, False)
+    assert read_prompt(typed, vocabulary, False) == read_prompt("ü×", vocabulary, False)
 
 
 def test_without_a_workdir_the_line_says_so() -> None:

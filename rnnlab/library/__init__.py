@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rnnlab.library.loaded_run import LoadedRun
     from rnnlab.library.loaded_sweep import LoadedSweep
 
@@ -50,14 +52,17 @@ def run_training(
     data_dir: str | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> "LoadedRun":
     """Trains a network as `python -m rnnlab.train` does, and opens its folder. The same call again resumes.
 
     Args:
-        config: a file, as "configs/adding.py" or "configs/adding.py:lstm", or a config as a mapping.
+        config: a file, as "configs/adding.py" or "rnnlab:adding:lstm", or a config as a mapping. A class or function
+            stands for its name: `"model.cell": MyCell`.
         workdir: the folder of the run, made if missing.
         data_dir: as of `load`.
         overrides: {"path.to.field": value}, as in {"task.length": 50}.
+        quiet: whether no lines say how far it is.
 
     Returns:
         The run; `summary["status"]` says how it ended.
@@ -67,7 +72,7 @@ def run_training(
     """
     from rnnlab.library.start import start_training
 
-    return start_training(config, workdir, data_dir, overrides or {})
+    return start_training(config, workdir, data_dir, overrides or {}, quiet)
 
 
 def run_sweep(
@@ -77,6 +82,7 @@ def run_sweep(
     *,
     overrides: Mapping[str, Any] | None = None,
     replicas: int | None = None,
+    quiet: bool = False,
 ) -> "LoadedSweep":
     """Trains the runs of a sweep as `python -m rnnlab.sweep` does, and opens its folder. The same call again resumes.
 
@@ -86,13 +92,40 @@ def run_sweep(
         data_dir: as of `load`.
         overrides: {"path.to.field": value} for every run.
         replicas: most replicas in a group; None: as many as fit together.
+        quiet: as of `run_training`.
 
     Raises:
         ConfigError: a mistake in the sweep, the data or the folder; one in single runs after the others are trained.
     """
     from rnnlab.library.start import start_sweep
 
-    return start_sweep(sweep, workdir, data_dir, overrides or {}, replicas)
+    return start_sweep(sweep, workdir, data_dir, overrides or {}, replicas, quiet)
 
 
-__all__ = ["load", "load_sweep", "run_sweep", "run_training"]
+def compare_gradients(runs: Mapping[str, "LoadedRun | str | Path"]) -> "Figure":
+    """How much gradient reaches each time step in several runs, untrained and trained, as a matplotlib figure.
+
+    Args:
+        runs: {label: run}, a run of `load` or `run_training`, or its folder.
+
+    Raises:
+        ConfigError: no run, or one that has no gradient_flow.json, which a run gets at its end.
+    """
+    from rnnlab.library.gradients import draw_gradients
+
+    return draw_gradients(runs)
+
+
+def half_life(norms: Any) -> float:
+    """Over how many steps back in time a gradient halves, by a line through its logarithm; infinite where it does not
+    decay, NaN where it is not finite.
+
+    Args:
+        norms: [T], as of `LoadedRun.gradients()["layer 1"]`.
+    """
+    from rnnlab.library.gradients import fitted_half_life
+
+    return fitted_half_life(norms)
+
+
+__all__ = ["compare_gradients", "half_life", "load", "load_sweep", "run_sweep", "run_training"]

@@ -13,30 +13,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 
 from rnnlab import plots
 from rnnlab.config.errors import ConfigError, unknown
-from rnnlab.diagnostics import gradient_reach
-from rnnlab.engine import check_lengths, check_range
-from rnnlab.files import first_line
+from rnnlab.library.answers import gradients_of, outputs_of
+from rnnlab.library.evaluating import dynamic_metrics
 from rnnlab.library.exporting import export
 from rnnlab.library.folders import existing_folder
+from rnnlab.library.generation import Sampling, check_makes_text, read_prompt, texts_of
 from rnnlab.library.table import Table
-from rnnlab.nn.cross_entropy import Distribution
-from rnnlab.nn.inputs import check_inputs
 from rnnlab.nn.network import Network
 from rnnlab.parallel.devices import failures
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
-from rnnlab.plots.style import kept
+from rnnlab.plots.style import kept, numbers
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.metrics import read_metrics
-from rnnlab.records.workdir import Workdir, read_config, read_summary
-from rnnlab.tasks import Batch, Task
+from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, read_summary
+from rnnlab.tasks import Batch, Sentences, Task
 from rnnlab.training.checkpoints import Restored, SavedCheckpoints
 from rnnlab.training.chosen import enter_stage, is_exported, restore_run
+from rnnlab.training.dynamic import make_dynamic_run
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 
@@ -81,6 +79,16 @@ class LoadedRun:
     def table(self, library: str | None = None) -> Any:
         """`metrics` as a DataFrame; see `Table.frame`."""
         return self.metrics.frame(library)
+
+    @property
+    def gradient_flow(self) -> dict[str, dict[str, np.ndarray]]:
+        """gradient_flow.json: what `gradients` gave when the run ended, "untrained" and "trained", layer by layer.
+
+        Raises:
+            ConfigError: it is not there: the run is not over, or the network was handed on without it.
+        """
+        flow = read_gradient_flow(self.workdir)
+        return {when: {layer: numbers(norms) for layer, norms in of.items()} for when, of in flow.items()}
 
     @property
     def checkpoints(self) -> list[int]:
@@ -182,19 +190,7 @@ class LoadedRun:
         Raises:
             ConfigError: another shape or type, a token or a length that is out of range.
         """
-        x = jnp.asarray(np.asarray(x))
-        lengths = None if lengths is None else jnp.asarray(np.asarray(lengths))
-        network = self.model
-        try:
-            check_inputs(x, network.vocabulary, network.in_features)
-            if lengths is not None:
-                check_lengths(lengths, x)
-            if network.vocabulary is not None:
-                check_range(x, 0, network.vocabulary - 1, "tokens of this network")
-        except ValueError as error:
-            raise ConfigError(f"predict: {first_line(error)}") from None
-        outputs = _outputs(*nnx.split(network), x, lengths)
-        return np.asarray(outputs)[..., : self.task.out_features]
+        return outputs_of(self.model, x, lengths, self.task.out_features)
 
     @one_line()
     def evaluate(self, split: Any = "test") -> dict[str, float]:
@@ -206,9 +202,49 @@ class LoadedRun:
         Raises:
             ConfigError: another split.
         """
-        if split not in EVALUATED:
-            raise ConfigError(unknown("split", split, EVALUATED))
-        return self._run.evaluate(self._restored.state, split)
+        return self._run.evaluate(self._restored.state, _checked(split))
+
+    @one_line()
+    def evaluate_dynamically(
+        self, split: Any = "test", *, window: int | None = None, streams: int = 1, **options: Any
+    ) -> dict[str, float]:
+        """The metrics of a language model as it is, and as "dynamic_loss" and so on those of one that goes on learning
+        from the text that it is scored on, as `rnnlab.evaluate --dynamic` prints them.
+
+        Args:
+            split: "test" or "validation".
+            window: steps between adaptations; None: the task's.
+            streams: how many the text is cut into; all numbers are of these.
+            options: learning_rate, decay, rms, epsilon, batches: see `rnnlab.library.evaluating.dynamic_metrics`.
+
+        Raises:
+            ConfigError: another split, a task without windows of a text, or a loss that is not finite.
+        """
+        run = make_dynamic_run(self.config, self.data_dir, window, streams)
+        state = restore_run(run, self.workdir, self._which).state
+        return run.evaluate(state, _checked(split)) | dynamic_metrics(run, state, [split], **options)[0][split]
+
+    @one_line()
+    def generate(self, prompt: str = "", **options: Any) -> str:
+        """A text that a language model goes on with, as `rnnlab.generate` prints it.
+
+        Args:
+            prompt: its beginning; without one the text begins a line.
+            options: length, temperature, top_k, top_p, seed, allow_unknown: see `rnnlab.library.generation.Sampling`.
+
+        Raises:
+            ConfigError: a task that makes no text, a prompt of unknown words, an option that cannot be, or a network
+                whose numbers are not finite.
+        """
+        sampling = Sampling(**options)
+        check_makes_text(self.workdir, self.config)
+        task: Any = self.task
+        vocabulary = task.corpus.vocabulary
+        sample = texts_of(self.model, task, read_prompt(prompt, vocabulary, isinstance(task, Sentences)), sampling)
+        try:
+            return vocabulary.join(vocabulary.decode(sample(0)))
+        except FloatingPointError as error:
+            raise ConfigError(f"{self.workdir}: checkpoint {self.step}: {error}") from None
 
     @one_line()
     def batch(self, rows: int = 32) -> Batch:
@@ -239,13 +275,7 @@ class LoadedRun:
             ConfigError: a batch that is not one of this network's.
         """
         batch = self.batch() if batch is None else batch
-        try:
-            norms = _norms(*nnx.split(self.model), self.task, batch)
-        except ConfigError:
-            raise
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"gradients: the batch does not go with the network: {first_line(error)}") from None
-        return {layer: np.asarray(each) for layer, each in norms.items()}
+        return gradients_of(self.model, self.task, batch)
 
     def export(self, output: str | Path) -> Path:
         """Writes the network to a folder to be handed on, as `python -m rnnlab.export` does: model.safetensors,
@@ -266,12 +296,7 @@ class LoadedRun:
         return f"LoadedRun of {self.workdir}: {words}, {status}, checkpoint {self._which}"
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _outputs(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    outputs = nnx.merge(graphdef, state)(x, lengths)
-    return outputs.logits() if isinstance(outputs, Distribution) else outputs
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _norms(graphdef: nnx.GraphDef, state: nnx.State, task: Task, batch: Batch) -> dict[str, jax.Array]:
-    return gradient_reach(nnx.merge(graphdef, state), task, batch)
+def _checked(split: Any) -> Any:
+    if split not in EVALUATED:
+        raise ConfigError(unknown("split", split, EVALUATED))
+    return split

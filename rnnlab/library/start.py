@@ -1,10 +1,15 @@
 """Starts a run or a sweep from Python; `rnnlab.library` has the doors."""
 
+import contextlib
+import inspect
+import io
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
 from rnnlab.library.loaded_run import LoadedRun, one_line
 from rnnlab.library.loaded_sweep import LoadedSweep
@@ -15,13 +20,17 @@ from rnnlab.training.loop import train_and_evaluate
 
 
 def start_training(
-    config: str | Path | Mapping[str, Any], workdir: str | Path, data_dir: str | None, overrides: Mapping[str, Any]
+    config: str | Path | Mapping[str, Any],
+    workdir: str | Path,
+    data_dir: str | None,
+    overrides: Mapping[str, Any],
+    quiet: bool,
 ) -> LoadedRun:
     """See `rnnlab.run_training`."""
     folder = Path(os.path.expanduser(workdir))
-    with one_line():
-        section = load_file(str(config)) if isinstance(config, str | Path) else config
-        train_and_evaluate(resolve_config(set_fields(section, overrides)), folder, data_dir)
+    with one_line(), without_lines(quiet):
+        section = load_file(str(config)) if isinstance(config, str | Path) else by_names(config)
+        train_and_evaluate(resolve_config(set_fields(section, by_names(overrides))), folder, data_dir)
     return LoadedRun(folder, data_dir=data_dir)
 
 
@@ -31,11 +40,40 @@ def start_sweep(
     data_dir: str | None,
     overrides: Mapping[str, Any],
     replicas: int | None,
+    quiet: bool,
 ) -> LoadedSweep:
     """See `rnnlab.run_sweep`."""
     folder = Path(os.path.expanduser(workdir))
-    with one_line():
-        section = load_sweep(str(sweep), {}) if isinstance(sweep, str | Path) else resolve_sweep(sweep, "the sweep")
-        section |= {"overrides": {**section["overrides"], **overrides}}
+    with one_line(), without_lines(quiet):
+        if isinstance(sweep, str | Path):
+            section = load_sweep(str(sweep), {})
+        else:
+            section = resolve_sweep(by_names(sweep), "the sweep")
+        section |= {"overrides": {**section["overrides"], **by_names(overrides)}}
         run_sweep(section, folder, data_dir, at_most=replicas)
     return LoadedSweep(folder, data_dir)
+
+
+@contextlib.contextmanager
+def without_lines(quiet: bool) -> Iterator[None]:
+    """Nothing is printed in this block, if wanted; warnings and errors are."""
+    with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+        yield
+
+
+def by_names(value: Any) -> Any:
+    """A config in which a class or function, as the cell of a notebook, is its name `module:Name`.
+
+    Raises:
+        ConfigError: it is not found by that name.
+    """
+    if isinstance(value, Mapping):
+        return {key: by_names(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(by_names, value))
+    if not (isinstance(value, type) or inspect.isfunction(value)):
+        return value
+    module, name = value.__module__, value.__qualname__
+    if getattr(sys.modules.get(module), name, None) is not value:
+        raise ConfigError(f"{name} cannot be named in a config: define it at the top of {module}, by def or class")
+    return f"{module}:{name}"

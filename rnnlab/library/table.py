@@ -63,6 +63,20 @@ class Table(Mapping[str, list[Any]]):
                 raise ConfigError(unknown("column", name, self._columns))
         return Table(row for row in self.rows() if all(row.get(k) == v for k, v in values.items()))
 
+    def select(self, *names: str) -> "Table":
+        """The columns of these names, in this order.
+
+        Raises:
+            ConfigError: no such column.
+        """
+        for name in names:
+            if name not in self._columns:
+                raise ConfigError(unknown("column", name, self._columns))
+        chosen = Table(())
+        chosen._columns = {name: self._columns[name] for name in names}
+        chosen.height = self.height
+        return chosen
+
     def frame(self, library: str | None = None) -> Any:
         """A DataFrame of pandas or polars.
 

@@ -65,7 +65,7 @@ def write_document(directory: Path, title: str, blocks: Sequence[Block]) -> tupl
     Raises:
         ConfigError: they cannot be written.
     """
-    text = "\n\n".join([f"# {_marked(title)}", *(_markdown(block, directory) for block in blocks)])
+    text = "\n\n".join([f"# {_marked(title)}", *(markdown_of(block, directory) for block in blocks)])
     report = ReportDir(directory)
     write_text(report.markdown, text + "\n")
     return report.markdown, write_page(report.page, title, blocks)
@@ -83,7 +83,8 @@ def write_page(path: Path, title: str, blocks: Sequence[Block]) -> Path:
     return path
 
 
-def _markdown(block: Block, directory: Path) -> str:
+def markdown_of(block: Block, directory: Path) -> str:
+    """A block in Markdown; a figure's file by its path from the directory."""
     match block:
         case Heading(text):
             return f"## {_marked(text)}"

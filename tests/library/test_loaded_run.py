@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import rnnlab
 from rnnlab.config.errors import ConfigError
+from rnnlab.library.start import by_names
 from tests.helpers import SMALL_RUN
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -56,6 +57,7 @@ def test_gradients_are_those_of_the_file_of_the_last_checkpoint(trained: Any) ->
     gradients = trained.checkpoint("last").gradients()
     assert {layer: norms.shape for layer, norms in gradients.items()} == {"layer 1": (6,)}
     np.testing.assert_allclose(gradients["layer 1"], expected["layer 1"], rtol=1e-5)
+    np.testing.assert_array_equal(trained.gradient_flow["trained"]["layer 1"], expected["layer 1"])
     batch = trained.batch(2)
     assert not np.allclose(trained.gradients(batch)["layer 1"], trained.gradients()["layer 1"])
 
@@ -87,9 +89,51 @@ def test_figures_are_those_of_matplotlib_and_nothing_is_written(trained: Any) ->
     assert files(trained.workdir) == before
 
 
-def test_the_same_call_again_trains_nothing(trained: Any) -> None:
-    run = rnnlab.run_training(RUN, str(trained.workdir), overrides={"seed": 3})
-    assert run.summary == trained.summary
+def test_gradients_of_several_runs_are_one_figure_of_panels_untrained_and_trained(trained: Any) -> None:
+    before = files(trained.workdir)
+    figure = rnnlab.compare_gradients({"one": trained, "the same": str(trained.workdir)})
+    assert [axis.get_title() for axis in figure.axes] == ["untrained", "trained"]
+    for axis, norms in zip(figure.axes, trained.gradient_flow.values(), strict=True):
+        for line in axis.lines:
+            np.testing.assert_allclose(line.get_ydata(), norms["layer 1"])
+    assert files(trained.workdir) == before
+    with pytest.raises(ConfigError, match="compare_gradients: no runs; give them by their labels"):
+        rnnlab.compare_gradients({})
+
+
+def test_a_half_life_is_the_steps_over_which_a_gradient_halves() -> None:
+    assert rnnlab.half_life(0.5 ** (np.arange(12)[::-1] / 3)) == pytest.approx(3, rel=1e-5)
+    assert rnnlab.half_life([2.0, 1.0, 0.5]) == np.inf
+    with pytest.raises(ConfigError, match=r"half_life: norms of shape \(2, 1\); expected \[T\]"):
+        rnnlab.half_life([[1.0], [2.0]])
+
+
+def test_the_same_call_again_trains_nothing_and_says_so_unless_quiet(
+    trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for quiet, lines in {False: 1, True: 0}.items():
+        run = rnnlab.run_training(RUN, str(trained.workdir), overrides={"seed": 3}, quiet=quiet)
+        assert run.summary == trained.summary
+        assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+class Cell(rnnlab.GRU):
+    """One that a config names by its class."""
+
+
+def test_a_class_in_a_config_stands_for_its_name() -> None:
+    name = f"{__name__}:Cell"
+    assert by_names({"model.cell": Cell, "rest": [("a", Cell), 1.5, None]}) == {
+        "model.cell": name,
+        "rest": [("a", name), 1.5, None],
+    }
+
+    class Inner(rnnlab.GRU):
+        """One that no name leads to."""
+
+    for value in (Inner, lambda x: x):
+        with pytest.raises(ConfigError, match=r"cannot be named in a config: define it at the top of .*, by def or cl"):
+            by_names({"model.cell": value})
 
 
 def test_what_is_printed_says_what_it_is(trained: Any) -> None:

@@ -19,8 +19,12 @@ def test_rows_come_back_as_they_were_and_texts_of_numbers_are_numbers() -> None:
     assert math.isnan(table["loss"][1])
     assert table.rows()[2] == {"step": 3, "loss": math.inf}
     assert table.where(step=1).rows() == [ROWS[0]]
+    chosen = table.select("rate", "step")
+    assert (dict(chosen), chosen.height) == ({"rate": [None, 0.1, None], "step": [1, 2, 3]}, 3)
     with pytest.raises(KeyError, match="unknown column 'losss'; did you mean loss"):
         table["losss"]
+    with pytest.raises(ConfigError, match="unknown column 'losss'; did you mean loss"):
+        table.select("step", "losss")
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

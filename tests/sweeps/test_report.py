@@ -14,6 +14,7 @@ import pytest
 from absl import flags
 from scipy import stats
 
+import rnnlab
 from rnnlab import cli, report
 from rnnlab.config.errors import ConfigError
 from rnnlab.plots.style import without_spikes
@@ -173,6 +174,21 @@ def test_the_command_of_every_run_makes_its_config_in_a_folder_of_its_own(full):
         parsed = cli.parse_run(values, shlex.split(line)[3:], None)
         assert parsed.config == setting.config
         assert values.workdir == f"{full.workdir}-alone/{setting.name}"
+
+
+def test_python_has_the_texts_and_figures_of_the_command_and_writes_nothing(full):
+    before = sorted(full.workdir.rglob("*"))
+    made = rnnlab.load_sweep(full.workdir).report()
+    assert sorted(full.workdir.rglob("*")) == before
+    assert {f"{name}.png" for name in made.figures} == {path.name for path in (full.workdir / "out/plots").iterdir()}
+    text = read(full)
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    assert list(made.sections) == [each for each in headings if each not in ("Figures", "Commands")]
+    for heading, section in made.sections.items():
+        whole = text.partition(f"## {heading}\n\n")[2].partition("\n\n## ")[0]
+        assert section == re.sub(r"^\| made by .*\n", "", whole, flags=re.M)
+        assert section._repr_markdown_() in made._repr_markdown_()
+    assert made.best.startswith("best: gru, learning_rate 0.01: best.validation.loss ")
 
 
 def test_a_diverged_run_is_said_and_has_no_value(full):

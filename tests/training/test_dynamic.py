@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rnnlab
 from rnnlab import evaluate
 from rnnlab.config.errors import ConfigError
 from rnnlab.parallel.devices import replicate
@@ -187,6 +188,16 @@ def test_a_network_learns_a_style_that_it_was_not_trained_on(trained: Path, caps
     options = {"learning_rate": 0.01, "decay": 1e-4 * WINDOW, "rms": True, "epsilon": 2e-5}
     assert test["dynamic"] == options | {"window": WINDOW, "streams": 1, "batches": 4}
     assert f"dynamic_loss {test['dynamic_loss']:.6g}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_python_has_the_numbers_of_the_command(trained: Path, tmp_path: Path) -> None:
+    words = [f"--workdir={trained}", "--dynamic", "--dynamic_learning_rate=0.01", "--dynamic_batches=4"]
+    assert evaluate.main([*words, f"--output={tmp_path}"]) == 0
+    numbers = rnnlab.load(trained).evaluate_dynamically("test", learning_rate=0.01, batches=4)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert numbers == pytest.approx({name: written[name] for name in numbers}, rel=1e-6)
+    assert set(numbers) == {"loss", "perplexity", "dynamic_loss", "dynamic_perplexity"}
 
 
 @pytest.mark.slow

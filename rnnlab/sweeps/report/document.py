@@ -1,4 +1,5 @@
-"""write_report: what a sweep has shown, as report.md, report.html and figures.
+"""make_report: what a sweep has shown, as blocks of text and figures; write_report: the same as report.md, report.html
+and figures.
 
 The numbers come from `statistics.py`, the figures from `figures.py`; here is what is said of them.
 """
@@ -6,6 +7,7 @@ The numbers come from `statistics.py`, the figures from `figures.py`; here is wh
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,16 @@ _GROUPS = 24
 """An axis of more values gets no table of its own."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a sweep has shown."""
+
+    title: str
+    blocks: list[Block]
+    best: str
+    """The line that names the best setting."""
+
+
 def write_report(
     workdir: Path,
     output: Path,
@@ -51,19 +63,41 @@ def write_report(
     """Writes OUTPUT/report.md, OUTPUT/report.html and the figures in OUTPUT/plots/.
 
     Args:
-        workdir: of a sweep, over or not.
         output: a folder.
-        metric: a column of runs.csv that is a number.
-        baseline: "axis=value" or several with commas between them; else the sweep file's.
-        group: axes; the best setting is named for every combination of their values; else for every axis by itself.
         command: the line that makes the report, for the report.
+        workdir, metric, baseline, group: as of `make_report`.
 
     Returns:
         Lines for the user: the best setting, and where the report is.
 
     Raises:
-        ConfigError: no sweep, an unknown metric, axis or value, no run that is over, or a folder that cannot be
-            written.
+        ConfigError: as `make_report`, or a folder that cannot be written.
+    """
+    report = make_report(workdir, ReportDir(output).plots, metric, baseline, group, command)
+    markdown, page = write_document(output, report.title, report.blocks)
+    return [report.best, f"report: {markdown}, {page}"]
+
+
+def make_report(
+    workdir: Path,
+    folder: Path,
+    metric: str = METRIC,
+    baseline: str | None = None,
+    group: Sequence[str] = (),
+    command: str = "",
+) -> Report:
+    """The report of a sweep, whose figures are saved.
+
+    Args:
+        workdir: of a sweep, over or not.
+        folder: of the figures.
+        metric: a column of runs.csv that is a number.
+        baseline: "axis=value" or several with commas between them; else the sweep file's.
+        group: axes; the best setting is named for every combination of their values; else for every axis by itself.
+        command: the line that makes the report, for the report.
+
+    Raises:
+        ConfigError: no sweep, an unknown metric, axis or value, or no run that is over.
     """
     sweep = read_sweep(workdir)
     every = [row | {"axes": run["axes"]} for row, run in zip(make_rows(workdir, sweep), sweep["runs"], strict=True)]
@@ -92,16 +126,18 @@ def write_report(
     blocks += _best(view, rows)
     if chosen:
         blocks += compared(view, pairs, alone, chosen, goals(rows))
-    folder = ReportDir(output).plots
     drawn: list[Picture] = []
     for draw in (draw_solved, draw_dots, draw_heat_maps, draw_curves, draw_coordinates):
         drawn += draw(view, folder)
     blocks += [Heading("Figures"), *drawn] if drawn else []
     blocks += _settings(view, rows)
     blocks += _commands(workdir, rows, metric)
-    markdown, page = write_document(output, f"{workdir.resolve().name}: a sweep of {len(rows)} runs", blocks)
-    best = ranked(results.settings, sign)[0]
-    return [f"best: {view.description(best)}: {metric} {mean_text(view.mean(best))}", f"report: {markdown}, {page}"]
+    best = view.description(first := ranked(results.settings, sign)[0])
+    return Report(
+        f"{workdir.resolve().name}: a sweep of {len(rows)} runs",
+        blocks,
+        f"best: {best}: {metric} {mean_text(view.mean(first))}",
+    )
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
