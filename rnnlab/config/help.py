@@ -33,16 +33,20 @@ def _lines(section: Mapping[str, Any], hint: Any, path: str) -> list[str]:
             continue
         lines.append(f"  --config.{path}{key}={value}")
         if field is not None:
-            admitted = describe(field.hint).replace(f" and at most {LARGEST_INT}", "")
-            if (options := subsection(field.hint)) is not None:
-                admitted = f"a section: {', '.join(fields_of(options))}"
             default = "" if field.default is inspect.Parameter.empty else f"; default {field.default!r}"
-            lines += _wrapped(f"{admitted}{default}. {docs.get(key, '')}", 6 * " ")
+            lines += _wrapped(f"{admitted(field.hint)}{default}. {docs.get(key, '')}", 6 * " ")
         elif key == "name" and factories:
             names = [] if (table := table_of(hint)) is None else sorted(table)
             text = f"one of {', '.join(names)}, or package.module:Name. {value}: {summary(factories[0])}"
             lines += _wrapped(text, 6 * " ")
     return lines + inner
+
+
+def admitted(hint: Any) -> str:
+    """The values that a field with this annotation admits, in words; of one that may be a section, its fields."""
+    if (options := subsection(hint)) is not None:
+        return f"a section: {', '.join(fields_of(options))}"
+    return describe(hint).replace(f" and at most {LARGEST_INT}", "")
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -9,8 +9,11 @@ class ReportDir:
     def __init__(self, folder: Path):
         self.folder = folder
         self.markdown = folder / "report.md"
+        """The report; its figures are in plots/."""
         self.page = folder / "report.html"
+        """The same on one page, which holds its figures and opens without a network."""
         self.plots = folder / "plots"
+        """The figures."""
         self.lock = folder / "report.lock"
         """Who writes the report."""
 
@@ -23,7 +26,9 @@ class RecordingDir:
         self.record = folder / "recording.json"
         """Written last: a folder that has it is whole."""
         self.carries = folder / "carries.npz"
+        """The carries of the last recorded update, at every time step."""
         self.state = folder / "state"
+        """The state of training before the first recorded update."""
 
     @classmethod
     def all_in(cls, folder: Path) -> "list[RecordingDir]":
@@ -53,18 +58,29 @@ class SweepDir:
     def __init__(self, folder: Path):
         self.folder = folder
         self.manifest = folder / "sweep.json"
+        """Its axes, every run with its values and its command, and the groups of runs that are one program."""
         self.manifest_lock = folder / "sweep.lock"
+        """Who writes sweep.json."""
         self.base = folder / "base.py"
         """The base config, where it is not a file by itself."""
         self.runs = folder / "runs"
+        """The workdir of each run, `0000` and so on."""
         self.groups = folder / "groups"
+        """A folder for each group: what its runs share while they train."""
         self.csv = folder / "runs.csv"
+        """A row for each run: its values, status, final and best metrics."""
         self.parquet = folder / "runs.parquet"
+        """The same with types."""
         self.table_lock = folder / "table.lock"
+        """Who writes the table."""
         self.rungs_lock = folder / "rungs.lock"
+        """Who decides at a rung."""
         self.points = folder / "optuna.json"
+        """With Optuna: the settings that it asked for."""
         self.points_lock = folder / "optuna.lock"
+        """Who asks it."""
         self.journal = folder / "optuna.journal"
+        """The same for Optuna's own tools."""
         self.slurm = folder / "slurm"
         """Logs of the jobs."""
 

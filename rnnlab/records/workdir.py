@@ -28,36 +28,59 @@ class Workdir:
     def __init__(self, folder: Path):
         self.folder = folder
         self.lock = folder / "run.lock"
+        """Who writes to the folder."""
 
         self.config = folder / "config.json"
+        """Every field of the run, as resolved."""
         self.vocabulary = folder / "vocabulary.json"
-        """Written for a task that names its words."""
+        """How many words a task with words has, and a hash of them: with other words the run is refused."""
         self.metrics = folder / "metrics.jsonl"
+        """One object a line: `step`, `split`, `loss`, the task's metrics, `seconds`. In training also the gradient norm
+        before clipping and the learning rate of that step, of each group of parameters, too."""
         self.diagnostics = folder / "diagnostics.jsonl"
+        """With the field `diagnostics`: what each of them measured, one object a line."""
         self.tensorboard = folder / "tensorboard"
+        """The same numbers as events for TensorBoard."""
         self.checkpoints = folder / "checkpoints"
+        """The last two states and the best one."""
         self.recordings = folder / "recordings"
-        """The flight recorder's, a `RecordingDir` each."""
+        """With the field `flight_recorder`: a folder for each spike, which `rnnlab.diagnose --replay` runs again."""
         self.summary = folder / "summary.json"
+        """Written at the end: status, steps, final and best metrics (with a curriculum those of one stage, which it
+        names), stability (share of steps clipped, spikes), convergence (steps and seconds until the task was solved),
+        memory horizon (the gradient's half-life and reach beside the task's longest dependency), `seconds`, versions,
+        device, commit."""
         self.gradient_flow = folder / "gradient_flow.json"
+        """The norm of the gradient at every time step, untrained and trained."""
         self.plots = ReportDir(folder).plots
+        """Figures: `learning_curve.png`, `gradient_flow.png`, those of the diagnostics and of the other commands."""
 
         self.parameters = folder / "parameters.npz"
-        """In the place of `checkpoints` where the folder was made to be handed on."""
+        """The weights, in the place of checkpoints/, of the networks that were published."""
         self.tensors = folder / "model.safetensors"
-        """The same, for other programs too."""
+        """After `rnnlab.export`: the weights, in the place of checkpoints/; other programs read them, too."""
         self.card = folder / "README.md"
-        """With `tensors`: what the model is, for people."""
+        """After `rnnlab.export`: what the model is, for people."""
         self.evaluation = folder / "evaluation.json"
+        """After `rnnlab.evaluate`: the metrics."""
         self.evaluation_by_length = folder / "evaluation_by_length.json"
+        """After `rnnlab.evaluate --test_lengths`: the metrics at each length."""
         self.confusion = folder / "confusion.json"
+        """After `rnnlab.evaluate`, of a task that names its classes: which are taken for which."""
         self.forecast_arrays = folder / "forecast.npz"
+        """After `rnnlab.evaluate`, of the task `forecast`: the series and its forecasts."""
         self.recognition = folder / "recognition.json"
+        """After `rnnlab.evaluate --decode`: every transcript."""
         self.recognition_arrays = folder / "recognition.npz"
+        """The same: one utterance and the counts of confused phones, which the figures show."""
         self.diagnosis = folder / "diagnosis.json"
+        """After `rnnlab.diagnose`: what it measured."""
         self.replay = folder / "replay.json"
+        """After `rnnlab.diagnose --replay`: the updates before a spike with each intervention."""
         self.page = ReportDir(folder).page
+        """After `rnnlab.diagnose --html`: all that is known of the run, with its figures, on one page."""
         self.learning_rates = folder / "find_learning_rate.json"
+        """After `rnnlab.find_learning_rate`: the loss at each rate, and the rate that it names."""
 
     def figure(self, name: str) -> Path:
         """The figure of this name."""

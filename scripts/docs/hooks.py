@@ -13,6 +13,8 @@ from typing import Any
 log = logging.getLogger("mkdocs.hooks.rnnlab")
 ROOT = Path(__file__).parents[2]
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
+MADE_HERE = re.compile(r"<!-- made by make docs: (\w+) -->")
+"""Where a page has a part that follows from the code."""
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((\.\.[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -24,7 +26,18 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The text of a page as it is shown."""
-    return link_out(markdown, f"docs/{page.file.src_uri}", URLS.get("Repository"))
+    path = f"docs/{page.file.src_uri}"
+    return link_out(MADE_HERE.sub(lambda match: part(match[1], path), markdown), path, URLS.get("Repository"))
+
+
+def part(name: str, page: str) -> str:
+    """The Markdown that takes the place of a mark; an unknown name is a warning, which ends a strict build."""
+    from scripts.docs.parts import PARTS  # Here: mkdocs imports this file without the repository's root on its path.
+
+    if name not in PARTS:
+        log.warning("%s asks for %s; there is %s", page, name, ", ".join(PARTS))
+        return ""
+    return PARTS[name]()
 
 
 def link_out(markdown: str, page: str, repository: str | None) -> str:

@@ -1,0 +1,1 @@
+"""Recurrent layers, softmax and attention, the network; what happened inside it on one batch."""

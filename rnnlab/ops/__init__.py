@@ -1,0 +1,1 @@
+"""Linear maps, activations, initialisers, normalisation, norms that do not overflow, random numbers."""

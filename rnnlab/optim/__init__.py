@@ -1,0 +1,1 @@
+"""Optimisers, schedules, averaging, penalties."""

@@ -1,0 +1,1 @@
+"""Processes, devices, the mesh, memory, and the compiler's known faults."""

@@ -1,0 +1,1 @@
+"""What a run leaves: its config, its workdir, its metrics."""

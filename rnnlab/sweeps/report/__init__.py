@@ -1,0 +1,1 @@
+"""What came of a sweep: comparisons, tables, figures, the report."""
