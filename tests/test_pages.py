@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.docs.hooks import MADE_HERE
+from scripts.docs.parts import PARTS
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```.*?^\1```", re.S | re.M)
@@ -20,10 +23,11 @@ def prose(page: Path) -> str:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings: lower case, no punctuation, a hyphen for each blank."""
-    headings = re.findall(r"^#+ +(.+?)\s*$", FENCE.sub("", page.read_text(encoding="utf-8")), re.M)
+    """Those of a page's headings: lower case, no punctuation, a hyphen for each blank; or as { #this } stands there."""
+    text = MADE_HERE.sub(lambda match: PARTS[match[1]](), page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ +(.+?)\s*$", FENCE.sub("", text), re.M)
     names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
-    return set(names) | set(re.findall(r'(?:id|name)="([^"]+)"', page.read_text(encoding="utf-8")))
+    return set(names) | {"".join(each) for each in re.findall(r'(?:id|name)="([^"]+)"|\{ #(\S+) \}', text)}
 
 
 def relative_links(page: Path) -> list[str]:

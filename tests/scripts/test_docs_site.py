@@ -1,12 +1,15 @@
-"""mkdocs.yml and the pages of docs/ agree; `make docs` builds them."""
+"""mkdocs.yml, the pages of docs/ and the figures agree; `make docs` builds the site."""
 
+import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rnnlab.config.reading import read_file
 from scripts.docs.hooks import link_out
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +54,36 @@ def test_a_link_to_what_is_not_there_is_a_warning(caplog: pytest.LogCaptureFixtu
         "docs/x.md has a link to ../none.py, which is not there",
         "docs/x.md has a link to ../../x.md, which is not there",
     ]
+
+
+FIGURES = sorted(path for path in (ROOT / "docs" / "results").rglob("*.png") if "checkpoints" not in path.parts)
+PAGES = [path for path in (ROOT / "docs").rglob("*.md") if "checkpoints" not in path.parts]
+
+
+def test_every_figure_is_on_a_page() -> None:
+    shown = {
+        (page.parent / name).resolve()
+        for page in PAGES
+        for name in re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)", page.read_text(encoding="utf-8"))
+    }
+    assert [str(path.relative_to(ROOT)) for path in FIGURES if path not in shown] == []
+
+
+GALLERY = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+
+
+def test_every_figure_of_the_gallery_has_its_command_below_it() -> None:
+    figures = re.split(r"^!\[", GALLERY, flags=re.M)[1:]
+    assert len(figures) > 10
+    assert [each.partition("]")[0] for each in figures if "```sh\n" not in each] == []
+
+
+def test_commands_of_the_gallery_name_what_is_there() -> None:
+    text = GALLERY.replace("\\\n", " ")
+    commands = re.findall(r"\bpython (-m \S+|\S+)", text)
+    missing = [name for name in commands if name[0] != "-" and not (ROOT / name).exists()]
+    missing += [name for name in commands if name[0] == "-" and find_spec(name.removeprefix("-m ")) is None]
+    assert commands
+    assert missing == []
+    for reference in re.findall(r"--config=([^\s$]+)", text):
+        assert read_file(f"{ROOT}/{reference.removesuffix(':')}")
