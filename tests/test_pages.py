@@ -1,11 +1,15 @@
-"""What holds of every page: its links and the anchors that they name are there."""
+"""What holds of every page: its links and the anchors that they name are there, and its Python runs in order."""
 
 import re
+import shlex
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rnnlab import train
+from rnnlab.records.run_config import resolve_config
 from scripts.docs.hooks import MADE_HERE
 from scripts.docs.parts import PARTS
 
@@ -45,3 +49,53 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+# --- code ------------------------------------------------------------------------------------------------------------
+
+DOCS = ROOT / "docs"
+CODE = re.compile(r'```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.S)
+RUNS_ALONE = ("faq.md", "concepts/engine.md", "concepts/random_numbers.md", "concepts/traced_numbers.md")
+
+
+def code(page: str, language: str, title: str = "") -> list[str]:
+    """The blocks of a page in a language that have this title."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return [each[3] for each in CODE.finditer(text) if (each[1], each[2] or "") == (language, title)]
+
+
+def execute(page: str) -> dict[str, Any]:
+    """Runs the Python of a page in order; returns its names."""
+    names: dict[str, Any] = {}
+    for block in code(page, "python"):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUNS_ALONE)
+def test_every_line_of_a_page_runs_in_order(page: str) -> None:
+    assert execute(page)
+
+
+def test_the_config_of_its_page_is_one() -> None:
+    config = resolve_config(execute("concepts/config.md")["get_config"]("lstm"))
+    assert config["model"]["cell"]["name"] == "lstm"
+
+
+@pytest.mark.slow
+def test_the_first_steps_lead_to_a_cell_of_ones_own_and_its_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = code("getting_started.md", "python", "my_cells.py")
+    (tmp_path / "my_cells.py").write_text(cell, encoding="utf-8")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # As `python -m` does.
+    (command,) = [block for block in code("getting_started.md", "sh") if "my_cells" in block]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:3] == ["python", "-m", "rnnlab.train"]
+    assert train.main([*words[3:], "--config.steps=4", "--config.eval_every=4"]) == 0
+    names = execute("getting_started.md")
+    assert names["norms"].shape == (50,)
+    assert names["figure"].axes

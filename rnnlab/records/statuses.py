@@ -1,4 +1,4 @@
-"""Exit statuses: the one table of what a command ends with. README shows it."""
+"""Exit statuses: the one table of what a command ends with. docs/reference/exit_statuses.md shows it."""
 
 FINISHED, CRASHED, MISTAKE, DIVERGED, LOST, INCOMPLETE, WRONG, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 6, 130, 141
 MEANINGS = {

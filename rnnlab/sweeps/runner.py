@@ -34,7 +34,7 @@ def run_sweep(
 
     Args:
         sweep: what `space.load_sweep` returns.
-        workdir: the sweep's folder; see README for what it holds.
+        workdir: the sweep's folder; docs/how_to/sweep_and_report.md says what it holds.
         dry_run: only says what would be done.
         shard: (i, n): of every n groups the one numbered i, from 0.
         at_most: replicas in a group.

@@ -49,7 +49,7 @@ def train_and_evaluate(
 
     Args:
         config: what `get_config` of a file in configs/ returns, or a resolved one.
-        workdir: the run's folder; see README for what it holds.
+        workdir: the run's folder; docs/concepts/runs.md says what it holds.
         data_dir: the data folder.
         stop_at: a step at which the run is saved and left, `paused`; a later call goes on from there. None: none.
         prune: the run ends at `stop_at`, `pruned`, and leaves what one leaves that stops early.
