@@ -14,9 +14,9 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from absl import flags
@@ -28,6 +28,7 @@ from rnnlab.files import AGAIN, check_fields, read_json, write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
 from rnnlab.parallel import compiler
 from rnnlab.records.run_config import apply_overrides
+from rnnlab.sweeps.statistics import LOGARITHMS, PLAIN, mean_interval
 from scripts.cures import CURES
 
 # Few images of MNIST by rows, a network that can learn them by heart.
@@ -155,12 +156,55 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name}: {describe(base)} -> {describe(row)}")
         write_text(path, json.dumps(results, indent=1) + "\n")
     if not values.costs:
-        from rnnlab.plots import mitigations
-
-        print(mitigations(path))
+        print(draw(results, path.with_suffix(".png")))
     if values.page:
         write_between_marks(Path(values.page), table(results))
     return cli.FINISHED
+
+
+def draw(results: Mapping[str, Any], path: Path) -> Path:
+    """The forest plot of all cures: the effect of each beside its setting without it, paired by seed, with the 95 %
+    interval of a paired t test. Errors are compared by their ratio, accuracies by their difference."""
+    from rnnlab.plots.forest import Column, Effect, forest
+
+    columns: dict[str, list[Any]] = {"loss": [], "accuracy": []}
+    for setting, base in results["settings"].items():
+        metric = metric_of(base)
+        effects = []
+        for name, row in results["cures"].items():
+            if row["setting"] != setting:
+                continue
+            values, lost = effects_by_seed(base, row, metric)
+            mean = mean_interval(values, LOGARITHMS if metric == "loss" else PLAIN)
+            note = f" ({lost} of {len(row['runs'])} diverged)" if lost else ""
+            effects.append(Effect(name.replace(" and ", "\nand "), values, mean.value, mean.low, mean.high, note))
+        if effects:
+            columns[metric].append((f"{setting}, {len(base['runs'])} seeds", effects))
+    scales = {
+        "loss": ("test error with the cure over that without (better: left)", True, 1.0),
+        "accuracy": ("test accuracy with the cure less that without, percentage points (better: right)", False, 0.0),
+    }
+    return forest([Column(*scales[metric], groups) for metric, groups in columns.items() if groups], path)
+
+
+def effects_by_seed(
+    base: Mapping[str, Any], row: Mapping[str, Any], metric: Literal["loss", "accuracy"]
+) -> tuple[list[float], int]:
+    """With over without of each seed that has both errors, or their difference in per cent; how many runs have none."""
+    with_cure, without = ({run["seed"]: value_of(run, metric) for run in each["runs"]} for each in (row, base))
+    pairs = [(value, without.get(seed, math.nan)) for seed, value in with_cure.items()]
+    values = [a / b if metric == "loss" else 100 * (a - b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+    return values, sum(not math.isfinite(value) for value in with_cure.values())
+
+
+def metric_of(owner: Mapping[str, Any]) -> Literal["loss", "accuracy"]:
+    """What a setting's runs are judged by."""
+    return "accuracy" if any("accuracy" in run["test"] for run in owner["runs"]) else "loss"
+
+
+def value_of(run: Mapping[str, Any], metric: str) -> float:
+    """NaN of a run that diverged."""
+    return float(run["test"].get(metric, math.nan))
 
 
 def _rounded(ratio: float | None) -> str:
@@ -185,9 +229,9 @@ def table(results: dict[str, Any]) -> str:
 def describe(owner: dict[str, Any]) -> str:
     """The runs' test metric: median and range. A run that diverged is worse than any number in the median, and counted
     beside."""
-    tests = [run["test"] for run in owner["runs"]]
-    metric, worst = ("accuracy", -math.inf) if any("accuracy" in test for test in tests) else ("loss", math.inf)
-    values = [float(test.get(metric, math.nan)) for test in tests]
+    metric = metric_of(owner)
+    worst = -math.inf if metric == "accuracy" else math.inf
+    values = [value_of(run, metric) for run in owner["runs"]]
     sound = [value for value in values if math.isfinite(value)]
     lost = len(values) - len(sound)
     median = statistics.median([*sound, *[worst] * lost])

@@ -260,7 +260,7 @@ def draw_half_life(steps: list[int], lines: Lines, style: ModuleType) -> Any:
         style.hold_spikes(axis)
         axis.set_xlabel("training step")
     if len(layers) > 1:
-        left.legend(frameon=False, fontsize=8)
+        left.legend()
     return figure
 
 

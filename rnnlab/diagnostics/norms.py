@@ -89,9 +89,8 @@ def draw_norms(steps: list[int], lines: Lines, style: ModuleType) -> Any:
             style.log_scale(axis)
             style.hold_spikes(axis)
             axis.set(xlabel="training step", title=f"{layer}: {title}")
-            axis.title.set_fontsize(10)
         row[0].set_ylabel("2-norm")
-        row[1].legend(frameon=False, fontsize=8)
+        row[1].legend()
     return figure
 
 

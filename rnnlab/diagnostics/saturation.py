@@ -180,7 +180,7 @@ def draw_shares(steps: list[int], lines: Lines, style: ModuleType) -> Any:
                 axis.plot(steps, values, stroke, color=colour, label=unit + label, linewidth=1.4, **dots(steps))
         axis.set(xlabel="training step", ylabel="share of units and steps, %", title=f"{layer}: saturated and dead")
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        axis.legend()
     return figure
 
 

@@ -128,10 +128,9 @@ def draw_spectrum(steps: list[int], lines: Lines, style: ModuleType) -> Any:
         row[2].set_title(r"$\Vert R^\top R - I\Vert_F / \sqrt{H}$")
         row[0].set_ylabel(layer)
         if len(mine) > 1:
-            row[0].legend(frameon=False, fontsize=8)
+            row[0].legend()
         for axis in row:
             style.hold_spikes(axis)
-            axis.title.set_fontsize(10)
             axis.set_xlabel("training step")
     return figure
 

@@ -20,7 +20,6 @@ from rnnlab.plots.runs import (
     gradient_flow,
     learning_curve,
     learning_rate_range,
-    mitigations,
 )
 from rnnlab.plots.speech import phone_confusion, speech_comparison, utterance
 
@@ -34,7 +33,6 @@ __all__ = [
     "gradient_flow",
     "learning_curve",
     "learning_rate_range",
-    "mitigations",
     "observed",
     "page",
     "phone_confusion",

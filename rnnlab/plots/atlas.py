@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -15,7 +14,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from rnnlab.diagnostics.atlas import FOREVER, INITIALIZATIONS, short
 from rnnlab.files import AGAIN, read_json
-from rnnlab.plots.style import COLOURS, save
+from rnnlab.plots.style import COLOURS, PAGE, gradient_symbol, make_panels, save
+from rnnlab.plots.words import SMALL
 
 _COLUMNS = 3
 _SHADES = LinearSegmentedColormap.from_list("vanish, keep, explode", [COLOURS[0], "#f6f6f4", COLOURS[1]])
@@ -44,37 +44,33 @@ def atlas(results: Path) -> Path:
     rows = {(row["network"], row["initializer"], row["scale"]): row for row in measured["results"]}
     columns = min(_COLUMNS, len(networks))
     lines = math.ceil(len(networks) / columns)
-    size = (1.5 + columns * (0.48 * len(scales) + 0.15), 1.5 + lines * (0.26 * len(initializers) + 0.62))
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    size = (PAGE, 1.1 + lines * (0.165 * len(initializers) + 0.38))
+    figure, axes = make_panels(lines, columns, size, sharey=True)
     for axis, network in zip(axes.flat, networks, strict=False):
         _draw(axis, [[rows[network, name, scale] for scale in scales] for name in initializers])
         for name in _TEXTBOOK.get(network, ()):
             if name in initializers and 1.0 in scales:
                 corner = (scales.index(1.0) - 0.5, initializers.index(name) - 0.5)
-                axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#222222", linewidth=1.4, zorder=3))
-        axis.set_title(network, fontsize=10, loc="left", pad=4)
-        axis.set_xticks(range(len(scales)), [f"× {_number(scale)}" for scale in scales], fontsize=8)
-        axis.set_yticks(range(len(initializers)), [INITIALIZATIONS.get(n, n) for n in initializers], fontsize=8.5)
+                axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#222222", linewidth=1.1, zorder=3))
+        axis.set_title(network)
+        axis.set_xticks(range(len(scales)), [f"× {_number(scale)}" for scale in scales], fontsize=6)
+        axis.set_yticks(range(len(initializers)), [INITIALIZATIONS.get(n, n) for n in initializers])
     for axis in axes.flat[len(networks) :]:
         axis.set_visible(False)
-    figure.suptitle(
-        "How fast the gradient vanishes or explodes before training: by network, recurrent kernel and its scale",
-        fontsize=12,
-    )
     bar = figure.colorbar(
-        ScalarMappable(_RANGE, _SHADES), ax=axes, location="bottom", aspect=60, pad=0.02, fraction=0.03, extend="both"
+        ScalarMappable(_RANGE, _SHADES), ax=axes, location="bottom", aspect=70, pad=0.02, fraction=0.06, extend="both"
     )
     ticks = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2)
     bar.ax.xaxis.set_major_locator(FixedLocator([math.log10(tick) for tick in ticks]))
     bar.ax.xaxis.set_minor_locator(NullLocator())
-    bar.ax.set_xticklabels([f"{tick:g}" for tick in ticks], fontsize=8)
+    bar.ax.set_xticklabels([f"{tick:g}" for tick in ticks])
     bar.outline.set_visible(False)
-    bar.set_label(
-        "factor of ‖∂L/∂h_t‖ per step back in time.   "
-        f"In the cells: ↓3 halves in 3 steps,  ↑3 doubles in 3 steps,  ∞ neither in {FOREVER},  0 gone at once.\n"
-        "Framed: where textbooks let the gradient keep its size.   "
-        f"{measured['features']} units, {measured['length']} steps, medians of {measured['draws']} draws.",
-        fontsize=8.5,
+    bar.set_label(f"factor of {gradient_symbol('h')} per step back in time")
+    figure.supxlabel(
+        f"↓3 halves in 3 steps, ↑3 doubles in 3 steps, ∞ neither in {FOREVER}, 0 gone at once. Framed: where textbooks "
+        f"let it keep its size.\n{measured['features']} units, {measured['length']} steps, medians of "
+        f"{measured['draws']} draws.",
+        fontsize=SMALL,
     )
     return save(figure, results.with_suffix(".png"))
 
@@ -88,7 +84,7 @@ def _draw(axis: Axes, rows: list[list[Mapping[str, Any]]]) -> None:
         for x, row in enumerate(line):
             strong = abs(shades[y, x]) > 0.6 * _FULL
             colour = "white" if strong else "#222222"
-            axis.text(x, y, short(row), ha="center", va="center", fontsize=8, color=colour)
+            axis.text(x, y, short(row), ha="center", va="center", fontsize=5.5, color=colour)
     axis.set_xticks(np.arange(len(rows[0])) - 0.5, minor=True)
     axis.set_yticks(np.arange(len(rows)) - 0.5, minor=True)
     axis.grid(which="minor", color="white", linewidth=1.2)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from rnnlab.files import AGAIN, interpreting, read_json
-from rnnlab.plots.style import save
+from rnnlab.plots.style import COLUMN, PAGE, make_panels, save
+from rnnlab.plots.words import SMALL
 from rnnlab.records.workdir import Workdir
 
 
@@ -32,16 +32,25 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], what: str, truth: s
     """
     counts = np.asarray(counts, float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = np.clip(2.5 + 0.17 * len(names), 4.5, 12)
-    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    few = len(names) <= 12
+    figure, ((axis,),) = make_panels(1, 1, (COLUMN, 3.0) if few else (PAGE, 6.2))
+    axis.grid(False)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for set_ticks in (axis.set_xticks, axis.set_yticks):
-        set_ticks(range(len(names)), names, fontsize=7)
-    if len(names) <= 12:
+        set_ticks(range(len(names)), names, fontsize=SMALL if few else 5.5)
+    if few:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if share[row, column] > 0.6 else "black"
             if count:
-                axis.text(column, row, f"{count:g}", ha="center", va="center", fontsize=7, color=colour)
+                axis.text(
+                    column,
+                    row,
+                    f"{count:g}",
+                    ha="center",
+                    va="center",
+                    fontsize=6 if len(names) <= 8 else 5.5,
+                    color=colour,
+                )
     axis.tick_params("x", rotation=90)
     axis.set_xlabel("taken for")
     axis.set_ylabel(truth)

@@ -30,6 +30,7 @@ from rnnlab.plots.style import (
     shown,
     without_spikes,
 )
+from rnnlab.plots.words import SMALL
 from rnnlab.records.workdir import Workdir
 
 
@@ -63,7 +64,7 @@ def _horizon(measured: dict[str, Any]) -> Figure:
     axis.set_xlabel(TIME_STEP)
     axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
     axis.set_title("gradient of the loss that reaches each time step")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend()
     return figure
 
 
@@ -102,8 +103,6 @@ def _jacobians(measured: dict[str, Any]) -> Figure:
         bar = figure.colorbar(ScalarMappable(norm, shade), ax=[left, middle], label="time step t", pad=0.02)
         bar.outline.set_visible(False)
         _products(right, layer, values)
-        for axis in (left, middle, right):
-            axis.title.set_fontsize(10)
     return figure
 
 
@@ -115,7 +114,7 @@ def _hold_eigenvalues(axis: Axes, moduli: np.ndarray) -> None:
     if outside.size:
         axis.set(xlim=(-1.1 * end, 1.1 * end), ylim=(-1.1 * end, 1.1 * end))
         text = f"outside: {outside.size}, up to |λ| = {outside.max():.3g}"
-        axis.annotate(text, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=7)
+        axis.annotate(text, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=SMALL)
 
 
 def _products(axis: Axes, layer: str, values: dict[str, Any]) -> None:
@@ -140,7 +139,7 @@ def _products(axis: Axes, layer: str, values: dict[str, Any]) -> None:
     axis.set(xlabel="steps k", ylabel=r"$\log_{10}$ singular value, mean over rows")
     axis.set_title(f"{layer}: product of the first k of $J_t$")
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend()
 
 
 def _lyapunov(measured: dict[str, Any]) -> Figure:
@@ -156,8 +155,8 @@ def _lyapunov(measured: dict[str, Any]) -> Figure:
     axis.axhline(0, color=GREY, linestyle="--", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set(xlabel="exponent, by size", ylabel=r"$\lambda_i$, nats per step")
-    axis.set_title("finite-time Lyapunov exponents (band: standard error over rows)", fontsize=10)
-    axis.legend(frameon=False, fontsize=8)
+    axis.set_title("finite-time Lyapunov exponents (band: standard error over rows)")
+    axis.legend()
     return figure
 
 
@@ -172,7 +171,7 @@ def _closed_loop(measured: dict[str, Any]) -> Figure:
             system = float(measured["system"])
             axis.axhline(system, color=COLOURS[1], linestyle="--", linewidth=1, label=f"system's largest, {system:g}")
         axis.set_ylabel("Lyapunov exponent, nats per unit of time")
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend()
     left.set(xlabel="time in the closed loop", title="largest exponent, mean over rows")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     right.set(xlabel="exponent, by size", title="leading exponents, with standard errors")
@@ -193,17 +192,16 @@ def _lags(measured: dict[str, Any]) -> Figure:
         log_scale(left)
         left.set(ylabel=f"part of {part}", title=f"{layer}: {part} by the steps k that it came back")
         if len(values["gates"]) > 1:
-            left.legend(frameon=False, fontsize=8)
+            left.legend()
         for number, (name, label) in enumerate({"cosine": "cosine", "ratio": "norm over the whole one's"}.items()):
             right.plot(lags, shown(numbers(values[name])[:-1]), color=COLOURS[number], label=label, linewidth=1.4)
         right.axhline(1, color=GREY, linestyle="--", linewidth=1)
         beyond = f" (beyond {len(norms) - 2} together, not drawn)" if "note" in measured else ""
         right.set_title(r"the parts up to k against the whole $\partial L/\partial R$")
-        right.legend(frameon=False, fontsize=8)
+        right.legend()
         for axis in (left, right):
             hold_spikes(axis)
             axis.set_xlabel(f"steps back k{beyond}")
-            axis.title.set_fontsize(10)
     return figure
 
 
@@ -222,7 +220,7 @@ def _truncation(measured: dict[str, Any]) -> Figure:
             xlabel="window of truncated backpropagation, steps", ylabel={"cosine": "cosine", "ratio": "ratio"}[what]
         )
         axis.set_title({"cosine": "cosine with the full gradient", "ratio": "norm over the full gradient's"}[what])
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend()
     return figure
 
 
@@ -238,7 +236,9 @@ def _values(measured: dict[str, Any]) -> Figure:
             axis.stairs(shares, edges, fill=True, color=COLOURS[0], alpha=0.8)
             axis.set(xlabel="value", title=f"{layer}: {name}")
             notes = [f"{100 * float(value):.3g} % {what}" for what, value in unit["notes"].items()]
-            axis.annotate("\n".join(notes), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=8)
+            axis.annotate(
+                "\n".join(notes), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=SMALL
+            )
             axis.set_ylim(0, 1.3 * max(float(np.nanmax(shares, initial=0)), 1))
         row[0].set_ylabel("share of units and steps, %")
     return figure

@@ -32,7 +32,7 @@ def forecast(workdir: Path) -> Path:
             axis.set_ylabel(name)
             if column == 0:
                 axis.set_title(f"{arrays['split']}: {title}")
-                axis.legend(frameon=False, fontsize=8)
+                axis.legend()
             if column == len(names) - 1:
                 axis.set_xlabel("time")
     return save(figure, Workdir(workdir).figure("forecast"))

@@ -22,5 +22,5 @@ def validation_curves(results: Path) -> Path:
     hold_spikes(axis)
     axis.set_xlabel("updates")
     axis.set_ylabel("validation perplexity")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend()
     return save(figure, results.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""Where legends stand: in their panel where they cover nothing that is drawn, else beside it."""
+"""How a figure is finished: marks, sizes and names of curves; legends stand where they cover nothing that is drawn."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +10,10 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.path import Path
-from matplotlib.transforms import Bbox, BboxBase
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox, BboxBase, ScaledTranslation
+
+from rnnlab.plots.words import SMALL, TEXT, fit_words, mark_curves, mark_handles, name_curves
 
 PLACES: tuple[Any, ...] = (
     *("upper right", "upper left", "lower right", "lower left"),
@@ -20,19 +23,58 @@ MARGIN = 4.0
 """Pixels between a legend and what is drawn."""
 
 
+COMPACT: dict[str, Any] = {
+    **{"frameon": False, "fontsize": SMALL, "handlelength": 1.8, "handletextpad": 0.5, "columnspacing": 1.2},
+    **{"labelspacing": 0.3, "borderaxespad": 0.4},
+}
+"""The look of a legend."""
+
+
+def finish(figure: Figure) -> None:
+    """Marks curves, sets all words in the sizes of the style, names curves at their ends where that fits, breaks what
+    is longer than its panel, and clears the legends that are left."""
+    marked = mark_curves(figure)
+    for axis in figure.axes:
+        for title in (axis.title, axis.xaxis.label, axis.yaxis.label):
+            title.set_fontsize(TEXT)
+        if axis.get_label() == "<colorbar>":
+            axis.tick_params(labelsize=SMALL, width=0.7, length=2.5)
+        if (legend := axis.get_legend()) is not None:
+            _set_legend(axis, legend)
+    for legend in (*(axis.get_legend() for axis in figure.axes), *figure.legends):
+        if legend is not None:
+            mark_handles(legend, marked)
+    figure.draw_without_rendering()
+    renderer = renderer_of(figure)
+    if fit_words(figure, renderer):
+        figure.draw_without_rendering()
+    if name_curves(figure, renderer):  # Which makes panels narrower.
+        figure.draw_without_rendering()
+        fit_words(figure, renderer)
+    clear_legends(figure)
+
+
+def _set_legend(axis: Axes, legend: Legend, **place: Any) -> Legend:
+    """The legend once more, compact."""
+    handles, names = axis.get_legend_handles_labels()
+    shown = [text.get_text() for text in legend.get_texts()]
+    others: list[Any] = legend.legend_handles
+    return axis.legend(handles if names == shown else others, shown, **(COMPACT | place))
+
+
 def clear_legends(figure: Figure) -> None:
     """Moves every legend that covers a curve, a point, a bar, a picture or a text to a place in its panel where it
-    covers nothing, or, where there is none, to the right of it; the figure grows by what that takes."""
+    covers nothing, or, where there is none, below it; the figure grows by what that takes."""
     for _ in range(3):  # Growing moves what is drawn.
-        if not _moved(figure):
+        if all(axis.get_legend() is None for axis in figure.axes) or not _moved(figure):
             return
 
 
 def _moved(figure: Figure) -> bool:
     """Whether a legend had to be moved."""
     figure.draw_without_rendering()
-    renderer = _renderer(figure)
-    widths: dict[int, float] = {}
+    renderer = renderer_of(figure)
+    heights: dict[int, float] = {}
     moved = False
     for axis in figure.axes:
         legend = axis.get_legend()
@@ -44,21 +86,44 @@ def _moved(figure: Figure) -> bool:
             if not covers(axis, legend, renderer):
                 break
         else:
-            legend.set_loc("center left")
-            legend.set_bbox_to_anchor((1, 0.5))
+            height = _put_below(axis, legend, renderer)
             spec = axis.get_subplotspec()
             row = 0 if spec is None else spec.rowspan.start
-            widths[row] = widths.get(row, 0.0) + legend.get_window_extent(renderer).width / figure.dpi
-    if widths:
-        figure.set_figwidth(figure.get_figwidth() + max(widths.values()))
+            heights[row] = max(heights.get(row, 0.0), height)
+    if heights:
+        figure.set_figheight(figure.get_figheight() + sum(heights.values()))
     return moved
+
+
+def _put_below(axis: Axes, legend: Legend, renderer: RendererBase) -> float:
+    """Puts a legend below its panel, over as many columns as have room; returns its height in inches."""
+    dpi = axis.figure.dpi
+    words = axis.xaxis.get_tightbbox(renderer)
+    depth = 0.05 + (0.0 if words is None else max(0.0, axis.bbox.y0 - words.y0)) / dpi
+    room, box = axis.get_tightbbox(renderer), legend.get_window_extent(renderer)
+    wide = axis.bbox.width if room is None else room.width
+    columns = int(np.clip(wide // (box.width + SMALL * dpi / 72), 1, len(legend.get_texts())))
+    _set_legend(
+        axis,
+        legend,
+        loc="upper left",
+        ncols=columns,
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axis.transAxes + ScaledTranslation(0, -depth, axis.figure.dpi_scale_trans),
+        borderaxespad=0,
+    )
+    return box.height / columns / dpi
 
 
 def covers(axis: Axes, legend: Legend, renderer: RendererBase) -> bool:
     """Whether a legend lies over anything that its panel shows."""
-    box = legend.get_window_extent(renderer).padded(MARGIN)
-    box = Bbox.intersection(box, axis.get_window_extent(renderer).padded(MARGIN))
-    return box is not None and any(_meet(box, drawn) for drawn in _drawn(axis, renderer))
+    return lies_over(axis, legend.get_window_extent(renderer).padded(MARGIN), renderer)
+
+
+def lies_over(axis: Axes, box: Bbox, renderer: RendererBase, but: Text | None = None) -> bool:
+    """Whether a box, in pixels, lies over anything that a panel shows but one text."""
+    inside = Bbox.intersection(box, axis.get_window_extent(renderer).padded(MARGIN))
+    return inside is not None and any(_meet(inside, drawn) for drawn in _drawn(axis, renderer, but))
 
 
 class _Marks(NamedTuple):
@@ -73,7 +138,7 @@ def _meet(box: Bbox, drawn: Path | BboxBase | _Marks) -> bool:
     return box.overlaps(drawn) if isinstance(drawn, BboxBase) else drawn.intersects_bbox(box, filled=False)
 
 
-def _drawn(axis: Axes, renderer: RendererBase) -> Iterator[Path | BboxBase | _Marks]:
+def _drawn(axis: Axes, renderer: RendererBase, but: Text | None) -> Iterator[Path | BboxBase | _Marks]:
     """All that a panel shows beside its axes, in pixels."""
     panel = axis.get_window_extent(renderer)
     for line in axis.lines:
@@ -96,7 +161,7 @@ def _drawn(axis: Axes, renderer: RendererBase) -> Iterator[Path | BboxBase | _Ma
         yield from _segments(patch.get_transform().transform(patch.get_path().vertices))
         yield patch.get_window_extent(renderer)
     for text in axis.texts:
-        if text.get_visible() and text.get_text():
+        if text is not but and text.get_visible() and text.get_text():
             yield text.get_window_extent(renderer)
     if axis.images:
         yield panel
@@ -119,5 +184,5 @@ def _marks(points: np.ndarray, radius: float) -> _Marks:
     return _Marks(points[finite] if finite.any() else np.array([[-np.inf, -np.inf]]), radius)
 
 
-def _renderer(figure: Figure) -> RendererBase:
+def renderer_of(figure: Figure) -> RendererBase:
     return figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]

@@ -41,17 +41,17 @@ def _draw(axis: Axes, name: str, measured: dict[str, Any]) -> None:
             look = {"color": GREY, "linestyle": "--", "linewidth": 1.2}
             axis.plot(x, shown(baselines), marker="_", label=label, **look)
     if name == measured["metric"] and measured["solved"] is not None:
-        axis.axhline(measured["solved"], color=COLOURS[2], linestyle=":", linewidth=1.2, label="solved")
+        axis.axhline(measured["solved"], color=GREY, linestyle=":", linewidth=1.2, label="solved")
     if name in measured["shares"]:
         axis.set_ylim(-0.02, 1.02)
     elif name == "loss":
         log_scale(axis)
         hold_spikes(axis)
-    axis.axvline(trained, color=COLOURS[3], linewidth=1.2, label=f"trained at {trained}", zorder=1)
+    axis.axvline(trained, color=GREY, linewidth=1.2, label=f"trained at {trained}", zorder=1)
     powers_of_two(axis, lengths)
     if len(lengths) <= _NAMED:
         axis.set_xticks(lengths, [str(length) for length in lengths])
         axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("length of the sequences, steps")
     axis.set_ylabel(name.replace("_", " "))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend()

@@ -65,5 +65,5 @@ def compare_training(workdirs: Mapping[str, Path], path: Path) -> Path:
         axis.set_facecolor(NOTHING)
         axis.grid(False)
         axis.set(xlabel="training step", ylabel=TIME_STEP, title=label)
-    figure.colorbar(mesh, ax=axes, extend="both", label=r"$\log_{10}$ of the gradient at t over that at the last step")
+    figure.colorbar(mesh, ax=axes, extend="both", label=r"$\log_{10}$ of the gradient at t over the last step's")
     return save(figure, path)

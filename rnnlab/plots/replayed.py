@@ -6,6 +6,7 @@ from rnnlab.diagnostics.flight import SPIKE
 from rnnlab.files import AGAIN, read_json
 from rnnlab.plots.style import (
     COLOURS,
+    GREY,
     TIME_STEP,
     gradient_symbol,
     heat_map,
@@ -22,19 +23,20 @@ def replay(workdir: Path) -> Path:
     """WORKDIR/plots/replay.png: gradient norms and losses of every intervention over the updates, and the recorded
     gradient over update and time step in the layer that blew up."""
     replay = read_json(Workdir(workdir).replay, AGAIN)
-    figure, (norms, losses, flow) = make_axes(3)
+    figure, (norms, losses, flow, names) = make_axes(4)
     for number, (label, each) in enumerate(replay["interventions"].items()):
         updates = [line["update"] for line in each["updates"]]
-        style = {"color": "black", "linewidth": 2.2} if number == 0 else {"color": COLOURS[(number - 1) % len(COLOURS)]}
+        style = {"color": "black", "linewidth": 1.8} if number == 0 else {"color": COLOURS[(number - 1) % len(COLOURS)]}
         name = label + ("" if number == 0 else ": held" if each["held"] else ": not held")
         for axis, quantity in ((norms, "grad_norm"), (losses, "loss")):
             axis.plot(updates, numbers(line[quantity] for line in each["updates"]), label=name, **style)
-    norms.axhline(SPIKE * replay["calm_norm"], color="#6b6b6b", linestyle="--", linewidth=1)
+    norms.axhline(SPIKE * replay["calm_norm"], color=GREY, linestyle="--", linewidth=1)
     norms.set_title(f"gradient norm before clipping (dashed: {SPIKE:g} × what was calm)")
     losses.set_title("loss")
-    losses.legend(frameon=False, fontsize=8)
+    names.set_axis_off()
+    names.legend(*losses.get_legend_handles_labels(), loc="center left")
     for axis in (norms, losses):
-        axis.axvline(replay["update"], color="#d1495b", linestyle=":", linewidth=1)
+        axis.axvline(replay["update"], color=GREY, linestyle=":", linewidth=1)
         axis.set_xlabel("update")
         axis.xaxis.get_major_locator().set_params(integer=True)
         log_scale(axis)

@@ -4,20 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from rnnlab.files import AGAIN, read_json
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
+    MARKERS,
+    PAGE,
     TIME_STEP,
     gradient_symbol,
-    hold_points,
     hold_spikes,
     log_scale,
     make_axes,
-    name_few_decades,
+    make_panels,
     numbers,
     save,
     shown,
@@ -26,7 +26,7 @@ from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow
 from rnnlab.tasks import Split, find_task
 
-_SPLITS = {"train": "#9db8d9", "validation": "#3b6fb6", "test": "#d1495b"}
+_SPLITS = {"train": COLOURS[5], "validation": COLOURS[0], "test": COLOURS[1]}
 
 
 def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None) -> Path:
@@ -69,7 +69,7 @@ def learning_curve(workdir: Path, baselines: Mapping[Split, float] | None = None
             axis.set_yscale("log")
     for axis in axes[: gradient + 1]:
         hold_spikes(axis)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend()
     axes[gradient].set_title("gradient norm before clipping, mean")
     return save(figure, Workdir(workdir).figure("learning_curve"))
 
@@ -89,25 +89,15 @@ def _draw_rates(axis: Axes, of_groups: Mapping[str, Sequence[tuple[int, float]]]
     for number, (group, points) in enumerate(of_groups.items()):
         steps, rates = zip(*points, strict=True)
         axis.plot(steps, rates, color=COLOURS[number % len(COLOURS)], label=group, linewidth=1.2, linestyle="--")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend()
 
 
 def _draw_baselines(axis: Axes, baselines: Mapping[Split, float]) -> None:
     """A line for each; one for all splits where it is the same for them."""
     same = len(set(baselines.values())) == 1 < len(baselines) or len(baselines) == 1
     for split, value in list(baselines.items())[: 1 if same else None]:
-        axis.axhline(value, color=GREY if same else _SPLITS[split], linestyle="--", linewidth=1)
-    if baselines:
-        values = [f"{value:.4g}" if same else f"{split} {value:.4g}" for split, value in baselines.items()]
-        axis.annotate(
-            f"baseline: {', '.join(dict.fromkeys(values))}",
-            (1, max(baselines.values())),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=GREY,
-        )
+        label = f"baseline {value:.4g}" if same else f"baseline, {split} {value:.4g}"
+        axis.axhline(value, color=GREY if same else _SPLITS[split], linestyle="--", linewidth=1, label=label)
 
 
 def reads_every_step(workdir: Path) -> bool:
@@ -127,9 +117,9 @@ def gradient_flow(workdir: Path) -> Path:
     }
     figure, (axis,) = make_axes(1)
     _draw_gradient(axis, curves, COLOURS)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend()
     of = "each row's last answer" if reads_every_step(workdir) else "the loss"
-    axis.set_title(f"gradient of {of} that reaches each time step", fontsize=11)
+    axis.set_title(f"gradient of {of} that reaches each time step")
     return save(figure, Workdir(workdir).figure("gradient_flow"))
 
 
@@ -145,7 +135,7 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
         curves = {label: each[when][last_forward(each[when])] for label, each in measured.items() if when in each}
         _draw_gradient(axis, curves, COLOURS)
         axis.set_title(when)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend()
     return save(figure, path)
 
 
@@ -183,7 +173,7 @@ def learning_rate_range(workdir: Path) -> Path:
     axis.set_ylim(0.8 * low if positive else low - 0.05 * abs(top - low), top)
     axis.set_xlabel("learning rate")
     axis.set_ylabel("loss")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend()
     return save(figure, Workdir(workdir).figure("find_learning_rate"))
 
 
@@ -192,60 +182,19 @@ def benchmark_ratios(results: Path) -> Path:
     rows = [row for row in read_json(results, AGAIN, {"results": list})["results"] if "step_ratio" in row]
     peers = [p for p in dict.fromkeys(row["contestant"] for row in rows) if p != "rnnlab fused"]
     cases = list(dict.fromkeys((row["shape"], row["cell"]) for row in rows))
-    figure, axis = plt.subplots(figsize=(8, 1 + 0.34 * len(cases)), layout="constrained")
+    figure, ((axis,),) = make_panels(1, 1, (PAGE, 0.8 + 0.17 * len(cases)))
     for number, peer in enumerate(peers):
         points = [
             (row["step_ratio"], cases.index((row["shape"], row["cell"]))) for row in rows if row["contestant"] == peer
         ]
-        axis.scatter(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], label=peer, s=28)
-    axis.axvline(1, color="#6b6b6b", linewidth=1)
+        axis.scatter(
+            *zip(*points, strict=True), color=COLOURS[number % 6], marker=MARKERS[number % 6], label=peer, s=16
+        )
+    axis.axvline(1, color=GREY, linewidth=1)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}×")
-    axis.set_yticks(range(len(cases)), [f"{cell}  {shape}" for shape, cell in cases], fontsize=8)
+    axis.set_yticks(range(len(cases)), [f"{cell}  {shape}" for shape, cell in cases])
     axis.invert_yaxis()
-    axis.set_title("step time of each peer over rnnlab's")
-    axis.grid(alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-    return save(figure, results.with_suffix(".png"))
-
-
-def mitigations(results: Path) -> Path:
-    """The figure of a file of scripts/measure_mitigations.py, beside it: one panel a setting, one point a run."""
-    measured = read_json(results, AGAIN, {"settings": dict, "cures": dict})
-    groups = {
-        setting: {"without": base["runs"]}
-        | {name: row["runs"] for name, row in measured["cures"].items() if row["setting"] == setting}
-        for setting, base in measured["settings"].items()
-    }
-    heights = [len(rows) + 1.2 for rows in groups.values()]
-    figure, axes = plt.subplots(
-        len(groups),
-        1,
-        figsize=(8, 0.24 * sum(heights) + 0.6 * len(heights)),
-        squeeze=False,
-        layout="constrained",
-        height_ratios=heights,
-    )
-    for axis, (setting, rows) in zip(axes[:, 0], groups.items(), strict=True):
-        metric = "accuracy" if any("accuracy" in run["test"] for run in rows["without"]) else "loss"
-        for position, (name, runs) in enumerate(rows.items()):
-            values = [float(run["test"].get(metric, "nan")) for run in runs]
-            axis.scatter(values, [position] * len(values), s=16, color=COLOURS[1 if name == "without" else 0], zorder=3)
-            lost = sum(run["status"] == "diverged" for run in runs)
-            if lost:
-                note = f"{lost} of {len(runs)} diverged"
-                axis.annotate(note, (0.01, position), xycoords=("axes fraction", "data"), va="center", fontsize=7)
-        if metric == "loss":
-            axis.set_xscale("log")
-            drawn = [float(run["test"].get(metric, "nan")) for runs in rows.values() for run in runs]
-            name_few_decades(axis.xaxis, drawn)
-        hold_points(axis)
-        base = sorted(float(run["test"].get(metric, "nan")) for run in rows["without"])
-        axis.axvline(base[len(base) // 2], color=COLOURS[1], linewidth=0.8, linestyle="--")
-        axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
-        axis.invert_yaxis()
-        axis.set_title(f"{setting}: test {'accuracy' if metric == 'accuracy' else 'mean squared error'}", fontsize=10)
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel("step time of each peer over rnnlab's; cases are (T, B, D, H)")
+    axis.legend()
     return save(figure, results.with_suffix(".png"))

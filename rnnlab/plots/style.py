@@ -18,36 +18,77 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from rnnlab.files import write_bytes
-from rnnlab.plots.legends import clear_legends
+from rnnlab.files.figure_files import figure_files
+from rnnlab.plots.legends import finish
+from rnnlab.plots.palette import COLOURS as COLOURS
+from rnnlab.plots.palette import GREY as GREY
+from rnnlab.plots.palette import MARKERS as MARKERS
+from rnnlab.plots.palette import NOTHING as NOTHING
+from rnnlab.plots.words import SMALL, TEXT
 
-COLOURS = ["#3b6fb6", "#d1495b", "#2e8b6f", "#e0a030", "#7a5195", "#6b6b6b"]
-GREY = "#6b6b6b"
-NOTHING = "#dddddd"
-"""Where a heat map has no number."""
+COLUMN, PAGE = 3.4, 7.0
+"""Inches: the width of a column and of a page of a paper."""
+_PANEL = 1.75
+"""Inches: a panel is at least so wide; a figure of many is wider than a page."""
+LOOK: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.labelsize": TEXT,
+    "axes.linewidth": 0.7,
+    "axes.titlepad": 4.0,
+    "axes.labelpad": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.titlesize": TEXT + 1,
+}
+"""The look of all figures, as matplotlib has it."""
+_FILES: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "rnnlab", "savefig.dpi": 300}
+_NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+"""How they are written: PDF with its fonts, SVG with its words as words, and the same bytes each time."""
 TIME_STEP = "time step t (shorter rows end at the last)"
 """The axis of what is averaged over rows that are aligned at their ends."""
 _OVER_CURVES = {"zorder": 4, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
 """The look of a text beside the mark of a spike, to and from which curves run."""
 
 
-def make_axes(columns: int) -> tuple[Figure, list]:
-    """A figure with this many panels side by side."""
-    figure, axes = make_grid(1, columns, 5.6, 3.8)
-    return figure, axes[0]
+def make_axes(count: int) -> tuple[Figure, list]:
+    """A figure of so many panels: one as wide as a column of a paper, two or three side by side as wide as a page, more
+    in rows."""
+    columns = {1: 1, 2: 2, 4: 2}.get(count, 3)
+    figure, axes = make_grid(-(-count // columns), columns, 5.6, {1: 4.1, 2: 4.1}.get(columns, 5.4))
+    flat = [axis for row in axes for axis in row]
+    for axis in flat[count:]:
+        axis.set_visible(False)
+    return figure, flat[:count]
 
 
 def make_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows × columns panels of this size in inches."""
-    size = (width * columns, height * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.title.set_fontsize(11)
+    """A figure of rows × columns panels of about this shape, as wide as a column or a page of a paper.
+
+    A single panel that is wider than 6.4 has a page; panels of a row that has no room for them have a wider figure.
+    """
+    whole = COLUMN if columns == 1 and width <= 6.4 else max(PAGE, _PANEL * columns)
+    size = (whole, rows * height * whole / (columns * width))
+    figure, axes = make_panels(rows, columns, size)
     return figure, [list(row) for row in axes]
+
+
+def make_panels(rows: int, columns: int, size: tuple[float, float], **words: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of this size in inches, and its axes [rows, columns], in the look of all; words: of `plt.subplots`."""
+    with matplotlib.rc_context(LOOK):
+        layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.04, wspace=0.03)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout, **words)
+    for axis in axes.flat:  # Ticks and grid are made as they are drawn, and so after the look is over.
+        axis.tick_params(labelsize=SMALL, width=0.7, length=2.5)
+        axis.tick_params(which="minor", width=0.5, length=1.5)
+        axis.grid(alpha=0.25, linewidth=0.5)
+    return figure, axes
 
 
 def gradient_symbol(what: str) -> str:
@@ -98,7 +139,7 @@ def hold_spikes(axis: Axes) -> None:
     curves = [line for line in axis.lines if line.get_transform() == axis.transData]
     logarithmic = axis.get_yscale() == "log"
     drawn = [shown(np.asarray(line.get_ydata(), float), positive=logarithmic) for line in curves]
-    low, high = _unflattened(np.concatenate(drawn or [np.zeros(0)]), logarithmic)
+    low, high = unflattened(np.concatenate(drawn or [np.zeros(0)]), logarithmic)
     bottom, top = _with_levels(axis, low, high, logarithmic)
     for edge, beyond, mark, where in (
         (1, [values > top for values in drawn], "^", "top"),
@@ -111,7 +152,7 @@ def hold_spikes(axis: Axes) -> None:
         for line, values, spikes in zip(curves, drawn, beyond, strict=True):
             x = np.asarray(line.get_xdata(), float)[spikes]
             if x.size:
-                look = {"color": line.get_color(), "markersize": 5, "clip_on": False, "zorder": 5}
+                look = {"color": line.get_color(), "markersize": 4, "clip_on": False, "zorder": 5}
                 axis.plot(x, np.full(x.size, edge), mark, transform=axis.get_xaxis_transform(), **look)
                 worst = (np.argmax if edge else np.argmin)(values[spikes])
                 point = (values[spikes][worst], x[worst], line.get_color())
@@ -120,7 +161,7 @@ def hold_spikes(axis: Axes) -> None:
             _name_spike(axis, far, edge, where)
 
 
-def _unflattened(values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
+def unflattened(values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
     """`without_spikes` where spikes would leave the rest a tenth of a plain axis or a third of a logarithmic one; else
     the lowest and the highest of all: the tail of a curve is not a spike."""
     low, high = without_spikes(values, logarithmic)
@@ -137,7 +178,7 @@ def hold_points(axis: Axes) -> None:
     logarithmic = axis.get_xscale() == "log"
     points = [np.ma.filled(np.ma.asarray(each.get_offsets(), float), np.nan) for each in axis.collections]
     drawn = np.concatenate(points or [np.zeros((0, 2))])
-    low, high = _unflattened(drawn[:, 0], logarithmic)
+    low, high = unflattened(drawn[:, 0], logarithmic)
     x, at = shown(drawn[:, 0], positive=logarithmic), axis.get_yaxis_transform()
     for edge, beyond, mark, side in ((1, x > high, ">", "right"), (0, x < low, "<", "left")):
         if not beyond.any():
@@ -146,9 +187,9 @@ def hold_points(axis: Axes) -> None:
         axis.set_xlim(low / factor - margin, high * factor + margin)
         for position in np.unique(drawn[beyond, 1]):
             values = ", ".join(f"{value:.3g}" for value in np.sort(drawn[beyond & (drawn[:, 1] == position), 0]))
-            axis.plot([edge], [position], mark, transform=at, color=COLOURS[1], markersize=5, clip_on=False, zorder=5)
+            axis.plot([edge], [position], mark, transform=at, color=COLOURS[1], markersize=4, clip_on=False, zorder=5)
             text = {"xytext": (-6 if edge else 6, 0), "textcoords": "offset points", "ha": side, "va": "center"}
-            axis.annotate(values, (edge, position), xycoords=at, fontsize=7, **text, **_OVER_CURVES)
+            axis.annotate(values, (edge, position), xycoords=at, fontsize=SMALL, **text, **_OVER_CURVES)
 
 
 def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tuple[float, float]:
@@ -182,7 +223,7 @@ def _name_spike(axis: Axes, spike: tuple[float, float, Any], edge: int, where: s
         textcoords="offset points",
         ha="left" if begins else "right",
         va=where,
-        fontsize=7,
+        fontsize=SMALL,
         color=colour,
         **_OVER_CURVES,
     )
@@ -258,22 +299,28 @@ _figures: ContextVar[dict[str, Figure] | None] = ContextVar("figures", default=N
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure, its legends where they cover nothing, whole or not at all, and closes it; in a block of `kept`
-    it is kept instead.
+    """Writes the figure, its words where they cover nothing, and closes it; in a block of `kept` it is kept instead.
+    Beside the path come the other formats that --format asks for; each file is written whole or not at all.
 
     Raises:
-        Unwritable: it cannot be written.
+        ConfigError: a format is unknown.
+        Unwritable: a file cannot be written.
     """
-    picture = io.BytesIO()
+    pictures: dict[Path, bytes] = {}
     with warnings.catch_warnings():
         # A panel of which nothing can be drawn has no limits of its own: the default ones will do.
         warnings.filterwarnings("ignore", "Attempt to set non-positive", UserWarning)
-        clear_legends(figure)
+        finish(figure)
         if (figures := _figures.get()) is not None:
             figures[path.stem] = figure
             plt.close(figure)
             return path
-        figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
+        with matplotlib.rc_context(_FILES):
+            for file in figure_files(path):
+                picture, kind = io.BytesIO(), file.suffix[1:] or "png"
+                figure.savefig(picture, format=kind, metadata=_NO_DATE.get(kind))
+                pictures[file] = picture.getvalue()
     plt.close(figure)
-    write_bytes(path, picture.getvalue())
+    for file, content in pictures.items():
+        write_bytes(file, content)
     return path

@@ -12,7 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from rnnlab.plots.style import COLOURS, GREY, make_grid, save, without_spikes
+from rnnlab.plots.legends import COMPACT
+from rnnlab.plots.style import COLOURS, GREY, PAGE, make_grid, make_panels, save, without_spikes
+from rnnlab.plots.words import SMALL
 
 LINES = len(COLOURS)
 """How many curves a panel can hold, a colour each."""
@@ -55,7 +57,7 @@ def dots(settings: Sequence[Dots], metric: str, better: float, path: Path) -> Pa
     Args:
         better: 1 where more is better, else -1.
     """
-    figure, ((axis,),) = make_grid(1, 1, 8.0, 1.3 + 0.27 * len(settings))
+    figure, ((axis,),) = make_panels(1, 1, (PAGE, 0.6 + 0.16 * len(settings)))
     values = [value for each in settings for value in each.values]
     logarithmic = spread(values)
     if logarithmic:
@@ -67,21 +69,21 @@ def dots(settings: Sequence[Dots], metric: str, better: float, path: Path) -> Pa
     for row, (each, colour) in enumerate(zip(settings, colours, strict=True)):
         if np.isfinite([each.low, each.high]).all():
             ends = np.clip([each.low, each.high], left, right)
-            axis.plot(ends, [row] * 2, color=colour, alpha=0.4, linewidth=5, solid_capstyle="butt")
+            axis.plot(ends, [row] * 2, color=colour, alpha=0.4, linewidth=3.5, solid_capstyle="butt")
         reached = [*each.values, *(end for end in (each.low, each.high) if not np.isnan(end))]
         for beyond, at, marker in (
             (any(v < left for v in reached), 0.008, "<"),
             (any(v > right for v in reached), 0.992, ">"),
         ):
             if beyond:
-                axis.plot(at, row, marker=marker, color=colour, markersize=6, transform=edge, clip_on=False)
+                axis.plot(at, row, marker=marker, color=colour, markersize=4, transform=edge, clip_on=False)
         inside = [value for value in each.values if left <= value <= right]
-        axis.scatter(inside, [row] * len(inside), s=14, color=colour, zorder=3, linewidth=0)
+        axis.scatter(inside, [row] * len(inside), s=7, color=colour, zorder=3, linewidth=0)
         if left <= each.mean <= right:
-            axis.scatter(each.mean, row, s=60, color="white", edgecolor=colour, linewidth=1.8, zorder=2.5)
+            axis.scatter(each.mean, row, s=24, color="white", edgecolor=colour, linewidth=1.2, zorder=2.5)
         crosses = (0.03 + 0.015 * np.arange(each.lost)) if better > 0 else (0.97 - 0.015 * np.arange(each.lost))
-        axis.plot(crosses, [row] * each.lost, "x", color="black", markersize=5, transform=edge, zorder=4)
-    axis.set_yticks(range(len(settings)), [each.label for each in settings], fontsize=8)
+        axis.plot(crosses, [row] * each.lost, "x", color="black", markersize=3.5, transform=edge, zorder=4)
+    axis.set_yticks(range(len(settings)), [each.label for each in settings])
     for tick, each in zip(axis.get_yticklabels(), settings, strict=True):
         tick.set_color(COLOURS[1] if each.baseline else "black")
     axis.set_ylim(len(settings) - 0.4, -0.6)
@@ -132,7 +134,7 @@ class Claim:
 def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path) -> Path:
     """The share of runs that solved their task over a number, each line a little beside the others, which would lie on
     it at 0 and at 1; claims stand where they are said to hold."""
-    figure, ((axis,),) = make_grid(1, 1, 6.4, 4.2 + 0.15 * len(lines))
+    figure, ((axis,),) = make_grid(1, 1, 6.4, 4.6)
     places = np.array([*(value for line in lines for value in line.x), *(claim.value for claim in claims)])
     logarithmic = spread(places)
     if logarithmic:
@@ -143,19 +145,19 @@ def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path)
         values = values * 2**aside if logarithmic else values + aside * (np.ptp(places) or 1.0)
         share, low, high = np.array(line.shares).T
         colour = COLOURS[line.colour]
-        axis.plot(values, share, "o-", color=colour, linewidth=1.6, markersize=5, label=line.label)
-        axis.vlines(values, low, high, color=colour, alpha=0.35, linewidth=3)
+        axis.plot(values, share, "o-", color=colour, linewidth=1.6, markersize=3.5, label=line.label)
+        axis.vlines(values, low, high, color=colour, alpha=0.35, linewidth=2)
     for row, claim in enumerate(claims):  # Above the axes: within them words would cover a bar.
         axis.axvline(claim.value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
         axis.annotate(
             claim.text,
             (claim.value, 1),
             xycoords=axis.get_xaxis_transform(),
-            xytext=(0, 4 + 11 * row),
+            xytext=(0, 3 + 9 * row),
             textcoords="offset points",
             ha="center",
             va="bottom",
-            fontsize=8,
+            fontsize=SMALL,
             color=GREY,
         )
     axis.set_ylim(-0.04, 1.04)
@@ -165,8 +167,7 @@ def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path)
         axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel(x)
     axis.set_ylabel("share of runs that solved the task")
-    # Below the axes: within them it would cover a line.
-    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.17), borderaxespad=0)
+    axis.legend()
     return save(figure, path)
 
 
@@ -194,11 +195,11 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
     """Mean and interval over seeds as training goes on, a panel for each title; crosses at the top are seeds that
     diverged there."""
     columns = min(len(panels), 3 if len(panels) != 4 else 2)
-    width, height = (6.4, 4.2) if columns == 1 else (4.6, 3.3)
-    lines = max((len(curves) for _, curves in panels), default=0)
-    figure, axes = make_grid(-(-len(panels) // columns), columns, width, height + 0.15 * lines)
+    figure, axes = make_grid(-(-len(panels) // columns), columns, *((6.4, 4.6) if columns == 1 else (4.6, 4.0)))
     flat = [axis for row in axes for axis in row]
     every_curve = [curve for _, curves in panels for curve in curves]
+    named = {(curve.label, curve.colour) for curve in every_curve}
+    alike = len(panels) > 1 and len(named) == len({label for label, _ in named}) <= LINES
     means = np.concatenate([np.zeros(0), *(curve.mean[np.isfinite(curve.mean)] for curve in every_curve)])
     for axis, (title, curves) in zip(flat, panels, strict=False):
         for curve in curves:
@@ -208,16 +209,20 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
             axis.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
             heights = np.full(len(curve.ends), 0.985 - 0.022 * curve.colour)
             axis.plot(curve.ends, heights, "x", color=colour, markersize=5, transform=axis.get_xaxis_transform())
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title)
         axis.set_xlabel("training step")
         if means.size:
             _limits(axis, means, logarithmic)
-        # Below the axes: within them it would cover a curve.
-        axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(-0.02, -0.17), borderaxespad=0)
+        if not alike:
+            axis.legend()
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
     for row in axes:
         row[0].set_ylabel(metric)
+    if alike:
+        lines = {line.get_label(): line for axis in figure.axes for line in axis.get_legend_handles_labels()[0]}
+        figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=3, **COMPACT)
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(lines) // 3))
     return save(figure, path)
 
 

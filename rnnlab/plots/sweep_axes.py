@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from rnnlab.plots.style import COLOURS, GREY, NOTHING, make_axes, make_grid, save, without_spikes
+from rnnlab.plots.style import COLOURS, GREY, NOTHING, PAGE, make_grid, make_panels, save, without_spikes
 from rnnlab.plots.sweep import spread
+from rnnlab.plots.words import SMALL, TEXT
 
 # --- heat map --------------------------------------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ def heat_map(grid: Grid, metric: str, path: Path) -> Path:
     if _long(grid.columns, width):
         plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
     axis.set_yticks(range(height), list(grid.rows))
-    axis.tick_params(length=0, labelsize=9)
+    axis.tick_params(length=0)
     axis.set_xlabel(grid.x)
     axis.set_ylabel(grid.y)
     _colour_bar(figure, axis, norm, colours, grid.values, metric)
@@ -77,12 +78,12 @@ def heat_map(grid: Grid, metric: str, path: Path) -> Path:
 def _cell(axis: Axes, row: int, column: int, grid: Grid, colours: Colormap, norm: Normalize) -> None:
     value, note = float(grid.values[row, column]), grid.notes[row][column]
     if not np.isfinite(value):
-        axis.text(column, row, note or "–", ha="center", va="center", fontsize=7, color="black")
+        axis.text(column, row, note or "–", ha="center", va="center", fontsize=6, color="black")
         return
     red, green, blue, _ = colours(float(norm(value)))
     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
     lines = f"{value:.3g}" + (f"\n{note}" if note else "")
-    axis.text(column, row, lines, ha="center", va="center", fontsize=8, color=ink, linespacing=1.1)
+    axis.text(column, row, lines, ha="center", va="center", fontsize=6.5, color=ink, linespacing=1.1)
 
 
 def _long(labels: Sequence[str], width: int) -> bool:
@@ -135,8 +136,7 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
         metric: finite numbers; the last upright line.
         better: 1 where more is better, else -1.
     """
-    figure, (axis,) = make_axes(1)
-    figure.set_size_inches(2.2 + 1.75 * (len(axes) + 1), 4.6)
+    figure, ((axis,),) = make_panels(1, 1, (PAGE, 3.2))
     axis.grid(False)
     axis.spines[:].set_visible(False)
     norm, colours = _norm(metric.values), plt.get_cmap("viridis" if better > 0 else "viridis_r")
@@ -151,9 +151,9 @@ def parallel_coordinates(axes: Sequence[Coordinate], metric: Coordinate, better:
     for position, each in enumerate((*axes, metric)):
         axis.axvline(position, color=GREY, linewidth=1, zorder=3)
         for height, text in _ticks(each):
-            label = axis.text(position + 0.03, height, text, fontsize=8, va="center", zorder=4)
+            label = axis.text(position + 0.03, height, text, fontsize=SMALL, va="center", zorder=4)
             label.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
-    axis.set_xticks(range(len(axes) + 1), [*(each.label for each in axes), metric.label], fontsize=9)
+    axis.set_xticks(range(len(axes) + 1), [*(each.label for each in axes), metric.label], fontsize=TEXT)
     axis.yaxis.set_major_locator(NullLocator())
     axis.yaxis.set_major_formatter(NullFormatter())
     axis.set_xlim(-0.15, len(axes) + 0.35)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rnnlab.plots.legends import COMPACT
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -66,7 +67,9 @@ def published_and_ours(panels: Sequence[Panel], path: Path) -> Path:
     if any(panel.baseline is not None for panel in panels):
         handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1, label="input ignored"))
     # Not in the axes: finding room among thousands of points takes seconds.
-    figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside right upper")
+    columns = len(handles) if columns > 1 else 3
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **COMPACT)
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // columns))
     return save(figure, path)
 
 
@@ -133,5 +136,6 @@ def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], colours: Mapping
     floor = min(peaks, default=0) / 1e12  # Below, next to nothing of any network's gradient is left.
     if axes[0].get_yscale() == "log" and axes[0].get_ylim()[0] < floor:
         axes[0].set_ylim(bottom=floor)
-    figure.legend(handles=axes[0].lines, frameon=False, fontsize=8, loc="outside right upper")
+    figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=len(flows), **COMPACT)
+    figure.set_figheight(figure.get_figheight() + 0.17)
     return save(figure, path)

@@ -9,12 +9,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from rnnlab import plots
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.plots import runs, style
 from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
+from rnnlab.plots.forest import Column, Effect, forest
 from rnnlab.plots.legends import clear_legends
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN
@@ -189,18 +191,22 @@ def test_a_narrow_logarithmic_axis_has_plain_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("baselines", "lines", "text"),
+    ("baselines", "lines", "names"),
     [
-        ({"validation": 0.0, "test": 0.0}, [], None),
-        ({"validation": 7.0, "test": 6.0}, [7.0], "baseline: 7"),
-        ({"validation": 7.0, "train": 6.5, "test": 6.0}, [7.0, 6.5], "baseline: validation 7, train 6.5"),
-        ({"validation": 7.0, "train": 7.0}, [7.0], "baseline: 7"),
-        ({"test": 6.0}, [], None),
-        ({}, [], None),
+        ({"validation": 0.0, "test": 0.0}, [], []),
+        ({"validation": 7.0, "test": 6.0}, [7.0], ["baseline 7"]),
+        (
+            {"validation": 7.0, "train": 6.5, "test": 6.0},
+            [7.0, 6.5],
+            ["baseline, validation 7", "baseline, train 6.5"],
+        ),
+        ({"validation": 7.0, "train": 7.0}, [7.0], ["baseline 7"]),
+        ({"test": 6.0}, [], []),
+        ({}, [], []),
     ],
 )
 def test_baselines_are_those_of_the_splits_that_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baselines: Any, lines: list[float], text: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baselines: Any, lines: list[float], names: list[str]
 ) -> None:
     rows = [{"step": 1, "split": split, "loss": 5.0, "grad_norm": 1.0} for split in ("train", "validation")]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -208,8 +214,10 @@ def test_baselines_are_those_of_the_splits_that_are_shown(
     monkeypatch.setattr(runs, "save", lambda figure, path: figures.append(figure))
     plots.learning_curve(tmp_path, baselines)
     axis = figures[0].axes[0]
-    assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == lines
-    assert [each.get_text() for each in axis.texts] == ([] if text is None else [text])
+    levels = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in levels] == lines
+    assert [line.get_label() for line in levels] == names
+    assert set(names) <= set(axis.get_legend_handles_labels()[1])
     plt.close(figures[0])
 
 
@@ -299,20 +307,22 @@ def test_no_legend_covers_a_curve_or_a_point(name: str) -> None:
     plt.close("all")
 
 
-def test_a_legend_beside_its_panel_is_within_the_picture_and_the_panel_keeps_its_size(tmp_path: Path) -> None:
+def test_a_legend_below_its_panel_is_within_the_picture_and_the_panel_keeps_its_size(tmp_path: Path) -> None:
     figure, (axis,) = style.make_axes(1)
     t = np.linspace(0, 1, 300)
     for number in range(3):
         axis.plot(t, np.sin(200 * t + number), label=f"a long label for curve {number}")
     figure.draw_without_rendering()
-    before = axis.get_window_extent().width
+    before = axis.get_window_extent()
     axis.legend()
     clear_legends(figure)
     figure.draw_without_rendering()
     box = axis.get_legend().get_window_extent()
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
-    assert axis.get_window_extent().x1 <= box.x0
-    assert axis.get_window_extent().width == pytest.approx(before, rel=0.1)
+    assert figure.bbox.y0 <= box.y0 < box.y1 <= axis.xaxis.get_tightbbox(figure.canvas.get_renderer()).y0
+    assert axis.get_window_extent().width == pytest.approx(before.width, rel=0.1)
+    assert axis.get_window_extent().height == pytest.approx(before.height, rel=0.1)
+    assert figure.get_figwidth() == style.COLUMN
     plt.close("all")
 
 
@@ -383,14 +393,12 @@ def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarith
 
 
 @pytest.mark.parametrize(("losses", "ticks"), [([0.04, 0.16, 0.17], 2), ([0.16, 0.165, 0.17], 1), ([1e-4, 1e-2], 2)])
-def test_a_logarithmic_axis_of_cures_names_enough_numbers(losses, ticks, monkeypatch, tmp_path: Path) -> None:
-    done = [{"seed": seed, "status": "finished", "test": {"loss": loss}} for seed, loss in enumerate(losses)]
-    cures = {"settings": {"held": {"runs": done}}, "cures": {"averaging": {"setting": "held", "runs": done}}}
-    (tmp_path / "cures.json").write_text(json.dumps(cures))
-    monkeypatch.setattr(runs, "save", lambda figure, path: figure)
-    runs.mitigations(tmp_path / "cures.json")
-    plt.gcf().canvas.draw()
-    (axis,) = plt.gcf().axes
+def test_a_logarithmic_axis_of_effects_names_enough_numbers(losses, ticks, tmp_path: Path) -> None:
+    groups = [("held", [Effect("averaging", losses, losses[1], losses[0], losses[-1])])]
+    with style.kept() as figures:
+        forest([Column("error", True, 0.17, groups)], tmp_path / "cures.png")
+    FigureCanvasAgg(figures["cures"]).draw()
+    (axis,) = figures["cures"].axes
     low, high = axis.get_xlim()
     labels = [
         tick.get_text()

@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from absl import flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import rnnlab
 from rnnlab import cli, report
 from rnnlab.config.errors import ConfigError
+from rnnlab.plots.legends import covers, finish, renderer_of
 from rnnlab.plots.style import without_spikes
 from rnnlab.sweeps.report import figures
 from rnnlab.sweeps.report.document import write_report
@@ -508,6 +510,7 @@ def figure(monkeypatch) -> Any:
         for module in (figures.plots, figures.sweep_axes):
             monkeypatch.setattr(module, "save", lambda figure, path: figures_drawn.append(figure))
         draw(*words, Path("unused"))
+        finish(figures_drawn[0])
         figures_drawn[0].canvas.draw()
         plt.close(figures_drawn[0])
         return figures_drawn[0]
@@ -532,7 +535,7 @@ def dots_of(samples: list[list[float]], scale: Scale) -> list[Any]:
 def test_a_bar_is_the_whole_interval_of_the_table(figure, samples, scale):
     settings = dots_of(samples, scale)
     (axis,) = figure(figures.plots.dots, settings, "m", -1.0).axes
-    bars = [line.get_xdata() for line in axis.lines if line.get_linewidth() == 5]
+    bars = [line.get_xdata() for line in axis.lines if line.get_linewidth() == 3.5]
     np.testing.assert_allclose(bars, [[each.low, each.high] for each in settings], rtol=1e-12)
     assert [line.get_marker() for line in axis.lines].count("x") == len(settings)  # Those that have no value.
 
@@ -583,13 +586,15 @@ def test_a_legend_of_learning_curves_covers_nothing(figure, panels):
     steps = np.arange(5.0)
     curves = [figures.plots.Curve(f"a long name of a setting {i}", i, steps, *[steps + i] * 3) for i in range(6)]
     drawn = figure(figures.plots.ribbons, [(str(i), curves) for i in range(panels)], "loss", False)
-    boxes = [axis.get_window_extent() for axis in drawn.axes]
-    labels = [axis.xaxis.label.get_window_extent() for axis in drawn.axes]
+    FigureCanvasAgg(drawn).draw()
+    legends = [legend for legend in (*drawn.legends, *(axis.get_legend() for axis in drawn.axes)) if legend is not None]
+    assert len(legends) == 1  # All panels have the same curves.
+    box = legends[0].get_window_extent()
     for axis in drawn.axes:
-        legend = axis.get_legend().get_window_extent()
-        assert not any(legend.overlaps(box) for box in [*boxes, *labels])
-        assert drawn.bbox.x0 <= legend.x0 < legend.x1 <= drawn.bbox.x1
-        assert drawn.bbox.y0 <= legend.y0
+        assert not covers(axis, legends[0], renderer_of(drawn))
+        assert not box.overlaps(axis.xaxis.label.get_window_extent())
+    assert drawn.bbox.x0 <= box.x0 < box.x1 <= drawn.bbox.x1
+    assert drawn.bbox.y0 <= box.y0
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
