@@ -63,6 +63,13 @@ def test_imports_run_one_way():
     assert not wrong
 
 
+def test_the_page_of_the_layout_has_the_rooms_in_their_order() -> None:
+    page = PACKAGE.parent / "docs" / "concepts" / "layout.md"
+    listed = re.findall(r"^ {6}(\w+)/ ", page.read_text(encoding="utf-8"), re.M)
+    assert [name for name in listed if name in RANK] == [name for name in ROOMS if (PACKAGE / name).is_dir()]
+    assert set(listed) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+
+
 @pytest.mark.parametrize(
     ("line", "package", "room"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import rnnlab
 from rnnlab import train
 from rnnlab.records.run_config import resolve_config
 from scripts.docs.hooks import MADE_HERE
@@ -49,6 +50,38 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+# --- the README -------------------------------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 110
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_speeds_of_the_readme_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs" / "results" / "benchmark.md").read_text(encoding="utf-8")
+    rows = {tuple(cells[:2]): cells[-3:] for cells in map(cells_of, measured.splitlines()[2:])}
+    table = README[README.index("## Speed") : README.index("`python -m rnnlab.benchmark`")]
+    shown = [cells_of(line) for line in table.splitlines() if line.startswith("|")]
+    assert shown[0][1:] == cells_of(measured.splitlines()[0])[-3:]
+    for first, *ratios in shown[2:]:
+        cell, _, shape = first.partition(", ")
+        assert rows[cell.lower(), shape] == ratios
+    assert len(shown) == 6
+
+
+def cells_of(row: str) -> list[str]:
+    """The texts of a table's row."""
+    return [each.strip() for each in row.strip("|").split("|")]
+
+
+def test_the_readme_cites_this_version() -> None:
+    assert f"version = {{{rnnlab.__version__}}}" in README
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
