@@ -8,7 +8,7 @@ and `half_life` say how far back a gradient reaches.
 
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
 from rnnlab.engine import Taps, make_taps, unroll
-from rnnlab.library import compare_gradients, half_life, load, load_sweep, run_sweep, run_training
+from rnnlab.library import compare_gradients, half_life, load, load_sweep, run_sweep, run_training, table
 from rnnlab.nn.network import Network
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.nn.torch_weights import from_torch, to_torch
@@ -45,6 +45,7 @@ __all__ = [
     "make_taps",
     "run_sweep",
     "run_training",
+    "table",
     "to_torch",
     "unroll",
 ]

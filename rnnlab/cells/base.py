@@ -29,6 +29,7 @@ from rnnlab.engine import Linear, Matrix, Multiply
 from rnnlab.ops.activations import PerUnit
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
 from rnnlab.ops.linear import ComputeType, affine
+from rnnlab.ops.trees import ShownAsTree
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
@@ -54,7 +55,7 @@ def _no_blocks(cell: Any) -> str:
 _PARAMETERS = ("input_kernel", "recurrent_kernel", "bias")
 
 
-class BaseCell(WithOptions, nnx.Module):
+class BaseCell(ShownAsTree, WithOptions, nnx.Module):
     """Parameters and input projection shared by all cells.
 
     With G = len(gate_names) gates the gate width is M = G H, and gate k owns columns [k H, (k + 1) H) of

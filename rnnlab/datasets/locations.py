@@ -4,13 +4,17 @@ what is made of them is kept."""
 import gzip
 import hashlib
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pooch
-
 from rnnlab.config.errors import ConfigError
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets; pooch imports a progress bar that is not used here.
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import pooch
 
 
 def data_root(data_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -88,8 +88,10 @@ def watched() -> Iterator[WatchedOutput]:
 
 
 def make_console(**options: Any) -> Console:
-    """For a command whose results are in files, and which therefore goes on without its standard output."""
-    return Console(file=_LastingOutput(), **{"highlight": False, "markup": False, "soft_wrap": True} | options)  # pyright: ignore
+    """For a command whose results are in files, and which therefore goes on without its standard output. In a notebook,
+    too, it prints: what rich shows there in place of it cannot be redirected."""
+    plain = {"highlight": False, "markup": False, "soft_wrap": True, "force_jupyter": False}
+    return Console(file=_LastingOutput(), **plain | options)  # pyright: ignore
 
 
 class _LastingOutput(io.TextIOBase):

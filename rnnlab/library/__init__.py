@@ -3,7 +3,7 @@
 Nothing here imports at its top what takes seconds, so that `import rnnlab` stays fast.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rnnlab.library.loaded_run import LoadedRun
     from rnnlab.library.loaded_sweep import LoadedSweep
+    from rnnlab.library.table import Table
 
 
 def load(workdir: str | Path, checkpoint: str | int = "best", data_dir: str | None = None) -> "LoadedRun":
@@ -48,7 +49,7 @@ def load_sweep(workdir: str | Path, data_dir: str | None = None) -> "LoadedSweep
 
 def run_training(
     config: str | Path | Mapping[str, Any],
-    workdir: str | Path,
+    workdir: str | Path | None = None,
     data_dir: str | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
@@ -59,7 +60,7 @@ def run_training(
     Args:
         config: a file, as "configs/adding.py" or "rnnlab:adding:lstm", or a config as a mapping. A class or function
             stands for its name: `"model.cell": MyCell`.
-        workdir: the folder of the run, made if missing.
+        workdir: the folder of the run, made if missing; None: a new one that is removed when Python ends.
         data_dir: as of `load`.
         overrides: {"path.to.field": value}, as in {"task.length": 50}.
         quiet: whether no lines say how far it is.
@@ -77,7 +78,7 @@ def run_training(
 
 def run_sweep(
     sweep: str | Path | Mapping[str, Any],
-    workdir: str | Path,
+    workdir: str | Path | None = None,
     data_dir: str | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
@@ -88,7 +89,7 @@ def run_sweep(
 
     Args:
         sweep: a sweep's file, as "configs/sweeps/init_by_activation.py", or its content as a mapping.
-        workdir: the folder of the sweep, made if missing.
+        workdir: as of `run_training`.
         data_dir: as of `load`.
         overrides: {"path.to.field": value} for every run.
         replicas: most replicas in a group; None: as many as fit together.
@@ -128,4 +129,15 @@ def half_life(norms: Any) -> float:
     return fitted_half_life(norms)
 
 
-__all__ = ["compare_gradients", "half_life", "load", "load_sweep", "run_sweep", "run_training"]
+def table(rows: Iterable[Mapping[str, Any]]) -> "Table":
+    """Rows as a table that prints well, in a notebook, too; `.frame()` makes it a DataFrame.
+
+    Args:
+        rows: mappings from the names of columns to numbers and texts.
+    """
+    from rnnlab.library.table import Table
+
+    return Table(rows)
+
+
+__all__ = ["compare_gradients", "half_life", "load", "load_sweep", "run_sweep", "run_training", "table"]

@@ -1,10 +1,13 @@
 """Starts a run or a sweep from Python; `rnnlab.library` has the doors."""
 
+import atexit
 import contextlib
 import inspect
 import io
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,13 @@ from rnnlab.training.loop import train_and_evaluate
 
 def start_training(
     config: str | Path | Mapping[str, Any],
-    workdir: str | Path,
+    workdir: str | Path | None,
     data_dir: str | None,
     overrides: Mapping[str, Any],
     quiet: bool,
 ) -> LoadedRun:
     """See `rnnlab.run_training`."""
-    folder = Path(os.path.expanduser(workdir))
+    folder = folder_of(workdir)
     with one_line(), without_lines(quiet):
         section = load_file(str(config)) if isinstance(config, str | Path) else by_names(config)
         train_and_evaluate(resolve_config(set_fields(section, by_names(overrides))), folder, data_dir)
@@ -36,14 +39,14 @@ def start_training(
 
 def start_sweep(
     sweep: str | Path | Mapping[str, Any],
-    workdir: str | Path,
+    workdir: str | Path | None,
     data_dir: str | None,
     overrides: Mapping[str, Any],
     replicas: int | None,
     quiet: bool,
 ) -> LoadedSweep:
     """See `rnnlab.run_sweep`."""
-    folder = Path(os.path.expanduser(workdir))
+    folder = folder_of(workdir)
     with one_line(), without_lines(quiet):
         if isinstance(sweep, str | Path):
             section = load_sweep(str(sweep), {})
@@ -52,6 +55,15 @@ def start_sweep(
         section |= {"overrides": {**section["overrides"], **by_names(overrides)}}
         run_sweep(section, folder, data_dir, at_most=replicas)
     return LoadedSweep(folder, data_dir)
+
+
+def folder_of(workdir: str | Path | None) -> Path:
+    """The folder of this name, ~ standing for home; for None a new one that is removed when Python ends."""
+    if workdir is not None:
+        return Path(os.path.expanduser(workdir))
+    folder = tempfile.mkdtemp(prefix="rnnlab-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @contextlib.contextmanager

@@ -34,11 +34,12 @@ from rnnlab.nn.rates import Rates
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.nn.softmax import Softmax, check_softmax
 from rnnlab.ops.random_streams import Training
+from rnnlab.ops.trees import ShownAsTree
 from rnnlab.parallel.sharding import MODEL_AXIS, UNSPLIT, SplitLeaves, filled, local_rows
 from rnnlab.typing import Array, Bool, Float, Int, Shaped
 
 
-class Network(nnx.Module):
+class Network(ShownAsTree, nnx.Module):
     """embed or project -> layers of cells -> readout.
 
     Outputs are [B, O] from the state after the last valid step (readout "last") or [T, B, O] ("every"); with `softmax`

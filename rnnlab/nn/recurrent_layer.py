@@ -24,10 +24,11 @@ from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.nn.rates import Rates
 from rnnlab.ops.random_streams import Training
+from rnnlab.ops.trees import ShownAsTree
 from rnnlab.typing import Array, Bool, Carry, Float, Int
 
 
-class RecurrentLayer(nnx.Module):
+class RecurrentLayer(ShownAsTree, nnx.Module):
     """One layer: a cell over time, or one cell in each direction with their outputs side by side."""
 
     def __init__(

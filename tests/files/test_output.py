@@ -75,6 +75,14 @@ def test_who_writes_files_goes_on_without_the_output(
     assert capfd.readouterr().err == line
 
 
+def test_in_a_notebook_lines_are_printed_and_can_be_redirected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    make_console().print("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
 def print_much(argv: Sequence[str]) -> int:
     for _ in range(10_000):
         print("a line that does not fit into the buffer with all others")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import rnnlab
 from rnnlab.config.errors import ConfigError
-from rnnlab.library.start import by_names
+from rnnlab.library.start import by_names, folder_of
 from tests.helpers import SMALL_RUN
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -115,6 +115,17 @@ def test_the_same_call_again_trains_nothing_and_says_so_unless_quiet(
         run = rnnlab.run_training(RUN, str(trained.workdir), overrides={"seed": 3}, quiet=quiet)
         assert run.summary == trained.summary
         assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+def test_without_a_name_a_folder_is_a_new_one_that_goes_when_python_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr("atexit.register", lambda call, *args, **named: ends.append(lambda: call(*args, **named)))
+    folders = [folder_of(None) for _ in range(2)]
+    assert [folder.is_dir() for folder in folders] == [True, True]
+    assert folders[0] != folders[1]
+    for end in ends:
+        end()
+    assert [folder.exists() for folder in folders] == [False, False]
 
 
 class Cell(rnnlab.GRU):

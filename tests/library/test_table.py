@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import rnnlab
 from rnnlab.config.errors import ConfigError
 from rnnlab.library.table import SHOWN, Table
 
@@ -13,7 +14,7 @@ ROWS = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": "nan", "rate": 0.1}, {"ste
 
 
 def test_rows_come_back_as_they_were_and_texts_of_numbers_are_numbers() -> None:
-    table = Table(ROWS)
+    table = rnnlab.table(ROWS)
     assert (list(table), table.height) == (["step", "loss", "rate"], 3)
     assert table["rate"] == [None, 0.1, None]
     assert math.isnan(table["loss"][1])

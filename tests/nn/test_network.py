@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import treescope
 from flax import nnx
 
 from rnnlab.config.errors import ConfigError
@@ -324,3 +325,15 @@ def test_copies_of_a_network_put_out_the_same(way):
     found = copy.deepcopy(network) if way == "deepcopy" else pickle.loads(ways[way].dumps(network))
     x = random_array(0, T, B, D)
     assert_close(found(x), network(x), 0)
+
+
+def test_a_notebook_shows_networks_layers_and_cells_as_trees_with_pictures_of_their_arrays() -> None:
+    network = Network(D, O, cell=VANILLA, rngs=nnx.Rngs(0))
+    layer = network.layers[0]
+    modules = {"Network": network, "RecurrentLayer": layer, "Vanilla": layer.cells[0]}
+    for name, module in modules.items():
+        shown = module._repr_mimebundle_(include=None, exclude=None)
+        assert shown["text/plain"] == str(module)
+        assert shown["text/plain"].startswith(name)
+        assert "treescope" in shown["text/html"]
+        assert len(shown["text/html"]) > len(treescope.render_to_html(module)) > 1000  # The pictures.

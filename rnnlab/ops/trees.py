@@ -1,0 +1,14 @@
+"""How a notebook shows a module."""
+
+from typing import Any
+
+
+class ShownAsTree:
+    """A module that a notebook shows as a tree that opens, with its arrays as pictures (treescope)."""
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        # Not `_repr_html_`: treescope itself would ask the module for that again.
+        import treescope  # Here: nothing but a notebook needs it.
+
+        with treescope.active_autovisualizer.set_scoped(treescope.ArrayAutovisualizer()):
+            return {"text/html": treescope.render_to_html(self), "text/plain": str(self)}
