@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
 MADE_HERE = re.compile(r"<!-- made by make docs: (\w+) -->")
 """Where a page has a part that follows from the code."""
+FILE_LABEL = re.compile(r"\[`?(?:[\w/]*/)?(\w+\.md)`?\]\(((?:[\w./]*/)?\1)(#[^)\s]*)?\)")
+TITLE = re.compile(r"^# (.+)$", re.M)
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((\.\.[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -27,7 +29,8 @@ def on_config(config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The text of a page as it is shown."""
     path = f"docs/{page.file.src_uri}"
-    return link_out(MADE_HERE.sub(lambda match: part(match[1], path), markdown), path, URLS.get("Repository"))
+    text = MADE_HERE.sub(lambda match: part(match[1], path), markdown)
+    return link_out(with_titles(text, path), path, URLS.get("Repository"))
 
 
 def part(name: str, page: str) -> str:
@@ -38,6 +41,21 @@ def part(name: str, page: str) -> str:
         log.warning("%s asks for %s; there is %s", page, name, ", ".join(PARTS))
         return ""
     return PARTS[name]()
+
+
+def with_titles(markdown: str, page: str) -> str:
+    """The text, in which a link whose label is a page's file, as in [cells.md](cells.md), has the page's title instead.
+
+    Args:
+        page: the path of the page, from the root.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        path = ROOT / os.path.normpath(os.path.join(os.path.dirname(page), match[2]))
+        title = TITLE.search(path.read_text(encoding="utf-8")) if path.exists() else None
+        return match[0] if title is None else f"[{title[1]}]({match[2]}{match[3] or ''})"
+
+    return FILE_LABEL.sub(replace, markdown)
 
 
 def link_out(markdown: str, page: str, repository: str | None) -> str:

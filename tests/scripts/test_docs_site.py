@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rnnlab.config.reading import read_file
-from scripts.docs.hooks import link_out
+from scripts.docs.hooks import link_out, with_titles
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -46,6 +46,18 @@ LINKS = {
 def test_links_out_of_the_docs_lead_to_the_repository_where_there_is_one(text: str) -> None:
     page = "docs/how_to/x.md" if "../.." in text or "cells" in text else "docs/x.md"
     assert (link_out(text, page, None), link_out(text, page, "https://x.org/r/")) == LINKS[text]
+
+
+LABELS = {
+    "[cells.md](../cells.md#gru) has": "[Cells](../cells.md#gru) has",
+    "[docs/cells.md](../cells.md)": "[Cells](../cells.md)",
+    "[Cells](../cells.md), [cells.md](none.md), [none.md](none.md)": None,
+}
+
+
+@pytest.mark.parametrize("text", LABELS)
+def test_a_link_that_is_named_by_its_file_has_the_title_of_the_page(text: str) -> None:
+    assert with_titles(text, "docs/how_to/x.md") == (LABELS[text] or text)
 
 
 def test_a_link_to_what_is_not_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
