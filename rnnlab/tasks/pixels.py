@@ -57,15 +57,16 @@ class Pixels(Task):
 
     dataset: Literal["mnist", "fashion_mnist", "cifar10"] = "mnist"
     """The images."""
-    order: InitVar[Literal["scanline", "permuted", "rows", "noisy_rows"]] = "scanline"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    order: InitVar[Literal["scanline", "permuted", "rows", "permuted_rows", "noisy_rows"]] = "scanline"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     """"scanline": top to bottom, left to right; "permuted": by one permutation, fixed by permutation_seed; "rows": one
-    row of pixels per step; "noisy_rows": the rows, then noise."""
+    row of pixels per step; "permuted_rows": as many per step, in the order of "permuted"; "noisy_rows": the rows, then
+    noise."""
     length: PositiveInt | None = None
     """T of order "noisy_rows", rows and noise together; None: 1000."""
     white: Positive = 255.0
     """The value of a white pixel: 255 leaves the bytes as they are, 1 scales them to 0 to 1."""
     permutation_seed: NonNegativeInt = 0
-    """Seed of the permutation of order "permuted"."""
+    """Seed of the permutation of orders "permuted" and "permuted_rows"."""
     validation_size: Annotated[int, Bound(1, 59_999)] = 5000
     """How many images are held out from the end of the training images, 60 000, or 50 000 of CIFAR-10."""
     data_dir: str | os.PathLike[str] | None = None
@@ -88,7 +89,7 @@ class Pixels(Task):
         self.cut = count - validation_size
         self.sizes: dict[Split, int] = {"train": self.cut, "validation": validation_size, "test": len(test.labels)}
         side, channels = train.images.shape[1], int(np.prod(train.images.shape[3:]))
-        by_rows = order in ("rows", "noisy_rows")
+        by_rows = order in ("rows", "permuted_rows", "noisy_rows")
         self.shape = (side, side * channels) if by_rows else (side * side, channels)
         self.noisy_steps = 0
         if order == "noisy_rows":
@@ -138,9 +139,9 @@ class Pixels(Task):
 def _reading_order(order: str, side: int, channels: int, seed: int) -> np.ndarray:
     """Which value of an image, counted channel by channel and row by row, each input is."""
     pixels = np.arange(side * side)
-    if order == "permuted":
+    if order in ("permuted", "permuted_rows"):
         pixels = np.random.RandomState(seed).permutation(side * side)
     values = pixels + side * side * np.arange(channels)[:, None]
-    if order in ("rows", "noisy_rows"):
+    if order in ("rows", "permuted_rows", "noisy_rows"):
         return values.reshape(channels, side, side).swapaxes(0, 1).reshape(-1)
     return values.T.reshape(-1)

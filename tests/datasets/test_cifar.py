@@ -212,14 +212,19 @@ def by_loops(image: np.ndarray, order: str) -> np.ndarray:
     if order in ("rows", "noisy_rows"):
         for row in range(32):
             steps.append([image[channel, row, column] for channel in range(3) for column in range(32)])
-    else:
-        pixels = np.random.RandomState(0).permutation(1024) if order == "permuted" else range(1024)
-        for pixel in pixels:
-            steps.append([image[channel, pixel // 32, pixel % 32] for channel in range(3)])
+        return np.array(steps)
+    pixels = range(1024) if order == "scanline" else np.random.RandomState(0).permutation(1024)
+    for pixel in pixels:
+        steps.append([image[channel, pixel // 32, pixel % 32] for channel in range(3)])
+    if order == "permuted_rows":
+        return np.array([[steps[32 * t + i][c] for c in range(3) for i in range(32)] for t in range(32)])
     return np.array(steps)
 
 
-@pytest.mark.parametrize(("order", "shape"), [("scanline", (1024, 3)), ("permuted", (1024, 3)), ("rows", (32, 96))])
+@pytest.mark.parametrize(
+    ("order", "shape"),
+    [("scanline", (1024, 3)), ("permuted", (1024, 3)), ("rows", (32, 96)), ("permuted_rows", (32, 96))],
+)
 def test_a_colour_image_is_read_in_each_order(folder: Path, order: str, shape: tuple[int, int]) -> None:
     task = make(folder, order=order)
     batch = draw(task, "test", range(TEST))

@@ -256,14 +256,14 @@ def moved(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
     return np.where((rows - dy >= 0) & (rows - dy < 28) & (columns - dx >= 0) & (columns - dx < 28), out, 0)
 
 
-@pytest.mark.parametrize("order", ["scanline", "permuted", "rows"])
+@pytest.mark.parametrize("order", ["scanline", "permuted", "rows", "permuted_rows"])
 def test_pixel_shift_moves_the_image_before_it_is_read(folder: Path, order: str) -> None:
     most, count = 2, 240
     section = dict(name="pixels", order=order, validation_size=HELD_OUT)
     task, plain = make_task(section, str(folder), {"pixel_shift": most}), make_task(section, str(folder))
     batch, before = draw(task, "train", range(count)), draw(plain, "train", range(count))
     np.testing.assert_array_equal(batch.targets, before.targets)
-    pixels = np.random.RandomState(0).permutation(784) if order == "permuted" else np.arange(784)
+    pixels = np.random.RandomState(0).permutation(784) if "permuted" in order else np.arange(784)
 
     def images(inputs: np.ndarray) -> np.ndarray:
         flat = np.empty((count, 784), np.float32)
@@ -286,16 +286,17 @@ def test_pixel_shift_moves_the_image_before_it_is_read(folder: Path, order: str)
 
 
 def test_an_image_is_shifted_alike_in_every_order(folder: Path) -> None:
-    scanline, permuted, rows = (
+    scanline, permuted, rows, permuted_rows = (
         draw(
             make_task(dict(name="pixels", order=order, validation_size=HELD_OUT), str(folder), {"pixel_shift": 3}),
             "train",
             range(10),
         ).inputs.swapaxes(0, 1)
-        for order in ("scanline", "permuted", "rows")
+        for order in ("scanline", "permuted", "rows", "permuted_rows")
     )
     np.testing.assert_array_equal(scanline.reshape(10, 784), rows.reshape(10, 784))
     np.testing.assert_array_equal(scanline[:, np.random.RandomState(0).permutation(784)], permuted)
+    np.testing.assert_array_equal(permuted.reshape(10, 784), permuted_rows.reshape(10, 784))
 
 
 def test_pixel_shift_out_of_sight_is_refused(folder: Path) -> None:
