@@ -1,0 +1,152 @@
+"""What the study compares: tasks, cells, cures, and the numbers of the protocol. docs/study.md argues for them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""The learning rates, one of which is chosen for each entry."""
+TUNING_SEEDS = (100, 101, 102)
+"""The seeds by which learning rate and strength are chosen, on the validation split."""
+SEEDS = tuple(range(8))
+"""The seeds whose test results are reported. None of them chooses anything."""
+SIZES = {"small": 10_000, "large": 40_000}
+"""The largest number of parameters of a network, readout included."""
+ETA, FIRST_RUNG = 2, 1 / 3
+"""Successive halving: of the settings, the better 1/ETA go on past this share of the steps, and so on."""
+EVALUATIONS = 25
+"""Evaluations of the validation split in a run: how finely the time to solve is known."""
+ADAM: dict[str, Any] = dict(name="adam", clip_norm=1.0)
+"""The update of all entries: Adam and a clip, at a constant rate, so that a run is no worse for having more steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyTask:
+    """A task of the study."""
+
+    section: Mapping[str, Any]
+    """`task` of a config."""
+    steps: int
+    """Updates of a run."""
+    horizon: int
+    """Its longest dependency in time steps, by which chrono draws the gates' biases."""
+    memory: str
+    """What it asks for, in a few words."""
+    batch_size: int = 32
+    metric: str = "loss"
+    """Of the validation; it chooses settings and the best checkpoint."""
+
+
+def _marked(name: str, length: int, steps: int, memory: str) -> StudyTask:
+    return StudyTask(dict(name=name, length=length), steps, length, memory)
+
+
+def _symbols(name: str, length: int, steps: int, memory: str, **options: Any) -> StudyTask:
+    return StudyTask(dict(name=name, length=length, **options), steps, length + 10, memory, metric="wrong")
+
+
+TASKS: dict[str, StudyTask] = {
+    "adding_200": _marked("adding", 200, 3000, "two numbers, marked"),
+    "copying_50": _symbols("copying", 50, 3000, "ten symbols in order, at a fixed delay"),
+    "random_permutation_100": _symbols("random_permutation", 100, 1500, "one symbol, first of many"),
+    "temporal_order_200": StudyTask(
+        dict(name="temporal_order", length=200, symbols=3), 2500, 200, "the order of three rare events", metric="wrong"
+    ),
+    "multiplication_100": _marked("multiplication", 100, 2500, "two numbers whose product is asked for"),
+    "permuted_rows": StudyTask(
+        dict(name="pixels", order="permuted_rows"),
+        2000,
+        28,
+        "an image, row by row in a scrambled order",
+        metric="accuracy",
+    ),
+    "parity_40": _symbols("parity", 40, 2500, "one bit that every input may turn over"),
+    "copying_200": _symbols("copying", 200, 3000, "ten symbols in order, at a long delay"),
+    "denoising_200": _symbols("denoising", 200, 3000, "ten symbols among blanks"),
+    "adding_1000": _marked("adding", 1000, 2000, "two numbers, marked, far apart"),
+}
+"""The tasks, those that are run first first."""
+
+CELLS: dict[str, dict[str, Any]] = {
+    "lstm": dict(name="lstm"),
+    "gru": dict(name="gru"),
+    "vanilla": dict(name="vanilla", recurrent_init="orthogonal"),
+    "irnn": dict(name="irnn", input_init="glorot_uniform"),
+    "lstm_chrono": dict(name="lstm", chrono="horizon"),
+    "gru_chrono": dict(name="gru", chrono="horizon"),
+    "exprnn": dict(name="exprnn", recurrent_init="henaff"),
+    "asrnn": dict(name="asrnn", recurrent_init="henaff"),
+    "cornn": dict(name="cornn"),
+    "lem": dict(name="lem"),
+    "ur_lstm": dict(name="ur_lstm"),
+    "indrnn": dict(name="indrnn"),
+    "lipschitz": dict(name="lipschitz"),
+    "antisymmetric": dict(name="antisymmetric"),
+    "mgu": dict(name="mgu"),
+    "mingru": dict(name="mingru"),
+    "lru": dict(name="lru"),
+    "slstm": dict(name="slstm"),
+}
+"""`model.cell` of each, without its width. "horizon" stands for the task's."""
+
+SLOW_RECURRENT = ("exprnn", "asrnn")
+"""Cells whose R is made of other parameters, which learn at a tenth of the rate, as in all of their papers."""
+BASELINE = "lstm"
+"""The cell that the others are compared with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyCure:
+    """A technique, and the strengths of it that are tried."""
+
+    path: str
+    """The field that it sets."""
+    strengths: tuple[Any, ...]
+    """Its values; one is chosen where there are several."""
+    meant_for: str
+    """The task that it should help on."""
+    beside: str
+    """A task that it is not for."""
+    cells: tuple[str, ...] = ("irnn", "lstm", "gru")
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further fields that it sets."""
+
+
+LONG, WIDE = "adding_200", "permuted_rows"
+CURES: dict[str, StudyCure] = {
+    "clip_norm": StudyCure("optimizer.clip_norm", (0.03, 0.1, 0.3, 3.0), LONG, WIDE),
+    "clip_adaptive": StudyCure("optimizer.clip_adaptive", (0.01, 0.03, 0.1, 0.3), LONG, WIDE),
+    "cotangent_clip": StudyCure("model.cotangent.clip_norm", (1e-4, 1e-3, 1e-2, 1e-1), LONG, WIDE),
+    "gradient_norm": StudyCure("penalties.gradient_norm", (0.01, 0.1, 1.0, 10.0), LONG, WIDE, ("vanilla", "irnn")),
+    "orthogonality": StudyCure("penalties.orthogonality", (1e-4, 1e-3, 1e-2, 1e-1), LONG, WIDE),
+    "chrono": StudyCure("model.cell.chrono", (50, 100, 200, 400), LONG, WIDE, ("lstm", "gru")),
+    "layer_norm": StudyCure("model.normalization.cell", ("layer",), WIDE, LONG, ("vanilla", "lstm", "gru")),
+    "gradient_noise": StudyCure("optimizer.gradient_noise", (1e-4, 1e-3, 1e-2, 1e-1), LONG, WIDE),
+    "dropout_state": StudyCure("model.dropout.state", (0.05, 0.1, 0.2, 0.4), WIDE, LONG),
+    "zoneout": StudyCure("model.dropout.zoneout", (0.01, 0.05, 0.1, 0.2), WIDE, LONG),
+    "weight_decay": StudyCure("optimizer.weight_decay", (1e-3, 1e-2, 1e-1, 1.0), WIDE, LONG),
+    "averaging": StudyCure("averaging.decay", (0.9, 0.97, 0.99, 0.997), LONG, WIDE),
+    "one_cycle": StudyCure("optimizer.schedule", ("one_cycle",), LONG, WIDE),
+    "cosine": StudyCure("optimizer.schedule", ("cosine",), LONG, WIDE),
+    "activation": StudyCure("penalties.activation", (1e-3, 1e-2, 1e-1, 1.0), WIDE, LONG),
+}
+"""The cures. Each stands against the same cell without it, tuned alike."""
+
+GAINS: dict[str, tuple[dict[str, Any], str, tuple[float, ...]]] = {
+    "tanh_gain": (
+        dict(name="vanilla", recurrent_init=dict(name="normal")),
+        "model__cell__recurrent_init__stddev",
+        (0.05, 0.08, 0.1, 0.12, 0.15, 0.2),
+    ),
+    "relu_gain": (
+        dict(name="irnn", input_init="glorot_uniform", recurrent_init=dict(name="identity")),
+        "model__cell__recurrent_init__scale",
+        (0.8, 0.9, 0.95, 0.98, 1.0, 1.02),
+    ),
+    "lstm_forget": (dict(name="lstm"), "model__cell__forget_bias", (0.0, 1.0, 2.0, 3.0, 5.0)),
+    "lstm_chrono": (dict(name="lstm"), "model__cell__chrono", (10, 50, 100, 200, 400)),
+}
+"""(Cell, a number of its initialisation, the values that it takes), around where gradients neither fade nor grow."""
+
+LENGTHS = (100, 200, 500, 1000, 2000, 5000)
+"""T of the adding problem, by which the time to solve is to grow."""

@@ -1,0 +1,182 @@
+"""Trains an entry: the sweep that chooses, the sweep that counts, a diagnosis; and one JSON file of what came of it."""
+
+import json
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import resolve
+from rnnlab.diagnostics.diagnosis import MEASURES, subject_of
+from rnnlab.diagnostics.gradient_flow import decay_per_step
+from rnnlab.files import read_json, write_text
+from rnnlab.library import load
+from rnnlab.records.folders import SweepDir
+from rnnlab.records.provenance import git_commit, versions
+from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, read_summary
+from rnnlab.sweeps.runner import run_sweep
+from rnnlab.sweeps.spec.manifest import read_sweep
+from rnnlab.sweeps.spec.sections import SweepOptions
+from rnnlab.sweeps.statistics import number
+from scripts.irnn.runs import hardware
+from scripts.study.entries import Entry, parameters
+from scripts.study.protocol import SEEDS, TUNING_SEEDS
+
+LYAPUNOV_ROWS = 8
+"""Rows of the validation split on which the largest Lyapunov exponent is measured."""
+
+
+def train_entry(entry: Entry, runs: Path, data_dir: str | None, stop: Callable[[int], bool]) -> dict[str, Any] | None:
+    """What came of an entry; None where it was stopped, and the same call goes on there.
+
+    Args:
+        runs: the folder of the study's runs.
+        stop: asked after every dispatch.
+
+    Raises:
+        KeyboardInterrupt: a signal came; all is saved.
+    """
+    folder = runs / entry.name
+    chosen, scores = {path: values[0] for path, values in entry.grid.items()}, []
+    if any(len(values) > 1 for values in entry.grid.values()):
+        if not _over(entry.tuning(), folder / "tuning", data_dir, stop):
+            return None
+        chosen, scores = chosen_in(folder / "tuning", entry)
+    if not _over(entry.final(chosen), folder / "final", data_dir, stop):
+        return None
+    return record(entry, folder, chosen, scores, data_dir)
+
+
+def _over(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: Callable[[int], bool]) -> bool:
+    """Trains what is left of a sweep; False where it was stopped."""
+    if run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=stop) != "interrupted":
+        return True
+    if not stop(0):
+        raise KeyboardInterrupt
+    return False
+
+
+def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """{path: value} of the best setting of a sweep with halving, and what each setting came to: its values, the last
+    step that it trained to, and its mean over the tuning seeds, None where all diverged."""
+    sweep, by_values = read_sweep(folder), {}
+    for run in sweep["runs"]:
+        values = {path: run["axes"][path] for path in entry.grid}
+        by_values.setdefault(json.dumps(values), []).append(read_summary(SweepDir(folder).run(run["name"])) or {})
+    sign = 1 if entry.metric == "accuracy" else -1
+    scores = []
+    for text, summaries in by_values.items():
+        found = [number(s.get("best", {}).get("validation", {}).get(entry.metric)) for s in summaries]
+        lost = sum(s.get("status") == "diverged" or value is None for s, value in zip(summaries, found, strict=True))
+        finite = [value for value in found if value is not None and np.isfinite(value)]
+        scores.append(
+            {
+                "values": json.loads(text),
+                "steps": max(s.get("steps", 0) for s in summaries),
+                "mean": statistics.fmean(finite) if finite else None,
+                "diverged": lost,
+            }
+        )
+
+    def rank(score: Mapping[str, Any]) -> tuple[Any, ...]:
+        mean = score["mean"]
+        return score["diverged"] == len(TUNING_SEEDS), -score["steps"], score["diverged"], -sign * (mean or 0.0)
+
+    scores.sort(key=rank)
+    return dict(scores[0]["values"]), scores
+
+
+def record(
+    entry: Entry, folder: Path, chosen: Mapping[str, Any], scores: list[dict[str, Any]], data_dir: str | None
+) -> dict[str, Any]:
+    """What the runs of an entry came to, for its JSON file."""
+    final = SweepDir(folder / "final")
+    names = [run["name"] for run in read_sweep(folder / "final")["runs"]]
+    config = read_config(final.run(names[0]))
+    runs = [_run(final.run(name)) for name in names]
+    return {
+        "part": entry.part,
+        "task": entry.task,
+        "method": entry.method,
+        "metric": entry.metric,
+        "config": {key: value for key, value in config.items() if key != "seed"},
+        "parameters": parameters(config),
+        "chosen": dict(chosen),
+        "tuning": scores,
+        "runs": runs,
+        "lyapunov": _lyapunov(final.run(names[0]), data_dir),
+        "seconds_a_step": sum(r["seconds"] for r in runs) / max(1, sum(r["steps"] for r in runs)) / len(SEEDS),
+        "hardware": hardware(),
+        "machine": platform.machine(),
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+
+
+def _run(workdir: Path) -> dict[str, Any]:
+    """What a run came to."""
+    summary, config = read_summary(workdir) or {}, read_config(workdir)
+    convergence, stability = summary.get("convergence") or {}, summary.get("stability") or {}
+    result = {
+        "seed": config["seed"],
+        "status": summary["status"],
+        "steps": summary["steps"],
+        "seconds": summary["seconds"],
+        "solved_at": convergence.get("steps"),
+        "solved_seconds": convergence.get("seconds"),
+        "best_step": summary["best"].get("step"),
+        "validation": summary["best"].get("validation", {}),
+        "test": summary["best"].get("test", {}),
+        "clipped": stability.get("clipped"),
+        "spikes": stability.get("spikes"),
+    }
+    if not Workdir(workdir).gradient_flow.exists():  # The run diverged.
+        return result | {"factor": {}}
+    flow = read_gradient_flow(workdir)
+    factors = {when: decay_per_step(jnp.asarray(of["layer 1"], jnp.float32)).factor for when, of in flow.items()}
+    return result | {"factor": {when: float(factor) for when, factor in factors.items()}}
+
+
+def _lyapunov(workdir: Path, data_dir: str | None) -> dict[str, float] | None:
+    """The largest Lyapunov exponent of the trained network of a run, per time step: mean over rows and its standard
+    error; None where its states are not finite, or the run has no checkpoint."""
+    run = load(workdir, data_dir=data_dir)
+    try:
+        graphdef, state = nnx.split(run.model)
+        batch = run.batch(LYAPUNOV_ROWS)
+        with jax.enable_x64(True):
+            double = jax.tree.map(_double, (state, batch))
+            subject = subject_of(nnx.merge(graphdef, double[0]), run.task, double[1], 1, 1, 1)
+            found = MEASURES["lyapunov"](subject)["layer 1"]
+    except ConfigError:
+        return None
+    return {"mean": float(np.asarray(found["mean"])[0]), "error": float(np.asarray(found["error"])[0])}
+
+
+def _double(a: Any) -> Any:
+    array = np.asarray(a)
+    return jnp.asarray(array, float if array.dtype.kind == "f" else array.dtype)
+
+
+def entry_file(folder: Path, entry: Entry) -> Path:
+    """The JSON file of an entry below a folder of results."""
+    return folder / f"{entry.name}.json"
+
+
+def write_entry(folder: Path, entry: Entry, result: Mapping[str, Any]) -> None:
+    """Writes the file of an entry."""
+    write_text(entry_file(folder, entry), json.dumps(result, indent=1) + "\n")
+
+
+def read_entries(folder: Path) -> list[dict[str, Any]]:
+    """All results below a folder, in the order of their names."""
+    fields = {"part": str, "task": str, "method": str, "runs": list, "config": dict}
+    remedy = "remove it, and python -m scripts.study makes it again"
+    return [read_json(path, remedy, fields) for path in sorted(folder.glob("*/*/*.json"))]

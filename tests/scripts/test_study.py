@@ -1,0 +1,215 @@
+"""The study: its entries, what it chooses, its statistics, and its page."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.config.schema import resolve
+from rnnlab.sweeps.spec.halving import Halving
+from rnnlab.sweeps.spec.sections import SweepOptions
+from rnnlab.sweeps.spec.space import expand
+from scripts.study import __main__ as command
+from scripts.study.comparison import average_ranks, compare, median_interval, numbers_of, rank_correlation
+from scripts.study.entries import PARTS, Entry, cells, entries, halving_share, parameters
+from scripts.study.page import write_page
+from scripts.study.planning import runs_of
+from scripts.study.protocol import CELLS, SEEDS, SIZES, TASKS, TUNING_SEEDS
+from scripts.study.training import train_entry, write_entry
+
+
+def small(steps: int = 30, **task: Any) -> Entry:
+    """An entry of few short steps."""
+    entry = next(e for e in cells("small") if e.name == "cells/adding_200/gru")
+    config = dict(entry.without_width) | {"steps": steps, "eval_every": steps // 3, "log_every": steps // 3}
+    config["task"] = dict(config["task"]) | {"length": 4, "validation_size": 16, "test_size": 16} | task
+    return dataclasses.replace(entry, without_width=config, size=60)
+
+
+# --- entries ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_entries_share_a_file_and_no_seed_both_chooses_and_counts() -> None:
+    names = [entry.name for part in PARTS for entry in PARTS[part]("small")]
+    assert len(set(names)) == len(names)
+    assert not set(SEEDS) & set(TUNING_SEEDS)
+
+
+def test_every_cell_meets_every_task_and_a_pattern_chooses_among_them() -> None:
+    assert len(entries("cells")) == len(CELLS) * len(TASKS)
+    assert [e.name for e in entries("cells", only="copying_50/lem,*_1000/gru")] == [
+        "cells/copying_50/lem",
+        "cells/adding_1000/gru",
+    ]
+    with pytest.raises(ConfigError, match=r"^--only: unknown entry 'copying_50/lme'"):
+        entries("cells", only="copying_50/lme")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_a_network_is_as_wide_as_its_parameters_allow(size: str) -> None:
+    for entry in entries("cells", size, "adding_200/*"):
+        width = entry.config["model"]["cell"]["features"]
+        assert parameters(entry.config) <= SIZES[size] < parameters(entry.config, width + 2), entry.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["cures", "initialisation", "lengths"])
+def test_every_entry_is_a_sweep_that_can_be_trained(part: str) -> None:
+    for entry in (e for e in entries(part) if e.without_width["task"]["name"] != "pixels"):
+        chosen = {path: values[-1] for path, values in entry.grid.items()}
+        assert len(expand(resolve(SweepOptions, entry.final(chosen), ""))) == len(SEEDS)
+        assert len(expand(resolve(SweepOptions, entry.tuning(), ""))) + len(SEEDS) == runs_of(entry)
+
+
+def test_the_plan_reckons_the_steps_that_halving_takes(tmp_path: Path) -> None:
+    entry = small(30)
+    settings = expand(resolve(SweepOptions, entry.tuning(), ""))
+    halving = Halving(resolve(SweepOptions, entry.tuning(), "")["halving"], settings, tmp_path)
+    ends = [*halving.rungs, 30]
+    steps = sum(count * (end - begin) for count, begin, end in zip(halving.counts, [0, *ends], ends, strict=False))
+    assert halving.counts == [5, 2, 1]
+    assert halving_share(5) == pytest.approx(steps / (5 * 30))
+    assert halving_share(1) == 1
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def result(method: str, values: list[float], solved: list[int | None], task: str = "adding_200") -> dict[str, Any]:
+    """The content of an entry's file."""
+    runs = [
+        {
+            "seed": seed,
+            "status": "finished" if math.isfinite(value) else "diverged",
+            "steps": 100,
+            "seconds": 2.0,
+            "solved_at": at,
+            "test": {"loss": value} if math.isfinite(value) else {},
+            "clipped": 0.5,
+            "factor": {"untrained": 0.5, "trained": 1.0},
+        }
+        for seed, (value, at) in enumerate(zip(values, solved, strict=True))
+    ]
+    fields = {"part": "cells", "task": task, "method": method, "metric": "loss", "config": {}, "runs": runs}
+    return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}, "seconds_a_step": 0.002}
+
+
+def test_a_median_of_eight_lies_between_the_first_and_the_last_at_ninety_five_percent() -> None:
+    assert median_interval([8, 1, 7, 2, 6, 3, 5, 4]) == (4.5, 1, 8)
+    assert median_interval([1, 2, 3, 4, math.inf, math.inf, math.inf, math.inf]) == (math.inf, 1, math.inf)
+    # Of 20 values the interval is from the 6th to the 15th: 95.9 %.
+    assert median_interval(list(range(1, 21))) == (10.5, 6, 15)
+
+
+def test_numbers_count_lost_runs_as_the_worst() -> None:
+    numbers = numbers_of(result("gru", [0.1, math.inf, 0.4], [50, None, None]))
+    assert numbers.values == [0.1, math.inf, 0.4]
+    assert (numbers.solved, numbers.count, numbers.diverged, numbers.steps[0]) == (1, 3, 1, math.inf)
+    assert numbers.mean.value == pytest.approx(0.2)  # Geometric, of those that have one.
+    assert (numbers.untrained, numbers.trained) == (1.0, math.inf)
+
+
+def test_comparisons_are_those_of_scipy_with_holms_correction() -> None:
+    rng = np.random.default_rng(0)
+    draws = [list(rng.uniform(1 + shift, 2 + shift, 8)) for shift in (0, 0.3, 3)]
+    base, near, far = (numbers_of(result(name, values, [None] * 8)) for name, values in zip("abc", draws, strict=True))
+    found = compare([near, far], [base, base])
+    p_near, p_far = (stats.mannwhitneyu(x, draws[0], method="exact").pvalue for x in draws[1:])
+    assert found[1].p_error == pytest.approx(2 * p_far)
+    assert found[1].p_error == pytest.approx(2 * 2 / math.comb(16, 8))
+    assert found[0].p_error == pytest.approx(max(p_near, 2 * p_far))
+    assert found[1].delta == -1  # A larger loss is worse.
+    solved = numbers_of(result("d", draws[2], [10] * 8))
+    assert compare([solved], [base])[0].p_solved == pytest.approx(2 / math.comb(16, 8))
+
+
+def test_ranks_and_the_critical_difference_are_demsars() -> None:
+    tasks = {
+        task: {
+            name: numbers_of(result(name, [value] * 8, [None] * 8)) for name, value in zip("abcd", values, strict=True)
+        }
+        for task, values in {"one": (1, 2, 3, 4), "two": (1, 2, 4, 3), "three": (2, 1, 3, 3)}.items()
+    }
+    ranks, critical = average_ranks(tasks)
+    assert ranks == {"a": pytest.approx(4 / 3), "b": pytest.approx(5 / 3), "c": pytest.approx(10.5 / 3), "d": 3.5}
+    assert critical == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 3)), rel=1e-3)  # q of 4 methods: Demšar, table 5.
+
+
+def test_a_rank_correlation_takes_what_is_infinite_by_its_rank() -> None:
+    rho, p = rank_correlation([1, 2, 3, math.inf], [-math.inf, -40, -30, -20])
+    assert rho == pytest.approx(1)
+    assert p < 0.05
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3])[0])
+
+
+# --- the page and the command ----------------------------------------------------------------------------------------
+
+
+def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: Path) -> None:
+    results, page = tmp_path / "results", tmp_path / "study.md"
+    page.write_text("# Title\n<!-- table -->\n<!-- end of table -->\nProtocol\n")
+    for method, values, solved in (
+        ("lstm", [0.1] * 8, [None] * 8),
+        ("gru_chrono", [0.001 + 0.0001 * i for i in range(8)], [40] * 8),
+        ("lem", [0.005] * 8, [40] * 3 + [None] * 5),
+    ):
+        path = results / "cells" / "adding_200" / f"{method}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result(method, values, solved)))
+    assert write_page(results, page).startswith("3 entries in ")
+    text = page.read_text()
+    assert (
+        "**adding 200** (two numbers, marked): every seed solves it with gru_chrono (40 (40 to 40) steps); some seeds "
+        "with lem (3 of 8); none with lstm." in text
+    )
+    assert "| gru_chrono | 8 of 8 | 40 (40 to 40) | 0.00133 (" in text
+    assert text.startswith("# Title\n") and text.endswith("Protocol\n")
+    assert (results / "table.html").read_text().count("<tr>") == 4
+    write_page(results, page)
+    assert page.read_text() == text
+
+
+def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no results; python -m scripts.study trains them"):
+        write_page(tmp_path, tmp_path / "study.md")
+    for text in ("2/2", "a/b", "1", "-1/2"):
+        with pytest.raises(ConfigError, match=r"^--shard: .* is not i/n with i from 0 to n - 1"):
+            command._shard(text)
+
+
+@pytest.mark.slow
+def test_an_entry_stops_resumes_and_leaves_the_file_of_one_that_did_not(tmp_path: Path, no_figures: None) -> None:
+    entry, asked = small(), [0]
+
+    def stop(step: int) -> bool:
+        asked[0] += 1
+        return asked[0] in (3, 4, 9, 10)
+
+    made: list[dict[str, Any]] = []
+    for folder, stops in (("whole", lambda step: False), ("stopped", stop)):
+        left: dict[str, Any] | None = None
+        for _ in range(10):
+            left = train_entry(entry, tmp_path / folder, None, stops)
+            if left is not None:
+                break
+        assert left is not None
+        write_entry(tmp_path, entry, left)
+        made.append(left)
+    whole, stopped = made
+    assert asked[0] > 10
+    for key in ("chosen", "tuning", "parameters", "config", "lyapunov"):
+        assert whole[key] == stopped[key], key
+    kept = ("seed", "status", "steps", "solved_at", "test", "factor", "clipped")
+    assert [[r[k] for k in kept] for r in whole["runs"]] == [[r[k] for k in kept] for r in stopped["runs"]]
+    assert [r["seed"] for r in whole["runs"]] == list(SEEDS)
+    best = min((s for s in whole["tuning"] if s["steps"] == 30), key=lambda s: s["mean"])
+    assert whole["chosen"] == best["values"]
+    assert sorted(s["steps"] for s in whole["tuning"]) == [10, 10, 10, 20, 30]
+    assert whole["parameters"] <= 60
