@@ -34,6 +34,7 @@ from scripts.study.protocol import (
     SLOW_RECURRENT,
     TASKS,
     TUNING_SEEDS,
+    TWO_LAYERS,
     StudyTask,
 )
 
@@ -119,7 +120,7 @@ def make_config(task: StudyTask, cell: Mapping[str, Any], **more: Any) -> dict[s
     recurrent = dict(groups=dict(recurrent=dict(learning_rate_factor=0.1)))
     config = dict(
         task={**held, **task.section},
-        model=dict(cell=section),
+        model=dict(cell=section, layers=2 if cell["name"] in TWO_LAYERS else 1),
         optimizer=ADAM | dict(learning_rate=RATES[0]) | (recurrent if cell["name"] in SLOW_RECURRENT else {}),
         steps=task.steps,
         batch_size=task.batch_size,

@@ -89,6 +89,9 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 """`model.cell` of each, without its width. "horizon" stands for the task's."""
 
+TWO_LAYERS = ("indrnn", "mingru", "lru")
+"""Cells whose units do not see each other within a layer: alone, one layer cannot mix what it remembers, and all of its
+parameters would be width. They are stacked, as in their papers."""
 SLOW_RECURRENT = ("exprnn", "asrnn")
 """Cells whose R is made of other parameters, which learn at a tenth of the rate, as in all of their papers."""
 BASELINE = "lstm"

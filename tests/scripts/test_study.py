@@ -51,16 +51,26 @@ def test_every_cell_meets_every_task_and_a_pattern_chooses_among_them() -> None:
         entries("cells", only="copying_50/lme")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
-def test_a_network_is_as_wide_as_its_parameters_allow(size: str) -> None:
-    for entry in entries("cells", size, "adding_200/*"):
+@pytest.mark.parametrize(
+    ("size", "only"),
+    [
+        pytest.param("small", "adding_200/l*,adding_200/indrnn", marks=pytest.mark.slow),
+        *(pytest.param(size, "adding_200/*", marks=pytest.mark.exhaustive) for size in SIZES),
+    ],
+)
+def test_a_network_is_as_wide_as_its_parameters_allow(size: str, only: str) -> None:
+    for entry in entries("cells", size, only):
         width = entry.config["model"]["cell"]["features"]
         assert parameters(entry.config) <= SIZES[size] < parameters(entry.config, width + 2), entry.name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", ["cures", "initialisation", "lengths"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("cures", marks=pytest.mark.slow),
+        *(pytest.param(part, marks=pytest.mark.exhaustive) for part in ("initialisation", "lengths")),
+    ],
+)
 def test_every_entry_is_a_sweep_that_can_be_trained(part: str) -> None:
     for entry in (e for e in entries(part) if e.without_width["task"]["name"] != "pixels"):
         chosen = {path: values[-1] for path, values in entry.grid.items()}
@@ -170,14 +180,15 @@ def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: P
         "with lem (3 of 8); none with lstm." in text
     )
     assert "| gru_chrono | 8 of 8 | 40 (40 to 40) | 0.00133 (" in text
-    assert text.startswith("# Title\n") and text.endswith("Protocol\n")
+    assert text.startswith("# Title\n")
+    assert text.endswith("Protocol\n")
     assert (results / "table.html").read_text().count("<tr>") == 4
     write_page(results, page)
     assert page.read_text() == text
 
 
 def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no results; python -m scripts.study trains them"):
+    with pytest.raises(ConfigError, match=r"has no results; python -m scripts\.study trains them"):
         write_page(tmp_path, tmp_path / "study.md")
     for text in ("2/2", "a/b", "1", "-1/2"):
         with pytest.raises(ConfigError, match=r"^--shard: .* is not i/n with i from 0 to n - 1"):
