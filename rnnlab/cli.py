@@ -18,6 +18,7 @@ from rnnlab.config.overrides import Config, field_paths, fields_named
 from rnnlab.config.reading import load_file
 from rnnlab.config.references import READY, read_reference, ready_configs
 from rnnlab.files import Unwritable, output
+from rnnlab.files.figure_files import FORMATS, VARIABLE, asked_formats, checked_formats
 from rnnlab.files.path_flag import path_flag
 from rnnlab.parallel import devices, environment, processes
 from rnnlab.parallel.memory import allocation_failures
@@ -41,6 +42,12 @@ def data_flags(values: flags.FlagValues) -> None:
     path_flag(values, "data_dir", None, "data folder; else RNNLAB_DATA, else the cache")
     text = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
     path_flag(values, "cache_dir", None, text)
+
+
+def figure_flag(values: flags.FlagValues) -> None:
+    """Defines --format, which every command that draws has."""
+    text = f"formats of figures beside their PNG, of {','.join(FORMATS)}; else {VARIABLE}"
+    flags.DEFINE_list("format", None, text, flag_values=values)
 
 
 def process_flags(values: flags.FlagValues) -> None:
@@ -172,6 +179,10 @@ def parse(
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
     if "cache_dir" in values and values.cache_dir:
         os.environ["RNNLAB_CACHE"] = os.path.abspath(values.cache_dir)  # Processes that this one starts read it, too.
+    if "format" in values:
+        if values.format is not None:  # As with the cache, processes that this one starts read it, too.
+            os.environ[VARIABLE] = ",".join(checked_formats("--format", values.format))
+        asked_formats()  # Fails before the work, not after it.
     if values.help:
         _show_help(doc or "", values)
         if base is not None and reference is not None:

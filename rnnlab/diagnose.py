@@ -75,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("recording", None, "of --replay: its update; else the last", flag_values=values)
     flags.DEFINE_bool("html", False, "report.html, one page of all that the folder holds", flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     reference, config = cli.parse_run(values, argv, __doc__)
     if values.replay and not values.workdir:
         raise ConfigError("--replay: needs --workdir, the folder of a run with a flight recorder")
@@ -113,7 +114,7 @@ def _check_flags(values: flags.FlagValues) -> None:
     else:
         what = "--config"
     for name in cli.present_flags(values):
-        if name not in FLAGS[what]:
+        if name not in FLAGS[what] | {"format"}:
             others = ", ".join(other for other, names in FLAGS.items() if name in names)
             raise ConfigError(f"--{name} does nothing with {what}; it goes with {others}")
 

@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     _define_dynamic(values)
     cli.output_flag(values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     if values.workdir is None:
         raise ConfigError("--workdir is missing, as in --workdir=runs/adding (--help says more)")

@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     text = "folder to write to; else runs/FILE-find_learning_rate or runs/FILE-PRESET-find_learning_rate"
     cli.path_flag(values, "workdir", None, text)
     cli.data_flags(values)
+    cli.figure_flag(values)
     reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")

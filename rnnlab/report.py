@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     text = "axes: the best setting is named for each combination of their values; else for each axis by itself"
     flags.DEFINE_list("group", [], text, flag_values=values)
     cli.path_flag(values, "output", None, "folder to write to; else --workdir")
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     if not values.workdir:
         raise ConfigError("--workdir is missing: the folder of a sweep, as in --workdir=runs/init_by_activation")

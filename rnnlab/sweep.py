@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("submit", None, ["slurm"], "submit the sweep instead of running it here", flag_values=values)
     flags.DEFINE_integer("jobs", None, "with --submit: how many jobs share the work", lower_bound=1, flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     reference, overrides, slurm = cli.parse(values, argv, __doc__, _base_config, parameters="slurm")
     if reference is None:
         raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")

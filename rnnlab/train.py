@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     text = "folder of the run, made if missing, resumed if not; else runs/FILE or runs/FILE-PRESET"
     cli.path_flag(values, "workdir", None, text)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.process_flags(values)
     reference, config = cli.parse_run(values, argv, __doc__)
     if reference is None or config is None:

@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_list("runs", [], "LABEL=WORKDIR, separated by commas", flag_values=values)
     cli.path_flag(values, "output", "gradient_flow.png", "the figure")
     flags.DEFINE_bool("training", False, "over the whole training", flag_values=values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     if not values.runs:
         raise ConfigError('--runs is missing, as in --runs="IRNN=runs/adding" (--help says more)')

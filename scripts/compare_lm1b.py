@@ -120,6 +120,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     flags.DEFINE_integer("seeds", 1, "how many seeds, from 0", lower_bound=1, flag_values=values)
     flags.DEFINE_list("rates", [], "learning rates; those of the config if empty", flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     models = values.only.split(",") if values.only else list(PAPER)
     for model in models:

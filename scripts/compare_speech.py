@@ -201,6 +201,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("steps", STEPS, "of a recurrent network", lower_bound=1, flag_values=values)
     cli.path_flag(values, "page", None, "Markdown file whose table is written anew")
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     path, folder, data_dir = Path(values.output), values.folder, values.data_dir
     results = {"networks": {}}

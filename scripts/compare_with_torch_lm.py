@@ -231,6 +231,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("features", 200, "units, and dimensions of a word", lower_bound=1, flag_values=values)
     flags.DEFINE_float("dropout", 0.2, "on words and before the readout", 0.0, 0.99, flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     runs, path, config = [], Path(values.output), {}
     for seed in range(values.seeds):

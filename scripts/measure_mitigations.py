@@ -128,6 +128,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "page", None, "Markdown file whose table is written anew")
     flags.DEFINE_bool("costs", False, "measure the cost of a step instead of training", flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     names = values.only.split(",") if values.only else list(CURES)
     for name in names:

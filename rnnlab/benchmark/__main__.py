@@ -198,6 +198,7 @@ def main(argv: Sequence[str]) -> int:
     text = "JSON file; a table and (of the layers alone) the figure are put beside it as .md and .png"
     cli.path_flag(values, "output", None, text)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     cells = parse_list("" if values.cells == "all" else values.cells, list(CELLS), "cells")
     chosen = [kind for kind in (language_model, speech, sweeps) if values[kind.__name__.rpartition(".")[2]].value]

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rnnlab.diagnostics.diagnosed import DIAGNOSE_AGAIN, read_diagnosis
 from rnnlab.files import interpreting, remove
+from rnnlab.files.figure_files import FORMATS
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -44,7 +45,8 @@ def diagnosis(directory: Path, output: Path | None = None) -> list[Path]:
     with interpreting(Workdir(directory).diagnosis, DIAGNOSE_AGAIN):
         figures = {name: draw(measured[name]) for name, draw in FIGURES.items() if name in measured}
         for path in paths.values():
-            remove(path)
+            for kind in FORMATS:
+                remove(path.with_suffix(f".{kind}"))
         return [save(figure, paths[name]) for name, figure in figures.items()]
 
 

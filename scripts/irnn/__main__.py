@@ -28,6 +28,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.config.texts import literal
 from rnnlab.datasets.locations import data_root
 from rnnlab.files import read_json
+from rnnlab.files.figure_files import figure_files
 from scripts.irnn.experiments import Case, all_cases, called, make_case
 from scripts.irnn.publication import together
 from scripts.irnn.results import (
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "page", "docs/REPRODUCTION.md", "what --all --update writes")
     flags.DEFINE_bool("update", False, "take the runs into the published results", flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     reference, overrides, _ = cli.parse(values, argv, __doc__, _no_config)
     if reference is not None:
         _no_config(reference)
@@ -192,7 +194,8 @@ def keep(case: Case, network: str, folder: Path, command: Command) -> list[Path]
             publication.staged(results_path(command.output, case)), case, command.overrides, {**before, network: after}
         )
         for figure in draw(case, results, command.paper, publication.folder(command.output)):
-            publication.staged(command.output / figure.name)
+            for file in figure_files(figure):
+                publication.staged(command.output / file.name)
         if winner is not None:
             export(winner, publication.staged(target), command.data_dir)
     return publication.changed

@@ -8,6 +8,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import interpreting, read_toml, write_text
+from rnnlab.files.figure_files import figure_files
 from rnnlab.files.markdown import markdown_table
 from scripts.irnn.experiments import EXPERIMENTS, NAMES, Case, all_cases, called, paper_curve
 from scripts.irnn.figures import Panel, gradients_over_time, published_and_ours
@@ -196,7 +197,8 @@ def write_page(
         figures = publication.folder(output)
         text = _page(path, folder, figures, output, results, problems, paper)
         for figure in figures.glob("*.png"):
-            publication.staged(output / figure.name)
+            for file in figure_files(figure):
+                publication.staged(output / file.name)
         write_text(publication.staged(path), text)
     return publication.changed
 
