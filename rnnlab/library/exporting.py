@@ -10,6 +10,7 @@ from rnnlab.config.overrides import to_json
 from rnnlab.files import write_bytes, write_text
 from rnnlab.files.markdown import markdown_table
 from rnnlab.nn.network import Network
+from rnnlab.records.run_config import without_trackers
 from rnnlab.records.workdir import Workdir, read_summary
 from rnnlab.training.checkpoints import Restored
 from rnnlab.training.chosen import export_parameters
@@ -27,8 +28,8 @@ def export(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; name one, which is made if missing")
     export_parameters(restored, target.tensors)
-    # Folders of this machine are of no use elsewhere.
-    write_text(target.config, to_json({**config, "import_from": ()}))
+    # Folders of this machine, and who was told of the run, are of no use elsewhere.
+    write_text(target.config, to_json({**without_trackers(config), "import_from": ()}))
     for path, copied in ((source.summary, target.summary), (source.vocabulary, target.vocabulary)):
         if path.exists():
             write_bytes(copied, path.read_bytes())

@@ -1,11 +1,11 @@
-"""Where numbers of a run go: metrics.jsonl, TensorBoard events and the progress line on the console."""
+"""Where numbers of a run go: metrics.jsonl, diagnostics.jsonl, TensorBoard events, and the run's trackers."""
 
 import errno
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,39 +17,58 @@ import numpy as np
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import Fields, is_number, read_json_lines, write_bytes
 from rnnlab.files.output import complain
+from rnnlab.records.trackers.sending import Sending
 from rnnlab.records.workdir import Workdir
 
 
 class MetricsFile:
-    """Appends to WORKDIR/metrics.jsonl, one object a line.
+    """Appends to WORKDIR/metrics.jsonl, one object a line, and sends each line to the trackers.
 
     Args:
         workdir: an existing folder.
         step: where the run begins; later lines, written before a crash, are dropped, and so is an earlier test.
+        sending: to the trackers, which get the lines that they lack first; None: there are none.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, sending: Sending | None = None):
         self.path = Workdir(workdir).metrics
         lines = _kept(read_metrics, workdir) if step else []
         # One line of each step and split: after a full disk there may be more.
         last = {(line["step"], line["split"]): line for line in lines if line["step"] <= step}
-        _rewrite(self.path, [line for line in last.values() if line["split"] != "test"])
+        kept = [line for line in last.values() if line["split"] != "test"]
+        _rewrite(self.path, kept)
+        self.sending = sending
+        if sending is not None:
+            sending.start()
+            for line in kept:
+                sending.line(line)
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """One line: step, split, the values, and the seconds of training until then."""
-        _append(self.path, plain({"step": step, "split": split, **values, "seconds": round(seconds, 3)}))
+        line = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
+        _append(self.path, plain(line))
+        if self.sending is not None:
+            self.sending.line(line)
+
+    def finish(self, status: str, summary: Mapping[str, Any] = {}) -> None:
+        """The run stops, with a status; the trackers are told."""
+        if self.sending is not None:
+            self.sending.finish(status, summary)
 
 
 class MetricsWriter(MetricsFile):
     """Appends to WORKDIR/diagnostics.jsonl, too, and to TensorBoard events in WORKDIR/tensorboard."""
 
-    def __init__(self, workdir: Path, step: int):
-        super().__init__(workdir, step)
+    def __init__(self, workdir: Path, step: int, sending: Sending | None = None):
+        super().__init__(workdir, step, sending)
         self.diagnostics_path = Workdir(workdir).diagnostics
         if self.diagnostics_path.exists():  # A line belongs to the update after its step.
             observed = _kept(read_diagnostics, workdir) if step else []
             last = {line["step"]: line for line in observed if line["step"] < step}
             _rewrite(self.diagnostics_path, list(last.values()))
+            for line in last.values():
+                if sending is not None:
+                    sending.observation(line)
         folder = _events_folder(workdir)
         self._events = import_tensorboard().SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=10)
 
@@ -78,10 +97,14 @@ class MetricsWriter(MetricsFile):
         assert self._events.file_writer is not None
         self._events.file_writer.add_summary(Summary(value=scalars), step)
         _append(self.diagnostics_path, record)
+        if self.sending is not None:
+            self.sending.observation(record)
 
-    def figures(self, step: int, paths: Iterable[Path]) -> None:
-        """PNG files to TensorBoard, figures/NAME each."""
+    def figures(self, step: int, paths: Sequence[Path]) -> None:
+        """PNG files to TensorBoard, figures/NAME each, and to the trackers."""
         _add_figures(self._events, step, paths)
+        if self.sending is not None:
+            self.sending.figures(step, paths)
 
     def close(self) -> None:
         self._events.close()
@@ -94,6 +117,9 @@ class NoMetrics:
         """Nothing."""
 
     def observe(self, step: int, observations: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+        """Nothing."""
+
+    def finish(self, status: str, summary: Mapping[str, Any] = {}) -> None:
         """Nothing."""
 
     def close(self) -> None:

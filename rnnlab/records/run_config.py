@@ -12,7 +12,7 @@ from rnnlab.config.bounds import NameIn, NonNegative, NonNegativeInt, PositiveIn
 from rnnlab.config.errors import ConfigError, UnknownField, unknown
 from rnnlab.config.fields import fields_of
 from rnnlab.config.numbers import split_numbers
-from rnnlab.config.outside import folders_of, look_in
+from rnnlab.config.outside import folders_of, is_outside, look_in
 from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
 from rnnlab.config.schema import resolve
 from rnnlab.config.texts import annotation_at, literal, typed
@@ -21,6 +21,7 @@ from rnnlab.nn.options import ModelOptions
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.chain import OptimizerOptions, OptimizerSpec
 from rnnlab.optim.penalties import PenaltyOptions
+from rnnlab.records.trackers import TrackerName
 from rnnlab.tasks import AugmentationOptions, TaskSpec
 
 
@@ -69,6 +70,21 @@ class FlightRecorderOptions:
     """How many recordings are kept, the last ones."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingOptions:
+    """What the trackers call the run. Accounts, servers and modes are those of the tools' own environment variables, as
+    WANDB_MODE and MLFLOW_TRACKING_URI."""
+
+    project: str | None = None
+    """W&B's project, MLflow's experiment; None: WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME, else rnnlab."""
+    name: str | None = None
+    """The run's name, of a sweep the part before /0000; None: the name of its folder."""
+    group: str | None = None
+    """W&B's group, MLflow's tag group; None: in a sweep the name of its folder, else none."""
+    tags: tuple[str, ...] = ()
+    """W&B's tags; in MLflow each is a tag whose value is true."""
+
+
 DiagnosticName = Annotated[str, NameIn("diagnostic", DIAGNOSTICS)]
 
 
@@ -112,6 +128,10 @@ class RunOptions:
     """Rows of all devices together in evaluation."""
     checkpoint_every: PositiveInt = 1000
     """How often the state is saved, beside each new best and the last."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Where the numbers go beside the workdir: wandb, mlflow, package.module:Name; they may change at each resume."""
+    tracking: TrackingOptions = TrackingOptions()
+    """What trackers call the run."""
     devices: PositiveInt | None = None
     """How many to split the batch over; None takes the most that divide it."""
     import_from: tuple[str, ...] = ()
@@ -175,6 +195,13 @@ def resolve_config(config: Config) -> dict[str, Any]:
     if resolved["curriculum"] is not None:
         resolved["curriculum"] |= {"values": _stage_values(resolved)}
     return resolved | {"import_from": folders_of(resolved)}
+
+
+def without_trackers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config without the fields that say who is told of the run, and without the folders of trackers'
+    modules: they make it no other run."""
+    rest = {name: value for name, value in config.items() if name not in ("trackers", "tracking")}
+    return rest | {"import_from": folders_of(rest)} if any(map(is_outside, config.get("trackers", ()))) else rest
 
 
 def _paths_without(config: Config, error: UnknownField) -> list[str]:

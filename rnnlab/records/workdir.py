@@ -15,7 +15,7 @@ from rnnlab.files.locks import GRACE, claimed, holder
 from rnnlab.files.output import complain
 from rnnlab.parallel.memory import OutOfMemory
 from rnnlab.records.folders import ReportDir, SweepDir
-from rnnlab.records.run_config import resolve_config
+from rnnlab.records.run_config import resolve_config, without_trackers
 
 DONE = ("finished", "stopped_early", "diverged", "pruned")
 """The statuses of a run that is over: the same command does not start it again."""
@@ -41,6 +41,8 @@ class Workdir:
         """With the field `diagnostics`: what each of them measured, one object a line."""
         self.tensorboard = folder / "tensorboard"
         """The same numbers as events for TensorBoard."""
+        self.trackers = folder / "trackers.json"
+        """With the field `trackers`: the run's id in each, and the last step of each split that was sent."""
         self.checkpoints = folder / "checkpoints"
         """The last two states and the best one."""
         self.recordings = folder / "recordings"
@@ -204,8 +206,8 @@ def open_workdir(
     """Makes the folder and writes config.json and, of a task that names its words, vocabulary.json, or checks that the
     ones there say the same.
 
-    Only `steps` may differ, a run may be made longer, and how many devices share the words of a softmax. The
-    first of several processes writes, and the others check after it.
+    Only `steps` may differ, a run may be made longer, how many devices share the words of a softmax, and the trackers.
+    The first of several processes writes, and the others check after it.
 
     Raises:
         ConfigError: the folder holds a run of another config or vocabulary, a longer one that is over, or cannot be
@@ -238,7 +240,8 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
         ConfigError: it is another, or is over and longer.
     """
     old = read_config(workdir, config["import_from"])
-    changed = [line for line in differences(old, config) if line.split(":")[0] not in _MAY_DIFFER]
+    lines = differences(without_trackers(old), without_trackers(config))
+    changed = [line for line in lines if line.split(":")[0] not in _MAY_DIFFER]
     if changed:
         raise ConfigError(
             f"{workdir} holds a run of another config ({'; '.join(changed)}); "
@@ -280,7 +283,8 @@ def _fingerprint(words: Sequence[str]) -> dict[str, Any]:
 
 
 def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any]:
-    """The resolved config of a run. A field that is newer than the run has its default.
+    """The resolved config of a run. A field that is newer than the run has its default. Trackers are not looked up: a
+    run is read without the modules that have them.
 
     import_from: folders that have the modules which the run names, before those in config.json, which may have been
     moved.
@@ -294,7 +298,9 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
     content = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
     with interpreting(path, "restore it"):
         try:
-            return resolve_config(content | {"import_from": [*import_from, *content.get("import_from", ())]})
+            folders = [*import_from, *content.get("import_from", ())]
+            resolved = resolve_config(content | {"import_from": folders, "trackers": ()})
+            return resolved | {"trackers": content.get("trackers", ())}
         except CannotImport as error:
             raise ConfigError(f"{path}: {error}") from None
         except ConfigError as error:

@@ -10,6 +10,7 @@ from typing import Any
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.folders import SweepDir
+from rnnlab.records.trackers import make_trackers
 from rnnlab.records.workdir import is_done, unless_too_large
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.spec.halving import Halving, left_before
@@ -65,6 +66,8 @@ def run_sweep(
             for driver in filter(None, (halving, search)):
                 print(driver.described())
             return "finished"
+        for config in {each.config["trackers"]: each.config for each in plan.settings}.values():
+            make_trackers(config)  # Their packages are there.
         plan = open_sweep(workdir, sweep, settings(), at_most)
         table = TableFile(workdir)
         runs = len(plan.settings) if search is None else search.runs

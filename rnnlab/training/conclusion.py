@@ -56,6 +56,7 @@ def _write(summary: Mapping[str, Any], files: Workdir, writer: MetricsWriter, ru
         plots.learning_curve(files.folder, run.task.baselines)
     plots.observed(files.folder)
     writer.figures(summary["steps"], sorted(files.plots.glob("*.png")))
+    writer.finish(summary["status"], summary)
 
 
 def summarize(run: Run, host: HostState, state: TrainState, status: str, seconds: float, rate: float) -> dict[str, Any]:

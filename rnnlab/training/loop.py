@@ -20,6 +20,7 @@ from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.metrics import MetricsWriter, NoMetrics
 from rnnlab.records.progress_line import ProgressLine
 from rnnlab.records.run_config import resolve_config
+from rnnlab.records.trackers.sending import Sending
 from rnnlab.records.workdir import Workdir, held, is_done, open_workdir, planned_steps, unless_too_large
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.conclusion import conclude, last_words
@@ -69,6 +70,7 @@ def train_and_evaluate(
         line = repeat(summary, workdir, config, data_dir)
         ProgressLine(config["steps"], summary["steps"], quiet=not processes.is_first()).say(line)
         return summary
+    sending = Sending(config, workdir) if processes.is_first() else None
     run = make_run(config, data_dir)
     host = make_host_state(config, run.task.solved, run.sign)
     planned = planned_steps(workdir, config)
@@ -76,7 +78,7 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_opened(workdir, config, run.task.words))
         last = run.intervals.steps if stop_at is None else min(run.intervals.steps, stop_at)
-        session = _begin(stack, workdir, run, host, planned, last=last, prune=prune, began=began)
+        session = _begin(stack, workdir, run, host, planned, sending, last=last, prune=prune, began=began)
         with session.progress.running(), host.clock.running():
             train(session, stop)
         session.checkpoints.wait()
@@ -130,6 +132,7 @@ def _begin(
     run: Run,
     host: HostState,
     planned: int,
+    sending: Sending | None,
     *,
     last: int,
     prune: bool,
@@ -155,8 +158,8 @@ def _begin(
     progress = ProgressLine(steps, step, quiet=not is_main)
     for line in opening_lines(run, host, state, None if restored is None else planned):
         progress.say(line)
-    writer = MetricsWriter(workdir, step) if is_main else NoMetrics()
-    stack.callback(writer.close)
+    writer = MetricsWriter(workdir, step, sending) if is_main else NoMetrics()
+    stack.push(_closing(writer))
     if is_main and is_done(workdir):  # The summary of a shorter run: this one is not over until it has its own.
         files.summary.unlink()
     interrupted = stack.enter_context(interruptions(progress.say))
@@ -174,6 +177,16 @@ def _begin(
         interrupted=interrupted,
         began=began,
     )
+
+
+def _closing(writer: MetricsWriter | NoMetrics) -> Callable[..., None]:
+    """An exit for an ExitStack: the trackers of a run that did not come to its end are told so."""
+
+    def leave(kind: type[BaseException] | None, *_: Any) -> None:
+        writer.finish("interrupted" if kind is KeyboardInterrupt else "crashed")
+        writer.close()
+
+    return leave
 
 
 def _closing_together(checkpoints: Checkpoints) -> Callable[..., None]:

@@ -1,4 +1,5 @@
-"""A run that is over and is started again: nothing is trained, evaluated or written anew but files that are lost."""
+"""A run that is over and is started again: nothing is trained, evaluated or written anew but files that are lost, and
+trackers get what they lack."""
 
 import contextlib
 import json
@@ -9,7 +10,9 @@ from typing import Any
 from rnnlab import plots
 from rnnlab.files import write_text
 from rnnlab.parallel import processes
+from rnnlab.records.metrics import read_diagnostics, read_metrics
 from rnnlab.records.progress_line import described
+from rnnlab.records.trackers.sending import Sending
 from rnnlab.records.workdir import DONE, Workdir, check_config, held, read_config, read_summary
 from rnnlab.training.checkpoints import SavedCheckpoints
 from rnnlab.training.setup import make_run
@@ -40,8 +43,8 @@ def summary_of(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | Non
 
 
 def repeat(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any], data_dir: str | None) -> str:
-    """Makes the figures that a run that is over has lost, and gradient_flow.json while there is a checkpoint; returns
-    what there is to say.
+    """Makes the figures that a run that is over has lost, and gradient_flow.json while there is a checkpoint; sends to
+    its trackers what they lack; returns what there is to say.
 
     Raises:
         ConfigError: another process writes there, or the disk cannot be written.
@@ -51,16 +54,36 @@ def repeat(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any],
     if lacking:
         with held(workdir) if processes.is_first() else contextlib.nullcontext():
             _make(lacking, files, config, data_dir)
+    told = _send(summary, workdir, config) if config["trackers"] and processes.is_first() else []
     best = summary["best"]
     values = summary["final"] | {"test": best.get("test")}
     numbers = "; ".join(f"{split} {described(each)}" for split, each in values.items() if each)
     of = f" (test of step {best['step']})" if best.get("test") and best["step"] not in (None, summary["steps"]) else ""
     names = [path.relative_to(workdir).as_posix() for path in lacking]
-    done = f"; made again: {', '.join(names)}" if lacking else "; nothing to do"
-    before = f"{workdir}: {summary['status'].replace('_', ' ')} at step {summary['steps']} before{done}"
+    done = [f"made again: {', '.join(names)}"] if lacking else []
+    done += [f"sent to {', '.join(told)}"] if told else []
+    done = done or ["nothing to do"]
+    before = (
+        f"{workdir}: {summary['status'].replace('_', ' ')} at step {summary['steps']} before{'; '.join(['', *done])}"
+    )
     ended = summary["status"] in _ENDED_BY_ITSELF
     more = "More steps would not change it" if ended else "More steps go on: --config.steps=…"
     return ". ".join(filter(None, [before, numbers + of, more]))
+
+
+def _send(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any]) -> list[str]:
+    """Sends all of a run's numbers to the trackers that do not know its end, but for what they have; their names."""
+    sending = Sending(config, workdir)
+    if names := sending.drop_told(summary["status"]):
+        with held(workdir):
+            sending.start()
+            for line in read_metrics(workdir):
+                sending.line(line)
+            for line in read_diagnostics(workdir):
+                sending.observation(line)
+            sending.figures(summary["steps"], sorted(Workdir(workdir).plots.glob("*.png")))
+            sending.finish(summary["status"], summary)
+    return names
 
 
 def _lacking(files: Workdir) -> list[Path]:

@@ -13,7 +13,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import differences
 from rnnlab.parallel import devices
 from rnnlab.records.folders import GroupDir, SweepDir
-from rnnlab.records.run_config import traced_numbers
+from rnnlab.records.run_config import traced_numbers, without_trackers
 from rnnlab.records.workdir import is_done
 from rnnlab.sweeps.replicas.member import Member
 from rnnlab.sweeps.replicas.replica_group import ReplicaGroup
@@ -159,7 +159,7 @@ def _numbers(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:
     numbers, first = {}, None
     for setting in settings:
         sections, numbers[setting.name] = traced_numbers(setting.config)
-        structure = {**setting.config, **sections, "seed": None}
+        structure = {**without_trackers(setting.config), **sections, "seed": None}
         first = first or structure
         if structure != first:
             listed = "; ".join(differences(first, structure))

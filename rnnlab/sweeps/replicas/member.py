@@ -1,12 +1,14 @@
-"""Member: one run of a group, on the host, and the checkpoints that it leaves."""
+"""Member: one run of a group, on the host, its numbers, and the checkpoints that it leaves."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import holder
+from rnnlab.records.metrics import MetricsFile
+from rnnlab.records.trackers.sending import Sending
 from rnnlab.records.workdir import Workdir, open_workdir
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints
@@ -20,6 +22,8 @@ class Member:
 
     def __init__(self, setting: Setting, numbers: dict[str, float], workdir: Path, run: Run):
         self.setting, self.numbers, self.workdir = setting, numbers, workdir
+        self.writer: MetricsFile | None = None
+        """None before `begin`."""
         self.memory = make_host_state(setting.config, run.task.solved, run.sign)
         self.best: dict[str, Any] | None = None
         """The memory at the best evaluation, for its checkpoint."""
@@ -31,6 +35,20 @@ class Member:
     @property
     def runs(self) -> bool:
         return self.status == "running"
+
+    def begin(self, step: int) -> None:
+        """Its numbers begin, or go on, at a step."""
+        self.writer = MetricsFile(self.workdir, step, Sending(self.setting.config, self.workdir))
+
+    def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
+        """A line of its numbers."""
+        assert self.writer is not None
+        self.writer.write(step, split, values, seconds)
+
+    def leave(self, status: str, summary: Mapping[str, Any] = {}) -> None:
+        """It stops here; its trackers are told, once."""
+        if self.writer is not None:
+            self.writer.finish(status, summary)
 
     def save(self, last: TrainState, best: TrainState, seconds: float, say: Callable[[str], None]) -> None:
         """Writes the run's own checkpoints: its best state and its last."""

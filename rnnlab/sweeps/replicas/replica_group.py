@@ -13,7 +13,7 @@ import numpy as np
 from rnnlab.config.bounds import LARGEST_INT
 from rnnlab.files import write_text
 from rnnlab.parallel import devices
-from rnnlab.records.metrics import MetricsFile, plain
+from rnnlab.records.metrics import plain
 from rnnlab.records.workdir import Workdir
 from rnnlab.sweeps.replicas.member import Member
 from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
@@ -58,7 +58,8 @@ class ReplicaGroup:
         of_slots = [*members, *[members[0]] * filler]
         self.state = self.programs.start([m.setting.config["seed"] for m in of_slots], [m.numbers for m in of_slots])
         self.best = self.programs.take(self.state, np.arange(len(self.slots)))
-        self._open()
+        for member in members:
+            member.begin(0)
         self.say(f"{len(members)} runs as replicas on {devices.describe(self.run.mesh)}")
 
     def resume(self, members: Sequence[Member], restored: Restored) -> None:
@@ -75,11 +76,9 @@ class ReplicaGroup:
         length = len(self.slots)
         self._lay_out(length if self.programs.ready(length) else self.programs.slots(len(members)))
         self.replicas = host["replicas"]
-        self._open()
+        for member in members:
+            member.begin(self.step)
         self.say(f"resuming {len(members)} runs at step {self.step}")
-
-    def _open(self) -> None:
-        self.writers = {m.setting.name: MetricsFile(m.workdir, self.step) for _, m in self._held()}
 
     def _held(self) -> list[tuple[int, Member]]:
         """(slot, member) of those that train, or have ended and are not written yet."""
@@ -111,8 +110,15 @@ class ReplicaGroup:
     ) -> bool:
         """Trains until all have ended or come to `stop_at`, or a signal or a stop comes: whether they have; see
         `run_group`."""
-        with self.clock.running():
-            return self._train(interrupted, stop_at, pruned, stop)
+        left = "crashed"
+        try:
+            with self.clock.running():
+                over = self._train(interrupted, stop_at, pruned, stop)
+            left = "paused" if over else "interrupted"
+            return over
+        finally:
+            for _, member in self._held():
+                member.leave(left)
 
     def _train(
         self,
@@ -191,13 +197,13 @@ class ReplicaGroup:
             for slot, member in running:
                 of_member = [{name: values[slot] for name, values in each.items()} for each in (sums, rates)]
                 member.memory.train = self.run.described(logged(*of_member))
-                self._write(member, step, "train", member.memory.train)
+                member.write(step, "train", member.memory.train, self.clock.seconds())
         if not memory.evaluates(step):
             return
         metrics = self.programs.evaluate(self.state, "validation", self._of([slot for slot, _ in running]), halts)
         better, lowered = [], False
         for slot, member in running:
-            self._write(member, step, "validation", metrics[slot])
+            member.write(step, "validation", metrics[slot], self.clock.seconds())
             improved, lower = member.memory.see(step, metrics[slot], self.clock.seconds())
             lowered |= lower
             if improved:
@@ -208,9 +214,6 @@ class ReplicaGroup:
             scales = np.array([1.0 if each is None else each.scale for each in plateaus])
             self.state = self.programs.with_rate_scales(self.state, scales)
         self.best = self.programs.keep(self._of(better), self.state, self.best)
-
-    def _write(self, member: Member, step: int, split: str, values: Mapping[str, float]) -> None:
-        self.writers[member.setting.name].write(step, split, values, self.clock.seconds())
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -243,12 +246,14 @@ class ReplicaGroup:
             summary = summarize(self.run, member.memory, state, member.status, self.clock.seconds(), self._rate)
             if slot in tested:
                 summary["best"]["test"] = values[slot]
-                self._write(member, member.memory.stopping.best_step or int(state.step), "test", values[slot])
+                best_step = member.memory.stopping.best_step or int(state.step)
+                member.write(best_step, "test", values[slot], self.clock.seconds())
             write_text(Workdir(member.workdir).gradient_flow, json.dumps(flows[slot]) + "\n")
             summary["memory_horizon"] = self.run.memory_horizon(flows[slot]["trained"])
             summary["replicas"] = self.replicas
             # Last: a run with a summary is done.
             write_text(Workdir(member.workdir).summary, json.dumps(plain(summary), indent=2) + "\n")
+            member.leave(member.status, summary)
             if member.status != "finished":
                 self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(state.step)}")
             self.slots[slot] = None

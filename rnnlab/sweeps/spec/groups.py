@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rnnlab.records.run_config import TRACED_SECTIONS, traced_numbers
+from rnnlab.records.run_config import TRACED_SECTIONS, traced_numbers, without_trackers
 from rnnlab.sweeps.spec.space import Setting
 
 
@@ -46,8 +46,9 @@ def split_groups(settings: Sequence[Setting], at_most: int | None = None) -> lis
 
 
 def structure(config: Mapping[str, Any]) -> str:
-    """A text that is the same for configs which differ in nothing but the seed and in traced numbers."""
-    rest = {key: value for key, value in config.items() if key != "seed" and key not in TRACED_SECTIONS}
+    """A text that is the same for configs which differ in nothing but the seed, trackers and traced numbers."""
+    counted = without_trackers(config)
+    rest = {key: value for key, value in counted.items() if key != "seed" and key not in TRACED_SECTIONS}
     traced, _ = traced_numbers(config)
     return json.dumps([rest, traced], sort_keys=True, default=lambda number: {"number": ""})
 

@@ -22,7 +22,7 @@ from rnnlab.config.overrides import refers, to_dict
 from rnnlab.config.reading import folder_of, read_file
 from rnnlab.config.schema import resolve
 from rnnlab.config.texts import literal
-from rnnlab.records.run_config import read_texts, resolve_config, set_fields
+from rnnlab.records.run_config import read_texts, resolve_config, set_fields, without_trackers
 from rnnlab.sweeps.spec.sections import SweepOptions, check_range
 
 
@@ -39,13 +39,13 @@ class Setting:
 
     @functools.cached_property
     def key(self) -> str:
-        """The same for the same resolved config, and for no other."""
+        """The same for the same resolved config, whatever its trackers, and for no other."""
         return config_key(self.config)
 
 
 def config_key(config: Mapping[str, Any]) -> str:
     """`Setting.key` of a resolved config."""
-    text = json.dumps(config, sort_keys=True, default=_no_json)
+    text = json.dumps(without_trackers(config), sort_keys=True, default=_no_json)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
