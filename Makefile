@@ -46,8 +46,9 @@ format: $(VENV)/.test-installed ## mend what ruff can mend
 	$(VENV)/bin/python -m ruff check --fix --exit-zero
 	$(VENV)/bin/python -m ruff format
 
+# Not --quiet: it keeps the warnings from --strict, too.
 docs: $(VENV)/.docs-installed ## build the documentation into site/, where a broken link or a page left out is an error
-	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	$(VENV)/bin/python -m mkdocs build --strict
 
 docs-serve: $(VENV)/.docs-installed ## show the documentation while you write, at http://127.0.0.1:8000
 	$(VENV)/bin/python -m mkdocs serve --dev-addr 127.0.0.1:8000

@@ -74,6 +74,12 @@ def test_the_flags_of_every_command_are_read(name: str) -> None:
     assert [flag for flag, text, _ in flags if not text or flag == "help"] == []
 
 
+def test_every_command_that_a_page_starts_is_on_the_page_of_commands() -> None:
+    started = {name for text in PAGES for name in re.findall(r"python -m (rnnlab\.\w+)", text)}
+    shown = set(re.findall(r"^## (\S+)$", PARTS["commands"](), re.M))
+    assert started <= shown == set(commands())
+
+
 TEXTS = {
     "h_t of <unk>, [T, B] and a*b": r"h\_t of \<unk\>, \[T, B\] and a\*b",
     "`a_b` and --flag_name=x.": "`a_b` and `--flag_name=x`.",

@@ -1,6 +1,8 @@
 """mkdocs.yml, the pages of docs/ and the figures agree; `make docs` builds the site."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +32,35 @@ def test_the_navigation_names_every_page_once() -> None:
     left_out = {name for name in there if name.startswith("results/") and name.count("/") == 1}  # Tables without text.
     left_out |= {name for name in there if name.startswith("results/checkpoints/") or ".ipynb_checkpoints" in name}
     assert sorted(listed) == sorted(there - left_out)
+
+
+FAULTS = {
+    "[x](other.md)": "other.md",
+    "[x](index.md#other)": "no such anchor",
+    "![x](x.png)": "x.png",
+    "[x](/index.md)": "absolute",
+    "": "not included in the",
+}
+"""What a page may have, and what the build says; a page without its line in the navigation."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", FAULTS)
+def test_the_build_ends_where_something_is_missing(text: str, tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    validation = "validation:" + CONFIG.partition("\nvalidation:")[2].partition("\nnav:")[0]
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: x\n{validation}\nnav: [index.md]\n", encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# X\n\n{text}\n", encoding="utf-8")
+    if not text:
+        (tmp_path / "docs" / "more.md").touch()
+    words = re.findall(r"python -m (mkdocs build .*)", (ROOT / "Makefile").read_text(encoding="utf-8"))[0].split()
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 1
+    assert text or "more.md" in done.stderr
+    assert FAULTS[text] in done.stderr
 
 
 LINKS = {
