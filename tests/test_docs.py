@@ -212,6 +212,11 @@ def test_each_row_of_the_table_of_contributing_has_a_page() -> None:
     assert set(pages) == {page for page in HOW_TO if page.name.startswith("add_")}
 
 
+def test_every_page_of_how_to_is_on_its_index() -> None:
+    text = (ROOT / "docs" / "how_to" / "index.md").read_text()
+    assert [page.name for page in HOW_TO if f"({page.name})" not in text] == ["index.md"]
+
+
 @pytest.mark.slow
 def test_everything_new_passes_the_tests_that_read_the_tables(extended: Path) -> None:
     cells = [Path(path).stem for path in files_of(HOW_TO) if path.startswith("rnnlab/cells/")]
