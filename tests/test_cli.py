@@ -1,5 +1,6 @@
 """The commands: how they are started, and what they say of a flag or a file that is none."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+import rnnlab
 from rnnlab import cli, find_learning_rate, sweep, train
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
+from rnnlab.datasets.locations import data_root
+from rnnlab.files.path_flag import PathParser
 from rnnlab.records import statuses
 
 ROOT = Path(__file__).parent.parent
@@ -85,10 +89,68 @@ def test_a_path_that_cannot_be_is_one_line(tmp_path: Path, name: str, message: s
     assert "--workdir" in str(error.value)
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/run", "S3://bucket/run", "file:///tmp/run", "https://host/run"])
-def test_an_address_is_no_path(address: str) -> None:
-    with pytest.raises(ConfigError, match=f"--workdir={address}.* is an address"):
-        parsed_path(f"--workdir={address}")
+ADDRESSES = {
+    "gs://bucket/run": r"mount it, as with gcsfuse bucket FOLDER, and name the folder",
+    "S3://bucket/run": r"mount it, as with mount-s3 bucket FOLDER, and name the folder",
+    "gs://": "mount it, as with gcsfuse BUCKET FOLDER",
+    "file:///tmp/run": "name the path alone: what follows file://",
+    "https://host/run": "mount or copy what is there, and name the folder",
+}
+PACKAGES = [path.parent.name for path in (ROOT / "rnnlab").glob("*/__main__.py")]
+
+
+def path_flags(module: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The flags of a command that take a path."""
+    kept: list[flags.FlagValues] = []
+
+    def keep(values: flags.FlagValues, *_: object, **__: object) -> None:
+        kept.append(values)
+        raise SystemExit
+
+    main = importlib.import_module(module).main
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "parse", keep)
+        with pytest.raises(SystemExit):
+            main([])
+    return [name for name in kept[0] if isinstance(kept[0][name].parser, PathParser)]
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, *(f"{name}.__main__" for name in PACKAGES)])
+def test_an_address_is_no_path_to_any_command(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = path_flags(f"rnnlab.{module}", monkeypatch)
+    assert "workdir" in names or module in ("prepare", "benchmark.__main__", "selfcheck.__main__")
+    for name in names:
+        for address, remedy in ADDRESSES.items():
+            with pytest.raises(ConfigError, match=f"--{name}={address}: '{address}' is an address, .*{remedy}"):
+                importlib.import_module(f"rnnlab.{module}").main([f"--{name}={address}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+DOORS = {
+    "load": lambda folder: rnnlab.load(folder),
+    "load_sweep": lambda folder: rnnlab.load_sweep(folder),
+    "run_training": lambda folder: rnnlab.run_training(f"{ROOT}/configs/adding.py", folder),
+    "run_sweep": lambda folder: rnnlab.run_sweep(f"{ROOT}/configs/sweeps/gain_around_one.py", folder),
+    "data_dir": lambda folder: data_root(folder),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_an_address_is_no_path_in_python(door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("gs://bucket/run", Path("gs://bucket/run")):
+        with pytest.raises(ConfigError, match=r"is an address, .* as with gcsfuse bucket FOLDER"):
+            DOORS[door](folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["RNNLAB_DATA", "RNNLAB_CACHE"])
+def test_an_address_is_no_path_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RNNLAB_DATA", raising=False)
+    monkeypatch.setenv(name, "gs://bucket/data")
+    with pytest.raises(ConfigError, match="'gs://bucket/data' is an address"):
+        data_root()
 
 
 def test_an_empty_path_is_refused() -> None:

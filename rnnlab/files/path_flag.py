@@ -1,9 +1,36 @@
-"""A flag whose value is a path: checked before anything is read or written."""
+"""A flag whose value is a path, and what any path that a user names must not be: checked before anything is read or
+written.
+
+A run's folder has a lock, lines that are appended and files that replace others at once; buckets have none of these.
+"""
 
 import os
 import re
 
 from absl import flags
+
+from rnnlab.config.errors import ConfigError
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Raises a ConfigError for an address, as gs://bucket/run or file:///tmp/run."""
+    text = os.fspath(path)
+    slashes = "//" if isinstance(path, str) else "/"  # A Path has one of them left.
+    address = re.match(rf"([a-z][a-z0-9+.-]+):{slashes}(.*)", text, re.IGNORECASE | re.DOTALL)
+    if address is None:
+        return
+    scheme, rest = address[1].lower(), address[2].lstrip("/")
+    if scheme == "file":
+        remedy = "name the path alone: what follows file://"
+    elif scheme in _MOUNTS:
+        remedy = f"mount it, as with {_MOUNTS[scheme]} {rest.partition('/')[0] or 'BUCKET'} FOLDER, and name the folder"
+    else:
+        remedy = "mount or copy what is there, and name the folder"
+    raise ConfigError(f"{text!r} is an address, and files are read and written in folders alone; {remedy}")
+
+
+_MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3"}
+"""Scheme of a bucket -> the command that mounts it, followed by its name and a folder."""
 
 
 class PathParser(flags.ArgumentParser):
@@ -14,8 +41,7 @@ class PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         if not argument:
             raise ValueError("an empty path; . is the current folder")
-        if re.match(r"[a-z][a-z0-9+.-]+://", argument, re.IGNORECASE):
-            raise ValueError(f"{argument!r} is an address; what is read and written is on this machine or mounted here")
+        check_path(argument)
         path = os.path.expanduser(argument)
         try:
             path.encode("utf-8", "surrogateescape").decode()  # The typed bytes, also where the locale has no UTF-8.

@@ -1,6 +1,5 @@
 """A network to hand on: a folder with its weights as safetensors, its config, its numbers and a card for people."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import to_json
 from rnnlab.files import write_bytes, write_text
 from rnnlab.files.markdown import markdown_table
+from rnnlab.library.folders import named_folder
 from rnnlab.nn.network import Network
 from rnnlab.records.run_config import without_trackers
 from rnnlab.records.workdir import Workdir, read_summary
@@ -21,7 +21,7 @@ def export(
     workdir: Path, config: Mapping[str, Any], run: Run, restored: Restored, network: Network, output: str | Path
 ) -> Path:
     """See `LoadedRun.export`."""
-    folder = Path(os.path.expanduser(output))
+    folder = named_folder(output)
     source, target = Workdir(workdir), Workdir(folder)
     if target.config.exists() and not target.tensors.exists():
         raise ConfigError(f"{folder} holds a run; take another folder, so that both stay")

@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import inspect
 import io
-import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
+from rnnlab.library.folders import named_folder
 from rnnlab.library.loaded_run import LoadedRun, one_line
 from rnnlab.library.loaded_sweep import LoadedSweep
 from rnnlab.records.run_config import resolve_config, set_fields
@@ -60,7 +60,7 @@ def start_sweep(
 def folder_of(workdir: str | Path | None) -> Path:
     """The folder of this name, ~ standing for home; for None a new one that is removed when Python ends."""
     if workdir is not None:
-        return Path(os.path.expanduser(workdir))
+        return named_folder(workdir)
     folder = tempfile.mkdtemp(prefix="rnnlab-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
