@@ -59,7 +59,8 @@ class BaseCell(ShownAsTree, WithOptions, nnx.Module):
     """Parameters and input projection shared by all cells.
 
     With G = len(gate_names) gates the gate width is M = G H, and gate k owns columns [k H, (k + 1) H) of
-        input_kernel [D, M], bias [M].
+    input_kernel [D, M] and of bias [M].
+
     R, which meets the state, is recurrent_kernel [K, U]: U is H times the number of gates in `products`. With
     `recurrent` it is made of other parameters, block by block.
 

@@ -126,9 +126,11 @@ class Taps(NamedTuple):
     """Zeros that stand beside every step; their gradients are what flows through that step.
 
     Differentiate a loss with respect to the taps of `unroll` and get, per time step,
+
         carry  ∂L/∂carry_t, one [T, B, H] array per element of the carry (element 0: ∂L/∂h_t)
         u      δ_t = ∂L/∂u_t [T, B, U], where u_t are the step's products, as h_{t-1} R + c: those of several side by
                side, in the order in which the step multiplies
+
     Only their gradients mean anything: the fused backend never reads their values.
     At steps past a row's end all of them are zero.
     """
