@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site (`hooks` in mkdocs.yml): links out of docs/, and the generated parts.
+"""What mkdocs calls while it builds the site (`hooks` in mkdocs.yml): what is made of a page's text before it is shown.
 
 Run by `make docs`, from the repository's root.
 """
@@ -10,12 +10,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from scripts.docs.parts import PARTS
+
 log = logging.getLogger("mkdocs.hooks.rnnlab")
 ROOT = Path(__file__).parents[2]
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
 MADE_HERE = re.compile(r"<!-- made by make docs: (\w+) -->")
 """Where a page has a part that follows from the code."""
 FILE_LABEL = re.compile(r"\[`?(?:[\w/]*/)?(\w+\.md)`?\]\(((?:[\w./]*/)?\1)(#[^)\s]*)?\)")
+FIGURE = re.compile(r"^(!\[[^]]*\]\((<?[^)>]+\.png>?)\))$", re.M)
 TITLE = re.compile(r"^# (.+)$", re.M)
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((\.\.[^)#\s]*)(#[^)\s]*)?\)")
 
@@ -30,13 +33,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The text of a page as it is shown."""
     path = f"docs/{page.file.src_uri}"
     text = MADE_HERE.sub(lambda match: part(match[1], path), markdown)
+    text = FIGURE.sub(r"[\1](\2)", text)  # A click shows it at its full size.
     return link_out(with_titles(text, path), path, URLS.get("Repository"))
 
 
 def part(name: str, page: str) -> str:
     """The Markdown that takes the place of a mark; an unknown name is a warning, which ends a strict build."""
-    from scripts.docs.parts import PARTS  # Here: mkdocs imports this file without the repository's root on its path.
-
     if name not in PARTS:
         log.warning("%s asks for %s; there is %s", page, name, ", ".join(PARTS))
         return ""

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from rnnlab.config.reading import read_file
-from scripts.docs.hooks import link_out, with_titles
+from scripts.docs.hooks import link_out, on_page_markdown, with_titles
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -89,6 +90,13 @@ LABELS = {
 @pytest.mark.parametrize("text", LABELS)
 def test_a_link_that_is_named_by_its_file_has_the_title_of_the_page(text: str) -> None:
     assert with_titles(text, "docs/how_to/x.md") == (LABELS[text] or text)
+
+
+def test_a_figure_leads_to_itself_at_its_full_size() -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="x.md"))
+    text = "![a](results/a.png)\n\n![b](<plots/b.png>)\n\nHere: ![c](c.png)\n"
+    shown = "[![a](results/a.png)](results/a.png)\n\n[![b](<plots/b.png>)](<plots/b.png>)\n\nHere: ![c](c.png)\n"
+    assert on_page_markdown(text, page) == shown
 
 
 def test_a_link_to_what_is_not_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
