@@ -14,7 +14,7 @@ from rnnlab.ops.linear import ComputeType, matmul
 from rnnlab.ops.safe_norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
 
-Backend = Literal["auto", "fused", "reference", "scan"]
+Backend = Literal["auto", "fused", "reference", "scan", "kernel"]
 Store = Literal["auto", "gates", "carries", "ends"]
 """How much the fused backend keeps of every step for the backward pass; see `unroll`."""
 
@@ -161,14 +161,17 @@ class Cotangent(NamedTuple):
         """The gradient that step t hands on to the one that ran before it, [B, H] each; ends: each row's steps."""
         factor: Any = 1 if self.scale is None else self.scale
         if self.cut_every is not None:
-            ends = ends.astype(jnp.int32)
-            steps_back = t + 1 if reverse else ends - t  # From the row's end, this step among them.
-            first = t == (ends - 1 if reverse else 0)  # The carry before it is the first step's own.
-            cut = (steps_back % self.cut_every == 0) & ~first
-            factor = factor * jnp.where(cut, 0, 1)[:, None]
+            factor = factor * jnp.where(self.is_cut(t, ends, reverse), 0, 1)[:, None]
         if self.scale is None and self.cut_every is None:
             return d
         return jax.tree.map(lambda a: a * jnp.asarray(factor, a.dtype), d)
+
+    def is_cut(self, t: jax.Array, ends: jax.Array, reverse: bool) -> jax.Array:
+        """Whether a row's window begins with step t, other than its first step; ends: each row's steps."""
+        ends = ends.astype(jnp.int32)
+        steps_back = t + 1 if reverse else ends - t  # From the row's end, this step among them.
+        first = t == (ends - 1 if reverse else 0)  # The carry before it is the first step's own.
+        return (steps_back % self.cut_every == 0) & ~first
 
     def clipped(self, d: Carry) -> Carry:
         """∂L/∂carry_t [B, H] each, within the bounds, infinity too; what is not a number stays so."""

@@ -8,7 +8,6 @@ the loops read and write the arrays of the whole sequence in place.
 Where rows have lengths, chunks past the longest row are not run, forward or backward.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,11 +23,11 @@ from rnnlab.engine.contract import (
     Matrix,
     Taps,
     dropped,
-    kernel_gradient,
     masked,
     multiplication,
     products_of,
 )
+from rnnlab.engine.gradients import add_gradient, plain, with_sums, zeros_at_least
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.ready import ReadyMatrix, ready_matrices
 from rnnlab.typing import Carry, Parts, PyTree
@@ -196,7 +195,7 @@ def _fused_backward(plan, residuals, cotangents):
     # Where only the last state is read, there is no dh. As zeros [T, B, H], XLA would make it anew for every chunk, a
     # third of a training step (GRU, T=784 B=64 H=100).
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
-    dlast = tuple(_plain(a) for a in cotangents[1])
+    dlast = tuple(plain(a) for a in cotangents[1])
     ready = ready_matrices(matrices, plan.compute, forward=starts is not None, back=True)
     cell = plan.cell(params)
     ends = jnp.full(1, x.shape[0]) if lengths is None else lengths
@@ -307,23 +306,17 @@ def _fused_backward(plan, residuals, cotangents):
                 value = _cut(arrays[index], start_of, length)
             else:
                 value = chunk[kind][index]
-            total, columns = dmatrices[each.name], du[number]
-            value = dropped(value, matrices[each.name], state_mask)
-            kernel = kernel_gradient(matrices[each.name], value, columns, plan.compute, total.kernel.dtype)
-            offset = total.offset
-            if offset is not None:
-                offset = offset + columns.reshape(-1, each.columns).sum(0, dtype=offset.dtype)
-            total = dataclasses.replace(total, kernel=total.kernel + kernel, offset=offset)
+            matrix, total = matrices[each.name], dmatrices[each.name]
+            total = add_gradient(total, matrix, value, du[number], state_mask, plan.compute)
             dmatrices = {**dmatrices, each.name: total}
         dparams_project, dx = pull_project(dz)
-        sums = iter(dread)
-        leaves = [next(sums) if is_read else leaf for leaf, is_read in zip(leaves, trace.used, strict=True)]
+        leaves = with_sums(leaves, trace.used, dread)
         dparams = jax.tree.map(jnp.add, jax.tree.unflatten(structure, leaves), dparams_project)
         dtaps = None if taps is None else Taps(dnew, jnp.concatenate([dnew[0][:, :, :0], *du], -1))
         return (dcarry, dparams, dmatrices, scratch), (dx, dtaps)
 
     # Sums over time are kept in float32 at least, and in the widest type that enters them.
-    wide = functools.partial(_zeros_at_least, jnp.result_type(jnp.float32, dlast[0].dtype))
+    wide = functools.partial(zeros_at_least, jnp.result_type(jnp.float32, dlast[0].dtype))
     z = jax.eval_shape(plan.project, params, x[0])
     # An array for each product: of one for all, XLA would copy the whole at every product but the last.
     dtype = jnp.result_type(z.dtype, dlast[0].dtype)
@@ -356,18 +349,6 @@ def _gradient_of_z(trace: Trace, dz: list[Any], du: Sequence[jax.Array]) -> jax.
         return du[0] if len(du) == 1 else jnp.concatenate(du, -1)
     parts = [part for each, count in zip(du, counts, strict=True) for part in jnp.split(each, count, axis=-1)]
     return jnp.concatenate([a if n is None else parts[n] for n, a in zip(trace.same, dz, strict=True)], -1)
-
-
-def _plain(cotangent: Any) -> jax.Array:
-    """A cotangent as an array."""
-    if not isinstance(cotangent, SymbolicZero):
-        return cotangent
-    return jnp.zeros(cotangent.shape, cotangent.dtype)  # pyright: ignore[reportArgumentType]
-
-
-def _zeros_at_least(dtype: Any, like: jax.Array) -> jax.Array:
-    """Zeros of a shape, in dtype or the array's own type, whichever is wider."""
-    return jnp.zeros(like.shape, jnp.promote_types(like.dtype, dtype))
 
 
 fused.defvjp(_fused_forward, _fused_backward, symbolic_zeros=True)

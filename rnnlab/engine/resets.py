@@ -56,6 +56,13 @@ class RestartingCell(nnx.Module):
         return tuple(jnp.where(begins > 0, new, old) for new, old in zip(start, carry, strict=True))
 
 
+def have_rows(cell: Any, params: Any) -> list[bool]:
+    """For each leaf of a cell's parameters, whether it has a row for each of the batch: what rows begin anew with."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    anew = isinstance(cell, RestartingCell)
+    return [anew and getattr(path[0], "key", None) == "start" for path in paths]
+
+
 def restarting(
     cell: RecurrentCell,
     noise: tuple[jax.Array, ...],

@@ -53,17 +53,24 @@ class Stages:
         return [read(variable) for variable in outputs]
 
 
-def stages(closed: ClosedJaxpr, early: int, received: Sequence[int], sent: Sequence[int]) -> tuple[Stages, list[Any]]:
+def stages(
+    closed: ClosedJaxpr,
+    early: int,
+    received: Sequence[int],
+    sent: Sequence[int],
+    written_out: frozenset[str] = frozenset(),
+) -> tuple[Stages, list[Any]]:
     """A traced program in stages, and its constants.
 
     Args:
         closed: its inputs and outputs in the order of `Stages`.
         early, received, sent: as there.
+        written_out: primitives that stand for a program, beside those that always are written out.
 
     Raises:
         ValueError: an exchange takes what comes of itself or of a later one.
     """
-    closed = _without_calls(closed)
+    closed = _without_calls(closed, _CALLS | written_out)
     jaxpr = closed.jaxpr
     level: dict[Any, int] = dict.fromkeys([*jaxpr.constvars, *jaxpr.invars[:early]], 0)
     late, outputs = iter(jaxpr.invars[early:]), iter(jaxpr.outvars)
@@ -97,8 +104,8 @@ _CALLS = frozenset({"pjit", "jit", "checkpoint", "remat", "remat2", "closed_call
 """Primitives that stand for a program of their own; those of one stage may hold equations of several."""
 
 
-def _without_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """The same program with those of `_CALLS` written out."""
+def _without_calls(closed: ClosedJaxpr, calls: frozenset[str]) -> ClosedJaxpr:
+    """The same program with those calls written out."""
 
     def run(jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
@@ -107,7 +114,7 @@ def _without_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
             return (v.val if isinstance(v, Literal) else values[v] for v in variables)
 
         for equation in jaxpr.eqns:
-            if equation.primitive.name in _CALLS:
+            if equation.primitive.name in calls:
                 inner = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
                 inner, inner_consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, [])
                 outputs = run(inner, inner_consts, [*read(equation.invars)])

@@ -1,10 +1,11 @@
 """The engine: the only loops over time in the project, derived from a cell's few pieces.
 
 A cell says what happens at one step (`project`, `matrices`, `step`: `contract.py`); here that becomes a
-sequence. Three backends give the same numbers:
+sequence. Four backends give the same numbers:
     reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
     fused      a custom VJP whose backward loop holds only what is sequential
     scan       all steps at once, in log₂ T rounds, for cells that are linear in their state
+    kernel     one kernel a sequence and direction for a GPU or TPU, from the programs of the fused backend
 Not here: parameters and equations (`cells/`), stacking and directions (`nn/network.py`).
 """
 
@@ -48,6 +49,7 @@ def unroll(
     chunk: int | None = None,
     unroll_steps: int = 1,
     store: Store = "auto",
+    interpret: bool = False,
     resets: Bool[Array, "T B"] | None = None,
     reset_carry: Carry | None = None,
     noise: tuple[Float[Array, "T B _"], ...] = (),
@@ -67,8 +69,8 @@ def unroll(
         reverse: from the last valid step of each row to the first; output t still belongs to input t.
         initial_carry: a tuple of arrays like those of `cell.initial_carry(B)`, its zeros if not given: [B, N], N = H
             for most cells. Gradients reach it.
-        backend: "reference", "fused", "scan" (of cells that are linear in their state), or "auto": fused where the cell
-            allows it.
+        backend: "reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), or
+            "auto": fused where the cell allows it.
         chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
             It need not divide T.
         unroll_steps: steps per iteration of the compiled loop.
@@ -76,6 +78,8 @@ def unroll(
             the carries and what the derivatives of the gates need of every step, so that nothing is computed again;
             "carries": the carries of every step; "ends": those at the chunks' ends, so that memory beside the outputs
             grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
+            The backend kernel keeps no ends; its "auto" is gates up to 4 GiB.
+        interpret: kernel only: runs the kernel's operations one by one, on any platform, for tests.
         resets: truth values [T, B], true at the first step of a new episode or sentence (not at the last one of the
             old): there a row begins anew, and neither carries nor gradients cross into it from the step before. In
             reverse a row begins anew at the step before such a one.
@@ -120,9 +124,10 @@ def unroll(
         reset_carry = check_carry(cell, reset_carry, x, "reset_carry")
     cell, noise = restarting(cell, noise, resets, reverse, reset_carry)
     backend = resolve_backend(cell, backend)
-    if backend == "fused" and carries is not None:
-        raise ValueError("the fused backend does not keep all carries; carries needs backend='reference' or 'scan'")
-
+    if backend in ("fused", "kernel") and carries is not None:
+        raise ValueError(
+            f"the {backend} backend does not keep all carries; carries needs backend='reference' or 'scan'"
+        )
     if backend == "scan" and cotangent is not None:
         raise ValueError("backend='scan' has no steps to change the cotangent at; use 'fused', 'reference' or 'auto'")
 
@@ -131,7 +136,7 @@ def unroll(
         steps, batch = x.shape[:2]
         width = max(sum(product.columns for product in products), projected)
         chunk = default_chunk(steps, batch, width, padded=lengths is not None)
-    switches = _Switches(backend, reverse, chunk, unroll_steps, store)
+    switches = _Switches(backend, reverse, chunk, unroll_steps, store, interpret)
     arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
     mesh = explicit_mesh((nnx.state(cell), arguments) if isinstance(cell, nnx.Module) else arguments)
     if mesh is None:
@@ -151,6 +156,7 @@ class _Switches(NamedTuple):
     chunk: int
     unroll_steps: int
     store: Store
+    interpret: bool
 
 
 def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple[Any, ...]) -> Any:
@@ -164,7 +170,7 @@ def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple
 
     count = len(jax.eval_shape(lambda: cell.initial_carry(1, jnp.float32)))
     over_time, at_end = PartitionSpec(None, rows, None), PartitionSpec(rows, None)
-    every = (over_time,) * (0 if switches.backend == "fused" else count)
+    every = (over_time,) * (0 if switches.backend in ("fused", "kernel") else count)
     places = (over_time, (at_end,) * count, every)
     return on_explicit_mesh(mesh, run, places, state, *arguments)
 
@@ -182,7 +188,7 @@ def _run(
 ) -> tuple[jax.Array, Carry, Carry]:
     """`unroll` of arguments that fit: h, the last carry, and, of the reference backend, all carries."""
     steps, batch = x.shape[:2]
-    backend, reverse, chunk, unroll_steps, store = switches
+    backend, reverse, chunk, unroll_steps, store, interpret = switches
     mask = None
     if lengths is not None:
         mask = jnp.arange(steps)[:, None] < lengths
@@ -212,9 +218,17 @@ def _run(
             keep_gates=store in ("auto", "gates"),
             compute=cell.compute,
         )
-        if store == "auto" and kept_bytes(plan, params, matrices, carry, x, noise) > _GATES_BYTES:
+        most = _KERNEL_BYTES if backend == "kernel" else _GATES_BYTES
+        if store == "auto" and kept_bytes(plan, params, matrices, carry, x, noise) > most:
             plan = plan._replace(keep_gates=False)
-        result: Any = fused(plan, params, matrices, carry, x, lengths, noise, state_mask, cotangent, taps)
+        beside = (lengths, noise, state_mask, cotangent, taps)
+        result: Any
+        if backend == "kernel":
+            from rnnlab.engine.kernel.backend import kernel  # Pallas takes a second to import.
+
+            result = kernel(plan, params, matrices, carry, x, *beside, interpret=interpret)
+        else:
+            result = fused(plan, params, matrices, carry, x, *beside)
         h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
@@ -230,14 +244,14 @@ def resolve_backend(cell: RecurrentCell, backend: Backend) -> Backend:
         linear_of(cell)
         return backend
     if not isinstance(cell, nnx.Module):
-        if backend == "fused":
-            raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the fused backend needs; use 'auto'")
+        if backend in ("fused", "kernel"):
+            raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")
         return "reference"
     if not getattr(cell, "mixes_rows", False):
         return "fused" if backend == "auto" else backend
-    if backend == "fused":
+    if backend in ("fused", "kernel"):
         raise ValueError(
-            f"the rows of {type(cell).__name__} see each other, so the fused backend cannot run it; "
+            f"the rows of {type(cell).__name__} see each other, so the {backend} backend cannot run it; "
             "use backend='reference' or 'auto'"
         )
     return "reference"
@@ -267,3 +281,4 @@ def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> i
 _CACHED_ELEMENTS = 1 << 17
 _ROWS = 512
 _GATES_BYTES = 1 << 28
+_KERNEL_BYTES = 1 << 32

@@ -20,14 +20,17 @@ class RecurrenceOptions:
     """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
 
     backend: Backend = "auto"
-    """"reference", "fused", "scan" (of cells that are linear in their state), or "auto": fused where the cell allows
-    it."""
+    """"reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), or "auto":
+    fused where the cell allows it."""
     chunk: PositiveInt | None = None
     """Fused only: time steps whose projections and gates are held at once; None: chosen from the shapes."""
     unroll_steps: PositiveInt = 1
     """Steps per iteration of the compiled loop."""
     store: Store = "auto"
-    """Fused only: what is kept for the backward pass, "gates", "carries" or "ends"; the rest is computed again."""
+    """Fused and kernel: what is kept for the backward pass, "gates", "carries" or "ends"; the rest is computed
+    again."""
+    interpret: bool = False
+    """Kernel only: runs the kernel's operations one by one, on any platform, for tests."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,16 @@ from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, restarting, unroll
+from rnnlab.engine import (
+    Backend,
+    Cotangent,
+    Taps,
+    check_platform,
+    products_of,
+    resolve_backend,
+    restarting,
+    unroll,
+)
 from rnnlab.nn.inputs import last_valid
 from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
@@ -76,6 +85,8 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         kind = type(first).__name__
         if recurrence.backend == "scan":
             _check_scan(self)
+        if recurrence.backend == "kernel":
+            _check_kernel(recurrence)
         for rate in ("state", "recurrent_kernel"):
             if rate in self.rates and not any(matrix.of_state for matrix in jax.eval_shape(first.matrices).values()):
                 raise ConfigError(f"model.dropout.{rate}: {kind} has no recurrent matrix to apply it to; use gru")
@@ -272,6 +283,14 @@ def _check_scan(layer: RecurrentLayer) -> None:
         )
 
 
+def _check_kernel(recurrence: RecurrenceOptions) -> None:
+    """Raises a ConfigError on a platform without kernels."""
+    try:
+        check_platform(recurrence.interpret)
+    except ValueError as error:
+        raise ConfigError(f"model.recurrence: {error}") from None
+
+
 def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:
     """Raises a ConfigError for what recurrent batch normalisation cannot be combined with."""
     if steps is None:
@@ -279,10 +298,10 @@ def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backe
             "model.normalization.steps: missing; cell='batch' keeps statistics of every time step, and this is how "
             "many: as a rule the length of the task's longest sequence"
         )
-    if backend == "fused":
+    if backend in ("fused", "kernel"):
         raise ConfigError(
-            "model.recurrence.backend: 'fused' cannot run model.normalization.cell='batch', whose rows see each other; "
-            "use reference or auto"
+            f"model.recurrence.backend: {backend!r} cannot run model.normalization.cell='batch', whose rows see each "
+            "other; use reference or auto"
         )
     if isinstance(cell, LSTM) and cell.cell_gain is not None:
         raise ConfigError(

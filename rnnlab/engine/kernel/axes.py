@@ -1,0 +1,157 @@
+"""The columns of an array in segments, as a kernel holds them: each an array [rows, P] of its own, P its padded width.
+
+A kernel can cut no value in pieces nor lay two side by side. So what a step cuts or joins is in segments from the
+start, fine enough for both: `Cuts` finds them, for the values of a step and of its pullback at once. In memory the
+segments stand side by side, padded.
+"""
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Value = list[jax.Array]
+"""An array's segments, [rows, P] each; [1, P] where all rows are the same, [., 1] where there is one column."""
+
+
+class Segment(NamedTuple):
+    """Columns start to start + width of an array, padded."""
+
+    start: int
+    width: int
+    padded: int
+
+
+class Axis(NamedTuple):
+    """The columns of an array."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def width(self) -> int:
+        return sum(each.width for each in self.segments)
+
+    @property
+    def padded(self) -> int:
+        return sum(each.padded for each in self.segments)
+
+
+class Cuts:
+    """Where the columns of arrays are cut; an array is named by any key. Two that are linked are cut at the same
+    places."""
+
+    def __init__(self) -> None:
+        self._widths: dict[Hashable, int] = {}
+        self._cuts: dict[Hashable, set[int]] = {}
+        self._links: list[tuple[Hashable, Hashable, int, int, int]] = []
+
+    def add(self, key: Hashable, width: int) -> None:
+        if self._widths.setdefault(key, width) != width:
+            raise ValueError(f"an array of {self._widths[key]} columns is one of {width} elsewhere in a step")
+        self._cuts.setdefault(key, {0, width})
+
+    def cut(self, key: Hashable, *places: int) -> None:
+        self._cuts[key] |= {place for place in places if 0 < place < self._widths[key]}
+
+    def link(self, one: Hashable, other: Hashable, first: int = 0, second: int = 0, width: int | None = None) -> None:
+        """Columns first to first + width of one are columns second to second + width of the other."""
+        width = self._widths[one] if width is None else width
+        self.cut(one, first, first + width)
+        self.cut(other, second, second + width)
+        self._links.append((one, other, first, second, width))
+
+    def solved(self, pad: Callable[[int], int]) -> dict[Hashable, Axis]:
+        """The axis of every array; pad: the padded width of a segment."""
+        grew = True
+        while grew:
+            before = sum(map(len, self._cuts.values()))
+            for one, other, first, second, width in self._links:
+                shared = {place - first for place in self._cuts[one] if first < place < first + width}
+                shared |= {place - second for place in self._cuts[other] if second < place < second + width}
+                self._cuts[one] |= {place + first for place in shared}
+                self._cuts[other] |= {place + second for place in shared}
+            grew = sum(map(len, self._cuts.values())) > before
+        axes = {}
+        for key, cuts in self._cuts.items():
+            places = sorted(cuts)
+            ends = itertools.pairwise(places)
+            axes[key] = Axis(tuple(Segment(a, b - a, pad(b - a) if b - a > 1 else 1) for a, b in ends))
+        return axes
+
+
+def pack(arrays: Sequence[jax.Array], axes: Sequence[Axis], dtype: Any = None) -> jax.Array:
+    """Arrays [..., W] side by side in memory [..., padded]."""
+    dtype = dtype or jnp.result_type(*arrays)
+    pieces = []
+    for array, axis in zip(arrays, axes, strict=True):
+        array = array.astype(dtype)
+        if axis.padded == axis.width:
+            pieces.append(array)
+            continue
+        for start, width, padded in axis.segments:
+            widths = [(0, 0)] * (array.ndim - 1) + [(0, padded - width)]
+            pieces.append(jnp.pad(array[..., start : start + width], widths))
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1)
+
+
+def unpack(packed: jax.Array, axes: Sequence[Axis], dtypes: Sequence[Any] | None = None) -> list[jax.Array]:
+    """The inverse of `pack`."""
+    arrays, column = [], 0
+    for number, axis in enumerate(axes):
+        if axis.padded == axis.width:
+            array = packed[..., column : column + axis.width]
+            column += axis.width
+        else:
+            pieces = []
+            for _, width, padded in axis.segments:
+                pieces.append(packed[..., column : column + width])
+                column += padded
+            array = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1)
+        arrays.append(array if dtypes is None else as_type(array, dtypes[number]))
+    return arrays
+
+
+def as_type(array: jax.Array, dtype: Any) -> jax.Array:
+    """Truth values lie in memory as numbers."""
+    return array != 0 if jnp.dtype(dtype) == jnp.dtype(bool) else array.astype(dtype)
+
+
+def read(ref: Any, axes: Sequence[Axis], dtypes: Sequence[Any], t: Any = None) -> list[Value]:
+    """The arrays of a packed ref [., padded], or of step t of one over time, as a kernel holds them."""
+    values, column = [], 0
+    for axis, dtype in zip(axes, dtypes, strict=True):
+        value = []
+        for each in axis.segments:
+            columns = slice(column, column + each.padded)
+            array = ref[:, columns] if t is None else ref[t, :, columns]
+            value.append(as_type(array, dtype))
+            column += each.padded
+        values.append(value)
+    return values
+
+
+def write(ref: Any, values: Sequence[Value], t: Any = None) -> None:
+    """The inverse of `read`."""
+    column = 0
+    rows = ref.shape[-2]
+    for segment in (segment for value in values for segment in value):
+        width = segment.shape[1]
+        segment = jnp.broadcast_to(segment.astype(ref.dtype), (rows, width))
+        if t is None:
+            ref[:, column : column + width] = segment
+        else:
+            ref[t, :, column : column + width] = segment
+        column += width
+
+
+def without_padding(value: Value, axis: Axis, instead: float = 0) -> Value:
+    """A value with a number in all columns of the padding: what is made there of zeros may be no number."""
+    cleared = []
+    for array, each in zip(value, axis.segments, strict=True):
+        if each.padded != each.width:
+            column = jax.lax.broadcasted_iota(jnp.int32, array.shape, 1)
+            array = jnp.where(column < each.width, array, jnp.asarray(instead, array.dtype))
+        cleared.append(array)
+    return cleared

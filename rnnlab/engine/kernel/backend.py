@@ -1,0 +1,46 @@
+"""The backend as `unroll` calls it."""
+
+from typing import Any
+
+import jax
+
+from rnnlab.engine.contract import Cotangent, Matrix, Taps
+from rnnlab.engine.kernel.memory import TooLarge
+from rnnlab.engine.kernel.rules import Unsupported
+from rnnlab.engine.kernel.sequence import KernelPlan, unroll_kernel
+from rnnlab.engine.kernel.settings import settings_for
+from rnnlab.engine.plan import Plan
+from rnnlab.typing import Carry, PyTree
+
+
+def kernel(
+    plan: Plan,
+    params: PyTree,
+    matrices: dict[str, Matrix],
+    carry: Carry,
+    x: jax.Array,
+    lengths: jax.Array | None,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
+    cotangent: Cotangent | None,
+    taps: Taps | None,
+    *,
+    interpret: bool,
+) -> Any:
+    """What `fused` gives, h [T, B, H] and the last carry, of the same arguments.
+
+    Raises:
+        ValueError: a platform without kernels, or a cell that no kernel can run or hold.
+    """
+    cell = plan.cell(params)
+    settings = settings_for(plan.compute, interpret, x.shape[1])
+    z = [*cell.split(cell.project(x))]
+    of_kernel = KernelPlan(plan, settings)
+    try:
+        return unroll_kernel(of_kernel, params, matrices, carry, z, lengths, noise, state_mask, cotangent, taps)
+    except Unsupported as error:
+        name = type(cell).__name__
+        raise ValueError(f"a step of {name} has {error}, which no kernel can run; use backend='auto'") from None
+    except TooLarge as error:
+        name = type(cell).__name__
+        raise ValueError(f"the backend kernel cannot hold {name}: it takes {error}; use backend='auto'") from None

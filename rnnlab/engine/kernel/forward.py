@@ -1,0 +1,189 @@
+"""The forward kernel: all steps of a sequence, the carry in registers and the matrices on chip."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from rnnlab.engine.contract import Matrix
+from rnnlab.engine.kernel.axes import Value, pack, read, write
+from rnnlab.engine.kernel.launch import call
+from rnnlab.engine.kernel.matrices import Products, blocks_of, vectors_of
+from rnnlab.engine.kernel.programs import Arrays, Program, read_by
+from rnnlab.engine.kernel.settings import Settings
+from rnnlab.typing import Carry, Parts
+
+
+class Recurrence(NamedTuple):
+    """What both kernels read of a sequence; arrays have whole blocks of rows and whole chunks of steps."""
+
+    program: Program
+    settings: Settings
+    matrices: Mapping[str, Matrix]
+    free: Mapping[Any, Any]
+    """The arrays of the free variables of both halves."""
+    z: Parts
+    noise: tuple[jax.Array, ...]
+    start: Carry
+    lengths: jax.Array | None
+    """[B, 1]."""
+    state_mask: jax.Array | None
+    row_leaves: Sequence[jax.Array]
+    """The parameters that have rows."""
+    reverse: bool
+    steps: int
+    """Of the sequence, without those that fill a chunk up."""
+
+
+class Inputs:
+    """The arrays of a kernel, packed, by name, and what reads them again within it."""
+
+    def __init__(self, sequence: Recurrence, half: Any, also: Sequence[Any] = ()):
+        """half: whose free variables are needed; also: further ones."""
+        self.sequence, program = sequence, sequence.program
+        self.arrays: dict[str, tuple[Any, Any]] = {}
+        self.layouts: dict[str, Arrays] = {}
+        keys: dict[Any, tuple[jax.Array, Any, Any]] = {}
+        for variable in dict.fromkeys([*half.vectors(), *also]):
+            array = jnp.reshape(sequence.free[variable], (1, -1))
+            keys[variable] = array, program.axes[variable], variable.aval.dtype
+        for key, (array, axis) in vectors_of(program, sequence.matrices).items():
+            keys[key] = array, program.axes[axis], array.dtype
+        self.vector_keys = list(keys)
+        self.blocks = blocks_of(program, sequence.matrices, sequence.settings.compute)
+        if keys:
+            arrays, axes, dtypes = zip(*keys.values(), strict=True)
+            self.add("vectors", "whole", arrays, Arrays(axes, dtypes))
+        self.arrays |= {f"block {n}": ("whole", block) for n, block in enumerate(self.blocks.values())}
+        self.beside_keys = [program.leaf_variables[n] for n in program.row_leaves]
+        beside = [*sequence.row_leaves]
+        axes = [program.axes[v] for v in self.beside_keys]
+        if sequence.state_mask is not None:
+            beside.append(sequence.state_mask)
+            axes.append(program.mask_axis)
+        if beside:
+            self.add("beside", "rows", beside, Arrays(tuple(axes), tuple(a.dtype for a in beside)))
+        if sequence.lengths is not None:
+            self.arrays["lengths"] = "rows", sequence.lengths
+
+    def add(self, name: str, kind: Any, arrays: Any, layout: Arrays) -> None:
+        if layout.axes:
+            self.arrays[name] = kind, pack(arrays, layout.axes, layout.memory)
+            self.layouts[name] = layout
+
+    def add_packed(self, name: str, kind: Any, packed: jax.Array | None, layout: Arrays) -> None:
+        if packed is not None:
+            self.arrays[name] = kind, packed
+            self.layouts[name] = layout
+
+    def read(self, refs: Mapping[str, Any], name: str, t: Any = None) -> list[Value]:
+        """The arrays of one name; none where there are none."""
+        if name not in self.layouts:
+            return []
+        return read(refs[name], self.layouts[name].axes, self.layouts[name].dtypes, t)
+
+    def begin(self, refs: Mapping[str, Any]) -> tuple[dict[Any, Value], Products, jax.Array | None]:
+        """What is read once: the values of the free variables, and of the parameters with rows, the products, and the
+        rows' lengths."""
+        vectors = dict(zip(self.vector_keys, self.read(refs, "vectors"), strict=True))
+        beside = self.read(refs, "beside")
+        state_mask = beside.pop() if self.sequence.state_mask is not None else None
+        vectors |= zip(self.beside_keys, beside, strict=True)
+        blocks = {key: refs[f"block {n}"] for n, key in enumerate(self.blocks)}
+        scratch = refs.get("scratch") if self.sequence.settings.streamed else None
+        products = Products(self.sequence.program, blocks, vectors, state_mask, self.sequence.settings, scratch)
+        return vectors, products, refs["lengths"][...] if "lengths" in refs else None
+
+
+def scratch_of(sequence: Recurrence, rows: int) -> dict[str, Any]:
+    """The memory that values lie in which meet tiles of a matrix."""
+    if not sequence.settings.streamed:
+        return {}
+    program, widths = sequence.program, [16]
+    for number, each in enumerate(program.trace.products):
+        widths.append(program.axes["value", number].padded)
+        widths.append(sum(program.axes["u", number, part].padded for part in range(each.parts)))
+    return {"scratch": ("rows", jax.ShapeDtypeStruct((rows, max(widths)), sequence.start[0].dtype))}
+
+
+def run_step(
+    program: Program,
+    known: Mapping[Any, Value],
+    before: Sequence[Value],
+    z: Sequence[Value],
+    noise: Sequence[Value],
+    products: Products,
+) -> Callable[[Any], Any]:
+    """A step's values; what it returns reads a variable. known: of the free variables."""
+    values = dict(known)
+    for variables, given in ((program.before, before), (program.z, z), (program.noise, noise)):
+        values.update(zip(variables, given, strict=True))
+    rows = products.settings.rows
+
+    def exchange(number: int, sent: list[Any]) -> list[Value]:
+        variable = program.values_out[number]
+        value = read_by(variable, lambda _: sent[0], program.axes["value", number], rows)
+        return products.times(number, value)
+
+    return program.forward.step(values, program.axes, exchange)
+
+
+def run_forward(
+    sequence: Recurrence, saved: Sequence[int], keep: bool
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """The carries of all steps, those elements of it that are to be saved, what is kept of them, and the last carry,
+    all packed."""
+    program, settings, steps = sequence.program, sequence.settings, sequence.z[0].shape[0]
+    batch = sequence.start[0].shape[0]
+    inputs = Inputs(sequence, program.forward)
+    inputs.add("z", "time", sequence.z, program.arrays(program.z))
+    inputs.add("noise", "time", sequence.noise, program.arrays(program.noise))
+    carry = program.arrays(program.before)
+    inputs.add("start", "rows", sequence.start, carry)
+    kept = [program.kept[n] for n in program.saved_kept] if keep else []
+
+    def over_time(layout: Arrays) -> tuple[Any, Any]:
+        return "time", jax.ShapeDtypeStruct((steps, batch, layout.padded), layout.memory)
+
+    outputs: dict[str, tuple[Any, Any]] = {"carries": over_time(program.arrays([program.before[n] for n in saved]))}
+    if kept:
+        outputs["kept"] = over_time(program.arrays(kept))
+    outputs["last"] = "rows", jax.ShapeDtypeStruct((batch, carry.padded), carry.memory)
+    outputs |= scratch_of(sequence, batch)
+    chunk = settings.chunk or steps
+    across = steps > chunk
+
+    def unroll_forward(refs: Mapping[str, Any]) -> None:
+        j = pl.program_id(1)
+        first = ((steps // chunk - 1 - j) if sequence.reverse else j) * chunk
+        known, products, lengths = inputs.begin(refs)
+        if across:
+
+            @pl.when(j == 0)
+            def _() -> None:
+                refs["last"][...] = refs["start"][...]
+
+        def body(k: jax.Array, before: list[Value]) -> list[Value]:
+            t = chunk - 1 - k if sequence.reverse else k
+            z, noise = inputs.read(refs, "z", t), inputs.read(refs, "noise", t)
+            step = run_step(program, known, before, z, noise, products)
+            new = [read_by(v, step, axis, settings.rows) for v, axis in zip(program.new, carry.axes, strict=True)]
+            if lengths is not None:
+                inside = first + t < lengths
+                new = [
+                    [jnp.where(inside, a, b) for a, b in zip(one, other, strict=True)]
+                    for one, other in zip(new, before, strict=True)
+                ]
+            write(refs["carries"], [new[n] for n in saved], t)
+            if kept:
+                write(refs["kept"], [read_by(v, step, program.axes[v], settings.rows) for v in kept], t)
+            return new
+
+        begin = read(refs["last" if across else "start"], carry.axes, carry.dtypes)
+        write(refs["last"], lax.fori_loop(0, chunk, body, begin))
+
+    out = call(unroll_forward, "unroll_forward", settings, steps, sequence.reverse, inputs.arrays, outputs)
+    return out["carries"], out.get("kept"), out["last"]

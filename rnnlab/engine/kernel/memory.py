@@ -1,0 +1,83 @@
+"""What a program may hold on chip, and so where the matrices of a step are kept: held all of the sequence, or read
+again at every step by tiles."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.engine.contract import Matrix
+from rnnlab.engine.kernel.programs import Program
+from rnnlab.engine.kernel.settings import Settings
+from rnnlab.ops.linear import ComputeType
+
+
+class TooLarge(ValueError):
+    """A step that no program can hold; the text says how many bytes it takes."""
+
+
+def matrix_bytes(program: Program, matrices: Mapping[str, Matrix], compute: ComputeType) -> int:
+    """The blocks of all matrices that a step meets, padded."""
+    total = 0
+    for number, each in enumerate(program.trace.products):
+        first = next(n for n, other in enumerate(program.trace.products) if other.name == each.name)
+        kernel = matrices[each.name].kernel
+        if number != first or kernel.ndim == 1:
+            continue
+        size = 2 if compute == "bfloat16" else kernel.dtype.itemsize
+        columns = sum(program.axes["u", number, part].padded for part in range(each.parts))
+        heads = kernel.shape[0] if kernel.ndim == 3 else 1
+        total += program.axes["value", number].padded * columns * size // heads
+    return total
+
+
+def fitted(program: Program, matrices: Mapping[str, Matrix], settings: Settings, again: bool) -> Settings:
+    """The settings with a place for the matrices. again: whether the way back runs the steps again.
+
+    Measured for an H100: a program that holds its matrices takes their bytes and those of one or two values.
+
+    Raises:
+        TooLarge: there is none.
+    """
+    held = matrix_bytes(program, matrices, settings.compute)
+    widest = max(axis.padded for axis in program.axes.values())
+    size = max([jnp.dtype(v.aval.dtype).itemsize for v in program.before], default=4)
+    if settings.target == "mosaic":
+        return _on_tpu(program, settings, held, size)
+    if settings.streamed is not None:
+        return settings
+    copies = 2 if again else 1  # The matrices and their transposes are kept apart.
+    if settings.precision == jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3:
+        copies *= 2
+    if copies * held + 2 * settings.rows * widest * size <= settings.chip:
+        return settings._replace(streamed=False)
+    for tile in (32, 16):
+        need = settings.stages * tile * (widest + settings.rows) * size
+        if need <= settings.chip and widest * tile <= _LARGEST:
+            return settings._replace(streamed=True, tile=tile)
+    raise TooLarge(_text(16 * (widest + settings.rows) * size, settings.chip))
+
+
+_LARGEST = 1 << 20
+"""Elements of an array in Triton."""
+
+
+def _on_tpu(program: Program, settings: Settings, held: int, size: int) -> Settings:
+    """With as many rows as fit; blocks over time are held twice, one of them being fetched."""
+    kept = [program.kept[n] for n in program.saved_kept]
+    results = [v for group in program.results for v in group]
+    over_time = [*program.z, *program.noise, *program.before, *program.before, *kept, *results]
+    width = sum(-(-program.axes[v].padded // 128) * 128 for v in over_time)
+    chunk, rows = settings.chunk or 1, settings.rows
+    while True:
+        need = held + 2 * chunk * rows * width * size + 4 * rows * width * size
+        if need <= settings.chip:
+            return settings._replace(streamed=False, rows=rows)
+        if rows <= 8:
+            raise TooLarge(_text(need, settings.chip))
+        rows = -(-rows // 16) * 8
+
+
+def _text(need: int, chip: int) -> str:
+    share = int(100 * (chip / need) ** 0.5)
+    return f"{need:,} bytes on chip, of which a program has {chip:,}; {max(share, 1)} % of its units would fit"

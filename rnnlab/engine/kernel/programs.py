@@ -1,0 +1,210 @@
+"""A step and its pullback as the programs of two kernels, from the same trace that the fused backend runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal, Var
+
+from rnnlab.engine.chain import Held, Step
+from rnnlab.engine.contract import Matrix
+from rnnlab.engine.kernel.axes import Axis, Cuts, Value
+from rnnlab.engine.kernel.halves import Half
+from rnnlab.engine.kernel.rules import ROWS, has_rows, link, width_of
+from rnnlab.engine.stages import stages
+from rnnlab.typing import PyTree
+
+_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
+
+
+class Arrays(NamedTuple):
+    """Some of a step's arrays, in the order in which they lie side by side in memory."""
+
+    axes: tuple[Axis, ...]
+    dtypes: tuple[Any, ...]
+
+    @property
+    def padded(self) -> int:
+        return sum(axis.padded for axis in self.axes)
+
+    @property
+    def memory(self) -> Any:
+        """The type in memory; truth values are numbers there."""
+        kinds = [jnp.float32 if jnp.dtype(d) == jnp.dtype(bool) else d for d in self.dtypes]
+        return jnp.result_type(*kinds) if kinds else jnp.float32
+
+
+class Program:
+    """The two kernels' programs, and how each of a step's arrays is cut."""
+
+    def __init__(
+        self,
+        step: Step,
+        leaves: Sequence[Any],
+        matrices: Mapping[str, Matrix],
+        state_width: int | None,
+        pad: Callable[[int], int],
+    ):
+        """leaves: of the parameters, as in the trace. state_width: the columns of the state's mask, None for none.
+
+        Raises:
+            Unsupported: the step has what a kernel cannot do.
+        """
+        trace = step.trace
+        self.trace, self.matrices, self.step_consts = trace, matrices, step.consts
+        forward, back = trace.forward, trace.backward
+        flat, consts = stages(
+            ClosedJaxpr(forward.jaxpr, step.consts), forward.early, forward.received, forward.sent, _CALLS
+        )
+        flat_back, back_consts = stages(
+            ClosedJaxpr(back.jaxpr, step.back_consts), back.early, back.received, back.sent, _CALLS
+        )
+        count = len(trace.products)
+        inputs: list[Any] = list(flat.jaxpr.invars)
+        self.leaf_variables = inputs[: len(leaves)]
+        self.row_leaves = [n for n, leaf in enumerate(leaves) if has_rows(leaf.shape)]
+        free = [v for v, leaf in zip(self.leaf_variables, leaves, strict=True) if not has_rows(leaf.shape)]
+        self.forward = Half(flat, consts, free)
+        outputs: list[Any] = list(flat.jaxpr.outvars)
+        self.new: list[Any] = outputs[count : count + flat_back.early - len(trace.holdings)]
+        self.kept = outputs[count + len(self.new) :]
+        self.before: list[Any] = inputs[len(leaves) : len(leaves) + len(self.new)]
+        rest = inputs[len(leaves) + len(self.new) : flat.early]
+        self.z, self.noise = rest[: len(trace.same)], rest[len(trace.same) :]
+        self.values_out = outputs[:count]
+
+        held: list[Any] = list(flat_back.jaxpr.invars[: len(trace.holdings)])
+        self.held = held
+        constant = [v for v, h in zip(held, trace.holdings, strict=True) if self._is_free(h, leaves, step)]
+        self.backward = Half(flat_back, back_consts, constant)
+        self.dnew = list(flat_back.jaxpr.invars[len(held) : flat_back.early])
+        self._solve(state_width, pad)
+
+    def _is_free(self, held: Held, leaves: Sequence[Any], step: Step) -> bool:
+        """Whether what the pullback holds depends on no row."""
+        if held.kind == "constant":
+            number = held.number - len(step.consts)
+            return not (0 <= number < len(leaves) and has_rows(leaves[number].shape))
+        return held.kind == "kept" and self.kept[held.number] in self.forward.free
+
+    # --- how the arrays are cut --------------------------------------------------------------------------------------
+
+    def _solve(self, state_width: int | None, pad: Callable[[int], int]) -> None:
+        cuts, trace = Cuts(), self.trace
+
+        def key(variable: Any) -> Any:
+            cuts.add(variable, width_of(variable.aval.shape))
+            return variable
+
+        def joined(one: Any, other: Any) -> None:
+            if isinstance(one, Var) and isinstance(other, Var):
+                cuts.link(key(one), key(other))
+
+        for half in (self.forward, self.backward):
+            for equation in half.equations():
+                link(equation, cuts, key)
+            for variable in [*half.vectors(), *half.summed]:
+                key(variable)
+        variable: Any
+        for variable in [*self.leaf_variables, *self.held]:
+            if has_rows(variable.aval.shape):
+                key(variable)
+        back = self.backward.jaxpr.outvars
+        results = iter(self.forward.jaxpr.invars[self.forward.stages.early :])
+        dvalues = list(self.backward.jaxpr.invars[self.backward.stages.early :])[::-1]
+        self.results = [[next(results) for _ in range(each.parts)] for each in trace.products]
+        du = iter(back)
+        dresults = [[next(du) for _ in range(each.parts)] for each in trace.products[::-1]][::-1]
+        self.dbefore = [next(du) for _ in self.new]
+        self.dz = [next(du) for _ in trace.same]
+        self.dread: list[Any] = list(du)
+        for before, new, dnew, dbefore in zip(self.before, self.new, self.dnew, self.dbefore, strict=True):
+            for other in (new, dnew, dbefore):
+                joined(key(before), other)
+        for z, dz in zip(self.z, self.dz, strict=True):
+            joined(key(z), dz)
+        for noise in self.noise:
+            key(noise)
+        places = {"before": self.before, "after": self.new, "noise": self.noise, "kept": self.kept}
+        for variable, each in zip(self.held, trace.holdings, strict=True):
+            if each.kind in places and has_rows(variable.aval.shape):
+                joined(key(variable), places[each.kind][each.number])
+        met: dict[str, int] = {}
+        for number, each in enumerate(trace.products):
+            value, matrix = self.values_out[number], self.matrices[each.name]
+            name = ("value", number)
+            cuts.add(name, matrix.rows)
+            if isinstance(value, Var):
+                cuts.link(name, key(value))
+            cuts.link(name, key(dvalues[number]))
+            for part, (u, d) in enumerate(zip(self.results[number], dresults[number], strict=True)):
+                cuts.add(("u", number, part), matrix.columns // matrix.parts)
+                joined(key(u), d)
+                cuts.link(("u", number, part), u)
+            first = met.setdefault(each.name, number)
+            if first != number:  # One matrix in memory for both.
+                cuts.link(name, ("value", first))
+                for part in range(each.parts):
+                    cuts.link(("u", number, part), ("u", first, part))
+            if matrix.kernel.ndim == 3:
+                heads, rows, columns = matrix.kernel.shape
+                cuts.cut(name, *(head * rows for head in range(heads)))
+                for part in range(each.parts):
+                    cuts.cut(("u", number, part), *(head * columns // each.parts for head in range(heads)))
+            elif matrix.kernel.ndim == 1:
+                cuts.link(name, ("u", number, 0))
+            if state_width is not None and matrix.of_state:
+                cuts.add("state mask", state_width)
+                for start in range(0, matrix.rows, state_width):
+                    cuts.link("state mask", name, 0, start, state_width)
+        self.dvalues, self.dresults = dvalues, dresults
+        self.axes = cuts.solved(pad)
+
+    # --- which arrays there are --------------------------------------------------------------------------------------
+
+    def arrays(self, variables: Sequence[Any]) -> Arrays:
+        """How these variables lie in memory."""
+        return Arrays(tuple(self.axes[v] for v in variables), tuple(v.aval.dtype for v in variables))
+
+    @property
+    def mask_axis(self) -> Axis:
+        return self.axes["state mask"]
+
+    def saved_carries(self, everything: bool) -> list[int]:
+        """The elements of the carry that the way back reads of every step; h is put out."""
+        read = {0}
+        for each in (*self.trace.holdings, *self.trace.values):
+            if each.kind in ("before", "after"):
+                read.add(each.number)
+        return list(range(len(self.new))) if everything else sorted(read)
+
+    @property
+    def saved_kept(self) -> list[int]:
+        """The kept arrays that have rows."""
+        return [n for n, v in enumerate(self.kept) if v not in self.forward.free]
+
+    @property
+    def own_dz(self) -> list[int]:
+        """The parts of z whose gradient is none of the products'."""
+        return [n for n, same in enumerate(self.trace.same) if same is None]
+
+    @property
+    def sums(self) -> list[Any]:
+        """What the way back adds up over the steps: what enters the parameters' gradients, and those of the parameters
+        that have rows."""
+        rows = [v for v in self.dread if not isinstance(v, Literal) and has_rows(v.aval.shape)]
+        return list(dict.fromkeys([*self.backward.summed, *rows]))
+
+
+def rows_of(tree: PyTree) -> PyTree:
+    """Shapes [B, ...] with the rows of a trace in the place of B."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((ROWS, *a.shape[1:]), a.dtype), tree)
+
+
+def read_by(variable: Any, read: Callable[[Any], Any], axis: Axis, rows: int) -> Value:
+    """A result of a step as [rows, P] segments; it may be a number, or the same for all rows."""
+    value = read(variable)
+    if not isinstance(value, list):
+        return [jnp.full((rows, each.padded), value, variable.aval.dtype) for each in axis.segments]
+    return [jnp.broadcast_to(a, (rows, each.padded)) for a, each in zip(value, axis.segments, strict=True)]

@@ -1,0 +1,195 @@
+"""What a kernel makes of the operations of a step, segment by segment (`axes`).
+
+Every operation that a step may have stands here; a step with another is run by another backend.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Literal
+
+from rnnlab.engine.kernel.axes import Axis, Cuts, Value, without_padding
+
+ROWS = 8191
+"""The number of rows that a step is traced with; no other axis has so many, so it shows which arrays have rows."""
+
+
+class Unsupported(ValueError):
+    """A step that no kernel can run; the text says which operation."""
+
+
+def has_rows(shape: Sequence[int]) -> bool:
+    return len(shape) > 0 and shape[0] == ROWS
+
+
+def width_of(shape: Sequence[int]) -> int:
+    """The columns of an array [], [W], [1, W], [B] or [B, W]."""
+    if len(shape) == 0 or tuple(shape) == (ROWS,):
+        return 1
+    if len(shape) == 1 or (len(shape) == 2 and shape[0] in (1, ROWS)):
+        return shape[-1]
+    raise Unsupported(f"an array of shape {list(shape)}")
+
+
+def link(equation: Any, cuts: Cuts, key: Callable[[Any], Hashable]) -> None:
+    """Says where the columns of an equation's arrays are cut. key: of a variable, which is added."""
+    name = equation.primitive.name
+    operands = [(key(a), width_of(a.aval.shape)) for a in equation.invars if not isinstance(a, Literal)]
+    results = [(key(a), width_of(a.aval.shape)) for a in equation.outvars]
+    if name in ELEMENTWISE or name in IDENTITY or name in RESHAPED:
+        (result, width), *_ = results
+        for operand, other in operands:
+            _need(other in (1, width) and (other == width or name not in ("reshape", "squeeze")), equation)
+            if width == other > 1:
+                cuts.link(operand, result)
+    elif name in ("concatenate", "split"):
+        pieces, (whole, _) = (operands, results[0]) if name == "concatenate" else (results, operands[0])
+        axis = equation.params["dimension" if name == "concatenate" else "axis"]
+        _need(axis == 1 and len(pieces) == len(equation.invars if name == "concatenate" else results), equation)
+        start = 0
+        for piece, width in pieces:
+            cuts.link(piece, whole, 0, start, width)
+            start += width
+    elif name == "slice":
+        (operand, width), (result, kept) = operands[0], results[0]
+        strides = equation.params["strides"]
+        _need(strides is None or set(strides) == {1}, equation)
+        start = equation.params["start_indices"][-1]
+        _need(kept == width or equation.invars[0].aval.shape[0] == equation.outvars[0].aval.shape[0], equation)
+        cuts.link(result, operand, 0, start, kept)
+    elif name == "pad":
+        low, high, between = equation.params["padding_config"][-1]
+        _need(between == 0 and low >= 0 and high >= 0, equation)
+        _need(all(each == (0, 0, 0) for each in equation.params["padding_config"][:-1]), equation)
+        (operand, width), (result, _) = operands[0], results[0]
+        cuts.link(operand, result, 0, low, width)
+    elif name in REDUCED:
+        _need(equation.params["axes"] == (len(equation.invars[0].aval.shape) - 1,), equation)
+
+
+def check(equation: Any) -> None:
+    """Raises Unsupported for an equation that has no rule here."""
+    _need(equation.primitive.name in _KNOWN, equation)
+
+
+def _need(condition: bool, equation: Any) -> None:
+    if not condition:
+        shapes = ", ".join(str(list(a.aval.shape)).replace(str(ROWS), "B") for a in equation.invars)
+        raise Unsupported(f"`{equation.primitive.name}` of {shapes}")
+
+
+def evaluate(equation: Any, operands: Sequence[Any], axes: Sequence[Any], results: Sequence[Axis]) -> list[Value]:
+    """What an equation makes. operands: values, or numbers; axes, results: theirs, None for a number."""
+    name, params = equation.primitive.name, equation.params
+    if name in ELEMENTWISE:
+        return [_elementwise(equation, operands, len(results[0].segments))]
+    if name in IDENTITY:
+        return [operands[0]]
+    if name in RESHAPED:
+        return [_spread(operands[0], results[0], equation.outvars[0].aval.dtype)]
+    if name == "concatenate":
+        return [[segment for operand in operands for segment in operand]]
+    if name == "split":
+        pieces, values = iter(operands[0]), []
+        for axis in results:
+            values.append([next(pieces) for _ in axis.segments])
+        return values
+    if name == "slice":
+        start, width = params["start_indices"][-1], results[0].width
+        kept = zip(operands[0], axes[0].segments, strict=True)
+        return [[a for a, each in kept if start <= each.start < start + width]]
+    if name == "pad":
+        low, pieces, value = params["padding_config"][-1][0], iter(operands[0]), []
+        for each in results[0].segments:
+            inside = low <= each.start < low + axes[0].width
+            value.append(next(pieces) if inside else _filled(operands[1], (1, each.padded), operands[0][0].dtype))
+        return [value]
+    if name in REDUCED:
+        reduce, join, empty = REDUCED[name]
+        cleared = without_padding(operands[0], axes[0], empty)
+        sums = [a if a.shape[1] == 1 else reduce(a, axis=1, keepdims=True) for a in cleared]
+        total = sums[0]
+        for each in sums[1:]:
+            total = join(total, each)
+        return [[total]]
+    dtype = params["dtype"]  # iota
+    steps = [lax.broadcasted_iota(jnp.int32, (1, each.padded), 1) + each.start for each in results[0].segments]
+    return [[each.astype(dtype) for each in steps]]
+
+
+def _elementwise(equation: Any, operands: Sequence[Any], count: int) -> Value:
+    avals = [a.aval for a in equation.invars]
+    value = []
+    for number in range(count):
+        picked = [a if not isinstance(a, list) else a[number if len(a) == count else 0] for a in operands]
+        shapes = [a.shape for a in picked if hasattr(a, "ndim") and a.ndim == 2]
+        shape = np.broadcast_shapes(*shapes) if shapes else (1, 1)
+        full = [_filled(a, shape, aval.dtype) for a, aval in zip(picked, avals, strict=True)]
+        if equation.primitive.name == "sign":  # Triton has none.
+            one = jnp.ones_like(full[0])
+            value.append(jnp.where(full[0] > 0, one, jnp.where(full[0] < 0, -one, full[0])))
+        elif equation.primitive.name == "expm1":  # Mosaic has none.
+            value.append(jnp.tanh(0.5 * full[0]) * (jnp.exp(full[0]) + 1))
+        elif equation.primitive.name == "integer_pow":
+            value.append(_power(full[0], equation.params["y"]))
+        else:
+            value.append(equation.primitive.bind(*full, **equation.params))
+    return value
+
+
+def _power(a: jax.Array, exponent: int) -> jax.Array:
+    if exponent < 0:
+        return 1 / _power(a, -exponent)
+    result = jnp.ones_like(a) if exponent == 0 else a
+    for _ in range(exponent - 1):
+        result = result * a
+    return result
+
+
+def _filled(a: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """An array, or a number, of this shape."""
+    if isinstance(a, list):
+        a = a[0]
+    if getattr(a, "ndim", 0) == 2:
+        return a if a.shape == shape else jnp.broadcast_to(a, shape)
+    return lax.full(shape, np.asarray(a).item(), dtype)
+
+
+def _spread(operand: Any, axis: Axis, dtype: Any) -> Value:
+    """A value whose axes of one element became, or were, more."""
+    if isinstance(operand, list) and len(operand) == len(axis.segments):
+        same = all(a.shape[1] == each.padded for a, each in zip(operand, axis.segments, strict=True))
+        if same:
+            return operand
+    one = operand[0] if isinstance(operand, list) else operand
+    rows = one.shape[0] if getattr(one, "ndim", 0) == 2 else 1
+    return [_filled(one, (rows, each.padded), dtype) for each in axis.segments]
+
+
+IDENTITY = frozenset({"reduce_precision", "stop_gradient", "copy", "copy_p"})
+"""They change no number of the type that it has; `reduce_precision` stands where JAX keeps one for the pullback."""
+
+RESHAPED = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims"})
+
+REDUCED: dict[str, Any] = {
+    "reduce_sum": (jnp.sum, jnp.add, 0.0),
+    "reduce_max": (jnp.max, jnp.maximum, -np.inf),
+    "reduce_min": (jnp.min, jnp.minimum, np.inf),
+}
+"""Over the columns: in a segment, of two segments, and what is in the padding."""
+
+# fmt: off
+ELEMENTWISE = frozenset({
+    "add", "add_any", "sub", "mul", "div", "neg", "sign", "max", "min", "abs", "select_n", "gt", "ge", "lt", "le", "eq",
+    "ne", "and", "or", "not", "xor", "exp", "exp2", "expm1", "log", "log1p", "tanh", "sin", "cos", "tan", "asin",
+    "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "logistic", "sqrt", "rsqrt", "cbrt", "square",
+    "integer_pow", "pow", "rem", "floor", "ceil", "is_finite", "clamp", "convert_element_type",
+})
+# fmt: on
+"""All that makes each element of those in its place, and that Triton and Mosaic have."""
+
+_KNOWN = ELEMENTWISE | IDENTITY | RESHAPED | {*REDUCED, "concatenate", "split", "slice", "pad", "iota"}

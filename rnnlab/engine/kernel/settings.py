@@ -1,0 +1,104 @@
+"""The static side of a kernel's launch: for which platform, how exact, how many rows and steps at once."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax import lax
+
+from rnnlab.ops.linear import ComputeType
+
+Target = Literal["triton", "mosaic"]
+"""What compiles a kernel: Triton for NVIDIA and AMD, Mosaic for a TPU."""
+
+
+class Settings(NamedTuple):
+    """The static side of a launch."""
+
+    target: Target
+    interpret: bool = False
+    compute: ComputeType = "float32"
+    precision: Any = lax.Precision.HIGHEST
+    rows: int = 16
+    """Of a program: a tensor core's product has 16 at least."""
+    chunk: int | None = None
+    """The time steps that a program holds at once; None: all, as they stay in the device's memory."""
+    streamed: bool | None = None
+    """Whether the matrices are read again at every step, by tiles; None: where they do not fit (`memory`)."""
+    tile: int = 32
+    warps: int = 8
+    stages: int = 1
+    chip: int = 232448
+    """Bytes that a program may hold."""
+
+    def pad(self, width: int) -> int:
+        """The padded width of a segment: a power of two for Triton, whose products have 16 columns at least."""
+        return max(16, 1 << (width - 1).bit_length()) if self.target == "triton" else width
+
+
+_CHANGES: ContextVar[dict[str, Any] | None] = ContextVar("kernel settings", default=None)
+
+
+@contextlib.contextmanager
+def launching(**changes: Any) -> Iterator[None]:
+    """Within it, kernels are traced with these settings: to lower for a platform that is not at hand, and in tests."""
+    token = _CHANGES.set({**(_CHANGES.get() or {}), **changes})
+    try:
+        yield
+    finally:
+        _CHANGES.reset(token)
+
+
+def check_platform(interpret: bool) -> None:
+    """Raises a ValueError where there is no kernel for the default platform."""
+    platform = jax.default_backend()
+    if platform not in ("gpu", "tpu") and not interpret and "target" not in (_CHANGES.get() or {}):
+        raise ValueError(
+            f"backend='kernel' needs a GPU or TPU, and the platform here is {platform}; use backend='auto', or "
+            "interpret=True, which runs a kernel's operations one by one, for tests"
+        )
+
+
+def settings_for(compute: ComputeType, interpret: bool, batch: int) -> Settings:
+    """Those of the default platform. batch: how many rows there are.
+
+    Raises:
+        ValueError: it has no kernels, and they are not interpreted.
+    """
+    check_platform(interpret)
+    changes = _CHANGES.get() or {}
+    platform = jax.default_backend()
+    target: Target = changes.get("target", "mosaic" if platform == "tpu" else "triton")
+    settings = Settings(target, interpret, compute, _precision())
+    if target == "mosaic":
+        settings = settings._replace(rows=min(-(-batch // 8) * 8, 128), chunk=8, chip=100 << 20)
+    elif platform == "gpu":
+        settings = settings._replace(chip=chip_of(jax.devices()[0]))
+    return settings._replace(**changes)
+
+
+def chip_of(device: Any) -> int:
+    """The bytes of shared memory that a program of a GPU may ask for."""
+    if "rocm" in str(getattr(device.client, "platform_version", "")).lower():
+        return 65536
+    return _CHIP.get(str(getattr(device, "compute_capability", "")), 101376)
+
+
+_CHIP = {"8.0": 166912, "8.7": 166912, "9.0": 232448, "10.0": 232448, "10.3": 232448}
+"""Of NVIDIA's, by compute capability; the others have less."""
+
+
+def _precision() -> Any:
+    """That of float32 products, as `jax.default_matmul_precision` says; exact where it says nothing."""
+    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if asked is None:
+        return lax.Precision.HIGHEST
+    return _PRECISIONS.get(asked, lax.Precision.HIGHEST)
+
+
+_PRECISIONS: dict[str, Any] = {
+    **dict.fromkeys(("default", "fastest", "bfloat16", "tensorfloat32", "TF32_TF32_F32"), lax.Precision.DEFAULT),
+    **dict.fromkeys(("high", "bfloat16_3x", "TF32_TF32_F32_X3"), lax.DotAlgorithmPreset.TF32_TF32_F32_X3),
+}

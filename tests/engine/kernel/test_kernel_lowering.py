@@ -1,0 +1,123 @@
+"""Both kernels of every cell lower for NVIDIA, AMD and TPU on a machine that has none, and what a launch refuses is one
+line."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from rnnlab.cells import LSTM
+from rnnlab.config.errors import ConfigError
+from rnnlab.engine import unroll
+from rnnlab.engine.kernel.settings import launching
+from rnnlab.nn.recurrent_layer import RecurrentLayer
+from tests.engine.kernel.test_kernel_equals_reference import ALL_CELLS, SUMS_ALONG_UNITS
+from tests.helpers import make_cell
+from tests.tiers import in_tier, slow_tests
+
+T, B, D = 16, 8, 3
+PLATFORMS = {"cuda": "triton", "rocm": "triton", "tpu": "mosaic"}
+CALLS = {"cuda": "@__gpu$xla.gpu.triton(", "rocm": "@__gpu$xla.gpu.triton(", "tpu": "@tpu_custom_call("}
+
+
+def lowered(variant: str, platform: str, features: int, steps: int = T, **options: Any) -> str:
+    """A training step's program for a platform."""
+    graphdef, state = nnx.split(make_cell(variant, D, features))
+    lengths = jax.ShapeDtypeStruct((B,), jnp.int32)
+
+    def loss(state: nnx.State, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        return (unroll(nnx.merge(graphdef, state), x, lengths=lengths, backend="kernel", **options)[0] ** 2).sum()
+
+    x = jax.ShapeDtypeStruct((steps, B, D), jnp.float32)
+    with launching(target=PLATFORMS[platform]):
+        return jax.jit(jax.grad(loss)).trace(state, x, lengths).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("variant", [in_tier(v) for v in ALL_CELLS if v not in SUMS_ALONG_UNITS])
+def test_two_kernels_a_training_step_lower_for_every_platform(variant):
+    for platform, call in CALLS.items():
+        assert lowered(variant, platform, 20).count(call) == 2, platform
+
+
+@pytest.mark.parametrize("platform", ["cuda", *slow_tests("tpu")])
+def test_a_training_steps_program_does_not_grow_with_the_steps(platform):
+    short, long = (lowered("lstm", platform, 16, steps) for steps in (16, 64))
+    assert "stablehlo.while" not in long
+    assert short.count("stablehlo.") == long.count("stablehlo.")
+
+
+@pytest.mark.parametrize(
+    ("features", "platform"),
+    slow_tests((100, "cuda"), (512, "cuda"), (650, "tpu")),
+)
+def test_kernels_of_any_width_lower(features, platform):
+    for store in ("gates", "carries"):
+        assert lowered("gru_reset_before", platform, features, store=store).count(CALLS[platform]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["highest", "high", "tensorfloat32"])
+def test_the_precision_of_jax_is_that_of_the_products(precision):
+    with jax.default_matmul_precision(precision):
+        assert lowered("lstm", "cuda", 32).count(CALLS["cuda"]) == 2
+
+
+def refusal(features: int = 4, variant: str = "lstm", **options: Any) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        unroll(make_cell(variant, D, features), jnp.zeros((T, B, D)), backend="kernel", **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_cpu_is_refused_in_one_line_with_the_way_out():
+    expected = (
+        "backend='kernel' needs a GPU or TPU, and the platform here is cpu; use backend='auto', or interpret=True"
+    )
+    assert refusal().startswith(expected)
+    with pytest.raises(ConfigError) as caught:
+        RecurrentLayer(D, cell={"name": "lstm", "features": 4}, recurrence={"backend": "kernel"}, rngs=nnx.Rngs(0))
+    assert str(caught.value).startswith(f"model.recurrence: {expected}")
+
+
+@pytest.mark.parametrize(("target", "chip"), [("triton", 3000), ("mosaic", 100_000)])
+def test_a_cell_that_no_program_holds_is_one_line_with_its_bytes(target, chip):
+    with launching(target=target, chip=chip):
+        text = refusal(64)
+    assert text.startswith("the backend kernel cannot hold LSTM: it takes ")
+    assert f"bytes on chip, of which a program has {chip:,}; " in text
+    assert text.endswith("% of its units would fit; use backend='auto'")
+
+
+def test_matrices_that_do_not_fit_are_read_by_tiles():
+    def loops(chip: int) -> int:
+        graphdef, state = nnx.split(make_cell("vanilla", D, 64))
+        with launching(target="triton", chip=chip):
+            run = jax.make_jaxpr(lambda s, x: unroll(nnx.merge(graphdef, s), x, backend="kernel")[0])
+            return str(run(state, jnp.zeros((T, B, D)))).count("scan[")
+
+    assert (loops(232_448), loops(10_000)) == (1, 2)
+
+
+@pytest.mark.parametrize("variant", SUMS_ALONG_UNITS)
+def test_a_step_with_what_a_kernel_has_no_rule_for_is_one_line(variant):
+    text = refusal(variant=variant, interpret=True)
+    assert text == "a step of HiPPOLegS has `cumsum` of [B, 64], which no kernel can run; use backend='auto'"
+
+
+def test_all_carries_are_refused():
+    text = refusal(interpret=True, carries=[])
+    assert text.startswith("the kernel backend does not keep all carries")
+
+
+def test_a_step_with_a_loop_is_one_line():
+    class Loop(LSTM):
+        def gates(self, carry, z, u):
+            h, c = super().gates(carry, z, u)
+            return h, jax.lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c), c)
+
+    with pytest.raises(
+        ValueError, match=r"^a step of Loop has `\w+` of .*, which no kernel can run; use backend='auto'$"
+    ):
+        unroll(Loop(D, 4, rngs=nnx.Rngs(0)), jnp.zeros((T, B, D)), backend="kernel", interpret=True)
