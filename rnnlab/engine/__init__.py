@@ -14,7 +14,6 @@ from rnnlab.engine.contract import (
     make_taps,
     products_of,
 )
-from rnnlab.engine.kernel.settings import check_platform
 from rnnlab.engine.resets import restarting
 from rnnlab.engine.unrolling import default_chunk, resolve_backend, unroll
 
@@ -28,7 +27,6 @@ __all__ = [
     "Store",
     "Taps",
     "check_lengths",
-    "check_platform",
     "check_range",
     "check_resets",
     "default_chunk",

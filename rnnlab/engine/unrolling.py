@@ -30,6 +30,7 @@ from rnnlab.engine.contract import (
     products_of,
 )
 from rnnlab.engine.fused import fused
+from rnnlab.engine.kernel.settings import check_platform
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.engine.resets import restarting
@@ -123,7 +124,7 @@ def unroll(
             raise ValueError("reset_carry is what rows begin anew with at resets; it needs resets")
         reset_carry = check_carry(cell, reset_carry, x, "reset_carry")
     cell, noise = restarting(cell, noise, resets, reverse, reset_carry)
-    backend = resolve_backend(cell, backend)
+    backend = resolve_backend(cell, backend, interpret)
     if backend in ("fused", "kernel") and carries is not None:
         raise ValueError(
             f"the {backend} backend does not keep all carries; carries needs backend='reference' or 'scan'"
@@ -235,7 +236,7 @@ def _run(
     return h, last, every
 
 
-def resolve_backend(cell: RecurrentCell, backend: Backend) -> Backend:
+def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = False) -> Backend:
     """The backend that `unroll` will use: "auto" is fused but for a cell whose rows see each other."""
     check_cell(cell)
     if backend not in get_args(Backend):
@@ -243,6 +244,8 @@ def resolve_backend(cell: RecurrentCell, backend: Backend) -> Backend:
     if backend == "scan":
         linear_of(cell)
         return backend
+    if backend == "kernel":
+        check_platform(interpret)
     if not isinstance(cell, nnx.Module):
         if backend in ("fused", "kernel"):
             raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")

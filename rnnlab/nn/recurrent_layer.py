@@ -18,16 +18,7 @@ from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import (
-    Backend,
-    Cotangent,
-    Taps,
-    check_platform,
-    products_of,
-    resolve_backend,
-    restarting,
-    unroll,
-)
+from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, restarting, unroll
 from rnnlab.nn.inputs import last_valid
 from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
@@ -76,7 +67,7 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         if normalization.cell == "batch":
             _check_batch_normalization(first, normalization.steps, recurrence.backend, dropout)
         else:
-            self.backend = resolve_backend(self.cells[0], recurrence.backend)
+            self.backend = resolve_backend(first, recurrence.backend, recurrence.interpret)
         self.carries = nnx.List([learned_carry_of(each) for each in self.cells]) if learned_carry else None
         set_cotangent = {k: v for k, v in vars(cotangent).items() if v is not None and k != "cut_every"}
         self.cut_every = cotangent.cut_every
@@ -85,8 +76,6 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         kind = type(first).__name__
         if recurrence.backend == "scan":
             _check_scan(self)
-        if recurrence.backend == "kernel":
-            _check_kernel(recurrence)
         for rate in ("state", "recurrent_kernel"):
             if rate in self.rates and not any(matrix.of_state for matrix in jax.eval_shape(first.matrices).values()):
                 raise ConfigError(f"model.dropout.{rate}: {kind} has no recurrent matrix to apply it to; use gru")
@@ -281,14 +270,6 @@ def _check_scan(layer: RecurrentLayer) -> None:
             f"model.{between[0]}: acts between steps, and model.recurrence.backend='scan' runs all steps at once; "
             "use auto"
         )
-
-
-def _check_kernel(recurrence: RecurrenceOptions) -> None:
-    """Raises a ConfigError on a platform without kernels."""
-    try:
-        check_platform(recurrence.interpret)
-    except ValueError as error:
-        raise ConfigError(f"model.recurrence: {error}") from None
 
 
 def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:

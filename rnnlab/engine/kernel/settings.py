@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax import lax
 
+from rnnlab.config.errors import ConfigError
 from rnnlab.ops.linear import ComputeType
 
 Target = Literal["triton", "mosaic"]
@@ -52,22 +53,17 @@ def launching(**changes: Any) -> Iterator[None]:
 
 
 def check_platform(interpret: bool) -> None:
-    """Raises a ValueError where there is no kernel for the default platform."""
+    """Raises a ConfigError where there is no kernel for the default platform."""
     platform = jax.default_backend()
     if platform not in ("gpu", "tpu") and not interpret and "target" not in (_CHANGES.get() or {}):
-        raise ValueError(
-            f"backend='kernel' needs a GPU or TPU, and the platform here is {platform}; use backend='auto', or "
-            "interpret=True, which runs a kernel's operations one by one, for tests"
+        raise ConfigError(
+            f"model.recurrence.backend: 'kernel' needs a GPU or TPU, and the platform here is {platform}; use 'auto', "
+            "or interpret=True, which runs a kernel's operations one by one, for tests"
         )
 
 
 def settings_for(compute: ComputeType, interpret: bool, batch: int) -> Settings:
-    """Those of the default platform. batch: how many rows there are.
-
-    Raises:
-        ValueError: it has no kernels, and they are not interpreted.
-    """
-    check_platform(interpret)
+    """Those of the default platform. batch: how many rows there are."""
     changes = _CHANGES.get() or {}
     platform = jax.default_backend()
     target: Target = changes.get("target", "mosaic" if platform == "tpu" else "triton")
