@@ -66,7 +66,7 @@ def test_commands_of_the_workflows_are_in_the_makefile():
 def test_hooks_run_the_ruff_of_the_project():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     pins = [each for hook in hooks for each in hook.get("additional_dependencies", [])]
-    (ruff,) = [str(each) for each in requirements() if each.name == "ruff"]
+    (ruff,) = {str(each) for each in requirements() if each.name == "ruff"}
     assert pins == [ruff, ruff]
 
 
