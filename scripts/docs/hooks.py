@@ -19,6 +19,7 @@ MADE_HERE = re.compile(r"<!-- made by make docs: (\w+) -->")
 """Where a page has a part that follows from the code."""
 FILE_LABEL = re.compile(r"\[`?(?:[\w/]*/)?(\w+\.md)`?\]\(((?:[\w./]*/)?\1)(#[^)\s]*)?\)")
 FIGURE = re.compile(r"^(!\[[^]]*\]\((<?[^)>]+\.png>?)\))$", re.M)
+ADDRESS = re.compile(r"""(?:src|href)=["']?((?:https?:)?//[^"'>\s]+)""")
 TITLE = re.compile(r"^# (.+)$", re.M)
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((\.\.[^)#\s]*)(#[^)\s]*)?\)")
 
@@ -35,6 +36,21 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     text = MADE_HERE.sub(lambda match: part(match[1], path), markdown)
     text = FIGURE.sub(r"[\1](\2)", text)  # A click shows it at its full size.
     return link_out(with_titles(text, path), path, URLS.get("Repository"))
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Warns where a page would fetch something from another host: it is to be read without a network."""
+    for address in fetched(output):
+        log.warning("%s fetches %s", page.file.src_uri, address)
+
+
+def fetched(html: str) -> list[str]:
+    """The addresses of the scripts, styles and images that a page takes from other hosts."""
+    tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", html)
+    loaded = [tag for tag in tags if not re.search(r'rel="(?:canonical|prev|next)"', tag)]
+    return [
+        address for tag in loaded for address in re.findall(r"""(?:src|href)=["']?((?:https?:)?//[^"'>\s]+)""", tag)
+    ]
 
 
 def part(name: str, page: str) -> str:

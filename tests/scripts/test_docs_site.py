@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rnnlab.config.reading import read_file
-from scripts.docs.hooks import link_out, on_page_markdown, with_titles
+from scripts.docs.hooks import fetched, link_out, on_page_markdown, with_titles
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -97,6 +97,19 @@ def test_a_figure_leads_to_itself_at_its_full_size() -> None:
     text = "![a](results/a.png)\n\n![b](<plots/b.png>)\n\nHere: ![c](c.png)\n"
     shown = "[![a](results/a.png)](results/a.png)\n\n[![b](<plots/b.png>)](<plots/b.png>)\n\nHere: ![c](c.png)\n"
     assert on_page_markdown(text, page) == shown
+
+
+TAGS = {
+    '<script src="https://x.org/a.js"></script>': ["https://x.org/a.js"],
+    "<link rel=stylesheet href='//x.org/a.css'>": ["//x.org/a.css"],
+    '<img alt="a" src="../a.png"> <script src="assets/a.js"></script>': [],
+    '<a href="https://x.org">x</a> <link rel="canonical" href="https://x.org/a.html">': [],
+}
+
+
+@pytest.mark.parametrize("html", TAGS)
+def test_what_a_page_would_fetch_from_another_host_is_seen(html: str) -> None:
+    assert fetched(html) == TAGS[html]
 
 
 def test_a_link_to_what_is_not_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
