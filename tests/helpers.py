@@ -5,7 +5,9 @@ The oracle is a Python loop over rows and steps; it knows neither masks nor scan
 
 import contextlib
 import functools
+import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -317,3 +319,14 @@ def loop(
         outputs.append(jnp.stack(h))
         lasts.append(state)
     return jnp.stack(outputs, 1), tuple(jnp.concatenate(parts) for parts in zip(*lasts, strict=True))
+
+
+def event_file_loader(path: Path) -> Iterator[Any]:
+    """The events of a file: length, its checksum, the event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.generated_tasks import small_task, tasks_in_tiers
+from tests.helpers import event_file_loader
 from tests.tiers import slow_tests
 
 OF_EVERY_TASK = measures_of(Adding())
@@ -312,17 +311,6 @@ def test_figures_go_to_the_run_s_events(diagnosed: Path) -> None:
         if value.HasField("image")
     }
     assert {f"figures/{name}" for name in OF_EVERY_TASK} <= tags
-
-
-def event_file_loader(path: Path) -> Iterator[Any]:
-    """The events of a file: length, its checksum, the event, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    data = path.read_bytes()
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        yield Event.FromString(data[12 : 12 + length])
-        data = data[16 + length :]
 
 
 @pytest.mark.slow

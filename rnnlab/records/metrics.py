@@ -1,6 +1,7 @@
 """Where numbers of a run go: metrics.jsonl, diagnostics.jsonl, TensorBoard events, and the run's trackers."""
 
 import errno
+import functools
 import json
 import math
 import os
@@ -15,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files import Fields, is_number, read_json_lines, write_bytes
+from rnnlab.files import Fields, check_objects, is_number, read_json, read_json_lines, write_bytes
 from rnnlab.files.output import complain
+from rnnlab.records.folders import SweepDir
 from rnnlab.records.trackers.sending import Sending
+from rnnlab.records.trackers.tracker import numbers
 from rnnlab.records.workdir import Workdir
 
 
@@ -51,7 +54,9 @@ class MetricsFile:
             self.sending.line(line)
 
     def finish(self, status: str, summary: Mapping[str, Any] = {}) -> None:
-        """The run stops, with a status; the trackers are told."""
+        """The run stops, with a status; the trackers are told, and TensorBoard's table of a sweep."""
+        if summary:
+            write_hparams(self.path.parent, summary)
         if self.sending is not None:
             self.sending.finish(status, summary)
 
@@ -131,6 +136,33 @@ def write_figures(workdir: Path, step: int, paths: Iterable[Path]) -> None:
     if Workdir(workdir).tensorboard.is_dir():
         with import_tensorboard().SummaryWriter(_events_folder(workdir)) as events:
             _add_figures(events, step, paths)
+
+
+def write_hparams(workdir: Path, summary: Mapping[str, Any]) -> None:
+    """The row of a sweep's run in TensorBoard's table HPARAMS: the values of the sweep's axes, and the best metrics;
+    nothing for a run that is not one of a sweep."""
+    sweep = SweepDir.of_run(workdir)
+    axes = None if sweep is None else _axes_of_runs(sweep.manifest, sweep.manifest.stat().st_mtime_ns).get(workdir.name)
+    if axes is None:
+        return
+    board, best = import_tensorboard(), {f"best/{path}": value for path, value in numbers(summary["best"]).items()}
+    axes = {path: value if isinstance(value, bool | int | float | str) else str(value) for path, value in axes.items()}
+    with board.SummaryWriter(_events_folder(workdir)) as events:
+        for part in board.summary.hparams(axes, best):
+            events.file_writer.add_summary(part)
+        for name, value in best.items():
+            events.add_scalar(name, value, summary["steps"])
+
+
+@functools.lru_cache(maxsize=1)
+def _axes_of_runs(manifest: Path, changed: int) -> dict[str, Any]:
+    """The values of the axes of each run in sweep.json, which is large; changed: when it was."""
+    try:
+        runs = read_json(manifest, "", {"runs": list})["runs"]
+        check_objects(manifest, runs, {"name": str, "axes": {}}, "", "runs")
+    except ConfigError:
+        return {}  # The sweep's own commands say so.
+    return {run["name"]: run["axes"] for run in runs}
 
 
 def import_tensorboard() -> ModuleType:

@@ -12,7 +12,7 @@ from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.spec.space import resolve_sweep
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
-from tests.helpers import SMALL_RUN
+from tests.helpers import SMALL_RUN, event_file_loader
 from tests.records.recorder import NAME, Recorder
 from tests.tiers import slow_tests
 
@@ -103,6 +103,21 @@ def test_a_tracker_that_fails_stops_no_run(tmp_path: Path, capsys) -> None:
     assert Recorder.asked(tmp_path / "run", "finish") == []
 
 
+def hparams(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """The last row of TensorBoard's table: its parameters and its metrics."""
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData  # pyright: ignore
+
+    axes, best = {}, {}
+    for path in sorted((workdir / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime):
+        for value in (value for event in event_file_loader(path) for value in event.summary.value):
+            if value.tag == "_hparams_/session_start_info":
+                start = HParamsPluginData.FromString(value.metadata.plugin_data.content).session_start_info
+                axes = {name: each.number_value for name, each in start.hparams.items()}
+            elif value.tag.startswith("best/"):
+                best[value.tag] = value.simple_value
+    return axes, best
+
+
 def test_replicas_of_a_sweep_are_a_run_each_in_one_group(tmp_path: Path) -> None:
     rates = {"optimizer.learning_rate": [1e-2, 1e30]}
     sweep = resolve_sweep({"base": config(devices=None), "product": rates, "seeds": [0, 1]}, "the sweep")
@@ -115,4 +130,10 @@ def test_replicas_of_a_sweep_are_a_run_each_in_one_group(tmp_path: Path) -> None
         runs = [run for (run,) in Recorder.asked(workdir, "start")]
         assert {(run.name, run.group) for run in runs} == {(f"{tmp_path.name}/{number:04}", tmp_path.name)}
         assert len(runs) == len(statuses(workdir))
-        assert Recorder.asked(workdir, "finish")[-1][1]["replicas"] == 4
+        _, summary = Recorder.asked(workdir, "finish")[-1]
+        assert summary["replicas"] == 4
+        axes, best = hparams(workdir)
+        assert axes == {"optimizer.learning_rate": rates["optimizer.learning_rate"][number // 2], "seed": number % 2}
+        losses = {f"best/{split}.loss": summary["best"][split]["loss"] for split in ("validation", "test") if best}
+        assert {name: best[name] for name in losses} == pytest.approx(losses, rel=1e-6)
+        assert bool(best) == (end == "finished")

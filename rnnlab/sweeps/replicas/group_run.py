@@ -42,7 +42,7 @@ def run_group(
 ) -> bool:
     """Trains those of the settings that have not ended, from the group's last checkpoint or from the beginning.
 
-    Every run leaves in workdir/runs/NAME what `loop.train_and_evaluate` would, but for figures and TensorBoard events;
+    Every run leaves in workdir/runs/NAME what `loop.train_and_evaluate` would, but for figures and TensorBoard curves;
     its checkpoints (the best and the last) are written as it ends.
 
     Args:
