@@ -147,12 +147,13 @@ class LineChart extends Chart {
   }
 
   name(context, at, words) {
-    const {right, top, bottom} = this.box, y = at > top + 18 ? at - 9 : at + 9, wide = context.measureText(words).width + 6;
+    const {right, top, bottom} = this.box, y = at > top + 18 ? at - 9 : at + 9;
     if (at < top || at > bottom) return;
     context.save();
-    context.fillStyle = INK("card"); context.globalAlpha = .8;
-    context.fillRect(right - wide, y - 7, wide, 14);
-    context.fillStyle = INK("quiet"); context.globalAlpha = 1; context.textAlign = "right"; context.textBaseline = "middle";
+    context.textAlign = "right"; context.textBaseline = "middle"; context.lineJoin = "round";
+    context.strokeStyle = INK("card"); context.lineWidth = 4;
+    context.strokeText(words, right - 3, y);
+    context.fillStyle = INK("quiet");
     context.fillText(words, right - 3, y);
     context.restore();
   }

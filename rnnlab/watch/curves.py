@@ -29,7 +29,7 @@ class Curve:
         """(Step, value), the value perhaps not finite; of the lowest and the highest it is."""
         self.lowest: tuple[float, float] | None = None
         self.highest: tuple[float, float] | None = None
-        self._reset, self._changed = tick, tick
+        self._changed = tick
         # A row each: last step, lowest, highest, mean, how many are finite, code of ODD, tick.
         self._buckets = np.zeros((7, capacity))
         self._rest = np.zeros((2, 0))
@@ -58,7 +58,7 @@ class Curve:
     def _halve(self, tick: int) -> None:
         left, right = self._buckets[:, ::2], self._buckets[:, 1::2]
         half = self.count = self.capacity // 2
-        self.width, self._reset = 2 * self.width, tick
+        self.width = 2 * self.width
         count = left[4] + right[4]
         total = np.where(left[4] > 0, left[3] * left[4], 0) + np.where(right[4] > 0, right[3] * right[4], 0)
         merged = [right[0], np.fmin(left[1], right[1]), np.fmax(left[2], right[2])]
@@ -71,7 +71,7 @@ class Curve:
         of a bucket's number and its word. None where nothing is."""
         if self._changed <= tick:
             return None
-        begin = 0 if self._reset > tick else int(np.searchsorted(self._buckets[6, : self.count], tick, side="right"))
+        begin = int(np.searchsorted(self._buckets[6, : self.count], tick, side="right"))
         buckets = self._buckets[:, begin : self.count]
         if self._rest.shape[1]:
             buckets = np.concatenate([buckets, _buckets(self._rest[:, None], self._changed)], axis=1)
@@ -109,7 +109,7 @@ class HeatMap:
 
     def __init__(self, capacity: int, tick: int, logarithmic: bool):
         self.capacity, self.logarithmic, self.width = capacity, logarithmic, 1
-        self._reset, self._changed = tick, tick
+        self._changed = tick
         self._columns: list[tuple[int, int, np.ndarray, int]] = []
         """(First step, length of the list, [R] in at most ROWS parts, tick)."""
         self._rest: list[tuple[int, int, np.ndarray, int]] = []
@@ -130,14 +130,14 @@ class HeatMap:
         if len(self._columns) == self.capacity:
             pairs = zip(self._columns[::2], self._columns[1::2], strict=True)
             self._columns = [_merged(list(pair), tick) for pair in pairs]
-            self.width, self._reset = 2 * self.width, tick
+            self.width = 2 * self.width
 
     def since(self, tick: int) -> dict[str, Any] | None:
         """All that is new after a tick: "from", and from there on "columns", each [first step, length, hundredths];
         None where nothing is."""
         if self._changed <= tick:
             return None
-        begin = 0 if self._reset > tick else sum(column[3] <= tick for column in self._columns)
+        begin = sum(column[3] <= tick for column in self._columns)
         columns = self._columns[begin:] + ([_merged(self._rest, self._changed)] if self._rest else [])
         return {
             "from": begin,

@@ -20,9 +20,11 @@ class Facts(NamedTuple):
     solved: tuple[str, float] | None
     """(Metric, value) of a validation that counts as solved."""
     larger_is_better: frozenset[str]
+    reads_every_step: bool
+    """Whether each step has an answer of its own, so that the decay of the gradient says little of the recurrence."""
 
 
-NOTHING = Facts({}, None, frozenset())
+NOTHING = Facts({}, None, frozenset(), False)
 
 
 def facts_of(task: Any) -> Facts:
@@ -48,7 +50,8 @@ def _facts(text: str) -> Facts:
         return NOTHING
     baselines = task.baselines if isinstance(task.baselines, Mapping) else {}
     solved = None if reads else task.solved
-    return Facts({split: float(value) for split, value in baselines.items()}, solved, task.larger_is_better)
+    levels = {split: float(value) for split, value in baselines.items()}
+    return Facts(levels, solved, task.larger_is_better, task.readout == "every")
 
 
 def _tuple(value: Any) -> Any:

@@ -54,7 +54,7 @@ class HeatChart extends Chart {
     for (let y = top; y < bottom; y++) { context.fillStyle = shade(name, (bottom - y) / (bottom - top)); context.fillRect(at, y, 8, 1.5); }
     context.fillStyle = INK("quiet"); context.textAlign = "left"; context.textBaseline = "middle";
     const spot = value => bottom - (value - low) / (high - low) * (bottom - top);
-    const ticks = root ? [0, .1, .25, .5, 1].map(share => [Math.sqrt(share), `${100 * share} %`]) : heatTicks(low, high);
+    const ticks = root ? [0, .1, .25, .5, 1].map(share => [Math.sqrt(share), `${100 * share} %`]) : logTicks(low, high);
     for (const [value, text] of ticks) context.fillText(text, at + 11, Math.min(Math.max(spot(value), top + 4), bottom - 4));
   }
 
@@ -82,9 +82,4 @@ function heatRange(places) {
   if (!places.length) return [-1, 0];
   const [low, high] = withoutSpikes(places.map(v => 10 ** Math.max(v, -300)), true) || extremes(places);
   return [Math.max(low, high - 12), Math.max(high, low + .1)];
-}
-
-function heatTicks(low, high) {
-  if (high - low >= 1.5) { const every = Math.ceil((high - low) / 6), ticks = []; for (let e = Math.ceil(low); e <= high; e++) if (e % every === 0) ticks.push([e, power(e)]); return ticks; }
-  return ticksOf(low, high, 3).map(v => [v, pretty(written(10 ** v))]);
 }

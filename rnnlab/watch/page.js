@@ -3,8 +3,9 @@
 const $ = id => document.getElementById(id);
 
 function el(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  for (const each of ["role"]) if (properties[each]) node.setAttribute(each, properties[each]);
+  const {role, label, ...others} = properties, node = Object.assign(document.createElement(name), others);
+  if (role) node.setAttribute("role", role);
+  if (label) node.setAttribute("aria-label", label);
   node.append(...children);
   return node;
 }
@@ -61,13 +62,14 @@ async function ask() {
   clearTimeout(timer);
   asking?.abort();
   const mine = asking = new AbortController(), name = board.run || "";
-  const words = new URLSearchParams({run: name, since: board.tick, head: board.hash, token: board.token, metric: board.metric});
+  const query = new URLSearchParams({run: name, since: board.tick, head: board.hash, token: board.token, metric: board.metric});
   let wait = EVERY.live;
   try {
-    const response = await fetch(`/api?${words}`, {signal: mine.signal}), answer = await response.json();
+    const response = await fetch(`/api?${query}`, {signal: mine.signal}), answer = await response.json();
     if (failures) { failures = 0; $("trouble").hidden = true; }
     take(answer);
-    const over = answer.kind === "run" && !["running", "quiet", "starting", "waiting"].includes(answer.status.word);
+    const words = answer.kind === "run" ? [answer.status.word] : [...board.rows.values()].map(row => row.status);
+    const over = words.length && !words.some(word => ["running", "quiet", "starting", "waiting"].includes(word));
     wait = answer.more ? EVERY.busy : document.hidden ? EVERY.hidden : over ? EVERY.over : EVERY.live;
   } catch (error) {
     if (mine.signal.aborted) return;

@@ -35,7 +35,7 @@ def panels_of(
     return [
         *_training(names, facts),
         *_steps(names, config),
-        *_gradient_flow(names, heat),
+        *_gradient_flow(names, heat, facts),
         *_norms(names),
         *_saturation(names, heat),
         *_spectrum(names),
@@ -74,7 +74,7 @@ def _training(names: list[str], facts: Facts) -> list[dict[str, Any]]:
         panel = _panel("Training", metric.replace("_", " "), _of_splits(names, metric), scale, whole=share)
         panels.append(panel | {"levels": levels})
     if not any(panel["curves"] for panel in panels):
-        panels[0]["hint"] = "No line yet: the first comes after log_every steps."
+        panels[0]["hint"] = "No line of metrics.jsonl yet: the first comes after log_every steps."
     return panels
 
 
@@ -113,7 +113,7 @@ def _those(names: list[str], wanted: list[tuple[str, str, int]]) -> list[dict[st
     return [_curve(*each) for each in wanted if each[0] in names]
 
 
-def _gradient_flow(names: list[str], maps: list[str]) -> list[dict[str, Any]]:
+def _gradient_flow(names: list[str], maps: list[str], facts: Facts) -> list[dict[str, Any]]:
     section = "Gradient through time"
     order = list(_GRADIENT)
     heat = sorted(_of(maps, "gradient_flow", *_GRADIENT), key=lambda name: (_layer(name), order.index(_last(name))))
@@ -125,9 +125,12 @@ def _gradient_flow(names: list[str], maps: list[str]) -> list[dict[str, Any]]:
     }
     for quantity, (title, scale, levels) in quantities.items():
         mine = _of(names, "gradient_flow", quantity)
-        if mine:
+        if mine and facts.reads_every_step:
+            hint = "Not drawn: the task is read at every step, and what each answer adds hides the decay of a gradient."
+            panels.append(_panel("Not shown", title, [], hint=hint))
+        elif mine:
             curves = [_curve(name, _layer(name), number) for number, name in enumerate(mine)]
-            panels.append(_panel(section, title, curves, scale, levels=levels))
+            panels.append(_panel(section, title, curves, scale, levels=levels, whole=True))
     return panels
 
 

@@ -40,7 +40,7 @@ const sweep = {
       board.charts = [chart];
       this.table = el("table"), this.body = el("tbody"), this.top = el("thead");
       this.table.append(el("caption", {className: "skip"}, "The runs of the sweep"), this.top, this.body);
-      $("main").replaceChildren(el("div", {className: "big split"}, chart.node, el("div", {className: "wide", tabIndex: 0, ariaLabel: "The runs"}, this.table)));
+      $("main").replaceChildren(el("div", {className: "big split"}, chart.node, el("div", {className: "wide", tabIndex: 0, role: "region", label: "The runs"}, this.table)));
     }
   },
 
@@ -110,10 +110,13 @@ const sweep = {
       }
       if (node.text !== text) {
         node.text = text;
+        node.drawn = null;
         node.className = row.in_sweep ? "" : "gone";
         node.replaceChildren(...columns.map(each => this.cell(each, row)));
       }
-      spark(node.querySelector("canvas"), board.curves.get(row.name), look.of(row), !board.head.larger.includes(board.metric));
+      const data = board.curves.get(row.name);
+      if (node.drawn !== data) spark(node.querySelector("canvas"), data, look.of(row), !board.head.larger.includes(board.metric));
+      node.drawn = data;
       return node;
     });
     if (wanted.some((node, at) => this.body.children[at] !== node) || this.body.children.length !== wanted.length) this.body.replaceChildren(...wanted);
@@ -122,7 +125,7 @@ const sweep = {
   cell(column, row) {
     if (column.id === "name") return el("th", {scope: "row"}, el("a", {href: `#run=${row.name}`}, row.name));
     if (column.id === "status") return el("td", {}, chip(row.status));
-    if (column.id === "curve") { const canvas = el("canvas", {role: "img"}); canvas.setAttribute("aria-label", `curve of run ${row.name}`); return el("td", {}, canvas); }
+    if (column.id === "curve") return el("td", {}, el("canvas", {role: "img", label: `curve of run ${row.name}`}));
     const value = column.value(row);
     return el("td", {className: column.number ? "number" : ""}, column.text ? column.text(row) : typeof value === "number" ? pretty(written(value)) : plain(value));
   },

@@ -106,8 +106,6 @@ class Watcher:
 
     def _run(self, sweep: SweepView, name: str) -> RunView | None:
         if name not in self._runs:
-            if not name.isdecimal():
-                return None
             sweep.read(time.monotonic())
             folder = sweep.folder_of(name)
             if folder is None:

@@ -88,7 +88,7 @@ def test_a_browser_says_what_it_waits_for(tmp_path: Path) -> None:
     assert "does not exist yet. The page shows it as soon as it is there." in text
 
 
-def test_many_long_runs_load_in_two_seconds_and_then_cost_little(tmp_path: Path) -> None:
+def test_many_long_runs_load_faster_than_json_reads_them_and_then_cost_little(tmp_path: Path) -> None:
     """64 runs of 10 000 lines."""
     folder = write_sweep(tmp_path, runs=65, lines=0)
     text = lines_of(train_line(step, math.exp(-step / 3000), within=0.123456) for step in range(1, 10_001))
@@ -98,16 +98,18 @@ def test_many_long_runs_load_in_two_seconds_and_then_cost_little(tmp_path: Path)
     while not answers or answers[-1]["more"]:
         answers.append(watcher.answer("", since, "", answers[-1]["token"] if answers else "", "train/loss"))
         since = answers[-1]["tick"]
-    assert time.process_time() - began < 2
+    seconds, size = time.process_time() - began, sum(len(json.dumps(answer)) for answer in answers)
+    print(f"64 runs of 10 000 lines: {seconds:.2g} s of one core, {size / 1e6:.2g} MB in {len(answers)} answers")
+    began = time.process_time()
+    for line in text.splitlines():
+        json.loads(line)
+    assert seconds < 64 * (time.process_time() - began)
+    assert size < 500_000
     assert answers[-1]["share"] == 1
-    assert sum(len(json.dumps(answer)) for answer in answers) < 3_000_000
 
     time.sleep(0.6)
-    run = folder / "runs" / "0007" / "metrics.jsonl"
-    with run.open("a") as file:
+    with (folder / "runs" / "0007" / "metrics.jsonl").open("a") as file:
         file.write(lines_of([train_line(10_001)]))
-    began = time.process_time()
     answer = watcher.answer("", since, answers[-1]["hash"], answers[-1]["token"], "train/loss")
-    assert time.process_time() - began < 0.2
     assert [row["name"] for row in answer["rows"]] == ["0007"]
     assert len(json.dumps(answer)) < 2000

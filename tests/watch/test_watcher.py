@@ -233,6 +233,16 @@ def test_panels_have_what_was_measured_beside_their_levels(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.parametrize(("task", "drawn"), [("adding", True), ("copying", False)])
+def test_half_life_is_drawn_where_it_says_something(tmp_path: Path, task: str, drawn: bool) -> None:
+    write_run(tmp_path, decay(20), task={"name": task, "length": 6} if drawn else {"name": task})
+    (tmp_path / "diagnostics.jsonl").write_text(lines_of(map(diagnostics_line, (0, 10))))
+    page = Page(tmp_path)
+    page.ask()
+    panel = page.panel("half-life in time steps (▲: no decay)")
+    assert (bool(panel["curves"]), bool(panel["hint"])) == (drawn, not drawn)
+
+
 def test_a_panel_without_data_says_what_to_set(tmp_path: Path) -> None:
     page = Page(write_run(tmp_path, decay(20), optimizer={"name": "sgd", "clip_norm": None}))
     page.ask()
@@ -259,6 +269,7 @@ def test_levels_are_those_of_the_task(name: str) -> None:
     assert facts.larger_is_better == task.larger_is_better
     assert facts.baselines == task.baselines
     assert facts.solved == (None if task is factory else task.solved)
+    assert facts.reads_every_step == (task.readout == "every")
 
 
 @pytest.mark.parametrize(
