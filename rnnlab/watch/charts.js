@@ -124,6 +124,13 @@ class LineChart extends Chart {
     const ends = lines.map(({data}) => [data.x[0], data.x[data.x.length - 1]]);
     const begin = this.board.zero ? 0 : Math.min(...ends.map(e => e[0])), end = Math.max(1, ...ends.map(e => e[1]));
     const {left, right, top, bottom} = this.box;
+    if (!lines.length) {
+      context.fillStyle = INK("quiet");
+      context.textAlign = "center";
+      context.fillText("no line yet", (left + right) / 2, (top + bottom) / 2);
+      this.described(lines);
+      return;
+    }
     this.scaleX(Math.min(begin, end), end);
     this.y = spot => bottom - (spot - low) / (high - low) * (bottom - top);
     this.atValue = value => value === null || value === undefined || (log && value <= 0) ? null : this.y(log ? Math.log10(value) : value);

@@ -72,7 +72,10 @@ class HeatChart extends Chart {
       const name = this.panel.axis ? `value ${written(this.panel.axis[0] + share * (this.panel.axis[1] - this.panel.axis[0]))}` : `t ${t + 1}`;
       parts.push(`${name} `, el("b", {}, value === null || value === undefined ? "none" : words(value / 100)));
     } else if (numbers.length && !this.panel.axis) parts.push("first ", el("b", {}, words(numbers[0])), ", last ", el("b", {}, words(numbers[numbers.length - 1])));
-    else parts.push(`${length} bins`);
+    else if (this.panel.axis) {
+      const [low, high] = this.panel.axis, most = values.indexOf(Math.max(...values.filter(v => v !== null)));
+      parts.push("most at ", el("b", {}, written(Number((low + (most + .5) / values.length * (high - low)).toFixed(3)))));
+    }
     this.legend.replaceChildren(el("li", {}, ...parts));
   }
 }

@@ -51,7 +51,7 @@ class Watcher:
             return None  # Empty, or just begun.
         inside = [name for name in names if _is_ours(self.workdir / name)]
         more = f"; in it are {', '.join(inside[:5])}{', …' if len(inside) > 5 else ''}" if inside else ""
-        return f"{self.workdir} is not of a run or a sweep: it has no config.json and no sweep.json{more}"
+        return f"{self.workdir} is not the folder of a run or a sweep: it has no config.json and no sweep.json{more}"
 
     def waiting(self) -> str | None:
         """The words for what it waits for; None where there is something to watch."""

@@ -160,7 +160,10 @@ def test_a_door_for_others_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ([], "--workdir is missing"),
         (["--workdir={0}/file"], "file is a file, not the folder of a run or a sweep"),
-        (["--workdir={0}"], "is not of a run or a sweep: it has no config.json and no sweep.json; in it are run"),
+        (
+            ["--workdir={0}"],
+            "the folder of a run or a sweep: it has no config.json and no sweep.json; in it are run",
+        ),
         (["--workdir={0}/run", "--port={1}"], "is in use on 127.0.0.1; take another, or leave --port out"),
         (["--workdir={0}/run", "--port=70000"], "--port"),
         (["--workdir={0}/run", "--host=192.0.2.1"], "this machine has no such address"),
