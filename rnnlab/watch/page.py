@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from rnnlab.plots.style import COLOURS, GREY
+from rnnlab.plots.palette import COLOURS, GREY
 
 COLOUR_MAPS = ("viridis", "magma")
 STOPS = 32

@@ -11,12 +11,13 @@ function mix(colour, other, share) {
   return "#" + a.map((value, i) => Math.round(value + (b[i] - value) * share).toString(16).padStart(2, "0")).join("");
 }
 
-// A number counts through the palette; the splits have colours of their own, as in the figures.
+// A number counts through the palette; the splits have the colours that they have in the figures. On a dark ground all but
+// the brightest are lightened.
+const SPLITS = {train: 5, validation: 0, test: 1};
+
 function ink(colour) {
-  const plain = {train: PALETTE.colours[0], validation: PALETTE.colours[0], test: PALETTE.colours[1]};
-  const base = plain[colour] ?? (colour === "grey" ? PALETTE.grey : PALETTE.colours[colour % PALETTE.colours.length]);
-  if (colour === "train") return dark.matches ? mix(base, "#9a9a9a", .25) : mix(base, "#ffffff", .45);
-  return dark.matches ? mix(base, "#ffffff", colour === "validation" ? .5 : .38) : base;
+  const at = SPLITS[colour] ?? colour, base = colour === "grey" ? PALETTE.grey : PALETTE.colours[at % PALETTE.colours.length];
+  return dark.matches && at !== SPLITS.train ? mix(base, "#ffffff", colour === "validation" ? .6 : .42) : base;
 }
 
 function shade(name, share) {

@@ -16,7 +16,7 @@ import pytest
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
-from rnnlab.plots.style import COLOURS
+from rnnlab.plots.palette import COLOURS
 from rnnlab.watch import __main__ as command
 from rnnlab.watch.page import page
 from rnnlab.watch.server import PageServer
