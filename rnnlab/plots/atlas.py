@@ -87,6 +87,7 @@ def _draw(axis: Axes, rows: list[list[Mapping[str, Any]]]) -> None:
             axis.text(x, y, short(row), ha="center", va="center", fontsize=5.5, color=colour)
     axis.set_xticks(np.arange(len(rows[0])) - 0.5, minor=True)
     axis.set_yticks(np.arange(len(rows)) - 0.5, minor=True)
+    axis.grid(False, which="major")
     axis.grid(which="minor", color="white", linewidth=1.2)
     axis.tick_params(which="both", length=0, pad=2)
     axis.spines[:].set_visible(False)

@@ -11,6 +11,7 @@ from rnnlab.plots.style import (
     COLOURS,
     GREY,
     MARKERS,
+    OVER_THE_LAST,
     PAGE,
     TIME_STEP,
     gradient_symbol,
@@ -19,6 +20,7 @@ from rnnlab.plots.style import (
     make_axes,
     make_panels,
     numbers,
+    over_the_last,
     save,
     shown,
 )
@@ -124,7 +126,8 @@ def gradient_flow(workdir: Path) -> Path:
 
 
 def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
-    """One panel untrained, one trained: ‖∂L/∂h_t‖ of the last layer of several runs, forwards, side by side.
+    """One panel untrained, one trained: ‖∂L/∂h_t‖ of the last layer of several runs, forwards, over that of the last
+    step, since losses differ from run to run.
 
     workdirs: label -> a workdir with a gradient_flow.json.
     """
@@ -133,7 +136,8 @@ def compare_gradient_flow(workdirs: Mapping[str, Path], path: Path) -> Path:
     figure, axes = make_axes(len(moments))
     for axis, when in zip(axes, moments, strict=True):
         curves = {label: each[when][last_forward(each[when])] for label, each in measured.items() if when in each}
-        _draw_gradient(axis, curves, COLOURS)
+        _draw_gradient(axis, {label: over_the_last(norms) for label, norms in curves.items()}, COLOURS)
+        axis.set_ylabel(OVER_THE_LAST)
         axis.set_title(when)
     axes[0].legend()
     return save(figure, path)

@@ -96,6 +96,16 @@ def gradient_symbol(what: str) -> str:
     return r"$\Vert\delta_t\Vert$" if what == "delta" else rf"$\Vert\partial L/\partial {what}_t\Vert$"
 
 
+OVER_THE_LAST = rf"{gradient_symbol('h')} over the last step's"
+"""The axis of gradients of networks whose losses differ."""
+
+
+def over_the_last(norms: Any) -> np.ndarray:
+    """Norms over time steps, over that of the last step; NaN where that is 0 or is not finite."""
+    norms = shown(numbers(norms), positive=True)
+    return norms / norms[-1]
+
+
 def numbers(values: Any) -> np.ndarray:
     """Nested lists of numbers from JSON, in which strings stand for what is not finite and None for what is not."""
     return np.array(list(values) if isinstance(values, Iterable) else values, dtype=object).astype(float)

@@ -40,7 +40,7 @@ def mark_curves(figure: Figure) -> set[Any]:
         for line in curves:
             line.set_marker(marker_of(line.get_color()) or "")
             line.set_markersize(_MARK)
-            if np.size(line.get_xdata()) > 12:
+            if np.size(line.get_xdata()) > 8:
                 line.set_markevery((0.04 + 0.03 * (list(axis.lines).index(line) % 6), 0.22))
             marked.add(line.get_color())
     return marked

@@ -14,11 +14,11 @@ from rnnlab.plots.legends import COMPACT
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
-    gradient_symbol,
+    OVER_THE_LAST,
     log_scale,
     make_axes,
     make_grid,
-    numbers,
+    over_the_last,
     save,
     shown,
     without_spikes,
@@ -114,7 +114,8 @@ def _split(points: Points, positive: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], colours: Mapping[str, int], path: Path) -> Path:
-    """One panel untrained, one trained: ‖∂L/∂h_t‖ of each network over its time steps.
+    """One panel untrained, one trained: ‖∂L/∂h_t‖ of each network over its time steps, over that of the last one, since
+    losses differ from network to network.
 
     Args:
         flows: label -> "t", and norms "untrained" and "trained", as many each.
@@ -124,11 +125,16 @@ def gradients_over_time(flows: Mapping[str, Mapping[str, Any]], colours: Mapping
     figure, axes = make_axes(len(moments))
     for axis, when in zip(axes, moments, strict=True):
         for label, flow in flows.items():
-            values = shown(numbers(flow[when]), positive=True)
-            axis.plot(flow["t"], values, color=COLOURS[colours[label] % len(COLOURS)], label=label, linewidth=1.6)
+            axis.plot(
+                flow["t"],
+                over_the_last(flow[when]),
+                color=COLOURS[colours[label] % len(COLOURS)],
+                label=label,
+                linewidth=1.6,
+            )
         axis.set_title(when)
         axis.set_xlabel("time step t")
-        axis.set_ylabel(f"{gradient_symbol('h')}, root mean square over rows")
+        axis.set_ylabel(OVER_THE_LAST)
     axes[1].sharey(axes[0])
     for axis in axes:
         log_scale(axis)

@@ -95,7 +95,8 @@ def test_gradients_of_several_runs_are_one_figure_of_panels_untrained_and_traine
     assert [axis.get_title() for axis in figure.axes] == ["untrained", "trained"]
     for axis, norms in zip(figure.axes, trained.gradient_flow.values(), strict=True):
         for line in axis.lines:
-            np.testing.assert_allclose(line.get_ydata(), norms["layer 1"])
+            share = np.array(norms["layer 1"]) / norms["layer 1"][-1]  # Losses differ from run to run.
+            np.testing.assert_allclose(line.get_ydata(), share)
     assert files(trained.workdir) == before
     with pytest.raises(ConfigError, match="compare_gradients: no runs; give them by their labels"):
         rnnlab.compare_gradients({})
