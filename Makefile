@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 # mkdocs is pinned below 2: material need not speak of it in every build.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help install train test test-slow selfcheck lint format docs docs-serve lock clean
+.PHONY: help install train test test-slow selfcheck lint format docs docs-serve notebooks lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -52,6 +52,9 @@ docs: $(VENV)/.docs-installed ## build the documentation into site/, where a bro
 
 docs-serve: $(VENV)/.docs-installed ## show the documentation while you write, at http://127.0.0.1:8000
 	$(VENV)/bin/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
+notebooks: $(VENV)/.test-installed ## run the notebooks of docs/tutorials and write their outputs into them
+	$(VENV)/bin/python -m scripts.run_notebooks
 
 # uv resolves for every Python and system at once. What it writes are pip's constraints: they install nothing.
 lock: $(VENV)/bin/pip ## write constraints.txt anew, the newest versions of all that rnnlab and its extras need

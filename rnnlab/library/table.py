@@ -107,7 +107,7 @@ class Table(Mapping[str, list[Any]]):
         for line in self._shown():
             table.add_row(*line)
         text = io.StringIO()
-        Console(file=text, width=max(120, 12 * len(self)), color_system=None).print(table)
+        Console(file=text, width=max(120, 12 * len(self)), color_system=None, force_jupyter=False).print(table)
         return text.getvalue() + self._left_out()
 
     def _repr_html_(self) -> str:

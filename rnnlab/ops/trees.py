@@ -1,6 +1,10 @@
 """How a notebook shows a module."""
 
+import re
 from typing import Any
+
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+"""Which Flax prints in a notebook, too, where nothing reads them."""
 
 
 class ShownAsTree:
@@ -11,4 +15,4 @@ class ShownAsTree:
         import treescope  # Here: nothing but a notebook needs it.
 
         with treescope.active_autovisualizer.set_scoped(treescope.ArrayAutovisualizer()):
-            return {"text/html": treescope.render_to_html(self), "text/plain": str(self)}
+            return {"text/html": treescope.render_to_html(self), "text/plain": _COLOURS.sub("", str(self))}

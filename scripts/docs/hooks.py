@@ -7,6 +7,7 @@ import logging
 import os.path
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ FILE_LABEL = re.compile(r"\[`?(?:[\w/]*/)?(\w+\.md)`?\]\(((?:[\w./]*/)?\1)(#[^)\
 FIGURE = re.compile(r"^(!\[[^]]*\]\((<?[^)>]+\.png>?)\))$", re.M)
 ADDRESS = re.compile(r"""(?:src|href)=["']?((?:https?:)?//[^"'>\s]+)""")
 TITLE = re.compile(r"^# (.+)$", re.M)
+PAGE_LINK = re.compile(r'href="((?![a-z]+:)[^"#]+)(\.md|\.ipynb)(#[^"]*)?"')
+NOTEBOOK_LINE = re.compile(r"^\d\. \[[^]]+\]\((\w+\.ipynb)\).*(?:\n .*)*", re.M)
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((\.\.[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -34,6 +37,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The text of a page as it is shown."""
     path = f"docs/{page.file.src_uri}"
     text = MADE_HERE.sub(lambda match: part(match[1], path), markdown)
+    text = with_colab(text, path, URLS.get("Repository"))
     text = FIGURE.sub(r"[\1](\2)", text)  # A click shows it at its full size.
     return link_out(with_titles(text, path), path, URLS.get("Repository"))
 
@@ -51,6 +55,39 @@ def fetched(html: str) -> list[str]:
     return [
         address for tag in loaded for address in re.findall(r"""(?:src|href)=["']?((?:https?:)?//[^"'>\s]+)""", tag)
     ]
+
+
+def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
+    """The page as HTML; links of a notebook lead to pages, which mkdocs does for Markdown alone."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    return linked(html, page.file.src_uri, {file.src_uri for file in files})
+
+
+def linked(html: str, page: str, there: Collection[str]) -> str:
+    """HTML whose links to .md and .ipynb files lead to their pages; one to what is not there is a warning.
+
+    Args:
+        page: the path of the page, from docs/.
+        there: the paths of all.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        if os.path.normpath(os.path.join(os.path.dirname(page), match[1] + match[2])) not in there:
+            log.warning("%s has a link to %s, which is not there", page, match[1] + match[2])
+        return f'href="{match[1]}.html{match[3] or ""}"'
+
+    return PAGE_LINK.sub(replace, html)
+
+
+def with_colab(markdown: str, page: str, repository: str | None) -> str:
+    """The text, in which each entry of a list that begins with a link to a notebook ends with one for Colab,
+    where the project has a public address on GitHub."""
+    address = (repository or "").rstrip("/").partition("://github.com/")[2]
+    if not address:
+        return markdown
+    folder = f"https://colab.research.google.com/github/{address}/blob/main/{os.path.dirname(page)}"
+    return NOTEBOOK_LINE.sub(lambda match: f"{match[0]} [Open on Colab]({folder}/{match[1]}).", markdown)
 
 
 def part(name: str, page: str) -> str:

@@ -50,7 +50,9 @@ def test_a_real_frame_has_the_same_numbers(library: str) -> None:
     assert list(frame["loss"])[2] == math.inf
 
 
-def test_first_rows_are_printed_and_texts_are_escaped() -> None:
+@pytest.mark.parametrize("notebook", [False, True])
+def test_first_rows_are_printed_and_texts_are_escaped(monkeypatch: pytest.MonkeyPatch, notebook: bool) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
     table = Table([{"name": "<b>", "x": 1 / 3}] * (SHOWN + 1))
     assert repr(table).count("0.333333") == SHOWN
     assert repr(table).endswith("10 of 11 rows")

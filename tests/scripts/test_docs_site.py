@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rnnlab.config.reading import read_file
-from scripts.docs.hooks import fetched, link_out, on_page_markdown, with_titles
+from scripts.docs.hooks import fetched, link_out, linked, on_page_markdown, with_colab, with_titles
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -78,6 +78,30 @@ LINKS = {
 def test_links_out_of_the_docs_lead_to_the_repository_where_there_is_one(text: str) -> None:
     page = "docs/how_to/x.md" if "../.." in text or "cells" in text else "docs/x.md"
     assert (link_out(text, page, None), link_out(text, page, "https://x.org/r/")) == LINKS[text]
+
+
+def test_links_of_a_notebook_lead_to_pages_and_one_to_nothing_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    html = '<a href="../cells.md#gru">, <a href="other.ipynb">, <a href="https://x.org/a.md">, <a href="#top">'
+    pages = {"cells.md", "tutorials/other.ipynb"}
+    assert linked(html, "tutorials/one.ipynb", pages) == (
+        '<a href="../cells.html#gru">, <a href="other.html">, <a href="https://x.org/a.md">, <a href="#top">'
+    )
+    assert not caplog.records
+    linked(html, "tutorials/one.ipynb", {"cells.md"})
+    (record,) = caplog.records
+    assert record.message == "tutorials/one.ipynb has a link to other.ipynb, which is not there"
+
+
+def test_notebooks_open_on_colab_where_the_project_has_an_address_on_github() -> None:
+    lines = "1. [One](one.ipynb): a line\n   and another.\n2. [Two](two.ipynb): two.\n"
+    colab = "[Open on Colab](https://colab.research.google.com/github/me/lab/blob/main/docs/tutorials"
+    page = "docs/tutorials/index.md"
+    assert with_colab(lines, page, "https://github.com/me/lab/") == (
+        f"1. [One](one.ipynb): a line\n   and another. {colab}/one.ipynb).\n"
+        f"2. [Two](two.ipynb): two. {colab}/two.ipynb).\n"
+    )
+    for elsewhere in (None, "https://x.org/me/lab"):
+        assert with_colab(lines, page, elsewhere) == lines
 
 
 LABELS = {
