@@ -121,8 +121,7 @@ class LineChart extends Chart {
     const margin = .06 * (high - low) || (log ? .1 : .06 * Math.abs(high) || 1);
     low -= margin; high += margin;
     if (!log && range[0] >= 0 && low < 0) low = 0;
-    const ends = lines.map(({data}) => [data.x[0], data.x[data.x.length - 1]]);
-    const begin = this.board.zero ? 0 : Math.min(...ends.map(e => e[0])), end = Math.max(1, ...ends.map(e => e[1]));
+    const begin = 0, end = Math.max(1, ...lines.map(({data}) => data.x[data.x.length - 1]));
     const {left, right, top, bottom} = this.box;
     if (!lines.length) {
       context.fillStyle = INK("quiet");
@@ -131,7 +130,7 @@ class LineChart extends Chart {
       this.described(lines);
       return;
     }
-    this.scaleX(Math.min(begin, end), end);
+    this.scaleX(begin, end);
     this.y = spot => bottom - (spot - low) / (high - low) * (bottom - top);
     this.atValue = value => value === null || value === undefined || (log && value <= 0) ? null : this.y(log ? Math.log10(value) : value);
     this.axes(context, log ? logTicks(low, high) : ticksOf(low, high, 5).map(v => [v, pretty(written(v))]), [begin, end]);

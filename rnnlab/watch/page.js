@@ -17,7 +17,7 @@ const EVERY = {busy: 30, live: 1500, over: 6000, hidden: 20000, lost: 15000};
 const board = {
   run: null, kind: null, head: null, hash: "", tick: 0, token: "", metric: "", colour: "",
   curves: new Map(), maps: new Map(), rows: new Map(), charts: [], step: null, lit: null, pointed: null,
-  smoothing: 0, scale: "", zero: true, sort: {by: "name", down: false}, order: "",
+  smoothing: 0, scale: "", sort: {by: "name", down: false}, order: "",
 
   // The pointer, or a key, is at a step of a chart.
   point(step, chart = null, x, y) {

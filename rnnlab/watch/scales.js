@@ -56,7 +56,7 @@ function withoutSpikes(values, log) {
     while (last < n - 1 && places[last + 1] - places[last] <= 3) last++;
   }
   const kept = places[last] - places[first], whole = places[n - 1] - places[0];
-  return whole > (log ? 3 : 10) * kept && kept > 0 ? [places[first], places[last]] : [places[0], places[n - 1]];
+  return whole > (log ? 2 : 10) * kept && kept > 0 ? [places[first], places[last]] : [places[0], places[n - 1]];
 }
 
 function wholeRange(values, log) {
