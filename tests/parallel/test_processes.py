@@ -97,10 +97,30 @@ def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
         process.wait()
 
 
+TRACKER = """
+import os
+
+class Counts:
+    def start(self, run):
+        self.path = run.workdir / f"tracked by {os.getpid()}"
+
+    def scalars(self, step, split, values):
+        with self.path.open("a") as file:
+            file.write(f"{step} {split}\\n")
+
+    def figures(self, step, paths):
+        pass
+
+    def finish(self, status, summary):
+        self.scalars(summary["steps"], status, {})
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [False, True], ids=["flags", "slurm"], indirect=True)
 def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) -> None:
-    pair.start()
+    (pair.folder / "counting.py").write_text(TRACKER)
+    pair.start("--config.trackers=counting:Counts")
     assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
     assert "finished at step 60" in pair.said(0)
     assert "in 2 processes" in pair.said(0)
@@ -108,7 +128,11 @@ def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) 
     assert "step" not in pair.said(1)
     lines = read_metrics(pair.workdir)
     assert [line["step"] for line in lines if line["split"] == "train"] == [10, 20, 30, 40, 50, 60]
-    assert read_diagnostics(pair.workdir)
+    observed = read_diagnostics(pair.workdir)
+    (tracked,) = pair.workdir.glob("tracked by *")  # The first process alone sends.
+    sent = [f"{line['step']} {line['split']}" for line in lines] + [f"{line['step']} diagnostics" for line in observed]
+    assert sorted(tracked.read_text().splitlines()) == sorted([*sent, "60 finished"])
+    assert observed
     pair_ends = final_params(small(devices=2), pair.workdir)
     for devices in (1, 2):
         train_and_evaluate(small(devices=devices), tmp_path / f"one{devices}")
