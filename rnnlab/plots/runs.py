@@ -148,7 +148,7 @@ def last_forward(names: Iterable[str]) -> str:
     return [name for name in names if " reverse" not in name][-1]
 
 
-def _draw_gradient(axis: Axes, curves: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+def _draw_gradient(axis: Axes, curves: Mapping[str, Any], colours: Sequence[str]) -> None:
     for number, (label, norms) in enumerate(curves.items()):
         values = shown(numbers(norms), positive=True)
         axis.plot(range(1, len(values) + 1), values, color=colours[number % len(colours)], label=label, linewidth=1.6)
