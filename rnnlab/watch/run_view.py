@@ -144,11 +144,18 @@ def _name_of(config: Mapping[str, Any], path: tuple[str, ...]) -> str:
 def locks_of_group(run: Path) -> tuple[Path, ...]:
     """The lock file of the group that a sweep's run is trained in, if it is one of a sweep."""
     sweep = SweepDir.of_run(run)
-    groups = (read_object(sweep.manifest) or {}).get("groups") if sweep else None
-    if sweep is None or not isinstance(groups, dict):
+    if sweep is None:
         return ()
-    return tuple(
-        sweep.group(name).lock
+    groups = members_of(read_object(sweep.manifest) or {})
+    return tuple(sweep.group(name).lock for name, members in groups.items() if run.absolute().name in members)
+
+
+def members_of(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The runs of every group that sweep.json names."""
+    groups = manifest.get("groups")
+    groups = groups if isinstance(groups, dict) else {}
+    return {
+        name: [member for member in group["runs"] if isinstance(member, str)]
         for name, group in groups.items()
-        if name.isdecimal() and isinstance(group, dict) and run.absolute().name in group.get("runs", ())
-    )
+        if name.isdecimal() and isinstance(group, dict) and isinstance(group.get("runs"), list)
+    }

@@ -52,10 +52,9 @@ class PageServer(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise ConfigError(_why(error, host, port)) from None
-        self.names = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-        if not is_loopback(host):
-            return
         self.names = {"localhost", host.lower()}
+        if not is_loopback(host):
+            self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     def server_bind(self) -> None:
         """Without the look-up of the machine's name, which may take seconds and is used for nothing."""

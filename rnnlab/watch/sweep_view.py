@@ -11,7 +11,7 @@ from rnnlab.records.workdir import DONE
 from rnnlab.watch.curves import Curve
 from rnnlab.watch.facts import facts_of
 from rnnlab.watch.run_files import Ticks
-from rnnlab.watch.run_view import Changing, RunView
+from rnnlab.watch.run_view import Changing, RunView, members_of
 
 BUCKETS = 256
 """The size of a curve beside many others."""
@@ -71,13 +71,12 @@ class SweepView:
         """The runs that sweep.json names; a name is a number, so that no path leads out of the folder."""
         runs = manifest.get("runs")
         runs = [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
-        self._listed = {run["name"]: run for run in runs if str(run.get("name", "")).isdecimal()}
-        groups = manifest.get("groups")
-        self._groups = {
-            member: name
-            for name, group in (groups.items() if isinstance(groups, dict) else ())
-            for member in (group.get("runs", ()) if name.isdecimal() and isinstance(group, dict) else ())
-        }
+        runs = [run for run in runs if isinstance(run.get("axes"), dict) and isinstance(run.get("name"), str)]
+        self._listed = {run["name"]: run for run in runs if run["name"].isdecimal()}
+        groups = members_of(manifest)
+        self._groups = {member: name for name, members in groups.items() for member in members}
+        self._rows = {name: row for name, row in self._rows.items() if name in self._listed}
+        self._next = 0
         for name in self._listed:
             if name not in self._rows:
                 self._rows[name] = _Row(RunView(self.files.run(name), self.ticks, BUCKETS, False, self.locks(name)))
@@ -98,7 +97,7 @@ class SweepView:
             "group": self._groups.get(name, ""),
             "in_sweep": run.get("in_sweep", True),
             "status": view.status().word,
-            "axes": run.get("axes", {}),
+            "axes": run["axes"],
             "step": progress["step"],
             "steps": progress["steps"],
             "seconds": round(progress["seconds"], 1),
@@ -139,7 +138,7 @@ class SweepView:
 
     def _head(self, metrics: list[str]) -> dict[str, Any]:
         manifest = self._manifest.content or {}
-        axes = list(dict.fromkeys(path for run in self._listed.values() for path in run.get("axes", {})))
+        axes = list(dict.fromkeys(path for run in self._listed.values() for path in run["axes"]))
         config = manifest.get("config")
         larger, programs = self._larger(), len(set(self._groups.values()))
         return {

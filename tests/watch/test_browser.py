@@ -23,9 +23,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @contextmanager
-def served(workdir: Path) -> Iterator[str]:
-    """The address of the page."""
-    with PageServer("127.0.0.1", 0, page(), Watcher(workdir).answer) as server:
+def served(workdir: Path, hand: str = "") -> Iterator[str]:
+    """The address of the page; hand: what is done on it after two seconds, as a script."""
+    text = page().replace("</script>", f"setTimeout(() => {{ {hand} }}, 2000);\n</script>")
+    with PageServer("127.0.0.1", 0, text, Watcher(workdir).answer) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
@@ -80,6 +81,28 @@ def test_a_browser_shows_a_sweep_and_one_of_its_runs(tmp_path: Path) -> None:
     assert "1 of 4 runs are over" in text
     assert "← all runs" in alone
     assert "step 20 of 100 (20 %)" in alone
+
+
+def test_keys_move_along_the_steps_and_all_panels_show_them(tmp_path: Path) -> None:
+    keys = "const canvas = document.querySelector('canvas'); canvas.focus();" + "".join(
+        f"canvas.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}'}}));" for key in ("Home", "ArrowRight")
+    )
+    folder = write_run(tmp_path / "run", decay(40))
+    with served(folder, keys + "document.querySelector('figure button').click();") as url:
+        text = shown(url, tmp_path / "profile")
+    assert re.search(r'id="readout"[^>]*>step 2<', text)
+    assert f"train <b>{math.exp(-0.1):.4g}</b>" in text
+    assert "optimiser <b>0.01</b>" in text
+    assert 'aria-label="loss: logarithmic scale; change"' in text
+
+
+def test_a_click_on_a_column_sorts_the_runs_by_it(tmp_path: Path) -> None:
+    click = "[...document.querySelectorAll('thead button')].find(each => each.textContent === 'best').click();"
+    folder = write_sweep(tmp_path / "sweep")
+    with served(folder, click) as url:
+        text = shown(url, tmp_path / "profile")
+    assert re.findall(r'<tr data-name="(\d+)"', text) == ["0002", "0001", "0000", "0003"]
+    assert re.search(r'aria-sort="ascending"><button type="button">best ▲', text)
 
 
 def test_a_browser_says_what_it_waits_for(tmp_path: Path) -> None:

@@ -338,6 +338,21 @@ def test_a_sweep_that_grows_shows_its_new_runs(tmp_path: Path) -> None:
     assert len(page.rows) == 5
 
 
+def test_a_sweep_of_any_make_is_shown(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    page = Page(folder)
+    page.ask()
+    run = {"name": "0001", "in_sweep": True, "axes": {}}
+    odd = {
+        "runs": [run, {"name": 3}, {"name": "0002", "axes": []}, 7],
+        "groups": {"x": 1, "000": {"runs": 3}, "001": {"runs": ["0001", []]}},
+    }
+    for manifest in (odd, {"runs": {}, "groups": []}, {}):
+        (folder / "sweep.json").write_text(json.dumps(manifest))
+        assert page.ask()["kind"] == "sweep"
+    assert page.head["axes"] == []
+
+
 @pytest.mark.parametrize("name", ["0009", "../0000", "..", "/etc", "0000/../0001", "０００１", "%2e%2e"])
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = write_sweep(tmp_path / "sweep")
