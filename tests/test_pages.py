@@ -1,5 +1,6 @@
 """What holds of every page: its links and the anchors that they name are there, and its Python runs in order."""
 
+import json
 import re
 import shlex
 from functools import cache
@@ -78,6 +79,21 @@ def test_speeds_of_the_readme_are_those_that_were_measured() -> None:
 def cells_of(row: str) -> list[str]:
     """The texts of a table's row."""
     return [each.strip() for each in row.strip("|").split("|")]
+
+
+def test_results_of_the_readme_are_those_of_the_published_runs() -> None:
+    results = ROOT / "docs" / "results"
+    runs = json.loads((results / "runs.json").read_text(encoding="utf-8"))
+    for path in results.glob("checkpoints/*/summary.json"):
+        runs[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+    names = {"configs/adding.py": "adding-irnn", "configs/adding.py:tanh": "adding-tanh"}
+    rows = re.findall(r"^\| .*\(`(.*)`\) \| .* \| (accuracy )?([\d.]+)( %)?", README, re.M)
+    assert len(rows) == 4
+    for name, accuracy, shown, percent in rows:
+        best = runs[names.get(name, name)]["best"]["test"]
+        value = 100 * best["accuracy"] if accuracy else best["loss"]
+        digits = len(shown.partition(".")[2])
+        assert (f"{value:.{digits}f}", bool(percent)) == (shown, bool(accuracy))
 
 
 def test_the_readme_cites_this_version() -> None:
