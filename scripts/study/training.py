@@ -18,6 +18,7 @@ from rnnlab.diagnostics.diagnosis import MEASURES, subject_of
 from rnnlab.diagnostics.gradient_flow import decay_per_step
 from rnnlab.files import read_json, write_text
 from rnnlab.library import load
+from rnnlab.plots.style import kept
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, read_summary
@@ -56,7 +57,9 @@ def train_entry(entry: Entry, runs: Path, data_dir: str | None, stop: Callable[[
 
 def _over(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: Callable[[int], bool]) -> bool:
     """Trains what is left of a sweep; False where it was stopped."""
-    if run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=stop) != "interrupted":
+    with kept():  # Figures of thousands of runs, which nobody looks at, would take as long as some of the entries.
+        status = run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=stop)
+    if status != "interrupted":
         return True
     if not stop(0):
         raise KeyboardInterrupt
