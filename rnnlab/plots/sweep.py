@@ -137,6 +137,7 @@ def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path)
     figure, ((axis,),) = make_grid(1, 1, 6.4, 4.6)
     places = np.array([*(value for line in lines for value in line.x), *(claim.value for claim in claims)])
     logarithmic = spread(places)
+    scaled = np.log if logarithmic else float
     if logarithmic:
         axis.set_xscale("log")
     for number, line in enumerate(lines):
@@ -149,13 +150,15 @@ def solved(lines: Sequence[Solved], x: str, claims: Sequence[Claim], path: Path)
         axis.vlines(values, low, high, color=colour, alpha=0.35, linewidth=2)
     for row, claim in enumerate(claims):  # Above the axes: within them words would cover a bar.
         axis.axvline(claim.value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
+        ends = [scaled(end) for end in (places.min(), claim.value, places.max())]
+        third = int(3 * (ends[1] - ends[0]) / ((ends[2] - ends[0]) or 1.0))
         axis.annotate(
             claim.text,
             (claim.value, 1),
             xycoords=axis.get_xaxis_transform(),
             xytext=(0, 3 + 9 * row),
             textcoords="offset points",
-            ha="center",
+            ha=("left", "center", "right", "right")[third],  # Words at an end go inwards: the figure stays narrow.
             va="bottom",
             fontsize=SMALL,
             color=GREY,
@@ -228,11 +231,13 @@ def ribbons(panels: Sequence[tuple[str, Sequence[Curve]]], metric: str, logarith
 
 def _limits(axis: Axes, means: np.ndarray, logarithmic: bool) -> None:
     """The same for all panels, so that they can be compared, and by the means without their spikes: the interval of two
-    seeds that are left, or one exploded curve, does not press the others flat."""
-    low, high = without_spikes(means, logarithmic)
+    seeds that are left, or one exploded curve, does not press the others flat. Means from 0 to 1, as shares are, have
+    no spikes: the few that fall to 0 are those that learn."""
+    within = not logarithmic and means.min() >= 0 and means.max() <= 1
+    low, high = (means.min(), means.max()) if within else without_spikes(means, logarithmic)
     if logarithmic:
         axis.set_yscale("log")
         axis.set_ylim(low / 3, high * 3)
         return
-    margin = 0.25 * (high - low or 1.0)
+    margin = (0.05 if within else 0.25) * (high - low or 1.0)
     axis.set_ylim(low - margin, high + margin)

@@ -14,9 +14,10 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from rnnlab.plots import style
+from rnnlab.plots import style, sweep
 from rnnlab.plots.legends import covers, finish, lies_over, renderer_of
 from rnnlab.plots.palette import COLOURS, MARKERS
+from rnnlab.plots.style import kept
 from rnnlab.plots.words import spread_out
 from tests.plots import examples
 from tests.tiers import slow_tests
@@ -177,3 +178,28 @@ def test_no_colour_of_a_curve_is_written_but_in_the_palette() -> None:
         p.name: m for p in files if p.name not in allowed and (m := re.findall(r'"#[0-9a-f]{6}"', p.read_text()))
     }
     assert wrong == {}
+
+
+def test_a_share_that_falls_to_0_stays_in_sight_of_those_that_learn_nothing(tmp_path: Path) -> None:
+    steps = np.arange(20.0)
+    flat = 0.75 + 0.01 * np.cos(steps)
+    means = [flat, flat, np.where(steps < 15, flat, 0.0)]
+    curves = [sweep.Curve(f"{number}", number, steps, mean, mean, mean) for number, mean in enumerate(means)]
+    with kept() as figures:
+        sweep.ribbons([("", curves)], "validation wrong", False, tmp_path / "curves.png")
+    low, high = figures["curves"].axes[0].get_ylim()
+    assert low < 0 < 0.75 < high
+
+
+def test_words_of_claims_at_the_ends_of_an_axis_go_inwards(tmp_path: Path) -> None:
+    shares = [(1.0, 0.5, 1.0), (0.5, 0.2, 0.8), (0.0, 0.0, 0.5)]
+    lines = [sweep.Solved("SGD", 0, [20, 100, 200], shares)]
+    claims = [sweep.Claim(value, "words of a publication") for value in (20, 100, 200)]
+    with kept() as figures:
+        sweep.solved(lines, "length", claims, tmp_path / "solved.png")
+    figure = figures["solved"]
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    for text in axis.texts:
+        box, inside = text.get_window_extent(), axis.get_window_extent()
+        assert inside.x0 - 1 <= box.x0 < box.x1 <= inside.x1 + 1, text.get_text()
