@@ -49,10 +49,10 @@ def main(argv: Sequence[str]) -> int:
             print(f"{text} they are", file=sys.stderr)
         if (missing := watcher.waiting()) is not None:
             print(f"waiting: {missing}")
-        print(f"watching {values.workdir} at {server.url}", flush=True)
-        if values.open:
-            webbrowser.open_new_tab(server.url)
         with contextlib.suppress(KeyboardInterrupt):
+            print(f"watching {values.workdir} at {server.url}", flush=True)
+            if values.open:
+                webbrowser.open_new_tab(server.url)
             server.serve_forever()
     return cli.FINISHED
 
