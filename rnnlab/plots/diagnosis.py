@@ -29,6 +29,7 @@ from rnnlab.plots.style import (
     powers_of_two,
     save,
     shown,
+    span_steps,
     without_spikes,
 )
 from rnnlab.plots.words import SMALL
@@ -61,6 +62,7 @@ def _horizon(measured: dict[str, Any]) -> Figure:
         factor = "" if values["factor"] is None else f": × {float(values['factor']):.4g} per step back"
         look = {"color": COLOURS[number % len(COLOURS)], "label": layer + factor}
         axis.plot(range(1, len(norms) + 1), shown(norms, positive=True), linewidth=1.6, **look)
+        span_steps(axis, len(norms))
     log_scale(axis)
     hold_spikes(axis)
     axis.set_xlabel(TIME_STEP)

@@ -23,6 +23,7 @@ from rnnlab.plots.style import (
     over_the_last,
     save,
     shown,
+    span_steps,
 )
 from rnnlab.records.metrics import read_metrics
 from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow
@@ -152,6 +153,7 @@ def _draw_gradient(axis: Axes, curves: Mapping[str, Any], colours: Sequence[str]
     for number, (label, norms) in enumerate(curves.items()):
         values = shown(numbers(norms), positive=True)
         axis.plot(range(1, len(values) + 1), values, color=colours[number % len(colours)], label=label, linewidth=1.6)
+        span_steps(axis, len(values))
     log_scale(axis)
     hold_spikes(axis)
     axis.set_xlabel(TIME_STEP)

@@ -113,6 +113,11 @@ def numbers(values: Any) -> np.ndarray:
     return np.array(list(values) if isinstance(values, Iterable) else values, dtype=object).astype(float)
 
 
+def span_steps(axis: Axes, steps: int) -> None:
+    """Steps 1 to `steps` on the x axis, those too where a curve has nothing to show: a gradient that has vanished."""
+    axis.update_datalim([(1, 1), (steps, 1)], updatey=False)
+
+
 def log_scale(axis: Axes) -> None:
     """A logarithmic y axis, unless nothing drawn is positive; with plain numbers where it has few decades."""
     drawn = [np.asarray(line.get_ydata(), float) for line in axis.lines]

@@ -144,7 +144,8 @@ class Worker:
                 progress.advance(others + ended + running * step / steps, words)
                 table.refresh()
 
-            progress.report(f"next: {len(group.settings)} replicas, {described(shared_axes(group))}")
+            same = shared_axes(group)
+            progress.report(f"next: {len(group.settings)} replicas{f', {described(same)}' if same else ''}")
             self._kept = self._kept or KeptPrograms()
             with progress.running():
                 return run_group(

@@ -96,6 +96,17 @@ def test_a_run_of_one_line_is_drawn(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 0 for path in (tmp_path / "plots").iterdir())
 
 
+def test_a_gradient_that_vanishes_is_drawn_over_all_steps(tmp_path: Path) -> None:
+    vanishing = [0.0] * 90 + [1e-3**back for back in range(10)][::-1]
+    flow = {"untrained": {"layer 1": vanishing}, "trained": {"layer 1": vanishing}}
+    (tmp_path / "gradient_flow.json").write_text(json.dumps(flow))
+    with style.kept() as figures:
+        plots.gradient_flow(tmp_path)
+    left, right = figures["gradient_flow"].axes[0].get_xlim()
+    assert left <= 1
+    assert right >= 100
+
+
 @pytest.mark.slow
 def test_clipping_is_seen_beside_the_gradient_and_gates_are_not(tmp_path: Path, drawn: dict[str, Any]) -> None:
     line = observed_line(0, 1.0)

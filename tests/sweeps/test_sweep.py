@@ -255,6 +255,11 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path, run, trainer, capsys):
     assert not (tmp_path / "w").exists()
 
 
+def test_a_dry_run_of_one_group_names_no_values_that_are_shared(run, capsys):
+    assert run(["--dry_run"], product={RATE: [0.1, 0.2]}, seeds=3) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "group 000  6 replicas over optimizer.learning_rate, seed"
+
+
 def test_a_dry_run_knows_what_is_over(run, trainer, capsys):
     run(seeds=2)
     capsys.readouterr()
