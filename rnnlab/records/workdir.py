@@ -324,4 +324,4 @@ def read_gradient_flow(workdir: Path) -> dict[str, dict[str, list[Any]]]:
         for layer, norms in layers.items() if isinstance(layers, dict) else [("", None)]:
             if not isinstance(norms, list) or not norms or not all(is_number(norm) for norm in norms):
                 raise damaged(path, f"holds no list of numbers as '{when}.{layer}'", remedy)
-    return flow
+    return {when: flow[when] for when in ("untrained", "trained")}  # Runs of a sweep have them the other way about.

@@ -107,6 +107,15 @@ def test_a_gradient_that_vanishes_is_drawn_over_all_steps(tmp_path: Path) -> Non
     assert right >= 100
 
 
+def test_untrained_and_trained_keep_their_colours_in_whatever_order_the_file_has_them(tmp_path: Path) -> None:
+    flow = {"trained": {"layer 1": [1.0, 2.0]}, "untrained": {"layer 1": [1.0, 3.0]}}
+    (tmp_path / "gradient_flow.json").write_text(json.dumps(flow))
+    with style.kept() as figures:
+        plots.gradient_flow(tmp_path)
+    colours = {line.get_label(): line.get_color() for line in figures["gradient_flow"].axes[0].lines}
+    assert colours == dict(zip(("untrained", "trained"), style.COLOURS, strict=False))
+
+
 @pytest.mark.slow
 def test_clipping_is_seen_beside_the_gradient_and_gates_are_not(tmp_path: Path, drawn: dict[str, Any]) -> None:
     line = observed_line(0, 1.0)
