@@ -153,7 +153,7 @@ def _say_plan(plan: Plan, workdir: Path) -> None:
         over = ", ".join(path for path in group.settings[0].overrides if path not in same)
         kind = f"{len(group.settings)} replicas over {over}" if group.alone is None else f"1 run alone ({group.alone})"
         done = len(group.settings) - len(left_before(workdir, name, group, None))
-        words = (f"group {name}", kind, same and described(same), done and f"({done} done)")
+        words = (f"group {name}", kind, described(same) if same else "", f"({done} done)" if done else "")
         print("  ".join(word for word in words if word))
     done = sum(is_done(SweepDir(workdir).run(setting.name)) for setting in plan.settings)
     print(f"{_counted(plan)}; {done} runs are done")
