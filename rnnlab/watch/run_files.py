@@ -132,6 +132,10 @@ class RunFiles:
 
     def _rates(self, steps: np.ndarray, seconds: np.ndarray, tick: int) -> None:
         """Steps per second between lines of training; the first line has none before it."""
+        there = np.isfinite(seconds)
+        steps, seconds = steps[there], seconds[there]
+        if not len(steps):
+            return
         self._marks.extend(zip(steps.tolist(), seconds.tolist(), strict=True))
         if self.seconds:
             steps, seconds = np.append(self.step, steps), np.append(self.seconds, seconds)

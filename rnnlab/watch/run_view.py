@@ -87,9 +87,10 @@ class RunView:
 
     def progress(self) -> dict[str, Any]:
         """Steps, of how many, steps per second, seconds of training, and those left if it makes all its steps."""
-        files, total = self.files, self.config.get("steps")
-        step, rate = self.summary.get("steps") or files.step, files.rate
-        left = (total - step) / rate if rate and isinstance(total, int) and isinstance(step, int) else None
+        files, rate = self.files, self.files.rate
+        total, step = (_count(each.get("steps")) for each in (self.config, self.summary))
+        step = step or files.step
+        left = (total - step) / rate if rate and total is not None else None
         return {"step": step, "steps": total, "rate": rate, "seconds": files.seconds, "left": left}
 
     def answer(self, since: int, head: str) -> dict[str, Any]:
@@ -124,6 +125,10 @@ class RunView:
             "summary": _rows_of(self.summary),
             "panels": panels,
         }
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _rows_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -39,6 +39,10 @@ class PageServer(ThreadingHTTPServer):
     allow_reuse_address = sys.platform != "win32"  # There it would let two servers share a port.
 
     def __init__(self, host: str, port: int, page: str, answer: Answer):
+        if not host:  # To a socket it is every address.
+            raise ConfigError(
+                f"--host is empty; --host={LOOPBACK} is this machine alone, --host=0.0.0.0 all that reach it"
+            )
         self.page, self.answer = page.encode(), answer
         script = page.partition("<script>")[2].partition("</script>")[0]
         hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,6 +1,5 @@
 """How a run is doing, from its files alone: nothing is locked, and nobody is asked."""
 
-import json
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ import psutil
 
 from rnnlab.records.progress_line import duration
 from rnnlab.records.workdir import DONE
+from rnnlab.watch.tails import parsed
 
 QUIET_SECONDS = 120.0
 """After so long without a line a run is quiet; at least after ten times what lies between two of its lines."""
@@ -30,7 +30,7 @@ class Status(NamedTuple):
 def read_object(path: Path) -> dict[str, Any] | None:
     """The object in a file of JSON that others write meanwhile; None where there is none, or not a whole one."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -88,19 +88,36 @@ def _up_to(file: Any, most: int) -> bytes:
     return content
 
 
+def parsed(content: bytes) -> Any:
+    """JSON that others write; a whole number that no float can hold is infinite.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    return json.loads(content, parse_int=_whole)
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < 300 else float(digits)
+
+
 def objects_of(lines: bytes) -> tuple[list[dict[str, Any]], int]:
     """The objects of these lines that have a step, and how many lines are none."""
     try:
-        objects = json.loads(b"[" + lines.strip().replace(b"\n", b",") + b"]")
+        objects = parsed(b"[" + lines.strip().replace(b"\n", b",") + b"]")
     except (ValueError, RecursionError):
         objects = [_object(line) for line in lines.split(b"\n") if line.strip()]
-    kept = [each for each in objects if isinstance(each, dict) and type(each.get("step")) is int]
+    kept = [each for each in objects if isinstance(each, dict) and _is_step(each.get("step"))]
     return kept, len(objects) - len(kept)
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and abs(value) < 1 << 53
 
 
 def _object(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return parsed(line)
     except (ValueError, RecursionError):
         return None
 

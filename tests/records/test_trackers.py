@@ -95,19 +95,44 @@ def test_a_tracker_that_fails_is_one_line_and_gets_the_rest_when_the_run_resumes
     assert len(read_metrics(tmp_path)) == 4
 
 
-def test_one_that_fails_leaves_the_others(tmp_path: Path, capsys) -> None:
-    class Other(Recorder):
-        def scalars(self, *words: Any) -> None:
-            raise ValueError
+class Raises(Recorder):
+    def scalars(self, step: int, split: str, values: Any) -> None:
+        raise ValueError
 
+
+class AnswersNoId(Recorder):
+    def start(self, run: Any) -> Any:
+        return object()
+
+
+class Changes(Recorder):
+    def start(self, run: Any) -> str:
+        run.config["task"].clear()
+        return "x"
+
+    def scalars(self, step: int, split: str, values: Any) -> None:
+        values.clear()
+
+
+FAILS = [(Raises, "ValueError"), (AnswersNoId, "TypeError its start answers <object"), (Changes, None)]
+
+
+@pytest.mark.parametrize(("Other", "problem"), FAILS)
+def test_one_that_fails_or_meddles_leaves_the_others(tmp_path: Path, capsys, Other: type, problem: str | None) -> None:
     sys.modules["other_tracker"] = type(sys)("other_tracker")
     sys.modules["other_tracker"].Other = Other  # pyright: ignore[reportAttributeAccessIssue]
     try:
         write(tmp_path, 0, [1, 2], trackers=("other_tracker:Other", NAME))
+        resolved = config(trackers=("other_tracker:Other", NAME))
     finally:
         del sys.modules["other_tracker"]
+    assert Recorder.lines(tmp_path) == read_metrics(tmp_path)
     assert sent(tmp_path) == both(1, 2)
-    assert capsys.readouterr().err.count("other_tracker:Other gets nothing more (ValueError)") == 1
+    *_, (run,) = Recorder.asked(tmp_path, "start")
+    assert run.config == resolved
+    warned = capsys.readouterr().err
+    assert warned.count(f"other_tracker:Other gets nothing more ({problem}") == (problem is not None)
+    assert warned.count("gets nothing more") == (problem is not None)
 
 
 def test_scalars_of_diagnostics_are_sent_once(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_a_door_for_others_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFi
         ),
         (["--workdir={0}/run", "--port={1}"], "is in use on 127.0.0.1; take another, or leave --port out"),
         (["--workdir={0}/run", "--port=70000"], "--port"),
+        (["--workdir={0}/run", "--host="], "--host is empty; --host=127.0.0.1 is this machine alone"),
         (["--workdir={0}/run", "--host=192.0.2.1"], "this machine has no such address"),
         (["--workdir={0}/run", "--config=x"], "this command takes the config of the run"),
         (["{0}/run"], "unexpected argument"),

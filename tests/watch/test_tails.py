@@ -119,7 +119,11 @@ def test_both_readers_of_lines_give_the_same_columns(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("reader", [0, 1 << 20])
 @pytest.mark.parametrize(
-    "line", ["{", '{"step": 1', "[]", "7", '{"split": "train"}', '{"step": "1", "split": "train"}', '{"step": 2}', "\0"]
+    "line",
+    [
+        *("{", '{"step": 1', "[]", "7", '{"split": "train"}', '{"step": "1", "split": "train"}', '{"step": 2}', "\0"),
+        f'{{"step": 1{30 * "0"}, "split": "train", "loss": 1}}',
+    ],
 )
 def test_a_damaged_line_is_counted_and_costs_no_other(monkeypatch: pytest.MonkeyPatch, line: str, reader: int) -> None:
     monkeypatch.setattr(tails, "_MANY", reader)

@@ -188,6 +188,27 @@ def test_damage_costs_no_more_than_itself_and_is_said(tmp_path: Path) -> None:
     assert page.ask()["kind"] == "run"
 
 
+NO_JSON_NUMBER = [
+    ("metrics.jsonl", f'{{"step": 30, "split": "train", "loss": 1{400 * "0"}}}'),
+    ("metrics.jsonl", '{"step": 30, "split": "train", "loss": NaN, "seconds": NaN}'),
+    ("summary.json", '{"status": "finished", "steps": NaN}'),
+    ("summary.json", f'{{"status": "finished", "steps": 1{400 * "0"}}}'),
+    ("config.json", f'{{"steps": 1{400 * "0"}}}'),
+    ("config.json", '{"steps": Infinity}'),
+    ("diagnostics.jsonl", f'{{"step": 10, "norms": {{"h": [1, 1{400 * "0"}]}}}}'),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), NO_JSON_NUMBER, ids=range(len(NO_JSON_NUMBER)))
+def test_a_browser_reads_every_answer_whatever_the_numbers(tmp_path: Path, name: str, text: str) -> None:
+    write_run(tmp_path, [train_line(10), train_line(20)])
+    with (tmp_path / name).open("a" if name.endswith("l") else "w") as file:
+        file.write(text + "\n")
+    page = Page(tmp_path)
+    json.dumps(page.ask(), allow_nan=False)
+    assert page.curves["train/loss"]["x"][:2] == [10, 20]
+
+
 def test_a_config_of_any_make_is_shown(tmp_path: Path) -> None:
     write_run(tmp_path, [train_line(10), train_line(20)])
     odd = {"task": 3, "model": [], "optimizer": None, "diagnostics": 7}

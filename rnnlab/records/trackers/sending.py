@@ -6,6 +6,7 @@ on, and the lines that the tracker lacks are in metrics.jsonl: the run's command
 again, also where the run is over.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,10 @@ class Sending:
 
     def _start(self, name: str, tracker: Tracker, run: RunIdentity) -> None:
         memory = self._memory.setdefault(name, {"id": None, "sent": {}, "status": None})
-        memory["id"] = tracker.start(dataclasses.replace(run, id=memory["id"]))
+        answer = tracker.start(dataclasses.replace(run, id=memory["id"], config=copy.deepcopy(run.config)))
+        if not isinstance(answer, str | None):
+            raise TypeError(f"its start answers {answer!r}, not the text of an id or None")
+        memory["id"] = answer
         memory["status"] = None
         self._write()
 
@@ -74,7 +78,7 @@ class Sending:
                 self._ask(name, self._scalars, tracker, step, split, values)
 
     def _scalars(self, name: str, tracker: Tracker, step: int, split: str, values: Mapping[str, float]) -> None:
-        tracker.scalars(step, split, values)
+        tracker.scalars(step, split, dict(values))  # A copy: what one tracker changes is not what the next gets.
         self._memory[name]["sent"][split] = step
         self._write()
 
@@ -90,7 +94,7 @@ class Sending:
         self._working = {}
 
     def _finish(self, name: str, tracker: Tracker, status: str, summary: Mapping[str, Any]) -> None:
-        tracker.finish(status, summary)
+        tracker.finish(status, copy.deepcopy(summary))
         self._memory[name]["status"] = status
         self._write()
 
