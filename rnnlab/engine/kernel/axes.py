@@ -62,8 +62,11 @@ class Cuts:
         self.cut(other, second, second + width)
         self._links.append((one, other, first, second, width))
 
-    def solved(self, pad: Callable[[int], int]) -> dict[Hashable, Axis]:
-        """The axis of every array; pad: the padded width of a segment."""
+    def solved(self, pad: Callable[[int], int], widest: int | None = None) -> dict[Hashable, Axis]:
+        """The axis of every array; pad: the padded width of a segment; widest: of them."""
+        if widest is not None:
+            for key, width in self._widths.items():
+                self.cut(key, *range(0, width, widest))
         grew = True
         while grew:
             before = sum(map(len, self._cuts.values()))

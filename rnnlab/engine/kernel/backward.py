@@ -12,56 +12,82 @@ from rnnlab.engine.contract import Cotangent
 from rnnlab.engine.kernel.axes import Value, read, without_padding, write
 from rnnlab.engine.kernel.forward import Inputs, Recurrence, run_step, scratch_of
 from rnnlab.engine.kernel.launch import call
-from rnnlab.engine.kernel.programs import Arrays, Program, read_by
+from rnnlab.engine.kernel.programs import Arrays, read_by
 
 
-def run_backward(
-    sequence: Recurrence,
-    saved: Sequence[int],
-    carries: jax.Array,
-    kept: jax.Array | None,
-    dh: jax.Array | None,
-    dlast: Sequence[jax.Array],
-    cotangent: Cotangent | None,
-    with_dnew: bool,
-) -> dict[str, jax.Array]:
-    """Packed: "du" and "dz" of all steps, "dcarry" of the first carry, "sums" over the steps, "dnew" of every carry
-    where asked for, and, where nothing is kept, what "met" the matrices.
+class Backward:
+    """The kernel of one sequence."""
 
-    carries, kept: as the forward kernel left them; kept None where the steps are run again."""
-    program, settings, steps = sequence.program, sequence.settings, carries.shape[0]
-    batch, reverse = carries.shape[1], sequence.reverse
-    again = kept is None and bool(program.saved_kept)
-    inputs = Inputs(sequence, program.backward, _also(program, again))
-    carry = program.arrays(program.before)
-    of_saved = program.arrays([program.before[n] for n in saved])
-    if again:
-        inputs.add("z", "time", sequence.z, program.arrays(program.z))
-    if again or any(h.kind == "noise" for h in program.trace.holdings):
-        inputs.add("noise", "time", sequence.noise, program.arrays(program.noise))
-    inputs.add("start", "rows", sequence.start, carry)
-    inputs.add_packed("carries", "time", carries, of_saved)
-    chunk = settings.chunk or steps
-    across = steps > chunk
-    if across:
-        inputs.add_packed("edge", "edge", carries, of_saved)
-    inputs.add_packed("kept", "time", kept, program.arrays([program.kept[n] for n in program.saved_kept]))
-    if dh is not None:
-        inputs.add("dh", "time", [dh], program.arrays(program.dnew[:1]))
-    inputs.add("dlast", "rows", dlast, program.arrays(program.dnew))
-    numbers = [] if cotangent is None else [a for a in cotangent if a is not None]
-    if numbers:
-        wide = jnp.result_type(carries.dtype, jnp.float32)
-        inputs.arrays["cotangent"] = "whole", jnp.stack([a.astype(wide) for a in numbers])[None]
-    outputs = _outputs(program, again, with_dnew, steps, batch) | scratch_of(sequence, batch)
+    def __init__(
+        self,
+        sequence: Recurrence,
+        saved: Sequence[int],
+        carries: jax.Array,
+        kept: jax.Array | None,
+        dh: jax.Array | None,
+        dlast: Sequence[jax.Array],
+        cotangent: Cotangent | None,
+        with_dnew: bool,
+    ):
+        """carries, kept: as the forward kernel left them, of the elements `saved` of the carry; kept None where the
+        steps are run again, or nothing is kept. with_dnew: whether ∂L/∂carry_t of every step is asked for."""
+        self.sequence, self.saved, self.cotangent, self.with_dnew = sequence, saved, cotangent, with_dnew
+        self.program = program = sequence.program
+        self.steps, self.batch = carries.shape[:2]
+        self.chunk = sequence.settings.chunk or self.steps
+        self.across = self.steps > self.chunk
+        """Whether the kernel goes through time in chunks."""
+        self.again = kept is None and bool(program.saved_kept)
+        """Whether the steps are run again."""
+        self.carry = program.arrays(program.before)
+        self.inputs = inputs = Inputs(sequence, program.backward, program.forward.vectors() if self.again else ())
+        of_saved = program.arrays([program.before[n] for n in saved])
+        if self.again:
+            inputs.add("z", "time", sequence.z, program.arrays(program.z))
+        if self.again or any(h.kind == "noise" for h in program.trace.holdings):
+            inputs.add("noise", "time", sequence.noise, program.arrays(program.noise))
+        inputs.add("start", "rows", sequence.start, self.carry)
+        inputs.add_packed("carries", "time", carries, of_saved)
+        if self.across:
+            inputs.add_packed("edge", "edge", carries, of_saved)
+        inputs.add_packed("kept", "time", kept, program.arrays([program.kept[n] for n in program.saved_kept]))
+        if dh is not None:
+            inputs.add("dh", "time", [dh], program.arrays(program.dnew[:1]))
+        inputs.add("dlast", "rows", dlast, program.arrays(program.dnew))
+        numbers = [] if cotangent is None else [a for a in cotangent if a is not None]
+        if numbers:
+            wide = jnp.result_type(carries.dtype, jnp.float32)
+            inputs.arrays["cotangent"] = "whole", jnp.stack([a.astype(wide) for a in numbers])[None]
 
-    def unroll_backward(refs: Mapping[str, Any]) -> None:
+    def run(self) -> dict[str, jax.Array]:
+        """Packed: "du" and "dz" of all steps, "dcarry" of the first carry, "sums" over the steps, "dnew" where it is
+        asked for, and, where the steps are run again, what "met" the matrices."""
+        outputs = self._outputs() | scratch_of(self.sequence, self.batch)
+        settings, reverse = self.sequence.settings, self.sequence.reverse
+        return call(self._kernel, "unroll_backward", settings, self.steps, not reverse, self.inputs.arrays, outputs)
+
+    def _outputs(self) -> dict[str, Any]:
+        program = self.program
+        layouts = {
+            "du": program.arrays([v for group in program.results for v in group]),
+            "dz": program.arrays([program.z[n] for n in program.own_dz]),
+            "dnew": self.carry if self.with_dnew else program.arrays([]),
+            "met": program.arrays(program.met if self.again else []),
+        }
+        outputs: dict[str, Any] = {
+            name: ("time", jax.ShapeDtypeStruct((self.steps, self.batch, layout.padded), layout.memory))
+            for name, layout in layouts.items()
+        }
+        for name, layout in {"dcarry": self.carry, "sums": program.arrays(program.sums)}.items():
+            outputs[name] = "rows", jax.ShapeDtypeStruct((self.batch, layout.padded), layout.memory)
+        return {name: (kind, a) for name, (kind, a) in outputs.items() if a.shape[-1]}
+
+    def _kernel(self, refs: Mapping[str, Any]) -> None:
+        program, settings, reverse = self.program, self.sequence.settings, self.sequence.reverse
         j = pl.program_id(1)
-        first = (j if reverse else steps // chunk - 1 - j) * chunk
-        known, products, lengths = inputs.begin(refs)
-        changes = _cotangent(cotangent, refs)
-        begins = (first + chunk == steps) if reverse else (first == 0)
-        if across:
+        first = (j if reverse else self.steps // self.chunk - 1 - j) * self.chunk
+        loop = _Loop(self, refs, first)
+        if self.across:
 
             @pl.when(j == 0)
             def _() -> None:
@@ -69,163 +95,122 @@ def run_backward(
                 if "sums" in refs:
                     refs["sums"][...] = jnp.zeros(refs["sums"].shape, refs["sums"].dtype)
 
-        def before_step(t: jax.Array) -> dict[int, Value]:
-            """The saved elements of the carry before step t of the chunk."""
-            start = inputs.read(refs, "start")
-            edge = [start[n] for n in saved]
-            if across:
-                outside = inputs.read(refs, "edge", 0)
-                edge = [_where(begins, a, b) for a, b in zip(edge, outside, strict=True)]
-            at = jnp.minimum(t + 1, chunk - 1) if reverse else jnp.maximum(t - 1, 0)
-            is_edge = t == (chunk - 1 if reverse else 0)
-            inner = inputs.read(refs, "carries", at)
-            return {n: _where(is_edge, a, b) for n, a, b in zip(saved, edge, inner, strict=True)}
-
-        def body(k: jax.Array, state: tuple[list[Value], list[Value]]) -> Any:
-            dcarry, sums = state
-            t = k if reverse else chunk - 1 - k
-            time = first + t
-            if dh is not None:
-                (of_h,) = inputs.read(refs, "dh", t)
-                dcarry = [_plus(dcarry[0], of_h), *dcarry[1:]]
-            dnew, inside = dcarry, None if lengths is None else time < lengths
-            if inside is not None:
-                dnew = [[jnp.where(inside, a, jnp.zeros_like(a)) for a in value] for value in dcarry]
-            if changes is not None:
-                dnew = _clipped(changes, dnew, carry)
-            before = before_step(t)
-            step = None
-            if again:
-                every = [before[n] for n in range(len(program.before))]
-                z, noise = inputs.read(refs, "z", t), inputs.read(refs, "noise", t)
-                step = run_step(program, known, every, z, noise, products)
-                _write_some(refs, "met", step, _met(program), _met(program), program, t)
-            values = _held(program, inputs, refs, saved, known, before, step, t)
-            values.update(zip(program.dnew, dnew, strict=True))
-            du: dict[int, list[Value]] = {}
-            count = len(program.trace.products)
-
-            def exchange(number: int, sent: list[Any]) -> list[Value]:
-                number = count - 1 - number
-                parts = [
-                    read_by(v, lambda _, a=a: a, program.axes["u", number, part], settings.rows)
-                    for part, (v, a) in enumerate(zip(program.dresults[number], sent, strict=True))
-                ]
-                du[number] = parts
-                value: Any = program.dvalues[number]
-                return [products.back(number, parts, value.aval.dtype)]
-
-            result = program.backward.step(values, program.axes, exchange)
-            if count:
-                write(refs["du"], [part for number in range(count) for part in du[number]], t)
-            own = program.own_dz
-            _write_some(refs, "dz", result, [program.dz[n] for n in own], [program.z[n] for n in own], program, t)
-            if with_dnew:
-                write(refs["dnew"], dnew, t)
-            dbefore = [
-                read_by(v, result, axis, settings.rows) for v, axis in zip(program.dbefore, carry.axes, strict=True)
-            ]
-            if changes is not None:
-                ends = jnp.full((1, 1), sequence.steps) if lengths is None else lengths
-                dbefore = _passed(changes, dbefore, time, ends, reverse)
-            if inside is not None:
-                past = [[jnp.where(inside, jnp.zeros_like(a), a) for a in value] for value in dcarry]
-                dbefore = [_plus(a, b) for a, b in zip(dbefore, past, strict=True)]
-            more = [read_by(v, result, program.axes[v], settings.rows) for v in program.sums]
-            return dbefore, [_plus(a, b) for a, b in zip(sums, more, strict=True)]
-
-        begin = inputs.read(refs, "dlast") if not across else read(refs["dcarry"], carry.axes, carry.dtypes)
+        begin = self.inputs.read(refs, "dlast")
         summed = program.arrays(program.sums)
-        if across and program.sums:
-            totals = read(refs["sums"], summed.axes, summed.dtypes)
-        else:
-            totals = [
-                [jnp.zeros((settings.rows, each.padded), dtype) for each in axis.segments]
-                for axis, dtype in zip(*summed, strict=True)
-            ]
-        dcarry, totals = lax.fori_loop(0, chunk, body, (begin, totals))
+        totals = [
+            [jnp.zeros((settings.rows, each.padded), dtype) for each in axis.segments]
+            for axis, dtype in zip(*summed, strict=True)
+        ]
+        if self.across:
+            begin = read(refs["dcarry"], self.carry.axes, self.carry.dtypes)
+            totals = read(refs["sums"], summed.axes, summed.dtypes) if program.sums else totals
+        dcarry, totals = lax.fori_loop(0, self.chunk, loop.step, (begin, totals))
         write(refs["dcarry"], dcarry)
         if program.sums:
             write(refs["sums"], totals)
 
-    return call(unroll_backward, "unroll_backward", settings, steps, not reverse, inputs.arrays, outputs)
 
+class _Loop:
+    """A chunk of time within the kernel."""
 
-def _also(program: Program, again: bool) -> list[Any]:
-    """Further free variables that the kernel reads: those of the forward half, where it is run again."""
-    return program.forward.vectors() if again else []
+    def __init__(self, backward: Backward, refs: Mapping[str, Any], first: Any):
+        """first: the first step of the chunk."""
+        self.backward, self.refs, self.first = backward, refs, first
+        self.program, self.rows = backward.program, backward.sequence.settings.rows
+        self.known, self.products, self.lengths = backward.inputs.begin(refs)
+        self.cotangent = _read_cotangent(backward.cotangent, refs)
 
+    def step(self, k: jax.Array, state: tuple[list[Value], list[Value]]) -> Any:
+        """The k-th step back: ∂L/∂carry before it, and the sums."""
+        backward, program, refs = self.backward, self.program, self.refs
+        reverse, inputs = backward.sequence.reverse, backward.inputs
+        dcarry, sums = state
+        t = k if reverse else backward.chunk - 1 - k
+        time = self.first + t
+        if "dh" in refs:
+            (of_h,) = inputs.read(refs, "dh", t)
+            dcarry = [_plus(dcarry[0], of_h), *dcarry[1:]]
+        dnew, inside = dcarry, None if self.lengths is None else time < self.lengths
+        if inside is not None:
+            dnew = [[jnp.where(inside, a, jnp.zeros_like(a)) for a in value] for value in dcarry]
+        if self.cotangent is not None:
+            dnew = _clipped(self.cotangent, dnew, backward.carry)
+        if backward.with_dnew:
+            write(refs["dnew"], dnew, t)
+        result = self._pullback(t, dnew)
+        dbefore = [self._full(result, v, v) for v in program.dbefore]
+        if self.cotangent is not None:
+            ends = jnp.full((1, 1), backward.sequence.steps) if self.lengths is None else self.lengths
+            dbefore = _passed(self.cotangent, dbefore, time, ends, reverse)
+        if inside is not None:
+            past = [[jnp.where(inside, jnp.zeros_like(a), a) for a in value] for value in dcarry]
+            dbefore = list(map(_plus, dbefore, past))
+        return dbefore, list(map(_plus, sums, [self._full(result, v, v) for v in program.sums]))
 
-def _met(program: Program) -> list[Any]:
-    """The kept arrays that met a matrix."""
-    return [program.kept[h.number] for h in program.trace.values if h.kind == "kept"]
+    def _pullback(self, t: jax.Array, dnew: list[Value]) -> Any:
+        """What reads the results of the step's pullback; writes ∂L/∂z and ∂L/∂products."""
+        program, refs = self.program, self.refs
+        values = self._held(t)
+        values.update(zip(program.dnew, dnew, strict=True))
+        count = len(program.trace.products)
+        du: dict[int, list[Value]] = {}
 
+        def exchange(number: int, sent: list[Any]) -> list[Value]:
+            number = count - 1 - number
+            du[number] = [
+                read_by(v, lambda _, a=a: a, program.axes["u", number, part], self.rows)
+                for part, (v, a) in enumerate(zip(program.dresults[number], sent, strict=True))
+            ]
+            value: Any = program.dvalues[number]
+            return [self.products.back(number, du[number], value.aval.dtype)]
 
-def _outputs(program: Program, again: bool, with_dnew: bool, steps: int, batch: int) -> dict[str, Any]:
-    products = [v for group in program.results for v in group]
-    carry = program.arrays(program.before)
-    layouts = {"du": program.arrays(products), "dz": program.arrays([program.z[n] for n in program.own_dz])}
-    if with_dnew:
-        layouts["dnew"] = carry
-    if again:
-        layouts["met"] = program.arrays(_met(program))
-    outputs: dict[str, Any] = {
-        name: ("time", jax.ShapeDtypeStruct((steps, batch, layout.padded), layout.memory))
-        for name, layout in layouts.items()
-        if layout.axes
-    }
-    ends = {"dcarry": carry, "sums": program.arrays(program.sums)}
-    for name, layout in ends.items():
-        if layout.axes:
-            outputs[name] = "rows", jax.ShapeDtypeStruct((batch, layout.padded), layout.memory)
-    return outputs
+        result = program.backward.step(values, program.axes, exchange)
+        if count:
+            write(refs["du"], [part for number in range(count) for part in du[number]], t)
+        if "dz" in refs:
+            write(refs["dz"], [self._full(result, program.dz[n], program.z[n]) for n in program.own_dz], t)
+        return result
 
+    def _full(self, result: Any, variable: Any, key: Any) -> Value:
+        """A result in all rows. key: of its axis; a number has none of its own."""
+        return read_by(variable, result, self.program.axes[key], self.rows)
 
-def _held(
-    program: Program,
-    inputs: Inputs,
-    refs: Mapping[str, Any],
-    saved: Sequence[int],
-    known: Mapping[Any, Value],
-    before: Mapping[int, Value],
-    step: Any,
-    t: jax.Array,
-) -> dict[Any, Value]:
-    """The values of all that the pullback holds, and of the free variables."""
-    values = dict(known)
-    after = dict(zip(saved, inputs.read(refs, "carries", t), strict=True))
-    noise = inputs.read(refs, "noise", t)
-    kept = dict(zip(program.saved_kept, inputs.read(refs, "kept", t), strict=False))
-    leaves = program.leaf_variables
-    for variable, each in zip(program.held, program.trace.holdings, strict=True):
-        if variable in program.backward.free:
-            continue
-        if each.kind == "before":
-            values[variable] = before[each.number]
-        elif each.kind == "after":
-            values[variable] = after[each.number] if step is None else step(program.new[each.number])
-        elif each.kind == "noise":
-            values[variable] = noise[each.number]
-        elif each.kind == "kept":
-            values[variable] = kept[each.number] if step is None else step(program.kept[each.number])
-        else:  # A parameter that has rows.
-            values[variable] = known[leaves[each.number - len(program.step_consts)]]
-    return values
+    def _before(self, t: jax.Array) -> dict[int, Value]:
+        """The saved elements of the carry before step t of the chunk."""
+        backward, refs, inputs = self.backward, self.refs, self.backward.inputs
+        reverse, chunk, saved = backward.sequence.reverse, backward.chunk, backward.saved
+        start = inputs.read(refs, "start")
+        edge = [start[n] for n in saved]
+        if backward.across:
+            begins = (self.first + chunk == backward.steps) if reverse else (self.first == 0)
+            edge = [_where(begins, a, b) for a, b in zip(edge, inputs.read(refs, "edge", 0), strict=True)]
+        at = jnp.minimum(t + 1, chunk - 1) if reverse else jnp.maximum(t - 1, 0)
+        is_edge = t == (chunk - 1 if reverse else 0)
+        inner = inputs.read(refs, "carries", at)
+        return {n: _where(is_edge, a, b) for n, a, b in zip(saved, edge, inner, strict=True)}
 
-
-def _write_some(
-    refs: Mapping[str, Any],
-    name: str,
-    read: Any,
-    variables: Sequence[Any],
-    keys: Sequence[Any],
-    program: Program,
-    t: Any,
-) -> None:
-    """What a step made of some variables, where it is asked for; keys: of their axes."""
-    if name in refs:
-        rows = refs[name].shape[1]
-        write(refs[name], [read_by(v, read, program.axes[k], rows) for v, k in zip(variables, keys, strict=True)], t)
+    def _held(self, t: jax.Array) -> dict[Any, Value]:
+        """The values of all that the pullback holds, and of the free variables."""
+        program, refs, inputs, saved = self.program, self.refs, self.backward.inputs, self.backward.saved
+        before, noise = self._before(t), inputs.read(refs, "noise", t)
+        if self.backward.again:
+            every, z = [before[n] for n in range(len(program.before))], inputs.read(refs, "z", t)
+            step = run_step(program, self.known, every, z, noise, self.products)
+            if "met" in refs:
+                write(refs["met"], [self._full(step, v, v) for v in program.met], t)
+            after = dict(enumerate(map(step, program.new)))
+            kept = dict(enumerate(map(step, program.kept)))
+        else:
+            after = dict(zip(saved, inputs.read(refs, "carries", t), strict=True))
+            kept = dict(zip(program.saved_kept, inputs.read(refs, "kept", t), strict=True))
+        leaves = {n: program.leaf_variables[n] for n in program.row_leaves}
+        constants = {len(program.step_consts) + n: self.known[v] for n, v in leaves.items()}
+        kinds = {"before": before, "after": after, "noise": noise, "kept": kept, "constant": constants}
+        values = dict(self.known)
+        for variable, each in zip(program.held, program.trace.holdings, strict=True):
+            if variable not in program.backward.free:
+                values[variable] = kinds[each.kind][each.number]
+        return values
 
 
 def _where(condition: Any, one: Value, other: Value) -> Value:
@@ -236,7 +221,7 @@ def _plus(one: Value, other: Value) -> Value:
     return [a + b for a, b in zip(one, other, strict=True)]
 
 
-def _cotangent(cotangent: Cotangent | None, refs: Mapping[str, Any]) -> Cotangent | None:
+def _read_cotangent(cotangent: Cotangent | None, refs: Mapping[str, Any]) -> Cotangent | None:
     """Its numbers as a kernel holds them, [1, 1]."""
     if cotangent is None:
         return None

@@ -45,6 +45,7 @@ class Program:
         matrices: Mapping[str, Matrix],
         state_width: int | None,
         pad: Callable[[int], int],
+        widest: int | None = None,
     ):
         """leaves: of the parameters, as in the trace. state_width: the columns of the state's mask, None for none.
 
@@ -79,7 +80,7 @@ class Program:
         constant = [v for v, h in zip(held, trace.holdings, strict=True) if self._is_free(h, leaves, step)]
         self.backward = Half(flat_back, back_consts, constant)
         self.dnew = list(flat_back.jaxpr.invars[len(held) : flat_back.early])
-        self._solve(state_width, pad)
+        self._solve(state_width, pad, widest)
 
     def _is_free(self, held: Held, leaves: Sequence[Any], step: Step) -> bool:
         """Whether what the pullback holds depends on no row."""
@@ -90,7 +91,7 @@ class Program:
 
     # --- how the arrays are cut --------------------------------------------------------------------------------------
 
-    def _solve(self, state_width: int | None, pad: Callable[[int], int]) -> None:
+    def _solve(self, state_width: int | None, pad: Callable[[int], int], widest: int | None) -> None:
         cuts, trace = Cuts(), self.trace
 
         def key(variable: Any) -> Any:
@@ -159,7 +160,7 @@ class Program:
                 for start in range(0, matrix.rows, state_width):
                     cuts.link("state mask", name, 0, start, state_width)
         self.dvalues, self.dresults = dvalues, dresults
-        self.axes = cuts.solved(pad)
+        self.axes = cuts.solved(pad, widest)
 
     # --- which arrays there are --------------------------------------------------------------------------------------
 
@@ -183,6 +184,11 @@ class Program:
     def saved_kept(self) -> list[int]:
         """The kept arrays that have rows."""
         return [n for n, v in enumerate(self.kept) if v not in self.forward.free]
+
+    @property
+    def met(self) -> list[Any]:
+        """The kept arrays that met a matrix."""
+        return [self.kept[h.number] for h in self.trace.values if h.kind == "kept"]
 
     @property
     def own_dz(self) -> list[int]:

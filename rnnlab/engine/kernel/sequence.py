@@ -17,7 +17,7 @@ from rnnlab.engine.chain import Step, trace_step
 from rnnlab.engine.contract import Cotangent, Matrix, Taps
 from rnnlab.engine.gradients import add_gradient, plain, with_sums, zeros_at_least
 from rnnlab.engine.kernel.axes import unpack
-from rnnlab.engine.kernel.backward import run_backward
+from rnnlab.engine.kernel.backward import Backward
 from rnnlab.engine.kernel.forward import Recurrence, run_forward
 from rnnlab.engine.kernel.memory import fitted
 from rnnlab.engine.kernel.programs import Program, rows_of
@@ -78,7 +78,7 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
     rows = have_rows(plan.base.cell(params), params)
     shapes = [rows_of(a) if has else a for a, has in zip(leaves, rows, strict=True)]
     width = None if state_mask is None else state_mask.shape[1]
-    program = Program(step, shapes, matrices, width, settings.pad)
+    program = Program(step, shapes, matrices, width, settings.pad, settings.widest)
     settings = fitted(program, matrices, settings, again=not plan.base.keep_gates and bool(program.saved_kept))
     steps, batch = z[0].shape[:2]
     more_rows = -batch % settings.rows
@@ -156,7 +156,7 @@ def _kernel_backward(plan, residuals, cotangents):
         dh = None if dh is None else jnp.pad(dh, [(0, more_steps), (0, more_rows), (0, 0)])
         dlast = [jnp.pad(a, [(0, more_rows), (0, 0)]) for a in dlast]
     saved = program.saved_carries(not plan.base.keep_gates)
-    out = run_backward(sequence, saved, carries, kept, dh, dlast, cotangent, taps is not None)
+    out = Backward(sequence, saved, carries, kept, dh, dlast, cotangent, taps is not None).run()
 
     def unpacked(name: str, packed: jax.Array | None, variables: Sequence[Any]) -> list[jax.Array]:
         """The arrays of some variables, without the rows and steps that fill blocks up."""
@@ -180,9 +180,8 @@ def _kernel_backward(plan, residuals, cotangents):
     dparams, dmatrices = jax.tree.map(wide, (params, matrices))
 
     carries_of = dict(zip(saved, unpacked("carries", carries, [program.before[n] for n in saved]), strict=True))
-    met_kept = [program.kept[h.number] for h in trace.values if h.kind == "kept"]
     if kept is None:
-        met = dict(zip(met_kept, unpacked("met", out.get("met"), met_kept), strict=False))
+        met = dict(zip(program.met, unpacked("met", out.get("met"), program.met), strict=False))
     else:
         of_kept = [program.kept[n] for n in program.saved_kept]
         met = dict(zip(of_kept, unpacked("kept", kept, of_kept), strict=True))

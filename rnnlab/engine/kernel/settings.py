@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import lax
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.ops.linear import ComputeType
@@ -29,7 +30,10 @@ class Settings(NamedTuple):
     streamed: bool | None = None
     """Whether the matrices are read again at every step, by tiles; None: where they do not fit (`memory`)."""
     tile: int = 32
-    warps: int = 8
+    widest: int | None = None
+    """Of a segment."""
+    warps: int | None = None
+    """Of a GPU's program, 32 threads each; None: by the widest segment (`memory`)."""
     stages: int = 1
     chip: int = 232448
     """Bytes that a program may hold."""
@@ -50,6 +54,20 @@ def launching(**changes: Any) -> Iterator[None]:
         yield
     finally:
         _CHANGES.reset(token)
+
+
+@contextlib.contextmanager
+def lowering_for(platform: str, **changes: Any) -> Iterator[None]:
+    """Within it, kernels are traced and lowered for "cuda", "rocm" or "tpu", whatever is at hand. changes: of the
+    settings."""
+    target = "mosaic" if platform == "tpu" else "triton"
+    device = None if platform == "tpu" else AbstractDevice(_KINDS[platform], 132, "gpu")
+    with launching(target=target, **changes), use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        yield
+
+
+_KINDS = {"cuda": "NVIDIA H100 80GB HBM3", "rocm": "gfx942"}
+"""A GPU of each maker; from 0.11 on, JAX asks for one where there is none."""
 
 
 def check_platform(interpret: bool) -> None:

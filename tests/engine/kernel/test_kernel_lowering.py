@@ -11,14 +11,13 @@ from flax import nnx
 from rnnlab.cells import LSTM
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
-from rnnlab.engine.kernel.settings import launching
+from rnnlab.engine.kernel.settings import launching, lowering_for
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from tests.engine.kernel.test_kernel_equals_reference import ALL_CELLS, SUMS_ALONG_UNITS
 from tests.helpers import make_cell
 from tests.tiers import in_tier, slow_tests
 
 T, B, D = 16, 8, 3
-PLATFORMS = {"cuda": "triton", "rocm": "triton", "tpu": "mosaic"}
 CALLS = {"cuda": "@__gpu$xla.gpu.triton(", "rocm": "@__gpu$xla.gpu.triton(", "tpu": "@tpu_custom_call("}
 
 
@@ -31,7 +30,7 @@ def lowered(variant: str, platform: str, features: int, steps: int = T, **option
         return (unroll(nnx.merge(graphdef, state), x, lengths=lengths, backend="kernel", **options)[0] ** 2).sum()
 
     x = jax.ShapeDtypeStruct((steps, B, D), jnp.float32)
-    with launching(target=PLATFORMS[platform]):
+    with lowering_for(platform):
         return jax.jit(jax.grad(loss)).trace(state, x, lengths).lower(lowering_platforms=(platform,)).as_text()
 
 
