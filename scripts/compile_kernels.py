@@ -292,7 +292,10 @@ def row(platform: str, case: dict[str, Any]) -> list[str]:
     if platform == "tpu":
         sizes = ["?" if each["vmem"] is None else f"{each['vmem'] / 2**20:.2f}" for each in both]
         return [*first, str(case["launches"]), " / ".join(sizes)]
-    numbers = [" / ".join("?" if each[name] is None else f"{each[name]:,}" for each in both) for name in ("shared", "registers", "spilled")]
+    numbers = [
+        " / ".join("?" if each[name] is None else f"{each[name]:,}" for each in both)
+        for name in ("shared", "registers", "spilled")
+    ]
     units = " / ".join(", ".join(each["products"]) or "none" for each in both)
     return [*first, str(case["launches"]), *numbers, units]
 

@@ -168,10 +168,11 @@ class Cotangent(NamedTuple):
 
     def is_cut(self, t: jax.Array, ends: jax.Array, reverse: bool) -> jax.Array:
         """Whether a row's window begins with step t, other than its first step; ends: each row's steps."""
+        every: Any = self.cut_every
         ends = ends.astype(jnp.int32)
         steps_back = t + 1 if reverse else ends - t  # From the row's end, this step among them.
         first = t == (ends - 1 if reverse else 0)  # The carry before it is the first step's own.
-        return (steps_back % self.cut_every == 0) & ~first
+        return (steps_back % every == 0) & ~first
 
     def clipped(self, d: Carry) -> Carry:
         """∂L/∂carry_t [B, H] each, within the bounds, infinity too; what is not a number stays so."""

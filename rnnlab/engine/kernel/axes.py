@@ -5,6 +5,7 @@ start, fine enough for both: `Cuts` finds them, for the values of a step and of 
 segments stand side by side, padded.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -12,8 +13,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-Value = list[jax.Array]
-"""An array's segments, [rows, P] each; [1, P] where all rows are the same, [., 1] where there is one column."""
+
+class Value:
+    """An array's segments, [rows, P] each; [1, P] where all rows are the same, [., 1] where there is one column.
+
+    Each is made where it is first read: so a step of several segments goes through all its gates for one segment before
+    the next, and a kernel holds few of them at a time.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], jax.Array]]):
+        self._makers = list(makers)
+        self._arrays: dict[int, jax.Array] = {}
+
+    @classmethod
+    def of(cls, arrays: Sequence[jax.Array]) -> "Value":
+        return cls([functools.partial(lambda a: a, a) for a in arrays])
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, number: int) -> jax.Array:
+        if number not in self._arrays:
+            self._arrays[number] = self._makers[number]()
+        return self._arrays[number]
+
+    def arrays(self) -> list[jax.Array]:
+        """All of them, made now."""
+        return [self[number] for number in range(len(self))]
+
+    def taken(self, numbers: Sequence[int]) -> list[Callable[[], jax.Array]]:
+        """What makes some of the segments."""
+        return [functools.partial(self.__getitem__, number) for number in numbers]
+
+
+def segmentwise(function: Callable[..., jax.Array], *values: Value) -> Value:
+    """A function of the segments of values, one of each."""
+
+    def made(number: int) -> jax.Array:
+        return function(*(value[number] for value in values))
+
+    return Value([functools.partial(made, number) for number in range(len(values[0]))])
 
 
 class Segment(NamedTuple):
@@ -123,38 +162,51 @@ def as_type(array: jax.Array, dtype: Any) -> jax.Array:
 
 def read(ref: Any, axes: Sequence[Axis], dtypes: Sequence[Any], t: Any = None) -> list[Value]:
     """The arrays of a packed ref [., padded], or of step t of one over time, as a kernel holds them."""
+
+    def load(start: int, width: int, dtype: Any) -> jax.Array:
+        columns = slice(start, start + width)
+        return as_type(ref[:, columns] if t is None else ref[t, :, columns], dtype)
+
     values, column = [], 0
     for axis, dtype in zip(axes, dtypes, strict=True):
-        value = []
-        for each in axis.segments:
-            columns = slice(column, column + each.padded)
-            array = ref[:, columns] if t is None else ref[t, :, columns]
-            value.append(as_type(array, dtype))
-            column += each.padded
-        values.append(value)
+        makers = []
+        for segment in axis.segments:
+            makers.append(functools.partial(load, column, segment.padded, dtype))
+            column += segment.padded
+        values.append(Value(makers))
     return values
 
 
-def write(ref: Any, values: Sequence[Value], t: Any = None) -> None:
-    """The inverse of `read`."""
-    column = 0
-    rows = ref.shape[-2]
-    for segment in (segment for value in values for segment in value):
-        width = segment.shape[1]
-        segment = jnp.broadcast_to(segment.astype(ref.dtype), (rows, width))
+Place = tuple[Any, Sequence[Value], Sequence[Axis], int, Any]
+"""A ref, values to be written into it side by side, their axes, the first one's column, and the step of a ref over time
+or None."""
+
+
+def write(*places: Place, only: int | None = None) -> None:
+    """Writes values, all first segments before the second ones; only: the segments of this number."""
+    pieces = []
+    for ref, values, axes, column, t in places:
+        for value, axis in zip(values, axes, strict=True):
+            for number, segment in enumerate(axis.segments):
+                if only is None or number == only:
+                    pieces.append((number, ref, t, column, segment.padded, value))
+                column += segment.padded
+    for number, ref, t, column, width, value in sorted(pieces, key=lambda piece: piece[0]):
+        segment = jnp.broadcast_to(value[number].astype(ref.dtype), (ref.shape[-2], width))
         if t is None:
             ref[:, column : column + width] = segment
         else:
             ref[t, :, column : column + width] = segment
-        column += width
 
 
 def without_padding(value: Value, axis: Axis, instead: float = 0) -> Value:
     """A value with a number in all columns of the padding: what is made there of zeros may be no number."""
-    cleared = []
-    for array, each in zip(value, axis.segments, strict=True):
-        if each.padded != each.width:
-            column = jax.lax.broadcasted_iota(jnp.int32, array.shape, 1)
-            array = jnp.where(column < each.width, array, jnp.asarray(instead, array.dtype))
-        cleared.append(array)
-    return cleared
+
+    def cleared(number: int) -> jax.Array:
+        array, segment = value[number], axis.segments[number]
+        if segment.padded == segment.width:
+            return array
+        column = jax.lax.broadcasted_iota(jnp.int32, array.shape, 1)
+        return jnp.where(column < segment.width, array, jnp.asarray(instead, array.dtype))
+
+    return Value([functools.partial(cleared, number) for number in range(len(value))])

@@ -9,7 +9,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from rnnlab.engine.contract import Cotangent
-from rnnlab.engine.kernel.axes import Value, read, without_padding, write
+from rnnlab.engine.kernel.axes import Place, Value, read, segmentwise, without_padding, write
 from rnnlab.engine.kernel.forward import Inputs, Recurrence, run_step, scratch_of
 from rnnlab.engine.kernel.launch import call
 from rnnlab.engine.kernel.programs import Arrays, read_by
@@ -98,16 +98,18 @@ class Backward:
         begin = self.inputs.read(refs, "dlast")
         summed = program.arrays(program.sums)
         totals = [
-            [jnp.zeros((settings.rows, each.padded), dtype) for each in axis.segments]
+            [jnp.zeros((settings.rows, segment.padded), dtype) for segment in axis.segments]
             for axis, dtype in zip(*summed, strict=True)
         ]
         if self.across:
             begin = read(refs["dcarry"], self.carry.axes, self.carry.dtypes)
-            totals = read(refs["sums"], summed.axes, summed.dtypes) if program.sums else totals
-        dcarry, totals = lax.fori_loop(0, self.chunk, loop.step, (begin, totals))
-        write(refs["dcarry"], dcarry)
+            if program.sums:
+                totals = [value.arrays() for value in read(refs["sums"], summed.axes, summed.dtypes)]
+        state = [value.arrays() for value in begin], totals
+        dcarry, totals = lax.fori_loop(0, self.chunk, loop.step, state)
+        write((refs["dcarry"], list(map(Value.of, dcarry)), self.carry.axes, 0, None))
         if program.sums:
-            write(refs["sums"], totals)
+            write((refs["sums"], list(map(Value.of, totals)), summed.axes, 0, None))
 
 
 class _Loop:
@@ -120,56 +122,59 @@ class _Loop:
         self.known, self.products, self.lengths = backward.inputs.begin(refs)
         self.cotangent = _read_cotangent(backward.cotangent, refs)
 
-    def step(self, k: jax.Array, state: tuple[list[Value], list[Value]]) -> Any:
+    def step(self, k: jax.Array, state: tuple[list[list[jax.Array]], list[list[jax.Array]]]) -> Any:
         """The k-th step back: ∂L/∂carry before it, and the sums."""
         backward, program, refs = self.backward, self.program, self.refs
-        reverse, inputs = backward.sequence.reverse, backward.inputs
-        dcarry, sums = state
+        reverse, inputs, carry = backward.sequence.reverse, backward.inputs, backward.carry
+        dcarry, sums = (list(map(Value.of, values)) for values in state)
         t = k if reverse else backward.chunk - 1 - k
         time = self.first + t
         if "dh" in refs:
-            (of_h,) = inputs.read(refs, "dh", t)
-            dcarry = [_plus(dcarry[0], of_h), *dcarry[1:]]
+            dcarry = [segmentwise(jnp.add, dcarry[0], inputs.read(refs, "dh", t)[0]), *dcarry[1:]]
         dnew, inside = dcarry, None if self.lengths is None else time < self.lengths
         if inside is not None:
-            dnew = [[jnp.where(inside, a, jnp.zeros_like(a)) for a in value] for value in dcarry]
+            dnew = [_where(inside, value, _zeros(value)) for value in dcarry]
         if self.cotangent is not None:
-            dnew = _clipped(self.cotangent, dnew, backward.carry)
+            dnew = _clipped(self.cotangent, dnew, carry)
+        self.products.begin()
+        values = self._held(t)
+        values.update(zip(program.dnew, dnew, strict=True))
+        result = self._pullback(values, t)
+        places: list[Place] = []
         if backward.with_dnew:
-            write(refs["dnew"], dnew, t)
-        result = self._pullback(t, dnew)
-        dbefore = [self._full(result, v, v) for v in program.dbefore]
+            places.append((refs["dnew"], dnew, carry.axes, 0, t))
+        if "dz" in refs:
+            keys = [program.z[n] for n in program.own_dz]
+            dz = [self._full(result, program.dz[n], program.z[n]) for n in program.own_dz]
+            places.append((refs["dz"], dz, program.arrays(keys).axes, 0, t))
+        write(*places)
+        dbefore = [self._full(result, v, key) for v, key in zip(program.dbefore, program.before, strict=True)]
         if self.cotangent is not None:
             ends = jnp.full((1, 1), backward.sequence.steps) if self.lengths is None else self.lengths
             dbefore = _passed(self.cotangent, dbefore, time, ends, reverse)
         if inside is not None:
-            past = [[jnp.where(inside, jnp.zeros_like(a), a) for a in value] for value in dcarry]
-            dbefore = list(map(_plus, dbefore, past))
-        return dbefore, list(map(_plus, sums, [self._full(result, v, v) for v in program.sums]))
+            past = [_where(inside, _zeros(value), value) for value in dcarry]
+            dbefore = [segmentwise(jnp.add, a, b) for a, b in zip(dbefore, past, strict=True)]
+        more = [self._full(result, v, v) for v in program.sums]
+        totals = [segmentwise(jnp.add, a, b) for a, b in zip(sums, more, strict=True)]
+        return [value.arrays() for value in dbefore], [value.arrays() for value in totals]
 
-    def _pullback(self, t: jax.Array, dnew: list[Value]) -> Any:
-        """What reads the results of the step's pullback; writes ∂L/∂z and ∂L/∂products."""
+    def _pullback(self, values: dict[Any, Value], t: jax.Array) -> Any:
+        """What reads the results of the step's pullback; writes ∂L/∂products. values: of all that it is made of."""
         program, refs = self.program, self.refs
-        values = self._held(t)
-        values.update(zip(program.dnew, dnew, strict=True))
         count = len(program.trace.products)
-        du: dict[int, list[Value]] = {}
+        padded = [sum(program.axes[v].padded for v in group) for group in program.results]
 
         def exchange(number: int, sent: list[Any]) -> list[Value]:
             number = count - 1 - number
-            du[number] = [
+            du = [
                 read_by(v, lambda _, a=a: a, program.axes["u", number, part], self.rows)
                 for part, (v, a) in enumerate(zip(program.dresults[number], sent, strict=True))
             ]
             value: Any = program.dvalues[number]
-            return [self.products.back(number, du[number], value.aval.dtype)]
+            return [self.products.back(number, du, value.aval.dtype, (refs["du"], sum(padded[:number]), t))]
 
-        result = program.backward.step(values, program.axes, exchange)
-        if count:
-            write(refs["du"], [part for number in range(count) for part in du[number]], t)
-        if "dz" in refs:
-            write(refs["dz"], [self._full(result, program.dz[n], program.z[n]) for n in program.own_dz], t)
-        return result
+        return program.backward.step(values, program.axes, exchange)
 
     def _full(self, result: Any, variable: Any, key: Any) -> Value:
         """A result in all rows. key: of its axis; a number has none of its own."""
@@ -197,7 +202,8 @@ class _Loop:
             every, z = [before[n] for n in range(len(program.before))], inputs.read(refs, "z", t)
             step = run_step(program, self.known, every, z, noise, self.products)
             if "met" in refs:
-                write(refs["met"], [self._full(step, v, v) for v in program.met], t)
+                axes = program.arrays(program.met).axes
+                write((refs["met"], [self._full(step, v, v) for v in program.met], axes, 0, t))
             after = dict(enumerate(map(step, program.new)))
             kept = dict(enumerate(map(step, program.kept)))
         else:
@@ -214,11 +220,11 @@ class _Loop:
 
 
 def _where(condition: Any, one: Value, other: Value) -> Value:
-    return [jnp.where(condition, a, b) for a, b in zip(one, other, strict=True)]
+    return segmentwise(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
-def _plus(one: Value, other: Value) -> Value:
-    return [a + b for a, b in zip(one, other, strict=True)]
+def _zeros(like: Value) -> Value:
+    return segmentwise(jnp.zeros_like, like)
 
 
 def _read_cotangent(cotangent: Cotangent | None, refs: Mapping[str, Any]) -> Cotangent | None:
@@ -238,11 +244,11 @@ def _passed(cotangent: Cotangent, d: Sequence[Value], t: jax.Array, ends: jax.Ar
     factor: Any = 1 if cotangent.scale is None else cotangent.scale
     if cotangent.cut_every is not None:
         factor = factor * jnp.where(cotangent.is_cut(t, ends, reverse), 0, 1)
-    return [[a * jnp.asarray(factor, a.dtype) for a in value] for value in d]
+    return [segmentwise(lambda a: a * jnp.asarray(factor, a.dtype), value) for value in d]
 
 
 def _clipped(cotangent: Cotangent, d: Sequence[Value], carry: Arrays) -> list[Value]:
     """`Cotangent.clipped` of a carry in segments."""
-    cleared = [without_padding(value, axis) for value, axis in zip(d, carry.axes, strict=True)]
-    flat = iter(cotangent.clipped(tuple(a for value in cleared for a in value)))
-    return [[next(flat) for _ in value] for value in cleared]
+    cleared = [without_padding(value, axis).arrays() for value, axis in zip(d, carry.axes, strict=True)]
+    flat = iter(cotangent.clipped(tuple(a for arrays in cleared for a in arrays)))
+    return [Value.of([next(flat) for _ in arrays]) for arrays in cleared]

@@ -1,6 +1,7 @@
 """The forward kernel: all steps of a sequence, the carry in registers and the matrices on chip."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from rnnlab.engine.contract import Matrix
-from rnnlab.engine.kernel.axes import Value, pack, read, write
+from rnnlab.engine.kernel.axes import Value, pack, read, segmentwise, write
 from rnnlab.engine.kernel.launch import call
 from rnnlab.engine.kernel.matrices import Products, blocks_of, vectors_of
 from rnnlab.engine.kernel.programs import Arrays, Program, read_by
@@ -88,8 +89,9 @@ class Inputs:
     def begin(self, refs: Mapping[str, Any]) -> tuple[dict[Any, Value], Products, jax.Array | None]:
         """What is read once: the values of the free variables, and of the parameters with rows, the products, and the
         rows' lengths."""
-        vectors = dict(zip(self.vector_keys, self.read(refs, "vectors"), strict=True))
-        beside = self.read(refs, "beside")
+        # Made now: within the loop over time they would be read again at every step.
+        once = [[Value.of(value.arrays()) for value in self.read(refs, name)] for name in ("vectors", "beside")]
+        vectors, beside = dict(zip(self.vector_keys, once[0], strict=True)), once[1]
         state_mask = beside.pop() if self.sequence.state_mask is not None else None
         vectors |= zip(self.beside_keys, beside, strict=True)
         blocks = {key: refs[f"block {n}"] for n, key in enumerate(self.blocks)}
@@ -122,6 +124,7 @@ def run_step(
     for variables, given in ((program.before, before), (program.z, z), (program.noise, noise)):
         values.update(zip(variables, given, strict=True))
     rows = products.settings.rows
+    products.begin()
 
     def exchange(number: int, sent: list[Any]) -> list[Value]:
         variable = program.values_out[number]
@@ -148,7 +151,8 @@ def run_forward(
     def over_time(layout: Arrays) -> tuple[Any, Any]:
         return "time", jax.ShapeDtypeStruct((steps, batch, layout.padded), layout.memory)
 
-    outputs: dict[str, tuple[Any, Any]] = {"carries": over_time(program.arrays([program.before[n] for n in saved]))}
+    of_saved = program.arrays([program.before[n] for n in saved])
+    outputs: dict[str, tuple[Any, Any]] = {"carries": over_time(of_saved)}
     if kept:
         outputs["kept"] = over_time(program.arrays(kept))
     outputs["last"] = "rows", jax.ShapeDtypeStruct((batch, carry.padded), carry.memory)
@@ -166,24 +170,25 @@ def run_forward(
             def _() -> None:
                 refs["last"][...] = refs["start"][...]
 
-        def body(k: jax.Array, before: list[Value]) -> list[Value]:
+        def body(k: jax.Array, state: list[list[jax.Array]]) -> list[list[jax.Array]]:
             t = chunk - 1 - k if sequence.reverse else k
+            before = [Value.of(arrays) for arrays in state]
             z, noise = inputs.read(refs, "z", t), inputs.read(refs, "noise", t)
             step = run_step(program, known, before, z, noise, products)
             new = [read_by(v, step, axis, settings.rows) for v, axis in zip(program.new, carry.axes, strict=True)]
             if lengths is not None:
                 inside = first + t < lengths
-                new = [
-                    [jnp.where(inside, a, b) for a, b in zip(one, other, strict=True)]
-                    for one, other in zip(new, before, strict=True)
-                ]
-            write(refs["carries"], [new[n] for n in saved], t)
+                new = [segmentwise(partial(jnp.where, inside), a, b) for a, b in zip(new, before, strict=True)]
+            places = [(refs["carries"], [new[n] for n in saved], of_saved.axes, 0, t)]
             if kept:
-                write(refs["kept"], [read_by(v, step, program.axes[v], settings.rows) for v in kept], t)
-            return new
+                values = [read_by(v, step, program.axes[v], settings.rows) for v in kept]
+                places.append((refs["kept"], values, program.arrays(kept).axes, 0, t))
+            write(*places)
+            return [value.arrays() for value in new]
 
         begin = read(refs["last" if across else "start"], carry.axes, carry.dtypes)
-        write(refs["last"], lax.fori_loop(0, chunk, body, begin))
+        last = lax.fori_loop(0, chunk, body, [value.arrays() for value in begin])
+        write((refs["last"], [Value.of(arrays) for arrays in last], carry.axes, 0, None))
 
     out = call(unroll_forward, "unroll_forward", settings, steps, sequence.reverse, inputs.arrays, outputs)
     return out["carries"], out.get("kept"), out["last"]

@@ -1,6 +1,8 @@
 """The matrices of a step in a kernel: as blocks, one for each segment of a value and of a product's part."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from rnnlab.engine.contract import Matrix
-from rnnlab.engine.kernel.axes import Value, without_padding
+from rnnlab.engine.kernel.axes import Value, segmentwise, without_padding, write
 from rnnlab.engine.kernel.launch import barrier
 from rnnlab.engine.kernel.programs import Program
 from rnnlab.ops.linear import ComputeType, rounded
@@ -99,70 +101,82 @@ class Products:
         self.program, self.settings = program, settings
         self.vectors, self.state_mask = vectors, state_mask
         self.scratch = scratch
+        self._unmade: list[Value] = []
+        """What is still to be made of what lies in the scratch."""
         self.blocks = {key: ref if scratch is not None else ref[...] for key, ref in blocks.items()}
+
+    def begin(self) -> None:
+        """Begins a step."""
+        self._unmade = []
 
     def times(self, number: int, value: Value) -> list[Value]:
         """The parts of a value's product."""
         product = self.program.trace.products[number]
         matrix = self.program.matrices[product.name]
         value = self._dropped(value, matrix)
-        parts = []
         if matrix.kernel.ndim == 1:
-            diagonal = self.vectors["diagonal", product.name]
-            parts = [[a * b for a, b in zip(value, diagonal, strict=True)]]
+            parts = [segmentwise(jnp.multiply, value, self.vectors["diagonal", product.name])]
         else:
-            axis = self.program.axes["value", number]
-            placed = self._put(without_padding(value, axis))
+            (placed,) = self._put([without_padding(value, self.program.axes["value", number])])
+            parts = []
             for part in range(matrix.parts):
-                columns = self.program.axes["u", number, part].segments
-                parts.append([self._sum(product, part, None, j, placed, product.dtype) for j in range(len(columns))])
+                count = len(self.program.axes["u", number, part].segments)
+                sums = [partial(self._sum, product, part, None, j, placed, product.dtype) for j in range(count)]
+                parts.append(Value(sums))
+            self._unmade += parts
         if matrix.offset is not None:
-            for part, u in enumerate(parts):
-                offset = self.vectors["offset", product.name, part]
-                parts[part] = [a + b for a, b in zip(u, offset, strict=True)]
+            offsets = [self.vectors["offset", product.name, part] for part in range(matrix.parts)]
+            parts = [segmentwise(jnp.add, u, offset) for u, offset in zip(parts, offsets, strict=True)]
         return parts
 
-    def back(self, number: int, du: Sequence[Value], dtype: Any) -> Value:
-        """∂L/∂value of ∂L/∂(the parts)."""
+    def back(self, number: int, du: Sequence[Value], dtype: Any, also: Any = None) -> Value:
+        """∂L/∂value of ∂L/∂(the parts). also: where to write these, too, in the places of `write`."""
         product = self.program.trace.products[number]
         matrix = self.program.matrices[product.name]
-        if matrix.kernel.ndim == 1:
-            diagonal = self.vectors["diagonal", product.name]
-            dvalue = [a * b for a, b in zip(du[0], diagonal, strict=True)]
-            return self._dropped(dvalue, matrix)
         axes = [self.program.axes["u", number, part] for part in range(matrix.parts)]
+        if matrix.kernel.ndim == 1:
+            write((also[0], du, axes, also[1], also[2]))
+            return self._dropped(segmentwise(jnp.multiply, du[0], self.vectors["diagonal", product.name]), matrix)
         cleared = [without_padding(part, axis) for part, axis in zip(du, axes, strict=True)]
-        sent = self._put([segment for part in cleared for segment in part])
-        pieces, start = [], 0
-        for axis in axes:
-            pieces.append(sent[start : start + len(axis.segments)])
-            start += len(axis.segments)
-        dvalue = []
-        for i in range(len(self.program.axes["value", number].segments)):
-            total = None
-            for part, piece in enumerate(pieces):
-                each = self._sum(product, part, i, None, piece, dtype)
-                total = each if total is None else _added(total, each)
-            dvalue.append(total)
+        placed = self._put(cleared, (also[0], du, axes, also[1], also[2]))
+
+        def back(i: int) -> jax.Array:
+            sums = [self._sum(product, part, i, None, piece, dtype) for part, piece in enumerate(placed)]
+            return functools.reduce(jnp.add, [each for each in sums if each is not None])
+
+        dvalue = Value([partial(back, i) for i in range(len(self.program.axes["value", number].segments))])
+        self._unmade.append(dvalue)
         return self._dropped(dvalue, matrix)
 
     def _dropped(self, value: Value, matrix: Matrix) -> Value:
         """Times the state's mask, where the matrix is of the state."""
-        if self.state_mask is None or not matrix.of_state:
+        mask = self.state_mask
+        if mask is None or not matrix.of_state:
             return value
-        count = len(value) // len(self.state_mask)
-        return [a * b for a, b in zip(value, self.state_mask * count, strict=True)]
+        count = len(value) // len(mask)
+        return segmentwise(jnp.multiply, value, Value(mask.taken(range(len(mask))) * count))
 
-    def _put(self, value: Value) -> list[tuple[jax.Array, int]]:
-        """A value, with the column of the scratch where each segment of it lies."""
-        placed, column = [], 0
-        for segment in value:
-            placed.append((segment, column))
-            column += segment.shape[1]
+    def _put(self, values: Sequence[Value], also: Any = None) -> list[list[tuple[jax.Array, int]]]:
+        """The segments of values, each with the column of the scratch where it lies; also: a place of `write`."""
         if self.scratch is not None:
-            barrier(self.settings)  # All have read what was there before.
-            for segment, start in placed:
-                self.scratch[:, start : start + segment.shape[1]] = segment.astype(self.scratch.dtype)
+            for value in self._unmade:  # Of what is there now.
+                value.arrays()
+            self._unmade = []
+            barrier(self.settings)  # All threads have read it.
+        placed: list[list[tuple[jax.Array, int]]] = [[] for _ in values]
+        column = 0
+        for number in range(max(map(len, values))):
+            for place, value in zip(placed, values, strict=True):
+                if number >= len(value):
+                    continue
+                segment = value[number]
+                place.append((segment, column))
+                if self.scratch is not None:
+                    self.scratch[:, column : column + segment.shape[1]] = segment.astype(self.scratch.dtype)
+                column += segment.shape[1]
+            if also is not None:
+                write(also, only=number)
+        if self.scratch is not None:
             barrier(self.settings)
         return placed
 
@@ -208,7 +222,3 @@ class Products:
         width = rows.padded if transposed else columns.padded
         zeros = jnp.zeros((segment.shape[0], width), wide)
         return lax.fori_loop(0, segment.shape[1] // tile, add, zeros)
-
-
-def _added(a: Any, b: Any) -> Any:
-    return a if b is None else a + b

@@ -1,5 +1,6 @@
 """A step and its pullback as the programs of two kernels, from the same trace that the fused backend runs."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -211,6 +212,11 @@ def rows_of(tree: PyTree) -> PyTree:
 def read_by(variable: Any, read: Callable[[Any], Any], axis: Axis, rows: int) -> Value:
     """A result of a step as [rows, P] segments; it may be a number, or the same for all rows."""
     value = read(variable)
-    if not isinstance(value, list):
-        return [jnp.full((rows, each.padded), value, variable.aval.dtype) for each in axis.segments]
-    return [jnp.broadcast_to(a, (rows, each.padded)) for a, each in zip(value, axis.segments, strict=True)]
+
+    def segment(number: int) -> jax.Array:
+        shape = rows, axis.segments[number].padded
+        if isinstance(value, Value):
+            return jnp.broadcast_to(value[number], shape)
+        return jnp.full(shape, value, variable.aval.dtype)
+
+    return Value([functools.partial(segment, number) for number in range(len(axis.segments))])

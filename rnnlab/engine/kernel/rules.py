@@ -3,6 +3,7 @@
 Every operation that a step may have stands here; a step with another is run by another backend.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -86,59 +87,64 @@ def evaluate(equation: Any, operands: Sequence[Any], axes: Sequence[Any], result
     """What an equation makes. operands: values, or numbers; axes, results: theirs, None for a number."""
     name, params = equation.primitive.name, equation.params
     if name in ELEMENTWISE:
-        return [_elementwise(equation, operands, len(results[0].segments))]
+        count = len(results[0].segments)
+        return [Value([functools.partial(_element, equation, operands, count, number) for number in range(count)])]
     if name in IDENTITY:
         return [operands[0]]
     if name in RESHAPED:
         return [_spread(operands[0], results[0], equation.outvars[0].aval.dtype)]
     if name == "concatenate":
-        return [[segment for operand in operands for segment in operand]]
+        return [Value([make for operand in operands for make in operand.taken(range(len(operand)))])]
     if name == "split":
-        pieces, values = iter(operands[0]), []
+        values, first = [], 0
         for axis in results:
-            values.append([next(pieces) for _ in axis.segments])
+            numbers = range(first, first + len(axis.segments))
+            values.append(Value(operands[0].taken(numbers)))
+            first = numbers.stop
         return values
     if name == "slice":
         start, width = params["start_indices"][-1], results[0].width
-        kept = zip(operands[0], axes[0].segments, strict=True)
-        return [[a for a, each in kept if start <= each.start < start + width]]
+        kept = [n for n, each in enumerate(axes[0].segments) if start <= each.start < start + width]
+        return [Value(operands[0].taken(kept))]
     if name == "pad":
-        low, pieces, value = params["padding_config"][-1][0], iter(operands[0]), []
+        low, pieces = params["padding_config"][-1][0], iter(operands[0].taken(range(len(operands[0]))))
+        makers = []
         for each in results[0].segments:
             inside = low <= each.start < low + axes[0].width
-            value.append(next(pieces) if inside else _filled(operands[1], (1, each.padded), operands[0][0].dtype))
-        return [value]
+            empty = functools.partial(_filled, operands[1], (1, each.padded), equation.outvars[0].aval.dtype)
+            makers.append(next(pieces) if inside else empty)
+        return [Value(makers)]
     if name in REDUCED:
-        reduce, join, empty = REDUCED[name]
-        cleared = without_padding(operands[0], axes[0], empty)
-        sums = [a if a.shape[1] == 1 else reduce(a, axis=1, keepdims=True) for a in cleared]
-        total = sums[0]
-        for each in sums[1:]:
-            total = join(total, each)
-        return [[total]]
-    dtype = params["dtype"]  # iota
-    steps = [lax.broadcasted_iota(jnp.int32, (1, each.padded), 1) + each.start for each in results[0].segments]
-    return [[each.astype(dtype) for each in steps]]
+        return [Value([functools.partial(_reduced, REDUCED[name], operands[0], axes[0])])]
+
+    def steps(each: Any) -> jax.Array:
+        return (lax.broadcasted_iota(jnp.int32, (1, each.padded), 1) + each.start).astype(params["dtype"])
+
+    return [Value([functools.partial(steps, each) for each in results[0].segments])]  # iota
 
 
-def _elementwise(equation: Any, operands: Sequence[Any], count: int) -> Value:
+def _reduced(rule: Any, operand: Value, axis: Axis) -> jax.Array:
+    reduce, join, empty = rule
+    cleared = without_padding(operand, axis, empty).arrays()
+    sums = [a if a.shape[1] == 1 else reduce(a, axis=1, keepdims=True) for a in cleared]
+    return functools.reduce(join, sums)
+
+
+def _element(equation: Any, operands: Sequence[Any], count: int, number: int) -> jax.Array:
+    """A segment of what an equation makes element by element."""
+    picked = [a[number if len(a) == count else 0] if isinstance(a, Value) else a for a in operands]
+    shapes = [a.shape for a in picked if getattr(a, "ndim", 0) == 2]
+    shape = np.broadcast_shapes(*shapes) if shapes else (1, 1)
     avals = [a.aval for a in equation.invars]
-    value = []
-    for number in range(count):
-        picked = [a if not isinstance(a, list) else a[number if len(a) == count else 0] for a in operands]
-        shapes = [a.shape for a in picked if hasattr(a, "ndim") and a.ndim == 2]
-        shape = np.broadcast_shapes(*shapes) if shapes else (1, 1)
-        full = [_filled(a, shape, aval.dtype) for a, aval in zip(picked, avals, strict=True)]
-        if equation.primitive.name == "sign":  # Triton has none.
-            one = jnp.ones_like(full[0])
-            value.append(jnp.where(full[0] > 0, one, jnp.where(full[0] < 0, -one, full[0])))
-        elif equation.primitive.name == "expm1":  # Mosaic has none.
-            value.append(jnp.tanh(0.5 * full[0]) * (jnp.exp(full[0]) + 1))
-        elif equation.primitive.name == "integer_pow":
-            value.append(_power(full[0], equation.params["y"]))
-        else:
-            value.append(equation.primitive.bind(*full, **equation.params))
-    return value
+    full = [_filled(a, shape, aval.dtype) for a, aval in zip(picked, avals, strict=True)]
+    if equation.primitive.name == "sign":  # Triton has none.
+        one = jnp.ones_like(full[0])
+        return jnp.where(full[0] > 0, one, jnp.where(full[0] < 0, -one, full[0]))
+    if equation.primitive.name == "expm1":  # Mosaic has none.
+        return jnp.tanh(0.5 * full[0]) * (jnp.exp(full[0]) + 1)
+    if equation.primitive.name == "integer_pow":
+        return _power(full[0], equation.params["y"])
+    return equation.primitive.bind(*full, **equation.params)
 
 
 def _power(a: jax.Array, exponent: int) -> jax.Array:
@@ -152,7 +158,7 @@ def _power(a: jax.Array, exponent: int) -> jax.Array:
 
 def _filled(a: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """An array, or a number, of this shape."""
-    if isinstance(a, list):
+    if isinstance(a, Value):
         a = a[0]
     if getattr(a, "ndim", 0) == 2:
         return a if a.shape == shape else jnp.broadcast_to(a, shape)
@@ -161,13 +167,14 @@ def _filled(a: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 def _spread(operand: Any, axis: Axis, dtype: Any) -> Value:
     """A value whose axes of one element became, or were, more."""
-    if isinstance(operand, list) and len(operand) == len(axis.segments):
-        same = all(a.shape[1] == each.padded for a, each in zip(operand, axis.segments, strict=True))
-        if same:
-            return operand
-    one = operand[0] if isinstance(operand, list) else operand
-    rows = one.shape[0] if getattr(one, "ndim", 0) == 2 else 1
-    return [_filled(one, (rows, each.padded), dtype) for each in axis.segments]
+
+    def segment(number: int) -> jax.Array:
+        count = len(operand) if isinstance(operand, Value) else 1
+        one = operand[number if count == len(axis.segments) else 0] if isinstance(operand, Value) else operand
+        rows = one.shape[0] if getattr(one, "ndim", 0) == 2 else 1
+        return _filled(one, (rows, axis.segments[number].padded), dtype)
+
+    return Value([functools.partial(segment, number) for number in range(len(axis.segments))])
 
 
 IDENTITY = frozenset({"reduce_precision", "stop_gradient", "copy", "copy_p"})

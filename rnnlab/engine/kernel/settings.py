@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     """Whether the matrices are read again at every step, by tiles; None: where they do not fit (`memory`)."""
     tile: int = 32
     widest: int | None = None
-    """Of a segment."""
+    """Columns of a segment; None: as many as there are."""
     warps: int | None = None
     """Of a GPU's program, 32 threads each; None: by the widest segment (`memory`)."""
     stages: int = 1
@@ -88,7 +88,9 @@ def settings_for(compute: ComputeType, interpret: bool, batch: int) -> Settings:
     settings = Settings(target, interpret, compute, _precision())
     if target == "mosaic":
         settings = settings._replace(rows=min(-(-batch // 8) * 8, 128), chunk=8, chip=100 << 20)
-    elif platform == "gpu":
+    else:
+        settings = settings._replace(widest=512)
+    if platform == "gpu" and target == "triton":
         settings = settings._replace(chip=chip_of(jax.devices()[0]))
     return settings._replace(**changes)
 

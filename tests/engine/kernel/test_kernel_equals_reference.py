@@ -33,7 +33,7 @@ ALL_CELLS = [*CELL_VARIANTS, *PLAIN_FUNCTIONS]
 LAUNCHES: dict[str, dict[str, Any]] = {
     "triton": {"target": "triton", "rows": 2},
     "mosaic": {"target": "mosaic", "rows": 2, "chunk": 2},
-    "streamed": {"target": "triton", "rows": 2, "streamed": True, "tile": 8},
+    "streamed": {"target": "triton", "rows": 2, "streamed": True, "tile": 8, "widest": 2},
 }
 """Rows and steps are no multiples of what a program holds: both are filled up."""
 
