@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from rnnlab.files.markdown import markdown_table, write_between_marks
+from rnnlab.files.markdown import BEGIN, END, markdown_table, write_between_marks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "accelerators.md"
@@ -69,10 +69,12 @@ flags.DEFINE_string("child", None, "the platform of this process", short_name=No
 def environment(platform: str, site: Path, dump: Path) -> dict[str, str]:
     """The variables of a process that compiles for a platform."""
     compiler = f"--xla_gpu_cuda_data_dir={site}/nvidia/cuda_nvcc --xla_dump_to={dump} --xla_dump_hlo_as_text"
+    plain = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}  # What comes from a cache is not dumped.
+    plain |= {"JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS": "1"}  # Without them a TPU's kernels have no names.
     if platform == "cuda":
-        return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": compiler}
+        return {**plain, "XLA_FLAGS": compiler}
     return {
-        "JAX_PLATFORMS": "cpu",
+        **plain,
         "XLA_FLAGS": "",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_LIBRARY_PATH": f"{site}/libtpu/libtpu.so",
@@ -102,6 +104,8 @@ def results(platform: str, site: Path, cases: list[tuple[str, int, str]], steps:
             for line in process.stdout:
                 if line.startswith("{"):
                     yield json.loads(line)
+            if process.wait() != 0:
+                raise RuntimeError(f"a compiler for {platform} ended with {process.returncode}; what it said is above")
 
 
 # --- in the child ----------------------------------------------------------------------------------------------------
@@ -207,12 +211,11 @@ def unpacked(executable: bytes) -> bytes:
         return b""
     blocks = range(first, len(executable), _BLOCK)
     data = b"".join(executable[start + (24 if start > first else 0) : start + _BLOCK] for start in blocks)
-    for start in range(2000):
+    bodies = [b""]
+    for start in range(1000):  # From the wrong place, too, something may be read; it is shorter.
         with contextlib.suppress(ValueError, IndexError):
-            body = decompressed(data, start)
-            if len(body) > len(data) and b"unroll_forward" in body:
-                return body
-    return b""
+            bodies.append(decompressed(data, start))
+    return max(bodies, key=len)
 
 
 _RIEGELI = bytes.fromhex("83af70d10d884a3f")
@@ -306,7 +309,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.child:
         compile_all(FLAGS.child, site, FLAGS.steps)
         return
-    tables = []
+    tables = {}
     for platform in FLAGS.platforms:
         cases = CASES if platform == "cuda" else TPU_CASES
         if FLAGS.cells:
@@ -315,9 +318,22 @@ def main(argv: list[str]) -> None:
         for case in results(platform, site, cases, FLAGS.steps):
             rows.append(row(platform, case))
             print(platform, " | ".join(rows[-1]), f"{case['seconds']} s", flush=True)
-        tables.append(f"{TITLES[platform]}\n\n{markdown_table(HEADS[platform], rows)}")
+        tables[platform] = f"{TITLES[platform]}\n\n{markdown_table(HEADS[platform], rows)}"
     if FLAGS.write:
-        write_between_marks(PAGE, "\n".join(tables))
+        write_between_marks(PAGE, "\n".join((written() | tables).values()))
+
+
+def written() -> dict[str, str]:
+    """The tables of the page."""
+    text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    tables = {}
+    for platform, title in TITLES.items():
+        _, title, rest = text.partition(title)
+        for other in TITLES.values():
+            rest = rest.partition(other)[0]
+        if title:
+            tables[platform] = f"{title}{rest}".strip() + "\n"
+    return tables
 
 
 if __name__ == "__main__":

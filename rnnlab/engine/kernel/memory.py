@@ -47,7 +47,7 @@ def fitted(program: Program, matrices: Mapping[str, Matrix], settings: Settings,
     if settings.target == "mosaic":
         return _on_tpu(program, settings, held, size)
     state = max(program.axes[v].padded for v in program.before)
-    settings = settings._replace(warps=settings.warps or min(max(state // 32, 8), 32))
+    settings = settings._replace(warps=settings.warps or (8 if state <= 256 else 16 if state <= 512 else 32))
     if settings.streamed is not None:
         return settings
     copies = 2 if again else 1  # The matrices and their transposes are kept apart.

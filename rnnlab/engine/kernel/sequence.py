@@ -137,17 +137,15 @@ def _forward(plan, keeps, params, matrices, carry, z, lengths, noise, state_mask
 
 def _kernel_forward(plan: KernelPlan, *primals: Any) -> tuple[Any, Any]:
     (h, last), residuals = _forward(plan, True, *custom_vjp_primal_tree_values(primals))
-    return (h, last), (*residuals, h)
+    return (h, last), (*residuals, h[:, :, :0])
 
 
 def _kernel_backward(plan, residuals, cotangents):
-    params, matrices, carry, z, lengths, noise, state_mask, cotangent, taps, step, carries, kept, h = residuals
-    steps, batch = h.shape[:2]
+    params, matrices, carry, z, lengths, noise, state_mask, cotangent, taps, step, carries, kept, like = residuals
+    steps, batch = like.shape[:2]
     trace = step.trace
-    shapes = z
-    if z is None:  # Their shapes alone are needed.
-        shapes = [jnp.zeros((steps, batch, 0), h.dtype)]
-    sequence = _sequence(plan, step, params, matrices, carry, shapes, lengths, noise, state_mask)
+    shaped = [like] if z is None else z  # The steps are not run again: how many there are is all that is needed.
+    sequence = _sequence(plan, step, params, matrices, carry, shaped, lengths, noise, state_mask)
     program = sequence.program
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
     dlast = [plain(a) for a in cotangents[1]]
