@@ -102,7 +102,7 @@ def test_a_split_may_be_as_long_as_an_int_counts() -> None:
     size, rows = run.evaluated_rows("validation")
     whole = state.evaluated, state.buffers, run.data, rows
     last = size // 1000
-    sums = programs._begin_sums("validation", *whole)
+    sums = programs.begin_sums("validation", *whole)
     _, means = programs._evaluate("validation", size, *whole, sums, np.int32(last), np.int32(last + 1))
     positions = np.arange(1000 * last, size).astype(np.int32)
 
