@@ -103,7 +103,7 @@ def test_a_split_may_be_as_long_as_an_int_counts() -> None:
     whole = state.evaluated, state.buffers, run.data, rows
     last = size // 1000
     sums = programs.begin_sums("validation", *whole)
-    _, means = programs._evaluate("validation", size, *whole, sums, np.int32(last), np.int32(last + 1))
+    _, means = programs.add_batches("validation", size, *whole, sums, np.int32(last), np.int32(last + 1))
     positions = np.arange(1000 * last, size).astype(np.int32)
 
     @jax.jit
