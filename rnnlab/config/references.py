@@ -31,10 +31,13 @@ def read_reference(text: str) -> Reference:
     """The parts of "path.py", "path.py:argument", "rnnlab:name" or "rnnlab:name:argument".
 
     Raises:
-        ConfigError: no config of this name comes with rnnlab. Whether there is a file is not asked.
+        ConfigError: no config of this name comes with rnnlab, or it is an address, as gs://bucket/adding.py. Whether
+            there is a file is not asked.
     """
     ready = text.startswith(READY)
     name, colon, argument = text.removeprefix(READY).partition(":") if ready else text.partition(":")
+    if argument.startswith("//"):
+        raise ConfigError(f"{text!r} is an address, and configs are read from files alone; copy it, and name the copy")
     if not ready:
         return Reference(name, Path(os.path.expanduser(name)), argument if colon else None)
     files = ready_configs()

@@ -13,8 +13,11 @@ from rnnlab.config.errors import ConfigError
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raises a ConfigError for an address, as gs://bucket/run or file:///tmp/run."""
-    text = os.fspath(path)
+    """Raises a ConfigError for an address, as gs://bucket/run or file:///tmp/run, and for what is no path."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
+        raise ConfigError(f"{path!r} is no path; a path is a text or a pathlib.Path")
+    if not text:
+        raise ConfigError("an empty path; . is the current folder")
     slashes = "//" if isinstance(path, str) else "/"  # A Path has one of them left.
     address = re.match(rf"([a-z][a-z0-9+.-]+):{slashes}(.*)", text, re.IGNORECASE | re.DOTALL)
     if address is None:
@@ -39,8 +42,6 @@ class PathParser(flags.ArgumentParser):
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
-        if not argument:
-            raise ValueError("an empty path; . is the current folder")
         check_path(argument)
         path = os.path.expanduser(argument)
         try:

@@ -20,9 +20,8 @@ from rnnlab.tasks import Batch, Task
 
 def outputs_of(network: Network, x: Any, lengths: Any, count: int) -> np.ndarray:
     """The first `count` outputs of each answer; see `LoadedRun.predict`."""
-    x = jnp.asarray(np.asarray(x))
-    lengths = None if lengths is None else jnp.asarray(np.asarray(lengths))
     try:
+        x, lengths = _numbers(x, "input"), None if lengths is None else _numbers(lengths, "lengths")
         check_inputs(x, network.vocabulary, network.in_features)
         if lengths is not None:
             check_lengths(lengths, x)
@@ -31,6 +30,13 @@ def outputs_of(network: Network, x: Any, lengths: Any, count: int) -> np.ndarray
     except ValueError as error:
         raise ConfigError(f"predict: {first_line(error)}") from None
     return np.asarray(_outputs(*nnx.split(network), x, lengths))[..., :count]
+
+
+def _numbers(values: Any, what: str) -> jax.Array:
+    array = np.asarray(values)  # Rows of unequal lengths are a ValueError.
+    if array.dtype.kind in "OSUVMm":
+        raise ValueError(f"the {what} holds {array.dtype}; it is numbers")
+    return jnp.asarray(array)
 
 
 def gradients_of(network: Network, task: Task, batch: Batch) -> dict[str, np.ndarray]:

@@ -32,7 +32,8 @@ def start_training(
     """See `rnnlab.run_training`."""
     folder = folder_of(workdir)
     with one_line(), without_lines(quiet):
-        section = load_file(str(config)) if isinstance(config, str | Path) else by_names(config)
+        section = load_file(str(config)) if isinstance(config, str | Path) else by_names(_section(config, "config"))
+        overrides = _by_paths(overrides)
         train_and_evaluate(resolve_config(set_fields(section, by_names(overrides))), folder, data_dir)
     return LoadedRun(folder, data_dir=data_dir)
 
@@ -51,10 +52,25 @@ def start_sweep(
         if isinstance(sweep, str | Path):
             section = load_sweep(str(sweep), {})
         else:
-            section = resolve_sweep(by_names(sweep), "the sweep")
-        section |= {"overrides": {**section["overrides"], **by_names(overrides)}}
+            section = resolve_sweep(by_names(_section(sweep, "sweep")), "the sweep")
+        section |= {"overrides": {**section["overrides"], **by_names(_by_paths(overrides))}}
         run_sweep(section, folder, data_dir, at_most=replicas)
     return LoadedSweep(folder, data_dir)
+
+
+def _section(value: Any, name: str) -> Any:
+    if isinstance(value, str | bool | int | float | list | tuple | None):
+        raise ConfigError(f"{name}: {value!r} is neither a path nor a mapping")
+    return value
+
+
+def _by_paths(overrides: Any) -> Mapping[str, Any]:
+    if not isinstance(overrides, Mapping):
+        raise ConfigError(f"overrides: {overrides!r} is no mapping, as {{'task.length': 200}}")
+    for path in overrides:
+        if not isinstance(path, str):
+            raise ConfigError(f"overrides: {path!r} is no path of a field, as 'task.length'")
+    return overrides
 
 
 def folder_of(workdir: str | Path | None) -> Path:

@@ -17,6 +17,7 @@ from flax import nnx
 from rnnlab.cells import GRU, LSTM, BaseCell, Vanilla
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import first_line, read_tensors, write_tensors
+from rnnlab.files.path_flag import check_path
 from rnnlab.nn.network import Network
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.ops.activations import relu, tanh
@@ -47,7 +48,10 @@ def from_torch(
     if activation not in ACTIVATIONS:
         raise ConfigError(f"activation: {unknown('activation', activation, ACTIVATIONS)}")
     if isinstance(weights, str | Path):
+        check_path(weights)
         weights, _ = read_tensors(Path(os.path.expanduser(weights)), "write the state_dict of the module again")
+    if not isinstance(weights, Mapping):
+        raise ConfigError(f"weights: {first_line(weights)} is neither a state_dict nor a path")
     arrays = {name.removeprefix(prefix): _array(name, weights[name]) for name in weights if name.startswith(prefix)}
     recurrent = arrays.get("weight_hh_l0")
     if recurrent is None or recurrent.ndim != 2:
@@ -111,6 +115,7 @@ def to_torch(
         for direction, cell in enumerate(layer.cells):
             arrays |= _state_dict(cell, f"l{number}" + ("_reverse" if direction else ""))
     if path is not None:
+        check_path(path)
         write_tensors(Path(os.path.expanduser(path)), arrays, {"format": "pt"})
     return arrays
 

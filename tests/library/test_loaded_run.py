@@ -168,6 +168,7 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "shape": (lambda run: run.predict(np.zeros((6, 2))), r"predict: .* \(6, 2\); this network takes \[T, B, 2\]"),
     "width": (lambda run: run.predict(np.zeros((6, 2, 3))), "predict: .*3"),
     "lengths": (lambda run: run.predict(np.zeros((6, 2, 2)), [7, 1]), "predict: .*lengths of x"),
+    "texts": (lambda run: run.predict([[["a", "b"]]]), "predict: the input holds .*; it is numbers"),
     "rows": (lambda run: run.batch(0), "rows: 0 is below 1"),
     "batch": (lambda run: run.gradients(np.zeros((6, 2, 2))), "gradients: the batch does not go with the network"),
     "figure": (lambda run: run.figure("learning_curves"), "unknown figure 'learning_curves'; did you mean"),
@@ -181,6 +182,40 @@ def test_a_mistake_is_one_line(trained: Any, case: str) -> None:
     call, said = WRONG[case]
     with pytest.raises(ConfigError, match=said) as error:
         call(trained)
+    assert "\n" not in str(error.value)
+
+
+ADDING = "configs/adding.py"
+NO_PATH: dict[str, tuple[Callable[[], Any], str]] = {
+    "none": (lambda: rnnlab.load(None), "None is no path"),  # pyright: ignore
+    "number": (lambda: rnnlab.load_sweep(5), "5 is no path"),  # pyright: ignore
+    "bytes": (lambda: rnnlab.load(b"runs/a"), "b'runs/a' is no path"),  # pyright: ignore
+    "empty": (lambda: rnnlab.load(""), "an empty path; . is the current folder"),
+    "empty workdir": (lambda: rnnlab.run_training(ADDING, ""), "an empty path; . is the current folder"),
+    "config": (lambda: rnnlab.run_training(5), "config: 5 is neither a path nor a mapping"),  # pyright: ignore
+    "nothing": (lambda: rnnlab.run_training(None), "config: None is neither a path nor"),  # pyright: ignore
+    "sweep": (lambda: rnnlab.run_sweep(5), "sweep: 5 is neither a path nor a mapping"),  # pyright: ignore
+    "address": (lambda: rnnlab.run_training("gs://b/adding.py"), "'gs://b/adding.py' is an address"),
+    "of a sweep": (lambda: rnnlab.run_sweep("s3://b/sweep.py"), "'s3://b/sweep.py' is an address"),
+    "list": (
+        lambda: rnnlab.run_training(ADDING, overrides=["steps=3"]),  # pyright: ignore
+        r"overrides: \['steps=3'\] is no mapping, as {'task.length': 200}",
+    ),
+    "key": (
+        lambda: rnnlab.run_training(ADDING, overrides={3: 3}),  # pyright: ignore
+        "overrides: 3 is no path of a field",
+    ),
+    "weights": (lambda: rnnlab.from_torch(5), "weights: 5 is neither a state_dict nor a path"),  # pyright: ignore
+    "address of weights": (lambda: rnnlab.from_torch("s3://b/x"), "'s3://b/x' is an address"),
+}
+
+
+@pytest.mark.parametrize("case", NO_PATH)
+def test_what_is_no_path_and_no_mapping_is_one_line(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr("rnnlab.library.start.train_and_evaluate", lambda *_: pytest.fail("it trains"))
+    call, said = NO_PATH[case]
+    with pytest.raises(ConfigError, match=said) as error:
+        call()
     assert "\n" not in str(error.value)
 
 
