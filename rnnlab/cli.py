@@ -177,6 +177,9 @@ def parse(
         raise ConfigError(" ".join(str(error).removeprefix("ERROR:: ").split())) from None
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+    for name in _names(values):
+        if values[name].value != values[name].value:  # NaN is within every bound, and a budget of it never ends.
+            raise ConfigError(f"--{name}={values[name].value}: not a number")
     if "cache_dir" in values and values.cache_dir:
         os.environ["RNNLAB_CACHE"] = os.path.abspath(values.cache_dir)  # Processes that this one starts read it, too.
     if "format" in values:

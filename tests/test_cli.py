@@ -153,6 +153,13 @@ def test_an_address_is_no_path_in_the_environment(name: str, monkeypatch: pytest
         data_root()
 
 
+def test_a_flag_that_is_a_number_is_not_nan() -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_float("share", 0.5, "", 0.0, flag_values=values)
+    with pytest.raises(ConfigError, match="--share=nan: not a number"):
+        cli.parse(values, ["--share=nan"], "A command.")
+
+
 def test_an_empty_path_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--workdir=: an empty path; \. is the current folder"):
         parsed_path("--workdir=")

@@ -17,7 +17,8 @@ def asked_formats() -> list[str]:
     Raises:
         ConfigError: the variable names another.
     """
-    return checked_formats(VARIABLE, [name for name in os.environ.get(VARIABLE, "").split(",") if name])
+    names = map(str.strip, os.environ.get(VARIABLE, "").split(","))
+    return checked_formats(VARIABLE, [name for name in names if name])
 
 
 def checked_formats(where: str, names: Sequence[str]) -> list[str]:

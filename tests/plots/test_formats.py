@@ -89,6 +89,7 @@ def test_a_figure_has_a_file_in_each_format_with_the_same_bytes_each_time(
         ("svg", "x.svg", ["x.svg"]),
         ("", "x.pdf", ["x.pdf"]),
         ("png,svg,svg", "x", ["x", "x.svg"]),
+        (" svg , pdf,", "x.png", ["x.pdf", "x.png", "x.svg"]),
     ],
 )
 def test_the_file_that_is_named_is_written_and_further_formats_beside_it(
