@@ -9,10 +9,11 @@ from tests.tiers import ALWAYS, CELL_VARIANTS, FEW, PLAIN_FUNCTIONS, STRUCTURES,
 def test_every_case_is_in_one_tier():
     assert tier_of("lstm") == tier_of("cornn", central=True) == tier_of("vanilla_relu", central=True) == "default"
     assert tier_of("lstm", central=True, further=True) == tier_of("lstm", central=True, costly=True) == "slow"
-    assert tier_of("cornn") == tier_of("irnn", central=True) == tier_of("irnn", central=True, costly=True) == "slow"
+    assert tier_of("cornn") == tier_of("irnn", central=True) == "slow"
     assert tier_of("vanilla_jnp.sin", central=True) == tier_of("lstm_normalize_cell", central=True) == "slow"
     assert (
         tier_of("irnn", central=True, further=True)
+        == tier_of("irnn", central=True, costly=True)
         == tier_of("lstm", further=True)
         == tier_of("irnn")
         == tier_of("vanilla_elu")

@@ -1,8 +1,9 @@
 """The cells of the tests over the table, and in which tier a cell's case runs.
 
 A central test (equal to the reference, to the paper's equations; resumes; lowers) has one cell of each structure of a
-step by default, and with the slow tests the cells that the studies compare; any other test has three cells by default
-and the structures with the slow tests. All others, with every switch, are exhaustive.
+step by default, and with the slow tests the cells that the studies compare; where it is costly, only the structures,
+with the slow tests. Any other test has three cells by default and the structures with the slow tests. All others, with
+every switch, are exhaustive.
 """
 
 from collections.abc import Iterable
@@ -93,7 +94,7 @@ def tier_of(variant: str, *, central: bool = False, costly: bool = False, furthe
     if variant in STRUCTURES or variant in ALWAYS:
         return "default" if (central or variant in FEW) and not (costly or further) else "slow"
     if variant in PLAIN_FUNCTIONS or variant in STUDY or CELL_VARIANTS[variant][0] in ("vanilla", "lstm"):
-        return "slow" if central and not further else "exhaustive"
+        return "slow" if central and not (costly or further) else "exhaustive"
     return "exhaustive"
 
 
