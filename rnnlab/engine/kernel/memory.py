@@ -35,8 +35,8 @@ def fitted(program: Program, matrices: Mapping[str, Matrix], settings: Settings,
     """The settings with a place for the matrices. again: whether the way back runs the steps again.
 
     Compiled for an H100: a program that holds its matrices takes their bytes and those of one or two values. More
-    warps for wide states, in bfloat16: an LSTM of 512 spills 1,244 bytes a thread forward with 8, 720 with 16; of 1024
-    22,800 with 8, 1,576 with 32, and 856 in segments of 512.
+    warps for wide states, in bfloat16: an LSTM of 512 spills 1,244 bytes a thread forward with 8, 720 with 16, 600 with
+    32; of 1024 22,800 with 8, 1,576 with 32, and 856 in segments of 512.
 
     Raises:
         TooLarge: there is none.
@@ -47,12 +47,14 @@ def fitted(program: Program, matrices: Mapping[str, Matrix], settings: Settings,
     if settings.target == "mosaic":
         return _on_tpu(program, settings, held, size)
     state = max(program.axes[v].padded for v in program.before)
-    settings = settings._replace(warps=settings.warps or (8 if state <= 256 else 16 if state <= 512 else 32))
+    settings = settings._replace(warps=settings.warps or (8 if state <= 256 else 32))
     if settings.streamed is not None:
         return settings
     copies = 2 if again else 1  # The matrices and their transposes are kept apart.
     if settings.precision == jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3:
         copies *= 2
+    elif settings.precision == jax.lax.Precision.HIGHEST and settings.compute == "float32":
+        copies *= 3  # Without tensor cores a held GRU of 128 units spills 6,036 bytes a thread, one by tiles none.
     if copies * held + 2 * settings.rows * widest * size <= settings.chip:
         return settings._replace(streamed=False)
     for tile in (32, 16):
