@@ -299,7 +299,7 @@ def test_a_resumed_run_with_a_group_of_cures_is_the_same_bit_for_bit(name, tmp_p
     check_resumed(together(name), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_a_resumed_run_with_a_cure_is_the_same_bit_for_bit(name, tmp_path: Path) -> None:
     check_resumed(cured(name), tmp_path)
