@@ -165,7 +165,7 @@ def _print(results: Sequence[Mapping[str, Any]], figures: Sequence[Path]) -> Non
         shown = {name: value for name, value in result.items() if isinstance(value, int | float | str)}
         print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
     for figure in figures:
-        print(figure)
+        print(f"figure: {figure}")
 
 
 def _by_length(

@@ -53,7 +53,7 @@ def test_each_length_has_the_numbers_of_the_task_at_that_length(trained: Path, c
     assert rows[1]["loss"] == pytest.approx(loss_by_hand(run, trained), rel=1e-5)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:4] for line in lines[:2]] == [["length", f"{n}", "split", "test"] for n in (6, 9)]
-    assert lines[2] == str(trained / "plots" / "evaluation_by_length.png")
+    assert lines[2] == f"figure: {trained / 'plots' / 'evaluation_by_length.png'}"
     assert (trained / "plots" / "evaluation_by_length.png").stat().st_size > 0
 
 

@@ -118,11 +118,12 @@ def last_words(
         return f"interrupted at step {step}; the same command resumes"
     if status == "paused":
         return f"paused at step {step}"
-    done = status.replace("_", " ")
+    done, measured = status.replace("_", " "), ""
     stage = summary.get("stage")
     if stage is not None and stage["number"] < stage["of"]:
-        done += f" in stage {stage['number']} of {stage['of']}, which best and test are of,"
+        done += f" in stage {stage['number']} of {stage['of']}"
+        measured = f"; best and test are of stage {stage['number']}"
     return (
         f"{done} at step {step} after {summary['seconds']:.0f} s; this command took {passed:.0f} s, test and figures "
-        f"included; figures in {workdir / 'plots'}"
+        f"included{measured}; figures in {workdir / 'plots'}"
     )
