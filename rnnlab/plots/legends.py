@@ -1,5 +1,6 @@
 """How a figure is finished: marks, sizes and names of curves; legends stand where they cover nothing that is drawn."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def finish(figure: Figure) -> None:
         if axis.get_label() == "<colorbar>":
             axis.tick_params(labelsize=SMALL, width=0.7, length=2.5)
         if (legend := axis.get_legend()) is not None:
-            _set_legend(axis, legend)
+            _break_names(_set_legend(axis, legend), figure.get_figwidth() / _columns(axis))
     for legend in (*(axis.get_legend() for axis in figure.axes), *figure.legends):
         if legend is not None:
             mark_handles(legend, marked)
@@ -60,6 +61,27 @@ def _set_legend(axis: Axes, legend: Legend, **place: Any) -> Legend:
     shown = [text.get_text() for text in legend.get_texts()]
     others: list[Any] = legend.legend_handles
     return axis.legend(handles if names == shown else others, shown, **(COMPACT | place))
+
+
+def _columns(axis: Axes) -> float:
+    """So many panels as wide as this one fill a row."""
+    spec = axis.get_subplotspec()
+    return 1 if spec is None else spec.get_gridspec().ncols / len(spec.colspan)
+
+
+def _break_names(legend: Legend, width: float) -> None:
+    """Sets names that are longer than a panel of so many inches over several lines: else they leave it no room."""
+    length = max(8, int(72 * (width - _BESIDE_NAMES) / (_CHARACTER * SMALL)))
+    for text in legend.get_texts():
+        name = text.get_text()
+        if len(name) > length and "$" not in name:
+            text.set_text("\n".join(line for part in name.split("\n") for line in textwrap.wrap(part, length)))
+
+
+_BESIDE_NAMES = 0.9
+"""Inches of a panel's column that its numbers, its label and the lines in the legend take."""
+_CHARACTER = 0.6
+"""The width of one, over the size of the letters."""
 
 
 def clear_legends(figure: Figure) -> None:

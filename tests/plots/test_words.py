@@ -107,6 +107,22 @@ def test_names_stand_at_the_ends_of_curves_where_they_fit_and_else_in_a_legend()
         plt.close(figure)
 
 
+@pytest.mark.parametrize("name", ["a label of many words " * 10, "a_label_without_spaces" * 10])
+@pytest.mark.parametrize("panels", [1, 2])
+def test_names_longer_than_a_panel_are_broken_and_leave_it_its_width(panels: int, name: str) -> None:
+    figure, axes = style.make_axes(panels)
+    for number in range(3):
+        for axis in axes:
+            axis.plot([0, 1], [number, 0], label=f"{name}{number}")
+    axes[0].legend()
+    finish(figure)
+    figure.draw_without_rendering()
+    assert_words_are_clear(figure)
+    assert axes[0].bbox.width > 0.5 * figure.bbox.width / panels
+    shown = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert ["".join(text.split()) for text in shown] == ["".join(f"{name}{number}".split()) for number in range(3)]
+
+
 def test_curves_of_two_colours_have_the_marks_of_their_colours_in_the_legend_too() -> None:
     figure, (axis,) = style.make_axes(1)
     for number in range(6):
