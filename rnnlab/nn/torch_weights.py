@@ -52,6 +52,9 @@ def from_torch(
         weights, _ = read_tensors(Path(os.path.expanduser(weights)), "write the state_dict of the module again")
     if not isinstance(weights, Mapping):
         raise ConfigError(f"weights: {first_line(weights)} is neither a state_dict nor a path")
+    for name in weights:
+        if not isinstance(name, str):
+            raise ConfigError(f"weights: {name!r} is no name of a weight; they are a state_dict or a path of one")
     arrays = {name.removeprefix(prefix): _array(name, weights[name]) for name in weights if name.startswith(prefix)}
     recurrent = arrays.get("weight_hh_l0")
     if recurrent is None or recurrent.ndim != 2:
@@ -97,14 +100,22 @@ def to_torch(
         path: of a safetensors file, which is written where it is not None.
 
     Raises:
-        ConfigError: a cell, or a switch of a layer, that torch.nn does not have.
+        ConfigError: what is no layer; a cell, or a switch of a layer, that torch.nn does not have.
     """
     if isinstance(layers, Network):
         beside = [layers.connections != "plain", layers.input_projection, layers.embedding, *layers.norms]
         if any(each is not None and each is not False for each in beside):
             raise ConfigError("torch.nn has no counterpart of this network's connections, norms or embedding")
         layers = layers.layers
-    layers = [layers] if isinstance(layers, RecurrentLayer) else list(layers)
+    if isinstance(layers, RecurrentLayer):
+        layers = [layers]
+    layers = list(layers) if isinstance(layers, Iterable) else [layers]
+    those: list[Any] = layers or ["an empty list"]
+    for each in those:
+        if not isinstance(each, RecurrentLayer):
+            raise ConfigError(
+                f"{first_line(each)} is no RecurrentLayer; to_torch takes layers or a network, as run.model"
+            )
     arrays: dict[str, np.ndarray] = {}
     for number, layer in enumerate(layers):
         if layer.carries is not None or layer.gains is not None or layer.batch_norms is not None:
@@ -172,7 +183,7 @@ def _state_dict(cell: BaseCell, suffix: str) -> dict[str, np.ndarray]:
 def _array(name: str, value: Any) -> np.ndarray:
     """A tensor of torch, on any device, or an array, as float32."""
     try:
-        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value).astype(np.float32)
+        return np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value).astype(np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name} is not an array of numbers ({first_line(error)})") from None
 

@@ -96,6 +96,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "one too many": (weights() | {"head.weight": np.zeros(2)}, "head.weight is not a weight of torch.nn.RNN"),
     "no numbers": (weights() | {"bias_ih_l0": "zeros"}, "bias_ih_l0 is not an array of numbers"),
     "nothing": ({}, "the weights lack weight_hh_l0"),
+    "no names": ({3: np.zeros(2)}, "weights: 3 is no name of a weight"),
 }
 
 
@@ -124,6 +125,38 @@ def test_files_that_are_missing_or_cut_are_one_line(tmp_path: Path) -> None:
 
 def layer(**cell: Any) -> rnnlab.RecurrentLayer:
     return rnnlab.RecurrentLayer(D, cell={"features": H, **cell}, rngs=nnx.Rngs(0))
+
+
+class HalfTensor:
+    """Behaves as a tensor of torch.bfloat16, which NumPy does not take before it is float."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def detach(self) -> "HalfTensor":
+        return self
+
+    def cpu(self) -> "HalfTensor":
+        return self
+
+    def float(self) -> np.ndarray:
+        return self.array
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+def test_weights_in_half_precision_are_read() -> None:
+    for name, tensor in rnnlab.to_torch(rnnlab.from_torch({k: HalfTensor(v) for k, v in weights().items()})).items():
+        if "weight" in name:
+            np.testing.assert_array_equal(tensor, weights()[name])
+
+
+@pytest.mark.parametrize("layers", [5, None, "lstm", [3], rnnlab.LSTM(2, 3, rngs=nnx.Rngs(0)), []], ids=range(6))
+def test_what_is_no_layer_is_one_line(layers: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is no RecurrentLayer; to_torch takes layers or a network") as error:
+        rnnlab.to_torch(layers)
+    assert "\n" not in str(error.value)
 
 
 def test_layers_that_torch_does_not_have_are_one_line() -> None:
