@@ -47,6 +47,10 @@ def start_sweep(
     quiet: bool,
 ) -> LoadedSweep:
     """See `rnnlab.run_sweep`."""
+    if type(replicas) not in (int, type(None)):
+        raise ConfigError(f"replicas: {replicas!r} is no whole number")
+    if replicas is not None and replicas < 1:
+        raise ConfigError(f"replicas: {replicas} is below 1")
     folder = folder_of(workdir)
     with one_line(), without_lines(quiet):
         if isinstance(sweep, str | Path):

@@ -195,6 +195,8 @@ NO_PATH: dict[str, tuple[Callable[[], Any], str]] = {
     "config": (lambda: rnnlab.run_training(5), "config: 5 is neither a path nor a mapping"),  # pyright: ignore
     "nothing": (lambda: rnnlab.run_training(None), "config: None is neither a path nor"),  # pyright: ignore
     "sweep": (lambda: rnnlab.run_sweep(5), "sweep: 5 is neither a path nor a mapping"),  # pyright: ignore
+    "no replicas": (lambda: rnnlab.run_sweep({}, replicas=0), "replicas: 0 is below 1"),
+    "half a replica": (lambda: rnnlab.run_sweep({}, replicas=0.5), "replicas: 0.5 is no whole"),  # pyright: ignore
     "address": (lambda: rnnlab.run_training("gs://b/adding.py"), "'gs://b/adding.py' is an address"),
     "of a sweep": (lambda: rnnlab.run_sweep("s3://b/sweep.py"), "'s3://b/sweep.py' is an address"),
     "list": (
