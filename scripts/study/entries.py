@@ -25,6 +25,7 @@ from scripts.study.protocol import (
     CURES,
     ETA,
     EVALUATIONS,
+    FINE_RATES,
     FIRST_RUNG,
     GAINS,
     LENGTHS,
@@ -57,6 +58,8 @@ class Entry:
     """The most parameters."""
     grid: Mapping[str, tuple[Any, ...]]
     """{path: values} that are tuned, every value with every other."""
+    halved: bool
+    """Whether settings are pruned on the way; not where the rate itself is still on its way at a rung."""
     steps_cost: float
     """Time steps of one run, forward and backward, in units of those of an LSTM of the same size."""
 
@@ -71,14 +74,10 @@ class Entry:
         return f"{self.part}/{self.task}/{self.method}"
 
     def tuning(self) -> dict[str, Any]:
-        """The sweep that chooses, with successive halving; `SweepOptions` has its fields."""
+        """The sweep that chooses; `SweepOptions` has its fields."""
         first = max(self.without_width["eval_every"], round(FIRST_RUNG * self.without_width["steps"]))
-        return {
-            "base": self.config,
-            "product": self.grid,
-            "seeds": TUNING_SEEDS,
-            "halving": {"first": first, "eta": ETA, "metric": self.metric},
-        }
+        halving = {"halving": {"first": first, "eta": ETA, "metric": self.metric}} if self.halved else {}
+        return {"base": self.config, "product": self.grid, "seeds": TUNING_SEEDS, **halving}
 
     def final(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """The sweep that counts. chosen: {path: value} of the grid."""
@@ -93,7 +92,8 @@ class Entry:
     def runs_cost(self) -> float:
         """All of its runs: in units of one run."""
         settings = math.prod(map(len, self.grid.values()))
-        return len(SEEDS) + len(TUNING_SEEDS) * halving_share(settings) * settings
+        share = halving_share(settings) if self.halved else 1.0
+        return len(SEEDS) + len(TUNING_SEEDS) * share * settings
 
 
 def halving_share(settings: int) -> float:
@@ -185,7 +185,8 @@ def _entry(part: str, task: str, method: str, config: dict[str, Any], size: str,
     paths = {path.replace("__", "."): values for path, values in grid.items()}
     length = config["task"].get("length") or 28
     cost = _costs()[config["model"]["cell"]["name"]] * length * config["steps"] * config["batch_size"] / 32
-    return Entry(part, task, method, config, SIZES[size], {RATE: RATES, **paths}, cost)
+    halved = (config["optimizer"].get("schedule") or "constant") == "constant"
+    return Entry(part, task, method, config, SIZES[size], {RATE: RATES, **paths}, halved, cost)
 
 
 def cells(size: str) -> Iterator[Entry]:
@@ -197,7 +198,12 @@ def cells(size: str) -> Iterator[Entry]:
 
 
 def cures(size: str) -> Iterator[Entry]:
-    """Every cure on the task that it is for and on one that it is not for, for each of its cells."""
+    """Every cure on the task that it is for and on one that it is not for, for each of its cells; and before them the
+    cells without any, tuned over as many settings."""
+    for task_name in dict.fromkeys(cure.meant_for for cure in CURES.values()):
+        for cell in dict.fromkeys(cell for cure in CURES.values() for cell in cure.cells):
+            config = make_config(TASKS[task_name], CELLS[cell])
+            yield _entry("cures", task_name, cell, config, size, **{RATE.replace(".", "__"): FINE_RATES})
     for beside in (False, True):
         for name, cure in CURES.items():
             task_name = cure.beside if beside else cure.meant_for
@@ -205,7 +211,7 @@ def cures(size: str) -> Iterator[Entry]:
                 fields = {path.replace(".", "__"): value for path, value in cure.more.items()}
                 config = make_config(TASKS[task_name], CELLS[cell], **fields)
                 if len(cure.strengths) == 1:
-                    config, grid = set_fields(config, {cure.path: cure.strengths[0]}), {}
+                    config, grid = set_fields(config, {cure.path: cure.strengths[0]}, complete=False), {}
                 else:
                     grid = {cure.path.replace(".", "__"): cure.strengths}
                 yield _entry("cures", task_name, f"{cell}+{name}", config, size, **grid)

@@ -25,7 +25,7 @@ def write_page(results: Path, page: Path) -> str:
     if not entries:
         raise ConfigError(f"{results} has no results; python -m scripts.study trains them")
     parts = {part: [n for n in entries if n.entry["part"] == part] for part in ("cells", "cures")}
-    lines = _cells(_by_task(parts["cells"])) + _cures(_by_task(parts["cures"]), _by_task(parts["cells"]))
+    lines = _cells(_by_task(parts["cells"])) + _cures(_by_task(parts["cures"]))
     write_between_marks(page, "\n".join(lines).rstrip() + "\n")
     write_text(results / "table.html", _html(entries))
     return f"{len(entries)} entries in {page} and {results / 'table.html'}"
@@ -100,13 +100,13 @@ def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
 # --- cures -----------------------------------------------------------------------------------------------------------
 
 
-def _cures(by_task: Mapping[str, Mapping[str, Numbers]], cells: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
+def _cures(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     if not by_task:
         return []
     lines = ["## Which cure helps whom", ""]
     for task, of in by_task.items():
-        baselines = {method: cells.get(task, {}).get(method.partition("+")[0]) for method in of}
-        lines += [f"### Cures on {task.replace('_', ' ')}", "", _table(of, baselines), ""]
+        lines += [f"### Cures on {task.replace('_', ' ')}", ""]
+        lines += [_table(of, {method: of.get(method.partition("+")[0]) for method in of}), ""]
     return lines
 
 

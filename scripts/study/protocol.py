@@ -6,6 +6,8 @@ from typing import Any
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """The learning rates, one of which is chosen for each entry."""
+FINE_RATES = tuple(float(f"{3e-4 * 100 ** (n / 19):.3g}") for n in range(20))
+"""As many rates from the same range as a cure has settings: what cures are compared with is tuned over these."""
 TUNING_SEEDS = (100, 101, 102)
 """The seeds by which learning rate and strength are chosen, on the validation split."""
 SEEDS = tuple(range(8))

@@ -78,6 +78,17 @@ def test_every_entry_is_a_sweep_that_can_be_trained(part: str) -> None:
         assert len(expand(resolve(SweepOptions, entry.tuning(), ""))) + len(SEEDS) == runs_of(entry)
 
 
+def test_a_cure_and_what_it_is_compared_with_choose_among_as_many_settings() -> None:
+    by_name = {(entry.task, entry.method): entry for entry in PARTS["cures"]("small")}
+    for (task, method), entry in by_name.items():
+        other = by_name[task, method.partition("+")[0]]
+        assert runs_of(entry) <= runs_of(other)
+        assert entry.halved == ("schedule" not in str(entry.without_width["optimizer"])), method
+    for method in ("gru", "gru+cosine"):
+        entry = by_name["adding_200", method]
+        assert ("halving" in entry.tuning()) == entry.halved
+
+
 def test_the_plan_reckons_the_steps_that_halving_takes(tmp_path: Path) -> None:
     entry = small(30)
     settings = expand(resolve(SweepOptions, entry.tuning(), ""))
