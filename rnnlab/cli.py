@@ -178,8 +178,10 @@ def parse(
     if stray:
         raise ConfigError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
     for name in _names(values):
-        if values[name].value != values[name].value:  # NaN is within every bound, and a budget of it never ends.
-            raise ConfigError(f"--{name}={values[name].value}: not a number")
+        # To absl NaN is within every bound, and a budget of it never ends. Without one a command has its own check.
+        bounds: Any = values[name].parser
+        if values[name].value != values[name].value and getattr(bounds, "lower_bound", None) is not None:
+            raise ConfigError(f"--{name}: {values[name].value} is not {bounds.syntactic_help}")
     if "cache_dir" in values and values.cache_dir:
         os.environ["RNNLAB_CACHE"] = os.path.abspath(values.cache_dir)  # Processes that this one starts read it, too.
     if "format" in values:

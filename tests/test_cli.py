@@ -156,7 +156,7 @@ def test_an_address_is_no_path_in_the_environment(name: str, monkeypatch: pytest
 def test_a_flag_that_is_a_number_is_not_nan() -> None:
     values = flags.FlagValues()
     flags.DEFINE_float("share", 0.5, "", 0.0, flag_values=values)
-    with pytest.raises(ConfigError, match="--share=nan: not a number"):
+    with pytest.raises(ConfigError, match=r"^--share: nan is not a non-negative number$"):
         cli.parse(values, ["--share=nan"], "A command.")
 
 
