@@ -18,6 +18,8 @@ from rnnlab.tasks import Adding, Batch
 from tests.helpers import assert_close, float64, random_array, random_like
 from tests.tiers import slow_tests
 
+pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
+
 T, B, D, H = 8, 3, 2, 4
 TASK = Adding(length=T)
 

@@ -30,6 +30,8 @@ from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
 from tests.helpers import assert_close, float64
 
+pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
+
 T, B, V, H = 3, 4, 11, 5
 STEPS = 20
 ROOT = Path(__file__).parents[2]

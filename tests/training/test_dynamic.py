@@ -28,6 +28,8 @@ from rnnlab.training.state import TrainState
 from tests.helpers import SMALL_RUN, assert_close, float64, random_like, without_figures
 from tests.tiers import slow_tests
 
+pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
+
 WINDOW = 5
 
 

@@ -22,6 +22,8 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.replay import _spectral_bound, blame
 from rnnlab.training.setup import make_run
 
+pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
+
 
 def exploding(**changes: Any) -> dict[str, Any]:
     """Calm for 23 updates; the gradient of the 24th is of 10¹¹, that of the 25th is not finite."""

@@ -17,6 +17,8 @@ from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState, means
 
+pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
+
 STEPS, LAST = 70, 10
 
 

@@ -16,7 +16,7 @@ from tests.helpers import SMALL_RUN, event_file_loader
 from tests.records.recorder import NAME, Recorder
 from tests.tiers import slow_tests
 
-pytestmark = pytest.mark.usefixtures("no_figures", "shared_programs")
+pytestmark = [pytest.mark.usefixtures("no_figures", "shared_programs"), pytest.mark.slow]  # Each trains several runs.
 
 
 @pytest.fixture(autouse=True)
