@@ -32,7 +32,9 @@ MAKERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", OF_PEERS)
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=pytest.mark.exhaustive if cell in ("irnn", "gru") else ()) for cell in OF_PEERS]
+)
 def test_all_contestants_compute_the_same(cell, monkeypatch):
     monkeypatch.setattr("rnnlab.engine.unrolling._CACHED_ELEMENTS", 1)
     monkeypatch.setattr("rnnlab.engine.unrolling._ROWS", 1)

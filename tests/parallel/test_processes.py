@@ -117,7 +117,11 @@ class Counts:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [False, True], ids=["flags", "slurm"], indirect=True)
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param(False, id="flags"), pytest.param(True, id="slurm", marks=pytest.mark.exhaustive)],
+    indirect=True,
+)
 def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) -> None:
     (pair.folder / "counting.py").write_text(TRACKER)
     pair.start("--config.trackers=counting:Counts")
@@ -166,7 +170,7 @@ def test_streams_that_the_host_feeds_go_on_over_two_processes(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_killing_one_ends_the_other_and_a_restart_goes_on(pair: Pair, victim: int) -> None:
     processes = pair.start("--config.steps=1000000")
     pair.wait_for_checkpoint()

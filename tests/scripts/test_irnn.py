@@ -681,7 +681,9 @@ SMALL = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1, 2], ids=["alone", "replicas"])
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(1, id="alone", marks=pytest.mark.exhaustive), pytest.param(2, id="replicas")]
+)
 def test_an_exported_winner_evaluates_to_the_published_number(tmp_path, reproduce, seeds) -> None:
     from rnnlab import evaluate
 

@@ -346,7 +346,9 @@ ALONE = dict(overrides={"diagnostics": ["norms"], "diagnostics_every": 10}, prod
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [REAL, ALONE], ids=["replicas", "alone"])
+@pytest.mark.parametrize(
+    "fields", [pytest.param(REAL, id="replicas"), pytest.param(ALONE, id="alone", marks=pytest.mark.exhaustive)]
+)
 def test_a_survivor_is_exactly_the_run_without_halving(tmp_path, run, fields):
     """Rungs at 15 and 45: between evaluations, logs and checkpoints."""
     assert run(**fields, halving=dict(first=15, eta=2 if fields is ALONE else 3)) == 0

@@ -14,7 +14,7 @@ from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import assert_close, float64, in_double
-from tests.tiers import in_tiers, slow_tests
+from tests.tiers import FEW
 
 STEPS = 100
 NUMBERS = [(0, 1e-2, 1.0), (1, 3e-3, 0.1), (2, 2e-2, 10.0)]
@@ -83,8 +83,8 @@ def of_cell(cell: str) -> list[dict]:
     return [config(cell, *each) for each in NUMBERS]
 
 
-# Of the studies' cells each has a shorter test in tests/cells/test_in_training.py.
-EVERY_CELL = [*slow_tests("irnn"), *in_tiers([cell for cell in CELLS if cell != "irnn"], costly=True)]
+# Of every structure a cell has a shorter test in tests/cells/test_in_training.py.
+EVERY_CELL = [pytest.param(cell, marks=pytest.mark.slow if cell in FEW else pytest.mark.exhaustive) for cell in CELLS]
 
 
 @pytest.mark.parametrize("cell", EVERY_CELL)
@@ -92,7 +92,7 @@ def test_replica_equals_the_run_alone_at_step_100(cell):
     compare(of_cell(cell), 2e-4)
 
 
-@pytest.mark.parametrize("cell", in_tiers(CELLS, costly=True))
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
     with float64():
         compare(of_cell(cell), 1e-10)

@@ -546,7 +546,7 @@ def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_signal_saves_and_leaves_a_resumable_run(tmp_path, number):
     workdir = tmp_path / "run"
     long = dict(steps=1_000_000, eval_every=500, checkpoint_every=1_000_000, log_every=100)
