@@ -225,7 +225,7 @@ def test_language_model_with_other_losses_is_void_and_ratios_are_turn_by_turn():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_command_measures_language_models(tmp_path, monkeypatch):
     monkeypatch.setattr(language_model, "CASES", [language_model.Case(5, 4, 6, 50, "adagrad", 8, peers=False)])
     output = tmp_path / "found.json"
@@ -249,7 +249,7 @@ def test_utterances_are_trained_on_alike_packed_and_padded(tmp_path, monkeypatch
     np.testing.assert_allclose(ours.losses, speech.torch_nn(case, tmp_path).losses, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_command_measures_utterances(tmp_path, monkeypatch):
     monkeypatch.setattr(speech, "CASES", [speech.Case(9, 9, 4, 5, 2)])
     output = tmp_path / "found.json"
@@ -267,7 +267,7 @@ def test_language_models_and_utterances_are_not_measured_at_once(capsys):
         benchmark.main(["--language_model", "--speech"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sweep_is_timed_beside_the_same_runs_alone():
     case = sweeps.Case("irnn", steps=100, length=6, features=4, rates=2, seeds=2)
     [row] = sweeps.measure(case, alone=2)

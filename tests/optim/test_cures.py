@@ -318,7 +318,7 @@ def check_resumed(run: Trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.exhaustive) for n in GROUPS])
 def test_backends_and_devices_agree_in_double_precision(name) -> None:
     def after(backend: str, devices: int) -> Any:
         run = together(name, **{"model.recurrence.backend": backend, "devices": devices})

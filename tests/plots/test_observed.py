@@ -123,7 +123,7 @@ def test_watching_leaves_every_number_of_a_run_as_it_is(tmp_path: Path) -> None:
         assert (watched / "plots" / name).stat().st_size > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_made_longer_has_the_lines_of_one_that_was_long_at_once(tmp_path: Path) -> None:
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     train_and_evaluate(small(), whole)
