@@ -13,6 +13,7 @@ import pytest
 
 from rnnlab import diagnose, evaluate
 from rnnlab.config.errors import ConfigError
+from rnnlab.diagnostics import diagnosed as as_read
 from rnnlab.diagnostics import diagnosis, jacobians
 from rnnlab.diagnostics.diagnosis import MEASURES, ONE_ANSWER, measures_of
 from rnnlab.records.run_config import resolve_config
@@ -150,9 +151,9 @@ def test_what_lags_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["lags"]["note"] == note
     assert note in capsys.readouterr().out
     assert len(found["lags"]["layer 1"]["norms"]) == 3
-    assert diagnosis._needed([0.1, 0.5, 1.0]) == "2 or more"
-    assert diagnosis._needed([0.1, 0.95, 1.0]) == "1"
-    assert diagnosis._needed(["nan"]) == "none"
+    assert as_read._needed([0.1, 0.5, 1.0]) == "2 or more"
+    assert as_read._needed([0.1, 0.95, 1.0]) == "1"
+    assert as_read._needed(["nan"]) == "none"
 
 
 def published() -> dict[str, Path]:

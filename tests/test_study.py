@@ -144,7 +144,7 @@ COMMANDS = {
 """What is asked of a run."""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_command_takes_what_lives_outside(study: Path, command: Callable[..., str]) -> None:
     elsewhere, config = study.parent / "elsewhere", f"--config={study / 'config.py'}"
     assert "finished at step 4" in command("rnnlab.train", config, "--workdir=run")

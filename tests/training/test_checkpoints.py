@@ -111,7 +111,7 @@ def test_evaluating_a_run_while_it_saves_disturbs_neither(tmp_path: Path, capsys
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_saving_does_not_eat_the_memory(tmp_path: Path) -> None:
     checkpoints, state = Checkpoints(tmp_path), {f"layers/{i}": jnp.ones((4, 4)) for i in range(10)}
 
