@@ -158,12 +158,10 @@ def _diagnose(
     config: dict[str, Any], workdir: Path | None, output: Path, values: flags.FlagValues, command: str
 ) -> int:
     import jax
-    import jax.numpy as jnp
-    import numpy as np
 
     from rnnlab import plots
     from rnnlab.diagnostics.diagnosed import notes, plain_arrays
-    from rnnlab.diagnostics.diagnosis import MEASURES, measures_of, subject_of
+    from rnnlab.diagnostics.diagnosis import MEASURES, in_double, measures_of, subject_of
     from rnnlab.records.metrics import write_figures
     from rnnlab.training.setup import make_run
 
@@ -192,15 +190,9 @@ def _diagnose(
     keeps = True
     result |= _measured_before(output, result, names) if workdir is not None else {}
     with jax.enable_x64(True):
-
-        def doubled(tree: Any) -> Any:
-            """The arrays in double precision and on one device; the run's state lies on its whole mesh."""
-            arrays = jax.tree.map(np.asarray, tree)
-            return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
-
-        network = run.programs.structure.network(*doubled((state.evaluated, state.buffers)))
+        network = run.programs.structure.network(*in_double((state.evaluated, state.buffers)))
         sizes = values.jacobians, values.exponents, values.lags
-        subject = subject_of(network, run.task, doubled(batch), *sizes, broken)
+        subject = subject_of(network, run.task, in_double(batch), *sizes, broken)
         for problem in subject.broken:
             console.print(problem, markup=False)
         result["problems"] += subject.broken

@@ -86,7 +86,7 @@ def environment(platform: str, site: Path, dump: Path) -> dict[str, str]:
 
 
 def results(platform: str, site: Path, cases: list[tuple[str, int, str]], steps: int) -> Iterator[dict[str, Any]]:
-    """What each case asks for, from a process of its own: plugins are read when JAX begins."""
+    """The demands of each case, from a process of its own: plugins are read when JAX begins."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -126,7 +126,7 @@ def compile_all(platform: str, site: Path, steps: int) -> None:
     else:
         options = {"topology_name": "v5e:2x2"}
     topology = topologies.get_topology_desc(platform=platform, **options)
-    place = NamedSharding(Mesh(np.array(topology.devices[:1]), ("x",)), PartitionSpec())
+    sharding = NamedSharding(Mesh(np.array(topology.devices[:1]), ("x",)), PartitionSpec())
     dump = Path(os.environ["DUMP"])
     for cell, features, precision in json.loads(sys.stdin.read()):
         for path in dump.glob("*"):
@@ -135,7 +135,7 @@ def compile_all(platform: str, site: Path, steps: int) -> None:
         began = time.monotonic()
         case = {"cell": cell, "features": features, "precision": precision}
         try:
-            compiled = compile_one(cell, features, precision, platform, place, steps)
+            compiled = compile_one(cell, features, precision, platform, sharding, steps)
         except jax.errors.JaxRuntimeError as error:
             asked = {"error": " ".join(str(error).split())[:300]}
         else:
@@ -143,7 +143,7 @@ def compile_all(platform: str, site: Path, steps: int) -> None:
         print(json.dumps(case | asked | {"seconds": round(time.monotonic() - began, 1)}), flush=True)
 
 
-def compile_one(cell: str, features: int, precision: str, platform: str, place: Any, steps: int) -> Any:
+def compile_one(cell: str, features: int, precision: str, platform: str, sharding: Any, steps: int) -> Any:
     """The gradient of a layer's sequence for one device."""
     import jax
     import jax.numpy as jnp
@@ -161,7 +161,7 @@ def compile_one(cell: str, features: int, precision: str, platform: str, place: 
         return (unroll(nnx.merge(graphdef, state), x, backend="kernel")[0] ** 2).sum()
 
     def on_device(a: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
     x = on_device(jax.ShapeDtypeStruct((steps, BATCH, 1), jnp.float32))
     exact = contextlib.nullcontext() if precision == "bfloat16" else jax.default_matmul_precision(precision)
@@ -181,10 +181,10 @@ def of_gpu(compiled: Any, dump: Path, site: Path) -> dict[str, Any]:
         if "entry unroll_" not in text:
             continue
         ptxas = [f"{site}/nvidia/cuda_nvcc/bin/ptxas", "-v", "-arch=sm_90a", str(path), "-o", os.devnull]
-        said = subprocess.run(ptxas, capture_output=True, check=True, encoding="utf-8").stderr
+        report = subprocess.run(ptxas, capture_output=True, check=True, encoding="utf-8").stderr
         for way in ("forward", "backward"):
             name = f"unroll_{way}"
-            of_kernel = said[said.index(f"'{name}'") :]
+            of_kernel = report[report.index(f"'{name}'") :]
             body = text[text.index(f".entry {name}") :].split(".entry")[1]
             kinds = re.findall(r"mma\.sync|wgmma\.mma_async", body)
             asked[way] = {
@@ -197,7 +197,7 @@ def of_gpu(compiled: Any, dump: Path, site: Path) -> dict[str, Any]:
 
 
 def shared_memory(program: bytes, kernel: str) -> int | None:
-    """What a kernel is launched with: in XLA's record of it, the field 6 that follows its name and its grid, 4."""
+    """A kernel's shared memory: in XLA's record of it, the field 6 that follows its name and its grid, 4."""
     for match in re.finditer(re.escape(kernel.encode()) + rb"\x22(.)", program, re.S):
         after = match.end() + match[1][0]
         if program[after] == 6 << 3:
@@ -225,7 +225,7 @@ _BLOCK = 1 << 16
 
 
 def decompressed(data: bytes, at: int) -> bytes:
-    """What Snappy made data[at:] of: https://github.com/google/snappy/blob/main/format_description.txt."""
+    """Unpacks data[at:], which Snappy made: https://github.com/google/snappy/blob/main/format_description.txt."""
     size, at = varint(data, at)
     body = bytearray()
     while len(body) < size:

@@ -21,7 +21,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-"""Of every notebook: nothing of the machine that ran it."""
+"""The metadata of every notebook: nothing of the machine that ran it."""
 
 
 def run(path: Path) -> nbformat.NotebookNode:

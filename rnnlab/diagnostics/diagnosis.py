@@ -34,6 +34,7 @@ from rnnlab.engine import products_of
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.tasks import Batch, Forecast, Task
+from rnnlab.typing import PyTree
 
 
 class Subject(NamedTuple):
@@ -75,6 +76,12 @@ def subject_of(
         elif all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(nnx.state(run.cell, nnx.Param))):
             whole.append(run)
     return Subject(network, task, batch, whole, broken, jacobians, exponents, lags)
+
+
+def in_double(tree: PyTree) -> PyTree:
+    """The arrays in double precision, which JAX must allow, and on one device; a run's state lies on its whole mesh."""
+    arrays = jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda a: jnp.asarray(a, float if a.dtype.kind == "f" else a.dtype), arrays)
 
 
 def _trajectories(network: Network, batch: Batch) -> list[Trajectory]:

@@ -1,4 +1,4 @@
-"""What a backward pass makes once its loop over time is done: the same for every backend that has one of its own."""
+"""Gradients that a backward pass makes after its loop over time, the same for every backend with a loop of its own."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load(workdir: str | Path, checkpoint: str | int = "best", data_dir: str | None = None) -> "LoadedRun":
-    """What a run has left in its folder, which nothing is written to.
+    """Opens what a run has left in its folder; writes nothing to it.
 
     Args:
         workdir: the folder of a run of `rnnlab.train`, one of a sweep's, or a published network.
@@ -33,7 +33,7 @@ def load(workdir: str | Path, checkpoint: str | int = "best", data_dir: str | No
 
 
 def load_sweep(workdir: str | Path, data_dir: str | None = None) -> "LoadedSweep":
-    """What a sweep has left in its folder, which nothing is written to.
+    """Opens what a sweep has left in its folder; writes nothing to it.
 
     Args:
         workdir: the folder of a sweep of `rnnlab.sweep`.

@@ -34,7 +34,7 @@ class Sampling:
     length: int = 200
     """Tokens after the prompt."""
     temperature: float = 1.0
-    """Of the softmax; 0: always the most likely token."""
+    """The temperature of the softmax; 0: always the most likely token."""
     top_k: int | None = None
     """From the k most likely tokens only."""
     top_p: float | None = None

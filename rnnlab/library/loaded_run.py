@@ -50,7 +50,7 @@ def one_line() -> Iterator[None]:
 
 
 class LoadedRun:
-    """What a run has left in its folder; `rnnlab.load` makes it. The data of its task, and the checkpoint, are read
+    """A run's folder, opened; `rnnlab.load` makes it. The data of its task, and the checkpoint, are read
     when they are first needed."""
 
     def __init__(self, workdir: str | Path, checkpoint: str | int = "best", data_dir: str | None = None):

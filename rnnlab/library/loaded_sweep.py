@@ -20,7 +20,7 @@ from rnnlab.sweeps.spec.manifest import read_sweep
 
 
 class LoadedSweep:
-    """What a sweep has left in its folder; `rnnlab.load_sweep` makes it."""
+    """A sweep's folder, opened; `rnnlab.load_sweep` makes it."""
 
     def __init__(self, workdir: str | Path, data_dir: str | None = None):
         """See `rnnlab.load_sweep`."""
@@ -42,7 +42,7 @@ class LoadedSweep:
         return self.runs.frame(library)
 
     def report(self, metric: str = METRIC, *, baseline: str | None = None, group: Sequence[str] = ()) -> "SweepReport":
-        """What the sweep has shown so far, as `python -m rnnlab.report` writes it: texts and matplotlib figures.
+        """The findings of the sweep so far, as `python -m rnnlab.report` writes it: texts and matplotlib figures.
         Nothing is written.
 
         Args:
@@ -80,7 +80,7 @@ class Text(str):
 
 
 class SweepReport:
-    """What a sweep has shown; a notebook shows its sections."""
+    """The findings of a sweep; a notebook shows its sections."""
 
     def __init__(self, report: Report, figures: dict[str, Figure]):
         self.figures = figures

@@ -35,10 +35,10 @@ class Column:
     """Groups of effects on one scale."""
 
     label: str
-    """Of the scale."""
+    """The name of the scale."""
     logarithmic: bool
     nothing: float
-    """What no effect is."""
+    """The value that stands for no effect."""
     groups: Sequence[tuple[str, Sequence[Effect]]]
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves: its config, its workdir, its metrics."""
+"""The records of a run: its config, its workdir, its metrics."""

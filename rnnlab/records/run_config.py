@@ -72,7 +72,7 @@ class FlightRecorderOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackingOptions:
-    """What the trackers call the run. Accounts, servers and modes are those of the tools' own environment variables, as
+    """How the trackers call the run. Accounts, servers and modes are those of the tools' own environment variables, as
     WANDB_MODE and MLFLOW_TRACKING_URI."""
 
     project: str | None = None
@@ -131,7 +131,7 @@ class RunOptions:
     trackers: tuple[TrackerName, ...] = ()
     """Where the numbers go beside the workdir: wandb, mlflow, package.module:Name; they may change at each resume."""
     tracking: TrackingOptions = TrackingOptions()
-    """What trackers call the run."""
+    """How trackers call the run."""
     devices: PositiveInt | None = None
     """How many to split the batch over; None takes the most that divide it."""
     import_from: tuple[str, ...] = ()

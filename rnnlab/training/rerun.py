@@ -54,14 +54,14 @@ def repeat(summary: Mapping[str, Any], workdir: Path, config: Mapping[str, Any],
     if lacking:
         with held(workdir) if processes.is_first() else contextlib.nullcontext():
             _make(lacking, files, config, data_dir)
-    told = _send(summary, workdir, config) if config["trackers"] and processes.is_first() else []
+    receivers = _send(summary, workdir, config) if config["trackers"] and processes.is_first() else []
     best = summary["best"]
     values = summary["final"] | {"test": best.get("test")}
     numbers = "; ".join(f"{split} {described(each)}" for split, each in values.items() if each)
     of = f" (test of step {best['step']})" if best.get("test") and best["step"] not in (None, summary["steps"]) else ""
     names = [path.relative_to(workdir).as_posix() for path in lacking]
     done = [f"made again: {', '.join(names)}"] if lacking else []
-    done += [f"sent to {', '.join(told)}"] if told else []
+    done += [f"sent to {', '.join(receivers)}"] if receivers else []
     done = done or ["nothing to do"]
     before = (
         f"{workdir}: {summary['status'].replace('_', ' ')} at step {summary['steps']} before{'; '.join(['', *done])}"

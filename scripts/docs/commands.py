@@ -26,7 +26,7 @@ def commands() -> list[str]:
 
 
 def help_of(command: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """What --help says: the docstring of a command, and name, meaning and default of each of its flags."""
+    """The text of --help: the docstring of a command, and name, meaning and default of each of its flags."""
     module = importlib.import_module(command)
     if not hasattr(module, "main"):
         module = importlib.import_module(f"{command}.__main__")

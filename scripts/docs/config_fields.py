@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[Mapping[str, Any], str]] = {
     "penalties": (PENALTIES, "config_names.md#penalties"),
     "diagnostics": (DIAGNOSTICS, "../diagnostics.md"),
 }
-"""What is named, its table, and where the reference has it."""
+"""The kind that is named, its table, and where the reference has it."""
 HEAD = ["field", "value", "default", "meaning"]
 
 
@@ -111,7 +111,7 @@ def _table(factory: Callable[..., Any], fields: Mapping[str, Field], path: str) 
 
 
 def _value(hint: Any, path: str) -> str:
-    """What a field admits, a table of names by its title; in a section's own table a section leads to its fields."""
+    """The values that a field admits, a table of names by its title; a section leads to its fields."""
     for member in members_of(hint):
         if is_options(member):
             return f"a section: [{path}](config.md#{path})" + (" or None" if type(None) in members_of(hint) else "")

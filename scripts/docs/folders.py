@@ -67,5 +67,5 @@ def folders() -> str:
 
 
 def exit_statuses() -> str:
-    """What each exit status means."""
+    """The meaning of each exit status."""
     return markdown_table(["exit status", "meaning"], [[str(status), cell(text)] for status, text in MEANINGS.items()])

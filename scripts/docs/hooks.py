@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site (`hooks` in mkdocs.yml): what is made of a page's text before it is shown.
+"""Called by mkdocs while it builds the site (`hooks` in mkdocs.yml): what is made of a page's text before it is shown.
 
 Run by `make docs`, from the repository's root.
 """

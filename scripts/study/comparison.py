@@ -13,7 +13,7 @@ from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interva
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the runs of an entry came to."""
+    """The results of an entry over its runs."""
 
     entry: Mapping[str, Any]
     values: list[float]
@@ -24,7 +24,7 @@ class Numbers:
     share: tuple[float, float]
     """The interval of the share solved."""
     mean: Mean
-    """Of the metric over the runs that have one."""
+    """The mean of the metric over the runs that have one."""
     diverged: int
     clipped: float
     """The mean share of steps whose gradient was clipped."""
@@ -89,9 +89,9 @@ class Comparison:
     """An entry beside its baseline."""
 
     p_error: float
-    """Of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact; Holm's correction."""
+    """p of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact; Holm's correction."""
     p_solved: float
-    """Of Fisher's exact test on the share solved; Holm's correction."""
+    """p of Fisher's exact test on the share solved; Holm's correction."""
     delta: float
     """Cliff's δ: how much likelier a run of the entry is better than one of the baseline than worse; -1 to 1."""
 
@@ -117,8 +117,8 @@ def _rank_test(mine: Sequence[float], other: Sequence[float]) -> float:
         return 1.0
     ranks = stats.rankdata(both)  # Infinite values have ranks, too.
     method = "exact" if len(set(both)) == len(both) else "asymptotic"
-    found = stats.mannwhitneyu(ranks[: len(mine)], ranks[len(mine) :], alternative="two-sided", method=method)
-    return float(found.pvalue)
+    test = stats.mannwhitneyu(ranks[: len(mine)], ranks[len(mine) :], alternative="two-sided", method=method)
+    return float(test.pvalue)
 
 
 def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[str, float], float]:
@@ -143,5 +143,5 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, flo
     """Spearman's ρ and its p; infinite values count by their rank."""
     if len(set(x)) < 2 or len(set(y)) < 2:
         return math.nan, math.nan
-    found = stats.spearmanr(stats.rankdata(x), stats.rankdata(y))
-    return float(found.statistic), float(found.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    test = stats.spearmanr(stats.rankdata(x), stats.rankdata(y))
+    return float(test.statistic), float(test.pvalue)  # pyright: ignore[reportAttributeAccessIssue]

@@ -47,7 +47,7 @@ class Entry:
     """A method on a task."""
 
     part: str
-    """Of the study; a key of `PARTS`."""
+    """The part of the study, a key of `PARTS`."""
     task: str
     """As in the study's tables."""
     method: str
@@ -258,8 +258,8 @@ def entries(part: str, size: str = "small", only: str = "") -> list[Entry]:
         return every
     chosen: list[Entry] = []
     for pattern in only.split(","):
-        found = [e for e in every if fnmatch.fnmatch(f"{e.task}/{e.method}", pattern)]
-        if not found:
+        matches = [e for e in every if fnmatch.fnmatch(f"{e.task}/{e.method}", pattern)]
+        if not matches:
             raise ConfigError(f"--only: {unknown('entry', pattern, [f'{e.task}/{e.method}' for e in every])}")
-        chosen += (e for e in found if e not in chosen)
+        chosen += (e for e in matches if e not in chosen)
     return sorted(chosen, key=every.index)

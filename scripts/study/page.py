@@ -116,8 +116,8 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
 def _table(of: Mapping[str, Numbers], baselines: Mapping[str, Numbers | None]) -> str:
     """A row for each method of a task; the better ones first."""
     pairs = [(n, b) for m, n in of.items() if (b := baselines[m]) is not None and b is not n]
-    found = compare([n for n, _ in pairs], [b for _, b in pairs])
-    beside = {n.entry["method"]: c for (n, _), c in zip(pairs, found, strict=True)}
+    comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
+    beside = {n.entry["method"]: c for (n, _), c in zip(pairs, comparisons, strict=True)}
     ordered = sorted(of.values(), key=lambda n: (-n.solved, n.steps[0], n.mean.value))
     return markdown_table(HEAD, [_row(n, beside.get(n.entry["method"])) for n in ordered])
 
@@ -131,7 +131,7 @@ def _row(n: Numbers, beside: Comparison | None) -> list[str]:
         _steps(n),
         f"{n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})",
         "" if beside is None else f"{beside.delta:+.2f}",
-        "" if beside is None else f"{min(beside.p_error, 1):.2g}; {min(beside.p_solved, 1):.2g}",
+        "" if beside is None else f"{beside.p_error:.2g}; {beside.p_solved:.2g}",
         f"{100 * n.clipped:.0f} %",
         _life(n.untrained),
         _life(n.trained),

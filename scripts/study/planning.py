@@ -1,4 +1,4 @@
-"""What the study costs, reckoned before it is run: runs × steps × milliseconds."""
+"""The cost of the study, reckoned before it is run: runs × steps × milliseconds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ COMPILING = 15.0
 
 
 def seconds_of(entry: Entry) -> float:
-    """What an entry takes, on the cores that `LSTM_STEP` was measured on."""
+    """The seconds that an entry takes, on the cores that `LSTM_STEP` was measured on."""
     return COMPILING + LSTM_STEP * entry.steps_cost * entry.runs_cost
 
 

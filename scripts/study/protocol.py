@@ -1,4 +1,4 @@
-"""What the study compares: tasks, cells, cures, and the numbers of the protocol. docs/study.md argues for them."""
+"""The protocol of the study: tasks, cells, cures, and the numbers of the protocol. docs/study.md argues for them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ class StudyTask:
     horizon: int
     """Its longest dependency in time steps, by which chrono draws the gates' biases."""
     memory: str
-    """What it asks for, in a few words."""
+    """The memory that it asks for, in a few words."""
     batch_size: int = 32
     metric: str = "loss"
-    """Of the validation; it chooses settings and the best checkpoint."""
+    """A metric of the validation; it chooses settings and the best checkpoint."""
 
 
 def _marked(name: str, length: int, steps: int, memory: str) -> StudyTask:

@@ -1,20 +1,19 @@
 """Trains an entry: the sweep that chooses, the sweep that counts, a diagnosis; and one JSON file of what came of it."""
 
 import json
+import math
 import platform
-import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
-from rnnlab.diagnostics.diagnosis import MEASURES, subject_of
+from rnnlab.diagnostics.diagnosis import MEASURES, in_double, subject_of
 from rnnlab.diagnostics.gradient_flow import decay_per_step
 from rnnlab.files import read_json, write_text
 from rnnlab.library import load
@@ -22,20 +21,21 @@ from rnnlab.plots.style import kept
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, read_summary
+from rnnlab.sweeps.report.table import make_rows
 from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.spec.manifest import read_sweep
 from rnnlab.sweeps.spec.sections import SweepOptions
-from rnnlab.sweeps.statistics import number
+from rnnlab.sweeps.statistics import PLAIN, aggregate, ranked
 from scripts.irnn.runs import hardware
 from scripts.study.entries import Entry, parameters
-from scripts.study.protocol import SEEDS, TUNING_SEEDS
+from scripts.study.protocol import SEEDS
 
 LYAPUNOV_ROWS = 8
 """Rows of the validation split on which the largest Lyapunov exponent is measured."""
 
 
 def train_entry(entry: Entry, runs: Path, data_dir: str | None, stop: Callable[[int], bool]) -> dict[str, Any] | None:
-    """What came of an entry; None where it was stopped, and the same call goes on there.
+    """Trains an entry and returns its record; None where it was stopped, and the same call goes on there.
 
     Args:
         runs: the folder of the study's runs.
@@ -67,39 +67,29 @@ def _over(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: Ca
 
 
 def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """{path: value} of the best setting of a sweep with halving, and what each setting came to: its values, the last
-    step that it trained to, and its mean over the tuning seeds, None where all diverged."""
-    sweep, by_values = read_sweep(folder), {}
-    for run in sweep["runs"]:
-        values = {path: run["axes"][path] for path in entry.grid}
-        by_values.setdefault(json.dumps(values), []).append(read_summary(SweepDir(folder).run(run["name"])) or {})
-    sign = 1 if entry.metric == "accuracy" else -1
-    scores = []
-    for text, summaries in by_values.items():
-        found = [number(s.get("best", {}).get("validation", {}).get(entry.metric)) for s in summaries]
-        lost = sum(s.get("status") == "diverged" or value is None for s, value in zip(summaries, found, strict=True))
-        finite = [value for value in found if value is not None and np.isfinite(value)]
-        scores.append(
-            {
-                "values": json.loads(text),
-                "steps": max(s.get("steps", 0) for s in summaries),
-                "mean": statistics.fmean(finite) if finite else None,
-                "diverged": lost,
-            }
-        )
+    """{path: value} of the best setting of those that a sweep trained longest, as reports rank settings, and for each
+    setting its values, the last step that it trained to, its mean over the tuning seeds and how many were lost."""
+    sweep, sign = read_sweep(folder), 1.0 if entry.metric == "accuracy" else -1.0
+    rows = [row | {"axes": run["axes"]} for row, run in zip(make_rows(folder, sweep), sweep["runs"], strict=True)]
+    settings = aggregate(rows, list(entry.grid), f"best.validation.{entry.metric}", sign).settings
+    last = [max(row["steps"] for row in setting.rows) for setting in settings]
+    longest = [setting for setting, steps in zip(settings, last, strict=True) if steps == max(last)]
+    tuning = [
+        {"values": setting.axes, "steps": steps, "mean": _finite(setting.mean(PLAIN).value), "lost": len(setting.lost)}
+        for setting, steps in zip(settings, last, strict=True)
+    ]
+    return dict(ranked(longest, sign)[0].axes), tuning
 
-    def rank(score: Mapping[str, Any]) -> tuple[Any, ...]:
-        mean = score["mean"]
-        return score["diverged"] == len(TUNING_SEEDS), -score["steps"], score["diverged"], -sign * (mean or 0.0)
 
-    scores.sort(key=rank)
-    return dict(scores[0]["values"]), scores
+def _finite(value: float) -> float | None:
+    """What JSON can hold."""
+    return value if math.isfinite(value) else None
 
 
 def record(
     entry: Entry, folder: Path, chosen: Mapping[str, Any], scores: list[dict[str, Any]], data_dir: str | None
 ) -> dict[str, Any]:
-    """What the runs of an entry came to, for its JSON file."""
+    """The record of an entry, for its JSON file."""
     final = SweepDir(folder / "final")
     names = [run["name"] for run in read_sweep(folder / "final")["runs"]]
     config = read_config(final.run(names[0]))
@@ -124,7 +114,7 @@ def record(
 
 
 def _run(workdir: Path) -> dict[str, Any]:
-    """What a run came to."""
+    """The record of a run."""
     summary, config = read_summary(workdir) or {}, read_config(workdir)
     convergence, stability = summary.get("convergence") or {}, summary.get("stability") or {}
     result = {
@@ -155,17 +145,11 @@ def _lyapunov(workdir: Path, data_dir: str | None) -> dict[str, float] | None:
         graphdef, state = nnx.split(run.model)
         batch = run.batch(LYAPUNOV_ROWS)
         with jax.enable_x64(True):
-            double = jax.tree.map(_double, (state, batch))
-            subject = subject_of(nnx.merge(graphdef, double[0]), run.task, double[1], 1, 1, 1)
-            found = MEASURES["lyapunov"](subject)["layer 1"]
+            subject = subject_of(nnx.merge(graphdef, in_double(state)), run.task, in_double(batch), 1, 1, 1)
+            exponent = MEASURES["lyapunov"](subject)["layer 1"]
     except ConfigError:
         return None
-    return {"mean": float(np.asarray(found["mean"])[0]), "error": float(np.asarray(found["error"])[0])}
-
-
-def _double(a: Any) -> Any:
-    array = np.asarray(a)
-    return jnp.asarray(array, float if array.dtype.kind == "f" else array.dtype)
+    return {"mean": float(exponent["mean"][0]), "error": float(exponent["error"][0])}
 
 
 def entry_file(folder: Path, entry: Entry) -> Path:

@@ -42,7 +42,7 @@ class Value:
         return [self[number] for number in range(len(self))]
 
     def taken(self, numbers: Sequence[int]) -> list[Callable[[], jax.Array]]:
-        """What makes some of the segments."""
+        """Makes some of the segments."""
         return [functools.partial(self.__getitem__, number) for number in numbers]
 
 

@@ -27,7 +27,7 @@ def kernel(
     *,
     interpret: bool,
 ) -> Any:
-    """What `fused` gives, h [T, B, H] and the last carry, of the same arguments.
+    """The results of `fused`, h [T, B, H] and the last carry, of the same arguments.
 
     Raises:
         ValueError: a platform without kernels, or a cell that no kernel can run or hold.

@@ -160,7 +160,7 @@ class _Loop:
         return [value.arrays() for value in dbefore], [value.arrays() for value in totals]
 
     def _pullback(self, values: dict[Any, Value], t: jax.Array) -> Any:
-        """What reads the results of the step's pullback; writes ∂L/∂products. values: of all that it is made of."""
+        """Reads the results of the step's pullback; writes ∂L/∂products. values: of all that it is made of."""
         program, refs = self.program, self.refs
         count = len(program.trace.products)
         padded = [sum(program.axes[v].padded for v in group) for group in program.results]

@@ -19,7 +19,7 @@ from rnnlab.typing import Carry, Parts
 
 
 class Recurrence(NamedTuple):
-    """What both kernels read of a sequence; arrays have whole blocks of rows and whole chunks of steps."""
+    """All that both kernels read of a sequence; arrays have whole blocks of rows and whole chunks of steps."""
 
     program: Program
     settings: Settings
@@ -36,7 +36,7 @@ class Recurrence(NamedTuple):
     """The parameters that have rows."""
     reverse: bool
     steps: int
-    """Of the sequence, without those that fill a chunk up."""
+    """The time steps of the sequence, without those that fill a chunk up."""
 
 
 class Inputs:
@@ -87,8 +87,8 @@ class Inputs:
         return read(refs[name], self.layouts[name].axes, self.layouts[name].dtypes, t)
 
     def begin(self, refs: Mapping[str, Any]) -> tuple[dict[Any, Value], Products, jax.Array | None]:
-        """What is read once: the values of the free variables, and of the parameters with rows, the products, and the
-        rows' lengths."""
+        """The values of the free variables, and of the parameters with rows, the products, and the rows' lengths, each
+        read once."""
         # Made now: within the loop over time they would be read again at every step.
         once = [[Value.of(value.arrays()) for value in self.read(refs, name)] for name in ("vectors", "beside")]
         vectors, beside = dict(zip(self.vector_keys, once[0], strict=True)), once[1]

@@ -31,7 +31,7 @@ class Half:
         self.inside: list[list[Any]] = []
         self.after: list[Any] = []
         self.summed: list[Any] = []
-        """What a kernel adds up over the steps [B, W]."""
+        """The variables [B, W] that a kernel adds up over the steps."""
         late: set[Var] = set()
         for equations in stages.parts:
             here = []

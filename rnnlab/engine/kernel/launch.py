@@ -73,6 +73,6 @@ def call(
 
 
 def barrier(settings: Settings) -> None:
-    """What one thread of a program wrote to memory is there for the others after it."""
+    """After it, every thread of a program reads what another one wrote to memory."""
     if settings.target == "triton" and not settings.interpret:
         pltriton.debug_barrier()

@@ -102,7 +102,7 @@ class Products:
         self.vectors, self.state_mask = vectors, state_mask
         self.scratch = scratch
         self._unmade: list[Value] = []
-        """What is still to be made of what lies in the scratch."""
+        """Makes the rest of what lies in the scratch."""
         self.blocks = {key: ref if scratch is not None else ref[...] for key, ref in blocks.items()}
 
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""What a program may hold on chip, and so where the matrices of a step are kept: held all of the sequence, or read
+"""How much a program may hold on chip, and so where the matrices of a step are kept: held all of the sequence, or read
 again at every step by tiles."""
 
 from collections.abc import Mapping

@@ -198,8 +198,8 @@ class Program:
 
     @property
     def sums(self) -> list[Any]:
-        """What the way back adds up over the steps: what enters the parameters' gradients, and those of the parameters
-        that have rows."""
+        """The variables that the way back adds up over the steps: what enters the parameters' gradients, and those of
+        the parameters that have rows."""
         rows = [v for v in self.dread if not isinstance(v, Literal) and has_rows(v.aval.shape)]
         return list(dict.fromkeys([*self.backward.summed, *rows]))
 

@@ -1,4 +1,4 @@
-"""What a kernel makes of the operations of a step, segment by segment (`axes`).
+"""Rules by which a kernel runs the operations of a step, segment by segment (`axes`).
 
 Every operation that a step may have stands here; a step with another is run by another backend.
 """
@@ -84,7 +84,7 @@ def _need(condition: bool, equation: Any) -> None:
 
 
 def evaluate(equation: Any, operands: Sequence[Any], axes: Sequence[Any], results: Sequence[Axis]) -> list[Value]:
-    """What an equation makes. operands: values, or numbers; axes, results: theirs, None for a number."""
+    """The results of an equation. operands: values, or numbers; axes, results: theirs, None for a number."""
     name, params = equation.primitive.name, equation.params
     if name in ELEMENTWISE:
         count = len(results[0].segments)

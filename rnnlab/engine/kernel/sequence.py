@@ -67,7 +67,7 @@ def _step(plan: KernelPlan, params: PyTree, matrices: Any, carry: Carry, z: Part
 
 
 def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask) -> Recurrence:
-    """What the kernels read, with whole blocks of rows and whole chunks of steps.
+    """All that the kernels read, with whole blocks of rows and whole chunks of steps.
 
     Raises:
         Unsupported: the step has what a kernel cannot do.
@@ -171,8 +171,8 @@ def _kernel_backward(plan, residuals, cotangents):
         group = parts[first : first + each.parts]
         du.append(group[0] if len(group) == 1 else jnp.concatenate(group, -1))
         first += each.parts
-    own = iter(unpacked("dz", out.get("dz"), [program.z[n] for n in program.own_dz]))
-    dz = [next(own) if n is None else parts[n] for n in trace.same]
+    others = iter(unpacked("dz", out.get("dz"), [program.z[n] for n in program.own_dz]))
+    dz = [next(others) if n is None else parts[n] for n in trace.same]
     dcarry = tuple(unpacked("dcarry", out["dcarry"], program.before))
     wide = functools.partial(zeros_at_least, jnp.result_type(jnp.float32, dlast[0].dtype))
     dparams, dmatrices = jax.tree.map(wide, (params, matrices))

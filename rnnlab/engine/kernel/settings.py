@@ -13,7 +13,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.ops.linear import ComputeType
 
 Target = Literal["triton", "mosaic"]
-"""What compiles a kernel: Triton for NVIDIA and AMD, Mosaic for a TPU."""
+"""The compiler of a kernel: Triton for NVIDIA and AMD, Mosaic for a TPU."""
 
 
 class Settings(NamedTuple):
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     compute: ComputeType = "float32"
     precision: Any = lax.Precision.HIGHEST
     rows: int = 16
-    """Of a program: a tensor core's product has 16 at least."""
+    """Rows of a program: a tensor core's product has 16 at least."""
     chunk: int | None = None
     """The time steps that a program holds at once; None: all, as they stay in the device's memory."""
     streamed: bool | None = None
@@ -33,7 +33,7 @@ class Settings(NamedTuple):
     widest: int | None = None
     """Columns of a segment; None: as many as there are."""
     warps: int | None = None
-    """Of a GPU's program, 32 threads each; None: by the widest segment (`memory`)."""
+    """Warps of a GPU's program, 32 threads each; None: by the widest segment (`memory`)."""
     stages: int = 1
     chip: int = 232448
     """Bytes that a program may hold."""
@@ -103,7 +103,7 @@ def chip_of(device: Any) -> int:
 
 
 _CHIP = {"8.0": 166912, "8.7": 166912, "9.0": 232448, "10.0": 232448, "10.3": 232448}
-"""Of NVIDIA's, by compute capability; the others have less."""
+"""Those of NVIDIA's devices, by compute capability; others have less."""
 
 
 def _precision() -> Any:

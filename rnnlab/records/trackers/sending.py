@@ -1,4 +1,4 @@
-"""What a run sends to its trackers: each line once, whatever becomes of the run, of the tool or of the network.
+"""Sends the numbers of a run to its trackers, each line once, whatever becomes of run, tool and network.
 
 WORKDIR/trackers.json remembers, for each tracker, the run's id in the tool, the last step of each split that was sent,
 and the status that the tool was told, None while the run trains. A tracker that fails is asked no more; the run goes
@@ -100,8 +100,8 @@ class Sending:
 
     def drop_told(self, status: str) -> list[str]:
         """Before `start`: leaves out the trackers that were told this status; the names of the others."""
-        told = self._read()
-        self._made = {name: each for name, each in self._made.items() if told.get(name, {}).get("status") != status}
+        memory = self._read()
+        self._made = {name: each for name, each in self._made.items() if memory.get(name, {}).get("status") != status}
         return list(self._made)
 
     def _ask(self, name: str, act: Callable[..., None], *arguments: Any) -> None:
@@ -142,7 +142,7 @@ _LONGEST = 300
 
 
 def _identity(config: Mapping[str, Any], workdir: Path) -> RunIdentity:
-    """What the trackers are told of a run."""
+    """The identity of a run, for its trackers."""
     options, folder = config["tracking"], workdir.absolute()
     sweep = SweepDir.of_run(folder)
     if sweep is None:

@@ -13,21 +13,21 @@ from rnnlab.files import is_number
 
 @dataclasses.dataclass(frozen=True)
 class RunIdentity:
-    """What a tracker is told of the run."""
+    """The identity of a run, for a tracker."""
 
     workdir: Path
     """Its folder, which is there."""
     project: str | None
     """The config's `tracking.project`."""
     name: str
-    """What the run is called."""
+    """The name of the run."""
     group: str | None
-    """What it belongs to: the config's `tracking.group`, of a run of a sweep else the name of the sweep's folder."""
+    """The group that it belongs to: the config's `tracking.group`; else, in a sweep, the name of the sweep's folder."""
     tags: tuple[str, ...]
     config: Mapping[str, Any]
     """The resolved config."""
     git_commit: str | None
-    """Of the code that trains it."""
+    """The commit of the code that trains it."""
     in_sweep: bool
     """Whether it is one of a sweep."""
     id: str | None = None
