@@ -21,7 +21,9 @@ from rnnlab import plots
 from rnnlab.cells import CELLS, BaseCell
 from rnnlab.engine import Matrix, Multiply, RecurrentCell, Taps
 from rnnlab.engine.contract import eval_shape
+from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, carries_of
+from rnnlab.ops.random_streams import Training
 from rnnlab.training.run import Run
 from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS
 
@@ -99,6 +101,22 @@ def all_around(variant: str) -> dict[str, Any]:
         "cotangent": {"scale": 0.9, "clip_value": 2.0, "clip_norm": 3.0},
         "normalization": {"cell": "layer"} if type(cell).project is BaseCell.project else {},
     }
+
+
+def gradients_with_all_around(
+    variant: str, x: jax.Array, lengths: jax.Array, features: int, recurrence: dict[str, Any], **model: Any
+) -> Any:
+    """Loss and gradients, in training, of a network of two outputs at a random point, with `all_around` its cell."""
+    fields = all_around(variant) | {"recurrence": recurrence, "rngs": nnx.Rngs(0)} | model
+    net = Network(x.shape[2], 2, cell={"name": variant, "features": features}, **fields)
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    params = jax.tree.map(lambda a, n: a + 0.3 * n, in_double(params), random_like(in_double(params), 7))
+
+    def loss(params: Any) -> jax.Array:
+        training = Training(jax.random.key(0), jnp.arange(x.shape[1]))
+        return (nnx.merge(graphdef, params, in_double(rest))(x, lengths, training=training) ** 2).sum()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def _new_cell(variant: str, in_features: int, features: int, seed: int, **parameters: Any) -> nnx.Module:

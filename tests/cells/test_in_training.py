@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.nn.network import Network
-from rnnlab.ops.random_streams import Training
 from rnnlab.parallel.sharding import ALL_AXES
 from rnnlab.records.run_config import resolve_config, traced_numbers
 from rnnlab.sweeps.replicas.replicas import REPLICA_AXIS, ReplicaPrograms
@@ -29,9 +28,8 @@ from tests.helpers import (
     all_around,
     assert_close,
     float64,
-    in_double,
+    gradients_with_all_around,
     random_array,
-    random_like,
     with_bad_padding,
 )
 from tests.tiers import in_tier, in_tiers
@@ -46,20 +44,10 @@ def test_both_backends_have_the_same_gradients_with_all_that_can_stand_around_a_
         lengths = jnp.array(LENGTHS)
         x = with_bad_padding(random_array(1, T, B, D), lengths)
 
-        def gradients(backend: str) -> Any:
-            recurrence = {"backend": backend, "chunk": 2}
-            fields = all_around(name) | {"recurrence": recurrence, "rngs": nnx.Rngs(0)}
-            net = Network(D, 2, cell={"name": name, "features": H}, **fields)
-            graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-            params = jax.tree.map(lambda a, n: a + 0.3 * n, in_double(params), random_like(in_double(params), 7))
-
-            def loss(params: Any) -> jax.Array:
-                training = Training(jax.random.key(0), jnp.arange(B))
-                return (nnx.merge(graphdef, params, in_double(rest))(x, lengths, training=training) ** 2).sum()
-
-            return jax.jit(jax.value_and_grad(loss))(params)
-
-        fused, reference = gradients("fused"), gradients("reference")
+        fused, reference = (
+            gradients_with_all_around(name, x, lengths, H, {"backend": backend, "chunk": 2})
+            for backend in ("fused", "reference")
+        )
         assert_close(jax.tree.leaves(fused), jax.tree.leaves(reference), 1e-10)
 
 

@@ -7,20 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import Mesh
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import read_file
 from rnnlab.config.references import ready_configs
 from rnnlab.engine.kernel.settings import launching, lowering_for
-from rnnlab.nn.network import Network
-from rnnlab.ops.random_streams import Training
 from rnnlab.parallel.sharding import ALL_AXES
 from rnnlab.sweeps.replicas.replicas import REPLICA_AXIS
 from rnnlab.training.setup import make_run
 from tests.engine.kernel.test_kernel_lowering import CALLS
-from tests.helpers import all_around, assert_close, float64, in_double, random_array, random_like, with_bad_padding
+from tests.helpers import (
+    assert_close,
+    float64,
+    gradients_with_all_around,
+    random_array,
+    with_bad_padding,
+)
 
 T, B, D, H = 4, 3, 2, 4
 LENGTHS = (4, 0, 2)
@@ -34,16 +37,7 @@ def test_a_bidirectional_network_with_all_that_can_stand_around_a_cell_equals_fu
         x = with_bad_padding(random_array(1, T, B, D), lengths)
 
         def gradients(**recurrence: Any) -> Any:
-            fields = all_around(cell) | {"recurrence": recurrence, "rngs": nnx.Rngs(0), "bidirectional": True}
-            net = Network(D, 2, cell={"name": cell, "features": H}, **fields)
-            graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-            params = jax.tree.map(lambda a, n: a + 0.3 * n, in_double(params), random_like(in_double(params), 7))
-
-            def loss(params: Any) -> jax.Array:
-                training = Training(jax.random.key(0), jnp.arange(B))
-                return (nnx.merge(graphdef, params, in_double(rest))(x, lengths, training=training) ** 2).sum()
-
-            return jax.jit(jax.value_and_grad(loss))(params)
+            return gradients_with_all_around(cell, x, lengths, H, recurrence, bidirectional=True)
 
         with launching(target=target, rows=2):
             actual = gradients(backend="kernel", interpret=True)
