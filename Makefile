@@ -17,6 +17,9 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 # mkdocs is pinned below 2: material need not speak of it in every build.
 export NO_MKDOCS_2_WARNING = 1
 
+# Bytecode is kept, whatever the shell says: without it each of the tests' processes compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install train test test-slow selfcheck lint format docs docs-serve notebooks lock clean
 .DEFAULT_GOAL := help
 
