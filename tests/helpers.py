@@ -16,6 +16,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from rnnlab import plots
 from rnnlab.cells import CELLS, BaseCell
@@ -348,3 +349,23 @@ def event_file_loader(path: Path) -> Iterator[Any]:
         (length,) = struct.unpack("<Q", data[:8])
         yield Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """All of a program, those of the programs in it among them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda a: isinstance(a, Jaxpr)):
+            inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+            if isinstance(inner, Jaxpr):
+                yield from equations(inner)
+
+
+def products(jaxpr: Jaxpr) -> list[tuple[Any, str]]:
+    """(precision, type of the operands) of every product of a program."""
+    each = []
+    for equation in equations(jaxpr):
+        if equation.primitive.name == "dot_general":
+            (kind,) = {str(operand.aval.dtype) for operand in equation.invars}
+            each.append((equation.params["precision"], kind))
+    return each

@@ -93,7 +93,7 @@ def make_plain_scan(case: Case) -> tuple[Any, Any]:
             matrices = cell.matrices()
 
             def body(carry: Any, x: jax.Array, cell: Any = cell, matrices: Any = matrices) -> Any:
-                new = cell.step(carry, cell.split(cell.project(x)), multiplication(matrices, cell.compute))
+                new = cell.step(carry, cell.split(cell.project(x)), multiplication(matrices, cell.precision))
                 return new, new[0]
 
             h = lax.scan(body, cell.initial_carry(x.shape[1], x.dtype), x, reverse=direction == 1)[1]

@@ -28,7 +28,7 @@ from rnnlab.config.schema import build, check_count
 from rnnlab.engine import Linear, Matrix, Multiply
 from rnnlab.ops.activations import PerUnit
 from rnnlab.ops.initializers import InitializerSpec, as_initializer, draw_block
-from rnnlab.ops.linear import ComputeType, affine
+from rnnlab.ops.linear import Precision, affine
 from rnnlab.ops.trees import ShownAsTree
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -110,8 +110,8 @@ class BaseCell(ShownAsTree, WithOptions, nnx.Module):
     """Whether `candidate` is used, so that recurrent dropout has something to act on."""
     output_map: Callable[[jax.Array, jax.Array], jax.Array] | None = dataclasses.field(default=None, init=False)
     """(h [..., H], x [..., D]) -> [..., out_features], which a layer puts out in place of h; None: h itself."""
-    compute: ComputeType = dataclasses.field(default="float32", init=False)
-    """The type that operands of this cell's matrix products are rounded to; everything else stays as it is."""
+    precision: Precision = dataclasses.field(default="highest", init=False)
+    """How exact this cell's matrix products are; nothing else is rounded."""
 
     def __init__(self, in_features: int, features: PositiveInt, *, rngs: nnx.Rngs, **options: Any):
         """D, H, where random numbers come from, and the options.
@@ -212,7 +212,7 @@ class BaseCell(ShownAsTree, WithOptions, nnx.Module):
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """z = x W + b, for any leading axes."""
-        return affine(x, self.input_kernel[...], self.input_bias(), self.compute)
+        return affine(x, self.input_kernel[...], self.input_bias(), self.precision)
 
     def input_bias(self) -> Float[Array, " M"]:
         """b, with zeros for the gates that have none."""

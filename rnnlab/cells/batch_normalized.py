@@ -149,7 +149,7 @@ class BatchNormalizedCell(Around):
         if self.state_mask is not None:
             mask = self.state_mask[...]
             h = (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
-        return matmul(h, self._kernel(), self.compute)
+        return matmul(h, self._kernel(), self.precision)
 
     def project(self, x: jax.Array) -> jax.Array:
         """BN(x W; γ_x) + b of all steps [T, B, M]."""

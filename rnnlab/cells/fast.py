@@ -71,7 +71,7 @@ class FastGRNN(BaseCell):
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """x W + b_z, and x W + b_n."""
         of_z, of_n = jnp.split(self.bias[...], 2)
-        a = affine(x, self.input_kernel[...], of_z, self.compute)
+        a = affine(x, self.input_kernel[...], of_z, self.precision)
         return jnp.concatenate([a, a + (of_n - of_z)], -1)
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:

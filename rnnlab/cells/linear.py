@@ -183,7 +183,7 @@ class QRNN(BaseCell, without=("recurrent_init",)):
         """x W_0 + b, and beside it x W_j of every later step that sees x."""
         parts = [super().project(x)]
         if self.earlier_kernel is not None:
-            parts += [matmul(x, kernel, self.compute) for kernel in self.earlier_kernel[...]]
+            parts += [matmul(x, kernel, self.precision) for kernel in self.earlier_kernel[...]]
         return jnp.concatenate(parts, -1)
 
     def split(self, a: Float[Array, "... M"]) -> Parts:

@@ -15,6 +15,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Matrix, Multiply
 from rnnlab.ops.activations import sigmoid, tanh
 from rnnlab.ops.initializers import as_initializer
+from rnnlab.ops.linear import matmul
 from rnnlab.typing import Array, Carry, Float, Parts
 
 
@@ -54,7 +55,7 @@ class LMU(BaseCell, without=("chrono",)):
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """x W + b, and x w_x beside it."""
-        return jnp.concatenate([super().project(x), x @ self.encoder_kernel[...]], -1)
+        return jnp.concatenate([super().project(x), matmul(x, self.encoder_kernel[...], self.precision)], -1)
 
     def split(self, a: Float[Array, "... M"]) -> Parts:
         return jnp.split(a, [self.features], axis=-1)
@@ -130,7 +131,7 @@ class HiPPOLegS(BaseCell, without=("recurrent_init",)):
 
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """x W + b, and x w_x + b_u beside it."""
-        u = x @ self.encoder_kernel[...] + self.encoder_bias[...]
+        u = matmul(x, self.encoder_kernel[...], self.precision) + self.encoder_bias[...]
         return jnp.concatenate([super().project(x), u], -1)
 
     def split(self, a: Float[Array, "... M"]) -> Parts:

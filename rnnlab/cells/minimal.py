@@ -109,8 +109,8 @@ class MinimalRNN(BaseCell):
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         """y, and y V + b_u."""
         of_y, of_u = jnp.split(self.bias[...], 2)
-        y = tanh(affine(x, self.input_kernel[...], of_y, self.compute))
-        return jnp.concatenate([y, affine(y, self.latent_kernel[...], of_u, self.compute)], -1)
+        y = tanh(affine(x, self.input_kernel[...], of_y, self.precision))
+        return jnp.concatenate([y, affine(y, self.latent_kernel[...], of_u, self.precision)], -1)
 
     def step(self, carry: Carry, z: Parts, multiply: Multiply) -> Carry:
         (h,), (y, z_u, *_) = carry, z

@@ -5,7 +5,7 @@ from flax import nnx
 
 from rnnlab.ops.activations import ActivationSpec, PerUnit, as_activation
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
-from rnnlab.ops.linear import ComputeType, affine, matmul
+from rnnlab.ops.linear import Precision, affine, matmul
 from rnnlab.typing import Array, Float
 
 
@@ -29,8 +29,8 @@ class OutputMap(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features))
         f = as_activation(activation)
         self.activation = f.for_units(out_features, rngs) if isinstance(f, PerUnit) else f
-        self.compute: ComputeType = "float32"
+        self.precision: Precision = "highest"
 
     def __call__(self, h: Float[Array, "... H"], x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        y = affine(h, self.kernel[...], self.bias[...], self.compute)
-        return self.activation(y + matmul(x, self.skip_kernel[...], self.compute))
+        y = affine(h, self.kernel[...], self.bias[...], self.precision)
+        return self.activation(y + matmul(x, self.skip_kernel[...], self.precision))

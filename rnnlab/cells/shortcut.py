@@ -26,9 +26,9 @@ class ShortcutCell(BaseCell):
     def project(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
         kernel, bias = self.input_kernel[...], self.input_bias()
         if self.shortcut_kernel is None:
-            return jnp.concatenate([x, affine(x, kernel, bias, self.compute)], axis=-1)
+            return jnp.concatenate([x, affine(x, kernel, bias, self.precision)], axis=-1)
         kernel = jnp.concatenate([self.shortcut_kernel[...], kernel], axis=1)
-        return affine(x, kernel, jnp.pad(bias, (self.features, 0)), self.compute)
+        return affine(x, kernel, jnp.pad(bias, (self.features, 0)), self.precision)
 
     def split(self, a: Float[Array, "... M"]) -> Parts:
         return jnp.split(a, 1 + len(self.gate_names), axis=-1)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from rnnlab.cells.base import BaseCell
 from rnnlab.engine import Matrix, Multiply
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 from rnnlab.ops.normalization import standardized
 from rnnlab.typing import Array, Carry, Float, Parts
 
@@ -35,7 +35,7 @@ class Around(nnx.Module):
 
     def __init__(self, cell: BaseCell, *, candidate: bool, zoneout: tuple[int, ...]):
         self.cell, self.candidate, self.zoneout = cell, candidate, zoneout
-        self.compute: ComputeType = cell.compute
+        self.precision: Precision = cell.precision
         self.in_features = cell.in_features
         self.linear = None if zoneout else cell.linear
 

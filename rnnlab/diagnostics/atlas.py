@@ -20,6 +20,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import build
 from rnnlab.diagnostics.gradient_flow import decay_per_step
 from rnnlab.engine import make_taps, unroll
+from rnnlab.ops.linear import matmul
 from rnnlab.ops.random_streams import stream
 from rnnlab.ops.safe_norms import row_norms
 from rnnlab.parallel import memory
@@ -245,7 +246,7 @@ def flow(cell: Any, start: Start) -> dict[str, Float[Array, "..."]]:
     }
     if isinstance(cell, Vanilla):
         before = jnp.concatenate([start.h[None], h[:-1]])
-        z = cell.project(start.x) + before @ cell.recurrent_matrix()
+        z = cell.project(start.x) + matmul(before, cell.recurrent_matrix())
         _, slope = jax.jvp(cast(Any, cell.activation), (z,), (jnp.ones_like(z),))
         measured["flat"] = (jnp.abs(slope) < 0.05).mean()
     return measured

@@ -117,7 +117,7 @@ def lag_split(trajectory: Trajectory, entry: Float[Array, "T B H"], longest: int
         for product, value in zip(products, values, strict=True):
             columns = delta[:, :, column : column + product.columns]
             column += product.columns
-            new = kernel_gradient(matrices[product.name], value, columns, cell.compute)
+            new = kernel_gradient(matrices[product.name], value, columns, cell.precision)
             gradient[product.name] = gradient[product.name] + new if product.name in gradient else new
         return gradient
 
@@ -179,7 +179,7 @@ def step_with_tap(trajectory: Trajectory) -> Callable[[Carry, jax.Array, Parts],
         raise ConfigError(f"lags: {_why_not(cell)} ({trajectory.name})")
 
     def step(carry: Carry, tap: jax.Array, z: Parts) -> tuple[Carry, list[jax.Array]]:
-        multiply, values = multiplication(matrices, cell.compute, mask, tap), []
+        multiply, values = multiplication(matrices, cell.precision, mask, tap), []
 
         def noted(name: str, value: jax.Array) -> Parts:
             values.append(dropped(value, matrices[name], mask))

@@ -104,7 +104,7 @@ def trace_step(
     products: list[Product] = []
 
     def note(params: PyTree, before: Carry, z: Parts, noise: Noise) -> Carry:
-        return plan.cell(params).step(before, [*z, *noise], noting(matrices, plan.compute, products))
+        return plan.cell(params).step(before, [*z, *noise], noting(matrices, plan.precision, products))
 
     jax.eval_shape(note, params, before, z, noise)
     rows = before[0].shape[0]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.engine.products import join_heads, multiply_heads, split_heads, sum_of_products, sum_over_heads
-from rnnlab.ops.linear import ComputeType, matmul
+from rnnlab.ops.linear import Precision, matmul
 from rnnlab.ops.safe_norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
 
@@ -73,7 +73,7 @@ class RecurrentCell(Protocol):
     its state has `linear`, a `Linear`; the scan backend runs it, too.
     """
 
-    compute: ComputeType
+    precision: Precision
     """The type that operands of matrix products are rounded to."""
 
     def project(self, x: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ def check_cell(cell: Any) -> None:
     )
 
 
-_METHODS = ("project", "split", "matrices", "step", "initial_carry", "compute")
+_METHODS = ("project", "split", "matrices", "step", "initial_carry", "precision")
 
 
 class Taps(NamedTuple):
@@ -216,9 +216,9 @@ class Product(NamedTuple):
     """The type of its result."""
 
 
-def noting(matrices: Mapping[str, Matrix], compute: ComputeType, products: list[Product]) -> Multiply:
+def noting(matrices: Mapping[str, Matrix], precision: Precision, products: list[Product]) -> Multiply:
     """`multiplication`, which notes every product that a step asks for."""
-    multiply = multiplication(matrices, compute)
+    multiply = multiplication(matrices, precision)
 
     def noted(name: str, value: jax.Array) -> Parts:
         u = multiply(name, value)
@@ -237,7 +237,7 @@ def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) 
     products: list[Product] = []
 
     def step(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...]) -> None:
-        multiply = noting(cell.matrices(), cell.compute, products)
+        multiply = noting(cell.matrices(), cell.precision, products)
         z = cell.project(x)
         carry = cell.initial_carry(x.shape[1], z.dtype)
         for a in carry:
@@ -283,7 +283,7 @@ def matrix_of(matrices: Mapping[str, Matrix], name: str, value: jax.Array) -> Ma
 
 def multiplication(
     matrices: Mapping[str, Matrix],
-    compute: ComputeType,
+    precision: Precision,
     state_mask: jax.Array | None = None,
     tap: jax.Array | None = None,
 ) -> Multiply:
@@ -296,7 +296,7 @@ def multiplication(
     def multiply(name: str, value: jax.Array) -> Parts:
         nonlocal column
         matrix = matrix_of(matrices, name, value)
-        u = times(dropped(value, matrix, state_mask), matrix, compute)
+        u = times(dropped(value, matrix, state_mask), matrix, precision)
         if tap is not None:
             u = u + tap[..., column : column + matrix.columns]
             column += matrix.columns
@@ -312,20 +312,20 @@ def dropped(value: jax.Array, matrix: Matrix, state_mask: jax.Array | None) -> j
     return value * jnp.tile(state_mask, (1, matrix.rows // state_mask.shape[-1]))
 
 
-def times(value: Float[Array, "B K"], matrix: Matrix, compute: ComputeType) -> Float[Array, "B N"]:
+def times(value: Float[Array, "B K"], matrix: Matrix, precision: Precision) -> Float[Array, "B N"]:
     """The product, with the offset."""
     if matrix.kernel.ndim == 1:
         u = value * matrix.kernel
     elif matrix.kernel.ndim == 2:
-        u = matmul(value, matrix.kernel, compute)
+        u = matmul(value, matrix.kernel, precision)
     else:
         heads = split_heads(value, matrix.kernel.shape[0], 1)
-        u = join_heads(multiply_heads(heads, matrix.kernel, compute), matrix.parts)
+        u = join_heads(multiply_heads(heads, matrix.kernel, precision), matrix.parts)
     return u if matrix.offset is None else u + matrix.offset
 
 
 def kernel_gradient(
-    matrix: Matrix, value: Float[Array, "... K"], du: Float[Array, "... N"], compute: ComputeType, dtype: Any = None
+    matrix: Matrix, value: Float[Array, "... K"], du: Float[Array, "... N"], precision: Precision, dtype: Any = None
 ) -> jax.Array:
     """∂L/∂kernel from what met the matrix and ∂L/∂(their product), summed over all leading axes, in dtype."""
     # As matrices: with two axes to sum over, XLA transposes du first.
@@ -334,9 +334,9 @@ def kernel_gradient(
     if matrix.kernel.ndim == 1:
         return (rows * columns).sum(0, dtype=dtype)
     if matrix.kernel.ndim == 2:
-        return sum_of_products(rows, columns, dtype, compute)
+        return sum_of_products(rows, columns, dtype, precision)
     heads = matrix.kernel.shape[0]
-    return sum_over_heads(split_heads(rows, heads, 1), split_heads(columns, heads, matrix.parts), dtype, compute)
+    return sum_over_heads(split_heads(rows, heads, 1), split_heads(columns, heads, matrix.parts), dtype, precision)
 
 
 def masked(mask: jax.Array | None, new: Carry, old: Carry) -> Carry:

@@ -106,7 +106,7 @@ def _run_chunk(
     cell = plan.cell(params)
 
     def multiply(name: str, value: jax.Array) -> Parts:
-        return ready[name].times(dropped(value, ready[name].matrix, state_mask), plan.compute)
+        return ready[name].times(dropped(value, ready[name].matrix, state_mask), plan.precision)
 
     def body(state: tuple[Carry, _Stacks], inputs: tuple) -> tuple[Any, None]:
         carry, stacks = state
@@ -162,7 +162,7 @@ def _forward(plan, params, matrices, carry, x, lengths, noise, state_mask, cotan
     traced = trace_first(plan, params, matrices, carry, x, noise) if plan.keep_gates else None
     kept = () if traced is None else traced.trace.kept
     stacks = _empty_stacks(plan, steps, carry, kept, plan.keep_carries, end)
-    ready = ready_matrices(matrices, plan.compute, forward=True, back=False)
+    ready = ready_matrices(matrices, plan.precision, forward=True, back=False)
     starts = []
     state = (carry, stacks)
     for length, firsts, count in plan.segments(steps, needed):
@@ -196,7 +196,7 @@ def _fused_backward(plan, residuals, cotangents):
     # third of a training step (GRU, T=784 B=64 H=100).
     dh = None if isinstance(cotangents[0], SymbolicZero) else cotangents[0]
     dlast = tuple(plain(a) for a in cotangents[1])
-    ready = ready_matrices(matrices, plan.compute, forward=starts is not None, back=True)
+    ready = ready_matrices(matrices, plan.precision, forward=starts is not None, back=True)
     cell = plan.cell(params)
     ends = jnp.full(1, x.shape[0]) if lengths is None else lengths
     later = 1 if plan.reverse else 0  # Where in the stack of carries a step begins, counted from its own number.
@@ -226,7 +226,7 @@ def _fused_backward(plan, residuals, cotangents):
             """All steps of the chunk side by side."""
 
             def step(before: Carry, z: Parts, noise: Any) -> tuple[Carry, list[jax.Array]]:
-                multiply = multiplication(matrices, plan.compute, state_mask)
+                multiply = multiplication(matrices, plan.precision, state_mask)
                 names = [each.name for each in trace.products]
                 return traced.forward(params, before, z, noise, lambda n, value: multiply(names[n], value))
 
@@ -272,7 +272,7 @@ def _fused_backward(plan, residuals, cotangents):
                     side = lax.dynamic_update_slice(side, part[None].astype(side.dtype), (t, 0, column))
                     column += part.shape[-1]
                 scratch[number] = side
-                dvalue = matrix.back_times(lax.dynamic_index_in_dim(side, t, keepdims=False), plan.compute)
+                dvalue = matrix.back_times(lax.dynamic_index_in_dim(side, t, keepdims=False), plan.precision)
                 return dropped(dvalue, matrix.matrix, state_mask)
 
             dbefore, dz, more = traced.backward(held_at(t, own), dnew, multiply_back)
@@ -307,7 +307,7 @@ def _fused_backward(plan, residuals, cotangents):
             else:
                 value = chunk[kind][index]
             matrix, total = matrices[each.name], dmatrices[each.name]
-            total = add_gradient(total, matrix, value, du[number], state_mask, plan.compute)
+            total = add_gradient(total, matrix, value, du[number], state_mask, plan.precision)
             dmatrices = {**dmatrices, each.name: total}
         dparams_project, dx = pull_project(dz)
         leaves = with_sums(leaves, trace.used, dread)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from rnnlab.engine.contract import Matrix, dropped, kernel_gradient
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 
 
 def add_gradient(
@@ -18,11 +18,11 @@ def add_gradient(
     value: jax.Array,
     du: jax.Array,
     state_mask: jax.Array | None,
-    compute: ComputeType,
+    precision: Precision,
 ) -> Matrix:
     """A sum of a matrix's gradients, and that of one product: of what met it [C, B, K] and ∂L/∂product [C, B, N]."""
     value = dropped(value, matrix, state_mask)
-    kernel = kernel_gradient(matrix, value, du, compute, total.kernel.dtype)
+    kernel = kernel_gradient(matrix, value, du, precision, total.kernel.dtype)
     offset = total.offset
     if offset is not None:
         offset = offset + du.reshape(-1, du.shape[-1]).sum(0, dtype=offset.dtype)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 from rnnlab.typing import PyTree
 
 
@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     unroll_steps: int
     keep_carries: bool
     keep_gates: bool
-    compute: ComputeType
+    precision: Precision
 
     def cell(self, params: PyTree) -> Any:
         return nnx.merge(self.graphdef, params)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnlab.ops.linear import ComputeType, matmul, rounded
+from rnnlab.ops.linear import Precision, matmul, multiplied, rounded
 from rnnlab.typing import Array, Float
 
 COLUMNS = 64
@@ -30,13 +30,13 @@ def column_blocks(kernel: jax.Array) -> list[jax.Array]:
     return list(lax.optimization_barrier(blocks))  # Else XLA cuts them out again at every step.
 
 
-def product(value: jax.Array, blocks: list[jax.Array], compute: ComputeType) -> jax.Array:
+def product(value: jax.Array, blocks: list[jax.Array], precision: Precision) -> jax.Array:
     """A value times the kernel that was cut."""
-    products = [matmul(value, block, compute) for block in blocks]
+    products = [matmul(value, block, precision) for block in blocks]
     return products[0] if len(products) == 1 else jnp.concatenate(products, axis=-1)
 
 
-def transposed(kernel: jax.Array, compute: ComputeType) -> list[jax.Array]:
+def transposed(kernel: jax.Array, precision: Precision) -> list[jax.Array]:
     """The kernel [K, N] transposed, as `column_blocks` cuts it; behind its K columns there may be some of zeros.
 
     XLA's CPU product works on 64 columns at a time: [8, 400] by [400, 100] takes 6.9 µs, by [400, 128] 5.4. Where the
@@ -44,28 +44,27 @@ def transposed(kernel: jax.Array, compute: ComputeType) -> list[jax.Array]:
     """
     rows = kernel.shape[0]
     rest = -rows % COLUMNS if rows < 256 else 0
-    return column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, compute))
+    return column_blocks(rounded(jnp.pad(kernel, ((0, rest), (0, 0))).T, precision))
 
 
-def sum_of_products(rows: jax.Array, columns: jax.Array, dtype: Any, compute: ComputeType) -> jax.Array:
+def sum_of_products(rows: jax.Array, columns: jax.Array, dtype: Any, precision: Precision) -> jax.Array:
     """rowsᵀ columns, summed in dtype."""
-    rows, columns = rounded(rows, compute), rounded(columns, compute)
-    return jnp.matmul(rows.T, columns, preferred_element_type=dtype)
+    return multiplied(rows.T, columns, precision, dtype)
 
 
 # --- in diagonal blocks, one for each head ---------------------------------------------------------------------------
 
 
-def multiply_heads(value: Float[Array, "R h k"], kernel: Float[Array, "h k n"], compute: ComputeType) -> jax.Array:
+def multiply_heads(value: Float[Array, "R h k"], kernel: Float[Array, "h k n"], precision: Precision) -> jax.Array:
     """Each head's part of a value by its block [R, h, n]."""
-    return jax.vmap(functools.partial(matmul, compute=compute), in_axes=(1, 0), out_axes=1)(value, kernel)
+    return jax.vmap(functools.partial(matmul, precision=precision), in_axes=(1, 0), out_axes=1)(value, kernel)
 
 
 def sum_over_heads(
-    rows: Float[Array, "R h k"], columns: Float[Array, "R h n"], dtype: Any, compute: ComputeType
+    rows: Float[Array, "R h k"], columns: Float[Array, "R h n"], dtype: Any, precision: Precision
 ) -> Float[Array, "h k n"]:
     """`sum_of_products` of each head."""
-    one = functools.partial(sum_of_products, dtype=dtype, compute=compute)
+    one = functools.partial(sum_of_products, dtype=dtype, precision=precision)
     return jax.vmap(one, in_axes=(1, 1))(rows, columns)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rnnlab.engine.contract import Matrix
 from rnnlab.engine.products import column_blocks, join_heads, multiply_heads, product, split_heads, transposed
-from rnnlab.ops.linear import ComputeType, rounded
+from rnnlab.ops.linear import Precision, rounded
 from rnnlab.typing import Parts
 
 
@@ -20,30 +20,30 @@ class ReadyMatrix(NamedTuple):
     forward: list[jax.Array]
     back: list[jax.Array]
 
-    def times(self, value: jax.Array, compute: ComputeType) -> Parts:
+    def times(self, value: jax.Array, precision: Precision) -> Parts:
         """The parts of value [B, K] times the matrix."""
         kernel, offset, parts = self.matrix.kernel, self.matrix.offset, self.matrix.parts
         if kernel.ndim == 1:
             u = value * kernel
         elif kernel.ndim == 2:
-            u = product(value, self.forward, compute)
+            u = product(value, self.forward, precision)
         else:
-            u = join_heads(multiply_heads(split_heads(value, kernel.shape[0], 1), self.forward[0], compute), parts)
+            u = join_heads(multiply_heads(split_heads(value, kernel.shape[0], 1), self.forward[0], precision), parts)
         return jnp.split(u if offset is None else u + offset, parts, axis=-1)
 
-    def back_times(self, du: jax.Array, compute: ComputeType) -> jax.Array:
+    def back_times(self, du: jax.Array, precision: Precision) -> jax.Array:
         """du [B, N] times the matrix transposed, [B, K]."""
         kernel = self.matrix.kernel
         if kernel.ndim == 1:
             return du * kernel
         if kernel.ndim == 2:
-            return product(du, self.back, compute)[:, : kernel.shape[0]]
+            return product(du, self.back, precision)[:, : kernel.shape[0]]
         heads = split_heads(du, kernel.shape[0], self.matrix.parts)
-        return join_heads(multiply_heads(heads, self.back[0], compute), 1)
+        return join_heads(multiply_heads(heads, self.back[0], precision), 1)
 
 
 def ready_matrices(
-    matrices: Mapping[str, Matrix], compute: ComputeType, forward: bool, back: bool
+    matrices: Mapping[str, Matrix], precision: Precision, forward: bool, back: bool
 ) -> dict[str, ReadyMatrix]:
     """All of them, for the loops that are run; XLA leaves the making of it in a loop that may not run at all."""
     ready = {}
@@ -52,9 +52,9 @@ def ready_matrices(
         if kernel.ndim == 1:
             ready[name] = ReadyMatrix(matrix, [], [])
         elif kernel.ndim == 2:
-            blocks = column_blocks(rounded(kernel, compute)) if forward else []
-            ready[name] = ReadyMatrix(matrix, blocks, transposed(kernel, compute) if back else [])
+            blocks = column_blocks(rounded(kernel, precision)) if forward else []
+            ready[name] = ReadyMatrix(matrix, blocks, transposed(kernel, precision) if back else [])
         else:
-            blocks = rounded(kernel, compute)
+            blocks = rounded(kernel, precision)
             ready[name] = ReadyMatrix(matrix, [blocks], [jnp.swapaxes(blocks, 1, 2)])
     return ready

@@ -30,7 +30,7 @@ def reference(
     def body(carry: Carry, inputs: tuple) -> tuple[Carry, Carry]:
         z_t, mask_t, tap, noise_t, t = inputs
         before: Any = carry if cotangent is None else _pass(reverse, carry, t, ends, cotangent)
-        multiply = multiplication(matrices, cell.compute, state_mask, None if tap is None else tap.u)
+        multiply = multiplication(matrices, cell.precision, state_mask, None if tap is None else tap.u)
         new = cell.step(before, [*z_t, *noise_t], multiply)
         if tap is not None:
             new = jax.tree.map(jnp.add, new, tap.carry)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.engine.contract import Matrix, Multiply, RecurrentCell
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 from rnnlab.typing import Array, Bool, Carry, Parts
 
 
@@ -22,7 +22,7 @@ class RestartingCell(nnx.Module):
         """start: the carry that rows begin anew with [B, H] each, with gradients; None: the cell's own."""
         self.cell = cell
         self.start = None if start is None else nnx.List([nnx.Variable(a) for a in start])
-        self.compute: ComputeType = cell.compute
+        self.precision: Precision = cell.precision
         self.mixes_rows: bool = getattr(cell, "mixes_rows", False)
         self.linear = getattr(cell, "linear", None)
         self.in_features = getattr(cell, "in_features", None)

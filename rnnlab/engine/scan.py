@@ -49,7 +49,7 @@ def _in_order(
 
     def step(before: Carry) -> Carry:
         def one(before: Carry, z: Parts, tap: jax.Array | None) -> Carry:
-            return cell.step(before, z, multiplication(matrices, cell.compute, state_mask, tap))
+            return cell.step(before, z, multiplication(matrices, cell.precision, state_mask, tap))
 
         return jax.vmap(one)(before, z, tap_u)
 

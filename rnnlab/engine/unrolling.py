@@ -217,7 +217,7 @@ def _run(
             unroll_steps,
             keep_carries=store != "ends",
             keep_gates=store in ("auto", "gates"),
-            compute=cell.compute,
+            precision=cell.precision,
         )
         most = _KERNEL_BYTES if backend == "kernel" else _GATES_BYTES
         if store == "auto" and kept_bytes(plan, params, matrices, carry, x, noise) > most:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.ops.initializers import as_initializer
+from rnnlab.ops.linear import Precision, matmul
 from rnnlab.typing import Array, Float, Int
 
 
@@ -21,6 +22,7 @@ class Attention(nnx.Module):
         draw = as_initializer("glorot_uniform")
         shape = (features, features)
         self.kind = kind
+        self.precision: Precision = "highest"
         self.query_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
         self.key_kernel = nnx.Param(draw(rngs.params(), shape, jnp.float32))
         additive = kind == "additive"
@@ -30,13 +32,13 @@ class Attention(nnx.Module):
         self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
     ) -> Float[Array, "T B"]:
         """Sums to 1 over the valid steps of each row; zero past its end."""
-        query, key_kernel = state @ self.query_kernel[...], self.key_kernel[...]
+        query, key_kernel = self._product(state, self.query_kernel[...]), self.key_kernel[...]
         if self.score_kernel is None:
             # As a product: jaxlib 0.10.2, which is no longer admitted, computed (q * h).sum(-1) with the softmax behind
             # it wrongly for B = 500.
-            scores = jnp.einsum("tbh,bh->tb", h, query @ key_kernel.T) / jnp.sqrt(h.shape[-1])
+            scores = self._at_every_step(h, self._product(query, key_kernel.T)) / jnp.sqrt(h.shape[-1])
         else:
-            scores = (jnp.tanh(query + h @ key_kernel) @ self.score_kernel[...])[..., 0]
+            scores = self._product(jnp.tanh(query + self._product(h, key_kernel)), self.score_kernel[...])[..., 0]
         if lengths is None:
             return jax.nn.softmax(scores, axis=0)
         valid = jnp.arange(h.shape[0])[:, None] < lengths
@@ -46,4 +48,14 @@ class Attention(nnx.Module):
         self, h: Float[Array, "T B H"], state: Float[Array, "B H"], lengths: Int[Array, " B"] | None
     ) -> Float[Array, "B H"]:
         """Σ_t weight_t h_t."""
-        return jnp.einsum("tb,tbh->bh", self.weights(h, state, lengths), h)
+        weights = self.weights(h, state, lengths)
+        return jax.vmap(self._product, in_axes=1)(weights, h)
+
+    def _at_every_step(self, h: Float[Array, "T B H"], query: Float[Array, "B H"]) -> Float[Array, "T B"]:
+        """Each row's h times its query."""
+        if self.precision == "highest":  # The other form sums in another order.
+            return jnp.einsum("tbh,bh->tb", h, query, precision="highest")
+        return jax.vmap(self._product, in_axes=(1, 0), out_axes=1)(h, query)
+
+    def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return matmul(a, b, self.precision)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.nn.word_sums import How, gradients, local_words, sum_of_others
-from rnnlab.ops.linear import ComputeType, matmul
+from rnnlab.ops.linear import Precision, matmul, rounded
 from rnnlab.parallel.sharding import held_rows, local_rows
 from rnnlab.typing import Array, Bool, Float, Int
 
@@ -29,7 +29,7 @@ class Candidates(NamedTuple):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["h", "kernel", "bias", "candidates"],
-    meta_fields=["vocabulary", "chunk", "compute", "axis_name"],
+    meta_fields=["vocabulary", "chunk", "precision", "axis_name"],
 )
 @dataclasses.dataclass(frozen=True)
 class Distribution:
@@ -45,7 +45,7 @@ class Distribution:
     vocabulary: int | None = None
     """How many words there are on all devices, where rows follow that are none; None: every row is one."""
     chunk: int | None = None
-    compute: ComputeType = "float32"
+    precision: Precision = "highest"
     axis_name: str | None = None
     """The axis of devices that the words are split over, in equal parts in the order of the axis."""
 
@@ -59,7 +59,7 @@ class Distribution:
         differentiate this inside `jax.shard_map(..., check_vma=False)`: every device of the axis has the values of its
         own rows, their gradients of h, and the gradient that all rows have for its own words.
         """
-        how = How(self.chunk, self.compute, self.axis_name)
+        how = How(self.chunk, self.precision, self.axis_name)
         h: Any = self.h.reshape(-1, self.h.shape[-1])
         words: Any = targets.reshape(-1)
         valid: Any = None if inside is None else inside.reshape(-1)
@@ -81,8 +81,8 @@ class Distribution:
 
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
-        bias = self._bias_of_words(How(self.chunk, self.compute, self.axis_name))
-        z = matmul(self.h.reshape(-1, self.h.shape[-1]), self.kernel.T, self.compute) + bias
+        bias = self._bias_of_words(How(self.chunk, self.precision, self.axis_name))
+        z = matmul(self.h.reshape(-1, self.h.shape[-1]), self.kernel.T, self.precision) + bias
         return z.reshape(*self.h.shape[:-1], -1)
 
     def _bias_of_words(self, how: How) -> Float[Array, " V"]:
@@ -189,8 +189,8 @@ def _of_words(
     how: How, h: Float[Array, "R P"], kernel: Float[Array, "R P"], bias: Float[Array, " R"], held: jax.Array
 ) -> Float[Array, " R"]:
     """Each row's logit of one word, on all devices."""
-    if how.compute != "float32":
-        h, kernel = (a.astype(how.compute).astype(jnp.float32) for a in (h, kernel))
+    if how.precision in ("tf32", "bfloat16"):
+        h, kernel = (rounded(a, how.precision).astype(jnp.float32) for a in (h, kernel))
     return _summed(how.axis_name, jnp.where(held, (h * kernel).sum(1) + bias, 0))
 
 

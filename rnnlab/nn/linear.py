@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
-from rnnlab.ops.linear import ComputeType, affine
+from rnnlab.ops.linear import Precision, affine
 from rnnlab.typing import Array, Float
 
 
@@ -22,7 +22,7 @@ class Linear(nnx.Module):
     ):
         self.kernel = nnx.Param(as_initializer(kernel_init)(rngs.params(), (in_features, out_features), jnp.float32))
         self.bias = nnx.Param(as_initializer(bias_init)(rngs.params(), (out_features,), jnp.float32))
-        self.compute: ComputeType = "float32"
+        self.precision: Precision = "highest"
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... O"]:
-        return affine(x, self.kernel[...], self.bias[...], self.compute)
+        return affine(x, self.kernel[...], self.bias[...], self.precision)

@@ -95,8 +95,8 @@ class Network(ShownAsTree, nnx.Module):
             check_softmax(options.softmax, width, out_features, vocabulary, options.embedding)
             self.readout = Softmax(width, out_features, options.softmax, **inits, rngs=rngs)
         for _, module in nnx.iter_modules(self):
-            if hasattr(module, "compute"):
-                module.compute = options.compute  # pyright: ignore[reportAttributeAccessIssue]
+            if hasattr(module, "precision"):
+                module.precision = options.precision  # pyright: ignore[reportAttributeAccessIssue]
 
     def _make_layers(self, options: ModelOptions, in_features: int, rngs: nnx.Rngs) -> int:
         """Makes all layers and what connects them; returns how many features the readout sees."""

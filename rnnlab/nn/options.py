@@ -9,7 +9,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import check_count
 from rnnlab.engine import Backend, Store
 from rnnlab.ops.initializers import InitializerSpec
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 
 Readout = Literal["last", "every"]
 Connections = Literal["plain", "residual", "highway", "skip", "dense"]
@@ -165,8 +165,9 @@ class ModelOptions:
     """Dropout in training."""
     cotangent: CotangentOptions = CotangentOptions()
     """Changes of the gradient at each time step of the backward pass."""
-    compute: ComputeType = "float32"
-    """The type that operands of all matrix products are rounded to; parameters, carries and sums stay in float32."""
+    precision: Precision = "highest"
+    """How exact all matrix products are: operands as they are, or rounded to TF32 (once, or in three products) or
+    bfloat16; parameters, carries and sums stay in float32."""
     recurrence: RecurrenceOptions = RecurrenceOptions()
     """How the engine runs every layer."""
 

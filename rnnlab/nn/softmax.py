@@ -15,7 +15,7 @@ from rnnlab.nn.cross_entropy import Candidates, Distribution
 from rnnlab.nn.linear import Linear
 from rnnlab.nn.options import SoftmaxOptions
 from rnnlab.ops.initializers import InitializerSpec, as_initializer
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 from rnnlab.ops.random_streams import Training, named
 from rnnlab.parallel.sharding import filled
 from rnnlab.typing import Array, Float, PRNGKeyArray
@@ -105,7 +105,7 @@ class Softmax(nnx.Module):
         self.word_kernel = table
         bias = as_initializer(bias_init)(rngs.params(), (vocabulary,), jnp.float32)
         self.bias = nnx.Param(filled(bias, parts))
-        self.compute: ComputeType = "float32"
+        self.precision: Precision = "highest"
         self.axis_name: str | None = None
         """Set where this device has a part of the words."""
 
@@ -121,4 +121,4 @@ class Softmax(nnx.Module):
         h = h if self.projection is None else self.projection(h)
         bias = self.bias[...]
         vocabulary = None if bias.shape[0] == self.vocabulary else self.vocabulary
-        return Distribution(h, kernel, bias, candidates, vocabulary, self.chunk, self.compute, self.axis_name)
+        return Distribution(h, kernel, bias, candidates, vocabulary, self.chunk, self.precision, self.axis_name)

@@ -157,5 +157,5 @@ def carries_before(first: Carry, carries: Carry, reverse: bool) -> Carry:
 
 def one_step(cell: RecurrentCell, state_mask: jax.Array | None = None) -> Callable[[Carry, Parts], Carry]:
     """(carry, z_t) -> the next carry, with what it multiplies by built once."""
-    multiply = multiplication(cell.matrices(), cell.compute, state_mask)
+    multiply = multiplication(cell.matrices(), cell.precision, state_mask)
     return lambda carry, z: cell.step(carry, z, multiply)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnlab.ops.linear import ComputeType, matmul, rounded
+from rnnlab.ops.linear import Precision, matmul, rounded
 from rnnlab.typing import Array, Float, Int
 
 
@@ -18,7 +18,7 @@ class How(NamedTuple):
     """The static fields of a cross-entropy."""
 
     chunk: int | None
-    compute: ComputeType
+    precision: Precision
     axis_name: str | None
 
 
@@ -44,14 +44,14 @@ def sum_of_others(
     V = 33 278 on 2 cores, all words in one chunk: forward 95 ms, [rows, words] 126; with the gradient 229 and 391).
     """
     rows = _Rows.of(h.shape[0], count)
-    width, ht = _width(how, rows.width, kernel.shape[0]), rounded(h, how.compute).T
+    width, ht = _width(how, rows.width, kernel.shape[0]), rounded(h, how.precision).T
 
     def body(start: Any, first: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         part, offset, word = _chunk((kernel, bias, words), start, width)
 
         def of_rows(at: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             largest, total = (rows.take(a, at) for a in carry)
-            z = matmul(part, rows.take(ht, at, axis=1), how.compute) + offset[:, None]
+            z = matmul(part, rows.take(ht, at, axis=1), how.precision) + offset[:, None]
             out = (start + jnp.arange(width) < first)[:, None] | (word[:, None] == rows.take(targets, at))
             z = jnp.where(out, -jnp.inf, z)
             new = jnp.maximum(largest, z.max(0))
@@ -83,24 +83,24 @@ def gradients(
     at_target: Float[Array, " R"],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of h, kernel and bias; that of a logit z is d exp(z - normaliser), at the row's target `at_target`."""
-    rows, ours = _Rows.of(h.shape[0], count), rounded(h, how.compute)
+    rows, ours = _Rows.of(h.shape[0], count), rounded(h, how.precision)
     width = _width(how, rows.width, kernel.shape[0])
 
     def body(start: Any, first: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         dh, dkernel, dbias = carry
         part, offset, word = _chunk((kernel, bias, words), start, width)
-        part = rounded(part, how.compute)
+        part = rounded(part, how.precision)
         # Words that the chunk before has had get the same gradient again; h must not.
         new = jnp.where((start + jnp.arange(width) < first)[:, None], 0, part)
 
         def of_rows(at: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             dh, dpart, doffset = carry
             block_h, block_d = rows.take(ours, at), rows.take(d, at)
-            z = matmul(part, block_h.T, how.compute) + offset[:, None]
+            z = matmul(part, block_h.T, how.precision) + offset[:, None]
             slope = block_d * jnp.exp(z - rows.take(normaliser, at))
             dz = jnp.where(word[:, None] == rows.take(targets, at), rows.take(at_target, at), slope)
-            dpart = rows.plus(dpart, matmul(dz, block_h, how.compute).astype(kernel.dtype))
-            dh = rows.put(dh, rows.take(dh, at) + matmul(dz.T, new, how.compute), at)
+            dpart = rows.plus(dpart, matmul(dz, block_h, how.precision).astype(kernel.dtype))
+            dh = rows.put(dh, rows.take(dh, at) + matmul(dz.T, new, how.precision), at)
             return dh, dpart, rows.plus(doffset, dz.sum(1).astype(bias.dtype))
 
         nothing = jnp.zeros(part.shape, kernel.dtype), jnp.zeros(width, bias.dtype)

@@ -1,45 +1,104 @@
 """Matrix products and the affine map of layers and cells: their rounding, and the form that differentiates fastest."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import PartitionSpec
 
+from rnnlab.config.errors import ConfigError
 from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Float
 
-ComputeType = Literal["float32", "bfloat16"]
-"""The type that operands of products are rounded to; "float32" leaves them as they are, double precision too."""
+Precision = Literal["highest", "tf32", "tf32x3", "bfloat16"]
+"""How exact products are; their sums and results are float32.
+
+    highest   operands as they are, double precision too; a GPU and a TPU by themselves would round them
+    tf32      operands rounded to the 10 bits of TF32's mantissa
+    tf32x3    the sum of three such products, of operands as large and small parts
+    bfloat16  operands rounded to the 7 bits of bfloat16's mantissa
+
+Operands are rounded to nearest before the product, so that numbers are the same on every platform up to the order of
+sums; a GPU has tensor cores for all but the first.
+"""
 
 
-def matmul(a: Float[Array, "R K"], b: Float[Array, "K O"], compute: ComputeType = "float32") -> Float[Array, "R O"]:
-    """a b. With "bfloat16" the operands of this product, and of those of its gradient, are rounded to bfloat16, and the
-    sums and results are float32; reverse mode only."""
-    return a @ b if compute == "float32" else _rounded(a, b)
+def matmul(a: Float[Array, "... K"], b: Float[Array, "K ..."], precision: Precision = "highest") -> Float[Array, "..."]:
+    """a b, for a matrix or a vector b. Operands of the products of its gradient are rounded, too; what rounds has a
+    reverse mode only."""
+    if precision == "highest":
+        return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    rows, columns = a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1)
+    product: Any = _rounded_product(precision, rows, columns)
+    return product.reshape(*a.shape[:-1], *b.shape[1:])
 
 
-def rounded(a: jax.Array, compute: ComputeType) -> jax.Array:
+def rounded(a: jax.Array, precision: Precision) -> jax.Array:
     """An operand as `matmul` rounds it, for one that many products share."""
-    return a if compute == "float32" else a.astype(compute)
+    if precision == "bfloat16":
+        return a.astype(jnp.bfloat16)
+    return _tf32(a) if precision == "tf32" else a
 
 
-@jax.custom_vjp
-def _rounded(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+def multiplied(a: Float[Array, "R K"], b: Float[Array, "K O"], precision: Precision, dtype: Any) -> Float[Array, "R O"]:
+    """a b, summed in dtype; not to be differentiated where it rounds."""
+    times = functools.partial(jnp.matmul, precision=lax.Precision.DEFAULT, preferred_element_type=dtype)
+    if precision == "highest":
+        return times(a, b, precision=lax.Precision.HIGHEST)
+    if precision == "tf32x3":
+        (a, small_a), (b, small_b) = _halves(a), _halves(b)
+        return times(a, b) + (times(a, small_b) + times(small_a, b))
+    return times(rounded(a, precision), rounded(b, precision))
 
 
-def _rounded_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _rounded(a, b), (a, b)
+def _tf32(a: jax.Array) -> jax.Array:
+    """In float32; what is rounded already stays as it is, on tensor cores, too, whatever they do with further bits."""
+    return lax.reduce_precision(a.astype(jnp.float32), exponent_bits=8, mantissa_bits=10)
 
 
-def _rounded_backward(operands: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _halves(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(large, small), whose sum has 21 bits of the array's mantissa."""
+    large = _tf32(a)
+    return large, _tf32(jnp.where(jnp.isfinite(large), a - large, 0))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rounded_product(precision: Precision, a: jax.Array, b: jax.Array) -> jax.Array:
+    return multiplied(a, b, precision, jnp.float32)
+
+
+def _rounded_forward(precision: Precision, a: jax.Array, b: jax.Array) -> tuple:
+    return _rounded_product(precision, a, b), (a, b)
+
+
+def _rounded_backward(precision: Precision, operands: tuple, d: jax.Array) -> tuple[jax.Array, jax.Array]:
     a, b = operands
-    return _rounded(d, b.T).astype(a.dtype), _rounded(a.T, d).astype(b.dtype)
+    products: Any = _rounded_product(precision, d, b.T), _rounded_product(precision, a.T, d)
+    return products[0].astype(a.dtype), products[1].astype(b.dtype)
 
 
-_rounded.defvjp(_rounded_forward, _rounded_backward)
+_rounded_product.defvjp(_rounded_forward, _rounded_backward)
+
+
+def check_precision(device: Any, precision: Precision) -> None:
+    """Tries a product.
+
+    Raises:
+        ConfigError: the device cannot.
+    """
+    if precision in ("tf32", "tf32x3") and device.platform == "tpu":  # Its products in float32 are of bfloat16.
+        raise ConfigError(f"model.precision: a TPU has no TF32, as {precision!r} asks for; use 'highest' or 'bfloat16'")
+    try:
+        with jax.default_device(device):
+            ones = jnp.ones((8, 8))
+            jax.block_until_ready(multiplied(ones, ones, precision, jnp.float32))
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ConfigError(
+            f"model.precision: {device.platform} has no products in {precision!r} ({reason}); use 'highest'"
+        ) from error
 
 
 def check_width(x: jax.Array, width: int, taker: str) -> None:
@@ -52,7 +111,7 @@ def affine(
     x: Float[Array, "... D"],
     kernel: Float[Array, "D O"],
     bias: Float[Array, " O"],
-    compute: ComputeType = "float32",
+    precision: Precision = "highest",
 ) -> Float[Array, "... O"]:
     """x W + b, for any leading axes; of integers and truth values as numbers of the type of W.
 
@@ -70,19 +129,19 @@ def affine(
     mesh = explicit_mesh((x, kernel))
     if mesh is not None:
         spec = PartitionSpec(*jax.typeof(x).sharding.spec[:-1], None)
-        return on_explicit_mesh(mesh, functools.partial(_affine, compute=compute), spec, x, kernel, bias)
-    return _affine(x, kernel, bias, compute)
+        return on_explicit_mesh(mesh, functools.partial(_affine, precision=precision), spec, x, kernel, bias)
+    return _affine(x, kernel, bias, precision)
 
 
-def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, compute: ComputeType) -> jax.Array:
-    if x.shape[-1] <= _POINTWISE and compute == "float32":
+def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, precision: Precision) -> jax.Array:
+    if x.shape[-1] <= _POINTWISE and precision == "highest":
         return _pointwise(x, kernel, bias)
     rows = x.reshape(-1, x.shape[-1])
-    if compute == "float32" and rows.shape[1] <= _NARROW:
+    if precision == "highest" and rows.shape[1] <= _NARROW:
         one = jnp.ones((rows.shape[0], 1), x.dtype)
-        z = jnp.concatenate([rows, one], 1) @ jnp.concatenate([kernel, bias[None]])
+        z = matmul(jnp.concatenate([rows, one], 1), jnp.concatenate([kernel, bias[None]]))
     else:  # The bias is never rounded.
-        z = matmul(rows, kernel, compute) + bias
+        z = matmul(rows, kernel, precision) + bias
     return z.reshape(*x.shape[:-1], kernel.shape[1])
 
 
@@ -107,5 +166,5 @@ def _pointwise_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Arra
     (x, kernel, _), (dx, dkernel, dbias) = primals, tangents
     rows = x.reshape(-1, x.shape[-1])
     rows = jnp.concatenate([rows, jnp.ones((rows.shape[0], 1), x.dtype)], 1)
-    dz = rows @ jnp.concatenate([dkernel, dbias[None]])
-    return _pointwise(*primals), dz.reshape(*x.shape[:-1], kernel.shape[1]) + dx @ kernel
+    dz = matmul(rows, jnp.concatenate([dkernel, dbias[None]]))
+    return _pointwise(*primals), dz.reshape(*x.shape[:-1], kernel.shape[1]) + matmul(dx, kernel)

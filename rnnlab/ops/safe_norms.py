@@ -3,6 +3,8 @@
 Clipping by a norm is in `optim/clipping.py`, the meaning of norms in `diagnostics/`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -80,5 +82,6 @@ def _products(a: PyTree, b: PyTree) -> tuple[jax.Array, jax.Array, jax.Array, ja
     pairs = list(zip(*(map(widened, jax.tree.leaves(tree)) for tree in (a, b)), strict=True))
     of_a, of_b = (scale_for(_largest([pair[i] for pair in pairs])) for i in (0, 1))
     pairs = [(x / of_a, y / of_b) for x, y in pairs]
-    aa, ab, bb = (sum(jnp.vdot(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 0), (0, 1), (1, 1)))
+    product = functools.partial(jnp.vdot, precision="highest")
+    aa, ab, bb = (sum(product(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 0), (0, 1), (1, 1)))
     return aa, ab, bb, of_a / of_b  # pyright: ignore[reportReturnType]

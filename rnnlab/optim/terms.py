@@ -103,7 +103,7 @@ def orthogonality(weights: Weights, strength: Traced[NonNegative]) -> Float[Arra
     for cell in weights.cells.values():
         if matrices := cell.recurrent_matrices():
             blocks = _wide(jnp.stack(list(matrices.values())))
-            gram = jnp.einsum("ghi,ghj->gij", blocks, blocks)
+            gram = jnp.einsum("ghi,ghj->gij", blocks, blocks, precision="highest")
             total += strength * jnp.sum((gram - jnp.eye(blocks.shape[-1], dtype=blocks.dtype)) ** 2)
     return total
 

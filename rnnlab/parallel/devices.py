@@ -12,7 +12,6 @@ import platform
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
@@ -162,24 +161,6 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
         available = [device for held in owned for device in held]
     grid = np.asarray(available[:devices]).reshape(-1, devices if all_share else split)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
-
-
-def check_compute(mesh: Mesh, dtype: str) -> None:
-    """Tries a product of this type.
-
-    Raises:
-        ConfigError: the devices cannot.
-    """
-    device = mesh.local_devices[0]
-    try:
-        with jax.default_device(device):
-            ones = jnp.ones((8, 8), dtype)
-            jax.block_until_ready(jnp.matmul(ones, ones, preferred_element_type=jnp.float32))
-    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise ConfigError(
-            f"model.compute: {device.platform} cannot multiply in {dtype} ({reason}); float32 works"
-        ) from error
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:

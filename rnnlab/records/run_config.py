@@ -13,7 +13,7 @@ from rnnlab.config.errors import ConfigError, UnknownField, unknown
 from rnnlab.config.fields import fields_of
 from rnnlab.config.numbers import split_numbers
 from rnnlab.config.outside import folders_of, is_outside, look_in
-from rnnlab.config.overrides import Config, field_paths, fields_named, set_paths, to_dict
+from rnnlab.config.overrides import Config, copied, field_paths, fields_named, set_paths, to_dict
 from rnnlab.config.schema import resolve
 from rnnlab.config.texts import annotation_at, literal, typed
 from rnnlab.diagnostics import DIAGNOSTICS
@@ -21,6 +21,7 @@ from rnnlab.nn.options import ModelOptions
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.chain import OptimizerOptions, OptimizerSpec
 from rnnlab.optim.penalties import PenaltyOptions
+from rnnlab.records.former_fields import renamed_fields, renamed_paths
 from rnnlab.records.trackers import TrackerName
 from rnnlab.tasks import AugmentationOptions, TaskSpec
 
@@ -158,8 +159,9 @@ def field_hints(config: Config, texts: Mapping[str, str]) -> Callable[[str], Any
 
 
 def set_fields(config: Config, overrides: Mapping[str, Any], complete: bool = True) -> dict[str, Any]:
-    """The same with values in place of texts; see `config.overrides.set_paths`."""
-    return set_paths(config, overrides, _KEPT_BY_NAME, complete)
+    """The same with values in place of texts; see `config.overrides.set_paths`. Names of earlier versions are those of
+    today afterwards."""
+    return set_paths(renamed_fields(copied(config)), renamed_paths(overrides), _KEPT_BY_NAME, complete)
 
 
 _KEPT_BY_NAME = {
@@ -175,7 +177,7 @@ def resolve_config(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with it, in one line that says where.
     """
-    plain = to_dict(config)
+    plain = renamed_fields(to_dict(config))
     folders = plain.get("import_from", ())
     if folders:
         look_in([folders] if isinstance(folders, str) else folders)

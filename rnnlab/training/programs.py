@@ -20,7 +20,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.diagnostics.probe import Probe
-from rnnlab.parallel.devices import check_compute
+from rnnlab.ops.linear import check_precision
 from rnnlab.parallel.sharding import ALL_AXES, row_parts
 from rnnlab.tasks import Split, StreamTask
 from rnnlab.training.constants import check_constants, constant_numbers
@@ -68,8 +68,8 @@ class Programs:
         self.data_shapes = data_shapes(self.task, batch_size)
         self.update = Update(structure, batch_size, log_every)
         self.evaluation = Evaluation(structure, row_parts(mesh))
-        if structure.compute != "float32":
-            check_compute(mesh, structure.compute)
+        if structure.precision != "highest":
+            check_precision(mesh.local_devices[0], structure.precision)
         self.shapes = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
         """Shapes of a state's leaves, each of them whole; a carry has all rows of the batch."""
         others = (*RUNNING, "clipped")

@@ -16,6 +16,7 @@ from rnnlab.config.numbers import merge_numbers
 from rnnlab.nn.connections import Carries
 from rnnlab.nn.network import Network
 from rnnlab.nn.options import SoftmaxOptions
+from rnnlab.ops.linear import Precision
 from rnnlab.ops.random_streams import stream
 from rnnlab.optim.averaging import AveragingOptions
 from rnnlab.optim.chain import make_optimizer, waits_for_plateau
@@ -76,7 +77,8 @@ class Structure:
         network = nnx.eval_shape(lambda: self.initial_network(self.numbers, jnp.int32(0)))
         self.graphdef = nnx.graphdef(network)
         """The graphdef of the network with all its parameters whole."""
-        self.backend, self.compute = network.layers[0].backend, network.readout.compute
+        self.backend = network.layers[0].backend
+        self.precision: Precision = network.readout.precision
         self._cells = network.cells()
         Groups(optimizer.get("groups"), self._cells).check(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
         self.word_leaves = network.word_leaves()

@@ -70,7 +70,7 @@ class Masked:
     """A cell with one row's state_mask in its own step."""
 
     def __init__(self, cell: Any, mask: jax.Array):
-        self.cell, self.mask, self.compute = cell, mask, cell.compute
+        self.cell, self.mask, self.precision = cell, mask, cell.precision
         self.project, self.split, self.matrices = cell.project, cell.split, cell.matrices
         self.initial_carry = cell.initial_carry
 
@@ -219,7 +219,7 @@ def test_a_row_that_is_not_finite_is_nan_and_the_others_are_not() -> None:
 
 def test_a_cell_with_products_in_bfloat16_has_the_jacobians_of_its_reverse_mode() -> None:
     cell = vanilla(jnp.asarray(rotation(H), jnp.float32), "linear")
-    cell.compute = "bfloat16"
+    cell.precision = "bfloat16"
     trajectory = run(cell, random_array(0, T, 1, D))
     jacobian = np.asarray(measured(step_jacobians, trajectory, jnp.array([0])))[0, 0]
     np.testing.assert_allclose(jacobian, np.asarray(cell.recurrent_kernel[...]).T, atol=4e-3)

@@ -112,8 +112,8 @@ class MovedMatrices(nnx.Module):
 
     # What makes it a cell to the engine: from Python 3.12 on, that does not look at __getattr__.
     @property
-    def compute(self) -> Any:
-        return self.cell.compute
+    def precision(self) -> Any:
+        return self.cell.precision
 
     def project(self, x: jax.Array) -> jax.Array:
         return self.cell.project(x)

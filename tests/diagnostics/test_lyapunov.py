@@ -191,7 +191,7 @@ def test_single_precision_does_not_leave_its_range_and_bfloat16_has_exponents() 
     for scale in (1e-30, 1e30):
         np.testing.assert_allclose(exponents(linear(scale * np.eye(H), 512)), math.log(scale), rtol=1e-5)
     cell = vanilla(np.asarray(0.5 * rotation(H), np.float32))
-    cell.compute = "bfloat16"
+    cell.precision = "bfloat16"
     np.testing.assert_allclose(exponents(run(cell, random_array(0, T, B, D))), math.log(0.5), atol=0.02)
 
 

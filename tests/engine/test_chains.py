@@ -252,7 +252,7 @@ def test_a_state_mask_of_other_units_than_a_matrix_has_rows_is_one_line():
 
 def test_a_cell_that_is_no_module_runs_on_the_reference_backend():
     class Plain:
-        compute = "float32"
+        precision = "highest"
         project = staticmethod(lambda x: x)
         split = staticmethod(lambda a: [a])
         matrices = staticmethod(lambda: {})

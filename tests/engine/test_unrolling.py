@@ -455,7 +455,7 @@ def test_gates_that_follow_from_the_carries_are_not_kept(variant, arrays):
     # or, with the reset gate before the product, r ∘ h.
     cell = make_cell(variant, D, H)
     graphdef, params = nnx.split(cell)
-    plan = Plan(graphdef, T, False, 1, keep_carries=True, keep_gates=True, compute="float32")
+    plan = Plan(graphdef, T, False, 1, keep_carries=True, keep_gates=True, precision="highest")
     x = jnp.zeros((T, B, D))
     assert (
         kept_bytes(plan, params, cell.matrices(), cell.initial_carry(B, x.dtype), x, ())
@@ -492,17 +492,17 @@ def test_bfloat16_products_change_gradients_by_their_rounding_and_no_more(varian
     graphdef, state = nnx.split(make_cell(variant, in_features=4, features=16))
     x = random_array(1, 20, 8, 4)
 
-    def gradients(compute: str, backend: str) -> tuple[nnx.State, jax.Array]:
+    def gradients(precision: str, backend: str) -> tuple[nnx.State, jax.Array]:
         def loss(state: nnx.State, x: jax.Array) -> jax.Array:
             cell = nnx.merge(graphdef, state)
-            cell.compute = compute
+            cell.precision = precision
             h, _ = unroll(cell, x, backend=backend, chunk=8)
             assert h.dtype == jnp.float32
             return jnp.mean((h - 0.5) ** 2)
 
         return jax.grad(loss, (0, 1))(state, x)
 
-    exact = gradients("float32", "fused")
+    exact = gradients("highest", "fused")
     for backend in ("fused", "reference"):
         found = gradients("bfloat16", backend)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))

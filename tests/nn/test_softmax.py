@@ -187,7 +187,7 @@ def test_bfloat16_rounds_operands_and_sums_in_single() -> None:
     (h, kernel, bias), targets = operands()
     half = lambda a: a.astype(jnp.bfloat16).astype(jnp.float32)  # noqa: E731
     ours = value_and_gradients(
-        lambda *a: Distribution(*a, chunk=8, compute="bfloat16").cross_entropy(targets), (h, kernel, bias)
+        lambda *a: Distribution(*a, chunk=8, precision="bfloat16").cross_entropy(targets), (h, kernel, bias)
     )
     expected = value_and_gradients(lambda *a: full(*a, targets), (half(h), half(kernel), bias))
     assert_close(ours[0], expected[0], 1e-5)

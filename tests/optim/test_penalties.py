@@ -642,11 +642,11 @@ def test_a_step_that_passes_nothing_on_counts_one_with_a_finite_slope() -> None:
 def test_omega_of_rounded_products_is_near_and_has_a_gradient() -> None:
     graphdef, state, x, carry = problem("lstm")
     found = []
-    for compute in ("float32", "bfloat16"):
+    for precision in ("highest", "bfloat16"):
 
-        def omega(state: Any, compute: str = compute) -> jax.Array:
+        def omega(state: Any, precision: str = precision) -> jax.Array:
             cell = nnx.merge(graphdef, state)
-            cell.compute = compute
+            cell.precision = precision
             carries = carries_of(cell, x, None, False, carry)[1]
             return gradient_norm_penalty(cell, x, carry, carries, random_like(carries, 6)).sum()
 

@@ -33,7 +33,7 @@ def kernel(
         ValueError: a platform without kernels, or a cell that no kernel can run or hold.
     """
     cell = plan.cell(params)
-    settings = settings_for(plan.compute, interpret, x.shape[1])
+    settings = settings_for(plan.precision, interpret, x.shape[1])
     z = [*cell.split(cell.project(x))]
     of_kernel = KernelPlan(plan, settings)
     try:

@@ -54,7 +54,7 @@ class Inputs:
         for key, (array, axis) in vectors_of(program, sequence.matrices).items():
             keys[key] = array, program.axes[axis], array.dtype
         self.vector_keys = list(keys)
-        self.blocks = blocks_of(program, sequence.matrices, sequence.settings.compute)
+        self.blocks = blocks_of(program, sequence.matrices, sequence.settings.precision)
         if keys:
             arrays, axes, dtypes = zip(*keys.values(), strict=True)
             self.add("vectors", "whole", arrays, Arrays(axes, dtypes))

@@ -14,7 +14,7 @@ from rnnlab.engine.contract import Matrix
 from rnnlab.engine.kernel.axes import Value, segmentwise, without_padding, write
 from rnnlab.engine.kernel.launch import barrier
 from rnnlab.engine.kernel.programs import Program
-from rnnlab.ops.linear import ComputeType, rounded
+from rnnlab.ops.linear import Precision, multiplied, rounded
 
 
 class Block(NamedTuple):
@@ -36,11 +36,11 @@ def places_of(program: Program) -> dict[str, int]:
     return first
 
 
-def blocks_of(program: Program, matrices: Mapping[str, Matrix], compute: ComputeType) -> dict[Block, jax.Array]:
+def blocks_of(program: Program, matrices: Mapping[str, Matrix], precision: Precision) -> dict[Block, jax.Array]:
     """All blocks that are not zero [P, P'], padded with zeros; those of one row or column [1, P]."""
     blocks = {}
     for name, number in places_of(program).items():
-        matrix, kernel = matrices[name], rounded(matrices[name].kernel, compute)
+        matrix, kernel = matrices[name], rounded(matrices[name].kernel, precision)
         if kernel.ndim == 1:
             continue
         width = matrix.columns // matrix.parts
@@ -197,18 +197,18 @@ class Products:
         rows = self.program.axes["value", number].segments[key.rows]
         columns = self.program.axes["u", number, key.part].segments[key.columns]
         wide = jnp.promote_types(segment.dtype, jnp.float32)
-        compute = self.settings.compute
+        precision = self.settings.precision
         if rows.width == 1 or columns.width == 1:
             line = block[...] if self.scratch is not None else block
-            product = rounded(segment, compute).astype(wide) * rounded(line, compute).astype(wide)
+            product = self._rounded(segment).astype(wide) * line.astype(wide)
             sums = columns.width == 1 if not transposed else rows.width == 1
             return jnp.sum(product, axis=1, keepdims=True) if sums and product.shape[1] > 1 else product
-        contracted = 1 if transposed else 0
 
         def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-            numbers = (((1,), (contracted,)), ((), ()))
-            a, b = rounded(a, compute), rounded(b, compute)
-            return lax.dot_general(a, b, numbers, precision=self.settings.precision, preferred_element_type=wide)
+            if self.settings.interpret:
+                return multiplied(a, b.T if transposed else b, precision, wide)
+            numbers, exactness = (((1,), (1 if transposed else 0,)), ((), ())), _EXACTNESS[precision]
+            return lax.dot_general(self._rounded(a), b, numbers, precision=exactness, preferred_element_type=wide)
 
         if self.scratch is None:
             return dot(segment, block)
@@ -222,3 +222,16 @@ class Products:
         width = rows.padded if transposed else columns.padded
         zeros = jnp.zeros((segment.shape[0], width), wide)
         return lax.fori_loop(0, segment.shape[1] // tile, add, zeros)
+
+    def _rounded(self, value: jax.Array) -> jax.Array:
+        """An operand beside a block, which is rounded outside; to TF32 tensor cores round it."""
+        precision = self.settings.precision
+        return rounded(value, precision) if precision == "bfloat16" or self.settings.interpret else value
+
+
+_EXACTNESS: dict[Precision, Any] = {
+    "highest": lax.Precision.HIGHEST,
+    "tf32": lax.Precision.DEFAULT,
+    "tf32x3": lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
+    "bfloat16": lax.Precision.DEFAULT,
+}

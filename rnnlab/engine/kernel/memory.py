@@ -3,20 +3,19 @@ again at every step by tiles."""
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 
 from rnnlab.engine.contract import Matrix
 from rnnlab.engine.kernel.programs import Program
 from rnnlab.engine.kernel.settings import Settings
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 
 
 class TooLarge(ValueError):
     """A step that no program can hold; the text says how many bytes it takes."""
 
 
-def matrix_bytes(program: Program, matrices: Mapping[str, Matrix], compute: ComputeType) -> int:
+def matrix_bytes(program: Program, matrices: Mapping[str, Matrix], precision: Precision) -> int:
     """The blocks of all matrices that a step meets, padded."""
     total = 0
     for number, each in enumerate(program.trace.products):
@@ -24,7 +23,7 @@ def matrix_bytes(program: Program, matrices: Mapping[str, Matrix], compute: Comp
         kernel = matrices[each.name].kernel
         if number != first or kernel.ndim == 1:
             continue
-        size = 2 if compute == "bfloat16" else kernel.dtype.itemsize
+        size = 2 if precision == "bfloat16" else kernel.dtype.itemsize
         columns = sum(program.axes["u", number, part].padded for part in range(each.parts))
         heads = kernel.shape[0] if kernel.ndim == 3 else 1
         total += program.axes["value", number].padded * columns * size // heads
@@ -41,7 +40,7 @@ def fitted(program: Program, matrices: Mapping[str, Matrix], settings: Settings,
     Raises:
         TooLarge: there is none.
     """
-    held = matrix_bytes(program, matrices, settings.compute)
+    held = matrix_bytes(program, matrices, settings.precision)
     widest = max(axis.padded for axis in program.axes.values())
     size = max([jnp.dtype(v.aval.dtype).itemsize for v in program.before], default=4)
     if settings.target == "mosaic":
@@ -51,9 +50,9 @@ def fitted(program: Program, matrices: Mapping[str, Matrix], settings: Settings,
     if settings.streamed is not None:
         return settings
     copies = 2 if again else 1  # The matrices and their transposes are kept apart.
-    if settings.precision == jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3:
+    if settings.precision == "tf32x3":
         copies *= 2
-    elif settings.precision == jax.lax.Precision.HIGHEST and settings.compute == "float32":
+    elif settings.precision == "highest":
         copies *= 3  # Without tensor cores a held GRU of 128 units spills 6,036 bytes a thread, one by tiles none.
     if copies * held + 2 * settings.rows * widest * size <= settings.chip:
         return settings._replace(streamed=False)

@@ -200,7 +200,7 @@ def _kernel_backward(plan, residuals, cotangents):
             one = constants[index] if kind == "constant" else sequence.free[program.kept[index]]
             value = jnp.broadcast_to(one, (steps, batch, matrices[each.name].rows))
         matrix, total = matrices[each.name], dmatrices[each.name]
-        total = add_gradient(total, matrix, value, du[number], state_mask, plan.base.compute)
+        total = add_gradient(total, matrix, value, du[number], state_mask, plan.base.precision)
         dmatrices = {**dmatrices, each.name: total}
     leaves, structure = jax.tree.flatten(dparams)
     dread = _gradients_of_params(program, sequence.free, unpacked("sums", out.get("sums"), program.sums))

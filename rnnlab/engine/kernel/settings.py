@@ -6,11 +6,10 @@ from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import jax
-from jax import lax
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.ops.linear import ComputeType
+from rnnlab.ops.linear import Precision
 
 Target = Literal["triton", "mosaic"]
 """The compiler of a kernel: Triton for NVIDIA and AMD, Mosaic for a TPU."""
@@ -21,8 +20,7 @@ class Settings(NamedTuple):
 
     target: Target
     interpret: bool = False
-    compute: ComputeType = "float32"
-    precision: Any = lax.Precision.HIGHEST
+    precision: Precision = "highest"
     rows: int = 16
     """Rows of a program: a tensor core's product has 16 at least."""
     chunk: int | None = None
@@ -80,12 +78,12 @@ def check_platform(interpret: bool) -> None:
         )
 
 
-def settings_for(compute: ComputeType, interpret: bool, batch: int) -> Settings:
+def settings_for(precision: Precision, interpret: bool, batch: int) -> Settings:
     """Those of the default platform. batch: how many rows there are."""
     changes = _CHANGES.get() or {}
     platform = jax.default_backend()
     target: Target = changes.get("target", "mosaic" if platform == "tpu" else "triton")
-    settings = Settings(target, interpret, compute, _precision())
+    settings = Settings(target, interpret, precision)
     if target == "mosaic":
         settings = settings._replace(rows=min(-(-batch // 8) * 8, 128), chunk=8, chip=100 << 20)
     else:
@@ -104,17 +102,3 @@ def chip_of(device: Any) -> int:
 
 _CHIP = {"8.0": 166912, "8.7": 166912, "9.0": 232448, "10.0": 232448, "10.3": 232448}
 """Those of NVIDIA's devices, by compute capability; others have less."""
-
-
-def _precision() -> Any:
-    """That of float32 products, as `jax.default_matmul_precision` says; exact where it says nothing."""
-    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    if asked is None:
-        return lax.Precision.HIGHEST
-    return _PRECISIONS.get(asked, lax.Precision.HIGHEST)
-
-
-_PRECISIONS: dict[str, Any] = {
-    **dict.fromkeys(("default", "fastest", "bfloat16", "tensorfloat32", "TF32_TF32_F32"), lax.Precision.DEFAULT),
-    **dict.fromkeys(("high", "bfloat16_3x", "TF32_TF32_F32_X3"), lax.DotAlgorithmPreset.TF32_TF32_F32_X3),
-}

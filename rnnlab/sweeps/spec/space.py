@@ -22,6 +22,7 @@ from rnnlab.config.overrides import refers, to_dict
 from rnnlab.config.reading import folder_of, read_file
 from rnnlab.config.schema import resolve
 from rnnlab.config.texts import literal
+from rnnlab.records.former_fields import renamed_paths
 from rnnlab.records.run_config import read_texts, resolve_config, set_fields, without_trackers
 from rnnlab.sweeps.spec.sections import SweepOptions, check_range
 
@@ -151,7 +152,7 @@ def _points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     listed = [] if sweep["runs"] and not factors else crossed
     return [
-        {**point, **seed}
+        {**renamed_paths(point), **seed}
         for point in [*listed, *(dict(run) for run in sweep["runs"])]
         for seed in ([{}] if "seed" in point else seeded)
     ]
@@ -238,7 +239,7 @@ def _blamed(base: Mapping[str, Any], common: Mapping[str, Any], point: Mapping[s
 def _check_baseline(baseline: Mapping[str, Any], settings: Sequence[Setting]) -> None:
     """A baseline names axes, and values that they have."""
     axes = axis_paths(settings)
-    for path, value in baseline.items():
+    for path, value in renamed_paths(baseline).items():
         if path not in axes:
             raise ConfigError(f"baseline: {unknown('axis', path, axes)}")
         values = {described({path: s.overrides[path]}): None for s in settings if path in s.overrides}

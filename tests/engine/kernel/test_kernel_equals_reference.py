@@ -165,12 +165,14 @@ def test_replicas_by_vmap_equal_the_reference():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", LAUNCHES)
-def test_products_in_bfloat16_are_those_of_the_reference(launch):
+@pytest.mark.parametrize(
+    ("launch", "precision"), [*((launch, "bfloat16") for launch in LAUNCHES), ("triton", "tf32"), ("triton", "tf32x3")]
+)
+def test_rounded_products_are_those_of_the_reference(launch, precision):
     def outputs(**options: Any) -> Any:
         def run(state: nnx.State, x: jax.Array) -> jax.Array:
             cell = nnx.merge(graphdef, state)
-            cell.compute = "bfloat16"
+            cell.precision = precision
             return unroll(cell, x, **options)[0]
 
         return jax.jit(run)(state, x)

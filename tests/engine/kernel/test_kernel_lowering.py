@@ -1,7 +1,7 @@
 """Both kernels of every cell lower for NVIDIA, AMD and TPU on a machine that has none, and what a launch refuses is one
 line."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +13,34 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from rnnlab.engine.kernel.settings import launching, lowering_for
 from rnnlab.nn.recurrent_layer import RecurrentLayer
+from rnnlab.ops.linear import Precision
 from tests.engine.kernel.test_kernel_equals_reference import ALL_CELLS, SUMS_ALONG_UNITS
-from tests.helpers import make_cell
+from tests.helpers import equations, make_cell, products
 from tests.tiers import in_tier, slow_tests
 
 T, B, D = 16, 8, 3
 CALLS = {"cuda": "@__gpu$xla.gpu.triton(", "rocm": "@__gpu$xla.gpu.triton(", "tpu": "@tpu_custom_call("}
 
 
-def lowered(variant: str, platform: str, features: int, steps: int = T, **options: Any) -> str:
+def lowered(
+    variant: str, platform: str, features: int, steps: int = T, precision: Precision = "highest", **options: Any
+) -> str:
     """A training step's program for a platform."""
-    graphdef, state = nnx.split(make_cell(variant, D, features))
+    with lowering_for(platform):
+        return traced(variant, features, steps, precision, **options).lower(lowering_platforms=(platform,)).as_text()
+
+
+def traced(variant: str, features: int, steps: int, precision: Precision, **options: Any) -> Any:
+    cell = make_cell(variant, D, features)
+    cell.precision = precision
+    graphdef, state = nnx.split(cell)
     lengths = jax.ShapeDtypeStruct((B,), jnp.int32)
 
     def loss(state: nnx.State, x: jax.Array, lengths: jax.Array) -> jax.Array:
         return (unroll(nnx.merge(graphdef, state), x, lengths=lengths, backend="kernel", **options)[0] ** 2).sum()
 
     x = jax.ShapeDtypeStruct((steps, B, D), jnp.float32)
-    with lowering_for(platform):
-        return jax.jit(jax.grad(loss)).trace(state, x, lengths).lower(lowering_platforms=(platform,)).as_text()
+    return jax.jit(jax.grad(loss)).trace(state, x, lengths)
 
 
 @pytest.mark.parametrize("variant", [in_tier(v) for v in ALL_CELLS if v not in SUMS_ALONG_UNITS])
@@ -57,10 +66,28 @@ def test_kernels_of_any_width_lower(features, platform):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["highest", "high", "tensorfloat32"])
-def test_the_precision_of_jax_is_that_of_the_products(precision):
-    with jax.default_matmul_precision(precision):
-        assert lowered("lstm", "cuda", 32).count(CALLS["cuda"]) == 2
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_the_precision_of_the_cell_is_that_of_its_kernels(precision):
+    assert lowered("lstm", "cuda", 32, precision=precision).count(CALLS["cuda"]) == 2
+    with lowering_for("cuda"):
+        program = traced("lstm", 32, T, precision).jaxpr.jaxpr
+    inside = [each for call in equations(program) if call.primitive.name == "pallas_call" for each in of_call(call)]
+    assert len(inside) >= 2
+    assert set(inside) == {AS_EXACT[precision]}
+
+
+def of_call(call: Any) -> list[Any]:
+    """(precision, type of the operands) of every product of a kernel."""
+    return products(call.params["jaxpr"])
+
+
+AS_EXACT = {
+    "highest": ((jax.lax.Precision.HIGHEST,) * 2, "float32"),
+    "tf32": ((jax.lax.Precision.DEFAULT,) * 2, "float32"),
+    "tf32x3": (jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3, "float32"),
+    "bfloat16": ((jax.lax.Precision.DEFAULT,) * 2, "bfloat16"),
+}
+"""In Triton DEFAULT is TF32."""
 
 
 def refusal(features: int = 4, variant: str = "lstm", **options: Any) -> str:
