@@ -128,13 +128,14 @@ class Computed:
         import jax.numpy as jnp
 
         from rnnlab.parallel import devices
-        from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
+        from rnnlab.sweeps.replicas.replica_axis import make_replica_mesh
+        from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
         from rnnlab.training.setup import make_run
 
         config = dict(case.config)
         if config["optimizer"]["name"] == "sgd" and config["optimizer"]["momentum"] is None:
             config = set_fields(config, {"optimizer.momentum": 0.9})  # Whose first value is the gradient.
-        mesh = make_replica_mesh(DEVICES) if case.replicas else None
+        mesh = make_replica_mesh(DEVICES, config["batch_size"]) if case.replicas else None
         run = make_run(config, self.data_dir, mesh)
         if mesh is None and config["devices"] is None:
             assert run.mesh.devices.size == devices.largest_divisor(run.batch_size, DEVICES)
@@ -147,7 +148,7 @@ class Computed:
             start = _start(run, programs, case.replicas)
             arguments: Any = run.data_at(0), np.int32(1), run.rows
             if case.replicas:
-                arguments = programs._placed([1] * REPLICAS, np.int32), run.data, programs.rows
+                arguments = programs._placed([1] * REPLICAS, np.int32), run.data, run.rows
             lowered = (programs._train if case.replicas else programs.train).lower(start, *arguments)
             text = re.sub(r"loc\([^)]*\)|#loc.*", "", lowered.as_text())
             key = hashlib.sha256(text.encode()).hexdigest()

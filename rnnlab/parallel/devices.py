@@ -4,12 +4,14 @@ One process uses all of a CPU: XLA runs the small products of a recurrent step o
 one CPU device per core instead.
 """
 
+import collections
 import contextlib
 import ctypes
 import importlib
 import os
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,6 +115,25 @@ def largest_divisor(n: int, limit: int) -> int:
     return max(d for d in range(1, min(n, max(1, limit)) + 1) if n % d == 0)
 
 
+def all_devices() -> list[Any]:
+    """Those of all processes.
+
+    Raises:
+        ConfigError: there are none, or one process has more than another.
+    """
+    with failures():
+        available = jax.devices()
+    counts = collections.Counter(device.process_index for device in available)
+    first, odd = counts[0], next((process for process, count in counts.items() if count != counts[0]), None)
+    if odd is not None:
+        what = f"{first} × {available[0].device_kind} in process 0, {counts[odd]} in process {odd}"
+        raise ConfigError(
+            f"the processes have not equally many devices ({what}); start each with as many: cores by taskset or "
+            "--cpus-per-task, GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    return available
+
+
 def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1) -> Mesh:
     """A mesh with the axes `DATA_AXIS` and `MODEL_AXIS`. The batch is split over both.
 
@@ -126,8 +147,7 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
         ConfigError: no devices, more than there are, or a number that does not divide the batch or is not divisible by
             `split`.
     """
-    with failures():
-        available = jax.devices()
+    available = all_devices()
     sharing = processes.processes()
     all_share = split is None and available[0].platform == "cpu" and sharing == 1
     split = split or 1

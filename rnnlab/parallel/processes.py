@@ -167,6 +167,13 @@ def agree(flag: bool, number: int) -> tuple[bool, int]:
     return bool(answers[:, 0].any()), int(answers[0, 1])
 
 
+def fewest(number: int) -> int:
+    """The smallest of what the processes say."""
+    if processes() == 1:
+        return number
+    return int(np.asarray(multihost_utils.process_allgather(np.int32(number))).min())
+
+
 def on_host(tree: PyTree) -> PyTree:
     """Arrays that every process has whole, as NumPy's where there are several processes: what only one of them computes
     with must not be an array of all."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.parallel import memory
-from rnnlab.parallel.sharding import MODEL_AXIS
+from rnnlab.parallel.sharding import MODEL_AXIS, row_parts
 from rnnlab.tasks import Batch, Split
 from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.typing import PyTree
@@ -131,7 +131,7 @@ def _held(programs: Programs, tree: PyTree) -> int:
 def _batch(programs: Programs, split: Split, rows: int) -> int:
     """Bytes of a batch's inputs and targets on the devices of this process."""
     batch = _batch_shapes(programs, split, rows)
-    return _bytes(batch) * len(_devices(programs)) // programs.mesh.size
+    return _bytes(batch) * len(_devices(programs)) // row_parts(programs.mesh)
 
 
 def _batch_shapes(programs: Programs, split: Split, rows: int) -> Batch:

@@ -88,12 +88,13 @@ class Programs:
         spread = functools.partial(jax.shard_map, mesh=self.mesh, check_vma=False)
         params = split.specs(self.shapes.params)
         fields = len(dataclasses.fields(TrainState)) - 1
-        lies = dataclasses.replace(
+        self.lies = lies = dataclasses.replace(
             TrainState(*[replicated] * fields, carry=rows),  # pyright: ignore
             params=params,
             average=split.specs(self.shapes.average),
             optimizer=split.specs(self.shapes.optimizer),
         )
+        """Where the parts of a state lie on the mesh."""
         first = functools.partial(
             self.initialize_shard, batch=self.batch_size // row_parts(self.mesh), part_of=split.local
         )

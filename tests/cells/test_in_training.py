@@ -20,7 +20,8 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.nn.network import Network
 from rnnlab.parallel.sharding import ALL_AXES
 from rnnlab.records.run_config import resolve_config, traced_numbers
-from rnnlab.sweeps.replicas.replicas import REPLICA_AXIS, ReplicaPrograms
+from rnnlab.sweeps.replicas.replica_axis import REPLICA_AXIS
+from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.training.checkpoints import Checkpoints, SavedCheckpoints
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run

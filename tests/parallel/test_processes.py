@@ -19,9 +19,9 @@ from rnnlab.parallel import processes
 from rnnlab.records.metrics import read_diagnostics, read_metrics
 from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
+from scripts.count_collectives import COLLECTIVE
 from tests.conftest import CACHE
 from tests.training.test_loop import final_params, small
-from tests.training.test_programs import COLLECTIVE
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "TPU_", "JAX_")

@@ -10,7 +10,8 @@ import pytest
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.records.metrics import read_metrics
-from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
+from rnnlab.sweeps.replicas.replica_axis import make_replica_mesh
+from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.tasks import TASKS, Batch, Example, GeneratedTask, Split, StreamTask, Weighted
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
@@ -185,7 +186,7 @@ def test_training_sums_are_over_all_that_counts_since_the_last_log(task: str, de
 @pytest.mark.slow
 def test_a_replica_has_the_metrics_of_the_run_alone() -> None:
     settings = [config(seed=seed, devices=None) for seed in range(2)]
-    programs = ReplicaPrograms(make_run(settings[0], mesh=make_replica_mesh(2)))
+    programs = ReplicaPrograms(make_run(settings[0], mesh=make_replica_mesh(2, settings[0]["batch_size"])))
     states = programs.start([0, 1], [programs.run.programs.numbers] * 2)
     states = programs.train(states, np.array([3, 3], np.int32))
     found = programs.evaluate(states, "validation", np.array([True, True]))

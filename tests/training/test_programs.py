@@ -6,7 +6,6 @@ over weights are three different numbers.
 
 import dataclasses
 import functools
-import re
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from rnnlab.tasks.base import stream
 from rnnlab.training.programs import Programs
 from rnnlab.training.state import TrainState, means
 from rnnlab.training.structure import Structure
+from scripts.count_collectives import collectives
 
 T, B, H = 6, 4, 3
 LOG_EVERY = 3
@@ -114,43 +114,13 @@ def by_hand(run: Programs) -> Any:
 # --- one program -----------------------------------------------------------------------------------------------------
 
 
-def computations(text: str) -> dict[str, str]:
-    """Name -> body of every computation of a compiled program's text."""
-    found = re.findall(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    return dict(found)
-
-
-def reachable(bodies: dict[str, str], start: str) -> set[str]:
-    """The computations that start calls, directly or not, and itself."""
-    seen, front = set(), [start]
-    while front:
-        name = front.pop()
-        if name not in seen:
-            seen.add(name)
-            front += [word for word in re.findall(r"[\w.\-]+", bodies[name]) if word in bodies]
-    return seen
-
-
-COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(-start)?\("
-
-
 def test_devices_meet_once_a_step_and_never_inside_the_recurrence() -> None:
     run = programs(2)
     state = run.start(0)
     lowered = run.train.lower(state, data_of(run), jnp.int32(3), jnp.asarray(ROWS))
     assert lowered.as_text().count("stablehlo.all_reduce") == 1, "XLA may merge several, but need not"
-    text = lowered.compile().as_text()
-    bodies = computations(text)
-    collectives = {name: re.findall(COLLECTIVE, body) for name, body in bodies.items() if re.search(COLLECTIVE, body)}
-    assert list(collectives.values()) == [[("all-reduce", "")]], collectives
-    (step,) = collectives
-    loops = {name: re.findall(r"\bwhile\([^\n]*?body=%?([\w.\-]+)", body) for name, body in bodies.items()}
-    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE).group(1)
-    outer = [loop for name in reachable(bodies, entry) for loop in loops[name] if step in reachable(bodies, loop)]
-    assert outer == [step], "the all-reduce stands in the training loop's own body"
-    inner = [loop for name in reachable(bodies, step) for loop in loops[name]]
-    assert len(inner) >= 2, "the recurrence's loops were not found"
-    assert all(step not in reachable(bodies, loop) for loop in inner)
+    counted = collectives(lowered.compile().as_text())
+    assert counted == {"a step": ["all-reduce"], "a time step": [], "elsewhere": []}
 
 
 def test_other_numbers_seeds_and_ends_do_not_recompile() -> None:

@@ -16,8 +16,9 @@ from rnnlab.records.folders import GroupDir, SweepDir
 from rnnlab.records.run_config import traced_numbers, without_trackers
 from rnnlab.records.workdir import is_done
 from rnnlab.sweeps.replicas.member import Member
+from rnnlab.sweeps.replicas.replica_axis import make_replica_mesh
 from rnnlab.sweeps.replicas.replica_group import ReplicaGroup
-from rnnlab.sweeps.replicas.replicas import ReplicaPrograms, make_replica_mesh
+from rnnlab.sweeps.replicas.replicas import ReplicaPrograms
 from rnnlab.sweeps.spec.groups import structure
 from rnnlab.sweeps.spec.space import Setting
 from rnnlab.training.checkpoints import Checkpoints
@@ -122,7 +123,7 @@ class KeptPrograms:
             ConfigError: a mistake in their config or the data, or a number in which they differ and that does not enter
                 the program as an argument.
         """
-        mesh = make_replica_mesh(len(settings))
+        mesh = make_replica_mesh(len(settings), settings[0].config["batch_size"])
         key = structure(settings[0].config), mesh, data_dir
         if self._last is None or self._last[0] != key:
             self._last = None  # The new ones need the memory.

@@ -147,7 +147,7 @@ class ReplicaGroup:
                 per_step = (time.monotonic() - started) / taken
                 budget = max(1, min(int(SECONDS_PER_DISPATCH / per_step), 4 * budget))
             self.step = target
-            finite = jax.device_get(self.state.finite)
+            finite = self.programs.fetched(self.state.finite)
             for slot, member in running:
                 if not finite[slot]:
                     member.status = "diverged"
@@ -193,7 +193,7 @@ class ReplicaGroup:
             return
         memory = running[0][1].memory
         if memory.logs(step):
-            sums, rates = jax.device_get((self.state.sums, self.state.learning_rates))
+            sums, rates = self.programs.fetched((self.state.sums, self.state.learning_rates))
             for slot, member in running:
                 of_member = [{name: values[slot] for name, values in each.items()} for each in (sums, rates)]
                 member.memory.train = self.run.described(logged(*of_member))
@@ -286,7 +286,7 @@ class ReplicaGroup:
             on_device = held[device::count]
             source += [*on_device, *[None] * (length // count - len(on_device))]
         order = np.array([held[0] if slot is None else slot for slot in source])
-        self.state, self.best = self.programs.take((self.state, self.best), order)
+        self.state, self.best = (self.programs.take(each, order) for each in (self.state, self.best))
         self.slots = [None if slot is None else self.slots[slot] for slot in source]
 
     def _save(self) -> None:
