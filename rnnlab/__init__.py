@@ -7,7 +7,7 @@ and `half_life` say how far back a gradient reaches.
 """
 
 from rnnlab.cells import CELLS, GRU, LSTM, BaseCell, Cell, ResetBeforeGRU, Vanilla, irnn
-from rnnlab.engine import Taps, make_taps, unroll
+from rnnlab.engine import Iterations, NewtonOptions, Taps, make_taps, unroll
 from rnnlab.library import compare_gradients, half_life, load, load_sweep, run_sweep, run_training, table
 from rnnlab.nn.network import Network
 from rnnlab.nn.recurrent_layer import RecurrentLayer
@@ -29,7 +29,9 @@ __all__ = [
     "LSTM",
     "BaseCell",
     "Cell",
+    "Iterations",
     "Network",
+    "NewtonOptions",
     "RecurrentLayer",
     "ResetBeforeGRU",
     "Taps",

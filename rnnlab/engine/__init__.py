@@ -14,19 +14,23 @@ from rnnlab.engine.contract import (
     make_taps,
     products_of,
 )
+from rnnlab.engine.newton.options import Iterations, NewtonOptions, check_newton
 from rnnlab.engine.resets import restarting
 from rnnlab.engine.unrolling import default_chunk, resolve_backend, unroll
 
 __all__ = [
     "Backend",
     "Cotangent",
+    "Iterations",
     "Linear",
     "Matrix",
     "Multiply",
+    "NewtonOptions",
     "RecurrentCell",
     "Store",
     "Taps",
     "check_lengths",
+    "check_newton",
     "check_range",
     "check_resets",
     "default_chunk",

@@ -29,7 +29,7 @@ def reference(
 
     def body(carry: Carry, inputs: tuple) -> tuple[Carry, Carry]:
         z_t, mask_t, tap, noise_t, t = inputs
-        before: Any = carry if cotangent is None else _pass(reverse, carry, t, ends, cotangent)
+        before: Any = carry if cotangent is None else passed_back(reverse, carry, t, ends, cotangent)
         multiply = multiplication(matrices, cell.precision, state_mask, None if tap is None else tap.u)
         new = cell.step(before, [*z_t, *noise_t], multiply)
         if tap is not None:
@@ -46,12 +46,12 @@ def reference(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _pass(reverse: bool, carry: Carry, t: jax.Array, ends: jax.Array, cotangent: Cotangent) -> Carry:
+def passed_back(reverse: bool, carry: Carry, t: jax.Array, ends: jax.Array, cotangent: Cotangent) -> Carry:
     """The identity, with `cotangent.passed` on the way back."""
     return carry
 
 
-_pass.defvjp(
+passed_back.defvjp(
     lambda reverse, carry, t, ends, cotangent: (carry, (t, ends, cotangent)),
     lambda reverse, saved, d: (saved[2].passed(d, saved[0], saved[1], reverse), None, None, None),
 )

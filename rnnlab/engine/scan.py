@@ -1,18 +1,16 @@
 """The scan backend, for cells that are linear in their state: all steps at once, in log₂ T rounds.
 
-With c_t = A_t c_{t-1} + b_t, and A_t and b_t of the inputs alone, two steps one after the other are such a step again,
-(A_2 A_1, A_2 b_1 + b_2); `lax.associative_scan` joins all of them (Blelloch, 1990; Martin and Cundy, 2018). A_t and b_t
-are read off the cell's own `step`: b_t is what it makes of c = 0, A_t its derivative. Everything else is computed as in
-a chunk of the fused backend, all steps side by side.
+A step is c_t = A_t c_{t-1} + b_t, with A_t and b_t of the inputs alone (Martin and Cundy, 2018); `linear_scan` joins
+all of them. A_t and b_t are read off the cell's own `step`: b_t is what it makes of c = 0, A_t its derivative.
+Everything else is computed as in a chunk of the fused backend, all steps side by side.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.engine.contract import Linear, RecurrentCell, Taps, multiplication
+from rnnlab.engine.linear_scan import linear_scan
 from rnnlab.typing import Carry, Parts
 
 
@@ -87,7 +85,7 @@ def _in_order(
         inside = mask[:, :, None]
         a = [[jnp.where(inside, a[p][q], float(p == q)) for q in range(parts)] for p in range(parts)]
         drive = [jnp.where(inside, part, 0) for part in drive]
-    c = jnp.concatenate(_linear_scan(a, drive, jnp.split(first[element], parts, axis=-1)), axis=-1)
+    c = jnp.concatenate(linear_scan(a, drive, jnp.split(first[element], parts, axis=-1)), axis=-1)
     before[element] = before_each(c, first[element])
     carries = [c if n == element else tapped(n, new) for n, new in enumerate(step(tuple(before)))]
     if mask is not None:
@@ -97,63 +95,6 @@ def _in_order(
             for a, start in zip(carries, first, strict=True)
         ]
     return tuple(carries), tuple(a[-1] for a in carries)
-
-
-Square = list[list[jax.Array]]
-"""A small matrix for each unit of each step: its elements [T, B, N], by rows."""
-
-
-def _times(a: Square, b: Square) -> Square:
-    size = range(len(a))
-    return [[_sum(a[p][k] * b[k][q] for k in size) for q in size] for p in size]
-
-
-def _applied(a: Square, c: Parts) -> Parts:
-    return [_sum(factor * part for factor, part in zip(row, c, strict=True)) for row in a]
-
-
-def _sum(terms: Any) -> jax.Array:
-    first, *others = terms
-    for term in others:
-        first = first + term
-    return first
-
-
-@jax.custom_vjp
-def _linear_scan(a: Square, b: Parts, first: Parts) -> Parts:
-    """c_t = A_t c_{t-1} + b_t for all t; the gradient is such a scan of its own, backwards."""
-    b = [part.at[0].add(extra) for part, extra in zip(b, _applied(_at(a, 0), first), strict=True)]
-
-    def joined(left: tuple[Square, Parts], right: tuple[Square, Parts]) -> tuple[Square, Parts]:
-        carried = _applied(right[0], left[1])
-        return _times(right[0], left[0]), [x + y for x, y in zip(carried, right[1], strict=True)]
-
-    return lax.associative_scan(joined, (a, b))[1]
-
-
-def _at(tree: Any, t: int) -> Any:
-    return jax.tree.map(lambda a: a[t], tree)
-
-
-def _linear_scan_forward(a: Square, b: Parts, first: Parts) -> tuple[Parts, Any]:
-    c = _linear_scan(a, b, first)
-    return c, (a, c, first)
-
-
-def _linear_scan_backward(saved: Any, d: Parts) -> tuple[Square, Parts, Parts]:
-    """∂L/∂c_t = ∂L/∂c_t beside the scan + A_{t+1}ᵀ ∂L/∂c_{t+1}."""
-    a, c, first = saved
-    size = range(len(a))
-    back = [[jnp.concatenate([a[q][p][1:], jnp.zeros_like(a[q][p][:1])])[::-1] for q in size] for p in size]
-    flipped = [part[::-1] for part in d]
-    total = [part[::-1] for part in _linear_scan(back, flipped, [jnp.zeros_like(part) for part in first])]
-    before = [jnp.concatenate([start[None], part[:-1]]) for part, start in zip(c, first, strict=True)]
-    da = [[total[p] * before[q] for q in size] for p in size]
-    transposed = [[a[q][p][0] for q in size] for p in size]
-    return da, total, _applied(transposed, [part[0] for part in total])
-
-
-_linear_scan.defvjp(_linear_scan_forward, _linear_scan_backward)
 
 
 def linear_of(cell: RecurrentCell) -> Linear:

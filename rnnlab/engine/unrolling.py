@@ -1,11 +1,12 @@
 """The engine: the only loops over time in the project, derived from a cell's few pieces.
 
 A cell says what happens at one step (`project`, `matrices`, `step`: `contract.py`); here that becomes a
-sequence. Four backends give the same numbers:
+sequence. Five backends give the same numbers:
     reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
     fused      a custom VJP whose backward loop holds only what is sequential
     scan       all steps at once, in log₂ T rounds, for cells that are linear in their state
     kernel     one kernel a sequence and direction for a GPU or TPU, from the programs of the fused backend
+    newton     all steps of any cell at once, by Newton's method
 Not here: parameters and equations (`cells/`), stacking and directions (`nn/network.py`).
 """
 
@@ -31,6 +32,8 @@ from rnnlab.engine.contract import (
 )
 from rnnlab.engine.fused import fused
 from rnnlab.engine.kernel.settings import check_platform
+from rnnlab.engine.newton.backend import newton as by_newton
+from rnnlab.engine.newton.options import Iterations, NewtonOptions, check_newton
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.engine.resets import restarting
@@ -51,6 +54,7 @@ def unroll(
     unroll_steps: int = 1,
     store: Store = "auto",
     interpret: bool = False,
+    newton: NewtonOptions | None = None,
     resets: Bool[Array, "T B"] | None = None,
     reset_carry: Carry | None = None,
     noise: tuple[Float[Array, "T B _"], ...] = (),
@@ -58,6 +62,7 @@ def unroll(
     cotangent: Cotangent | None = None,
     taps: Taps | None = None,
     carries: list[jax.Array] | None = None,
+    iterations: list[Iterations] | None = None,
 ) -> tuple[Float[Array, "T B H"], Carry]:
     """Runs a cell over a sequence.
 
@@ -70,8 +75,8 @@ def unroll(
         reverse: from the last valid step of each row to the first; output t still belongs to input t.
         initial_carry: a tuple of arrays like those of `cell.initial_carry(B)`, its zeros if not given: [B, N], N = H
             for most cells. Gradients reach it.
-        backend: "reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), or
-            "auto": fused where the cell allows it.
+        backend: "reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU),
+            "newton", or "auto": fused where the cell allows it.
         chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
             It need not divide T.
         unroll_steps: steps per iteration of the compiled loop.
@@ -81,6 +86,8 @@ def unroll(
             grows with T / chunk + chunk; "auto": gates, or carries where they would take more than 256 MiB beside them.
             The backend kernel keeps no ends; its "auto" is gates up to 4 GiB.
         interpret: kernel only: runs the kernel's operations one by one, on any platform, for tests.
+        newton: newton only: its Jacobians, iterations, tolerance and damping; the defaults of `NewtonOptions` if not
+            given. Rows that do not converge are run step by step.
         resets: truth values [T, B], true at the first step of a new episode or sentence (not at the last one of the
             old): there a row begins anew, and neither carries nor gradients cross into it from the step before. In
             reverse a row begins anew at the step before such a one.
@@ -92,7 +99,8 @@ def unroll(
             meets a matrix of the state; it gets no gradient.
         cotangent: what is done to the gradient at every step of the backward pass.
         taps: zeros made by `make_taps`, to be differentiated with respect to.
-        carries: reference and scan only: a list that gets each element of the carry after every step [T, B, H].
+        carries: reference, scan and newton only: a list that gets each element of the carry after every step [T, B, H].
+        iterations: newton only: a list that gets an `Iterations`: each row's count, residual, and whether it converged.
 
     Returns:
         h at every step [T, B, H], and the carry after the last step (in reverse: after the first).
@@ -100,8 +108,8 @@ def unroll(
     Raises:
         TypeError: the cell is none, but a name, a class or a cell of another library.
         ValueError: shapes or types that do not fit, no steps or no rows, backend="fused" for a cell whose rows see each
-            other, backend="scan" for one that is not linear in its state or with a cotangent, a state_mask for one
-            whose state meets no matrix, or `carries` of the fused backend.
+            other, backend="scan" for one that is not linear in its state or with a cotangent, backend="newton" with a
+            cotangent that clips, a state_mask for one whose state meets no matrix, or `carries` of the fused backend.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
@@ -127,8 +135,13 @@ def unroll(
     backend = resolve_backend(cell, backend, interpret)
     if backend in ("fused", "kernel") and carries is not None:
         raise ValueError(
-            f"the {backend} backend does not keep all carries; carries needs backend='reference' or 'scan'"
+            f"the {backend} backend does not keep all carries; carries needs backend='reference', 'scan' or 'newton'"
         )
+    newton = NewtonOptions() if newton is None else newton
+    if backend == "newton":
+        check_newton(newton, cotangent)
+    elif iterations is not None:
+        raise ValueError(f"the {backend} backend makes no iterations; iterations needs backend='newton'")
     if backend == "scan" and cotangent is not None:
         raise ValueError("backend='scan' has no steps to change the cotangent at; use 'fused', 'reference' or 'auto'")
 
@@ -137,15 +150,17 @@ def unroll(
         steps, batch = x.shape[:2]
         width = max(sum(product.columns for product in products), projected)
         chunk = default_chunk(steps, batch, width, padded=lengths is not None)
-    switches = _Switches(backend, reverse, chunk, unroll_steps, store, interpret)
+    switches = _Switches(backend, reverse, chunk, unroll_steps, store, interpret, newton)
     arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
     mesh = explicit_mesh((nnx.state(cell), arguments) if isinstance(cell, nnx.Module) else arguments)
     if mesh is None:
-        h, last, every = _run(switches, cell, *arguments)
+        h, last, every, counted = _run(switches, cell, *arguments)
     else:
-        h, last, every = _run_on(mesh, switches, cell, arguments)
+        h, last, every, counted = _run_on(mesh, switches, cell, arguments)
     if carries is not None:
         carries += every
+    if iterations is not None:
+        iterations += counted
     return h, last
 
 
@@ -158,6 +173,7 @@ class _Switches(NamedTuple):
     unroll_steps: int
     store: Store
     interpret: bool
+    newton: NewtonOptions
 
 
 def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple[Any, ...]) -> Any:
@@ -172,7 +188,9 @@ def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple
     count = len(jax.eval_shape(lambda: cell.initial_carry(1, jnp.float32)))
     over_time, at_end = PartitionSpec(None, rows, None), PartitionSpec(rows, None)
     every = (over_time,) * (0 if switches.backend in ("fused", "kernel") else count)
-    places = (over_time, (at_end,) * count, every)
+    of_rows: Any = PartitionSpec(rows)
+    counted = (Iterations(of_rows, of_rows, of_rows),) * (switches.backend == "newton")
+    places = (over_time, (at_end,) * count, every, counted)
     return on_explicit_mesh(mesh, run, places, state, *arguments)
 
 
@@ -186,10 +204,11 @@ def _run(
     state_mask: jax.Array | None,
     cotangent: Cotangent | None,
     taps: Taps | None,
-) -> tuple[jax.Array, Carry, Carry]:
-    """`unroll` of arguments that fit: h, the last carry, and, of the reference backend, all carries."""
+) -> tuple[jax.Array, Carry, Carry, tuple[Iterations, ...]]:
+    """`unroll` of arguments that fit: h, the last carry, and of the backends that have them all carries, and what the
+    iterations came to."""
     steps, batch = x.shape[:2]
-    backend, reverse, chunk, unroll_steps, store, interpret = switches
+    backend, reverse, chunk, unroll_steps, store, interpret, options = switches
     mask = None
     if lengths is not None:
         mask = jnp.arange(steps)[:, None] < lengths
@@ -201,12 +220,16 @@ def _run(
         carry = initial_carry
     noise, state_mask = lax.stop_gradient((noise, state_mask))
     every: Carry = ()
+    counted: tuple[Iterations, ...] = ()
     if backend == "reference":
         every, last = reference(cell, carry, x, mask, taps, reverse, unroll_steps, noise, state_mask, cotangent)
         h = every[0]
     elif backend == "scan":
         every, last = scanned(cell, carry, x, mask, noise, state_mask, taps, reverse)
         h = every[0]
+    elif backend == "newton":
+        every, last, of_rows = by_newton(cell, carry, x, mask, noise, state_mask, cotangent, taps, reverse, options)
+        h, counted = every[0], (of_rows,)
     else:
         graphdef, params = nnx.split(cell)
         matrices = dict(cell.matrices())
@@ -233,7 +256,7 @@ def _run(
         h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
-    return h, last, every
+    return h, last, every, counted
 
 
 def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = False) -> Backend:
@@ -247,12 +270,12 @@ def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = Fal
     if backend == "kernel":
         check_platform(interpret)
     if not isinstance(cell, nnx.Module):
-        if backend in ("fused", "kernel"):
+        if backend in ("fused", "kernel", "newton"):
             raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")
         return "reference"
     if not getattr(cell, "mixes_rows", False):
         return "fused" if backend == "auto" else backend
-    if backend in ("fused", "kernel"):
+    if backend in ("fused", "kernel", "newton"):
         raise ValueError(
             f"the rows of {type(cell).__name__} see each other, so the {backend} backend cannot run it; "
             "use backend='reference' or 'auto'"

@@ -12,7 +12,7 @@ from flax import nnx
 from rnnlab.cells import BaseCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options
-from rnnlab.engine import Taps, check_lengths, check_range, check_resets, make_taps
+from rnnlab.engine import Iterations, Taps, check_lengths, check_range, check_resets, make_taps
 from rnnlab.nn.attention import Attention
 from rnnlab.nn.connections import (
     Carries,
@@ -186,6 +186,7 @@ class Network(ShownAsTree, nnx.Module):
         first: Carries | None = None,
         last: Carries | None = None,
         resets: Bool[Array, "T B"] | None = None,
+        iterations: list[Iterations] | None = None,
     ) -> Hidden:
         """The readout's input, before dropout.
 
@@ -193,6 +194,7 @@ class Network(ShownAsTree, nnx.Module):
         and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
         every layer's directions begin with, as `first_carries` has it, which are taken if not given. last: a list that
         gets what they end with. resets: the steps at which rows begin anew. taps: as `make_taps` gives them.
+        iterations: a list that gets an entry for each layer and direction that the backend newton runs.
 
         Raises:
             ValueError: inputs, lengths or resets that are not this network's, or another number of first carries.
@@ -216,7 +218,8 @@ class Network(ShownAsTree, nnx.Module):
             y = x if norm is None else norm(x, lengths, training)
             y = self._drop("between" if index else "input", y, training, f"{index}/")
             begins, ends = None if first is None else first[index], []
-            h, end = layer(y, lengths, None if taps is None else taps[index], training, begins, ends, resets)
+            tap = None if taps is None else taps[index]
+            h, end = layer(y, lengths, tap, training, begins, ends, resets, iterations)
             if runs is not None:
                 runs.append(LayerRun(layer, y, begins, h, resets))
             if last is not None:

@@ -7,7 +7,7 @@ from rnnlab.cells import CellSpec
 from rnnlab.config.bounds import Decay, Positive, PositiveInt, Rate, Traced
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import check_count
-from rnnlab.engine import Backend, Store
+from rnnlab.engine import Backend, NewtonOptions, Store
 from rnnlab.ops.initializers import InitializerSpec
 from rnnlab.ops.linear import Precision
 
@@ -20,8 +20,8 @@ class RecurrenceOptions:
     """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
 
     backend: Backend = "auto"
-    """"reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), or "auto":
-    fused where the cell allows it."""
+    """"reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), "newton", or
+    "auto": fused where the cell allows it."""
     chunk: PositiveInt | None = None
     """Fused only: time steps whose projections and gates are held at once; None: chosen from the shapes."""
     unroll_steps: PositiveInt = 1
@@ -31,6 +31,8 @@ class RecurrenceOptions:
     again."""
     interpret: bool = False
     """Kernel only: runs the kernel's operations one by one, on any platform, for tests."""
+    newton: NewtonOptions = NewtonOptions()
+    """Newton only: how all steps are solved for at once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

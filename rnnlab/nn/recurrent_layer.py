@@ -18,7 +18,18 @@ from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import Backend, Cotangent, Taps, products_of, resolve_backend, restarting, unroll
+from rnnlab.engine import (
+    Backend,
+    Cotangent,
+    Iterations,
+    NewtonOptions,
+    Taps,
+    check_newton,
+    products_of,
+    resolve_backend,
+    restarting,
+    unroll,
+)
 from rnnlab.nn.inputs import last_valid
 from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
@@ -76,6 +87,9 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         kind = type(first).__name__
         if recurrence.backend == "scan":
             _check_scan(self)
+        if recurrence.backend == "newton":
+            clips = [name for name in ("clip_value", "clip_norm") if name in set_cotangent]
+            _check_newton(recurrence.newton, clips)
         for rate in ("state", "recurrent_kernel"):
             if rate in self.rates and not any(matrix.of_state for matrix in jax.eval_shape(first.matrices).values()):
                 raise ConfigError(f"model.dropout.{rate}: {kind} has no recurrent matrix to apply it to; use gru")
@@ -111,12 +125,13 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         first: list[Carry] | None = None,
         last: list[Carry] | None = None,
         resets: Bool[Array, "T B"] | None = None,
+        iterations: list[Iterations] | None = None,
     ) -> tuple[Float[Array, "T B O"], Float[Array, "B O"]]:
         """Outputs at every step, and that after the last valid step (in reverse: after the first).
 
         first: the carry that each direction begins with; its `initial_carry` if not given. last: a list that gets the
         carry after each direction's last step. resets: those of `unroll`; rows begin anew with the layer's initial
-        carry.
+        carry. iterations: a list that gets an entry for each direction, of the backend newton.
         """
         if first is not None and len(first) != len(self.cells):
             raise ValueError(f"first has {len(first)} carries; this layer has {len(self.cells)} directions")
@@ -138,6 +153,7 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
                 cotangent=self._cotangent(),
                 taps=None if taps is None else taps[direction],
                 carries=carries,
+                iterations=iterations if self.backend == "newton" else None,
                 **vars(self.recurrence),
             )
             if norm is not None and carries is not None:
@@ -272,6 +288,20 @@ def _check_scan(layer: RecurrentLayer) -> None:
         )
 
 
+def _check_newton(options: NewtonOptions, clips: list[str]) -> None:
+    """Raises a ConfigError for options out of range, and for a gradient that is clipped between the steps of a layer,
+    which the backend newton, whose backward pass is linear, has no place for."""
+    try:
+        check_newton(options, None, "model.recurrence.newton")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if clips:
+        raise ConfigError(
+            f"model.cotangent.{clips[0]}: clips between steps, and model.recurrence.backend='newton' runs all steps "
+            "at once; use auto"
+        )
+
+
 def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:
     """Raises a ConfigError for what recurrent batch normalisation cannot be combined with."""
     if steps is None:
@@ -279,7 +309,7 @@ def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backe
             "model.normalization.steps: missing; cell='batch' keeps statistics of every time step, and this is how "
             "many: as a rule the length of the task's longest sequence"
         )
-    if backend in ("fused", "kernel"):
+    if backend in ("fused", "kernel", "newton"):
         raise ConfigError(
             f"model.recurrence.backend: {backend!r} cannot run model.normalization.cell='batch', whose rows see each "
             "other; use reference or auto"
