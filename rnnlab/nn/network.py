@@ -192,9 +192,8 @@ class Network(ShownAsTree, nnx.Module):
 
         runs: a list that gets an entry for each layer. beside: zeros that are added to what each layer puts out, its h
         and its last state; their gradients are what reaches a layer from outside of its own recurrence. first: what
-        every layer's directions begin with, as `first_carries` has it, which are taken if not given. last: a list that
-        gets what they end with. resets: the steps at which rows begin anew. taps: as `make_taps` gives them.
-        iterations: a list that gets an entry for each layer and direction that the backend newton runs.
+        every layer's directions begin with, else `first_carries`. last, iterations: lists that get what they end with,
+        and what the iterations of the backend newton came to. resets: steps at which rows begin anew. taps: zeros.
 
         Raises:
             ValueError: inputs, lengths or resets that are not this network's, or another number of first carries.
@@ -214,12 +213,10 @@ class Network(ShownAsTree, nnx.Module):
         state = x[-1] if lengths is None else last_valid(x, lengths)
         below, seen = Hidden(x, state), []
         for index, layer in enumerate(self.layers):
-            norm = self.norms[index]
-            y = x if norm is None else norm(x, lengths, training)
+            y = x if (norm := self.norms[index]) is None else norm(x, lengths, training)
             y = self._drop("between" if index else "input", y, training, f"{index}/")
-            begins, ends = None if first is None else first[index], []
-            tap = None if taps is None else taps[index]
-            h, end = layer(y, lengths, tap, training, begins, ends, resets, iterations)
+            begins, tap = None if first is None else first[index], None if taps is None else taps[index]
+            h, end = layer(y, lengths, tap, training, begins, ends := [], resets, iterations)
             if runs is not None:
                 runs.append(LayerRun(layer, y, begins, h, resets))
             if last is not None:

@@ -14,23 +14,12 @@ from flax import nnx
 from rnnlab.cells import CELLS, CellSpec
 from rnnlab.cells.base import BaseCell, Cell
 from rnnlab.cells.batch_normalized import BatchNormalizedCell, RecurrentBatchNorm, adds_products_alone, row_weights
-from rnnlab.cells.lstm import LSTM
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import as_options, build
-from rnnlab.engine import (
-    Backend,
-    Cotangent,
-    Iterations,
-    NewtonOptions,
-    Taps,
-    check_newton,
-    products_of,
-    resolve_backend,
-    restarting,
-    unroll,
-)
+from rnnlab.engine import Backend, Cotangent, Iterations, Taps, products_of, resolve_backend, restarting, unroll
 from rnnlab.nn.inputs import last_valid
+from rnnlab.nn.layer_checks import check_batch_normalization, check_between_steps
 from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.nn.rates import Rates
@@ -76,7 +65,7 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         self.backend: Backend = "reference"
         """The backend that runs the layer."""
         if normalization.cell == "batch":
-            _check_batch_normalization(first, normalization.steps, recurrence.backend, dropout)
+            check_batch_normalization(first, normalization.steps, recurrence.backend, dropout)
         else:
             self.backend = resolve_backend(first, recurrence.backend, recurrence.interpret)
         self.carries = nnx.List([learned_carry_of(each) for each in self.cells]) if learned_carry else None
@@ -85,11 +74,7 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         self.cotangent = Rates(**set_cotangent) if set_cotangent else None
         self.rates = Rates(**{name: getattr(dropout, name) for name in _INSIDE})
         kind = type(first).__name__
-        if recurrence.backend == "scan":
-            _check_scan(self)
-        if recurrence.backend == "newton":
-            clips = [name for name in ("clip_value", "clip_norm") if name in set_cotangent]
-            _check_newton(recurrence.newton, clips)
+        check_between_steps(recurrence, cotangent, dropout)
         for rate in ("state", "recurrent_kernel"):
             if rate in self.rates and not any(matrix.of_state for matrix in jax.eval_shape(first.matrices).values()):
                 raise ConfigError(f"model.dropout.{rate}: {kind} has no recurrent matrix to apply it to; use gru")
@@ -274,55 +259,6 @@ def _put_out(
         return y, y[0] if reverse else y[-1]
     y = jnp.where((jnp.arange(x.shape[0])[:, None] < lengths)[:, :, None], y, 0)
     return y, y[0] if reverse else last_valid(y, lengths)
-
-
-def _check_scan(layer: RecurrentLayer) -> None:
-    """Raises a ConfigError for what acts between the steps of a layer, where the backend scan has no place for it."""
-    between = [f"dropout.{name}" for name in ("zoneout", "zoneout_cell") if name in layer.rates]
-    if layer.cotangent is not None or layer.cut_every is not None:
-        between.append("cotangent")
-    if between:
-        raise ConfigError(
-            f"model.{between[0]}: acts between steps, and model.recurrence.backend='scan' runs all steps at once; "
-            "use auto"
-        )
-
-
-def _check_newton(options: NewtonOptions, clips: list[str]) -> None:
-    """Raises a ConfigError for options out of range, and for a gradient that is clipped between the steps of a layer,
-    which the backend newton, whose backward pass is linear, has no place for."""
-    try:
-        check_newton(options, None, "model.recurrence.newton")
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if clips:
-        raise ConfigError(
-            f"model.cotangent.{clips[0]}: clips between steps, and model.recurrence.backend='newton' runs all steps "
-            "at once; use auto"
-        )
-
-
-def _check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backend, dropout: DropoutOptions) -> None:
-    """Raises a ConfigError for what recurrent batch normalisation cannot be combined with."""
-    if steps is None:
-        raise ConfigError(
-            "model.normalization.steps: missing; cell='batch' keeps statistics of every time step, and this is how "
-            "many: as a rule the length of the task's longest sequence"
-        )
-    if backend in ("fused", "kernel", "newton"):
-        raise ConfigError(
-            f"model.recurrence.backend: {backend!r} cannot run model.normalization.cell='batch', whose rows see each "
-            "other; use reference or auto"
-        )
-    if isinstance(cell, LSTM) and cell.cell_gain is not None:
-        raise ConfigError(
-            "model.cell.normalize_cell: model.normalization.cell='batch' normalises c already; set one of the two"
-        )
-    if dropout.zoneout_cell is not None:
-        raise ConfigError(
-            "model.dropout.zoneout_cell: not with model.normalization.cell='batch', whose statistics of c are those "
-            "before zoneout; use zoneout"
-        )
 
 
 _INSIDE = ("state", "candidate", "zoneout", "zoneout_cell", "recurrent_kernel")

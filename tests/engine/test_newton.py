@@ -241,7 +241,7 @@ def test_full_jacobians_that_take_too_much_memory_are_refused_with_their_bytes(m
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cotangent": {"clip_norm": 1.0}}, "model\\.cotangent\\.clip_norm: clips between steps"),
+        ({"cotangent": {"clip_norm": 1.0}}, "model\\.cotangent\\.clip_norm: acts between steps"),
         ({"normalization": {"cell": "batch", "steps": T}}, "'newton' cannot run model\\.normalization"),
         ({"recurrence": {"backend": "newton", "newton": {"damping": -1.0}}}, "damping"),
     ],
