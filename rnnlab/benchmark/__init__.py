@@ -1,1 +1,1 @@
-"""`python -m rnnlab.benchmark`: a training step by rnnlab, Flax, a plain scan and PyTorch, side by side in one run."""
+"""`python -m rnnlab.benchmark`: steps, texts and whole runs by rnnlab, Flax, a plain scan and PyTorch, in one run."""

@@ -1,6 +1,7 @@
-"""The contestants: rnnlab's backends, flax.nnx.RNN, a plain scan as one writes it by hand, and torch.nn.
+"""The contestants in JAX: rnnlab's backends, flax.nnx.RNN, and a plain scan as one writes it by hand.
 
-Each turns a case into two functions without arguments that run one training step or one forward pass to the end.
+Each turns a case into two functions that run training steps or one forward pass to the end. Those of PyTorch are in
+`torch_contestants.py`.
 """
 
 import functools
@@ -26,6 +27,15 @@ class Contestant(NamedTuple):
     temporary_bytes: int | None
     """Temporary memory of the compiled training step on all devices; None where the library does not say it."""
     compile_seconds: float | None
+    devices: int
+    threads: int
+    """Of the thread pool that works for all of them."""
+    dispatches: str
+    """How often Python starts a program, as "one a step"."""
+
+
+class LeftOut(Exception):
+    """A contestant takes no part here; the text says why."""
 
 
 def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Contestant:
@@ -74,7 +84,7 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
     sharded = NamedSharding(mesh, rows)
     arrays = (jax.device_put(problem.x, sharded), jax.device_put(problem.target, sharded))
     params = devices.replicate(mesh, params)
-    norm = _norm(_compared(case, list(run_gradient(params, *arrays)["cells"].values())))
+    size = norm(_compared(case, list(run_gradient(params, *arrays)["cells"].values())))
     compiled, seconds = _compile(run_steps, (params, jnp.float32(0)), jnp.int32(1), *arrays)
     run_forward = jax.jit(run_forward)
     held = {"state": compiled(jax.tree.map(jnp.copy, (params, jnp.float32(0))), jnp.int32(1), *arrays)}
@@ -86,7 +96,10 @@ def rnnlab(case: Case, problem: Problem, backend: str, **recurrence: Any) -> Con
     def run_one_forward() -> None:
         jax.block_until_ready(run_forward(params, arrays[0]))
 
-    return Contestant(run, run_one_forward, first_loss, norm, _temporaries(compiled, mesh.devices.size), seconds)
+    count = mesh.devices.size
+    memory = _temporaries(compiled, count)
+    dispatches = "one for many steps"
+    return Contestant(run, run_one_forward, first_loss, size, memory, seconds, count, devices.cores(), dispatches)
 
 
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
@@ -113,12 +126,40 @@ def _compared(case: Case, gradients: Any) -> list[Any]:
     return [each["recurrent_kernel"] for each in gradients] if case.of_peers else jax.tree.leaves(gradients)
 
 
-def _norm(gradients: Any) -> float:
+def norm(gradients: Any) -> float:
+    """The 2-norm of all of them together."""
     return float(np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g in gradients)))
 
 
-def plain_scan(case: Case, problem: Problem) -> Contestant:
-    """A cell as one writes it by hand: everything of a step inside `lax.scan`, differentiated by JAX, one device."""
+def next_carry(cell: str, p: Any, carry: Any, x: Any) -> Any:
+    """A cell of `OF_PEERS` at one step as one writes it by hand: from (h, …) and x [B, D] to the next (h, …).
+
+    p: its weights, as in a `Problem`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    h = carry[0]
+    z = x @ p["input_kernel"] + p["bias"]
+    u = h @ p["recurrent_kernel"]
+    if cell in ("vanilla", "irnn"):
+        h = jnp.tanh(z + u) if cell == "vanilla" else jax.nn.relu(z + u)
+        return (h,)
+    if cell == "lstm":
+        i, f, g, o = jnp.split(z + u, 4, -1)
+        c = jax.nn.sigmoid(f) * carry[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return (jax.nn.sigmoid(o) * jnp.tanh(c), c)
+    (z_r, z_z, z_n), (u_r, u_z, u_n) = jnp.split(z, 3, -1), jnp.split(u, 3, -1)
+    r, update = jax.nn.sigmoid(z_r + u_r), jax.nn.sigmoid(z_z + u_z)
+    n = jnp.tanh(z_n + r * (u_n + p["recurrent_bias"]))
+    return ((1 - update) * n + update * h,)
+
+
+def plain_scan(case: Case, problem: Problem, split: bool = False) -> Contestant:
+    """A cell as one writes it by hand: everything of a step inside `lax.scan`, differentiated by JAX.
+
+    split: whether the batch is split over the devices, also by hand; else one device has it.
+    """
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -126,42 +167,26 @@ def plain_scan(case: Case, problem: Problem) -> Contestant:
     if not case.of_peers:
         from rnnlab.benchmark.of_table import make_plain_scan
 
-        return _single_device(*make_plain_scan(case), problem, lambda g: _compared(case, g))
-
-    def cell(p: Any, carry: Any, x: jax.Array) -> Any:
-        h = carry[0]
-        z = x @ p["input_kernel"] + p["bias"]
-        u = h @ p["recurrent_kernel"]
-        if case.cell in ("vanilla", "irnn"):
-            h = jnp.tanh(z + u) if case.cell == "vanilla" else jax.nn.relu(z + u)
-            return (h,)
-        if case.cell == "lstm":
-            i, f, g, o = jnp.split(z + u, 4, -1)
-            c = jax.nn.sigmoid(f) * carry[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
-            return (jax.nn.sigmoid(o) * jnp.tanh(c), c)
-        (z_r, z_z, z_n), (u_r, u_z, u_n) = jnp.split(z, 3, -1), jnp.split(u, 3, -1)
-        r, update = jax.nn.sigmoid(z_r + u_r), jax.nn.sigmoid(z_z + u_z)
-        n = jnp.tanh(z_n + r * (u_n + p["recurrent_bias"]))
-        return ((1 - update) * n + update * h,)
+        return _differentiated(*make_plain_scan(case), problem, lambda g: _compared(case, g), split)
 
     def forward(params: Any, x: jax.Array) -> jax.Array:
-        zeros = jnp.zeros((case.batch, case.features))
+        zeros = jnp.zeros((x.shape[1], case.features))
         start = (zeros, zeros) if case.cell == "lstm" else (zeros,)
         outputs = []
         for direction, p in enumerate(params):
 
             def body(carry: Any, x: jax.Array, p: Any = p) -> Any:
-                new = cell(p, carry, x)
+                new = next_carry(case.cell, p, carry, x)
                 return new, new[0]
 
             outputs.append(lax.scan(body, start, x, reverse=direction == 1)[1])
         return jnp.concatenate(outputs, -1)
 
-    return _single_device(forward, problem.weights, problem, lambda g: _compared(case, g))
+    return _differentiated(forward, problem.weights, problem, lambda g: _compared(case, g), split)
 
 
-def flax_rnn(case: Case, problem: Problem) -> Contestant:
-    """flax.nnx.RNN with SimpleCell, OptimizedLSTMCell or GRUCell, one device."""
+def flax_rnn(case: Case, problem: Problem, split: bool = False) -> Contestant:
+    """flax.nnx.RNN with SimpleCell, OptimizedLSTMCell or GRUCell; split: see `plain_scan`."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -183,36 +208,55 @@ def flax_rnn(case: Case, problem: Problem) -> Contestant:
         layers.append(nnx.RNN(cell, time_major=True, reverse=direction == 1, keep_order=True))
     graphdef, params, rest = nnx.split(nnx.List(layers), nnx.Param, ...)
 
-    zeros = jnp.zeros((case.batch, case.features))
-    start = (zeros, zeros) if case.cell == "lstm" else zeros
-
     def forward(params: Any, x: jax.Array) -> jax.Array:
+        zeros = jnp.zeros((x.shape[1], case.features))
+        start = (zeros, zeros) if case.cell == "lstm" else zeros
         merged = nnx.merge(graphdef, params, rest)
         return jnp.concatenate([layer(x, initial_carry=start) for layer in merged], -1)
 
     def recurrent(gradients: Any) -> list[Any]:
         return [each["cell"]["dense_h"]["kernel"] for each in nnx.to_pure_dict(gradients).values()]
 
-    return _single_device(forward, params, problem, recurrent)
+    return _differentiated(forward, params, problem, recurrent, split)
 
 
-def _single_device(forward: Any, params: Any, problem: Problem, recurrent: Any) -> Contestant:
+def _differentiated(forward: Any, params: Any, problem: Problem, recurrent: Any, split: bool) -> Contestant:
+    """A contestant of a function of parameters and x [T, B, D], one dispatch a step. recurrent: see `_compared`."""
     import jax
     import jax.numpy as jnp
+    from jax import lax
+    from jax.sharding import NamedSharding, PartitionSpec
 
-    params = jax.tree.map(jnp.asarray, params)
-    arrays = (jnp.asarray(problem.x), jnp.asarray(problem.target))
+    from rnnlab.parallel.devices import cores, largest_divisor
 
     def loss(params: Any, x: jax.Array, target: jax.Array) -> jax.Array:
         return 0.5 * jnp.mean((forward(params, x) - target) ** 2)
 
+    def averaged(*arguments: Any) -> Any:
+        return lax.pmean(jax.value_and_grad(loss)(*arguments), "rows")
+
+    differentiate: Any = jax.value_and_grad(loss)
+    run_forward, put, devices = forward, jnp.asarray, 1
+    if split:
+        devices = largest_divisor(problem.x.shape[1], len(jax.devices()))
+        mesh = jax.make_mesh((devices,), ("rows",), devices=jax.devices()[:devices])
+        whole, rows = PartitionSpec(), PartitionSpec(None, "rows")
+        # Without check_vma=False JAX sums a weight's gradient over the devices at every time step.
+        spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+        differentiate = spread(averaged, in_specs=(whole, rows, rows), out_specs=whole)
+        run_forward = spread(forward, in_specs=(whole, rows), out_specs=rows)
+        put = functools.partial(jax.device_put, device=NamedSharding(mesh, rows))
+        params = jax.device_put(params, NamedSharding(mesh, whole))
+    params = jax.tree.map(jnp.asarray, params)
+    arrays = (put(problem.x), put(problem.target))
+
     def step(params: Any, x: jax.Array, target: jax.Array) -> Any:
-        value, gradients = jax.value_and_grad(loss)(params, x, target)
+        value, gradients = differentiate(params, x, target)
         return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, gradients), value
 
-    norm = _norm(recurrent(jax.jit(jax.grad(loss))(params, *arrays)))
+    size = norm(recurrent(jax.jit(differentiate)(params, *arrays)[1]))
     compiled, seconds = _compile(step, params, *arrays)
-    run_forward = jax.jit(forward)
+    run_forward = jax.jit(run_forward)
     state, first_loss = compiled(jax.tree.map(jnp.copy, params), *arrays)
     held = {"state": state}
 
@@ -223,51 +267,5 @@ def _single_device(forward: Any, params: Any, problem: Problem, recurrent: Any) 
     def run_one_forward() -> None:
         jax.block_until_ready(run_forward(params, arrays[0]))
 
-    return Contestant(run, run_one_forward, float(first_loss), norm, _temporaries(compiled, 1), seconds)
-
-
-def torch_nn(case: Case, problem: Problem) -> Contestant:
-    """torch.nn.RNN, LSTM or GRU with torch.optim.SGD, on the GPU where there is one."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kinds = {"vanilla": ("RNN", {}), "irnn": ("RNN", {"nonlinearity": "relu"})}
-    kind, arguments = kinds.get(case.cell, (case.cell.upper(), {}))
-    module = getattr(torch.nn, kind)(case.inputs, case.features, bidirectional=case.bidirectional, **arguments)
-    with torch.no_grad():
-        for weights, suffix in zip(problem.weights, ("l0", "l0_reverse")[: case.directions], strict=True):
-            getattr(module, f"weight_ih_{suffix}").copy_(torch.tensor(weights["input_kernel"].T.copy()))
-            getattr(module, f"weight_hh_{suffix}").copy_(torch.tensor(weights["recurrent_kernel"].T.copy()))
-            getattr(module, f"bias_ih_{suffix}").copy_(torch.tensor(weights["bias"]))
-            hidden = getattr(module, f"bias_hh_{suffix}")
-            hidden.zero_()
-            if case.cell == "gru":
-                hidden[2 * case.features :] = torch.tensor(weights["recurrent_bias"])
-    module = module.to(device)
-    x, target = torch.tensor(problem.x, device=device), torch.tensor(problem.target, device=device)
-    optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE)
-
-    def finish() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def backward() -> float:
-        optimizer.zero_grad()
-        loss = 0.5 * ((module(x)[0] - target) ** 2).mean()
-        loss.backward()
-        return float(loss.detach())
-
-    def step(count: int) -> None:
-        for _ in range(count):
-            backward()
-            optimizer.step()
-        finish()
-
-    def forward() -> None:
-        with torch.no_grad():
-            module(x)
-        finish()
-
-    loss = backward()
-    norm = _norm([p.grad.cpu() for n, p in module.named_parameters() if n.startswith("weight_hh")])
-    return Contestant(step, forward, loss, norm, None, None)
+    memory = _temporaries(compiled, devices)
+    return Contestant(run, run_one_forward, float(first_loss), size, memory, seconds, devices, cores(), "one a step")

@@ -66,7 +66,7 @@ def write_corpus(folder: Path, vocabulary: int) -> None:
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def config_of(case: Case, source: str) -> dict[str, Any]:
+def config_of(case: Case, source: str, backend: str = "auto") -> dict[str, Any]:
     """The config that `rnnlab.train` would get. A vocabulary that is not split fits in memory once: on one device."""
     return {
         "batch_size": case.batch,
@@ -76,6 +76,7 @@ def config_of(case: Case, source: str) -> dict[str, Any]:
         "task": {"name": "language_model", "dataset": "text", "source": source, "window": case.steps},
         "model": {
             "cell": {"name": "lstm", "features": case.features, "forget_bias": 0.0},
+            "recurrence": {"backend": backend},
             "embedding": case.features,
             "embedding_init": {"name": "uniform", "scale": 0.1},
             "readout_init": {"name": "uniform", "scale": 0.1},
@@ -85,12 +86,12 @@ def config_of(case: Case, source: str) -> dict[str, Any]:
     }
 
 
-def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
+def rnnlab(values: Sequence[Any], folder: Path, backend: str = "auto") -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights and its streams in the folder for the others."""
     from rnnlab.training.setup import make_run
 
     case = Case(*values)
-    run = make_run(config_of(case, str(folder)), str(folder))
+    run = make_run(config_of(case, str(folder), backend), str(folder))
     state = run.programs.start(0)
     if case.peers:
         cell, readout = state.params["layers"][0]["cells"][0], state.params["readout"]
@@ -148,12 +149,12 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
     return race.as_torch_trains(step)
 
 
-def measure(case: Case, turns: int, seconds: float, with_torch: bool) -> list[dict[str, Any]]:
+def measure(case: Case, asked: race.Asked) -> list[dict[str, Any]]:
     """One row a contestant, with words per second; see `race.measure`."""
-    names = race.CONTESTANTS if case.peers and with_torch else race.CONTESTANTS[:1]
+    names = asked.ours() + ["torch.nn"] * (case.peers and asked.with_torch)
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder), case.vocabulary)
-        rows = race.measure(__name__, names, case, folder, turns, seconds)
+        rows = race.measure(__name__, names, case, folder, asked)
     return [described(case, row) for row in rows]
 
 
@@ -168,7 +169,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
     rows = []
     for row in results:
         step, *rest = race.measured_cells(row)
-        rate = f"{row['words_per_second']:,.0f}" if step != "void" else ""
+        rate = f"{row['words_per_second']:,.0f}" if "words_per_second" in row else ""
         rows.append([row["shape"], row["kind"], row["contestant"], step, rate, *rest])
     head = ["(T, B, H), V", "optimiser, softmax", "by", "step, ms", "words/s", "time over rnnlab's", "peak memory, GiB"]
     return markdown_table(head, rows)

@@ -3,6 +3,7 @@
 `language_model.py` and `speech.py` say what is trained; layers alone are in `cases.py` and `contestants.py`.
 """
 
+import functools
 import resource
 import statistics
 import sys
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.benchmark.tables import without
 from rnnlab.benchmark.worker import Worker, answer_requests, time_steps
 
-CONTESTANTS = ("rnnlab", "torch.nn")
 STEPS = 3
 """How many updates' losses are compared."""
 WEIGHTS = "weights.npz"
@@ -23,10 +24,38 @@ AGREE = 1e-3
 """Largest relative difference between two contestants' losses of the first updates."""
 
 
+class Asked(NamedTuple):
+    """What the command's flags ask of a measurement."""
+
+    turns: int = 5
+    """How often each contestant is timed."""
+    seconds: float = 0.5
+    """How long, at least, each is timed in a turn."""
+    with_torch: bool = True
+    backends: Sequence[str] = ("auto",)
+    """Those of `model.recurrence.backend`; each is a contestant."""
+    alone: int = 64
+    """Of a sweep's runs, how many are timed alone."""
+
+    def ours(self) -> list[str]:
+        """The names of rnnlab's contestants: "rnnlab", "rnnlab native"."""
+        return [name_of(backend) for backend in self.backends]
+
+
+def name_of(backend: str) -> str:
+    """The contestant that is rnnlab with this backend."""
+    return "rnnlab" if backend == "auto" else f"rnnlab {backend}"
+
+
+def backend_of(name: str) -> str:
+    """The reverse of `name_of`."""
+    return name.removeprefix("rnnlab").strip() or "auto"
+
+
 class Contestant(NamedTuple):
     """One case made ready."""
 
-    step: Callable[[int], None]
+    step: Callable[[int], object]
     """Makes so many updates."""
     losses: list[float]
     """Losses of the first updates."""
@@ -34,9 +63,7 @@ class Contestant(NamedTuple):
     """Peak memory on an accelerator; None on a CPU, where it is the process's."""
 
 
-def measure(
-    module: str, names: Sequence[str], case: Sequence[Any], folder: str, turns: int, seconds: float
-) -> list[dict[str, Any]]:
+def measure(module: str, names: Sequence[str], case: Sequence[Any], folder: str, asked: Asked) -> list[dict[str, Any]]:
     """One row a contestant: turn by turn its seconds a step, the losses of its first updates, its peak memory; and the
     median, and the ratio of step times turn by turn (above 1: the first is faster). One with other losses than the
     first is void.
@@ -51,10 +78,10 @@ def measure(
     for worker, name in zip(workers, names, strict=True):
         prepared = worker.ask(do="prepare", case=list(case), folder=folder)
         rows.append({"contestant": name, "step": []} | prepared)
-    for _ in range(turns):
+    for _ in range(asked.turns):
         for worker, row in zip(workers, rows, strict=True):
             if "error" not in row:
-                answer = worker.ask(do="time", seconds=seconds)
+                answer = worker.ask(do="time", seconds=asked.seconds)
                 row["step"].append(answer) if isinstance(answer, float) else row.update(answer)
     for worker, row in zip(workers, rows, strict=True):
         row["peak_bytes"] = None if "error" in row else worker.ask(do="peak")
@@ -79,9 +106,10 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measured_cells(row: Mapping[str, Any]) -> list[str]:
-    """The cells of a contestant in a table: step in ms, ratio of step times, peak memory in GiB; "void" if it is."""
+    """The cells of a contestant in a table: step in ms, ratio of step times, peak memory in GiB; "void" or
+    "–" where there is none."""
     if "error" in row or "step_median" not in row:
-        return ["void", "", ""]
+        return [without(row), "", ""]
     return [f"{row['step_median'] * 1e3:.3g}", f"{row['step_ratio']:.2f}", f"{row['peak_bytes'] / 2**30:.2f}"]
 
 
@@ -131,15 +159,20 @@ def as_torch_trains(step: Callable[[], Any]) -> Contestant:
     return Contestant(train, losses, lambda: torch.cuda.max_memory_allocated() if gpu else None)
 
 
-def serve(name: str, contestants: Mapping[str, Callable[[Sequence[Any], Path], Contestant]]) -> None:
-    """The process of one contestant: answers requests on standard input until it ends."""
+def serve(name: str, contestants: Mapping[str, Callable[..., Contestant]]) -> None:
+    """The process of one contestant: answers requests on standard input until it ends.
+
+    contestants: functions of a case and a folder; "rnnlab" also gets the backend that a name such as "rnnlab native"
+        ends with.
+    """
+    make = contestants.get(name) or functools.partial(contestants["rnnlab"], backend=backend_of(name))
     held: dict[str, Contestant] = {}
 
     def answer(request: Mapping[str, Any]) -> Any:
         if request["do"] == "describe":
             return [name]
         if request["do"] == "prepare":
-            held["made"] = contestants[name](request["case"], Path(request["folder"]))
+            held["made"] = make(request["case"], Path(request["folder"]))
             return {"losses": held["made"].losses}
         if request["do"] == "time":
             return time_steps(held["made"].step, request["seconds"])

@@ -57,7 +57,7 @@ def write_utterances(case: Case, folder: Path) -> None:
     np.savez(folder / UTTERANCES, x=x, classes=classes, lengths=lengths)
 
 
-def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
+def rnnlab(values: Sequence[Any], folder: Path, backend: str = "auto") -> race.Contestant:
     """rnnlab as `rnnlab.train` runs it. Leaves its first weights in the folder for the other."""
     from rnnlab.benchmark.utterances import Utterances
     from rnnlab.tasks import TASKS
@@ -73,7 +73,7 @@ def rnnlab(values: Sequence[Any], folder: Path) -> race.Contestant:
             "batch_size": case.batch,
             "eval_batch_size": case.batch,
             "task": {"name": "invented_utterances", "file": str(folder / UTTERANCES)},
-            "model": {"cell": cell, "layers": case.layers, "bidirectional": True},
+            "model": {"cell": cell, "layers": case.layers, "bidirectional": True, "recurrence": {"backend": backend}},
             "optimizer": {"name": "adam", "learning_rate": RATE, "clip_norm": CLIP},
         }
     )
@@ -134,12 +134,12 @@ def torch_nn(values: Sequence[Any], folder: Path) -> race.Contestant:
     return race.as_torch_trains(step)
 
 
-def measure(case: Case, turns: int, seconds: float, with_torch: bool) -> list[dict[str, Any]]:
+def measure(case: Case, asked: race.Asked) -> list[dict[str, Any]]:
     """One row a contestant; see `race.measure`."""
-    names = race.CONTESTANTS if with_torch else race.CONTESTANTS[:1]
+    names = asked.ours() + ["torch.nn"] * asked.with_torch
     with tempfile.TemporaryDirectory() as folder:
         write_utterances(case, Path(folder))
-        rows = race.measure(__name__, names, case, folder, turns, seconds)
+        rows = race.measure(__name__, names, case, folder, asked)
     return [row | {"shape": case.shape()} for row in rows]
 
 

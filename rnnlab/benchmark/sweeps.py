@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.benchmark import race
 from rnnlab.benchmark.diagnostics import ADDING
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.markdown import markdown_table
@@ -49,7 +50,7 @@ class Case(NamedTuple):
 CASES = [Case("irnn"), Case("gru")]
 
 
-def config_of(case: Case) -> dict[str, Any]:
+def config_of(case: Case, backend: str = "auto") -> dict[str, Any]:
     """The config of a case, as in configs/adding.py."""
     return ADDING | {
         "steps": case.steps,
@@ -57,11 +58,19 @@ def config_of(case: Case) -> dict[str, Any]:
         "eval_every": 500,
         "checkpoint_every": 500,
         "task": {"name": "adding", "length": case.length},
-        "model": {"cell": {"name": case.cell, "features": case.features, "input_init": "glorot_uniform"}},
+        "model": {
+            "cell": {"name": case.cell, "features": case.features, "input_init": "glorot_uniform"},
+            "recurrence": {"backend": backend},
+        },
     }
 
 
-def measure(case: Case, alone: int) -> list[dict[str, Any]]:
+def measure(case: Case, asked: race.Asked) -> list[dict[str, Any]]:
+    """One row for each backend; see `measure_sweep`."""
+    return [measure_sweep(case, asked.alone, backend) for backend in asked.backends]
+
+
+def measure_sweep(case: Case, alone: int, backend: str = "auto") -> dict[str, Any]:
     """One row: the wall time of the sweep, and of every run that was timed alone, half of them before it, half after.
 
     Args:
@@ -75,7 +84,7 @@ def measure(case: Case, alone: int) -> list[dict[str, Any]]:
     half = len(chosen) // 2
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        config = config_of(case)
+        config = config_of(case, backend)
         (root / "base.py").write_text(f"def get_config():\n    return {config!r}\n", encoding="utf-8")
         sweep = {"base": str(root / "base.py"), "runs": runs}
         (root / "sweep.py").write_text(f"def get_config():\n    return {sweep!r}\n", encoding="utf-8")
@@ -93,6 +102,7 @@ def measure(case: Case, alone: int) -> list[dict[str, Any]]:
         ]
     row = {
         "shape": case.shape(),
+        "contestant": race.name_of(backend),
         "runs": len(runs),
         "timed_alone": len(chosen),
         "alone_seconds": times,
@@ -100,7 +110,7 @@ def measure(case: Case, alone: int) -> list[dict[str, Any]]:
         "sweep_seconds": together,
         "first_losses": pairs,
     }
-    return [judged(row)]
+    return judged(row)
 
 
 def judged(row: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +151,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
     rows = [
         [
             row["shape"],
+            row["contestant"],
             f"{row['alone_all_seconds']:.0f}",
             f"{row['timed_alone']} of {row['runs']}",
             f"{row['sweep_seconds']:.0f}",
@@ -148,4 +159,4 @@ def markdown(results: list[dict[str, Any]]) -> str:
         ]
         for row in results
     ]
-    return markdown_table(["runs", "one after another, s", "timed of them", "as a sweep, s", "share"], rows)
+    return markdown_table(["runs", "by", "one after another, s", "timed of them", "as a sweep, s", "share"], rows)

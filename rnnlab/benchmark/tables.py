@@ -1,5 +1,6 @@
 """The table of the contestants' steps, on the console and in Markdown."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -7,6 +8,9 @@ from rich.table import Table
 
 from rnnlab.benchmark.cases import DEFAULT
 from rnnlab.files.markdown import markdown_table
+
+VOID = "void"
+USES = ("contestant", "devices", "threads", "dispatches")
 
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
@@ -23,7 +27,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         first, last = last != (row["cell"], row["shape"]), (row["cell"], row["shape"])
         names = [row["cell"] if first else "", row["shape"] if first else "", row["contestant"]]
         if "error" in row:
-            table.add_row(*names, "void")
+            table.add_row(*names, without(row))
             continue
         memory = row["temporary_bytes"]
         table.add_row(
@@ -38,13 +42,27 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
         )
     console.print(table)
+    uses = Table(title="what each contestant uses")
+    for column in USES:
+        uses.add_column(column)
+    for line in _contestants(results):
+        uses.add_row(*line)
+    console.print(uses)
     for row in results:
         if "error" in row:
             console.print(f"{row['cell']} {row['shape']} {row['contestant']}: {row['error']}", markup=False)
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """A line per case: rnnlab's own numbers, and how many times as long each of the others takes for a step."""
+    """Three tables: of a training step and of a forward pass a line per case, rnnlab's own numbers and how many times
+    as long each of the others takes; and what each contestant uses."""
+    return "\n".join(
+        [_of_cases(results, "step"), _of_cases(results, "forward"), markdown_table(USES, _contestants(results))]
+    )
+
+
+def _of_cases(results: list[dict[str, Any]], what: str) -> str:
+    """what: "step" or "forward"."""
     peers = list(dict.fromkeys(row["contestant"] for row in results if row["contestant"] != DEFAULT))
     lines = []
     cases: dict[tuple[str, str], dict[str, Any]] = {}
@@ -53,15 +71,34 @@ def markdown(results: list[dict[str, Any]]) -> str:
     for (cell, shape), rows in cases.items():
         ours = rows.get(DEFAULT, {"error": ""})
         if "error" in ours:
-            mine = ["void"] * 3
+            mine = [VOID] * 3
         else:
             memory = ours["temporary_bytes"]
             size = "" if memory is None else f"{memory / 2**20:.0f}"
-            mine = [f"{ours['step_median'] * 1e3:.3g}", f"{ours['step_share']:.0%}", size]
-        ratios = [_ratio(rows[p]) if p in rows else "" for p in peers]
-        lines.append([cell, shape, *mine, *ratios])
-    return markdown_table(["cell", "(T, B, D, H)", "step, ms", "share of peak", "memory, MiB", *peers], lines)
+            mine = [f"{ours[f'{what}_median'] * 1e3:.3g}", f"{ours[f'{what}_share']:.0%}", size]
+        ratios = [_ratio(rows[p], what) if p in rows else "" for p in peers]
+        lines.append([cell, shape, *(mine if what == "step" else mine[:2]), *ratios])
+    memory = ["memory, MiB"] if what == "step" else []
+    return markdown_table(["cell", "(T, B, D, H)", f"{what}, ms", "share of peak", *memory, *peers], lines)
 
 
-def _ratio(row: dict[str, Any]) -> str:
-    return f"{row['step_ratio']:.2f}" if "step_ratio" in row else "void"
+def _contestants(results: list[dict[str, Any]]) -> list[list[str]]:
+    """A line per contestant; several numbers where it uses more in one case than in another."""
+    lines = []
+    for name in dict.fromkeys(row["contestant"] for row in results):
+        rows = [row for row in results if row["contestant"] == name]
+        uses = [[row[column] for row in rows if column in row] for column in USES[1:]]
+        if any(uses):
+            lines.append([name, *(", ".join(map(str, dict.fromkeys(values))) for values in uses)])
+        else:
+            lines.append([name, *[""] * 2, rows[0]["error"].replace("|", "/")])
+    return lines
+
+
+def _ratio(row: dict[str, Any], what: str) -> str:
+    return f"{row[f'{what}_ratio']:.2f}" if f"{what}_ratio" in row else without(row)
+
+
+def without(row: Mapping[str, Any]) -> str:
+    """What a table shows in the place of a number that a row does not have."""
+    return "–" if row.get("error", "").startswith("left out") else VOID

@@ -4,6 +4,7 @@ Every library runs in a process of its own with its default settings, rnnlab wit
 itself, so that nobody's allocator or thread pool is in another's way. All but the one that is asked sleep.
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rnnlab.benchmark.cases import Case, make_problem
+from rnnlab.benchmark.contestants import LeftOut
 
 
 class Worker:
@@ -48,19 +50,32 @@ class Worker:
         self.process.wait(timeout=30)
 
 
-def contestants(kind: str) -> dict[str, Any]:
-    """Name -> function of (case, problem), for the contestants that share a process."""
-    from rnnlab.benchmark import contestants as c
+KINDS: dict[str, tuple[str, ...]] = {
+    "rnnlab": ("rnnlab fused", "rnnlab reference", "rnnlab scan"),
+    "jax": ("plain scan", "flax.nnx.RNN"),
+    "jax split": ("plain scan, split", "flax.nnx.RNN, split"),
+    "torch": ("torch.nn",),
+    "torch flushed": ("torch.nn, flushed",),
+    "torch compiled": ("torch.compile",),
+}
+"""The contestants that share a process. "split": over one device per core, by hand. "flushed": denormals are 0, as they
+are for torch.compile and in JAX."""
+OF_ANY_CELL = ("rnnlab fused", "plain scan")
 
-    if kind == "rnnlab":
-        return {
-            "rnnlab fused": lambda *a: c.rnnlab(*a, backend="fused"),
-            "rnnlab reference": lambda *a: c.rnnlab(*a, backend="reference"),
-            "rnnlab scan": lambda *a: c.rnnlab(*a, backend="scan"),
-        }
-    if kind == "jax":
-        return {"plain scan": c.plain_scan, "flax.nnx.RNN": c.flax_rnn}
-    return {"torch.nn": c.torch_nn}
+
+def maker(name: str) -> Callable[..., Any]:
+    """The function of (case, problem) behind a contestant's name."""
+    from rnnlab.benchmark import contestants as c
+    from rnnlab.benchmark import torch_contestants as t
+
+    split = name.endswith(", split")
+    if name.startswith("rnnlab "):
+        return functools.partial(c.rnnlab, backend=name.removeprefix("rnnlab "))
+    if name.startswith("plain scan"):
+        return functools.partial(c.plain_scan, split=split)
+    if name.startswith("flax.nnx.RNN"):
+        return functools.partial(c.flax_rnn, split=split)
+    return t.torch_compiled if name == "torch.compile" else t.torch_nn
 
 
 def takes_part(name: str, case: Case) -> bool:
@@ -71,10 +86,28 @@ def takes_part(name: str, case: Case) -> bool:
         from rnnlab.benchmark.of_table import backends_of
 
         return "scan" in backends_of(case.cell)
-    return name in ("rnnlab fused", "plain scan")
+    return name in OF_ANY_CELL
 
 
-def time_calls(function: Callable[[], None], seconds: float) -> float:
+def settle(kind: str) -> None:
+    """Sets up the process of a kind; before its first use of a device."""
+    from rnnlab.parallel import devices
+
+    if kind == "rnnlab":
+        devices.tune_host(devices.cores())
+    elif kind == "jax split":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", devices.cores())
+    elif kind.startswith("torch"):
+        from rnnlab.benchmark import torch_contestants as t
+
+        t.limit_threads()
+        if kind != "torch":
+            t.flush_denormals()
+
+
+def time_calls(function: Callable[[], object], seconds: float) -> float:
     """The mean seconds of a call, over as many calls as fill `seconds` (at least one)."""
     calls, began = 0, time.perf_counter()
     while True:
@@ -85,7 +118,7 @@ def time_calls(function: Callable[[], None], seconds: float) -> float:
             return passed / calls
 
 
-def time_steps(run: Callable[[int], None], seconds: float) -> float:
+def time_steps(run: Callable[[int], object], seconds: float) -> float:
     """The mean seconds of a training step, over as many as fill `seconds`, by one step timed first.
 
     At least four: a run of one would measure how long it takes to get the memory.
@@ -108,17 +141,16 @@ def matrix_product_rate(seconds: float) -> float:
 
 def main(kind: str) -> None:
     """The process of the contestants of a kind."""
-    if kind == "rnnlab":
-        import os
-
-        from rnnlab.parallel import devices
-
-        devices.tune_host(os.cpu_count() or 1)
-    makers, ready = contestants(kind), {}
+    ready: dict[str, Any] = {}
+    missing = None
+    try:
+        settle(kind)
+    except LeftOut as error:
+        missing = error
 
     def answer(request: Mapping[str, Any]) -> Any:
         if request["do"] == "describe":
-            return list(makers)
+            return KINDS[kind]
         if request["do"] == "rate":
             from rnnlab.parallel.devices import failures
 
@@ -127,16 +159,13 @@ def main(kind: str) -> None:
         if request["do"] == "forget":
             return ready.clear()
         if request["do"] == "prepare":
+            if missing is not None:
+                raise missing
             case = Case(*request["case"])
-            contestant = ready[request["name"]] = makers[request["name"]](case, make_problem(case))
+            contestant = ready[request["name"]] = maker(request["name"])(case, make_problem(case))
             contestant.step(1)
             contestant.forward()
-            return {
-                "loss": contestant.loss,
-                "gradient": contestant.gradient,
-                "temporary_bytes": contestant.temporary_bytes,
-                "compile_seconds": contestant.compile_seconds,
-            }
+            return {name: value for name, value in contestant._asdict().items() if not callable(value)}
         contestant, seconds = ready[request["name"]], request["seconds"]
         forward = request["what"] == "forward"
         return time_calls(contestant.forward, seconds) if forward else time_steps(contestant.step, seconds)
@@ -151,6 +180,8 @@ def answer_requests(answer: Callable[[Mapping[str, Any]], Any]) -> None:
     for line in sys.stdin:
         try:
             reply = answer(json.loads(line))
+        except LeftOut as error:
+            reply = {"error": f"left out: {error}"}
         except Exception as error:  # The parent shows it in the table; the other contestants go on.
             reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         print(json.dumps(reply), file=answers, flush=True)

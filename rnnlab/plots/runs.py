@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from rnnlab.files import AGAIN, read_json
+from rnnlab.plots.legends import COMPACT
 from rnnlab.plots.style import (
     COLOURS,
     GREY,
@@ -184,23 +185,35 @@ def learning_rate_range(workdir: Path) -> Path:
 
 
 def benchmark_ratios(results: Path) -> Path:
-    """The figure of a file that `rnnlab.benchmark` wrote, beside it: each peer's step time over rnnlab's."""
+    """The figure of a file that `rnnlab.benchmark` wrote, beside it: each peer's time over rnnlab's, of a training step
+    and of a forward pass."""
     rows = [row for row in read_json(results, AGAIN, {"results": list})["results"] if "step_ratio" in row]
     peers = [p for p in dict.fromkeys(row["contestant"] for row in rows) if p != "rnnlab fused"]
     cases = list(dict.fromkeys((row["shape"], row["cell"]) for row in rows))
-    figure, ((axis,),) = make_panels(1, 1, (PAGE, 0.8 + 0.17 * len(cases)))
-    for number, peer in enumerate(peers):
-        points = [
-            (row["step_ratio"], cases.index((row["shape"], row["cell"]))) for row in rows if row["contestant"] == peer
-        ]
-        axis.scatter(
-            *zip(*points, strict=True), color=COLOURS[number % 6], marker=MARKERS[number % 6], label=peer, s=16
-        )
-    axis.axvline(1, color=GREY, linewidth=1)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}×")
-    axis.set_yticks(range(len(cases)), [f"{cell}  {shape}" for shape, cell in cases])
-    axis.invert_yaxis()
-    axis.set_xlabel("step time of each peer over rnnlab's; cases are (T, B, D, H)")
-    axis.legend()
+    figure, (axes,) = make_panels(1, 2, (PAGE, 1.3 + 0.17 * len(cases)), sharey=True)
+    for axis, what, title in zip(axes, ("step", "forward"), ("a training step", "a forward pass"), strict=True):
+        for number, peer in enumerate(peers):
+            points = [
+                (row[f"{what}_ratio"], cases.index((row["shape"], row["cell"])))
+                for row in rows
+                if row["contestant"] == peer
+            ]
+            colour, hollow = COLOURS[number % 6], number >= 6  # Six marks are told apart, twelve when half are hollow.
+            marks: dict[str, Any] = {
+                "facecolors": "none" if hollow else colour,
+                "edgecolors": colour,
+                "marker": MARKERS[number % 6],
+            }
+            axis.scatter(
+                *zip(*points, strict=True), s=16, linewidths=0.8, **marks, label=peer if what == "step" else ""
+            )
+        axis.axvline(1, color=GREY, linewidth=1)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}×")
+        axis.set_title(title)
+        axis.set_xlabel("time of each peer over rnnlab's")
+    axes[0].set_yticks(range(len(cases)), [f"{cell}  {shape}" for shape, cell in cases])
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("cell  (T, B, D, H)")
+    figure.legend(loc="outside lower center", ncols=5, **COMPACT)
     return save(figure, results.with_suffix(".png"))

@@ -2,32 +2,54 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rnnlab.benchmark import __main__ as benchmark
-from rnnlab.benchmark import contestants, diagnostics, language_model, race, speech, sweeps
+from rnnlab.benchmark import (
+    contestants,
+    diagnostics,
+    generation,
+    language_model,
+    layers,
+    race,
+    runs,
+    speech,
+    sweeps,
+    tables,
+    torch_contestants,
+)
 from rnnlab.benchmark.cases import OF_PEERS, Case, make_problem
 from rnnlab.benchmark.of_table import backends_of, multiply_adds
-from rnnlab.benchmark.worker import takes_part
+from rnnlab.benchmark.worker import KINDS, takes_part
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
 from rnnlab.engine import default_chunk
+from rnnlab.nn.network import Network
 from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import TASKS
 from tests.tiers import in_tiers
 
 ROOT = Path(__file__).parents[2]
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 MAKERS = {
     "fused": lambda *a: contestants.rnnlab(*a, backend="fused"),
     "reference": lambda *a: contestants.rnnlab(*a, backend="reference"),
     "plain scan": contestants.plain_scan,
+    "plain scan, split": lambda *a: contestants.plain_scan(*a, split=True),
     "flax": contestants.flax_rnn,
-    "torch": contestants.torch_nn,
+    "flax, split": lambda *a: contestants.flax_rnn(*a, split=True),
+    "torch": torch_contestants.torch_nn,
 }
 
 
@@ -51,6 +73,47 @@ def test_all_contestants_compute_the_same(cell, monkeypatch):
     for name, created in collected.items():
         assert created.loss == pytest.approx(first.loss, rel=1e-5), name
         assert created.gradient == pytest.approx(first.gradient, rel=1e-5), name
+        assert (created.devices > 1) == (name in ("fused", "reference", "plain scan, split", "flax, split")), name
+
+
+@pytest.mark.exhaustive
+@needs_torch
+@pytest.mark.parametrize("cell", ["irnn", "lstm", "gru"])
+def test_the_compiled_loop_computes_what_torch_nn_does(cell):
+    """Over a chunk of steps and a remainder, in both directions."""
+    case = Case(cell, torch_contestants.COMPILED_STEPS + 1, 4, 3, 5, bidirectional=True)
+    problem = make_problem(case)
+    compiled, eager = torch_contestants.torch_compiled(case, problem), torch_contestants.torch_nn(case, problem)
+    assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
+    assert compiled.gradient == pytest.approx(eager.gradient, rel=1e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize("cell", OF_PEERS)
+def test_the_loop_that_is_compiled_computes_what_torch_nn_does(cell, monkeypatch):
+    """The same without the compiler, which takes minutes."""
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    case = Case(cell, torch_contestants.COMPILED_STEPS + 1, 4, 3, 5, bidirectional=True)
+    problem = make_problem(case)
+    by_hand, ready = torch_contestants.torch_compiled(case, problem), torch_contestants.torch_nn(case, problem)
+    assert by_hand.loss == pytest.approx(ready.loss, rel=1e-5)
+    assert by_hand.gradient == pytest.approx(ready.gradient, rel=1e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("fails", "limit", "why"), [(True, 60, "torch.compile fails: no compiler"), (False, 1, "not done after 1 s")]
+)
+def test_what_does_not_compile_is_left_out_with_the_reason(fails, limit, why, monkeypatch):
+    def compile(function, **_):
+        if fails:
+            raise RuntimeError("no\ncompiler")
+        return lambda *_: time.sleep(60)
+
+    monkeypatch.setattr("torch.compile", lambda function, **_: lambda *a: compile(function)(*a))
+    case = Case("irnn", 3, 2, 1, 2)
+    with pytest.raises(contestants.LeftOut, match=why):
+        torch_contestants.torch_compiled(case, make_problem(case), limit)
 
 
 @pytest.mark.parametrize("cell", in_tiers([cell for cell in CELLS if cell not in OF_PEERS], costly=True))
@@ -73,7 +136,7 @@ def test_multiplications_are_those_of_the_cells_products(cell):
 
 
 def test_of_a_cell_that_others_lack_only_ours_takes_part():
-    names = ("rnnlab fused", "rnnlab reference", "rnnlab scan", "plain scan", "flax.nnx.RNN", "torch.nn")
+    names = [name for each in KINDS.values() for name in each]
     taking = {cell: [name for name in names if takes_part(name, Case(cell, 6, 4, 3, 8))] for cell in CELLS}
     assert taking["lstm"] == [name for name in names if name != "rnnlab scan"]
     assert taking["gru_reset_before"] == ["rnnlab fused", "plain scan"]
@@ -88,28 +151,49 @@ def test_row_that_disagrees_is_void(quantity, wrong, position):
     numbers = [2.0, 2.0001]
     numbers.insert(position, wrong)
     rows = [{"loss": 2.0, "gradient": 2.0} | {quantity: number} for number in numbers]
-    benchmark.judge(rows)
+    layers.judge(rows)
     assert ["error" in row for row in rows] == [index == position for index in range(3)]
     assert f"void: its {quantity} is" in rows[position]["error"]
 
 
 class FakeWorker:
-    """Answers as a worker does: each contestant has a loss, and every call takes half a second."""
+    """Answers as a worker does: each contestant has a loss, or is left out, and every call takes half a second."""
 
-    def __init__(self, losses: dict[str, float]):
+    def __init__(self, losses: dict[str, float | str]):
         self.losses, self.names = losses, list(losses)
 
     def ask(self, do: str, name: str = "", **_) -> dict | float | None:
-        created = {"loss": self.losses.get(name), "gradient": 1.0}
+        created = {"loss": self.losses.get(name), "gradient": 1.0, "temporary_bytes": None, "compile_seconds": None}
+        created |= {"devices": 2, "threads": 3, "dispatches": "one a step"}
+        if isinstance(self.losses.get(name), str):
+            created = {"error": self.losses[name]}
         return {"prepare": created, "time": 0.5, "rate": 4.0, "forget": None}[do]
 
 
 def test_measuring_voids_who_computes_something_else():
     workers = [FakeWorker({"a": 2.0, "b": 2.0}), FakeWorker({"wrong": 3.0})]
-    rows = {row["contestant"]: row for row in benchmark.measure(Case("lstm", 7, 4, 3, 5), workers, 2, 0.0)}
+    rows = {row["contestant"]: row for row in layers.measure(Case("lstm", 7, 4, 3, 5), workers, 2, 0.0)}
     assert [name for name, row in rows.items() if "void" in row.get("error", "")] == ["wrong"]
     assert rows["a"]["step"] == rows["b"]["forward"] == [0.5, 0.5]
     assert rows["a"]["rates"] == [4.0, 4.0]
+
+
+def test_tables_have_every_contestant_and_what_it_uses():
+    losses = {"peer": 2.0, "wrong": 3.0, "absent": "left out: no compiler"}
+    case = Case("lstm", 7, 4, 3, 5)
+    rows = layers.summarize(case, layers.measure(case, [FakeWorker({"rnnlab fused": 2.0}), FakeWorker(losses)], 2, 0.0))
+    step, forward, uses = tables.markdown(rows).strip().split("\n\n")
+    head = "| cell | (T, B, D, H) | {}, ms | share of peak |{} peer | wrong | absent |"
+    for table, what, memory in ((step, "step", " memory, MiB |"), (forward, "forward", "")):
+        lines = table.splitlines()
+        assert lines[0] == head.format(what, memory)
+        assert lines[2].endswith("| 1.00 | void | – |")
+    assert uses.splitlines()[2:] == [
+        "| rnnlab fused | 2 | 3 | one a step |",
+        "| peer | 2 | 3 | one a step |",
+        "| wrong | 2 | 3 | one a step |",
+        "| absent |  |  | left out: no compiler |",
+    ]
 
 
 def test_ratio_is_the_peer_over_rnnlab_turn_by_turn():
@@ -119,10 +203,10 @@ def test_ratio_is_the_peer_over_rnnlab_turn_by_turn():
     case = Case("lstm", 10, 2, 3, 4)
     rates = [case.step_products() * factor for factor in (1.0, 1.0, 0.25)]
     rows = [row("rnnlab fused", [1.0, 2.0, 4.0]), row("peer", [3.0, 6.0, 4.0])]
-    ours, peer = benchmark.summarize(case, rows)
+    ours, peer = layers.summarize(case, rows)
     assert (ours["step_ratio"], peer["step_ratio"]) == (1.0, 3.0)
     assert ours["step_share"] == pytest.approx(1.0), "1, 1/2 and 1 turn by turn"
-    assert "step_ratio" not in benchmark.summarize(case, [{"contestant": "peer", "error": "void"}])[0]
+    assert "step_ratio" not in layers.summarize(case, [{"contestant": "peer", "error": "void"}])[0]
 
 
 def test_unknown_cell_or_shape_is_named():
@@ -132,17 +216,50 @@ def test_unknown_cell_or_shape_is_named():
         benchmark.main(["--shapes=9"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--language_model", "--speech"], "--language_model and --speech: one at a time"),
+        (["--generation", "--runs"], "--generation and --runs: one at a time"),
+        (["--backend=fused"], "--backend goes with --language_model, .*; layers have all backends"),
+        (["--runs", "--backend=fsued"], "unknown value of --backend 'fsued'.*did you mean fused"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, why):
+    with pytest.raises(ConfigError, match=why):
+        benchmark.main(flags)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes have no cores of their own here")
+def test_on_one_core_every_process_has_the_same_one():
+    before = os.sched_getaffinity(0)
+    with benchmark.on_one_core(True):
+        command = [sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{ {max(before)} }\n"
+    assert os.sched_getaffinity(0) == before
+    with benchmark.on_one_core(False):
+        assert os.sched_getaffinity(0) == before
+
+
+def test_one_core_is_refused_where_processes_have_none_of_their_own(monkeypatch):
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    with pytest.raises(ConfigError, match=r"--one_core: .* measure on Linux"), benchmark.on_one_core(True):
+        pass
+
+
 @pytest.mark.slow
 def test_command_writes_a_table_a_file_and_a_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "SHAPES", [(6, 4, 2, 3, False)])
     output = tmp_path / "benchmark.json"
-    flags = ["--cells=irnn", "--shapes=0", "--turns=1", "--seconds=0.01", f"--output={output}"]
+    monkeypatch.delitem(KINDS, "torch compiled")  # It compiles for half a minute.
+    flags = ["--cells=irnn", "--shapes=0", "--turns=1", "--seconds=0.01", "--one_core", f"--output={output}"]
     assert benchmark.main(flags) == 0
     rows = json.loads(output.read_text())["results"]
     assert {"rnnlab fused", "rnnlab reference", "plain scan", "flax.nnx.RNN"} <= {row["contestant"] for row in rows}
-    assert all(row["step_ratio"] > 0 for row in rows)
+    assert all(row["step_ratio"] > 0 and row["forward_ratio"] > 0 for row in rows)
+    assert all(row["threads"] == 1 == row["devices"] for row in rows)
     assert output.with_suffix(".png").stat().st_size > 0
-    table = output.with_suffix(".md").read_text().splitlines()
+    table = output.with_suffix(".md").read_text().partition("\n\n")[0].splitlines()
     assert len(table) == 3
     assert table[0].count("|") == table[1].count("|") == table[2].count("|")
     assert "(6, 4, 2, 3)" in table[2]
@@ -191,7 +308,7 @@ def test_watching_is_measured_and_written_down(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+@needs_torch
 def test_language_models_train_alike_on_a_corpus_with_every_word(tmp_path):
     case = language_model.Case(5, 4, 6, 50)
     language_model.write_corpus(tmp_path, case.vocabulary)
@@ -236,7 +353,7 @@ def test_command_measures_language_models(tmp_path, monkeypatch):
     assert "| adagrad, 8 samples | rnnlab |" in output.with_suffix(".md").read_text()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+@needs_torch
 @pytest.mark.slow
 def test_utterances_are_trained_on_alike_packed_and_padded(tmp_path, monkeypatch):
     """Deep, in both directions, of lengths that differ; three updates of Adam."""
@@ -262,15 +379,11 @@ def test_command_measures_utterances(tmp_path, monkeypatch):
     )
 
 
-def test_language_models_and_utterances_are_not_measured_at_once(capsys):
-    with pytest.raises(ConfigError, match="one at a time"):
-        benchmark.main(["--language_model", "--speech"])
-
-
 @pytest.mark.exhaustive
 def test_a_sweep_is_timed_beside_the_same_runs_alone():
     case = sweeps.Case("irnn", steps=100, length=6, features=4, rates=2, seeds=2)
-    [row] = sweeps.measure(case, alone=2)
+    [row] = sweeps.measure(case, race.Asked(backends=["fused"], alone=2))
+    assert row["contestant"] == "rnnlab fused"
     assert "error" not in row
     assert row["timed_alone"] == len(row["alone_seconds"]) == 2
     assert row["alone_all_seconds"] == pytest.approx(2 * sum(row["alone_seconds"]))
@@ -282,7 +395,7 @@ def test_a_sweep_that_trains_other_runs_is_void(monkeypatch):
     monkeypatch.setattr(sweeps, "_seconds", lambda *_: 1.0)
     losses = iter([0.5, 0.5, 0.5, 0.6])
     monkeypatch.setattr(sweeps, "_first_loss", lambda _: next(losses))
-    [row] = sweeps.measure(sweeps.Case("gru", rates=2, seeds=1), alone=2)
+    [row] = sweeps.measure(sweeps.Case("gru", rates=2, seeds=1), race.Asked(alone=2))
     assert "void: mean losses of the first 100 steps" in row["error"]
     assert sweeps.markdown([row]).endswith("| void |\n")
 
@@ -291,3 +404,125 @@ def test_a_sweep_that_trains_other_runs_is_void(monkeypatch):
 def test_a_timed_command_that_fails_says_what_it_said(tmp_path):
     with pytest.raises(ConfigError, match=r"-m rnnlab\.train --config=.*none\.py .* failed: .*none\.py"):
         sweeps._seconds("train", tmp_path / "none.py", tmp_path / "run")
+
+
+# --- texts and whole runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_texts_go_on_alike_by_all_contestants(cell, tmp_path):
+    case = generation.Case(cell, 6, 30)
+    names = [name for name in generation.CONTESTANTS if name != "torch.compile"]
+    if importlib.util.find_spec("torch") is None:
+        names.remove("torch.nn")
+    losses = {}
+    for name in names:
+        contestant = generation.CONTESTANTS[name](case, tmp_path)
+        contestant.step(2)
+        losses[name] = contestant.losses
+    assert len(losses["rnnlab"]) == generation.TOKENS
+    for name in names:
+        np.testing.assert_allclose(losses[name], losses["rnnlab"], rtol=1e-5, err_msg=name)
+
+
+@needs_torch
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_torch_text_that_is_compiled_goes_on_as_torch_nn_does(cell, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    generator, case = np.random.default_rng(0), generation.Case(cell, 6, 30)
+    width = (4 if cell == "lstm" else 3) * 6
+    shapes = {"embedding": (30, 6), "word_kernel": (30, 6), "word_bias": (30,), "bias": (width,)}
+    shapes |= {"input_kernel": (6, width), "recurrent_kernel": (6, width)}
+    shapes |= {"recurrent_bias": (6,)} if cell == "gru" else {}
+    np.savez(tmp_path / race.WEIGHTS, **{k: generator.normal(size=v).astype(np.float32) for k, v in shapes.items()})
+    both = [generation.torch_loop(case, tmp_path, compiled) for compiled in (False, True)]
+    np.testing.assert_allclose(both[0].losses, both[1].losses, rtol=1e-5)
+    for each in both:
+        assert len(each.step(3)) == 3
+
+
+@pytest.mark.exhaustive
+def test_command_measures_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "CASES", [generation.Case("gru", 6, 30)])
+    output = tmp_path / "found.json"
+    flags = ["--generation", "--backend=auto,reference", "--turns=2", "--seconds=0", f"--output={output}"]
+    assert benchmark.main(flags) == 0
+    rows = {row["contestant"]: row for row in json.loads(output.read_text())["results"]}
+    assert {"rnnlab", "rnnlab reference", "plain loop", "flax.nnx"} <= {*rows}
+    assert all(row["tokens_per_second"] > 0 for row in rows.values() if "left out" not in row.get("error", ""))
+    assert "| gru, H = 6, V = 30 | rnnlab reference |" in output.with_suffix(".md").read_text()
+
+
+@needs_torch
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_torch_run_trains_on_rnnlabs_problem(cell):
+    """From the same weights the same loss and gradient of a batch of PyTorch's, which is one of the adding problem."""
+    import torch
+
+    loop = runs.TorchLoop(runs.Case(cell, 9, 4, 3, 10))
+    x, target = loop.batch()
+    values, marks = x[..., 0].numpy(), x[..., 1].numpy()
+    np.testing.assert_array_equal(marks[:4].sum(0), 1)
+    np.testing.assert_array_equal(marks[4:].sum(0), 1)
+    np.testing.assert_allclose((values * marks).sum(0)[:, None], target, rtol=1e-6)
+    network = Network(2, 1, cell={"name": cell, "features": 3}, rngs=nnx.Rngs(0))
+    weights = network.layers[0].cells[0]
+    named = ("input_kernel", "recurrent_kernel", "bias") + (("recurrent_bias",) if cell == "gru" else ())
+    torch_contestants.fill(loop.layer, "l0", {name: np.asarray(getattr(weights, name)[...]) for name in named})
+    with torch.no_grad():
+        loop.readout.weight.copy_(torch.tensor(np.asarray(network.readout.kernel[...]).T.copy()))
+        loop.readout.bias.copy_(torch.tensor(np.asarray(network.readout.bias[...])))
+    inputs, wanted = jnp.asarray(x.numpy()), jnp.asarray(target.numpy())
+    loss, gradient = nnx.value_and_grad(lambda network: ((network(inputs) - wanted) ** 2).mean())(network)
+    theirs = loop.loss(x, target)
+    theirs.backward()
+    assert theirs.item() == pytest.approx(float(loss), rel=1e-5)
+    ours = nnx.to_pure_dict(gradient)["layers"][0]["cells"][0]["recurrent_kernel"]
+    np.testing.assert_allclose(loop.layer.weight_hh_l0.grad.numpy().T, ours, rtol=1e-4, atol=1e-7)
+
+
+@needs_torch
+def test_the_torch_run_logs_as_rnnlab_does_and_ends_in_time():
+    case = runs.Case("gru", 6, 4, 3, 40)
+    lines = runs.TorchLoop(case).logged()
+    assert [line["step"] for line in lines] == [*range(2, 41, 2)]
+    assert [line["step"] for line in runs.TorchLoop(case).logged(longest=0.0)] == [2, 4]
+
+
+def test_runs_are_compared_turn_by_turn_and_one_that_does_not_train_is_void():
+    def row(name, seconds, rate, loss=0.17, finished=True):
+        return {
+            "contestant": name,
+            "shape": "a",
+            "seconds": seconds,
+            "rate": rate,
+            "loss": [loss],
+            "finished": finished,
+        }
+
+    rows = [
+        row("rnnlab", [2.0, 4.0], [10.0, 20.0]),
+        row("torch.nn, flushed", [4.0, 8.0], [4.0, 8.0]),
+        row("torch.nn", [9.0, 9.0], [1.0, 2.0], finished=False),
+        row("wrong", [1.0, 1.0], [1.0, 1.0], loss=float("nan")),
+    ]
+    table = runs.markdown(runs.summarize(rows)).splitlines()
+    assert [line.split(" | ", 2)[2] for line in table[2:]] == [
+        "15 | 1.00 | 3.0 | 1.00 |",
+        "6 | 2.50 | 6.0 | 2.00 |",
+        f"1.5 | 10.00 | over {runs.LONGEST} |  |",
+        "void |  |  |  |",
+    ]
+
+
+@pytest.mark.exhaustive
+@needs_torch
+def test_command_measures_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CASES", [runs.Case("gru", 6, 4, 3, 40)])
+    monkeypatch.setattr(runs, "TRAINS", 100.0)
+    output = tmp_path / "found.json"
+    assert benchmark.main(["--runs", "--backend=fused", "--turns=1", f"--output={output}"]) == 0
+    rows = json.loads(output.read_text())["results"]
+    assert [row["contestant"] for row in rows] == ["rnnlab fused", "torch.nn", "torch.nn, flushed"]
+    assert all(row["finished"] and row["seconds_ratio"] > 0 for row in rows)

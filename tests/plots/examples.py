@@ -216,10 +216,12 @@ def learning_rates(folder: Path) -> Any:
 
 
 def benchmark(folder: Path) -> Any:
-    """Four peers in eight cases."""
-    peers = ("rnnlab reference", "plain scan", "flax.nnx.RNN", "torch.nn")
+    """Eight peers in eight cases."""
+    peers = ("rnnlab reference", "plain scan", "flax.nnx.RNN", "plain scan, split", "flax.nnx.RNN, split", "torch.nn")
+    peers += ("torch.nn, flushed", "torch.compile")
     rows = [
-        {"contestant": peer, "shape": shape, "cell": cell, "step_ratio": 2.0 ** (n - 0.5 + 0.2 * m)}
+        {"contestant": peer, "shape": shape, "cell": cell, "step_ratio": 2.0 ** (n / 2 - 0.5 + 0.2 * m)}
+        | {"forward_ratio": 2.0 ** (n / 3 - 0.5 + 0.2 * m)}
         for n, peer in enumerate(peers)
         for shape in ("(784, 16, 1, 100)", "(300, 32, 120, 250 bidirectional)")
         for m, cell in enumerate(("vanilla", "irnn", "lstm", "gru"))
