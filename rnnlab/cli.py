@@ -20,7 +20,7 @@ from rnnlab.config.references import READY, read_reference, ready_configs
 from rnnlab.files import Unwritable, output
 from rnnlab.files.figure_files import FORMATS, VARIABLE, asked_formats, checked_formats
 from rnnlab.files.path_flag import path_flag
-from rnnlab.parallel import devices, environment, processes
+from rnnlab.parallel import devices, environment, messages, processes
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.provenance import source_hashes, versions
 from rnnlab.records.run_config import RunOptions, apply_overrides, field_hints, resolve_config
@@ -51,22 +51,37 @@ def figure_flag(values: flags.FlagValues) -> None:
 
 
 def process_flags(values: flags.FlagValues) -> None:
-    """Defines --coordinator, --processes, --process and --join_seconds, for a run of several processes."""
+    """Defines --coordinator, --processes, --process and --join_seconds, for a run or a sweep of several processes."""
     text = "host:port where process 0 listens; SLURM, Open MPI, TPU pods and Kubernetes are recognised without it"
     flags.DEFINE_string("coordinator", None, text, flag_values=values)
-    flags.DEFINE_integer("processes", None, "how many the run has", lower_bound=1, flag_values=values)
+    text = "how many there are; 1: this one is alone, whatever a launcher has started beside it"
+    flags.DEFINE_integer("processes", None, text, lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "which one this is, from 0", lower_bound=0, flag_values=values)
     alone, launched = processes.JOIN_SECONDS, processes.LAUNCH_SECONDS
     text = f"how long it waits for the others (default {alone}, under a launcher {launched})"
     flags.DEFINE_float("join_seconds", None, text, lower_bound=0, flag_values=values)
 
 
-def start_processes(values: flags.FlagValues, config: Mapping[str, Any]) -> None:
-    """Joins the other processes of the run, if there are any; values: parsed, with `process_flags` among them."""
-    account = {"config": config, "code": source_hashes(), "versions": versions()}
+def start_processes(values: flags.FlagValues, **what: Any) -> None:
+    """Joins the other processes of the run, if there are any.
+
+    Args:
+        values: parsed, with `process_flags` among them.
+        what: has to be the same in all of them, under the name that a line for people has for it.
+    """
+    account = {**what, "code": source_hashes(), "versions": versions()}
     processes.start(values.coordinator, values.processes, values.process, account, values.join_seconds)
-    if processes.processes() > 1 and isinstance(sys.stdout, output.WatchedOutput):
+    if processes.processes() == 1:
+        return
+    if isinstance(sys.stdout, output.WatchedOutput):
         sys.stdout.keep_from_libraries()  # gloo writes there, in the middle of our lines.
+    messages.watch(_end_after)
+
+
+def _end_after(reason: str) -> None:
+    """Ends this process, which may wait for one that has ended."""
+    output.complain(f"error: {reason}; the same command on all of them resumes from the last checkpoint")
+    os._exit(LOST)
 
 
 def default_workdir(reference: str) -> Path:
@@ -254,46 +269,49 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     output.open_closed_streams()
     environment.settle()
     with output.watched() as printed:
-        status = _status(main, printed)
+        status, reason = _status(main, printed)
     if status in (MISTAKE, CRASHED, LOST) and processes.processes() > 1:
+        messages.announce(reason)
         processes.leave(status)
     sys.exit(status)
 
 
-def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput) -> int:
-    """Calls main, prints what went wrong, and returns the exit status."""
+def _status(main: Callable[[Sequence[str]], int], printed: output.WatchedOutput) -> tuple[int, str]:
+    """Calls main, prints what went wrong, and returns the exit status and, in one line, the reason."""
+    reason = ""
     try:
         with devices.failures(), allocation_failures():
             status = main(sys.argv[1:])
     except SystemExit as end:  # After --help.
         status = end.code if isinstance(end.code, int) else FINISHED
-    except ConfigError as error:
-        output.complain(f"error: {' '.join(str(error).split())}")
+    except (ConfigError, processes.LoneFailure) as error:
+        output.complain(f"error: {(reason := ' '.join(str(error).split()))}")
         status = MISTAKE
         sys.unraisablehook = lambda _: None  # A full disk fails once more in every writer that closes at exit.
     except KeyboardInterrupt:
         output.complain("interrupted")
         status = INTERRUPTED
     except processes.LostProcess as error:
-        output.complain(f"error: {error}")
+        output.complain(f"error: {(reason := str(error))}")
         status = LOST
     except Exception as error:
         if error is printed.failure:
             status = FINISHED  # The failure of the output counts below.
         elif isinstance(error, OSError) and error.filename is not None:
             # Any reader or writer may meet a file that is gone or belongs to another user.
-            output.complain(f"error: {os.fsdecode(error.filename)}: {error.strerror or error}")
+            output.complain(f"error: {(reason := f'{os.fsdecode(error.filename)}: {error.strerror or error}')}")
             status = MISTAKE
         elif processes.processes() == 1:
             raise
         else:
             traceback.print_exc()
-            status = CRASHED
+            status, reason = CRASHED, " ".join(f"{type(error).__name__}: {error}".split())
     with contextlib.suppress(OSError):
         printed.flush()
     if printed.failure is None or status != FINISHED:
-        return status
+        return status, reason
     if isinstance(printed.failure, BrokenPipeError):
-        return UNREAD
-    output.complain(f"error: cannot write to standard output: {printed.failure.strerror or printed.failure}")
-    return MISTAKE
+        return UNREAD, reason
+    reason = f"cannot write to standard output: {printed.failure.strerror or printed.failure}"
+    output.complain(f"error: {reason}")
+    return MISTAKE, reason

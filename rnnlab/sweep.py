@@ -8,11 +8,14 @@ replicas in one compiled program. --config.path.to.field=VALUE sets a field of t
 --config.steps=500; with --config, --help lists all fields of the base.
 Without --workdir the sweep goes to runs/FILE or runs/FILE-PRESET. The same command on the same workdir resumes and runs
 only the settings that are not over. A changed file keeps every run that it still has; the others stay in the table.
-Several processes may share a workdir. --submit=slurm --jobs=8 submits them as a job array; its parameters have
+Several commands may share a workdir. --submit=slurm --jobs=8 submits them as a job array; its parameters have
 submitit's names, as --slurm.partition=gpu --slurm.time=240 (minutes) --slurm.cpus_per_task=8. The file may end worse
 settings early (halving), or let Optuna choose the settings (optuna).
-Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 5 other processes still have
-groups of the sweep, 130 interrupted after saving.
+One command may have several processes, which spread each group over the devices of all: SLURM (srun), Open MPI, TPU
+pods and Kubernetes are recognised, elsewhere give --coordinator, --processes and --process. With --processes=1 each
+process of a launcher is a command by itself.
+Exit status: 0 (diverged runs are results), 2 a mistake in the command, config or data, 4 another process of the sweep
+was lost, 5 other commands still have groups of the sweep, 130 interrupted after saving.
 """
 
 import re
@@ -40,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("jobs", None, "with --submit: how many jobs share the work", lower_bound=1, flag_values=values)
     cli.data_flags(values)
     cli.figure_flag(values)
+    cli.process_flags(values)
     reference, overrides, slurm = cli.parse(values, argv, __doc__, _base_config, parameters="slurm")
     if reference is None:
         raise ConfigError("--config is missing, as in --config=configs/sweeps/init_by_activation.py (--help says more)")
@@ -48,6 +52,11 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--jobs, --slurm.… and --shard=each are for a sweep that is submitted: --submit=slurm")
     if submits and jobs is None:
         raise ConfigError("--submit=slurm: how many jobs? As in --jobs=8")
+    if submits and (given := [name for name in ("coordinator", "processes", "process") if values[name].present]):
+        raise ConfigError(
+            f"--{given[0]}: with --submit=slurm each job is a process by itself; one sweep in several processes is "
+            "started by srun, without --submit"
+        )
     shard = (0, 1) if values.shard in (None, "each") else parse_shard(values.shard)
     from rnnlab.sweeps.runner import run_sweep
     from rnnlab.sweeps.spec.space import load_sweep
@@ -63,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
         for line in submit(sweep, again, workdir, jobs, values.shard, slurm, values.replicas):
             print(line)
         return cli.FINISHED
+    if not values.dry_run:
+        cli.start_processes(values, sweep=sweep)
     status = run_sweep(sweep, workdir, values.data_dir, dry_run=values.dry_run, shard=shard, at_most=values.replicas)
     return cli.EXIT_STATUS[status]
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if reference is None or config is None:
         raise ConfigError("--config is missing, as in --config=configs/adding.py (--help says more)")
     workdir = cli.default_workdir(reference) if values.workdir is None else values.workdir
-    cli.start_processes(values, config)
+    cli.start_processes(values, config=config)
     from rnnlab.training.loop import train_and_evaluate  # After the checks: it takes seconds to import.
 
     summary = train_and_evaluate(config, workdir, values.data_dir)

@@ -382,7 +382,7 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         hook = sys.unraisablehook
         try:
             with output.watched() as printed:
-                status = cli._status(command.main, printed)
+                status, _ = cli._status(command.main, printed)
         except Exception as error:
             import traceback
 

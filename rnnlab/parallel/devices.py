@@ -172,6 +172,7 @@ def make_mesh(batch_size: int, devices: int | None = None, split: int | None = 1
         raise ConfigError(
             f"batch_size {batch_size} is not divisible by {devices} devices; "
             f"sizes that are: {sizes}; device counts that divide it: {counts}"
+            f"{'; or start fewer processes' if sharing > 1 else ''}"
         )
     if sharing > 1:
         each = devices // sharing

@@ -31,8 +31,8 @@ JOIN_SECONDS, LAUNCH_SECONDS = 20, 300
 """How long a process waits for the others to come: where they were started by hand, and by a launcher, which may have
 images to fetch."""
 
-LINGER_SECONDS = 3
-"""How much longer than its failure the first process lives."""
+LINGER_SECONDS = 4
+"""How much longer than its failure the first process lives: `messages.watch` needs half of it."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _here = 1  # How many processes of the run are on this machine, as far as is known.
@@ -40,6 +40,10 @@ _here = 1  # How many processes of the run are on this machine, as far as is kno
 
 class LostProcess(RuntimeError):
     """Another process of the run has ended, or cannot be reached."""
+
+
+class LoneFailure(RuntimeError):
+    """A mistake that the other processes of the run do not have: this one cannot go on, nor can they without it."""
 
 
 def start(
@@ -66,11 +70,13 @@ def start(
     """
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in flags.items() if value is None]
+    if processes == 1 and not process:
+        return  # Under a launcher, too: each of those that it starts is alone.
     if 0 < len(missing) < 3:
         raise ConfigError(f"--coordinator, --processes and --process go together; missing: --{', --'.join(missing)}")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ConfigError(f"--process: {process} is not one of 0 to {processes - 1} (--processes={processes})")
-    if jax.distributed.is_initialized() or (missing and _is_alone()) or processes == 1:
+    if jax.distributed.is_initialized() or (missing and _is_alone()):
         return
     global _here
     on_one_machine = coordinator is not None and coordinator.rpartition(":")[0] in _LOOPBACK
@@ -165,6 +171,11 @@ def agree(flag: bool, number: int) -> tuple[bool, int]:
         return flag, number
     answers = np.asarray(multihost_utils.process_allgather(np.array([flag, number], np.int32)))
     return bool(answers[:, 0].any()), int(answers[0, 1])
+
+
+def which(flag: bool) -> list[int]:
+    """The numbers of the processes that have the flag."""
+    return np.flatnonzero(multihost_utils.process_allgather(np.int32(flag))).tolist()
 
 
 def fewest(number: int) -> int:

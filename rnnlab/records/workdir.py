@@ -295,7 +295,7 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
     path = Workdir(workdir).config
     if not path.exists():
         raise ConfigError(f"{workdir} is not the workdir of a run: it has no config.json")
-    content = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, _tuples)
+    content = read_json(path, "restore it, or remove it and start the run's command, which writes it", {}, with_tuples)
     with interpreting(path, "restore it"):
         try:
             folders = [*import_from, *content.get("import_from", ())]
@@ -307,7 +307,7 @@ def read_config(workdir: Path, import_from: Sequence[str] = ()) -> dict[str, Any
             raise ConfigError(f"{path}, damaged or of a run of another version of rnnlab: {error}") from None
 
 
-def _tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def with_tuples(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON has lists where a resolved config has tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
 

@@ -1,17 +1,20 @@
 """run_sweep: the order of things in a sweep. `space.py` says what its file means, `groups.py` who trains with whom.
 
-Several processes may work in one folder: each takes groups that no other holds.
+Several commands may work in one folder: each takes groups that no other holds. One command may have several processes,
+of which the first does what is written here (`orders.py`).
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rnnlab.parallel import processes
 from rnnlab.parallel.environment import single_precision
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.trackers import make_trackers
 from rnnlab.records.workdir import is_done, unless_too_large
+from rnnlab.sweeps.orders import Orders
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.spec.halving import Halving, left_before
 from rnnlab.sweeps.spec.manifest import Plan, make_plan, open_sweep
@@ -20,6 +23,7 @@ from rnnlab.sweeps.spec.space import Setting, described, expand
 from rnnlab.sweeps.worker import TableFile, Worker, shared_axes
 
 
+@processes.partners()
 @single_precision()
 def run_sweep(
     sweep: Mapping[str, Any],
@@ -43,64 +47,78 @@ def run_sweep(
             way are measured as if they ended there.
 
     Returns:
-        "finished", "interrupted" after saving, or "incomplete" where other processes still have groups. Diverged runs
+        "finished", "interrupted" after saving, or "incomplete" where other commands still have groups. Diverged runs
         are results.
 
     Raises:
         ConfigError: a mistake in the sweep; or in single runs, after all others have been trained.
+        LostProcess: another process of the sweep has ended.
     """
-    with unless_too_large(workdir), allocation_failures():
+    with allocation_failures():
         if not dry_run:
             _use_all_cores()  # Before anything is written: there may be no such devices.
-        search = None if sweep["optuna"] is None else Search(sweep, workdir)
-        if search is not None and not dry_run and not search.left():
-            search.ask(print)
+        orders = Orders(workdir, data_dir, stop)
+        if not processes.is_first():
+            return orders.follow()
+        with unless_too_large(workdir):
+            return orders.lead(lambda: _lead(sweep, workdir, orders, dry_run, shard, at_most))
 
-        def settings() -> list[Setting]:
-            return expand(sweep) if search is None else search.settings()
 
-        plan = make_plan(workdir, settings(), at_most)
-        halving = None if sweep["halving"] is None else Halving(sweep["halving"], plan.settings, workdir)
-        if dry_run:
-            _say_plan(plan, workdir)
-            for driver in filter(None, (halving, search)):
-                print(driver.described())
-            return "finished"
-        for config in {each.config["trackers"]: each.config for each in plan.settings}.values():
-            make_trackers(config)  # Their packages are there.
-        plan = open_sweep(workdir, sweep, settings(), at_most)
-        table = TableFile(workdir)
-        runs = len(plan.settings) if search is None else search.runs
-        progress = SweepProgress(runs, table.done, even=halving is None)
-        progress.say(_first_words(plan, workdir, table.done))
-        from rnnlab.training.interruptions import (
-            interruptions,  # Here: it takes seconds to import, and a dry run needs none of it.
-        )
+def _lead(
+    sweep: Mapping[str, Any], workdir: Path, orders: Orders, dry_run: bool, shard: tuple[int, int], at_most: int | None
+) -> str:
+    """`run_sweep`, in the first process of the command."""
+    search = None if sweep["optuna"] is None else Search(sweep, workdir)
+    if search is not None and not dry_run and not search.left():
+        search.ask(print)
 
-        try:
-            with interruptions(progress.say) as interrupted:
-                worker = Worker(plan, workdir, data_dir, shard, progress, table, interrupted, stop)
-                if halving is not None:
-                    over = _train_by_rungs(worker, halving)
-                elif search is not None:
-                    over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
-                else:
-                    over = worker.train()
-        finally:
-            table.write()
-        if not over:
-            progress.say(f"interrupted after {table.done} of {runs} runs; the same command resumes")
-            return "interrupted"
-        worker.complain()
-        progress.say(_last_words(table.rows, workdir))
-        if left := worker.left_elsewhere():
-            names = ", ".join(worker.elsewhere)
-            progress.say(
-                f"not complete: {left} runs of the groups {names} are in the hands of other processes; should these "
-                "end early, the same command trains what they leave"
-            )
-            return "incomplete"
+    def settings() -> list[Setting]:
+        return expand(sweep) if search is None else search.settings()
+
+    plan = make_plan(workdir, settings(), at_most)
+    halving = None if sweep["halving"] is None else Halving(sweep["halving"], plan.settings, workdir)
+    if dry_run:
+        _say_plan(plan, workdir)
+        for driver in filter(None, (halving, search)):
+            print(driver.described())
         return "finished"
+    for config in {each.config["trackers"]: each.config for each in plan.settings}.values():
+        make_trackers(config)  # Their packages are there.
+    plan = open_sweep(workdir, sweep, settings(), at_most)
+    orders.opened()
+    table = TableFile(workdir)
+    runs = len(plan.settings) if search is None else search.runs
+    progress = SweepProgress(runs, table.done, even=halving is None)
+    orders.say = progress.say
+    progress.say(_first_words(plan, workdir, table.done))
+    from rnnlab.training.interruptions import (
+        interruptions,  # Here: it takes seconds to import, and a dry run needs none of it.
+    )
+
+    try:
+        with interruptions(progress.say) as interrupted:
+            worker = Worker(plan, workdir, orders, shard, progress, table, interrupted)
+            if halving is not None:
+                over = _train_by_rungs(worker, halving)
+            elif search is not None:
+                over = _train_by_batches(worker, search, lambda: open_sweep(workdir, sweep, settings(), at_most))
+            else:
+                over = worker.train()
+    finally:
+        table.write()
+    if not over:
+        progress.say(f"interrupted after {table.done} of {runs} runs; the same command resumes")
+        return "interrupted"
+    worker.complain()
+    progress.say(_last_words(table.rows, workdir))
+    if left := worker.left_elsewhere():
+        names = ", ".join(worker.elsewhere)
+        progress.say(
+            f"not complete: {left} runs of the groups {names} are in the hands of other commands; should these "
+            "end early, the same command trains what they leave"
+        )
+        return "incomplete"
+    return "finished"
 
 
 def _train_by_rungs(worker: Worker, halving: Halving) -> bool:
@@ -135,12 +153,11 @@ def _train_by_batches(worker: Worker, search: Search, reopen: Callable[[], Plan]
 def _use_all_cores() -> None:
     """Makes a CPU device of every core; the first run would make as many as divide its batch, and the later ones, of
     other batches, could have no more."""
-    import jax
-
     from rnnlab.parallel import devices
 
-    devices.tune_host(count := devices.cores(), count)
-    jax.devices()
+    count = devices.process_cores() * processes.processes()
+    devices.tune_host(count, count)
+    devices.all_devices()
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""Worker: what one process does with the groups of a sweep. `runner.py` says which rounds there are.
+"""Worker: what one command does with the groups of a sweep. `runner.py` says which rounds there are.
 
-Several processes may work in one folder: each takes groups that no other holds.
+Several commands may work in one folder: each takes groups that no other holds.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rnnlab.files.locks import claimed
 from rnnlab.parallel.memory import OutOfMemory
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.workdir import DONE
+from rnnlab.sweeps.orders import Orders
 from rnnlab.sweeps.progress import SweepProgress
 from rnnlab.sweeps.report.table import write_table
 from rnnlab.sweeps.spec.groups import Group
@@ -31,32 +32,29 @@ class Worker:
 
     Args:
         plan, workdir: of the sweep.
-        data_dir, shard: as of `runner.run_sweep`.
+        orders: by which groups are trained, in all processes of this command.
+        shard: as of `runner.run_sweep`.
         progress: what the user sees.
         table: written now and then.
         interrupted: the signals that have come (`loop.interruptions`).
-        stop: as of `runner.run_sweep`.
     """
 
     def __init__(
         self,
         plan: Plan,
         workdir: Path,
-        data_dir: str | None,
+        orders: Orders,
         shard: tuple[int, int],
         progress: SweepProgress,
         table: "TableFile",
         interrupted: Sequence[str],
-        stop: Callable[[int], bool] | None = None,
     ):
-        self.plan, self.workdir, self.data_dir, self.shard = plan, workdir, data_dir, shard
-        self.progress, self.table = progress, table
-        self.interrupted, self.stop = interrupted, stop
+        self.plan, self.workdir, self.orders, self.shard = plan, workdir, orders, shard
+        self.progress, self.table, self.interrupted = progress, table, interrupted
         self.elsewhere: list[str] = []
-        """Groups that were in the hands of other processes when this one was done."""
+        """Groups that were in the hands of other commands when this one was done."""
         self._taken = 0
         self._failures: dict[str, ConfigError] = {}
-        self._kept: Any = None
 
     def train(self, stop_at: int | None = None, pruned: Mapping[str, int] = {}, *, waits: bool = False) -> bool:
         """Trains what is left of the groups that no other process holds; False after an interruption. Asks again after
@@ -75,7 +73,7 @@ class Worker:
                 return True
             if self._taken > taken:
                 continue
-            self.progress.advance(self.table.done, f"waiting for {len(self.elsewhere)} groups of other processes")
+            self.progress.advance(self.table.done, f"waiting for {len(self.elsewhere)} groups of other commands")
             time.sleep(WAIT)
             if self.interrupted:
                 return False
@@ -117,7 +115,8 @@ class Worker:
                 return True
             self._taken += 1
             try:
-                over = self._train(group, folder.folder, stop_at, pruned)
+                with self.orders.failing_alike():
+                    over = self._train(group, name, stop_at, pruned)
             except ConfigError as error:
                 kind = OutOfMemory if isinstance(error, OutOfMemory) else ConfigError
                 self._failures[name] = kind(f"group {name} ({described(group.settings[0].overrides)}): {error}")
@@ -129,15 +128,12 @@ class Worker:
         self.progress.advance(self.table.done)
         return over
 
-    def _train(self, group: Group, folder: Path, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
+    def _train(self, group: Group, name: str, stop_at: int | None, pruned: Mapping[str, int]) -> bool:
         """Trains the runs of a group that are not over yet; False, after saving, where it is interrupted."""
-        from rnnlab.sweeps.replicas.group_run import KeptPrograms, run_group
-        from rnnlab.training.loop import train_and_evaluate
-
         workdir, progress, table = self.workdir, self.progress, self.table
         if group.alone is None:
             table.write()
-            others = table.done - (len(group.settings) - len(left_before(workdir, folder.name, group, None)))
+            others = table.done - (len(group.settings) - len(left_before(workdir, name, group, None)))
 
             def shown(*, step: int, steps: int, running: int, ended: int) -> None:
                 words = f"{running} replica{'' if running == 1 else 's'} at step {step}"
@@ -146,32 +142,13 @@ class Worker:
 
             same = shared_axes(group)
             progress.report(f"next: {len(group.settings)} replicas{f', {described(same)}' if same else ''}")
-            self._kept = self._kept or KeptPrograms()
             with progress.running():
-                return run_group(
-                    group.settings,
-                    workdir,
-                    folder,
-                    self.data_dir,
-                    progress.say,
-                    shown,
-                    stop_at=stop_at,
-                    pruned=pruned,
-                    kept=self._kept,
-                    stop=self.stop,
-                )
-        for setting in left_before(workdir, folder.name, group, None):
+                return self.orders.group(group.settings, name, shown, stop_at=stop_at, pruned=pruned)
+        for setting in left_before(workdir, name, group, None):
             progress.report(f"next: run {setting.name}, {described(setting.overrides)}")
             ends = pruned.get(setting.name)
-            summary = train_and_evaluate(
-                setting.config,
-                SweepDir(workdir).run(setting.name),
-                self.data_dir,
-                stop_at=stop_at if ends is None else ends,
-                prune=ends is not None,
-                stop=self.stop,
-            )
-            if summary["status"] == "interrupted":
+            last = stop_at if ends is None else ends
+            if self.orders.run(setting, stop_at=last, prune=ends is not None) == "interrupted":
                 return False
             table.refresh()
             progress.advance(table.done)

@@ -206,7 +206,7 @@ def test_a_group_that_another_process_holds_is_left_to_it(tmp_path, run, trainer
         assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == cli.INCOMPLETE
     assert trainer.trained == ["0002", "0003"]
     output = capsys.readouterr().out
-    assert "not complete: 2 runs of the groups 000 are in the hands of other processes" in output
+    assert "not complete: 2 runs of the groups 000 are in the hands of other commands" in output
     assert run(product={CELL: ["irnn", "gru"]}, seeds=2) == 0
     assert trainer.trained == ["0002", "0003", "0000", "0001"]
 

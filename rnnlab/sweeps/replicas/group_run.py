@@ -11,7 +11,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.overrides import differences
-from rnnlab.parallel import devices
+from rnnlab.parallel import devices, messages, processes
 from rnnlab.records.folders import GroupDir, SweepDir
 from rnnlab.records.run_config import traced_numbers, without_trackers
 from rnnlab.records.workdir import is_done
@@ -78,15 +78,17 @@ def run_group(
         return [Member(s, numbers[s.name], SweepDir(workdir).run(s.name), run) for s in chosen]
 
     def waiting() -> list[Setting]:
-        return [s for s in settings if s.name not in stopped and not is_done(SweepDir(workdir).run(s.name))]
+        over = messages.from_first(lambda: [s.name for s in settings if is_done(SweepDir(workdir).run(s.name))])
+        return [s for s in settings if s.name not in stopped and s.name not in over]
 
     room, stopped = None, set()
     # One folder; of a group that is split for memory and stops half way, one a part.
-    parts = sorted(folder.glob(f"{GroupDir(folder).checkpoints().name}*"))
-    fresh = (part for part in map(GroupDir(folder).checkpoints, itertools.count()) if not part.exists())
+    named = f"{GroupDir(folder).checkpoints().name}*"
+    parts = messages.from_first(lambda: sorted(path.name for path in folder.glob(named)))
+    fresh = (part.name for part in map(GroupDir(folder).checkpoints, itertools.count()) if not part.exists())
     with disk_errors(workdir), interruptions(say) as interrupted:
         while left := waiting():
-            part = parts.pop(0) if parts else next(fresh)
+            part = folder / (parts.pop(0) if parts else messages.from_first(lambda: next(fresh)))
             checkpoints = Checkpoints(part, say)
             try:
                 group = ReplicaGroup(programs, checkpoints, say, progress, len(settings) - len(left) - len(stopped))
@@ -105,7 +107,8 @@ def run_group(
             finally:
                 checkpoints.close()
             stopped.update(group.names)
-            if not group.names:
+            processes.barrier("end of a group")
+            if not group.names and processes.is_first():
                 shutil.rmtree(part)
     return True
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.locks import holder
+from rnnlab.parallel import processes
 from rnnlab.records.metrics import MetricsFile
 from rnnlab.records.trackers.sending import Sending
 from rnnlab.records.workdir import Workdir, open_workdir
@@ -23,11 +24,13 @@ class Member:
     def __init__(self, setting: Setting, numbers: dict[str, float], workdir: Path, run: Run):
         self.setting, self.numbers, self.workdir = setting, numbers, workdir
         self.writer: MetricsFile | None = None
-        """None before `begin`."""
+        """None before `begin`, and but in the first process."""
         self.memory = make_host_state(setting.config, run.task.solved, run.sign)
         self.best: dict[str, Any] | None = None
         """The memory at the best evaluation, for its checkpoint."""
         self.status = "running"
+        if not processes.is_first():
+            return
         if who := holder(Workdir(workdir).lock):
             raise ConfigError(f"{workdir} is in use: {who} writes there")
         open_workdir(workdir, setting.config, run.task.words)
@@ -38,12 +41,13 @@ class Member:
 
     def begin(self, step: int) -> None:
         """Its numbers begin, or go on, at a step."""
-        self.writer = MetricsFile(self.workdir, step, Sending(self.setting.config, self.workdir))
+        if processes.is_first():
+            self.writer = MetricsFile(self.workdir, step, Sending(self.setting.config, self.workdir))
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """A line of its numbers."""
-        assert self.writer is not None
-        self.writer.write(step, split, values, seconds)
+        if self.writer is not None:
+            self.writer.write(step, split, values, seconds)
 
     def leave(self, status: str, summary: Mapping[str, Any] = {}) -> None:
         """It stops here; its trackers are told, once."""
@@ -51,11 +55,13 @@ class Member:
             self.writer.finish(status, summary)
 
     def save(self, last: TrainState, best: TrainState, seconds: float, say: Callable[[str], None]) -> None:
-        """Writes the run's own checkpoints: its best state and its last."""
+        """Writes the run's own checkpoints: its best state and its last. All processes call it; the first writes."""
         step, stopping = int(last.step), self.memory.stopping
         score = None if stopping.best_step is None else stopping.score(stopping.best_values)
         folder = Workdir(self.workdir).checkpoints
-        shutil.rmtree(folder, ignore_errors=True)  # Those of an earlier stop: steps are saved in their order alone.
+        if processes.is_first():  # Those of an earlier stop: steps are saved in their order alone.
+            shutil.rmtree(folder, ignore_errors=True)
+        processes.barrier("checkpoints of a run")
         checkpoints = Checkpoints(folder, say)
         try:
             if stopping.best_step is not None and stopping.best_step != step:

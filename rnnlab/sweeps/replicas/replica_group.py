@@ -6,13 +6,14 @@ Which members there are, and what becomes of the group's own checkpoints, is `gr
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from rnnlab.config.bounds import LARGEST_INT
 from rnnlab.files import write_text
-from rnnlab.parallel import devices
+from rnnlab.parallel import devices, processes
 from rnnlab.records.metrics import plain
 from rnnlab.records.workdir import Workdir
 from rnnlab.sweeps.replicas.member import Member
@@ -22,7 +23,7 @@ from rnnlab.training.clock import TrainingClock
 from rnnlab.training.conclusion import summarize
 from rnnlab.training.evaluation import SECONDS_PER_DISPATCH, Halt, Halted
 from rnnlab.training.host_state import following
-from rnnlab.training.state import logged
+from rnnlab.training.state import TrainState, logged
 
 
 class ReplicaGroup:
@@ -167,7 +168,8 @@ class ReplicaGroup:
                 return False
             self.progress(step=target, steps=steps, running=len(self._running()), ended=self.ended)
             stopped = bool(self._running()) and stop is not None and stop(target)
-            stops = interrupted or stopped
+            stops, budget = processes.agree(bool(interrupted) or stopped, budget)
+            stopped = stops and processes.agree(stopped, 0)[0]
             if self._running() and (stops or target == last or target % every.checkpoint == 0):
                 self._save()
             if self._running() and stops:
@@ -224,7 +226,7 @@ class ReplicaGroup:
         if not over:
             return True
         with self.clock.paused():
-            if not interrupted and self._leave(over, interrupted):
+            if not processes.agree(bool(interrupted), 0)[0] and self._leave(over, interrupted):
                 return True
             if self._saved != self.step:
                 self._save()
@@ -239,31 +241,37 @@ class ReplicaGroup:
         except Halted:
             return False
         flows = self.programs.flows(self.state, self._of([slot for slot, _ in over]))
-        last, best = jax.device_get((self.state, self.best))
-        for written, (slot, member) in enumerate(over, 1):
-            state, bests = (jax.tree.map(lambda a: a[slot], tree) for tree in (last, best))  # noqa: B023
-            member.save(state, bests, self.clock.seconds(), self.say)
-            summary = summarize(self.run, member.memory, state, member.status, self.clock.seconds(), self._rate)
-            if slot in tested:
-                summary["best"]["test"] = values[slot]
-                best_step = member.memory.stopping.best_step or int(state.step)
-                member.write(best_step, "test", values[slot], self.clock.seconds())
-            write_text(Workdir(member.workdir).gradient_flow, json.dumps(flows[slot]) + "\n")
-            summary["memory_horizon"] = self.run.memory_horizon(flows[slot]["trained"])
-            summary["replicas"] = self.replicas
-            # Last: a run with a summary is done.
-            write_text(Workdir(member.workdir).summary, json.dumps(plain(summary), indent=2) + "\n")
-            member.leave(member.status, summary)
+        states = self.programs.each((self.state, self.best), [slot for slot, _ in over])
+        for written, ((slot, member), (state, best)) in enumerate(zip(over, states, strict=True), 1):
+            member.save(state, best, self.clock.seconds(), self.say)
+            if processes.is_first():
+                self._write(member, state, values[slot] if slot in tested else None, flows[slot])
             if member.status != "finished":
                 self.say(f"{member.setting.name}: {member.status.replace('_', ' ')} at step {int(state.step)}")
             self.slots[slot] = None
             self.ended += 1  # Said run by run: writing a thousand takes minutes.
             left = len(self._running()) + len(over) - written
             self.progress(step=self.step, steps=self.intervals.steps, running=left, ended=self.ended)
-            if interrupted and written < len(over):
+            if written < len(over) and processes.agree(bool(interrupted), 0)[0]:
                 return False
         self._rearrange()
         return True
+
+    def _write(
+        self, member: Member, state: TrainState, tested: Mapping[str, float] | None, flows: Mapping[str, Any]
+    ) -> None:
+        """The files that a member leaves beside its checkpoints."""
+        summary = summarize(self.run, member.memory, state, member.status, self.clock.seconds(), self._rate)
+        if tested is not None:
+            summary["best"]["test"] = tested
+            best_step = member.memory.stopping.best_step or int(state.step)
+            member.write(best_step, "test", tested, self.clock.seconds())
+        write_text(Workdir(member.workdir).gradient_flow, json.dumps(flows) + "\n")
+        summary["memory_horizon"] = self.run.memory_horizon(flows["trained"])
+        summary["replicas"] = self.replicas
+        # Last: a run with a summary is done.
+        write_text(Workdir(member.workdir).summary, json.dumps(plain(summary), indent=2) + "\n")
+        member.leave(member.status, summary)
 
     def _rearrange(self) -> None:
         """Moves states where devices have unequally many that run, or where half of the slots are idle and cost."""

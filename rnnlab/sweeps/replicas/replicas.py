@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ class ReplicaPrograms:
         self.axis = axis = ReplicaAxis(run.programs, side_by_side)
         self.side_by_side, self.count = axis.side_by_side, axis.places
         self.split = axis.placed(EACH)
+        self.rows = run.rows  # Here: a batch that does not fit into memory says so before anything is traced.
         self._compiled: dict[int, Any] = {}
         states = axis.states
         self._train, self._initialize = axis.train_program(), axis.initialize_program()
@@ -128,7 +129,7 @@ class ReplicaPrograms:
     def train(self, state: TrainState, until: Int[np.ndarray, " N"]) -> TrainState:
         """`Programs.train` of every replica, to a step of its own; donates the state."""
         program = self._program(until.shape[0])
-        return program(state, self._placed(until, np.int32), self.run.data, self.run.rows)
+        return program(state, self._placed(until, np.int32), self.run.data, self.rows)
 
     def evaluate(
         self,
@@ -164,9 +165,18 @@ class ReplicaPrograms:
         """The replicas of these slots, as slots 0 to M - 1; M: of `slots`."""
         return self._take(state, np.asarray(slots, np.int32))
 
+    def each(self, states: Sequence[TrainState], slots: Sequence[int]) -> Iterator[list[TrainState]]:
+        """Of each slot its replica of these states, in every process."""
+        held = jax.device_get(states) if processes.processes() == 1 else None
+        for slot in slots:
+            if held is None:
+                yield [self.pick(state, slot) for state in states]
+            else:
+                yield [jax.tree.map(lambda a: a[slot], state) for state in held]  # noqa: B023
+
     def pick(self, state: TrainState, slot: int) -> TrainState:
-        """The replica of a slot in NumPy, in every process."""
-        return jax.device_get(self._pick(state, np.int32(slot)))
+        """The replica of a slot, on every device of every process."""
+        return self._pick(state, np.int32(slot))
 
     def with_rate_scales(self, state: TrainState, scales: Float[np.ndarray, " N"]) -> TrainState:
         """The states with other factors of the learning rate."""
@@ -182,7 +192,7 @@ class ReplicaPrograms:
         """`train` compiled for so many slots."""
         if slots not in self._compiled:
             shapes, until, _, _ = self.axis.arguments(slots)
-            self._compiled[slots] = self._train.lower(shapes, until, self.run.data, self.run.rows).compile()
+            self._compiled[slots] = self._train.lower(shapes, until, self.run.data, self.rows).compile()
         return self._compiled[slots]
 
     def needed(self, slots: int) -> int:
