@@ -1,7 +1,7 @@
 """Runs the commands of pages in one process: `python -m tests.commands` reads their words as JSON, a list each.
 
 The words are those after `python`. It prints a list of [exit status, text] as JSON, text being what was printed or what
-was wrong.
+was wrong. With `--without_figures` runs draw no figures of their own.
 """
 
 import contextlib
@@ -49,4 +49,9 @@ def outcome(words: Sequence[str]) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([outcome(words) for words in json.load(sys.stdin)]))
+    with contextlib.ExitStack() as stack:
+        if "--without_figures" in sys.argv:
+            from tests.helpers import without_figures
+
+            stack.enter_context(without_figures())
+        print(json.dumps([outcome(words) for words in json.load(sys.stdin)]))

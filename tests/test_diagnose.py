@@ -23,9 +23,9 @@ from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
-from tests.generated_tasks import small_task, tasks_in_tiers
+from tests.generated_tasks import small_task
 from tests.helpers import event_file_loader
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 OF_EVERY_TASK = measures_of(Adding())
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results" / "checkpoints"
@@ -93,7 +93,7 @@ def of_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any
     )
 
 
-@pytest.mark.parametrize("name", tasks_in_tiers(pytest.mark.exhaustive))
+@pytest.mark.parametrize("name", ["adding", "speech", *exhaustive_tests(*({*TASKS} - {"adding", "speech"}))])
 def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

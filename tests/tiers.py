@@ -2,8 +2,8 @@
 
 A central test (equal to the reference, to the paper's equations; resumes; lowers) has one cell of each structure of a
 step by default, and with the slow tests the cells that the studies compare; where it is costly, only the structures,
-with the slow tests. Any other test has three cells by default and the structures with the slow tests. All others, with
-every switch, are exhaustive.
+with the slow tests. Any other test has two cells by default and three more structures with the slow tests. All others,
+with every switch, are exhaustive.
 """
 
 from collections.abc import Iterable
@@ -72,11 +72,14 @@ STUDY = (
 )
 """The cells that docs/study.md compares, and three whose steps are like none of theirs."""
 
-FEW = ("lstm", "gru_reset_before", "mingru")
-"""Those of STRUCTURES that stand for all in a test that is not central: one product, several, none."""
+FEW = ("lstm", "mingru")
+"""Those of STRUCTURES that stand for all in a default test that is not central: one product, and none."""
 
-ALWAYS = ("lstm_peepholes", "vanilla_relu", "vanilla_where")
-"""The variants that the default tests have in a central test, too."""
+SOME = (*FEW, "gru_reset_before", "cornn", "slstm_heads")
+"""Those that do so in the slow tests."""
+
+FUNCTIONS = ("vanilla_relu", "vanilla_modrelu", "vanilla_where", "vanilla_jnp.sin")
+"""The activations that the slow central tests have: they enter a step at one place."""
 
 Tier = Literal["default", "slow", "exhaustive"]
 
@@ -87,13 +90,23 @@ def tier_of(variant: str, *, central: bool = False, costly: bool = False, furthe
     central: the test is one of the few that a cell must pass in every tier. costly: the test is slow for every cell.
     further: the case is one more of a kind that another case of the cell has.
     """
-    if further and not central:
+    if variant in STRUCTURES and central:
+        if further:
+            return "slow" if variant in FEW else "exhaustive"
+        return "slow" if costly else "default"
+    if further:
         return "exhaustive"
-    if variant in STRUCTURES or variant in ALWAYS:
-        return "default" if (central or variant in FEW) and not (costly or further) else "slow"
-    if variant in PLAIN_FUNCTIONS or variant in STUDY or CELL_VARIANTS[variant][0] in ("vanilla", "lstm"):
-        return "slow" if central and not (costly or further) else "exhaustive"
+    if variant in SOME:
+        return "default" if variant in FEW and not costly else "slow"
+    if variant in (*FUNCTIONS, *STUDY) or _of_plain_cell(variant):
+        return "slow" if central and not costly else "exhaustive"
     return "exhaustive"
+
+
+def _of_plain_cell(variant: str) -> bool:
+    """Whether it is a switch of a vanilla cell or an LSTM, and no activation."""
+    cell, fields = (CELL_VARIANTS | PLAIN_FUNCTIONS)[variant]
+    return cell in ("vanilla", "lstm") and "activation" not in fields
 
 
 def in_tier(variant: str, *rest: Any, central: bool = False, costly: bool = False, further: bool = False) -> Any:
@@ -109,4 +122,13 @@ def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, central: bool = False, 
 
 def slow_tests(*cases: Any) -> list[Any]:
     """Cases of a test that go with the slow ones: more of a kind that a default test shows already."""
-    return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in cases]
+    return _marked(cases, pytest.mark.slow)
+
+
+def exhaustive_tests(*cases: Any) -> list[Any]:
+    """Cases of a test that neither the default tests nor the slow ones have: still more of a kind."""
+    return _marked(cases, pytest.mark.exhaustive)
+
+
+def _marked(cases: Iterable[Any], mark: pytest.MarkDecorator) -> list[Any]:
+    return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=mark) for each in cases]

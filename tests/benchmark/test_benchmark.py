@@ -55,7 +55,7 @@ MAKERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "cell", [pytest.param(cell, marks=pytest.mark.exhaustive if cell in ("irnn", "gru") else ()) for cell in OF_PEERS]
+    "cell", [pytest.param(cell, marks=pytest.mark.exhaustive if cell != "lstm" else ()) for cell in OF_PEERS]
 )
 def test_all_contestants_compute_the_same(cell, monkeypatch):
     monkeypatch.setattr("rnnlab.engine.unrolling._CACHED_ELEMENTS", 1)

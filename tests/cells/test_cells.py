@@ -69,7 +69,7 @@ SWITCHES = [
 ]
 MAIN_SWITCHES = SWITCHES[3:4]
 VARIANT_SWITCHES = [(3, True, True, "ends", 2, "mesh"), (3, False, False, "gates", 1, "rows")]
-TURNS = ("gru_reset_before", "gru", "vanilla")
+TURNS = ("gru_reset_before", "gru", "vanilla", "lstm", "cornn")
 PLAIN_SWITCHES = [(3, False, True, "gates", 1, "mesh"), (3, True, False, "carries", 1, "rows")]
 
 
@@ -104,13 +104,11 @@ def reference_gradients(variant: str, reverse: bool, lengths: bool) -> Any:
 
 
 def switches(variant: str) -> list[Any]:
-    """Those of a cell, each with its tier: lstm has every second one by default, three cells every fourth, any other
-    its main ones. Activations enter the backend at one place: each has one switch by turns, and the other later."""
-    if variant == "lstm":
-        return [in_tier(variant, *each, central=True, further=n % 2 == 0) for n, each in enumerate(SWITCHES)]
+    """Those of a cell, each with its tier: five cells have every fifth by default, any other its main ones. An
+    activation has one switch by turns."""
     if variant in TURNS:
         turn = TURNS.index(variant)
-        return [in_tier(variant, *each, central=True, further=n % 4 != turn) for n, each in enumerate(SWITCHES)]
+        return [in_tier(variant, *each, central=True, further=n % 5 != turn) for n, each in enumerate(SWITCHES)]
     if variant in CELLS:
         return [in_tier(variant, *each, central=True, further=each not in MAIN_SWITCHES) for each in SWITCHES]
     both = PLAIN_SWITCHES if variant in PLAIN_FUNCTIONS else VARIANT_SWITCHES

@@ -13,6 +13,7 @@ from rnnlab.diagnostics.closed_loop import PARTS, check_closed_loop, closed_loop
 from rnnlab.diagnostics.diagnosis import MEASURES, measures_of
 from rnnlab.nn.network import Network
 from rnnlab.tasks import Adding, Forecast
+from tests.tiers import slow_tests
 
 
 def make_task(**fields: Any) -> Forecast:
@@ -26,8 +27,11 @@ def make_network(**fields: Any) -> Network:
 
 @pytest.mark.parametrize(
     ("predicts", "fields"),
-    [("value", {"layers": 2, "cell": {"name": "lstm", "features": 3}}), ("change", {"learned_carry": True})],
-    ids=["value", "change"],
+    [
+        ("change", {"learned_carry": True}),
+        *slow_tests(("value", {"layers": 2, "cell": {"name": "lstm", "features": 3}})),
+    ],
+    ids=["change", "value"],
 )
 def test_a_free_run_answers_its_own_answers(predicts: Any, fields: dict) -> None:
     task, network = make_task(predicts=predicts), make_network(**fields)

@@ -179,7 +179,6 @@ def by_loop(kind: type[BaseCell], reverse: bool, lengths: bool) -> Any:
     return differentiated(run)(*arguments, x)
 
 
-# The first of them for every chain, the second for two; the slow tests have all.
 SWITCHES = [
     ("fused", "gates", 2, False, False),
     ("fused", "ends", 2, True, True),
@@ -190,13 +189,18 @@ SWITCHES = [
 ]
 
 
+def in_turn(kind: type[BaseCell], number: int, *switches: Any) -> Any:
+    """Every chain has the first switches, three of them by default; each of the others has one chain, later."""
+    if number == 0:
+        marks = () if kind in (Heads, WholeCarry, FastSlow) else pytest.mark.slow
+    else:
+        marks = pytest.mark.slow if kind is CHAINS[number] else pytest.mark.exhaustive
+    return pytest.param(kind, *switches, marks=marks)
+
+
 @pytest.mark.parametrize(
     ("kind", "backend", "store", "chunk", "reverse", "lengths"),
-    [
-        pytest.param(kind, *switches, marks=[pytest.mark.slow] if number else [])
-        for kind in CHAINS
-        for number, switches in enumerate(SWITCHES)
-    ],
+    [in_turn(kind, number, *switches) for kind in CHAINS for number, switches in enumerate(SWITCHES)],
 )
 def test_gradients_of_every_chain_equal_a_loop(kind, backend, store, chunk, reverse, lengths):
     with float64():

@@ -27,7 +27,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import in_tier, slow_tests
+from tests.tiers import exhaustive_tests, in_tier, slow_tests
 
 T, B, D, H = 7, 3, 2, 4
 CHUNK = 3
@@ -66,13 +66,13 @@ def point(graphdef: nnx.GraphDef, state: nnx.State, batch: int = B) -> tuple[Any
 
 
 # Either store in either direction; for every cell both directions.
-BY_DEFAULT = [("lstm", False, "ends"), ("lstm", True, "gates"), ("gru_reset_before", True, "gates")]
+BY_DEFAULT = [("lstm", False, "ends"), ("lstm", True, "gates")]
 RUNS = [
     (variant, *run) if (variant, *run) in BY_DEFAULT else in_tier(variant, *run, costly=True, further=not run[0])
     for variant in CELLS
     for run in [(False, "ends"), (True, "gates")]
 ]
-RUNS += slow_tests(("lstm", True, "ends"), ("lstm", False, "gates"))
+RUNS += exhaustive_tests(("lstm", True, "ends"), ("lstm", False, "gates"))
 
 
 @pytest.mark.parametrize(("variant", "reverse", "store"), RUNS)

@@ -109,7 +109,7 @@ def run_torch(kind: str, arguments: Tree, point: Tree, lengths: list[int] | None
 
 
 @pytest.mark.parametrize("peer", TORCH_PEERS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["fused", *slow_tests("reference")])
 @pytest.mark.parametrize(
     ("lengths", "double", "tolerance"),
     [*slow_tests((None, False, 1e-5)), (LENGTHS, True, 1e-12)],

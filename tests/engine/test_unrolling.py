@@ -35,22 +35,24 @@ from tests.helpers import (
     shape_of_cell,
     with_bad_padding,
 )
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 T, B, D, H = 4, 3, 2, 3
 LENGTHS = [2, 0, 4]
 
 # A carry of two, and two products in sequence; with the slow tests a product that is not simply added to the input.
 # Where both backends run a cell, test_cells.py compares them: it is enough to compare one with the loop.
-FUSED = [("lstm", "fused"), ("gru_reset_before", "fused")]
-LATER = [("gru", "fused"), *((name, "reference") for name in ("lstm", "gru", "gru_reset_before"))]
-RUNS = [*FUSED, *slow_tests(*LATER)]
+FUSED = [("lstm", "fused"), *slow_tests(("gru_reset_before", "fused"))]
+FURTHER = [("gru", "fused"), *((name, "reference") for name in ("lstm", "gru", "gru_reset_before"))]
+RUNS = [*FUSED, *slow_tests(*FURTHER)]
+# (cell, backend, reverse, lengths)
 CASES = [
-    pytest.param(
-        *run, *rows, marks=() if run == FUSED[0] or (run == FUSED[1] and rows == (True, True)) else pytest.mark.slow
-    )
-    for run in [*FUSED, *LATER]
-    for rows in itertools.product((False, True), repeat=2)
+    ("lstm", "fused", False, False),
+    ("lstm", "fused", True, True),
+    *slow_tests(("lstm", "fused", False, True), ("lstm", "fused", True, False)),
+    *slow_tests(*(("gru_reset_before", "fused", *rows) for rows in itertools.product((False, True), repeat=2))),
+    *slow_tests(*((*run, True, True) for run in FURTHER)),
+    *exhaustive_tests(*((*run, *rows) for run in FURTHER for rows in [(False, False), (False, True), (True, False)])),
 ]
 
 
@@ -399,18 +401,24 @@ def test_taps_of_another_sequence_are_refused():
         unroll(cell, jnp.zeros((T + 1, B, D)), taps=taps)
 
 
+INTEGERS = {
+    "default": [("lstm", "bool", 40), ("lstm", "int32", 1)],
+    "slow": [("lstm", "uint8", 4), ("gru_reset_before", "bool", 5), ("gru_reset_before", "int32", 40)],
+}
+
+
 @pytest.mark.parametrize(
-    "width", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 40]
-)
-@pytest.mark.parametrize(
-    ("variant", "dtype"),
+    ("variant", "dtype", "width"),
     [
-        ("lstm", "bool"),
-        pytest.param("lstm", "uint8", marks=pytest.mark.slow),
-        ("lstm", "int32"),
-        ("gru_reset_before", "int32"),
-        pytest.param("gru_reset_before", "bool", marks=pytest.mark.slow),
-        pytest.param("gru_reset_before", "uint8", marks=pytest.mark.slow),
+        *INTEGERS["default"],
+        *slow_tests(*INTEGERS["slow"]),
+        *exhaustive_tests(
+            *(
+                case
+                for case in itertools.product(("lstm", "gru_reset_before"), ("bool", "uint8", "int32"), (1, 4, 5, 40))
+                if case not in [*INTEGERS["default"], *INTEGERS["slow"]]
+            )
+        ),
     ],
 )
 def test_integers_are_numbers_and_the_parameters_get_their_gradients(variant, dtype, width):
@@ -464,7 +472,7 @@ def test_gates_that_follow_from_the_carries_are_not_kept(variant, arrays):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru", "irnn")])
+@pytest.mark.parametrize("variant", ["lstm", *exhaustive_tests("gru", "irnn")])
 @pytest.mark.parametrize(("of_params", "of_x"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x):
     graphdef, state = random_cell(variant)
@@ -485,7 +493,7 @@ def test_gradients_have_the_type_of_what_they_belong_to(variant, of_params, of_x
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru", "irnn")])
+@pytest.mark.parametrize("variant", ["lstm", *exhaustive_tests("gru", "irnn")])
 def test_bfloat16_products_change_gradients_by_their_rounding_and_no_more(variant):
     # The error is what the recurrence makes of that of the operands, 2^-9 each; the IRNN, which forgets nothing, makes
     # more of it with every step (docs/performance.md).
@@ -511,7 +519,7 @@ def test_bfloat16_products_change_gradients_by_their_rounding_and_no_more(varian
         assert 1e-4 < error < 2**-5
 
 
-@pytest.mark.parametrize(("store", "reverse"), [("gates", False), ("gates", True), ("carries", False)])
+@pytest.mark.parametrize(("store", "reverse"), [("gates", True), *slow_tests(("gates", False), ("carries", False))])
 def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
     with float64():
         graphdef, state = random_cell("lstm", in_features=64, features=2)

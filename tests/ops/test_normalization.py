@@ -122,7 +122,7 @@ def test_batch_statistics_and_their_gradients_agree_between_one_and_two_devices(
         assert_close(jax.jit(two)(x, weights), run(x, weights, None), 1e-10)
 
 
-@pytest.mark.parametrize("kind", ["layer", "batch"])
+@pytest.mark.parametrize("kind", ["batch", *slow_tests("layer")])
 def test_norms_between_layers_and_on_the_input_are_where_they_say(kind):
     net = network(layers=3, normalization={"between": kind, "input": None})
     assert [norm is not None for norm in net.norms] == [False, True, True]

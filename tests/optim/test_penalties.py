@@ -45,7 +45,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 # --- section ---------------------------------------------------------------------------------------------------------
 
@@ -388,7 +388,7 @@ def test_one_step_has_no_temporal_penalty() -> None:
 
 # --- gradient norm ---------------------------------------------------------------------------------------------------
 
-VARIANTS = ["lstm_peepholes", "gru_reset_before", *slow_tests("vanilla", "lstm", "gru")]
+VARIANTS = ["gru_reset_before", *slow_tests("lstm_peepholes"), *exhaustive_tests("vanilla", "lstm", "gru")]
 DIRECTIONS = [False, True]
 
 Problem = tuple[nnx.GraphDef, Any, jax.Array, Any]

@@ -21,7 +21,7 @@ from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.task_with_lengths import Totals
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -48,7 +48,10 @@ def _totals(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "devices"),
-    [(dict(name="adding", length=6), 1), (dict(name="adding", length=6), 2), (dict(name="totals", length=8), 2)],
+    [
+        *exhaustive_tests((dict(name="adding", length=6), 1), (dict(name="adding", length=6), 2)),
+        (dict(name="totals", length=8), 2),
+    ],
 )
 def test_flow_of_a_step_is_the_flow_of_its_batch(task: dict[str, Any], devices: int) -> None:
     model = dict(cell=dict(name="lstm", features=4), bidirectional=True)

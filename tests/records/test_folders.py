@@ -1,6 +1,7 @@
 """Every file of a run, a sweep or a report is named in one place."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ OF_OTHERS = {"vocabulary.json": "vocabulary.py", "base.py": "sweeps.py"}
 """Files of a prepared corpus, and of a benchmark's own folder, that have the name of one of a run or a sweep."""
 
 
+@functools.cache
 def literals(path: Path) -> list[str]:
     """The texts of a file that stand for themselves, in f-strings, too."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

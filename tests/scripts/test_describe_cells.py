@@ -16,6 +16,7 @@ def written() -> str:
     return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
+@pytest.mark.slow
 def test_every_cell_has_a_row_that_equals_the_code() -> None:
     rows = [line.split(" | ") for line in written().splitlines() if line.startswith("| [")]
     assert [row[0] for row in rows] == [f"| [{name}](#{name})" for name in CELLS], AGAIN

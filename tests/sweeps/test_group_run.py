@@ -362,7 +362,7 @@ def test_number_of_a_cell_is_each_replicas_own(way, tmp_path, monkeypatch):
     np.testing.assert_allclose(numbers(tmp_path / "alone")[-1]["loss"], losses[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["tuple", "closure", "partial"])
+@pytest.mark.parametrize("way", ["closure", *slow_tests("tuple", "partial")])
 def test_number_that_the_program_holds_as_a_constant_is_named_before_the_first_step(way, tmp_path, monkeypatch):
     monkeypatch.setitem(CELLS, "kept", Kept)
     settings = [of_epsilon(epsilon, way=way) for epsilon in (0.1, 0.5)]

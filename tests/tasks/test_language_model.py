@@ -318,7 +318,7 @@ def nats(params: Any, inputs: np.ndarray, targets: np.ndarray) -> list[float]:
 TANH = {"cell": {"name": "vanilla", "features": 3}, "learned_carry": False}
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [3, *slow_tests(1)])
 def test_perplexity_is_that_of_numpy_stream_by_stream(folder, rows):
     task: LanguageModel = make(folder, streams=(1, rows), window=6)
     with float64():

@@ -65,7 +65,7 @@ ANSWERS: dict[str, Callable[[float, float], float]] = {
 
 
 @pytest.mark.parametrize("section", [SUM, *PADDED], ids=label)
-@pytest.mark.parametrize("length", [4, 20])
+@pytest.mark.parametrize("length", [20, *slow_tests(4)])
 def test_target_is_what_a_loop_over_the_raw_row_finds(section: dict[str, Any], length: int) -> None:
     answer = ANSWERS["sum" if section == SUM else label(section)]
     for values, marker, target in raw_rows(drawn(section, length)[1]):

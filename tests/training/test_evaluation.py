@@ -80,7 +80,7 @@ def test_an_evaluation_has_time_to_end_after_a_signal(monkeypatch: pytest.Monkey
     assert halts()
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [2, *slow_tests(1)])
 def test_means_are_the_same_to_the_last_bit_wherever_the_parts_end(devices: int) -> None:
     run = make_run(resolve_config(RUN | {"devices": devices}))
     state = run.programs.start(0)

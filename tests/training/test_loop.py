@@ -209,6 +209,7 @@ def test_evaluate_takes_the_last_checkpoint_where_none_has_a_score(tmp_path):
     assert json.loads((tmp_path / "evaluation.json").read_text())["step"] == 10
 
 
+@pytest.mark.slow
 def test_one_device_equals_two(finished, tmp_path):
     config, workdir, summary = finished
     two = train_and_evaluate(config | {"devices": 2}, tmp_path / "two")
@@ -519,13 +520,13 @@ def whole_checkpoints(workdir: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
-    long = dict(steps=3000, eval_every=50, checkpoint_every=50, log_every=50)
+    long = dict(steps=1000, eval_every=50, checkpoint_every=50, log_every=50)
     whole = start(tmp_path, tmp_path / "whole", **long)
     out, err = whole.communicate()
     assert whole.returncode == 0, err
     generator = np.random.default_rng(int(time.time()))
     kills = 0
-    for _ in range(4):
+    for _ in range(3):
         process = start(tmp_path, tmp_path / "killed", **long)
         before = whole_checkpoints(tmp_path / "killed")
         wait_for(lambda: process.poll() is not None or whole_checkpoints(tmp_path / "killed") != before, process)  # noqa: B023
