@@ -38,8 +38,10 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_platforms", "cpu")
 assert len(jax.devices()) == 2  # Made now: a run in this process would choose their number for itself.
 
-MOST_MEMORY = 2e9
-"""Bytes of a process above which it forgets its programs at the end of a file."""
+MOST_MEMORY, GROWTH = 2e9, 0.5e9
+"""Bytes of a process above which it forgets its programs at the end of a file; it does so again at each growth by as
+much. What it frees it keeps for itself: after the first time it would be above the bound at every file's end, and half
+a second of each goes into it."""
 
 # Every [T, B, D] of these modules' signatures is checked on each call.
 hook = install_import_hook(
@@ -62,9 +64,11 @@ gc.set_threshold(20_000, 20, 100)
 def _forget_programs() -> Iterator[None]:
     """Programs go once they take much memory: else a whole run holds five gigabytes of them."""
     yield
-    if psutil.Process().memory_info().rss > MOST_MEMORY:
+    process = psutil.Process()
+    if process.memory_info().rss > MEMORY["bound"]:
         jax.clear_caches()
         gc.collect()
+        MEMORY["bound"] = max(MOST_MEMORY, process.memory_info().rss + GROWTH)
 
 
 @pytest.fixture
@@ -103,4 +107,5 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rnnlab.training.setup.Programs", shared)
 
 
+MEMORY = {"bound": MOST_MEMORY}
 COMPILED: dict[str, Programs] = {}

@@ -22,7 +22,7 @@ from rnnlab.nn.network import Network
 from rnnlab.optim.parameters import kernels
 from rnnlab.optim.terms import Weights, l2, orthogonality
 from tests.helpers import assert_close, at_once, dot, float64, random_array, random_like
-from tests.tiers import in_tier, slow_tests
+from tests.tiers import exhaustive_tests, in_tier, slow_tests
 
 T, B, D, H = 4, 2, 3, 6
 MADE = [name for name in PARAMETRISATIONS if name != "free"]
@@ -81,11 +81,17 @@ def moved_cell(kind: str, name: str) -> Any:
 # --- in a cell -------------------------------------------------------------------------------------------------------
 
 
+OTHERS = [(kind, name) for kind in ("both", "in_sequence") for name in MADE if name != "non_normal"]
+for each in [("both", "cayley"), ("both", "spectral"), ("in_sequence", "cayley")]:
+    OTHERS.remove(each)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
         ("both", "cayley"),
-        *slow_tests(*((kind, name) for kind in KINDS for name in MADE if name != "non_normal" or kind == "vanilla")),
+        *slow_tests(*(("vanilla", name) for name in MADE), ("both", "spectral"), ("in_sequence", "cayley")),
+        *exhaustive_tests(*OTHERS),
     ],
 )
 def test_gradients_through_the_construction_equal_reference_and_finite_differences(kind, name):

@@ -20,7 +20,7 @@ from flax import nnx
 from rnnlab.cells import BaseCell
 from rnnlab.engine import unroll
 from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 T, B, D, H = 4, 3, 4, 5
 
@@ -274,7 +274,13 @@ def by_torchrecurrent(peer: Peer, cell: BaseCell, point: Any) -> tuple[Any, Any]
     return values, jax.tree.map(lambda a: np.zeros(a.shape) if a.grad is None else a.grad.numpy(), leaves)
 
 
-@pytest.mark.parametrize("variant", [DEFAULT, *slow_tests(*(each for each in PEERS if each != DEFAULT))])
+LATER = [each for each in PEERS if each != DEFAULT]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [DEFAULT, *slow_tests(*LATER[::4]), *exhaustive_tests(*(each for each in LATER if each not in LATER[::4]))],
+)
 def test_steps_and_gradients_equal_torchrecurrent(variant):
     peer = PEERS[variant]
     with float64():

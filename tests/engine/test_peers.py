@@ -13,7 +13,7 @@ from flax import nnx
 
 from rnnlab.engine import unroll
 from tests.helpers import assert_close, dot, float64, random_array, random_carry, random_cell, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 1, 6]
@@ -189,7 +189,7 @@ def run_flax(make_peer: Any, point: Tree, lengths: list[int] | None) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", FLAX_PEERS)
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "padded"])
+@pytest.mark.parametrize("lengths", [LENGTHS, *exhaustive_tests(None)], ids=["padded", "full"])
 def test_outputs_and_gradients_equal_flax(peer, lengths):
     variant, make_peer = FLAX_PEERS[peer]
     with float64():

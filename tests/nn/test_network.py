@@ -20,7 +20,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from rnnlab.nn.network import Network
 from tests.helpers import assert_close, dot, float64, jaxtyping_disabled, random_array, random_like, with_bad_padding
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 T, B, D, H, O = 5, 3, 2, 3, 4  # noqa: E741  (the legend's letters)
 LENGTHS = (5, 2, 3)
@@ -47,8 +47,8 @@ def random_network(seed: int = 0, **fields: Any) -> Parts:
 
 @pytest.mark.parametrize(("readout", "expected"), [("last", (B, O)), ("every", (T, B, O))])
 @pytest.mark.parametrize("layers", [3, *slow_tests(1)])
-@pytest.mark.parametrize("bidirectional", [True, *slow_tests(False)])
-@pytest.mark.parametrize("cell", ["lstm", *slow_tests("vanilla", "gru_reset_before")])
+@pytest.mark.parametrize("bidirectional", [True, *exhaustive_tests(False)])
+@pytest.mark.parametrize("cell", ["lstm", *exhaustive_tests("vanilla", "gru_reset_before")])
 def test_outputs_have_the_readouts_shape(
     readout: str, expected: tuple[int, ...], layers: int, bidirectional: bool, cell: str
 ) -> None:

@@ -21,7 +21,7 @@ from rnnlab.engine import unroll
 from rnnlab.nn.network import Network
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, dot, float64, jaxtyping_disabled, random_array, random_cell, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 KINDS = ["lstm", *slow_tests("vanilla", "vanilla_relu", "gru")]
 D, H = 10, 20
@@ -101,9 +101,11 @@ def test_a_loss_of_one_element_of_the_carry_alone_has_its_gradient(read):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vanilla", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", "gru", *exhaustive_tests("vanilla")])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("lengths", [(5, 5, 3), (2, 4, 5), (5, 0, 1)], ids=["sorted", "unsorted", "empty"])
+@pytest.mark.parametrize(
+    "lengths", [(2, 4, 5), (5, 0, 1), *exhaustive_tests(((5, 5, 3),))], ids=["unsorted", "empty", "sorted"]
+)
 def test_rows_of_different_lengths_equal_each_row_by_itself(name, reverse, lengths):
     """test_variable_sequence, with gradients: the rows need not be sorted, and one may be empty."""
     with float64():
