@@ -118,6 +118,7 @@ def test_every_gate_of_every_kernel_has_the_spectrum_that_numpy_finds() -> None:
     assert_close(found, {key: np.asarray(value) for key, value in expected.items()}, 1e-13)
 
 
+@pytest.mark.slow
 def test_blocks_shared_between_two_devices_have_the_spectra_of_one() -> None:
     network, params = network_of("gru")
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))

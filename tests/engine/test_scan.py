@@ -95,6 +95,7 @@ def test_a_network_runs_on_it_with_layer_normalisation_and_dropout_of_the_candid
     assert_close(output("scan"), output("reference"), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_linear_recurrence_with_its_output_map_sees_more_than_a_linear_readout():
     network = Network(D, 1, cell={"name": "lru", "features": H}, rngs=nnx.Rngs(0))
     plain = Network(D, 1, cell={"name": "lru", "features": H, "output": False}, rngs=nnx.Rngs(0))

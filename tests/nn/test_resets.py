@@ -50,6 +50,7 @@ def test_a_network_with_resets_gives_what_it_gives_each_stretch_alone(options):
         assert_close(*(run(state, x) for run in both), 1e-12)
 
 
+@pytest.mark.slow
 def test_jacobians_of_the_state_end_where_a_row_begins_anew():
     with float64():
         (run,) = trajectories(network(), random_array(2, T, 1, D), resets=jnp.array(RESETS))

@@ -29,6 +29,7 @@ def test_first_span_has_the_seed_of_the_run_and_each_later_one_another() -> None
     assert (seeds >= 0).all()
 
 
+@pytest.mark.slow
 def test_endless_task_does_not_repeat_after_32_bits_of_examples() -> None:
     run = make_run(SMALL_RUN | {"devices": 1, "steps": 2**31 - 1, "batch_size": 4})
     start = run.programs.start(3)

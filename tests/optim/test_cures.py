@@ -27,7 +27,7 @@ from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import assert_close, float64
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 T, B, H, STEPS = 6, 4, 4, 6
 
@@ -115,8 +115,6 @@ SECTIONS = {
     "augmentation": AugmentationOptions,
 }
 
-QUICK = ("optimizer",)
-"""The groups that the default tests have."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "dropout": tuple(name for name in CURES if "dropout" in str(CURES[name])),
     "layer normalization": (
@@ -294,7 +292,8 @@ def together(name: str, **changes: Any) -> Trained:
     return Trained(configured(*sections, **changes))
 
 
-@pytest.mark.parametrize("name", [*QUICK, *slow_tests(*(each for each in GROUPS if each not in QUICK))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GROUPS)
 def test_a_resumed_run_with_a_group_of_cures_is_the_same_bit_for_bit(name, tmp_path: Path) -> None:
     check_resumed(together(name), tmp_path)
 
@@ -318,9 +317,7 @@ def check_resumed(run: Trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [n if n == "dropout" else pytest.param(n, marks=pytest.mark.exhaustive) for n in GROUPS]
-)
+@pytest.mark.parametrize("name", ["dropout", *exhaustive_tests(*(each for each in GROUPS if each != "dropout"))])
 def test_backends_and_devices_agree_in_double_precision(name) -> None:
     def after(backend: str, devices: int) -> Any:
         run = together(name, **{"model.recurrence.backend": backend, "devices": devices})

@@ -34,6 +34,7 @@ def test_one_step_at_a_time_equals_the_sequence():
     assert [a.shape for a in carry] == [a.shape for a in last] == [(2, 4), (2, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, *slow_tests(jnp.float16)])
 def test_narrow_numbers_stay_narrow(dtype):
     """test_lstm_with_different_dtypes (bfloat16) and TestRNN.test_rnn_with_different_dtypes (float16)."""

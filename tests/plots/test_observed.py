@@ -169,6 +169,7 @@ def test_a_spike_is_ten_times_the_running_mean() -> None:
         assert "clipped" not in after.sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clipping", "clips"),
     [

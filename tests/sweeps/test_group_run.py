@@ -407,8 +407,7 @@ def test_programs_are_kept_for_runs_of_the_same_constants_alone(monkeypatch):
         *in_tiers(CELLS),
         *slow_tests({"name": "vanilla", "activation": "modrelu"}),
         *exhaustive_tests(*({"name": "vanilla", "activation": name} for name in ACTIVATIONS if name != "modrelu")),
-        {"name": "vanilla", "recurrent": "spectral"},
-        *slow_tests(*({"name": "vanilla", "recurrent": name} for name in ("skew", "scaled"))),
+        *slow_tests(*({"name": "vanilla", "recurrent": name} for name in ("spectral", "skew", "scaled"))),
     ],
     ids=lambda cell: cell if isinstance(cell, str) else list(cell.values())[1],
 )

@@ -244,6 +244,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, cap
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Of Orbax's readers, which gave up.
 def test_no_readable_checkpoint_is_a_clear_error(finished, tmp_path):
     config, workdir, _ = finished

@@ -105,6 +105,7 @@ def test_another_config_is_refused_and_config_json_is_untouched(over) -> None:
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_figures_that_are_lost_are_drawn_again_and_nothing_else_changes(over, tmp_path: Path) -> None:
     _, config, workdir = over
     shutil.copytree(workdir, tmp_path / "run", copy_function=shutil.copy2)
