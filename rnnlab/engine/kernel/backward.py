@@ -10,7 +10,7 @@ from jax.experimental import pallas as pl
 
 from rnnlab.engine.contract import Cotangent
 from rnnlab.engine.kernel.axes import Place, Value, read, segmentwise, without_padding, write
-from rnnlab.engine.kernel.forward import Inputs, Recurrence, run_step, scratch_of
+from rnnlab.engine.kernel.forward import Inputs, Recurrence, fill, run_step, scratch_of, zeros
 from rnnlab.engine.kernel.launch import call
 from rnnlab.engine.kernel.programs import Arrays, read_by
 
@@ -66,17 +66,20 @@ class Backward:
         settings, reverse = self.sequence.settings, self.sequence.reverse
         return call(self._kernel, "unroll_backward", settings, self.steps, not reverse, self.inputs.arrays, outputs)
 
-    def _outputs(self) -> dict[str, Any]:
+    def _over_time(self) -> dict[str, Arrays]:
         program = self.program
-        layouts = {
+        return {
             "du": program.arrays([v for group in program.results for v in group]),
             "dz": program.arrays([program.z[n] for n in program.own_dz]),
             "dnew": self.carry if self.with_dnew else program.arrays([]),
             "met": program.arrays(program.met if self.again else []),
         }
+
+    def _outputs(self) -> dict[str, Any]:
+        program = self.program
         outputs: dict[str, Any] = {
             name: ("time", jax.ShapeDtypeStruct((self.steps, self.batch, layout.padded), layout.memory))
-            for name, layout in layouts.items()
+            for name, layout in self._over_time().items()
         }
         for name, layout in {"dcarry": self.carry, "sums": program.arrays(program.sums)}.items():
             outputs[name] = "rows", jax.ShapeDtypeStruct((self.batch, layout.padded), layout.memory)
@@ -106,7 +109,10 @@ class Backward:
             if program.sums:
                 totals = [value.arrays() for value in read(refs["sums"], summed.axes, summed.dtypes)]
         state = [value.arrays() for value in begin], totals
-        dcarry, totals = lax.fori_loop(0, self.chunk, loop.step, state)
+        dcarry, totals = lax.fori_loop(0, loop.count, loop.step, state)
+        if self.sequence.lengths is not None:
+            over_time = {name: layout for name, layout in self._over_time().items() if name in refs}
+            fill(loop.count, self.chunk, [zeros(refs[name], layout) for name, layout in over_time.items()])
         write((refs["dcarry"], list(map(Value.of, dcarry)), self.carry.axes, 0, None))
         if program.sums:
             write((refs["sums"], list(map(Value.of, totals)), summed.axes, 0, None))
@@ -120,6 +126,7 @@ class _Loop:
         self.backward, self.refs, self.first = backward, refs, first
         self.program, self.rows = backward.program, backward.sequence.settings.rows
         self.known, self.products, self.lengths = backward.inputs.begin(refs)
+        self.count = backward.inputs.count(refs, first, backward.chunk)
         self.cotangent = _read_cotangent(backward.cotangent, refs)
 
     def step(self, k: jax.Array, state: tuple[list[list[jax.Array]], list[list[jax.Array]]]) -> Any:
@@ -127,7 +134,7 @@ class _Loop:
         backward, program, refs = self.backward, self.program, self.refs
         reverse, inputs, carry = backward.sequence.reverse, backward.inputs, backward.carry
         dcarry, sums = (list(map(Value.of, values)) for values in state)
-        t = k if reverse else backward.chunk - 1 - k
+        t = k if reverse else self.count - 1 - k
         time = self.first + t
         if "dh" in refs:
             dcarry = [segmentwise(jnp.add, dcarry[0], inputs.read(refs, "dh", t)[0]), *dcarry[1:]]

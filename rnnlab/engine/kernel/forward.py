@@ -31,6 +31,8 @@ class Recurrence(NamedTuple):
     start: Carry
     lengths: jax.Array | None
     """[B, 1]."""
+    longest: jax.Array | None
+    """Of each block of rows [blocks]: past it no step is run."""
     state_mask: jax.Array | None
     row_leaves: Sequence[jax.Array]
     """The parameters that have rows."""
@@ -69,6 +71,7 @@ class Inputs:
             self.add("beside", "rows", beside, Arrays(tuple(axes), tuple(a.dtype for a in beside)))
         if sequence.lengths is not None:
             self.arrays["lengths"] = "rows", sequence.lengths
+            self.arrays["longest"] = "numbers", sequence.longest
 
     def add(self, name: str, kind: Any, arrays: Any, layout: Arrays) -> None:
         if layout.axes:
@@ -85,6 +88,10 @@ class Inputs:
         if name not in self.layouts:
             return []
         return read(refs[name], self.layouts[name].axes, self.layouts[name].dtypes, t)
+
+    def count(self, refs: Mapping[str, Any], first: Any, chunk: int) -> Any:
+        """How many steps of a chunk are run: none past the longest row of the block."""
+        return jnp.clip(refs["longest"][pl.program_id(0)] - first, 0, chunk) if "longest" in refs else chunk
 
     def begin(self, refs: Mapping[str, Any]) -> tuple[dict[Any, Value], Products, jax.Array | None]:
         """The values of the free variables, and of the parameters with rows, the products, and the rows' lengths, each
@@ -134,6 +141,21 @@ def run_step(
     return program.forward.step(values, program.axes, exchange)
 
 
+def fill(first: Any, end: int, places: Sequence[tuple[Any, ...]]) -> None:
+    """Writes what is to be read of steps that are not run: the places of `write`, without their time."""
+
+    def body(t: jax.Array, _: None) -> None:
+        write(*[(*place, t) for place in places])
+
+    lax.fori_loop(first, end, body, None)
+
+
+def zeros(ref: Any, layout: Arrays) -> tuple[Any, ...]:
+    """A place for `fill`."""
+    nothing = [Value.of([jnp.zeros((1, 1), ref.dtype)] * len(axis.segments)) for axis in layout.axes]
+    return ref, nothing, layout.axes, 0
+
+
 def run_forward(
     sequence: Recurrence, saved: Sequence[int], keep: bool
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
@@ -164,6 +186,7 @@ def run_forward(
         j = pl.program_id(1)
         first = ((steps // chunk - 1 - j) if sequence.reverse else j) * chunk
         known, products, lengths = inputs.begin(refs)
+        count = inputs.count(refs, first, chunk)
         if across:
 
             @pl.when(j == 0)
@@ -171,7 +194,7 @@ def run_forward(
                 refs["last"][...] = refs["start"][...]
 
         def body(k: jax.Array, state: list[list[jax.Array]]) -> list[list[jax.Array]]:
-            t = chunk - 1 - k if sequence.reverse else k
+            t = count - 1 - k if sequence.reverse else k
             before = [Value.of(arrays) for arrays in state]
             z, noise = inputs.read(refs, "z", t), inputs.read(refs, "noise", t)
             step = run_step(program, known, before, z, noise, products)
@@ -186,8 +209,12 @@ def run_forward(
             write(*places)
             return [value.arrays() for value in new]
 
-        begin = read(refs["last" if across else "start"], carry.axes, carry.dtypes)
-        last = lax.fori_loop(0, chunk, body, [value.arrays() for value in begin])
+        begin = [value.arrays() for value in read(refs["last" if across else "start"], carry.axes, carry.dtypes)]
+        last = lax.fori_loop(0, count, body, begin)
+        if lengths is not None:  # Past its end a row keeps its carry.
+            held = [Value.of((begin if sequence.reverse else last)[n]) for n in saved]
+            places = [(refs["carries"], held, of_saved.axes, 0)]
+            fill(count, chunk, [*places, zeros(refs["kept"], program.arrays(kept))] if kept else places)
         write((refs["last"], [Value.of(arrays) for arrays in last], carry.axes, 0, None))
 
     out = call(unroll_forward, "unroll_forward", settings, steps, sequence.reverse, inputs.arrays, outputs)

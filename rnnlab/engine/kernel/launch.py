@@ -11,8 +11,9 @@ from jax.experimental.pallas import triton as pltriton
 
 from rnnlab.engine.kernel.settings import Settings
 
-Kind = Literal["time", "edge", "rows", "whole"]
-"""An array over time [T, B, W]; the step before a chunk of one; one of each row [B, W]; one for all programs."""
+Kind = Literal["time", "edge", "rows", "whole", "numbers"]
+"""An array over time [T, B, W]; the step before a chunk of one; one of each row [B, W]; one for all programs; a few
+integers."""
 
 
 def call(
@@ -45,6 +46,8 @@ def call(
             return pl.BlockSpec((1, settings.rows, a.shape[2]), lambda i, j: (jnp.clip(step(j), 0, steps - 1), i, 0))
         if kind == "rows":
             return pl.BlockSpec((settings.rows, a.shape[1]), lambda i, j: (i, 0))
+        if kind == "numbers" and settings.target == "mosaic" and not settings.interpret:
+            return pl.BlockSpec(memory_space=pltpu.SMEM)
         once = {"pipeline_mode": pl.Buffered(1)} if settings.target == "mosaic" and not settings.interpret else {}
         return pl.BlockSpec(a.shape, lambda i, j: (0,) * len(a.shape), **once)
 

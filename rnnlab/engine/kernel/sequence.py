@@ -90,6 +90,8 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
         widths = [(0, more_steps), (0, more_rows)] if over_time else [(0, more_rows)]
         return a if not any(n for _, n in widths) else jnp.pad(a, [*widths, *[(0, 0)] * (a.ndim - len(widths))])
 
+    if lengths is not None:
+        lengths = filled(jnp.clip(lengths, 0, steps)[:, None].astype(jnp.int32))
     free = _free(program, step, params, leaves)
     return Recurrence(
         program,
@@ -99,7 +101,8 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
         [filled(a, True) for a in z],
         tuple(filled(a, True) for a in noise),
         tuple(map(filled, carry)),
-        None if lengths is None else filled(lengths[:, None].astype(jnp.int32)),
+        lengths,
+        None if lengths is None else lengths.reshape(-1, settings.rows).max(1),
         None if state_mask is None else filled(state_mask),
         [filled(leaf) for leaf, has in zip(leaves, rows, strict=True) if has],
         plan.base.reverse,
