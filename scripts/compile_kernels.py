@@ -8,7 +8,8 @@
     python -m scripts.compile_kernels --site=SITE --cells=gru --features=650 --precisions=highest --platforms=cuda
 
 Each is the gradient of a loss of a sequence's outputs by the parameters: what a training step has of a layer. A launch
-is one program that the GPU is told to run; registers are those of a thread, spilled are bytes of its stores to memory.
+is one program that the GPU is told to run, in as many copies as the column programs says; registers are those of a
+thread, spilled are bytes of its stores to memory.
 """
 
 import collections
@@ -32,16 +33,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "accelerators.md"
 STEPS, BATCH = 64, 32
 PLATFORMS = ("cuda", "tpu")
+WIDTHS = (64, 100, 128, 256, 512, 650, 768, 1024)
 CASES = [
-    *[("lstm", features, precision) for features in (64, 128) for precision in ("highest", "tf32", "bfloat16")],
-    *[("lstm", 256, precision) for precision in ("highest", "tf32", "bfloat16")],
-    *[("lstm", features, "bfloat16") for features in (512, 650, 768, 1024)],
-    ("gru", 128, "highest"),
-    *[("gru", features, "tf32") for features in (100, 128, 256, 512)],
+    *[
+        (cell, features, precision)
+        for cell in ("lstm", "gru")
+        for features in WIDTHS
+        for precision in ("highest", "tf32", "bfloat16")
+    ],
+    ("lstm", 768, "tf32x3"),
     *[(cell, 128, "tf32") for cell in ("vanilla", "lem", "rhn", "mogrifier", "lmu", "scrn")],
 ]
 TPU_CASES = [
-    *[("lstm", features, "highest") for features in (64, 100, 128, 256, 512, 650, 768, 1024)],
+    *[("lstm", features, precision) for features in WIDTHS for precision in ("highest", "bfloat16")],
     *[(cell, 128, "highest") for cell in ("vanilla", "gru", "lem", "rhn", "mogrifier", "lmu", "scrn")],
 ]
 
@@ -183,6 +187,7 @@ def of_gpu(compiled: Any, dump: Path, site: Path) -> dict[str, Any]:
             body = text[text.index(f".entry {name}") :].split(".entry")[1]
             kinds = re.findall(r"mma\.sync|wgmma\.mma_async", body)
             asked[way] = {
+                "programs": int(_group(rf"kernel={name}, .*?blocks: \{{(\d+)", sequence)),
                 "shared": shared_memory(program, name),
                 "registers": int(_group(r"Used (\d+) reg", of_kernel)),
                 "spilled": int(_group(r"(\d+) bytes spill stores", of_kernel)),
@@ -274,7 +279,17 @@ def _group(pattern: str, text: str) -> str:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 HEADS = {
-    "cuda": ("cell", "H", "products", "launches", "shared memory, B", "registers", "spilled, B", "tensor cores"),
+    "cuda": (
+        "cell",
+        "H",
+        "products",
+        "launches",
+        "programs",
+        "shared memory, B",
+        "registers",
+        "spilled, B",
+        "tensor cores",
+    ),
     "tpu": ("cell", "H", "products", "kernels", "VMEM, MiB"),
 }
 TITLES = {
@@ -294,7 +309,7 @@ def row(platform: str, case: dict[str, Any]) -> list[str]:
         return [*first, str(case["launches"]), " / ".join(sizes)]
     numbers = [
         " / ".join("?" if each[name] is None else f"{each[name]:,}" for each in both)
-        for name in ("shared", "registers", "spilled")
+        for name in ("programs", "shared", "registers", "spilled")
     ]
     units = " / ".join(", ".join(each["products"]) or "none" for each in both)
     return [*first, str(case["launches"]), *numbers, units]

@@ -174,17 +174,20 @@ class Cotangent(NamedTuple):
         first = t == (ends - 1 if reverse else 0)  # The carry before it is the first step's own.
         return (steps_back % every == 0) & ~first
 
-    def clipped(self, d: Carry) -> Carry:
-        """∂L/∂carry_t [B, H] each, within the bounds, infinity too; what is not a number stays so."""
+    def clipped(
+        self, d: Carry, reduced: Callable[[Any, jax.Array], jax.Array] = lambda by, a: by(a, axis=-1, keepdims=True)
+    ) -> Carry:
+        """∂L/∂carry_t [B, H] each, within the bounds, infinity too; what is not a number stays so. reduced: a function
+        such as `jnp.max` over the units [B, 1], of which an array may have a part."""
         if self.clip_value is not None:
             bound = self.clip_value
             d = jax.tree.map(lambda a: jnp.clip(a, -bound, bound).astype(a.dtype), d)
         if self.clip_norm is not None:
             bound = self.clip_norm
             d = jax.tree.map(lambda a: jnp.nan_to_num(a, nan=jnp.nan), d)  # The largest number in place of infinity.
-            largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(a), -1, keepdims=True) for a in d])
+            largest = functools.reduce(jnp.maximum, [reduced(jnp.max, jnp.abs(a)) for a in d])
             scale = scale_for(largest)
-            norm = scale * jnp.sqrt(sum(jnp.sum((a / scale) ** 2, -1, keepdims=True) for a in d))
+            norm = scale * jnp.sqrt(sum(reduced(jnp.sum, (a / scale) ** 2) for a in d))
             factor = jnp.where(norm > bound, bound / jnp.where(norm > bound, norm, 1), 1)
             d = jax.tree.map(lambda a: (a * factor).astype(a.dtype), d)
         return d

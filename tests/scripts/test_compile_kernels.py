@@ -19,19 +19,26 @@ def site() -> Path:
 
 @pytest.mark.accelerator
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("platform", "precision"), [("cuda", "bfloat16"), ("cuda", "highest"), ("tpu", "highest")])
-def test_a_training_step_compiles_and_its_launches_do_not_grow_with_the_steps(site, platform, precision):
-    short, long = (
-        next(compile_kernels.results(platform, site, [("lstm", 64, precision)], steps)) for steps in (16, 64)
-    )
-    assert short["launches"] == long["launches"] <= 16
-    for way in ("forward", "backward"):
-        if platform == "cuda":
-            assert long[way]["spilled"] == 0
-            assert 0 < long[way]["shared"] <= 232_448
-            assert set(long[way]["products"]) == ({"mma.sync"} if precision == "bfloat16" else set())
-        else:
-            assert 0 < long[way]["vmem"] < 2**20
+@pytest.mark.parametrize("platform", compile_kernels.PLATFORMS)
+def test_a_training_step_compiles_and_its_launches_do_not_grow_with_the_steps(site, platform):
+    """Of one program a block, and of a team of them."""
+    cases = {
+        "cuda": [("lstm", 64, "bfloat16"), ("lstm", 64, "highest"), ("lstm", 512, "bfloat16")],
+        "tpu": [("lstm", 64, "highest"), ("lstm", 64, "bfloat16")],
+    }[platform]
+    short, long = (list(compile_kernels.results(platform, site, cases, steps)) for steps in (16, 64))
+    assert [case["launches"] for case in short] == [case["launches"] for case in long]
+    for case in long:
+        assert case["launches"] <= 16
+        for way in ("forward", "backward"):
+            asked = case[way]
+            if platform == "cuda":
+                assert asked["spilled"] == 0
+                assert asked["programs"] == {64: 2, 512: 64}[case["features"]]  # Of two blocks of 16 rows.
+                assert 0 < asked["shared"] <= 232_448
+                assert set(asked["products"]) == ({"mma.sync"} if case["precision"] == "bfloat16" else set())
+            else:
+                assert 0 < asked["vmem"] < 2**20
 
 
 def test_what_snappy_compressed_is_read():

@@ -6,10 +6,12 @@ Both kernels are made from the trace that the fused backend runs (`chain`), so f
     rules      what a kernel makes of each operation of a step
     halves     which operations run in every step, and which once before or after the loop
     programs   a step and its pullback as two such programs
+    blocks     the matrices in memory
     matrices   the products, with the matrices held on chip or read by tiles
     settings   platform and precision
+    team       programs that share the columns of a step, and wait for each other
     launch     the blocks of a program
-    memory     which of the two, by bytes
+    memory     held or by tiles, and how many programs, by bytes
     forward, backward   the two kernels
     sequence   the derivative of a whole sequence
     backend    what `unroll` calls

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 
 
 class Value:
@@ -56,11 +57,31 @@ def segmentwise(function: Callable[..., jax.Array], *values: Value) -> Value:
 
 
 class Segment(NamedTuple):
-    """Columns start to start + width of an array, padded."""
+    """Columns start to start + width of an array, padded; or what one of several programs has of them: `padded` columns
+    from `offset` on, of `span`."""
 
     start: int
     width: int
     padded: int
+    offset: Any = 0
+    whole: int | None = None
+
+    @property
+    def span(self) -> int:
+        return self.padded if self.whole is None else self.whole
+
+    def columns(self, first: int) -> Any:
+        """Where its columns are in memory, of a segment that begins there."""
+        if isinstance(self.offset, int):
+            return slice(first + self.offset, first + self.offset + self.padded)
+        return pl.ds(first + self.offset, self.padded)
+
+    def own(self, number: Any, programs: int) -> "Segment":
+        """The columns of one of several programs; a single column is every one's."""
+        if self.width == 1 or programs == 1:
+            return self
+        padded = self.padded // programs
+        return self._replace(padded=padded, offset=number * padded, whole=self.padded)
 
 
 class Axis(NamedTuple):
@@ -75,6 +96,13 @@ class Axis(NamedTuple):
     @property
     def padded(self) -> int:
         return sum(each.padded for each in self.segments)
+
+    @property
+    def span(self) -> int:
+        return sum(each.span for each in self.segments)
+
+    def own(self, number: Any, programs: int) -> "Axis":
+        return Axis(tuple(each.own(number, programs) for each in self.segments))
 
 
 class Cuts:
@@ -103,21 +131,22 @@ class Cuts:
 
     def solved(self, pad: Callable[[int], int], widest: int | None = None) -> dict[Hashable, Axis]:
         """The axis of every array; pad: the padded width of a segment; widest: of them."""
-        if widest is not None:
-            for key, width in self._widths.items():
-                self.cut(key, *range(0, width, widest))
+        cuts = {
+            key: {*places, *range(0, self._widths[key], widest or self._widths[key] or 1)}
+            for key, places in self._cuts.items()
+        }
         grew = True
         while grew:
-            before = sum(map(len, self._cuts.values()))
+            before = sum(map(len, cuts.values()))
             for one, other, first, second, width in self._links:
-                shared = {place - first for place in self._cuts[one] if first < place < first + width}
-                shared |= {place - second for place in self._cuts[other] if second < place < second + width}
-                self._cuts[one] |= {place + first for place in shared}
-                self._cuts[other] |= {place + second for place in shared}
-            grew = sum(map(len, self._cuts.values())) > before
+                shared = {place - first for place in cuts[one] if first < place < first + width}
+                shared |= {place - second for place in cuts[other] if second < place < second + width}
+                cuts[one] |= {place + first for place in shared}
+                cuts[other] |= {place + second for place in shared}
+            grew = sum(map(len, cuts.values())) > before
         axes = {}
-        for key, cuts in self._cuts.items():
-            places = sorted(cuts)
+        for key, of_key in cuts.items():
+            places = sorted(of_key)
             ends = itertools.pairwise(places)
             axes[key] = Axis(tuple(Segment(a, b - a, pad(b - a) if b - a > 1 else 1) for a, b in ends))
         return axes
@@ -132,9 +161,9 @@ def pack(arrays: Sequence[jax.Array], axes: Sequence[Axis], dtype: Any = None) -
         if axis.padded == axis.width:
             pieces.append(array)
             continue
-        for start, width, padded in axis.segments:
-            widths = [(0, 0)] * (array.ndim - 1) + [(0, padded - width)]
-            pieces.append(jnp.pad(array[..., start : start + width], widths))
+        for each in axis.segments:
+            widths = [(0, 0)] * (array.ndim - 1) + [(0, each.padded - each.width)]
+            pieces.append(jnp.pad(array[..., each.start : each.start + each.width], widths))
     return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1)
 
 
@@ -147,9 +176,9 @@ def unpack(packed: jax.Array, axes: Sequence[Axis], dtypes: Sequence[Any] | None
             column += axis.width
         else:
             pieces = []
-            for _, width, padded in axis.segments:
-                pieces.append(packed[..., column : column + width])
-                column += padded
+            for each in axis.segments:
+                pieces.append(packed[..., column : column + each.width])
+                column += each.padded
             array = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1)
         arrays.append(array if dtypes is None else as_type(array, dtypes[number]))
     return arrays
@@ -163,16 +192,15 @@ def as_type(array: jax.Array, dtype: Any) -> jax.Array:
 def read(ref: Any, axes: Sequence[Axis], dtypes: Sequence[Any], t: Any = None) -> list[Value]:
     """The arrays of a packed ref [., padded], or of step t of one over time, as a kernel holds them."""
 
-    def load(start: int, width: int, dtype: Any) -> jax.Array:
-        columns = slice(start, start + width)
+    def load(columns: Any, dtype: Any) -> jax.Array:
         return as_type(ref[:, columns] if t is None else ref[t, :, columns], dtype)
 
     values, column = [], 0
     for axis, dtype in zip(axes, dtypes, strict=True):
         makers = []
         for segment in axis.segments:
-            makers.append(functools.partial(load, column, segment.padded, dtype))
-            column += segment.padded
+            makers.append(functools.partial(load, segment.columns(column), dtype))
+            column += segment.span
         values.append(Value(makers))
     return values
 
@@ -189,14 +217,14 @@ def write(*places: Place, only: int | None = None) -> None:
         for value, axis in zip(values, axes, strict=True):
             for number, segment in enumerate(axis.segments):
                 if only is None or number == only:
-                    pieces.append((number, ref, t, column, segment.padded, value))
-                column += segment.padded
-    for number, ref, t, column, width, value in sorted(pieces, key=lambda piece: piece[0]):
+                    pieces.append((number, ref, t, segment.columns(column), segment.padded, value))
+                column += segment.span
+    for number, ref, t, columns, width, value in sorted(pieces, key=lambda piece: piece[0]):
         segment = jnp.broadcast_to(value[number].astype(ref.dtype), (ref.shape[-2], width))
         if t is None:
-            ref[:, column : column + width] = segment
+            ref[:, columns] = segment
         else:
-            ref[t, :, column : column + width] = segment
+            ref[t, :, columns] = segment
 
 
 def without_padding(value: Value, axis: Axis, instead: float = 0) -> Value:
@@ -204,9 +232,9 @@ def without_padding(value: Value, axis: Axis, instead: float = 0) -> Value:
 
     def cleared(number: int) -> jax.Array:
         array, segment = value[number], axis.segments[number]
-        if segment.padded == segment.width:
+        if segment.span == segment.width:
             return array
-        column = jax.lax.broadcasted_iota(jnp.int32, array.shape, 1)
+        column = jax.lax.broadcasted_iota(jnp.int32, array.shape, 1) + segment.offset
         return jnp.where(column < segment.width, array, jnp.asarray(instead, array.dtype))
 
     return Value([functools.partial(cleared, number) for number in range(len(value))])

@@ -40,7 +40,7 @@ def kernel(
         return unroll_kernel(of_kernel, params, matrices, carry, z, lengths, noise, state_mask, cotangent, taps)
     except Unsupported as error:
         name = type(cell).__name__
-        raise ValueError(f"a step of {name} has {error}, which no kernel can run; use backend='auto'") from None
+        raise ValueError(f"no kernel can run a step of {name}: it has {error}; use backend='auto'") from None
     except TooLarge as error:
         name = type(cell).__name__
         raise ValueError(f"the backend kernel cannot hold {name}: it takes {error}; use backend='auto'") from None

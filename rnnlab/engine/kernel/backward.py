@@ -10,9 +10,11 @@ from jax.experimental import pallas as pl
 
 from rnnlab.engine.contract import Cotangent
 from rnnlab.engine.kernel.axes import Place, Value, read, segmentwise, without_padding, write
-from rnnlab.engine.kernel.forward import Inputs, Recurrence, fill, run_step, scratch_of, zeros
+from rnnlab.engine.kernel.blocks import exchange_of
+from rnnlab.engine.kernel.forward import Inputs, Recurrence, fill, run_step, zeros
 from rnnlab.engine.kernel.launch import call
-from rnnlab.engine.kernel.programs import Arrays, read_by
+from rnnlab.engine.kernel.programs import Arrays, Program, read_by
+from rnnlab.engine.kernel.team import Team
 
 
 class Backward:
@@ -62,16 +64,27 @@ class Backward:
     def run(self) -> dict[str, jax.Array]:
         """Packed: "du" and "dz" of all steps, "dcarry" of the first carry, "sums" over the steps, "dnew" where it is
         asked for, and, where the steps are run again, what "met" the matrices."""
-        outputs = self._outputs() | scratch_of(self.sequence, self.batch)
         settings, reverse = self.sequence.settings, self.sequence.reverse
+        dtype, meetings = self.sequence.start[0].dtype, self._meetings()
+        outputs = self._outputs() | exchange_of(self.program, settings, meetings, self.steps, self.batch, dtype)
         return call(self._kernel, "unroll_backward", settings, self.steps, not reverse, self.inputs.arrays, outputs)
 
-    def _over_time(self) -> dict[str, Arrays]:
+    def _meetings(self) -> tuple[int, int]:
         program = self.program
+        meetings = [program.meetings(program.backward, True)]
+        if self.again:
+            meetings.append(program.meetings(program.forward, False))
+        if self.cotangent is not None and self.cotangent.clip_norm is not None:
+            meetings.append((0, 2 * self.carry.segments))
+        products, joins = map(sum, zip(*meetings, strict=True))
+        return products, joins
+
+    def _over_time(self, program: Program) -> dict[str, Arrays]:
+        """How what is made of every step lies in memory."""
         return {
             "du": program.arrays([v for group in program.results for v in group]),
             "dz": program.arrays([program.z[n] for n in program.own_dz]),
-            "dnew": self.carry if self.with_dnew else program.arrays([]),
+            "dnew": program.arrays(program.before if self.with_dnew else []),
             "met": program.arrays(program.met if self.again else []),
         }
 
@@ -79,17 +92,18 @@ class Backward:
         program = self.program
         outputs: dict[str, Any] = {
             name: ("time", jax.ShapeDtypeStruct((self.steps, self.batch, layout.padded), layout.memory))
-            for name, layout in self._over_time().items()
+            for name, layout in self._over_time(program).items()
         }
         for name, layout in {"dcarry": self.carry, "sums": program.arrays(program.sums)}.items():
             outputs[name] = "rows", jax.ShapeDtypeStruct((self.batch, layout.padded), layout.memory)
         return {name: (kind, a) for name, (kind, a) in outputs.items() if a.shape[-1]}
 
-    def _kernel(self, refs: Mapping[str, Any]) -> None:
-        program, settings, reverse = self.program, self.sequence.settings, self.sequence.reverse
-        j = pl.program_id(1)
-        first = (j if reverse else self.steps // self.chunk - 1 - j) * self.chunk
-        loop = _Loop(self, refs, first)
+    def _kernel(self, refs: Mapping[str, Any], team: Team) -> None:
+        settings, reverse = self.sequence.settings, self.sequence.reverse
+        j = pl.program_id(1) if self.across else 0
+        first = (j if reverse else self.steps // self.chunk - 1 - j) * self.chunk if self.across else 0
+        loop = _Loop(self, refs, team, first)
+        program, carry = loop.program, loop.carry
         if self.across:
 
             @pl.when(j == 0)
@@ -98,22 +112,22 @@ class Backward:
                 if "sums" in refs:
                     refs["sums"][...] = jnp.zeros(refs["sums"].shape, refs["sums"].dtype)
 
-        begin = self.inputs.read(refs, "dlast")
+        begin = loop.within.read("dlast")
         summed = program.arrays(program.sums)
         totals = [
             [jnp.zeros((settings.rows, segment.padded), dtype) for segment in axis.segments]
             for axis, dtype in zip(*summed, strict=True)
         ]
         if self.across:
-            begin = read(refs["dcarry"], self.carry.axes, self.carry.dtypes)
+            begin = read(refs["dcarry"], carry.axes, carry.dtypes)
             if program.sums:
                 totals = [value.arrays() for value in read(refs["sums"], summed.axes, summed.dtypes)]
         state = [value.arrays() for value in begin], totals
-        dcarry, totals = lax.fori_loop(0, loop.count, loop.step, state)
+        team.met, (dcarry, totals) = lax.fori_loop(0, loop.count, loop.step, (team.met, state))
         if self.sequence.lengths is not None:
-            over_time = {name: layout for name, layout in self._over_time().items() if name in refs}
+            over_time = {name: layout for name, layout in self._over_time(program).items() if name in refs}
             fill(loop.count, self.chunk, [zeros(refs[name], layout) for name, layout in over_time.items()])
-        write((refs["dcarry"], list(map(Value.of, dcarry)), self.carry.axes, 0, None))
+        write((refs["dcarry"], list(map(Value.of, dcarry)), carry.axes, 0, None))
         if program.sums:
             write((refs["sums"], list(map(Value.of, totals)), summed.axes, 0, None))
 
@@ -121,28 +135,31 @@ class Backward:
 class _Loop:
     """A chunk of time within the kernel."""
 
-    def __init__(self, backward: Backward, refs: Mapping[str, Any], first: Any):
+    def __init__(self, backward: Backward, refs: Mapping[str, Any], team: Team, first: Any):
         """first: the first step of the chunk."""
-        self.backward, self.refs, self.first = backward, refs, first
-        self.program, self.rows = backward.program, backward.sequence.settings.rows
-        self.known, self.products, self.lengths = backward.inputs.begin(refs)
-        self.count = backward.inputs.count(refs, first, backward.chunk)
+        self.backward, self.refs, self.team, self.first = backward, refs, team, first
+        self.rows = backward.sequence.settings.rows
+        self.within = within = backward.inputs.within(refs, team, (True, False) if backward.again else (True,))
+        self.program, self.products, self.lengths = within.program, within.products, within.lengths
+        self.carry = self.program.arrays(self.program.before)
+        self.count = within.count(first, backward.chunk)
         self.cotangent = _read_cotangent(backward.cotangent, refs)
 
-    def step(self, k: jax.Array, state: tuple[list[list[jax.Array]], list[list[jax.Array]]]) -> Any:
-        """The k-th step back: ∂L/∂carry before it, and the sums."""
+    def step(self, k: jax.Array, state: tuple[Any, tuple[list[list[jax.Array]], list[list[jax.Array]]]]) -> Any:
+        """The k-th step back: how often the team has met, ∂L/∂carry before the step, and the sums."""
         backward, program, refs = self.backward, self.program, self.refs
-        reverse, inputs, carry = backward.sequence.reverse, backward.inputs, backward.carry
-        dcarry, sums = (list(map(Value.of, values)) for values in state)
+        reverse, carry = backward.sequence.reverse, self.carry
+        self.team.met, lists = state
+        dcarry, sums = (list(map(Value.of, values)) for values in lists)
         t = k if reverse else self.count - 1 - k
         time = self.first + t
         if "dh" in refs:
-            dcarry = [segmentwise(jnp.add, dcarry[0], inputs.read(refs, "dh", t)[0]), *dcarry[1:]]
+            dcarry = [segmentwise(jnp.add, dcarry[0], self.within.read("dh", t)[0]), *dcarry[1:]]
         dnew, inside = dcarry, None if self.lengths is None else time < self.lengths
         if inside is not None:
             dnew = [_where(inside, value, _zeros(value)) for value in dcarry]
         if self.cotangent is not None:
-            dnew = _clipped(self.cotangent, dnew, carry)
+            dnew = _clipped(self.cotangent, dnew, carry, self.team)
         self.products.begin()
         values = self._held(t)
         values.update(zip(program.dnew, dnew, strict=True))
@@ -164,13 +181,14 @@ class _Loop:
             dbefore = [segmentwise(jnp.add, a, b) for a, b in zip(dbefore, past, strict=True)]
         more = [self._full(result, v, v) for v in program.sums]
         totals = [segmentwise(jnp.add, a, b) for a, b in zip(sums, more, strict=True)]
-        return [value.arrays() for value in dbefore], [value.arrays() for value in totals]
+        after = [value.arrays() for value in dbefore], [value.arrays() for value in totals]
+        return self.team.met, after
 
     def _pullback(self, values: dict[Any, Value], t: jax.Array) -> Any:
         """Reads the results of the step's pullback; writes ∂L/∂products. values: of all that it is made of."""
         program, refs = self.program, self.refs
         count = len(program.trace.products)
-        padded = [sum(program.axes[v].padded for v in group) for group in program.results]
+        spans = [sum(program.axes[v].span for v in group) for group in program.results]
 
         def exchange(number: int, sent: list[Any]) -> list[Value]:
             number = count - 1 - number
@@ -179,9 +197,9 @@ class _Loop:
                 for part, (v, a) in enumerate(zip(program.dresults[number], sent, strict=True))
             ]
             value: Any = program.dvalues[number]
-            return [self.products.back(number, du, value.aval.dtype, (refs["du"], sum(padded[:number]), t))]
+            return [self.products.back(number, du, value.aval.dtype, (refs["du"], sum(spans[:number]), t))]
 
-        return program.backward.step(values, program.axes, exchange)
+        return program.backward.step(values, program.axes, exchange, self.team.joined)
 
     def _full(self, result: Any, variable: Any, key: Any) -> Value:
         """A result in all rows. key: of its axis; a number has none of its own."""
@@ -189,37 +207,37 @@ class _Loop:
 
     def _before(self, t: jax.Array) -> dict[int, Value]:
         """The saved elements of the carry before step t of the chunk."""
-        backward, refs, inputs = self.backward, self.refs, self.backward.inputs
+        backward, within = self.backward, self.within
         reverse, chunk, saved = backward.sequence.reverse, backward.chunk, backward.saved
-        start = inputs.read(refs, "start")
+        start = within.read("start")
         edge = [start[n] for n in saved]
         if backward.across:
             begins = (self.first + chunk == backward.steps) if reverse else (self.first == 0)
-            edge = [_where(begins, a, b) for a, b in zip(edge, inputs.read(refs, "edge", 0), strict=True)]
+            edge = [_where(begins, a, b) for a, b in zip(edge, within.read("edge", 0), strict=True)]
         at = jnp.minimum(t + 1, chunk - 1) if reverse else jnp.maximum(t - 1, 0)
         is_edge = t == (chunk - 1 if reverse else 0)
-        inner = inputs.read(refs, "carries", at)
+        inner = within.read("carries", at)
         return {n: _where(is_edge, a, b) for n, a, b in zip(saved, edge, inner, strict=True)}
 
     def _held(self, t: jax.Array) -> dict[Any, Value]:
         """The values of all that the pullback holds, and of the free variables."""
-        program, refs, inputs, saved = self.program, self.refs, self.backward.inputs, self.backward.saved
-        before, noise = self._before(t), inputs.read(refs, "noise", t)
+        program, refs, within, saved = self.program, self.refs, self.within, self.backward.saved
+        before, noise = self._before(t), within.read("noise", t)
         if self.backward.again:
-            every, z = [before[n] for n in range(len(program.before))], inputs.read(refs, "z", t)
-            step = run_step(program, self.known, every, z, noise, self.products)
+            every = [before[n] for n in range(len(program.before))]
+            step = run_step(within, every, within.read("z", t), noise)
             if "met" in refs:
                 axes = program.arrays(program.met).axes
                 write((refs["met"], [self._full(step, v, v) for v in program.met], axes, 0, t))
             after = dict(enumerate(map(step, program.new)))
             kept = dict(enumerate(map(step, program.kept)))
         else:
-            after = dict(zip(saved, inputs.read(refs, "carries", t), strict=True))
-            kept = dict(zip(program.saved_kept, inputs.read(refs, "kept", t), strict=True))
+            after = dict(zip(saved, within.read("carries", t), strict=True))
+            kept = dict(zip(program.saved_kept, within.read("kept", t), strict=True))
         leaves = {n: program.leaf_variables[n] for n in program.row_leaves}
-        constants = {len(program.step_consts) + n: self.known[v] for n, v in leaves.items()}
+        constants = {len(program.step_consts) + n: within.known[v] for n, v in leaves.items()}
         kinds = {"before": before, "after": after, "noise": noise, "kept": kept, "constant": constants}
-        values = dict(self.known)
+        values = dict(within.known)
         for variable, each in zip(program.held, program.trace.holdings, strict=True):
             if variable not in program.backward.free:
                 values[variable] = kinds[each.kind][each.number]
@@ -254,8 +272,13 @@ def _passed(cotangent: Cotangent, d: Sequence[Value], t: jax.Array, ends: jax.Ar
     return [segmentwise(lambda a: a * jnp.asarray(factor, a.dtype), value) for value in d]
 
 
-def _clipped(cotangent: Cotangent, d: Sequence[Value], carry: Arrays) -> list[Value]:
+def _clipped(cotangent: Cotangent, d: Sequence[Value], carry: Arrays, team: Team) -> list[Value]:
     """`Cotangent.clipped` of a carry in segments."""
+
+    def reduced(reduce: Any, a: jax.Array) -> jax.Array:
+        one = reduce(a, axis=-1, keepdims=True)
+        return team.joined(one, reduce, 0.0) if a.shape[1] > 1 else one
+
     cleared = [without_padding(value, axis).arrays() for value, axis in zip(d, carry.axes, strict=True)]
-    flat = iter(cotangent.clipped(tuple(a for arrays in cleared for a in arrays)))
+    flat = iter(cotangent.clipped(tuple(a for arrays in cleared for a in arrays), reduced))
     return [Value.of([next(flat) for _ in arrays]) for arrays in cleared]

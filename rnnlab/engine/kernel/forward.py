@@ -11,10 +11,12 @@ from jax.experimental import pallas as pl
 
 from rnnlab.engine.contract import Matrix
 from rnnlab.engine.kernel.axes import Value, pack, read, segmentwise, write
+from rnnlab.engine.kernel.blocks import blocks_of, exchange_of, vectors_of
 from rnnlab.engine.kernel.launch import call
-from rnnlab.engine.kernel.matrices import Products, blocks_of, vectors_of
+from rnnlab.engine.kernel.matrices import Products
 from rnnlab.engine.kernel.programs import Arrays, Program, read_by
 from rnnlab.engine.kernel.settings import Settings
+from rnnlab.engine.kernel.team import Team
 from rnnlab.typing import Carry, Parts
 
 
@@ -83,51 +85,46 @@ class Inputs:
             self.arrays[name] = kind, packed
             self.layouts[name] = layout
 
-    def read(self, refs: Mapping[str, Any], name: str, t: Any = None) -> list[Value]:
+    def within(self, refs: Mapping[str, Any], team: Team, ways: Sequence[bool]) -> "Within":
+        """What a program reads of them. ways: of `Products`."""
+        return Within(self, refs, team, ways)
+
+
+class Within:
+    """The arrays of a kernel as one program reads them; those of no step are read now, as within the loop over time
+    they would be read again at every step."""
+
+    def __init__(self, inputs: Inputs, refs: Mapping[str, Any], team: Team, ways: Sequence[bool]):
+        sequence = inputs.sequence
+        self.refs, self.team = refs, team
+        self.program = program = sequence.program.own(team)
+        self.layouts = {name: layout.own(team) for name, layout in inputs.layouts.items()}
+        once = [[Value.of(value.arrays()) for value in self.read(name)] for name in ("vectors", "beside")]
+        vectors, beside = dict(zip(inputs.vector_keys, once[0], strict=True)), once[1]
+        state_mask = beside.pop() if sequence.state_mask is not None else None
+        self.known = vectors | dict(zip(inputs.beside_keys, beside, strict=True))
+        """The values of the free variables, and of the parameters with rows."""
+        blocks = {key: refs[f"block {n}"] for n, key in enumerate(inputs.blocks)}
+        self.products = Products(program, blocks, self.known, state_mask, sequence.settings, team, ways)
+        self.lengths = refs["lengths"][...] if "lengths" in refs else None
+
+    def read(self, name: str, t: Any = None) -> list[Value]:
         """The arrays of one name; none where there are none."""
         if name not in self.layouts:
             return []
-        return read(refs[name], self.layouts[name].axes, self.layouts[name].dtypes, t)
+        return read(self.refs[name], self.layouts[name].axes, self.layouts[name].dtypes, t)
 
-    def count(self, refs: Mapping[str, Any], first: Any, chunk: int) -> Any:
+    def count(self, first: Any, chunk: int) -> Any:
         """How many steps of a chunk are run: none past the longest row of the block."""
-        return jnp.clip(refs["longest"][pl.program_id(0)] - first, 0, chunk) if "longest" in refs else chunk
-
-    def begin(self, refs: Mapping[str, Any]) -> tuple[dict[Any, Value], Products, jax.Array | None]:
-        """The values of the free variables, and of the parameters with rows, the products, and the rows' lengths, each
-        read once."""
-        # Made now: within the loop over time they would be read again at every step.
-        once = [[Value.of(value.arrays()) for value in self.read(refs, name)] for name in ("vectors", "beside")]
-        vectors, beside = dict(zip(self.vector_keys, once[0], strict=True)), once[1]
-        state_mask = beside.pop() if self.sequence.state_mask is not None else None
-        vectors |= zip(self.beside_keys, beside, strict=True)
-        blocks = {key: refs[f"block {n}"] for n, key in enumerate(self.blocks)}
-        scratch = refs.get("scratch") if self.sequence.settings.streamed else None
-        products = Products(self.sequence.program, blocks, vectors, state_mask, self.sequence.settings, scratch)
-        return vectors, products, refs["lengths"][...] if "lengths" in refs else None
-
-
-def scratch_of(sequence: Recurrence, rows: int) -> dict[str, Any]:
-    """The memory that values lie in which meet tiles of a matrix."""
-    if not sequence.settings.streamed:
-        return {}
-    program, widths = sequence.program, [16]
-    for number, each in enumerate(program.trace.products):
-        widths.append(program.axes["value", number].padded)
-        widths.append(sum(program.axes["u", number, part].padded for part in range(each.parts)))
-    return {"scratch": ("rows", jax.ShapeDtypeStruct((rows, max(widths)), sequence.start[0].dtype))}
+        return jnp.clip(self.refs["longest"][self.team.block] - first, 0, chunk) if "longest" in self.refs else chunk
 
 
 def run_step(
-    program: Program,
-    known: Mapping[Any, Value],
-    before: Sequence[Value],
-    z: Sequence[Value],
-    noise: Sequence[Value],
-    products: Products,
+    within: Within, before: Sequence[Value], z: Sequence[Value], noise: Sequence[Value]
 ) -> Callable[[Any], Any]:
-    """A step's values; what it returns reads a variable. known: of the free variables."""
-    values = dict(known)
+    """A step's values; what it returns reads a variable."""
+    program, products = within.program, within.products
+    values = dict(within.known)
     for variables, given in ((program.before, before), (program.z, z), (program.noise, noise)):
         values.update(zip(variables, given, strict=True))
     rows = products.settings.rows
@@ -138,7 +135,7 @@ def run_step(
         value = read_by(variable, lambda _: sent[0], program.axes["value", number], rows)
         return products.times(number, value)
 
-    return program.forward.step(values, program.axes, exchange)
+    return program.forward.step(values, program.axes, exchange, within.team.joined)
 
 
 def fill(first: Any, end: int, places: Sequence[tuple[Any, ...]]) -> None:
@@ -178,43 +175,46 @@ def run_forward(
     if kept:
         outputs["kept"] = over_time(program.arrays(kept))
     outputs["last"] = "rows", jax.ShapeDtypeStruct((batch, carry.padded), carry.memory)
-    outputs |= scratch_of(sequence, batch)
+    meetings = program.meetings(program.forward, False)
+    outputs |= exchange_of(program, settings, meetings, steps, batch, sequence.start[0].dtype)
     chunk = settings.chunk or steps
     across = steps > chunk
 
-    def unroll_forward(refs: Mapping[str, Any]) -> None:
-        j = pl.program_id(1)
-        first = ((steps // chunk - 1 - j) if sequence.reverse else j) * chunk
-        known, products, lengths = inputs.begin(refs)
-        count = inputs.count(refs, first, chunk)
+    def unroll_forward(refs: Mapping[str, Any], team: Team) -> None:
+        j = pl.program_id(1) if across else 0
+        first = ((steps // chunk - 1 - j) if sequence.reverse else j) * chunk if across else 0
+        within = inputs.within(refs, team, (False,))
+        own, lengths, count = within.program, within.lengths, within.count(first, chunk)
+        carry, of_saved, of_kept = (own.arrays(a) for a in (own.before, [own.before[n] for n in saved], kept))
         if across:
 
             @pl.when(j == 0)
             def _() -> None:
                 refs["last"][...] = refs["start"][...]
 
-        def body(k: jax.Array, state: list[list[jax.Array]]) -> list[list[jax.Array]]:
+        def body(k: jax.Array, state: Any) -> Any:
+            team.met, carried = state
             t = count - 1 - k if sequence.reverse else k
-            before = [Value.of(arrays) for arrays in state]
-            z, noise = inputs.read(refs, "z", t), inputs.read(refs, "noise", t)
-            step = run_step(program, known, before, z, noise, products)
-            new = [read_by(v, step, axis, settings.rows) for v, axis in zip(program.new, carry.axes, strict=True)]
+            before = [Value.of(arrays) for arrays in carried]
+            step = run_step(within, before, within.read("z", t), within.read("noise", t))
+            new = [read_by(v, step, axis, settings.rows) for v, axis in zip(own.new, carry.axes, strict=True)]
             if lengths is not None:
                 inside = first + t < lengths
                 new = [segmentwise(partial(jnp.where, inside), a, b) for a, b in zip(new, before, strict=True)]
             places = [(refs["carries"], [new[n] for n in saved], of_saved.axes, 0, t)]
             if kept:
-                values = [read_by(v, step, program.axes[v], settings.rows) for v in kept]
-                places.append((refs["kept"], values, program.arrays(kept).axes, 0, t))
+                values = [read_by(v, step, axis, settings.rows) for v, axis in zip(kept, of_kept.axes, strict=True)]
+                places.append((refs["kept"], values, of_kept.axes, 0, t))
             write(*places)
-            return [value.arrays() for value in new]
+            arrays = [value.arrays() for value in new]
+            return team.met, arrays
 
         begin = [value.arrays() for value in read(refs["last" if across else "start"], carry.axes, carry.dtypes)]
-        last = lax.fori_loop(0, count, body, begin)
+        team.met, last = lax.fori_loop(0, count, body, (team.met, begin))
         if lengths is not None:  # Past its end a row keeps its carry.
             held = [Value.of((begin if sequence.reverse else last)[n]) for n in saved]
             places = [(refs["carries"], held, of_saved.axes, 0)]
-            fill(count, chunk, [*places, zeros(refs["kept"], program.arrays(kept))] if kept else places)
+            fill(count, chunk, [*places, zeros(refs["kept"], of_kept)] if kept else places)
         write((refs["last"], [Value.of(arrays) for arrays in last], carry.axes, 0, None))
 
     out = call(unroll_forward, "unroll_forward", settings, steps, sequence.reverse, inputs.arrays, outputs)

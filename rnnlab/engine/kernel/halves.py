@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import Literal, Var
 
 from rnnlab.engine.kernel.axes import Axis, Value
-from rnnlab.engine.kernel.rules import Unsupported, check, evaluate, has_rows
+from rnnlab.engine.kernel.rules import Joined, Unsupported, check, evaluate, has_rows
 from rnnlab.engine.stages import Stages
 
 
@@ -83,6 +83,7 @@ class Half:
         values: dict[Var, Value],
         axes: Mapping[Any, Axis],
         exchange: Callable[[int, list[Value]], Sequence[Value]],
+        joined: Joined,
     ) -> Callable[[Any], Any]:
         """Runs a step within a kernel. values: of the free variables and of the inputs from the start. exchange: that
         of `Stages`. Returns what reads a variable, or a number."""
@@ -97,7 +98,9 @@ class Half:
                 of_inputs = [None if isinstance(v, Literal) else axes[v] for v in equation.invars]
                 results = [axes[v] for v in equation.outvars]
                 operands = [read(v) for v in equation.invars]
-                values.update(zip(equation.outvars, evaluate(equation, operands, of_inputs, results), strict=True))
+                values.update(
+                    zip(equation.outvars, evaluate(equation, operands, of_inputs, results, joined), strict=True)
+                )
             if number < len(stages.sent):
                 brought = exchange(number, [read(next(outputs)) for _ in range(stages.sent[number])])
                 values.update(zip((next(late) for _ in range(stages.received[number])), brought, strict=True))

@@ -1,5 +1,6 @@
 """A step and its pullback as the programs of two kernels, from the same trace that the fused backend runs."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from rnnlab.engine.chain import Held, Step
 from rnnlab.engine.contract import Matrix
 from rnnlab.engine.kernel.axes import Axis, Cuts, Value
 from rnnlab.engine.kernel.halves import Half
-from rnnlab.engine.kernel.rules import ROWS, has_rows, link, width_of
+from rnnlab.engine.kernel.rules import REDUCED, ROWS, has_rows, link, width_of
+from rnnlab.engine.kernel.team import Team
 from rnnlab.engine.stages import stages
 from rnnlab.typing import PyTree
 
@@ -28,6 +30,13 @@ class Arrays(NamedTuple):
     @property
     def padded(self) -> int:
         return sum(axis.padded for axis in self.axes)
+
+    @property
+    def segments(self) -> int:
+        return sum(len(axis.segments) for axis in self.axes)
+
+    def own(self, team: Team) -> "Arrays":
+        return self._replace(axes=tuple(axis.own(team.number, team.programs) for axis in self.axes))
 
     @property
     def memory(self) -> Any:
@@ -161,7 +170,35 @@ class Program:
                 for start in range(0, matrix.rows, state_width):
                     cuts.link("state mask", name, 0, start, state_width)
         self.dvalues, self.dresults = dvalues, dresults
+        self._cuts = cuts
         self.axes = cuts.solved(pad, widest)
+
+    def padded_by(self, pad: Callable[[int], int]) -> "Program":
+        """With another padding, and segments as wide as they may be."""
+        other = copy.copy(self)
+        other.axes = self._cuts.solved(pad)
+        return other
+
+    def own(self, team: Team) -> "Program":
+        """With what one program of several has of every array."""
+        other = copy.copy(self)
+        other.axes = {key: axis.own(team.number, team.programs) for key, axis in self.axes.items()}
+        return other
+
+    def meetings(self, half: Half, transposed: bool) -> tuple[int, int]:
+        """How often programs of a team may meet in a step: at products, and to join what each of them summed up."""
+        products = joins = 0
+        for number, each in enumerate(self.trace.products):
+            if self.matrices[each.name].kernel.ndim == 1:
+                continue
+            products += 1
+            rows = self.axes["value", number].segments
+            columns = [s for part in range(each.parts) for s in self.axes["u", number, part].segments]
+            single, other = (rows, columns) if transposed else (columns, rows)
+            joins += sum(segment.width == 1 for segment in single) * len(other)
+        for equation in half.equations():
+            joins += equation.primitive.name in REDUCED and width_of(equation.invars[0].aval.shape) > 1
+        return products, joins
 
     # --- which arrays there are --------------------------------------------------------------------------------------
 

@@ -19,6 +19,10 @@ ROWS = 8191
 """The number of rows that a step is traced with; no other axis has so many, so it shows which arrays have rows."""
 
 
+Joined = Callable[[jax.Array, Any, float], jax.Array]
+"""`Team.joined`: of a sum over a program's columns, that of all programs."""
+
+
 class Unsupported(ValueError):
     """A step that no kernel can run; the text says which operation."""
 
@@ -80,10 +84,14 @@ def check(equation: Any) -> None:
 def _need(condition: bool, equation: Any) -> None:
     if not condition:
         shapes = ", ".join(str(list(a.aval.shape)).replace(str(ROWS), "B") for a in equation.invars)
-        raise Unsupported(f"`{equation.primitive.name}` of {shapes}")
+        name = equation.primitive.name
+        why = ", and within a kernel columns cannot be shifted" if name in RUNNING else ""
+        raise Unsupported(f"`{name}` of {shapes}{why}")
 
 
-def evaluate(equation: Any, operands: Sequence[Any], axes: Sequence[Any], results: Sequence[Axis]) -> list[Value]:
+def evaluate(
+    equation: Any, operands: Sequence[Any], axes: Sequence[Any], results: Sequence[Axis], joined: Joined
+) -> list[Value]:
     """The results of an equation. operands: values, or numbers; axes, results: theirs, None for a number."""
     name, params = equation.primitive.name, equation.params
     if name in ELEMENTWISE:
@@ -115,19 +123,21 @@ def evaluate(equation: Any, operands: Sequence[Any], axes: Sequence[Any], result
             makers.append(next(pieces) if inside else empty)
         return [Value(makers)]
     if name in REDUCED:
-        return [Value([functools.partial(_reduced, REDUCED[name], operands[0], axes[0])])]
+        return [Value([functools.partial(_reduced, REDUCED[name], operands[0], axes[0], joined)])]
 
     def steps(each: Any) -> jax.Array:
-        return (lax.broadcasted_iota(jnp.int32, (1, each.padded), 1) + each.start).astype(params["dtype"])
+        columns = lax.broadcasted_iota(jnp.int32, (1, each.padded), 1) + each.offset
+        return (columns + each.start).astype(params["dtype"])
 
     return [Value([functools.partial(steps, each) for each in results[0].segments])]  # iota
 
 
-def _reduced(rule: Any, operand: Value, axis: Axis) -> jax.Array:
+def _reduced(rule: Any, operand: Value, axis: Axis, joined: Joined) -> jax.Array:
     reduce, join, empty = rule
     cleared = without_padding(operand, axis, empty).arrays()
-    sums = [a if a.shape[1] == 1 else reduce(a, axis=1, keepdims=True) for a in cleared]
-    return functools.reduce(join, sums)
+    sums = [reduce(a, axis=1, keepdims=True) for a in cleared if a.shape[1] > 1]
+    wide = [joined(functools.reduce(join, sums), reduce, empty)] if sums else []
+    return functools.reduce(join, [*wide, *(a for a in cleared if a.shape[1] == 1)])
 
 
 def _element(equation: Any, operands: Sequence[Any], count: int, number: int) -> jax.Array:
@@ -198,5 +208,8 @@ ELEMENTWISE = frozenset({
 })
 # fmt: on
 """All that makes each element of those in its place, and that Triton and Mosaic have."""
+
+RUNNING = frozenset({"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"})
+"""Along the units: each column of those before it."""
 
 _KNOWN = ELEMENTWISE | IDENTITY | RESHAPED | {*REDUCED, "concatenate", "split", "slice", "pad", "iota"}

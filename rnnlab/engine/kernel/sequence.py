@@ -79,7 +79,8 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
     shapes = [rows_of(a) if has else a for a, has in zip(leaves, rows, strict=True)]
     width = None if state_mask is None else state_mask.shape[1]
     program = Program(step, shapes, matrices, width, settings.pad, settings.widest)
-    settings = fitted(program, matrices, settings, again=not plan.base.keep_gates and bool(program.saved_kept))
+    again = not plan.base.keep_gates and bool(program.saved_kept)
+    program, settings = fitted(program, matrices, settings, again)
     steps, batch = z[0].shape[:2]
     more_rows = -batch % settings.rows
     more_steps = 0 if settings.chunk is None else -steps % settings.chunk

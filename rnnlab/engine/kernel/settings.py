@@ -27,7 +27,8 @@ class Settings(NamedTuple):
     """The time steps that a program holds at once; None: all, as they stay in the device's memory."""
     streamed: bool | None = None
     """Whether the matrices are read again at every step, by tiles; None: where they do not fit (`memory`)."""
-    tile: int = 32
+    tile: int | None = None
+    """Rows of a tile; None: by bytes."""
     widest: int | None = None
     """Columns of a segment; None: as many as there are."""
     warps: int | None = None
@@ -35,10 +36,19 @@ class Settings(NamedTuple):
     stages: int = 1
     chip: int = 232448
     """Bytes that a program may hold."""
+    cores: int = 132
+    """Programs that a device runs at once, at least: its multiprocessors."""
+    programs: int = 0
+    """Programs that a block of rows is spread over (`team`); 0: as many as its width needs (`memory`)."""
+    least: int = 16
+    """Columns of a segment in a program of Triton, at least: its products have no fewer."""
 
     def pad(self, width: int) -> int:
-        """The padded width of a segment: a power of two for Triton, whose products have 16 columns at least."""
-        return max(16, 1 << (width - 1).bit_length()) if self.target == "triton" else width
+        """The padded width of a segment, in all programs: in each a power of two for Triton."""
+        if self.target == "mosaic":
+            return width
+        programs = max(self.programs, 1)
+        return max(self.least, 1 << (-(-width // programs) - 1).bit_length()) * programs
 
 
 _CHANGES: ContextVar[dict[str, Any] | None] = ContextVar("kernel settings", default=None)
@@ -89,7 +99,8 @@ def settings_for(precision: Precision, interpret: bool, batch: int) -> Settings:
     else:
         settings = settings._replace(widest=512)
     if platform == "gpu" and target == "triton":
-        settings = settings._replace(chip=chip_of(jax.devices()[0]))
+        device = jax.devices()[0]
+        settings = settings._replace(chip=chip_of(device), cores=getattr(device, "core_count", None) or settings.cores)
     return settings._replace(**changes)
 
 

@@ -34,6 +34,7 @@ LAUNCHES: dict[str, dict[str, Any]] = {
     "triton": {"target": "triton", "rows": 2},
     "mosaic": {"target": "mosaic", "rows": 2, "chunk": 2},
     "streamed": {"target": "triton", "rows": 2, "streamed": True, "tile": 8, "widest": 2},
+    "team": {"target": "triton", "rows": 2, "programs": 3, "least": 2, "tile": 4},
 }
 """Rows and steps are no multiples of what a program holds: both are filled up."""
 
@@ -97,7 +98,7 @@ def test_outputs_and_gradients_equal_the_reference(variant):
     number = ALL_CELLS.index(variant)
     with float64():
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
-        launch = list(LAUNCHES)[number % 3]
+        launch = list(LAUNCHES)[number % len(LAUNCHES)]
         options = around(T, B, cell.initial_carry(1)[0].shape[1], True, has_state_matrix(variant))
         compare(cell, launch, reverse=number % 2 == 1, store="carries" if number % 5 == 0 else "auto", **options)
 

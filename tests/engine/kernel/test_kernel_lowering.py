@@ -49,16 +49,17 @@ def test_two_kernels_a_training_step_lower_for_every_platform(variant):
         assert lowered(variant, platform, 20).count(call) == 2, platform
 
 
-@pytest.mark.parametrize("platform", ["cuda", *slow_tests("tpu")])
-def test_a_training_steps_program_does_not_grow_with_the_steps(platform):
-    short, long = (lowered("lstm", platform, 16, steps) for steps in (16, 64))
+@pytest.mark.parametrize(("platform", "features"), [("cuda", 16), *slow_tests(("tpu", 16), ("cuda", 512))])
+def test_a_training_steps_program_does_not_grow_with_the_steps(platform, features):
+    """Of one program a block of rows, and of a team."""
+    short, long = (lowered("lstm", platform, features, steps) for steps in (16, 64))
     assert "stablehlo.while" not in long
     assert short.count("stablehlo.") == long.count("stablehlo.")
 
 
 @pytest.mark.parametrize(
     ("features", "platform"),
-    slow_tests((100, "cuda"), (512, "cuda"), (650, "tpu")),
+    slow_tests((100, "cuda"), (512, "cuda"), (650, "rocm"), (650, "tpu")),
 )
 def test_kernels_of_any_width_lower(features, platform):
     for store in ("gates", "carries"):
@@ -114,6 +115,34 @@ def test_a_cell_that_no_program_holds_is_one_line_with_its_bytes(target, chip):
     assert text.endswith("% of its units would fit; use backend='auto'")
 
 
+def test_a_layer_too_wide_for_a_team_is_one_line_with_its_bytes():
+    with launching(target="triton", cores=4, least=64):
+        text = refusal(520)
+    assert text == (
+        "the backend kernel cannot hold LSTM: it takes 33,280 bytes of registers for an array, of which 2 programs "
+        "have 16,384; 49 % of its units would fit; use backend='auto'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "compute", "cores", "programs"),
+    [
+        *((128, "float32", 132, 1), (129, "float32", 132, 9), (256, "bfloat16", 132, 1), (257, "bfloat16", 132, 17)),
+        *((768, "bfloat16", 132, 48), (1024, "float32", 132, 64), (1024, "float32", 80, 32)),
+    ],
+)
+def test_a_wide_layer_has_a_team_of_half_a_devices_programs_at_most(features, compute, cores, programs):
+    cell = nnx.eval_shape(lambda: LSTM(D, features, rngs=nnx.Rngs(0)))
+    cell.compute = compute
+    graphdef, state = nnx.split(cell)
+    with launching(target="triton", cores=cores):
+        traced = jax.make_jaxpr(lambda s, x: unroll(nnx.merge(graphdef, s), x, backend="kernel")[0])(
+            state, jax.ShapeDtypeStruct((2, 16, D), jnp.float32)
+        )
+    grid = "grid=(1, 1)" if programs == 1 else f"grid=({programs},)"
+    assert f"GridMapping({grid}" in str(traced)
+
+
 def test_matrices_that_do_not_fit_are_read_by_tiles():
     def loops(chip: int) -> int:
         graphdef, state = nnx.split(make_cell("vanilla", D, 64))
@@ -127,7 +156,10 @@ def test_matrices_that_do_not_fit_are_read_by_tiles():
 @pytest.mark.parametrize("variant", SUMS_ALONG_UNITS)
 def test_a_step_with_what_a_kernel_has_no_rule_for_is_one_line(variant):
     text = refusal(variant=variant, interpret=True)
-    assert text == "a step of HiPPOLegS has `cumsum` of [B, 64], which no kernel can run; use backend='auto'"
+    assert text == (
+        "no kernel can run a step of HiPPOLegS: it has `cumsum` of [B, 64], and within a kernel columns cannot be "
+        "shifted; use backend='auto'"
+    )
 
 
 def test_all_carries_are_refused():
@@ -142,6 +174,6 @@ def test_a_step_with_a_loop_is_one_line():
             return h, jax.lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c), c)
 
     with pytest.raises(
-        ValueError, match=r"^a step of Loop has `\w+` of .*, which no kernel can run; use backend='auto'$"
+        ValueError, match=r"^no kernel can run a step of Loop: it has `\w+` of .*; use backend='auto'$"
     ):
         unroll(Loop(D, 4, rngs=nnx.Rngs(0)), jnp.zeros((T, B, D)), backend="kernel", interpret=True)
