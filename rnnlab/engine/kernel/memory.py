@@ -105,7 +105,9 @@ def _in_team(settings: Settings, held: int) -> Settings:
     if settings.streamed is None:
         fits = held + (32 << 10) <= settings.chip
         settings = settings._replace(streamed=not (fits and settings.precision == "bfloat16"))
-    return settings._replace(tile=settings.tile or (32 if settings.streamed else 128))
+    if settings.streamed:  # Two tiles are on their way while one is met; tiles of 128 spilled 28 bytes, exact.
+        return settings._replace(tile=settings.tile or 64, stages=3)
+    return settings._replace(tile=settings.tile or 128)
 
 
 _LARGEST = 1 << 20

@@ -95,10 +95,18 @@ def has_state_matrix(variant: str) -> bool:
 @pytest.mark.parametrize("variant", [in_tier(v) for v in ALL_CELLS if v not in SUMS_ALONG_UNITS])
 def test_outputs_and_gradients_equal_the_reference(variant):
     """One launch a cell, by turns, with all that stands around it."""
+    compare_with_all_around(variant, list(LAUNCHES)[ALL_CELLS.index(variant) % len(LAUNCHES)])
+
+
+@pytest.mark.parametrize("variant", [in_tier(v, further=True) for v in ALL_CELLS if v not in SUMS_ALONG_UNITS])
+def test_teams_of_programs_equal_the_reference(variant):
+    compare_with_all_around(variant, "team")
+
+
+def compare_with_all_around(variant: str, launch: str) -> None:
     number = ALL_CELLS.index(variant)
     with float64():
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
-        launch = list(LAUNCHES)[number % len(LAUNCHES)]
         options = around(T, B, cell.initial_carry(1)[0].shape[1], True, has_state_matrix(variant))
         compare(cell, launch, reverse=number % 2 == 1, store="carries" if number % 5 == 0 else "auto", **options)
 
@@ -116,7 +124,10 @@ def test_every_launch_direction_and_store_equals_the_reference(variant, launch, 
 
 @pytest.mark.parametrize(
     ("variant", "launch", "reverse"),
-    [("lstm", "triton", True), *slow_tests(("lstm", "mosaic", False), ("gru_reset_before", "streamed", True))],
+    [
+        ("lstm", "triton", True),
+        *slow_tests(("lstm", "mosaic", False), ("gru_reset_before", "streamed", True), ("lstm", "team", False)),
+    ],
 )
 def test_resets_zoneout_and_norms_equal_the_reference(variant, launch, reverse):
     """Rows that begin anew, with a carry that gets a gradient; noise; sums over units, of which some are padding."""
@@ -148,7 +159,8 @@ def test_gradients_of_the_outputs_or_the_last_state_alone(read):
 
 
 @pytest.mark.slow
-def test_replicas_by_vmap_equal_the_reference():
+@pytest.mark.parametrize("launch", ["triton", "team"])
+def test_replicas_by_vmap_equal_the_reference(launch):
     def gradients(**options: Any) -> Any:
         def loss(state: nnx.State, x: jax.Array) -> jax.Array:
             return (unroll(nnx.merge(graphdef, state), x, lengths=jnp.array(LENGTHS), **options)[0] ** 2).sum()
@@ -160,7 +172,7 @@ def test_replicas_by_vmap_equal_the_reference():
         graphdef = cells[0][0]
         states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in cells])
         x = random_array(1, 2, T, B, D)
-        with launching(**LAUNCHES["triton"]):
+        with launching(**LAUNCHES[launch]):
             actual = gradients(backend="kernel", interpret=True)
         assert_close(actual, gradients(backend="reference"), 1e-12)
 

@@ -49,6 +49,15 @@ def test_two_kernels_a_training_step_lower_for_every_platform(variant):
         assert lowered(variant, platform, 20).count(call) == 2, platform
 
 
+@pytest.mark.parametrize(
+    "variant", ["lstm", *(in_tier(v, further=True) for v in ALL_CELLS if v not in (*SUMS_ALONG_UNITS, "lstm"))]
+)
+def test_the_kernels_of_a_team_lower_for_every_gpu(variant):
+    for platform in ("cuda", "rocm"):
+        with launching(programs=2):
+            assert lowered(variant, platform, 20).count(CALLS[platform]) == 2, platform
+
+
 @pytest.mark.parametrize(("platform", "features"), [("cuda", 16), *slow_tests(("tpu", 16), ("cuda", 512))])
 def test_a_training_steps_program_does_not_grow_with_the_steps(platform, features):
     """Of one program a block of rows, and of a team."""
@@ -125,15 +134,15 @@ def test_a_layer_too_wide_for_a_team_is_one_line_with_its_bytes():
 
 
 @pytest.mark.parametrize(
-    ("features", "compute", "cores", "programs"),
+    ("features", "precision", "cores", "programs"),
     [
-        *((128, "float32", 132, 1), (129, "float32", 132, 9), (256, "bfloat16", 132, 1), (257, "bfloat16", 132, 17)),
-        *((768, "bfloat16", 132, 48), (1024, "float32", 132, 64), (1024, "float32", 80, 32)),
+        *((128, "highest", 132, 1), (129, "highest", 132, 9), (256, "bfloat16", 132, 1), (257, "bfloat16", 132, 17)),
+        *((768, "bfloat16", 132, 48), (1024, "highest", 132, 64), (1024, "highest", 80, 32)),
     ],
 )
-def test_a_wide_layer_has_a_team_of_half_a_devices_programs_at_most(features, compute, cores, programs):
+def test_a_wide_layer_has_a_team_of_half_a_devices_programs_at_most(features, precision, cores, programs):
     cell = nnx.eval_shape(lambda: LSTM(D, features, rngs=nnx.Rngs(0)))
-    cell.compute = compute
+    cell.precision = precision
     graphdef, state = nnx.split(cell)
     with launching(target="triton", cores=cores):
         traced = jax.make_jaxpr(lambda s, x: unroll(nnx.merge(graphdef, s), x, backend="kernel")[0])(
