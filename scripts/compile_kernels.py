@@ -14,6 +14,7 @@ thread, spilled are bytes of its stores to memory.
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ flags.DEFINE_list("platforms", list(PLATFORMS), "cuda, tpu or both")
 flags.DEFINE_list("cells", None, "cells, in place of those of the tables")
 flags.DEFINE_list("features", ["128"], "with --cells: units")
 flags.DEFINE_list("precisions", ["highest"], "with --cells: highest, tf32, tf32x3, bfloat16")
-flags.DEFINE_integer("steps", STEPS, "time steps")
+flags.DEFINE_list("steps", [str(STEPS)], "time steps")
 flags.DEFINE_bool("write", False, "write docs/accelerators.md")
 flags.DEFINE_string("child", None, "the platform of this process", short_name=None)
 
@@ -85,8 +86,11 @@ def environment(platform: str, site: Path, dump: Path) -> dict[str, str]:
     }
 
 
-def results(platform: str, site: Path, cases: list[tuple[str, int, str]], steps: int) -> Iterator[dict[str, Any]]:
-    """The demands of each case, from a process of its own: plugins are read when JAX begins."""
+def results(
+    platform: str, site: Path, cases: list[tuple[str, int, str]], steps: Iterable[int]
+) -> Iterator[dict[str, Any]]:
+    """The demands of each case, with so many steps each, from a process of its own: plugins are read when JAX
+    begins."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -94,7 +98,7 @@ def results(platform: str, site: Path, cases: list[tuple[str, int, str]], steps:
             "scripts.compile_kernels",
             f"--child={platform}",
             f"--site={site}",
-            f"--steps={steps}",
+            f"--steps={','.join(map(str, steps))}",
         ]
         environ = {**os.environ, "PYTHONPATH": str(ROOT), **environment(platform, site, Path(folder)), "DUMP": folder}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
@@ -113,8 +117,8 @@ def results(platform: str, site: Path, cases: list[tuple[str, int, str]], steps:
 # --- in the child ----------------------------------------------------------------------------------------------------
 
 
-def compile_all(platform: str, site: Path, steps: int) -> None:
-    """Prints a line of JSON for every case of standard input."""
+def compile_all(platform: str, site: Path, steps: list[int]) -> None:
+    """Prints a line of JSON for every case of standard input, with so many steps each."""
     sys.path.append(str(site))
     import jax
     import numpy as np
@@ -128,14 +132,14 @@ def compile_all(platform: str, site: Path, steps: int) -> None:
     topology = topologies.get_topology_desc(platform=platform, **options)
     sharding = NamedSharding(Mesh(np.array(topology.devices[:1]), ("x",)), PartitionSpec())
     dump = Path(os.environ["DUMP"])
-    for cell, features, precision in json.loads(sys.stdin.read()):
+    for (cell, features, precision), count in itertools.product(json.loads(sys.stdin.read()), steps):
         for path in dump.glob("*"):
             if path.is_file():
                 path.unlink()
         began = time.monotonic()
-        case = {"cell": cell, "features": features, "precision": precision}
+        case = {"cell": cell, "features": features, "precision": precision, "steps": count}
         try:
-            compiled = compile_one(cell, features, precision, platform, sharding, steps)
+            compiled = compile_one(cell, features, precision, platform, sharding, count)
         except jax.errors.JaxRuntimeError as error:
             asked = {"error": " ".join(str(error).split())[:300]}
         else:
@@ -319,7 +323,7 @@ def main(argv: list[str]) -> None:
     FLAGS(argv)
     site = Path(FLAGS.site).resolve()
     if FLAGS.child:
-        compile_all(FLAGS.child, site, FLAGS.steps)
+        compile_all(FLAGS.child, site, [int(each) for each in FLAGS.steps])
         return
     tables = {}
     for platform in FLAGS.platforms:

@@ -17,24 +17,28 @@ def site() -> Path:
     return Path(folder)
 
 
+CASES = {
+    "cuda": [("lstm", 64, "bfloat16"), ("lstm", 256, "highest"), ("lstm", 512, "bfloat16")],
+    "tpu": [("lstm", 64, "highest"), ("lstm", 64, "bfloat16")],
+}
+TEAMS = {64: 1, 256: 16, 512: 32}
+"""How many programs share the columns of a layer of so many units."""
+
+
 @pytest.mark.accelerator
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("platform", compile_kernels.PLATFORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", CASES)
 def test_a_training_step_compiles_and_its_launches_do_not_grow_with_the_steps(site, platform):
-    """Of one program a block, and of a team of them."""
-    cases = {
-        "cuda": [("lstm", 64, "bfloat16"), ("lstm", 64, "highest"), ("lstm", 512, "bfloat16")],
-        "tpu": [("lstm", 64, "highest"), ("lstm", 64, "bfloat16")],
-    }[platform]
-    short, long = (list(compile_kernels.results(platform, site, cases, steps)) for steps in (16, 64))
-    assert [case["launches"] for case in short] == [case["launches"] for case in long]
-    for case in long:
-        assert case["launches"] <= 16
+    every = list(compile_kernels.results(platform, site, CASES[platform], (16, 64)))
+    assert len(every) == 2 * len(CASES[platform])
+    for short, case in zip(every[::2], every[1::2], strict=True):
+        assert (short["steps"], case["steps"]) == (16, 64)
+        assert short["launches"] == case["launches"] <= 16
         for way in ("forward", "backward"):
             asked = case[way]
             if platform == "cuda":
                 assert asked["spilled"] == 0
-                assert asked["programs"] == {64: 2, 512: 64}[case["features"]]  # Of two blocks of 16 rows.
+                assert asked["programs"] == 2 * TEAMS[case["features"]]  # Two blocks of 16 rows.
                 assert 0 < asked["shared"] <= 232_448
                 assert set(asked["products"]) == ({"mma.sync"} if case["precision"] == "bfloat16" else set())
             else:

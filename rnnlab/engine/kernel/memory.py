@@ -44,8 +44,10 @@ def fitted(
     size = max([jnp.dtype(v.aval.dtype).itemsize for v in program.before], default=4)
     if settings.target == "mosaic":
         return program, _on_tpu(program, settings, held, size)
-    whole = program.padded_by(lambda width: width)
-    settings = settings._replace(programs=settings.programs or _team_for(whole, settings))
+    if not settings.programs:
+        whole = program.padded_by(lambda width: width)
+        # Interpreted, a team is run again at every meeting, and nothing is spilled.
+        settings = settings._replace(programs=1 if settings.interpret else _team_for(whole, settings))
     copies = 2 if again else 1  # The matrices and their transposes are kept apart.
     if settings.programs > 1:
         program = program.padded_by(settings.pad)

@@ -182,7 +182,5 @@ def test_a_step_with_a_loop_is_one_line():
             h, c = super().gates(carry, z, u)
             return h, jax.lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c), c)
 
-    with pytest.raises(
-        ValueError, match=r"^no kernel can run a step of Loop: it has `\w+` of .*; use backend='auto'$"
-    ):
+    with pytest.raises(ValueError, match=r"^no kernel can run a step of Loop: it has `\w+` of .*; use backend='auto'$"):
         unroll(Loop(D, 4, rngs=nnx.Rngs(0)), jnp.zeros((T, B, D)), backend="kernel", interpret=True)
