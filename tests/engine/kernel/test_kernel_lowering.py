@@ -68,7 +68,7 @@ def test_a_training_steps_program_does_not_grow_with_the_steps(platform, feature
 
 @pytest.mark.parametrize(
     ("features", "platform"),
-    slow_tests((100, "cuda"), (512, "cuda"), (650, "rocm"), (650, "tpu")),
+    slow_tests((100, "cuda"), (512, "cuda"), (650, "tpu")),
 )
 def test_kernels_of_any_width_lower(features, platform):
     for store in ("gates", "carries"):
@@ -136,8 +136,8 @@ def test_a_layer_too_wide_for_a_team_is_one_line_with_its_bytes():
 @pytest.mark.parametrize(
     ("features", "precision", "cores", "programs"),
     [
-        *((128, "highest", 132, 1), (129, "highest", 132, 9), (256, "bfloat16", 132, 1), (257, "bfloat16", 132, 17)),
-        *((768, "bfloat16", 132, 48), (1024, "highest", 132, 64), (1024, "highest", 80, 32)),
+        *((128, "highest", 132, 1), (129, "highest", 132, 9), (256, "bfloat16", 132, 1)),
+        *((768, "bfloat16", 132, 48), (1024, "highest", 80, 32)),
     ],
 )
 def test_a_wide_layer_has_a_team_of_half_a_devices_programs_at_most(features, precision, cores, programs):
