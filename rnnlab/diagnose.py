@@ -10,8 +10,8 @@ Measures on --rows rows of the validation split, in double precision: the gradie
 singular values and eigenvalues of step Jacobians and of their products (jacobians), Lyapunov exponents (lyapunov), the
 gradient of the recurrent kernel split by lag and by gate (lags), the bias of truncated backpropagation (truncation),
 histograms of gates, activations and states (values), and of a run of the task forecast the Lyapunov exponents of the
-network that runs on its own forecasts (closed_loop). --config.path.to.field=VALUE sets fields of --config, as for
-rnnlab.train.
+network that runs on its own forecasts (closed_loop). Where asked for, --measure=newton: how many Newton iterations run
+all steps at once. --config.path.to.field=VALUE sets fields of --config, as for rnnlab.train.
 Writes diagnosis.json and figures in plots/ to the workdir, and to TensorBoard where it has events. For a published
 network it writes to runs/NAME-published, for --config to runs/FILE-PRESET-untrained, for --atlas atlas.json and
 atlas.png to runs/atlas; --output names another folder. --html writes report.html, which holds its figures and opens

@@ -124,7 +124,7 @@ def test_every_measure_runs_on_every_task_fresh_and_from_a_checkpoint(
         assert diagnose.main([*words, f"--data_dir={tmp_path}", "--rows=3", "--jacobians=2", "--lags=2"]) == 0
         found = json.loads((output / "diagnosis.json").read_text())
         assert found["problems"] == []
-        expected = set(MEASURES) if name == "forecast" else set(OF_EVERY_TASK)
+        expected = set(MEASURES) - {"newton"} if name == "forecast" else set(OF_EVERY_TASK)
         assert set(found) & set(MEASURES) == expected
         assert {path.stem for path in (output / "plots").glob("*.png")} >= expected
 
@@ -407,3 +407,18 @@ def test_a_published_network_stays_as_it_is_unless_its_folder_is_named(
     else:
         assert sorted(path.name for path in published.iterdir()) == before
         assert {path.name for path in (tmp_path / "runs" / "net-published").iterdir()} >= {*left}
+
+
+@pytest.mark.slow
+def test_newton_iterations_are_measured_where_they_are_asked_for(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert diagnose.main([f"--workdir={trained}", f"--output={tmp_path}", "--measure=newton", "--rows=2"]) == 0
+    layer = json.loads((tmp_path / "diagnosis.json").read_text())["newton"]["layer 1"]
+    assert set(layer["kinds"]) == {"full", "block", "diagonal"}
+    assert all(0 < each["iterations"] <= 6 for each in layer["kinds"].values())
+    assert all(len(each["course"]) == each["iterations"] + 1 for each in layer["kinds"].values())
+    assert (tmp_path / "plots" / "newton.png").stat().st_size > 0
+    printed = capsys.readouterr().out
+    assert "Newton iterations, of the steps" in printed
+    assert "largest Lyapunov exponent" in printed

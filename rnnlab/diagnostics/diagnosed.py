@@ -69,6 +69,22 @@ def _horizon_text(horizon: Mapping[str, Any], layer: str) -> str:
     return str(reach) if longest is None else f"{reach} of {longest}"
 
 
+def _exponent_text(result: Mapping[str, Any], layer: str) -> str:
+    if "lyapunov" in result:
+        mean, error = (result["lyapunov"][layer][name][0] for name in ("mean", "error"))
+    else:
+        mean, error = (result["newton"][layer][name] for name in ("exponent", "error"))
+    return f"{float(mean):.4g} ± {float(error):.2g}"
+
+
+def _newton_text(measured: Mapping[str, Any]) -> str:
+    """As "4 full, 18 diagonal"; with a + where a row had not converged."""
+    words = []
+    for kind, each in measured["kinds"].items():
+        words.append(f"{each['iterations']}{'' if float(each['converged']) == 1 else '+'} {kind}")
+    return ", ".join(words)
+
+
 def _needed(cosines: list[Any]) -> str:
     """After how many steps back the gradient so far points where the whole one does, to a cosine of 0.9."""
     enough = next((lag for lag, cosine in enumerate(cosines) if float(cosine) >= 0.9), None)
@@ -80,8 +96,9 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "gradient's factor per step back": lambda r, layer: _short(r["horizon"][layer]["factor"]),
     "its half-life, steps": lambda r, layer: _short(r["horizon"][layer]["half_life"]),
     "its horizon, of the longest dependency": lambda r, layer: _horizon_text(r["horizon"], layer),
-    "largest Lyapunov exponent": lambda r, layer: (
-        f"{float(r['lyapunov'][layer]['mean'][0]):.4g} ± {float(r['lyapunov'][layer]['error'][0]):.2g}"
+    "largest Lyapunov exponent": lambda r, layer: _exponent_text(r, layer),
+    "Newton iterations, of the steps": lambda r, layer: (
+        f"{_newton_text(r['newton'][layer])}, of {r['newton'][layer]['steps']}"
     ),
     "largest |eigenvalue| of J": lambda r, layer: (
         f"{max(abs(complex(*map(float, v))) for row in r['jacobians'][layer]['eigenvalues'] for v in row):.4g}"

@@ -4,6 +4,7 @@ MEASURES is the table of what there is; each entry is a few lines around the mod
 has the numbers as JSON and as a table; batches, flags and files are `rnnlab/diagnose.py`'s.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from rnnlab.diagnostics.jacobians import (
 from rnnlab.diagnostics.lags import entries, lag_split
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
 from rnnlab.diagnostics.names import carry_names, product_names
+from rnnlab.diagnostics.parallel import MOST, kinds_of, newton_iterations
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
@@ -182,6 +184,27 @@ def _lyapunov(subject: Subject) -> dict[str, Any]:
     return result
 
 
+def _newton(subject: Subject) -> dict[str, Any]:
+    """Newton iterations that run all steps of a layer at once, for each kind of Jacobian, beside the largest Lyapunov
+    exponent; with the damping and warm-up of the network's own recurrence."""
+    result: dict[str, Any] = {}
+    for run in _need_some(subject):
+        own, steps = subject.network.layers[0].recurrence.newton, run.x.shape[0]
+        exponent = jax.jit(summary)(_compiled(functools.partial(lyapunov_exponents, count=1), run), run.lengths)
+        kinds = {}
+        for kind in kinds_of(run):
+            options = dataclasses.replace(own, jacobian=kind, max_iterations=min(MOST, steps))
+            iterations, course = _compiled(functools.partial(newton_iterations, options=options), run)
+            number = int(iterations.number.max())
+            kinds[kind] = {
+                "iterations": number,
+                "converged": jnp.mean(iterations.converged),
+                "course": course[: number + 1].max(1),
+            }
+        result[run.name] = {"exponent": exponent.mean[0], "error": exponent.error[0], "steps": steps, "kinds": kinds}
+    return result
+
+
 def _closed_loop(subject: Subject) -> dict[str, Any]:
     """Lyapunov exponents of the network whose answers are its inputs, in nats per unit of time of the series."""
     _need_all(subject)
@@ -324,10 +347,11 @@ MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "truncation": _truncation,
     "values": _values,
     "closed_loop": _closed_loop,
+    "newton": _newton,
 }
 
 
 def measures_of(task: Task) -> list[str]:
     """Those that are taken where none is asked for."""
     in_loop = isinstance(task, Forecast) and task.horizon == 1
-    return [name for name in MEASURES if name != "closed_loop" or in_loop]
+    return [name for name in MEASURES if name != "newton" and (name != "closed_loop" or in_loop)]

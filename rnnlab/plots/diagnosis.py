@@ -164,6 +164,23 @@ def _lyapunov(measured: dict[str, Any]) -> Figure:
     return figure
 
 
+def _newton(measured: dict[str, Any]) -> Figure:
+    """A panel for each layer: the residual over Newton's iterations, for each kind of Jacobian."""
+    layers = _layers(measured)
+    figure, axes = make_axes(len(layers))
+    for axis, (layer, values) in zip(axes, layers.items(), strict=True):
+        for number, (kind, each) in enumerate(values["kinds"].items()):
+            course = numbers(each["course"])
+            label = f"{kind}: {each['iterations']}" + ("" if float(each["converged"]) == 1 else ", not converged")
+            axis.plot(range(len(course)), shown(course, positive=True), ".-", color=COLOURS[number], label=label)
+        log_scale(axis)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set(xlabel=f"Newton iterations, of {values['steps']} steps", ylabel="residual, largest of all rows")
+        axis.set_title(rf"{layer}, $\lambda_1$ = {float(values['exponent']):.3g} nats per step")
+        axis.legend()
+    return figure
+
+
 def _closed_loop(measured: dict[str, Any]) -> Figure:
     """The largest exponent as it settles, and all that were taken, beside the system's largest."""
     figure, (left, right) = make_axes(2)
@@ -256,5 +273,6 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "truncation": _truncation,
     "values": _values,
     "closed_loop": _closed_loop,
+    "newton": _newton,
 }
 """Name of a measure and of its figure -> what draws it."""

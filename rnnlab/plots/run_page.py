@@ -30,6 +30,7 @@ CAPTIONS = {
     "truncation": "The gradient of truncated backpropagation beside the full one.",
     "values": "The values of gates, activations and states at the step of the diagnosis.",
     "closed_loop": "Lyapunov exponents of the network whose answers are its inputs, beside the system's largest.",
+    "newton": "How far all steps are from being right, over Newton's iterations, for each kind of Jacobian.",
     "forecast": "The series beside its forecasts, and beside the network that goes on alone, its forecasts as inputs.",
 }
 """Name of a figure -> what stands under it; they come in this order, others behind them."""

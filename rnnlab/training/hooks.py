@@ -14,6 +14,9 @@ from rnnlab.training.host_state import following
 from rnnlab.training.session import Session
 from rnnlab.training.state import logged
 
+STEP_BY_STEP = "newton/step_by_step"
+"""The metric of rows that the backend newton did not solve for."""
+
 
 class Hook(NamedTuple):
     """Something that happens at some steps."""
@@ -66,9 +69,17 @@ def record(session: Session) -> None:
 def log(session: Session) -> None:
     """The means since the last time, and the learning rates."""
     run, host, state = session.run, session.host, session.state
+    before = (host.train or {}).get(STEP_BY_STEP, 0)
     host.train = run.described(run.label | logged(state.sums, state.learning_rates))
     session.writer.write(session.step, "train", host.train, host.clock.seconds())
     session.progress.log(session.step, host.train)
+    share = host.train.get(STEP_BY_STEP, 0)
+    if share > 0 and not before:
+        session.progress.say(
+            f"step {session.step}  {100 * share:.3g} % of rows did not converge in the iterations that "
+            "model.recurrence.newton allows and were run step by step; raise max_iterations or damping, or take "
+            "backend=auto"
+        )
 
 
 def evaluate(session: Session) -> None:

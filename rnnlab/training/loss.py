@@ -6,20 +6,22 @@ The penalties' formulas are in `optim/terms.py`, the use of the gradient in `tra
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from rnnlab.cells import BaseCell
-from rnnlab.engine import Taps
+from rnnlab.engine import Iterations, Taps
 from rnnlab.nn.connections import Carries, LayerRun
 from rnnlab.nn.network import Network
 from rnnlab.ops.random_streams import Training
 from rnnlab.optim.penalties import Term, row_penalty, weight_penalty
 from rnnlab.optim.terms import ForwardPass, Weights
 from rnnlab.parallel.sharding import SplitLeaves
-from rnnlab.tasks import Batch, Task
+from rnnlab.tasks import Batch, Task, Weighted
 from rnnlab.training.metric_sums import check_score, over_rows
 from rnnlab.typing import Array, Float, PyTree
 
@@ -44,13 +46,13 @@ def batch_loss(
     untouched = _arrays(network) if of_rows else None  # Before running statistics change.
     runs: list[LayerRun] = []
     last: Carries = []
-    hidden = network.hidden(
-        batch.inputs, batch.lengths, taps, training, runs, first=first, last=last, resets=batch.resets
-    )
+    newton: list[Iterations] = []
+    around: dict[str, Any] = {"first": first, "last": last, "resets": batch.resets, "iterations": newton}
+    hidden = network.hidden(batch.inputs, batch.lengths, taps, training, runs, **around)
     scores = task.score(network.read(hidden, batch.lengths, training), batch)
     check_score(scores, batch.inputs.shape[1])
     values, weights = scores
-    sums = over_rows(values)
+    sums = over_rows(values) | over_rows(_of_newton(newton))
     total = sums["loss"]
     if untouched is not None:
         gradients = functools.partial(_carry_gradients, *untouched, task, batch, training, first)
@@ -61,6 +63,18 @@ def batch_loss(
         total = total + sums["penalty"]
     _, (_, buffers) = _arrays(network)
     return total, (sums, weights, buffers, last, [(run.x, run.h) for run in runs])
+
+
+def _of_newton(iterations: Sequence[Iterations]) -> dict[str, Weighted]:
+    """Of networks with the backend newton: iterations of a row, of the layer that took most, and the share of rows that
+    did not converge in all layers, and were run step by step."""
+    if not iterations:
+        return {}
+    most = functools.reduce(jnp.maximum, [each.number for each in iterations])
+    converged = functools.reduce(jnp.logical_and, [each.converged for each in iterations])
+    of_rows = {"iterations": most, "step_by_step": ~converged}
+    one = jnp.ones((), jnp.float32)
+    return {f"newton/{name}": Weighted(a.astype(jnp.float32), one) for name, a in of_rows.items()}
 
 
 def _arrays(network: Network) -> tuple[nnx.GraphDef, tuple[PyTree, PyTree]]:

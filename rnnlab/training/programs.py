@@ -74,7 +74,7 @@ class Programs:
         """Shapes of a state's leaves, each of them whole; a carry has all rows of the batch."""
         others = (*RUNNING, "clipped")
         names = (name for name in self.shapes.sums if name not in others and not is_weight(name))
-        self.metric_names = tuple(name for name in names if name.split("/")[0] != "penalty")
+        self.metric_names = tuple(name for name in names if name.split("/")[0] not in ("penalty", "newton"))
         self._compile()
         self.observe = self.observer(measures or {})
         if measures:  # One that is not defined for this network says so here.

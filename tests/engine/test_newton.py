@@ -32,6 +32,8 @@ T, B, D, H = 7, 3, 2, 4
 LENGTHS = [7, 0, 4]
 KINDS = ["full", "block", "diagonal"]
 ALL_CELLS = [*CELL_VARIANTS, *PLAIN_FUNCTIONS]
+FEW = ("lstm", "gru_reset_before", "cornn", "slstm_heads")
+"""Matrices of each form, and several of them in a step."""
 
 
 def options_of(kind: str, **fields: Any) -> NewtonOptions:
@@ -81,7 +83,7 @@ def mask_for(variant: str, width: int) -> dict[str, Any]:
     return {"state_mask": jnp.asarray(2.0 * np.random.default_rng(1).integers(0, 2, (B, width)))}
 
 
-@pytest.mark.parametrize("variant", [in_tier(v, costly=v != "lstm") for v in ALL_CELLS])
+@pytest.mark.parametrize("variant", [in_tier(v, costly=v != "lstm", further=v not in FEW) for v in ALL_CELLS])
 def test_outputs_carries_and_gradients_equal_the_reference(variant):
     """A kind of Jacobian for each cell, by turns, with all that stands around a step."""
     number = ALL_CELLS.index(variant)
@@ -111,7 +113,7 @@ def test_rows_that_do_not_converge_are_run_step_by_step(kind, reverse):
     assert float(iterations.residual[0]) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_after_as_many_iterations_as_steps_any_network_has_converged():
     with float64():
         graphdef, state = random_cell("vanilla", in_features=D, features=H)

@@ -32,16 +32,8 @@ def newton(
     Raises:
         ConfigError: full Jacobians that take too much memory.
     """
-    steps, batch = x.shape[:2]
-    check_bytes(first, steps, options)
-    graphdef, params = nnx.split(cell)
-    of_time: Any = [*cell.split(cell.project(x)), *noise], mask, taps, jnp.arange(steps)
-    ends = jnp.full(batch, steps) if mask is None else mask.sum(0)
-    if reverse:
-        of_time = jax.tree.map(lambda a: a[::-1], of_time)
-    z, mask, taps, times = of_time
-    sequence = Sequence(params, dict(cell.matrices()), z, mask, taps, times, state_mask, cotangent, ends)
-    system = System(graphdef, cell.precision, reverse, options)
+    check_bytes(first, x.shape[0], options)
+    system, sequence = system_of(cell, x, mask, noise, state_mask, cotangent, taps, reverse, options)
     constant, start = lax.stop_gradient((sequence, first))
     carries, iterations = solved(system, constant._replace(cotangent=None), start, counters(cell))
     # The carries are constants from here on; each step is made once more of the one before, and what comes back to it
@@ -52,6 +44,29 @@ def newton(
     carries = result
     last = tuple(a[-1] for a in carries)
     return tuple(a[::-1] for a in carries) if reverse else carries, last, lax.stop_gradient(iterations)
+
+
+def system_of(
+    cell: Any,
+    x: jax.Array,
+    mask: jax.Array | None,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
+    cotangent: Cotangent | None,
+    taps: Taps | None,
+    reverse: bool,
+    options: NewtonOptions,
+) -> tuple[System, Sequence]:
+    """The steps of x in the order in which they run."""
+    steps, batch = x.shape[:2]
+    graphdef, params = nnx.split(cell)
+    of_time: Any = [*cell.split(cell.project(x)), *noise], mask, taps, jnp.arange(steps)
+    ends = jnp.full(batch, steps) if mask is None else mask.sum(0)
+    if reverse:
+        of_time = jax.tree.map(lambda a: a[::-1], of_time)
+    z, mask, taps, times = of_time
+    sequence = Sequence(params, dict(cell.matrices()), z, mask, taps, times, state_mask, cotangent, ends)
+    return System(graphdef, cell.precision, reverse, options), sequence
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -75,7 +75,7 @@ def _full(system: System, sequence: Sequence, before: Carry, counters: tuple[int
     matrices = jnp.moveaxis(lax.map(row, jnp.arange(total), batch_size=min(total, 16)), 0, -2)
     for element in counters:
         at = ends[element] - widths[element] + np.arange(widths[element])
-        matrices = matrices.at[..., at, at].set(_of_counter(system, sequence, before, new, element))
+        matrices = matrices.at[..., at, at].set(of_counter(system, sequence, before, new, element))
     return Group(tuple(range(len(before))), matrices)
 
 
@@ -94,7 +94,7 @@ def _of_units(system: System, sequence: Sequence, before: Carry, counters: tuple
         square = [[signs[p] * rows[p][q] for q in elements] for p in elements]
         for at, element in enumerate(elements):
             if element in counters:
-                square[at][at] = _of_counter(system, sequence, before, new, element)
+                square[at][at] = of_counter(system, sequence, before, new, element)
         groups.append(Group(elements, square))
     return groups
 
@@ -107,7 +107,7 @@ def _groups(carry: Carry, by_width: bool) -> list[tuple[int, ...]]:
     return [tuple(e for e, a in enumerate(carry) if a.shape[-1] == width) for width in widths]
 
 
-def _of_counter(system: System, sequence: Sequence, before: Carry, new: Carry, element: int) -> jax.Array:
+def of_counter(system: System, sequence: Sequence, before: Carry, new: Carry, element: int) -> jax.Array:
     """1 where a count goes on, 0 where it begins anew."""
     moved = (*before[:element], before[element] + 1, *before[element + 1 :])
     return all_steps(system, sequence, moved)[element] - new[element]

@@ -1,7 +1,7 @@
 """The iterations of the backend `newton`: forward to the carries, and back to their gradients."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,39 @@ from rnnlab.engine.linear_scan import joined_backwards, joined_steps
 from rnnlab.engine.newton.jacobians import Group, jacobians, joined
 from rnnlab.engine.newton.options import Iterations, tolerance_of
 from rnnlab.engine.newton.system import Sequence, System, all_steps, back_one_by_one, before_each, one_by_one
-from rnnlab.typing import Carry
+from rnnlab.typing import Array, Carry, Float
+
+Change = Callable[[Carry, Carry, Carry], Carry]
+"""(Carries before each step, what the carries lack, how far each of their derivatives is trusted) -> what is added."""
 
 
-def solved(system: System, sequence: Sequence, first: Carry, counters: tuple[int, ...]) -> tuple[Carry, Iterations]:
-    """The carries after every step [T, B, N] each, without gradients, and what it took.
+def by_scan(system: System, sequence: Sequence, counters: tuple[int, ...]) -> Change:
+    """The recurrence of the tangents, solved for all steps at once."""
+
+    def change(before: Carry, missing: Carry, trust: Carry) -> Carry:
+        groups = jacobians(system, sequence, before, counters)
+        return _by_groups(groups, missing, lambda group, d: joined_steps(group.scaled(trust), d))
+
+    return change
+
+
+class Iterated(NamedTuple):
+    carries: Carry
+    """After every step [T, B, N] each."""
+    iterations: Iterations
+    course: Float[Array, "K B"]
+    """The residuals from the first guess on, where they were asked for."""
+
+
+def iterated(system: System, sequence: Sequence, first: Carry, change: Change, record: bool = False) -> Iterated:
+    """Newton's iterations from the first carry, held over all steps, on.
 
     A row that has converged is left as it is, so that what comes out does not depend on the other rows. After k
     iterations the first k steps are exact whatever the derivatives are; numbers that are not finite are replaced by
-    what the step makes of the carry before.
+    what the step makes of the carry before. record: whether the residual of every iteration is returned.
     """
     options, tolerance = system.options, tolerance_of(system.options, jnp.result_type(*first))
-    steps = sequence.times.shape[0]
+    steps, rows = sequence.times.shape[0], first[0].shape[0]
 
     def applied(carries: Carry) -> Carry:
         return all_steps(system, sequence, before_each(first, carries))
@@ -31,33 +52,36 @@ def solved(system: System, sequence: Sequence, first: Carry, counters: tuple[int
         each = [_distance(a, b).max((0, 2)) for a, b in zip(carries, new, strict=True)]
         return jnp.max(jnp.stack(each), 0)
 
-    def is_open(state: Any) -> jax.Array:
-        return ~(state[3] <= tolerance)  # NaN, too.
-
     def goes_on(state: Any) -> jax.Array:
-        return (state[2] < options.max_iterations) & is_open(state).any()
+        return (state[2] < options.max_iterations) & ~(state[3] <= tolerance).all()  # NaN goes on, too.
 
     def iterate(state: Any) -> Any:
-        carries, new, number, _, count = state
+        carries, new, number, left, needed, course = state
         missing = jax.tree.map(jnp.subtract, new, carries)
-        groups = jacobians(system, sequence, before_each(first, carries), counters)
         trust = jax.tree.map(lambda a, b: 1 / (1 + options.damping * _distance(a, b)), carries, new)
-        change = _by_groups(groups, missing, lambda group, d: joined_steps(group.scaled(trust), d))
-        moved = jax.tree.map(lambda a, d, b: _finite(a + d, b), carries, change, new)
-        goes = is_open(state)[:, None]
-        carries = jax.tree.map(lambda a, b: jnp.where(goes, a, b), moved, carries)
+        added = change(before_each(first, carries), missing, trust)
+        moved = jax.tree.map(lambda a, d, b: _finite(a + d, b), carries, added, new)
+        goes = ~(left <= tolerance)
+        carries = jax.tree.map(lambda a, b: jnp.where(goes[:, None], a, b), moved, carries)
         new = applied(carries)
-        return carries, new, number + 1, residual(carries, new), count + goes[:, 0]
+        left = residual(carries, new)
+        return carries, new, number + 1, left, needed + goes, course.at[number + 1].set(left, mode="drop")
 
     guess = jax.tree.map(lambda a: jnp.broadcast_to(a, (steps, *a.shape)), first)
-    for _ in range(options.warm_up):
-        guess = jax.tree.map(_finite, applied(guess), guess)
+    guess = lax.fori_loop(0, options.warm_up, lambda _, guess: jax.tree.map(_finite, applied(guess), guess), guess)
     new = applied(guess)
-    start = (guess, new, jnp.int32(0), residual(guess, new), jnp.zeros(first[0].shape[0], jnp.int32))
-    carries, _, _, left, count = lax.while_loop(goes_on, iterate, start)
-    converged = left <= tolerance
-    carries = _else(converged, carries, lambda: one_by_one(system, sequence, first))
-    return carries, Iterations(count, left, converged)
+    left = residual(guess, new)
+    course = jnp.zeros((options.max_iterations * record + 1, rows), left.dtype).at[0].set(left)
+    start = (guess, new, jnp.int32(0), left, jnp.zeros(rows, jnp.int32), course)
+    carries, _, _, left, needed, course = lax.while_loop(goes_on, iterate, start)
+    return Iterated(carries, Iterations(needed, left, left <= tolerance), course)
+
+
+def solved(system: System, sequence: Sequence, first: Carry, counters: tuple[int, ...]) -> tuple[Carry, Iterations]:
+    """The carries after every step [T, B, N] each, without gradients, and what it took; of rows that did not converge
+    by a plain loop."""
+    carries, iterations, _ = iterated(system, sequence, first, by_scan(system, sequence, counters))
+    return _else(iterations.converged, carries, lambda: one_by_one(system, sequence, first)), iterations
 
 
 def solved_back(system: System, sequence: Sequence, before: Carry, d: Carry) -> Carry:
