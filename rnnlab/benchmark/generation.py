@@ -18,6 +18,8 @@ from rnnlab.benchmark import race
 from rnnlab.benchmark.tables import without
 from rnnlab.files.markdown import markdown_table
 
+WIDE = {"name": "uniform", "scale": 1.0}
+"""Of embedding and softmax: from small weights every token has a loss of ln V, by any cell."""
 TOKENS = 4
 """How many most likely tokens after the first are compared, by their losses."""
 
@@ -55,6 +57,8 @@ def rnnlab(values: Sequence[Any], folder: Path, backend: str = "auto") -> race.C
         readout="every",
         cell={"name": case.cell, "features": case.features},
         embedding=case.features,
+        embedding_init=WIDE,
+        readout_init=WIDE,
         softmax={},
         recurrence={"backend": backend},
         rngs=nnx.Rngs(0),
