@@ -87,25 +87,25 @@ def plain_loop(values: Sequence[Any], folder: Path) -> race.Contestant:
 
     from rnnlab.benchmark.contestants import next_carry
 
-    case, p = Case(*values), _weights(folder)
+    case, weights = Case(*values), _weights(folder)
 
-    def step(carry: Any, token: jax.Array) -> Any:
+    def step(p: Any, carry: Any, token: jax.Array) -> Any:
         carry = next_carry(case.cell, p, carry, p["embedding"][token][None])
         return carry, (carry[0] @ p["word_kernel"].T + p["word_bias"])[0]
 
     @jax.jit
-    def tokens(count: jax.Array, key: jax.Array) -> jax.Array:
+    def tokens(p: Any, count: jax.Array, key: jax.Array) -> jax.Array:
         def body(number: jax.Array, state: Any) -> Any:
             carry, token, kept = state
-            carry, logits = step(carry, token)
+            carry, logits = step(p, carry, token)
             token = jax.random.categorical(jax.random.fold_in(key, number), logits).astype(jnp.int32)
             return carry, token, kept.at[number % len(kept)].set(token)
 
         return lax.fori_loop(0, count, body, (_zeros(case), jnp.int32(0), jnp.zeros(1000, jnp.int32)))[-1]
 
     return race.Contestant(
-        lambda count: jax.block_until_ready(tokens(jnp.int32(count), jax.random.key(0))),
-        _losses(jax.jit(step), _zeros(case)),
+        lambda count: jax.block_until_ready(tokens(weights, jnp.int32(count), jax.random.key(0))),
+        _losses(jax.jit(functools.partial(step, weights)), _zeros(case)),
         lambda: None,
     )
 
@@ -190,13 +190,12 @@ def torch_loop(values: Sequence[Any], folder: Path, compiled: bool = False) -> r
     shape = (1, case.features) if compiled else (1, 1, case.features)
     start = (torch.zeros(shape, device=t.device()),) * (2 if case.cell == "lstm" else 1)
     first = torch.zeros(1, dtype=torch.int64, device=t.device())
-    run = torch.compile(step, dynamic=False) if compiled else step
 
-    def tokens(count: int) -> list[int]:
+    def tokens(count: int, step: Any) -> list[int]:
         carry, token, drawn = start, first, []
         with torch.no_grad():
             for _ in range(count):
-                carry, token = run(carry, token)
+                carry, token = step(carry, token)
                 drawn.append(int(token))
         return drawn
 
@@ -204,8 +203,9 @@ def torch_loop(values: Sequence[Any], folder: Path, compiled: bool = False) -> r
         losses = _losses(lambda carry, token: logits_of(carry, first + int(token)), start)
     if compiled:
         with t.left_out_after(t.COMPILE_SECONDS):
-            tokens(2)
-    return race.Contestant(tokens, losses, lambda: None)
+            step = torch.compile(step, dynamic=False)
+            tokens(2, step)
+    return race.Contestant(functools.partial(tokens, step=step), losses, lambda: None)
 
 
 def _weights(folder: Path) -> dict[str, Any]:

@@ -76,9 +76,8 @@ def torch_compiled(case: Case, problem: Problem, limit: int = COMPILE_SECONDS) -
         {name: torch.nn.Parameter(torch.tensor(value, device=device())) for name, value in each.items()}
         for each in problem.weights
     ]
-    advance = torch.compile(steps_of(case.cell), dynamic=False)
 
-    def one_way(p: dict[str, Any], x: Any) -> Any:
+    def one_way(p: dict[str, Any], x: Any, advance: Any) -> Any:
         z = x @ p["input_kernel"] + p["bias"]
         zeros = x.new_zeros(x.shape[1], case.features)
         carry = (zeros, zeros) if case.cell == "lstm" else (zeros,)
@@ -88,14 +87,16 @@ def torch_compiled(case: Case, problem: Problem, limit: int = COMPILE_SECONDS) -
             outputs.append(h)
         return torch.cat(outputs)
 
-    def network(x: Any) -> Any:
-        outputs = [one_way(parameters[0], x)]
-        outputs += [one_way(p, x.flip(0)).flip(0) for p in parameters[1:]]
-        return torch.cat(outputs, -1)
-
     every = [p for each in parameters for p in each.values()]
     recurrent = [each["recurrent_kernel"] for each in parameters]
     with left_out_after(limit):
+        advance = torch.compile(steps_of(case.cell), dynamic=False)
+
+        def network(x: Any) -> Any:
+            outputs = [one_way(parameters[0], x, advance)]
+            outputs += [one_way(p, x.flip(0), advance).flip(0) for p in parameters[1:]]
+            return torch.cat(outputs, -1)
+
         created = _trained(network, every, recurrent, problem, f"one for {COMPILED_STEPS} time steps")
         created.forward()
     return created

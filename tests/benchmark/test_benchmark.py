@@ -29,7 +29,7 @@ from rnnlab.benchmark import (
 )
 from rnnlab.benchmark.cases import OF_PEERS, Case, make_problem
 from rnnlab.benchmark.of_table import backends_of, multiply_adds
-from rnnlab.benchmark.worker import KINDS, takes_part
+from rnnlab.benchmark.worker import KINDS, Worker, takes_part
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
@@ -80,12 +80,15 @@ def test_all_contestants_compute_the_same(cell, monkeypatch):
 @needs_torch
 @pytest.mark.parametrize("cell", ["irnn", "lstm", "gru"])
 def test_the_compiled_loop_computes_what_torch_nn_does(cell):
-    """Over a chunk of steps and a remainder, in both directions."""
+    """Over a chunk of steps and a remainder, in both directions, in the benchmark's process for it."""
     case = Case(cell, torch_contestants.COMPILED_STEPS + 1, 4, 3, 5, bidirectional=True)
-    problem = make_problem(case)
-    compiled, eager = torch_contestants.torch_compiled(case, problem), torch_contestants.torch_nn(case, problem)
-    assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
-    assert compiled.gradient == pytest.approx(eager.gradient, rel=1e-5)
+    worker = Worker("torch compiled")
+    compiled = worker.ask(do="prepare", name="torch.compile", case=list(case))
+    worker.close()
+    eager = torch_contestants.torch_nn(case, make_problem(case))
+    assert "error" not in compiled, compiled
+    assert compiled["loss"] == pytest.approx(eager.loss, rel=1e-5)
+    assert compiled["gradient"] == pytest.approx(eager.gradient, rel=1e-5)
 
 
 @needs_torch
