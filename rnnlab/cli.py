@@ -17,10 +17,11 @@ from rnnlab.config.help import render
 from rnnlab.config.overrides import Config, field_paths, fields_named
 from rnnlab.config.reading import load_file
 from rnnlab.config.references import READY, read_reference, ready_configs
+from rnnlab.datasets.locations import cache_root
 from rnnlab.files import Unwritable, output
 from rnnlab.files.figure_files import FORMATS, VARIABLE, asked_formats, checked_formats
 from rnnlab.files.path_flag import path_flag
-from rnnlab.parallel import devices, environment, messages, processes
+from rnnlab.parallel import devices, environment, kept_programs, messages, processes
 from rnnlab.parallel.memory import allocation_failures
 from rnnlab.records.provenance import source_hashes, versions
 from rnnlab.records.run_config import RunOptions, apply_overrides, field_hints, resolve_config
@@ -40,7 +41,8 @@ EXIT_STATUS = {
 def data_flags(values: flags.FlagValues) -> None:
     """Defines --data_dir and --cache_dir, which every command that reads data has."""
     path_flag(values, "data_dir", None, "data folder; else RNNLAB_DATA, else the cache")
-    text = "where what is made of data is kept; else beside the data if that may be written to, else the user's cache"
+    text = "where what is made of data is kept, else beside the data if that may be written to, else the user's cache; "
+    text += "and compiled programs, else the user's cache"
     path_flag(values, "cache_dir", None, text)
 
 
@@ -209,6 +211,8 @@ def parse(
             config = resolve_config(apply_overrides(base(reference), overrides))
             print(f"\nFields of {reference}:\n{render(config, RunOptions)}")
         raise SystemExit(FINISHED)
+    if "cache_dir" in values:
+        kept_programs.keep(cache_root() / "programs")
     return Words(reference, overrides, others)
 
 

@@ -26,7 +26,6 @@ from absl import flags
 from rnnlab import cli
 from rnnlab.files import AGAIN, check_fields, read_json, write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
-from rnnlab.parallel import compiler
 from rnnlab.sweeps.statistics import SHARE, mean_interval
 from rnnlab.tasks import Speech
 from scripts.irnn.results import json_text, read_flow
@@ -210,7 +209,6 @@ def main(argv: Sequence[str]) -> int:
         for name, row in results["networks"].items():
             check_fields(path, row, {"runs": list}, AGAIN, f"networks.{name}")
     results["networks"] = {name: results["networks"].get(name, {"runs": []}) for name in NETWORKS}
-    compiler.keep_programs(Path("runs/.programs"))
     task = Speech(folder=folder, targets=TASK["targets"], data_dir=data_dir)
     for seed in range(values.seeds):
         for name, row in results["networks"].items():

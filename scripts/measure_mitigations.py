@@ -26,7 +26,6 @@ from rnnlab import cli
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.files import AGAIN, check_fields, read_json, write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
-from rnnlab.parallel import compiler
 from rnnlab.records.run_config import apply_overrides
 from rnnlab.sweeps.statistics import LOGARITHMS, PLAIN, mean_interval
 from scripts.cures import CURES
@@ -141,7 +140,6 @@ def main(argv: Sequence[str]) -> int:
         for kind in ("settings", "cures"):
             for name, row in results[kind].items():
                 check_fields(path, row, {"runs": list}, AGAIN, f"{kind}.{name}")
-    compiler.keep_programs(Path("runs/.programs"))
     for name in names:
         setting, overrides, *_ = CURES[name]
         row = results["cures"].setdefault(name, {"setting": setting, "overrides": overrides, "runs": []})

@@ -4,6 +4,7 @@ Whole commands are timed, with the start of their processes, their evaluations, 
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -127,7 +128,8 @@ def _seconds(entry: str, config: Path, workdir: Path, *words: str) -> float:
     """How long `python -m rnnlab.ENTRY` takes."""
     command = [sys.executable, "-m", f"rnnlab.{entry}", f"--config={config}", f"--workdir={workdir}", *words]
     began = time.monotonic()
-    result = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
+    anew = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # Compiling is part of what is compared.
+    result = subprocess.run(command, capture_output=True, check=False, encoding="utf-8", env=anew)
     if result.returncode:
         messages = (result.stderr or result.stdout).strip().splitlines()
         raise ConfigError(f"{' '.join(command[1:])} failed: {messages[-1] if messages else result.returncode}")

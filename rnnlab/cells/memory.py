@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from flax import nnx
 from jax import lax
 
@@ -93,6 +92,8 @@ def _legendre_delay(order: int, window: int) -> tuple[np.ndarray, np.ndarray]:
     b = (2 * np.arange(order) + 1) * (-1.0) ** np.arange(order)
     both = np.zeros((order + 1, order + 1))
     both[:order, :order], both[:order, order] = a / window, b / window
+    import scipy.linalg  # Here: the import takes a tenth of a second.
+
     held = scipy.linalg.expm(both)
     return held[:order, :order].T, held[:order, order]
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jax import lax
 from jax.scipy.linalg import expm
 
@@ -135,6 +134,8 @@ def schur_arrays(drawn: Any) -> dict[str, np.ndarray]:
         below = np.tril(drawn, -1)
         below[np.arange(1, len(drawn), 2), np.arange(0, len(drawn) - 1, 2)] = 0
         if below.any():
+            import scipy.linalg  # Here: the import takes a tenth of a second.
+
             theta, base, _ = scipy.linalg.schur(  # pyright: ignore[reportAssignmentType]
                 drawn.astype(float), output="real", sort=lambda real, imaginary: abs(imaginary) > 1e-6
             )

@@ -34,18 +34,13 @@ def repair() -> None:
     if line is not None:
         print(f"rnnlab: {line}", file=sys.stderr)
     if getattr(jax.config, "jax_compilation_cache_dir", None):
-        _hide_false_alarms(version)
+        hide_false_alarms()
 
 
-def keep_programs(folder: Path) -> None:
-    """Keeps compiled programs in a folder, where later processes find them: JAX's persistent compilation cache."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    _hide_false_alarms(importlib.metadata.version("jaxlib"))
-
-
-def _hide_false_alarms(version: str) -> None:
-    """Ends XLA's lines at the level of errors, unless TF_CPP_MIN_LOG_LEVEL asks for more; all that ends a program comes
-    as an exception, too."""
+def hide_false_alarms() -> None:
+    """Ends XLA's lines at the level of errors where jaxlib is a noisy one, unless TF_CPP_MIN_LOG_LEVEL asks for more;
+    all that ends a program comes as an exception, too."""
+    version = importlib.metadata.version("jaxlib")
     if version in NOISY and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX sets that.
         importlib.import_module("jaxlib.utils").absl_set_min_log_level(3)
 

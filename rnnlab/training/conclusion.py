@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnlab import plots
 from rnnlab.files import write_text
 from rnnlab.parallel import devices
 from rnnlab.records.metrics import MetricsWriter, plain
@@ -23,6 +22,8 @@ def conclude(session: Session) -> dict[str, Any]:
 
     A run that goes on later, `paused` or `interrupted`, leaves its summary and the figures so far.
     """
+    from rnnlab import plots  # After the first step: it takes half a second to import.
+
     run, host, state, writer = session.run, session.host, session.state, session.writer
     step, seconds, stopping = session.step, host.clock.seconds(), host.stopping
     rate = session.progress.overall_rate() or step / seconds  # A run may have made its last step before.
@@ -51,6 +52,8 @@ def conclude(session: Session) -> dict[str, Any]:
 
 def _write(summary: Mapping[str, Any], files: Workdir, writer: MetricsWriter, run: Run) -> None:
     """summary.json and the figures."""
+    from rnnlab import plots
+
     write_text(files.summary, json.dumps(plain(summary), indent=2) + "\n")
     if summary["steps"] > 0 and files.metrics.stat().st_size:
         plots.learning_curve(files.folder, run.task.baselines)

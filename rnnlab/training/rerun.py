@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnlab import plots
 from rnnlab.files import write_text
 from rnnlab.parallel import processes
 from rnnlab.records.metrics import read_diagnostics, read_metrics
@@ -102,6 +101,8 @@ def _lacking(files: Workdir) -> list[Path]:
 
 def _make(lacking: list[Path], files: Workdir, config: Mapping[str, Any], data_dir: str | None) -> None:
     """All processes measure, and the first writes."""
+    from rnnlab import plots  # Not at every start: it takes half a second to import.
+
     run, writes = make_run(config, data_dir), processes.is_first()
     if files.gradient_flow in lacking:
         run.enter(0)

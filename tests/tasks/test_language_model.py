@@ -266,7 +266,7 @@ def last_state(config: dict[str, Any], workdir: Path, folder: Path) -> Any:
 
 @pytest.mark.slow
 def test_a_run_stopped_or_killed_within_an_epoch_ends_bit_for_bit_where_it_would_have(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("rnnlab.training.conclusion.plots", mock.MagicMock())
+    monkeypatch.setattr("rnnlab.plots", mock.MagicMock())
     flow = {"layer 1": [0.5, 1.0]}
     monkeypatch.setattr(Run, "gradient_flow", lambda *_: {"untrained": flow, "trained": flow})
     config = {
