@@ -14,6 +14,7 @@ from typing import Any
 
 from rnnlab.benchmark.cases import Case, make_problem
 from rnnlab.benchmark.contestants import LeftOut
+from rnnlab.config.errors import ConfigError
 
 
 class Worker:
@@ -180,7 +181,7 @@ def answer_requests(answer: Callable[[Mapping[str, Any]], Any]) -> None:
     for line in sys.stdin:
         try:
             reply = answer(json.loads(line))
-        except LeftOut as error:
+        except (LeftOut, ConfigError) as error:  # A backend that does not run here, or not this cell, says so, too.
             reply = {"error": f"left out: {error}"}
         except Exception as error:  # The parent shows it in the table; the other contestants go on.
             reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

@@ -1,6 +1,7 @@
 """The benchmark: all contestants compute the same, and one that does not is void."""
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -29,7 +30,7 @@ from rnnlab.benchmark import (
 )
 from rnnlab.benchmark.cases import OF_PEERS, Case, make_problem
 from rnnlab.benchmark.of_table import backends_of, multiply_adds
-from rnnlab.benchmark.worker import KINDS, Worker, takes_part
+from rnnlab.benchmark.worker import KINDS, Worker, answer_requests, takes_part
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
@@ -157,6 +158,25 @@ def test_row_that_disagrees_is_void(quantity, wrong, position):
     layers.judge(rows)
     assert ["error" in row for row in rows] == [index == position for index in range(3)]
     assert f"void: its {quantity} is" in rows[position]["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reply"),
+    [
+        (contestants.LeftOut("no compiler"), "left out: no compiler"),
+        (ConfigError("model.recurrence.backend: not here"), "left out: model.recurrence.backend: not here"),
+        (ValueError("a mistake"), "ValueError: a mistake"),
+    ],
+)
+def test_who_cannot_run_here_is_left_out_and_who_fails_is_not(error, reply, monkeypatch):
+    def answer(_):
+        raise error
+
+    replies = io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("{}\n"))
+    monkeypatch.setattr(sys, "stdout", replies)
+    answer_requests(answer)
+    assert json.loads(replies.getvalue()) == {"error": reply}
 
 
 class FakeWorker:
