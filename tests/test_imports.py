@@ -3,6 +3,8 @@
 import ast
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,16 @@ def test_every_way_to_write_an_import_is_seen(line, package, room):
 def test_orbax_is_imported_in_one_place():
     users = [path.name for path in PACKAGE.rglob("*.py") if "orbax" in path.read_text().replace("orbax-", "")]
     assert [name for name in users if name != "checkpoints.py"] == []
+
+
+def test_a_run_begins_without_what_it_needs_at_its_end():
+    """Half a second of each start: figures are drawn after training, and SciPy is for a few cells."""
+    late = ("matplotlib", "scipy", "tensorboardX", "grain")
+    program = f"import sys, rnnlab.train, rnnlab.training.loop; print([n for n in {late} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", timeout=240
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_loops_over_time_are_in_the_engine_only():
