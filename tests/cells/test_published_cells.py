@@ -116,7 +116,7 @@ def test_a_mogrifier_of_no_rounds_is_the_lstm(rank):
     np.testing.assert_allclose(unroll(mogrifier, x)[0], unroll(lstm, x)[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cfn", "mlstm"])
+@pytest.mark.parametrize("name", ["cfn", *slow_tests("mlstm")])
 def test_a_gate_without_a_bias_puts_nothing_into_a_state_without_input(name):
     cell = make_cell(name)
     assert cell.bias[...].size == 4 * (len(cell.gate_names) - 1)

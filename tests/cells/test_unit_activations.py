@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from rnnlab.cells import Cell, Vanilla
@@ -69,6 +70,7 @@ def test_bias_of_modrelu_is_not_decayed_and_is_penalised_as_a_bias() -> None:
     assert group_of((*path, "activation", "bias"), network.cells()[path]) == "bias"
 
 
+@pytest.mark.slow
 def test_state_of_zeros_passes_gradients_through_modrelu() -> None:
     init = {"activation": {"name": "modrelu", "bias_init": "zeros"}, "recurrent_init": "identity"}
     cell = Vanilla(3, H, rngs=nnx.Rngs(0), **init)

@@ -42,6 +42,7 @@ def test_a_free_run_answers_its_own_answers(predicts: Any, fields: dict) -> None
     np.testing.assert_allclose(free, answers[3:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exponents_are_those_of_the_map_written_out() -> None:
     with jax.enable_x64(True):
         task, network = make_task(), make_network()

@@ -190,9 +190,9 @@ SWITCHES = [
 
 
 def in_turn(kind: type[BaseCell], number: int, *switches: Any) -> Any:
-    """Every chain has the first switches, three of them by default; each of the others has one chain, later."""
+    """Every chain has the first switches, two of them by default; each of the others has one chain, later."""
     if number == 0:
-        marks = () if kind in (Heads, WholeCarry, FastSlow) else pytest.mark.slow
+        marks = () if kind in (Heads, WholeCarry) else pytest.mark.slow
     else:
         marks = pytest.mark.slow if kind is CHAINS[number] else pytest.mark.exhaustive
     return pytest.param(kind, *switches, marks=marks)

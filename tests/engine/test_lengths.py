@@ -159,6 +159,7 @@ def test_only_lengths_and_several_chunks_make_a_loop_whose_length_is_decided_as_
     assert bool({"while", "cond"} & found) == decides
 
 
+@pytest.mark.slow
 def test_batches_of_a_vmap_share_the_number_of_chunks_and_have_the_gradients_of_each():
     # A loop of which every batch has its own length would copy all that it carries at every turn.
     with float64():

@@ -271,6 +271,7 @@ def test_default_chunk_cuts_the_sequence_into_equal_parts_that_fit(steps, batch,
     assert chunk <= 8 or (chunk - 1) * batch < 512 or chunk * batch * width <= 1 << 17
 
 
+@pytest.mark.slow
 def test_default_chunk_that_leaves_a_remainder_gives_the_gradients_of_one_chunk():
     steps, batch, features = 37, 64, 64
     assert steps % default_chunk(steps, batch, 4 * features) != 0
@@ -534,6 +535,7 @@ def test_wide_inputs_give_the_gradients_of_the_reference(store, reverse):
         assert_close(gradients(store=store, chunk=3), gradients(backend="reference"), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lstm", *slow_tests("gru")])
 def test_kernel_in_blocks_of_columns_gives_the_gradients_of_the_reference(variant, monkeypatch):
     monkeypatch.setattr(products, "_CACHED_KERNEL", 1)

@@ -48,6 +48,7 @@ def test_residual_stack_with_zero_inner_branches_is_the_identity(bidirectional):
         np.testing.assert_array_equal(state, last(embedded))
 
 
+@pytest.mark.slow
 def test_connections_are_their_formulas():
     with float64():
         x = random_array(0, T, B, D)

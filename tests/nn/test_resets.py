@@ -67,7 +67,7 @@ def test_batch_normalisation_in_the_cell_refuses_rows_that_begin_anew():
         made(random_array(2, T, 1, D), resets=jnp.array(RESETS))
 
 
-@pytest.mark.parametrize("name", ["clockwork", "hippo_legs"])
+@pytest.mark.parametrize("name", ["clockwork", *slow_tests("hippo_legs")])
 def test_a_count_of_steps_in_a_learned_carry_is_not_trained(name):
     layer = Network(D, OUT, cell={"name": name, "features": 4}, learned_carry=True, rngs=nnx.Rngs(0)).layers[0]
     trained = [isinstance(row, nnx.Param) for row in layer.carries[0]]

@@ -32,6 +32,7 @@ def test_layer_normalization_is_its_formula():
         assert_close(norm(x), jnp.asarray(expected * norm.gain[...] + norm.bias[...]), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", *slow_tests("vanilla", "gru")])
 def test_cell_with_layer_normalization_does_not_see_the_scale_of_its_kernels(cell):
     net = network(cell, normalization={"cell": "layer"})

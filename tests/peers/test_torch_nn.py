@@ -137,6 +137,7 @@ def test_rows_of_different_lengths_equal_each_row_by_itself(name, reverse, lengt
         assert_close(actual, expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_gradient_can_be_taken_again():
     """test_rnn_retain_variables."""
     cell, x = cell_of("lstm"), random_array(1, 4, 3, D)
