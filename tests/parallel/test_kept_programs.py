@@ -211,9 +211,6 @@ def test_a_command_starts_again_from_its_programs_silently_and_to_the_bit(tmp_pa
         answers.append((numbers, flow, json.loads(done.stdout.splitlines()[-1])))
     (numbers, flow, first), (again, flow_again, second) = answers
     assert (again, flow_again) == (numbers, flow)
-    events = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
-    written = len(list((tmp_path / "cache" / "programs").glob("*/*-cache")))
-    assert first.get(events[0], 0) == 0
-    assert second[events[0]] >= 5
-    assert first[events[1]] >= 5
-    assert written >= 5
+    hits, misses = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"  # Those that are written.
+    assert second[hits] >= first[misses] >= 5
+    assert len(list((tmp_path / "cache" / "programs").glob("*/*-cache"))) >= first[misses]
