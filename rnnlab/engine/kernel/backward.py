@@ -235,9 +235,9 @@ class _Loop:
             after = dict(zip(saved, within.read("carries", t), strict=True))
             kept = dict(zip(program.saved_kept, within.read("kept", t), strict=True))
         leaves = {n: program.leaf_variables[n] for n in program.row_leaves}
-        constants = {len(program.step_consts) + n: within.known[v] for n, v in leaves.items()}
+        constants = {len(program.step_consts) + n: within.outside[v] for n, v in leaves.items()}
         kinds = {"before": before, "after": after, "noise": noise, "kept": kept, "constant": constants}
-        values = dict(within.known)
+        values = dict(within.outside)
         for variable, each in zip(program.held, program.trace.holdings, strict=True):
             if variable not in program.backward.free:
                 values[variable] = kinds[each.kind][each.number]

@@ -102,10 +102,10 @@ class Within:
         once = [[Value.of(value.arrays()) for value in self.read(name)] for name in ("vectors", "beside")]
         vectors, beside = dict(zip(inputs.vector_keys, once[0], strict=True)), once[1]
         state_mask = beside.pop() if sequence.state_mask is not None else None
-        self.known = vectors | dict(zip(inputs.beside_keys, beside, strict=True))
+        self.outside = vectors | dict(zip(inputs.beside_keys, beside, strict=True))
         """The values of the free variables, and of the parameters with rows."""
         blocks = {key: refs[f"block {n}"] for n, key in enumerate(inputs.blocks)}
-        self.products = Products(program, blocks, self.known, state_mask, sequence.settings, team, ways)
+        self.products = Products(program, blocks, self.outside, state_mask, sequence.settings, team, ways)
         self.lengths = refs["lengths"][...] if "lengths" in refs else None
 
     def read(self, name: str, t: Any = None) -> list[Value]:
@@ -124,9 +124,9 @@ def run_step(
 ) -> Callable[[Any], Any]:
     """A step's values; what it returns reads a variable."""
     program, products = within.program, within.products
-    values = dict(within.known)
-    for variables, given in ((program.before, before), (program.z, z), (program.noise, noise)):
-        values.update(zip(variables, given, strict=True))
+    values = dict(within.outside)
+    for variables, arrays in ((program.before, before), (program.z, z), (program.noise, noise)):
+        values.update(zip(variables, arrays, strict=True))
     rows = products.settings.rows
     products.begin()
 
