@@ -120,13 +120,14 @@ def _local(matrices: Mapping[str, Matrix], state_mask: jax.Array | None) -> Any:
     def around(multiply: Multiply) -> Multiply:
         def local(name: str, value: jax.Array) -> Parts:
             parts = lax.stop_gradient(multiply(name, value))
-            if name not in diagonals:
+            factors = diagonals.get(name)
+            if factors is None:
                 return parts
             change = dropped(value - lax.stop_gradient(value), matrices[name], state_mask)
-            pieces = jnp.split(change, diagonals[name].shape[1], axis=-1)
+            pieces = jnp.split(change, factors.shape[1], axis=-1)
             return [
                 part + sum(factor * piece for factor, piece in zip(of_part, pieces, strict=True))
-                for part, of_part in zip(parts, diagonals[name], strict=True)
+                for part, of_part in zip(parts, factors, strict=True)
             ]
 
         return local
@@ -134,18 +135,18 @@ def _local(matrices: Mapping[str, Matrix], state_mask: jax.Array | None) -> Any:
     return around
 
 
-def _diagonals(matrix: Matrix) -> jax.Array:
+def _diagonals(matrix: Matrix) -> jax.Array | None:
     """[parts, K / W, W], W the width of a part: by which factor a unit of a value enters the same unit of each part. A
-    value may have several numbers of a unit, one for each W; zeros where its units are others."""
+    value may have several numbers of a unit, one for each W; None where its units are others."""
     width, rows = matrix.columns // matrix.parts, matrix.rows
     if rows % width:
-        return jnp.zeros((matrix.parts, 1, 1))
+        return None
     if matrix.kernel.ndim == 1:
         return matrix.kernel[None, None]
     if matrix.kernel.ndim == 3:
         heads = matrix.kernel.shape[0]
         if rows != width:
-            return jnp.zeros((matrix.parts, 1, 1))
+            return None
         blocks = matrix.kernel.reshape(heads, width // heads, matrix.parts, width // heads)
         return jnp.einsum("hipi->phi", blocks).reshape(matrix.parts, 1, width)
     blocks = matrix.kernel.reshape(rows // width, width, matrix.parts, width)
