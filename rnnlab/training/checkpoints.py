@@ -258,6 +258,14 @@ class Checkpoints(SavedCheckpoints):
             )
         return None
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Closes, but not where one of several processes fails: it would wait for the others."""
+        if kind is None or processes.processes() == 1:
+            self.close()
+
     def close(self) -> None:
         """Waits, and frees what Orbax holds; of several processes all have to call it."""
         self.wait()

@@ -143,8 +143,7 @@ def _begin(
     run.enter(0)
     state = jax.block_until_ready(run.programs.start(run.seed))
     progress = ProgressLine(steps, 0, quiet=not is_main)
-    checkpoints = Checkpoints(files.checkpoints, progress.say)
-    stack.push(_closing_together(checkpoints))
+    checkpoints = stack.enter_context(Checkpoints(files.checkpoints, progress.say))
     restored = checkpoints.restore_latest(state, run.programs.structure.word_leaves)
     if restored is None:
         progress.say(f"a new run in {workdir}")
@@ -185,15 +184,5 @@ def _closing(writer: MetricsWriter | NoMetrics) -> Callable[..., None]:
     def leave(kind: type[BaseException] | None, *_: Any) -> None:
         writer.finish("interrupted" if kind is KeyboardInterrupt else "crashed")
         writer.close()
-
-    return leave
-
-
-def _closing_together(checkpoints: Checkpoints) -> Callable[..., None]:
-    """An exit for an ExitStack: closing waits for the other processes, which one that failed must not."""
-
-    def leave(kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None or processes.processes() == 1:
-            checkpoints.close()
 
     return leave

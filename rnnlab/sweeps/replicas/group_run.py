@@ -89,8 +89,7 @@ def run_group(
     with disk_errors(workdir), interruptions(say) as interrupted:
         while left := waiting():
             part = folder / (parts.pop(0) if parts else messages.from_first(lambda: next(fresh)))
-            checkpoints = Checkpoints(part, say)
-            try:
+            with Checkpoints(part, say) as checkpoints:
                 group = ReplicaGroup(programs, checkpoints, say, progress, len(settings) - len(left) - len(stopped))
                 restored = checkpoints.restore_latest(
                     lambda host: {"state": programs.like(len(host["slots"])), "best": programs.like(len(host["slots"]))}
@@ -104,8 +103,6 @@ def run_group(
                     group.begin(begun(left[:room]))
                 if not group.train(interrupted, stop_at, pruned, stop):
                     return False
-            finally:
-                checkpoints.close()
             stopped.update(group.names)
             processes.barrier("end of a group")
             if not group.names and processes.is_first():

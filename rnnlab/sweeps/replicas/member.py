@@ -62,11 +62,8 @@ class Member:
         if processes.is_first():  # Those of an earlier stop: steps are saved in their order alone.
             shutil.rmtree(folder, ignore_errors=True)
         processes.barrier("checkpoints of a run")
-        checkpoints = Checkpoints(folder, say)
-        try:
+        with Checkpoints(folder, say) as checkpoints:
             if stopping.best_step is not None and stopping.best_step != step:
                 checkpoints.save(stopping.best_step, best, self.best or {}, score)
             final = score if stopping.best_step == step else None
             checkpoints.save(step, last, self.memory.dump(seconds), final)
-        finally:
-            checkpoints.close()
