@@ -119,7 +119,8 @@ def path_flags(module: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_address_is_no_path_to_any_command(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = path_flags(f"rnnlab.{module}", monkeypatch)
-    assert "workdir" in names or module in ("prepare", "benchmark.__main__", "selfcheck.__main__")
+    without = ("prepare", "benchmark.__main__", "selfcheck.__main__", "accelerator_check.__main__")
+    assert "workdir" in names or module in without
     for name in names:
         for address, remedy in ADDRESSES.items():
             with pytest.raises(ConfigError, match=f"--{name}={address}: '{address}' is an address, .*{remedy}"):

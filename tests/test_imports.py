@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rnnlab"
 ROOMS = [
     *("typing", "config", "files", "parallel", "ops", "engine", "cells", "nn", "datasets", "tasks", "diagnostics"),
-    *("optim", "records", "plots", "training", "sweeps", "library", "cli"),
+    *("optim", "records", "plots", "training", "sweeps", "library", "cli", "selfcheck", "benchmark"),
 ]
 """From below upwards; above them the commands, which nothing imports."""
 RANK = {name: rank for rank, name in enumerate(ROOMS)}

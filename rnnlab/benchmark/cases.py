@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.ops.linear import Precision
+
 DEFAULT = "rnnlab fused"
 """The contestant that the others are compared with."""
 
@@ -22,6 +24,7 @@ class Case(NamedTuple):
     features: int
     """H"""
     bidirectional: bool = False
+    precision: Precision = "highest"
 
     @property
     def of_peers(self) -> bool:

@@ -220,6 +220,45 @@ def flax_rnn(case: Case, problem: Problem, split: bool = False) -> Contestant:
     return _differentiated(forward, params, problem, recurrent, split)
 
 
+def cudnn_lstm(case: Case, problem: Problem) -> Contestant:
+    """The LSTM of `jax.experimental.rnn`, which is cuDNN's; on NVIDIA's GPUs alone, in float32 or TF32."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import rnn
+
+    if case.precision not in ("highest", "tf32"):
+        raise LeftOut(f"jax.experimental.rnn has no {case.precision}")
+    precision = jax.lax.Precision.HIGHEST if case.precision == "highest" else jax.lax.Precision.HIGH
+    sizes = case.inputs, case.features, 1
+    zeros = jnp.zeros((case.directions, case.batch, case.features))
+    lengths = jnp.full(case.batch, case.steps, jnp.int32)
+
+    def forward(params: Any, x: jax.Array) -> jax.Array:
+        start = jnp.swapaxes(x, 0, 1), zeros, zeros, packed_lstm(params), lengths
+        outputs: Any = rnn.lstm(*start, *sizes, 0.0, case.bidirectional, precision)
+        return jnp.swapaxes(outputs[0], 0, 1)
+
+    return _differentiated(forward, problem.weights, problem, lambda g: _compared(case, g), False)
+
+
+def packed_lstm(weights: Any) -> Any:
+    """The weights of every direction in cuDNN's order, as one vector: its gates stand as rnnlab's; b_hh is zero."""
+    import jax.numpy as jnp
+
+    kernels = [each[name].T.reshape(-1) for each in weights for name in ("input_kernel", "recurrent_kernel")]
+    biases = [part for each in weights for part in (each["bias"], jnp.zeros_like(each["bias"]))]
+    return jnp.concatenate([*kernels, *biases])
+
+
+JAX_PRECISIONS = {
+    "highest": "highest",
+    "tf32": "TF32_TF32_F32",
+    "tf32x3": "TF32_TF32_F32_X3",
+    "bfloat16": "BF16_BF16_F32",
+}
+"""What JAX calls them, for products that say nothing of it themselves; not every platform has all."""
+
+
 def _differentiated(forward: Any, params: Any, problem: Problem, recurrent: Any, split: bool) -> Contestant:
     """A contestant of a function of parameters and x [T, B, D], one dispatch a step. recurrent: see `_compared`."""
     import jax
@@ -256,7 +295,7 @@ def _differentiated(forward: Any, params: Any, problem: Problem, recurrent: Any,
 
     size = norm(recurrent(jax.jit(differentiate)(params, *arrays)[1]))
     compiled, seconds = _compile(step, params, *arrays)
-    run_forward = jax.jit(run_forward)
+    run_forward = jax.jit(run_forward).lower(params, arrays[0]).compile()
     state, first_loss = compiled(jax.tree.map(jnp.copy, params), *arrays)
     held = {"state": state}
 

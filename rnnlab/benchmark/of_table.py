@@ -24,6 +24,7 @@ def make_layer(case: Case, backend: str = "auto", **recurrence: Any) -> Recurren
         cell=case.section,
         bidirectional=case.bidirectional,
         recurrence={"backend": backend, **recurrence},
+        precision=case.precision,
         rngs=nnx.Rngs(0),
     )
 

@@ -85,17 +85,14 @@ def measure_sweep(case: Case, alone: int, backend: str = "auto") -> dict[str, An
     half = len(chosen) // 2
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        config = config_of(case, backend)
-        (root / "base.py").write_text(f"def get_config():\n    return {config!r}\n", encoding="utf-8")
-        sweep = {"base": str(root / "base.py"), "runs": runs}
-        (root / "sweep.py").write_text(f"def get_config():\n    return {sweep!r}\n", encoding="utf-8")
+        write_files(case, root, backend)
 
         def by_itself(number: int) -> float:
             fields = [f"--config.{path}={value}" for path, value in runs[number].items()]
             return _seconds("train", root / "base.py", root / "alone" / f"{number:04}", *fields)
 
         before = [by_itself(number) for number in chosen[:half]]
-        together = _seconds("sweep", root / "sweep.py", root / "together")
+        spent = _seconds("sweep", root / "sweep.py", root / "together")
         times = before + [by_itself(number) for number in chosen[half:]]
         pairs = [
             (_first_loss(root / "alone" / f"{number:04}"), _first_loss(SweepDir(root / "together").run(f"{number:04}")))
@@ -108,10 +105,29 @@ def measure_sweep(case: Case, alone: int, backend: str = "auto") -> dict[str, An
         "timed_alone": len(chosen),
         "alone_seconds": times,
         "alone_all_seconds": statistics.mean(times) * len(runs),
-        "sweep_seconds": together,
+        "sweep_seconds": spent,
         "first_losses": pairs,
     }
     return judged(row)
+
+
+def write_files(case: Case, root: Path, backend: str = "auto") -> None:
+    """The config and the sweep's file of a case."""
+    config = config_of(case, backend)
+    (root / "base.py").write_text(f"def get_config():\n    return {config!r}\n", encoding="utf-8")
+    sweep = {"base": str(root / "base.py"), "runs": case.runs()}
+    (root / "sweep.py").write_text(f"def get_config():\n    return {sweep!r}\n", encoding="utf-8")
+
+
+def together(case: Case, root: Path, timeout: float | None = None) -> float:
+    """The seconds of the sweep alone, in an empty folder.
+
+    Raises:
+        ConfigError: the command fails.
+        subprocess.TimeoutExpired: it takes longer.
+    """
+    write_files(case, root)
+    return _seconds("sweep", root / "sweep.py", root / "together", timeout=timeout)
 
 
 def judged(row: dict[str, Any]) -> dict[str, Any]:
@@ -124,12 +140,13 @@ def judged(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"share": row["sweep_seconds"] / row["alone_all_seconds"]}
 
 
-def _seconds(entry: str, config: Path, workdir: Path, *words: str) -> float:
+def _seconds(entry: str, config: Path, workdir: Path, *words: str, timeout: float | None = None) -> float:
     """How long `python -m rnnlab.ENTRY` takes."""
     command = [sys.executable, "-m", f"rnnlab.{entry}", f"--config={config}", f"--workdir={workdir}", *words]
     began = time.monotonic()
     anew = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # Compiling is part of what is compared.
-    result = subprocess.run(command, capture_output=True, check=False, encoding="utf-8", env=anew)
+    words_of_run: dict[str, Any] = {"capture_output": True, "check": False, "encoding": "utf-8", "env": anew}
+    result = subprocess.run(command, timeout=timeout, **words_of_run)
     if result.returncode:
         messages = (result.stderr or result.stdout).strip().splitlines()
         raise ConfigError(f"{' '.join(command[1:])} failed: {messages[-1] if messages else result.returncode}")

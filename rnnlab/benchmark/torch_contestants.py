@@ -36,15 +36,19 @@ def limit_threads() -> None:
 
 
 def torch_nn(case: Case, problem: Problem) -> Contestant:
-    """torch.nn.RNN, LSTM or GRU with torch.optim.SGD, on the GPU where there is one."""
+    """torch.nn.RNN, LSTM or GRU with torch.optim.SGD, on the GPU where there is one: there it is cuDNN's. In bfloat16
+    the weights are, too."""
     import torch
 
+    if case.precision == "tf32x3":
+        raise LeftOut("PyTorch has no tf32x3")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = case.precision == "tf32"
     kinds = {"vanilla": ("RNN", {}), "irnn": ("RNN", {"nonlinearity": "relu"})}
     kind, arguments = kinds.get(case.cell, (case.cell.upper(), {}))
     module = getattr(torch.nn, kind)(case.inputs, case.features, bidirectional=case.bidirectional, **arguments)
     for weights, suffix in zip(problem.weights, ("l0", "l0_reverse")[: case.directions], strict=True):
         fill(module, suffix, weights)
-    module = module.to(device())
+    module = module.to(device(), torch.bfloat16 if case.precision == "bfloat16" else torch.float32)
     recurrent = [p for name, p in module.named_parameters() if name.startswith("weight_hh")]
     return _trained(lambda x: module(x)[0], list(module.parameters()), recurrent, problem, "one an operator")
 
@@ -162,7 +166,8 @@ def _trained(
     """A contestant of a function from x [T, B, D] to h [T, B, H], by torch.optim.SGD."""
     import torch
 
-    x, target = torch.tensor(problem.x, device=device()), torch.tensor(problem.target, device=device())
+    x = torch.tensor(problem.x, device=device(), dtype=parameters[0].dtype)
+    target = torch.tensor(problem.target, device=device())
     optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE)
 
     def finish() -> None:
@@ -187,5 +192,5 @@ def _trained(
         finish()
 
     loss = backward()
-    size = norm([p.grad.cpu() for p in recurrent])
+    size = norm([p.grad.float().cpu() for p in recurrent])
     return Contestant(step, forward, loss, size, None, None, 1, torch.get_num_threads(), dispatches)

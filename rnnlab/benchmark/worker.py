@@ -4,12 +4,13 @@ Every library runs in a process of its own with its default settings, rnnlab wit
 itself, so that nobody's allocator or thread pool is in another's way. All but the one that is asked sleep.
 """
 
+import contextlib
 import functools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rnnlab.benchmark.cases import Case, make_problem
@@ -61,7 +62,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """The contestants that share a process. "split": over one device per core, by hand. "flushed": denormals are 0, as they
 are for torch.compile and in JAX."""
-OF_ANY_CELL = ("rnnlab fused", "plain scan")
+OF_ANY_CELL = ("rnnlab fused", "rnnlab kernel", "plain scan")
 
 
 def maker(name: str) -> Callable[..., Any]:
@@ -76,11 +77,29 @@ def maker(name: str) -> Callable[..., Any]:
         return functools.partial(c.plain_scan, split=split)
     if name.startswith("flax.nnx.RNN"):
         return functools.partial(c.flax_rnn, split=split)
+    if name == "jax.experimental.rnn":
+        return c.cudnn_lstm
     return t.torch_compiled if name == "torch.compile" else t.torch_nn
+
+
+@contextlib.contextmanager
+def as_exact(name: str, case: Case) -> Iterator[None]:
+    """Within it the products that Flax and a plain scan are made with are those of the case's precision."""
+    if name.startswith("torch"):
+        yield
+        return
+    import jax
+
+    from rnnlab.benchmark.contestants import JAX_PRECISIONS
+
+    with jax.default_matmul_precision(JAX_PRECISIONS[case.precision]):
+        yield
 
 
 def takes_part(name: str, case: Case) -> bool:
     """Whether a contestant has a case's cell."""
+    if name == "jax.experimental.rnn":
+        return case.cell == "lstm"
     if case.of_peers:
         return name != "rnnlab scan"
     if name == "rnnlab scan":
@@ -142,16 +161,23 @@ def matrix_product_rate(seconds: float) -> float:
 
 def main(kind: str) -> None:
     """The process of the contestants of a kind."""
-    ready: dict[str, Any] = {}
     missing = None
     try:
         settle(kind)
     except LeftOut as error:
         missing = error
+    serve(KINDS[kind], missing)
+
+
+def serve(names: Sequence[str], missing: LeftOut | None = None, more: Mapping[str, Any] | None = None) -> None:
+    """Answers requests for contestants. missing: why none can be made ready. more: functions of further requests, by
+    what they ask to do."""
+    ready: dict[str, Any] = {}
+    more = more or {}
 
     def answer(request: Mapping[str, Any]) -> Any:
         if request["do"] == "describe":
-            return KINDS[kind]
+            return list(names)
         if request["do"] == "rate":
             from rnnlab.parallel.devices import failures
 
@@ -159,11 +185,14 @@ def main(kind: str) -> None:
                 return matrix_product_rate(request["seconds"])
         if request["do"] == "forget":
             return ready.clear()
+        if request["do"] in more:
+            return more[request["do"]](request)
         if request["do"] == "prepare":
             if missing is not None:
                 raise missing
             case = Case(*request["case"])
-            contestant = ready[request["name"]] = maker(request["name"])(case, make_problem(case))
+            with as_exact(request["name"], case):
+                contestant = ready[request["name"]] = maker(request["name"])(case, make_problem(case))
             contestant.step(1)
             contestant.forward()
             return {name: value for name, value in contestant._asdict().items() if not callable(value)}

@@ -32,6 +32,7 @@ from rnnlab.engine.contract import (
 )
 from rnnlab.engine.fused import fused
 from rnnlab.engine.kernel.settings import check_platform
+from rnnlab.engine.measured import measured_backend
 from rnnlab.engine.newton.backend import newton as by_newton
 from rnnlab.engine.newton.options import Iterations, NewtonOptions, check_newton
 from rnnlab.engine.plan import Plan
@@ -260,7 +261,8 @@ def _run(
 
 
 def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = False) -> Backend:
-    """The backend that `unroll` will use: "auto" is fused but for a cell whose rows see each other."""
+    """The backend that `unroll` will use: "auto" is fused but for a cell whose rows see each other, or whichever was
+    measured to be the fastest (`measured.py`)."""
     check_cell(cell)
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(get_args(Backend))}")
@@ -274,7 +276,7 @@ def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = Fal
             raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")
         return "reference"
     if not getattr(cell, "mixes_rows", False):
-        return "fused" if backend == "auto" else backend
+        return (measured_backend(cell) or "fused") if backend == "auto" else backend
     if backend in ("fused", "kernel", "newton"):
         raise ValueError(
             f"the rows of {type(cell).__name__} see each other, so the {backend} backend cannot run it; "

@@ -115,6 +115,7 @@ class Network(ShownAsTree, nnx.Module):
                     cotangent=options.cotangent,
                     dropout=options.dropout,
                     normalization=normalize,
+                    precision=options.precision,
                     name=f"layers/{number}",
                     rngs=rngs,
                 )

@@ -23,6 +23,7 @@ from rnnlab.nn.layer_checks import check_batch_normalization, check_between_step
 from rnnlab.nn.learned_carry import learned_carry_of
 from rnnlab.nn.options import CotangentOptions, DropoutOptions, NormalizationOptions, RecurrenceOptions
 from rnnlab.nn.rates import Rates
+from rnnlab.ops.linear import Precision
 from rnnlab.ops.random_streams import Training
 from rnnlab.ops.trees import ShownAsTree
 from rnnlab.typing import Array, Bool, Carry, Float, Int
@@ -42,12 +43,13 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         cotangent: CotangentOptions | Mapping[str, Any] | None = None,
         dropout: DropoutOptions | Mapping[str, Any] | None = None,
         normalization: NormalizationOptions | Mapping[str, Any] | None = None,
+        precision: Precision = "highest",
         name: str = "layer",
         rngs: nnx.Rngs,
     ):
         """D, the cell's section, whether the initial carry is trained (zeros at initialisation), and the sections of
-        the same names; of dropout and normalization, what happens inside a layer. name: of its streams of random
-        numbers.
+        the same names; of dropout and normalization, what happens inside a layer. precision: of the cells' products.
+        name: of its streams of random numbers.
 
         Raises:
             ConfigError: something that this cell has no place for.
@@ -56,6 +58,8 @@ class RecurrentLayer(ShownAsTree, nnx.Module):
         self.cells = nnx.List(
             [build(CELLS, cell, "cell", in_features=in_features, rngs=rngs) for _ in range(directions)]
         )
+        for each in self.cells:
+            each.precision = precision
         first: BaseCell = self.cells[0]
         products = products_of(first, jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32))
         self.out_features = directions * first.out_features

@@ -8,7 +8,8 @@ MEANINGS = {
     DIVERGED: "diverged: the loss or its gradient is not finite",
     LOST: "another process of the run or sweep was lost",
     INCOMPLETE: "other commands still have groups of the sweep",
-    WRONG: "gradients are wrong (`rnnlab.selfcheck`) or differ between compilers (`scripts/compare_compilers.py`)",
+    WRONG: "gradients are wrong (`rnnlab.selfcheck`, `rnnlab.accelerator_check`) or differ between compilers "
+    "(`scripts/compare_compilers.py`)",
     INTERRUPTED: "interrupted, after saving: SIGINT, SIGTERM, SIGHUP",
     UNREAD: "a pipe was closed before all was printed, as a shell says it of SIGPIPE",
 }

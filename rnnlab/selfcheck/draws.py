@@ -22,6 +22,7 @@ from rnnlab.engine import products_of, unroll
 from rnnlab.engine.contract import eval_shape
 from rnnlab.ops.activations import ACTIVATIONS
 from rnnlab.ops.initializers import INITIALIZERS
+from rnnlab.ops.linear import Precision
 from rnnlab.typing import PyTree
 
 LARGEST = {"T": 9, "B": 6, "D": 4, "H": 8}
@@ -61,6 +62,8 @@ class Draw:
     """How many cells run side by side by `vmap`; None: one, without it."""
     second: bool
     """Whether a derivative of the gradient is computed, along a direction."""
+    precision: Precision = "highest"
+    """That of the cell."""
 
     def __str__(self) -> str:
         """For people, in one line."""
@@ -76,7 +79,7 @@ class Draw:
         return f"{cell}; {sizes}; {'float64' if self.double else 'float32'}{'; ' * bool(rest)}{rest}"
 
 
-_USUAL = {"backend": "auto", "reverse": False, "chunk": None, "store": "auto", "unroll_steps": 1}
+_USUAL = {"backend": "auto", "reverse": False, "chunk": None, "store": "auto", "unroll_steps": 1, "interpret": False}
 
 
 def make_draw(seed: int, number: int, double: bool = True) -> Draw:
@@ -123,10 +126,34 @@ def make_draw(seed: int, number: int, double: bool = True) -> Draw:
             "chunk": choice(*range(1, steps + 1)) if fused and happens(0.3) else None,
             "store": choice("auto", "gates", "carries", "ends") if fused else "auto",
             "unroll_steps": choice(2, 3) if happens(0.1) else 1,
+            "interpret": False,
         },
         state_mask=happens(0.1) and meets,
         replicas=choice(2, 3) if happens(0.25) else None,
         second=second,
+    )
+
+
+def plain_draw(cell: str, shape: tuple[int, int, int, int], precision: Precision, **options: Any) -> Draw:
+    """A cell as it is without switches, in single precision, with these arguments of `unroll`; rows have all lengths.
+
+    shape: T, B, D, H; of a cell that does not take H units the next number that it takes.
+    """
+    steps, batch, inputs, features = shape
+    return Draw(
+        seed=0,
+        number=0,
+        cell=cell,
+        parameters={},
+        around=(),
+        double=False,
+        shape=(steps, batch, inputs, _of_size(cell, {}, inputs, features)[0]),
+        lengths=tuple(steps - row * steps // max(batch - 1, 1) for row in range(batch)),
+        options=_USUAL | options,
+        state_mask=False,
+        replicas=None,
+        second=False,
+        precision=precision,
     )
 
 
@@ -263,6 +290,7 @@ def make_problem(draw: Draw, double: bool | None = None) -> Problem:
 
     def of_one(point: dict[str, Any]) -> jax.Array:
         cell: Any = nnx.merge(graphdef, point["params"])
+        cell.precision = draw.precision
         modified = {"candidate": "candidate" in draw.around, "zoneout": (0,) * ("zoneout" in draw.around)}
         if draw.around:
             gains = None

@@ -49,7 +49,7 @@ def judge(seed: int, number: int) -> Verdict:
     witnesses = {} if other is None else {setting: other}
     if (peer := by_torch(draw, problem)) is not None:
         witnesses["PyTorch"] = peer
-    against = {name: _apart(default, values) for name, values in witnesses.items()}
+    against = {name: apart_in(default, values) for name, values in witnesses.items()}
     wrong = None
     tolerance = TOLERANCE[draw.double]
     if any(not difference[1] <= tolerance for difference in against.values()):
@@ -104,7 +104,7 @@ def _described(setting: dict[str, Any]) -> str:
     return "the compilation with " + ", ".join(f"{name}={value}" for name, value in setting.items())
 
 
-def _apart(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, float]:
+def apart_in(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, float]:
     """(The array in which two results differ most, by how much of the larger one's largest element); NaN where one has
     no number and the other does."""
     worst = ("", 0.0)
@@ -141,7 +141,7 @@ def _agrees_with_differences(draw: Draw, default: dict[str, Any]) -> bool:
                 lambda a, b, c, d: (8 * (a - b) - (c - d)) / (12 * step), at(1), at(-1), at(2), at(-2)
             )
     if draw.second:
-        return _apart(default, slopes)[1] < (1e-5 if draw.double else 1e-2)
+        return apart_in(default, slopes)[1] < (1e-5 if draw.double else 1e-2)
     gradient = {name: value for name, value in default.items() if name != "loss"}
     parts = [
         (g.astype(np.float64) * d).sum()
