@@ -81,9 +81,8 @@ class Network(ShownAsTree, nnx.Module):
             in_features = options.embedding
         projection = None
         if options.input_projection is not None:
-            inits = {"kernel_init": options.input_projection_init}
-            projection = Linear(in_features, options.input_projection, **inits, rngs=rngs)
-            in_features = options.input_projection
+            width, init = options.input_projection, options.input_projection_init
+            projection, in_features = Linear(in_features, width, kernel_init=init, rngs=rngs), width
         self.input_projection = projection
         width = self._make_layers(options, in_features, rngs)
         self.attention = None if options.attention is None else Attention(width, options.attention, rngs=rngs)

@@ -21,7 +21,6 @@ from rnnlab.benchmark.contestants import packed_lstm
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.records import statuses
-from tests.tiers import in_tiers
 
 H100 = {"platform": "gpu", "kind": "NVIDIA H100 80GB HBM3", "count": 1, "bytes": 80 << 30, "driver": "550.1"}
 
@@ -52,7 +51,9 @@ def test_a_check_that_is_cut_off_goes_on_with_what_is_left(tmp_path: Path, monke
     assert json.loads((tmp_path / "backends.json").read_text()) == {"entries": []}
 
 
-@pytest.mark.parametrize("cell", in_tiers(CELLS, costly=True))
+@pytest.mark.parametrize(
+    "cell", [pytest.param(c, marks=pytest.mark.exhaustive if c != "lem" else pytest.mark.slow) for c in CELLS]
+)
 def test_rounded_products_of_any_cell_stay_within_their_tolerance(cell: str) -> None:
     rows = check_cell(cell, (5, 3, 2, 6), ["fused"], list(TOLERANCE))
     assert [row for row in rows if not row.get("right")] == []
