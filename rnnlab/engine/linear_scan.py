@@ -63,14 +63,14 @@ linear_scan.defvjp(_linear_scan_forward, _linear_scan_backward)
 
 def _times(a: Any, b: Any) -> Any:
     if not isinstance(a, list):
-        return a @ b
+        return jnp.matmul(a, b, precision="highest")  # TF32 would square no error.
     size = range(len(a))
     return [[_sum(a[p][k] * b[k][q] for k in size) for q in size] for p in size]
 
 
 def _applied(a: Any, c: Any) -> Any:
     if not isinstance(a, list):
-        return jnp.einsum("...ij,...j->...i", a, c)
+        return jnp.einsum("...ij,...j->...i", a, c, precision="highest")
     return [_sum(factor * part for factor, part in zip(row, c, strict=True)) for row in a]
 
 
