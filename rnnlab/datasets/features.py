@@ -20,7 +20,7 @@ from rich.progress import track
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.datasets.audio import SAMPLE_RATE, read_samples
-from rnnlab.datasets.locations import cache_root
+from rnnlab.files.cache import cache_root
 
 WINDOW = 400
 """Samples in a frame: 25 ms."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.files.path_flag import check_path
+from rnnlab.files.cache import cache_root, named_folder
 
 with warnings.catch_warnings():
     # In a notebook without ipywidgets; pooch imports a progress bar that is not used here.
@@ -21,28 +21,7 @@ with warnings.catch_warnings():
 def data_root(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The data folder: data_dir, else the environment's RNNLAB_DATA, else our cache folder."""
     chosen = data_dir or os.environ.get("RNNLAB_DATA")
-    return _folder(chosen) if chosen else cache_root()
-
-
-def cache_root() -> Path:
-    """Our cache folder: RNNLAB_CACHE, which the flag --cache_dir sets, else the system's place for a user's caches."""
-    return named_cache() or Path(pooch.os_cache("rnnlab"))
-
-
-def named_cache() -> Path | None:
-    """The cache folder that the user names, if any."""
-    chosen = os.environ.get("RNNLAB_CACHE")
-    return _folder(chosen) if chosen else None
-
-
-def _folder(path: str | os.PathLike[str]) -> Path:
-    """The folder of a name, ~ standing for home.
-
-    Raises:
-        ConfigError: it is an address.
-    """
-    check_path(path)
-    return Path(path).expanduser()
+    return named_folder(chosen) if chosen else cache_root()
 
 
 def cached(folder: Path) -> Path:

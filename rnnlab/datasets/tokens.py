@@ -17,10 +17,11 @@ import numpy as np
 from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.datasets.assembly import META, assemble
 from rnnlab.datasets.corpus import SPLITS
-from rnnlab.datasets.locations import cached, data_root, named_cache, writable
+from rnnlab.datasets.locations import cached, data_root, writable
 from rnnlab.datasets.text import DATASETS, LEVELS, OWN_SPLITS, Ambiguous, find_corpus
 from rnnlab.datasets.vocabulary import END, Level, Vocabulary, read_words
 from rnnlab.files import first_line
+from rnnlab.files.cache import named_cache
 from rnnlab.files.locks import alone
 
 VERSION = 1

@@ -14,7 +14,7 @@ from rnnlab.ops.linear import Precision, matmul
 from rnnlab.ops.safe_norms import scale_for
 from rnnlab.typing import Array, Carry, Float, Int, Parts
 
-Backend = Literal["auto", "fused", "reference", "scan", "kernel", "newton"]
+Backend = Literal["auto", "fused", "reference", "scan", "kernel", "newton", "native"]
 Store = Literal["auto", "gates", "carries", "ends"]
 """How much the fused backend keeps of every step for the backward pass; see `unroll`."""
 

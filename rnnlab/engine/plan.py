@@ -21,6 +21,8 @@ class Plan(NamedTuple):
     keep_carries: bool
     keep_gates: bool
     precision: Precision
+    native: bool = False
+    """Whether the loops within chunks are generated C++ (`native/`)."""
 
     def cell(self, params: PyTree) -> Any:
         return nnx.merge(self.graphdef, params)

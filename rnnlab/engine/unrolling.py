@@ -134,7 +134,7 @@ def unroll(
         reset_carry = check_carry(cell, reset_carry, x, "reset_carry")
     cell, noise = restarting(cell, noise, resets, reverse, reset_carry)
     backend = resolve_backend(cell, backend, interpret)
-    if backend in ("fused", "kernel") and carries is not None:
+    if backend in ("fused", "kernel", "native") and carries is not None:
         raise ValueError(
             f"the {backend} backend does not keep all carries; carries needs backend='reference', 'scan' or 'newton'"
         )
@@ -188,7 +188,7 @@ def _run_on(mesh: AbstractMesh, switches: _Switches, cell: Any, arguments: tuple
 
     count = len(jax.eval_shape(lambda: cell.initial_carry(1, jnp.float32)))
     over_time, at_end = PartitionSpec(None, rows, None), PartitionSpec(rows, None)
-    every = (over_time,) * (0 if switches.backend in ("fused", "kernel") else count)
+    every = (over_time,) * (0 if switches.backend in ("fused", "kernel", "native") else count)
     of_rows: Any = PartitionSpec(rows)
     counted = (Iterations(of_rows, of_rows, of_rows),) * (switches.backend == "newton")
     places = (over_time, (at_end,) * count, every, counted)
@@ -242,6 +242,7 @@ def _run(
             keep_carries=store != "ends",
             keep_gates=store in ("auto", "gates"),
             precision=cell.precision,
+            native=backend == "native",
         )
         most = _KERNEL_BYTES if backend == "kernel" else _GATES_BYTES
         if store == "auto" and kept_bytes(plan, params, matrices, carry, x, noise) > most:
@@ -272,12 +273,12 @@ def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = Fal
     if backend == "kernel":
         check_platform(interpret)
     if not isinstance(cell, nnx.Module):
-        if backend in ("fused", "kernel", "newton"):
+        if backend in ("fused", "kernel", "newton", "native"):
             raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")
         return "reference"
     if not getattr(cell, "mixes_rows", False):
         return (measured_backend(cell) or "fused") if backend == "auto" else backend
-    if backend in ("fused", "kernel", "newton"):
+    if backend in ("fused", "kernel", "newton", "native"):
         raise ValueError(
             f"the rows of {type(cell).__name__} see each other, so the {backend} backend cannot run it; "
             "use backend='reference' or 'auto'"

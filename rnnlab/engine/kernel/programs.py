@@ -18,7 +18,7 @@ from rnnlab.engine.kernel.team import Team
 from rnnlab.engine.stages import stages
 from rnnlab.typing import PyTree
 
-_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
+CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 
 
 class Arrays(NamedTuple):
@@ -66,10 +66,10 @@ class Program:
         self.trace, self.matrices, self.step_consts = trace, matrices, step.consts
         forward, back = trace.forward, trace.backward
         flat, consts = stages(
-            ClosedJaxpr(forward.jaxpr, step.consts), forward.early, forward.received, forward.sent, _CALLS
+            ClosedJaxpr(forward.jaxpr, step.consts), forward.early, forward.received, forward.sent, CALLS
         )
         flat_back, back_consts = stages(
-            ClosedJaxpr(back.jaxpr, step.back_consts), back.early, back.received, back.sent, _CALLS
+            ClosedJaxpr(back.jaxpr, step.back_consts), back.early, back.received, back.sent, CALLS
         )
         count = len(trace.products)
         inputs: list[Any] = list(flat.jaxpr.invars)

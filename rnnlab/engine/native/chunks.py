@@ -1,0 +1,309 @@
+"""The loops within a chunk of time as generated C++: what `loops.XlaLoops` is for XLA."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Literal
+
+from rnnlab.engine.chain import Step, Trace, trace_step
+from rnnlab.engine.contract import Cotangent, Matrix
+from rnnlab.engine.gradients import add_gradient
+from rnnlab.engine.kernel.programs import rows_of
+from rnnlab.engine.kernel.rules import Unsupported
+from rnnlab.engine.loops import Back, Chunk, Stacks, empty_stacks
+from rnnlab.engine.native.backward import backward_source
+from rnnlab.engine.native.forward import forward_source
+from rnnlab.engine.native.library import call, load, needed_compiler
+from rnnlab.engine.native.program import Program
+from rnnlab.engine.native.rules import kind_of
+from rnnlab.engine.native.source import Source, Switches
+from rnnlab.engine.plan import Plan
+from rnnlab.engine.resets import have_rows
+from rnnlab.ops.linear import rounded
+from rnnlab.typing import Carry, PyTree
+
+
+class NativeLoops:
+    """Those of one recurrence."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        step: Step,
+        program: Program,
+        params: PyTree,
+        matrices: Mapping[str, Matrix],
+        state_mask: jax.Array | None,
+        batch: int,
+    ):
+        """step: traced with rows that no other axis has."""
+        self.plan, self.step, self.program, self.matrices = plan, step, program, matrices
+        self.state_mask, self.batch = state_mask, batch
+        self.leaves = jax.tree.leaves(params)
+        self.free_forward, self.free_back = program.free_arrays(step, params, self.leaves)
+        dtypes = {jnp.dtype(m.kernel.dtype) for m in matrices.values()} or {program.before[0].aval.dtype}
+        if len(dtypes) > 1:
+            raise Unsupported("matrices of several types")
+        real = kind_of(dtypes.pop())
+        panel = 2 * needed_compiler().vector_bytes // (8 if real == "double" else 4)
+        self.switches = Switches(panel, real, plan.compute != "float32", state_mask=state_mask is not None)
+        self.packed_forward = self._packed(transposed=False)
+        self.packed_back = self._packed(transposed=True)
+
+    @property
+    def kept(self) -> list[jax.ShapeDtypeStruct]:
+        """What a step leaves for its pullback, beside the carries."""
+        avals = [self.program.kept[n].aval for n in self.program.saved_kept]
+        return [jax.ShapeDtypeStruct((self.batch, *a.shape[1:]), a.dtype) for a in avals]
+
+    def _packed(self, transposed: bool) -> dict[str, jax.Array]:
+        """The matrices as products read them, by the names of operands."""
+        arrays = {}
+        for name, number in self.program.matrix_numbers.items():
+            kernel, offset = self.matrices[name].kernel, self.matrices[name].offset
+            if self.plan.compute != "float32":
+                kernel = rounded(kernel, self.plan.compute).astype(kernel.dtype)
+            if kernel.ndim > 1:
+                kernel = _packed(jnp.swapaxes(kernel, -1, -2) if transposed else kernel, self.switches.panel)
+            arrays[f"matrix{number}"] = kernel
+            if offset is not None:
+                arrays[f"offset{number}"] = offset
+        return arrays
+
+    # --- forward -----------------------------------------------------------------------------------------------------
+
+    def run(self, carry: Carry, chunk: Chunk, start: Any, stacks: Stacks) -> tuple[Carry, Stacks]:
+        """The last carry of a chunk, and the stacks with what its steps left from entry `start` on."""
+        program, (carries, gates) = self.program, stacks
+        switches = self.switches._replace(
+            mask=chunk.mask is not None, everything=len(carries) == len(carry), gates=bool(gates)
+        )
+        source = forward_source(program, switches, kind_of(chunk.z.dtype), chunk.z.shape[-1])
+        arrays: dict[str, Any] = {**self.packed_forward, **self._beside(chunk)}
+        arrays["at"] = _numbers(chunk.z.shape[0], start, self.plan.reverse)
+        arrays |= _numbered("carry", carry) | _numbered("stack", carries)
+        arrays |= {f"free{n}": self.free_forward[v] for n, v in enumerate(program.forward.vectors())}
+        kept = program.saved_kept if gates else []
+        arrays |= {f"kept{n}": a for n, a in zip(kept, gates, strict=True)}
+        results = self._call(source, "run_forward", arrays, _numbered("new", carry))
+        new = tuple(results[f"new{n}"] for n in range(len(carry)))
+        left = tuple(results[f"stack{n}"] for n in range(len(carries)))
+        return new, Stacks(left, [results[f"kept{n}"] for n in kept])
+
+    def _beside(self, chunk: Chunk) -> dict[str, Any]:
+        """What both ways find beside the carries."""
+        arrays: dict[str, Any] = {"mask": chunk.mask, "state_mask": self.state_mask, "z": chunk.z}
+        arrays |= {f"leaf{n}": self.leaves[n] for n in self.program.row_leaves}
+        return arrays | _numbered("noise", chunk.noise)
+
+    # --- back --------------------------------------------------------------------------------------------------------
+
+    def empty_scratch(self, x: jax.Array, noise: tuple[jax.Array, ...], dtype: Any) -> list[jax.Array]:
+        """None is needed."""
+        return []
+
+    def back(
+        self,
+        chunk: Chunk,
+        start: Carry | None,
+        stacks: Stacks,
+        noise: tuple[jax.Array, ...],
+        dcarry: Carry,
+        dh: jax.Array | None,
+        cotangent: Cotangent | None,
+        ends: jax.Array,
+        leaves: Sequence[jax.Array],
+        dmatrices: dict[str, Matrix],
+        scratch: list[jax.Array],
+        tapped: bool,
+    ) -> tuple[Trace, Back]:
+        """The gradients of a chunk's steps; the arguments are those of `loops.XlaLoops.back`."""
+        program, trace = self.program, self.step.trace
+        held = self._held(chunk, start, stacks, noise)
+        bounds = Cotangent() if cotangent is None else cotangent
+        factor = self._factor(chunk, bounds, ends, dcarry[0].dtype)
+        switches = self.switches._replace(
+            mask=chunk.mask is not None,
+            dh=dh is not None,
+            factor=factor is not None,
+            clip_value=bounds.clip_value is not None,
+            clip_norm=bounds.clip_norm is not None,
+            dnew=tapped,
+            totals=self._summed_within(dmatrices),
+        )
+        source = backward_source(program, switches)
+        steps, dtype = chunk.z.shape[0], dcarry[0].dtype
+        arrays: dict[str, Any] = {**self.packed_back, **self._beside(chunk), "dh": dh, "factor": factor}
+        at = [held[kind][1] for kind in ("before", "after", "noise", "kept")]
+        arrays["at"] = _numbers(steps, self.plan.reverse, *at, chunk.first)
+        for name, bound in (("bound", bounds.clip_value), ("largest_norm", bounds.clip_norm)):
+            arrays[name] = None if bound is None else jnp.asarray(bound, dtype)
+        for kind, (over_time, _) in held.items():
+            numbers = program.saved_kept if kind == "kept" else range(len(over_time))
+            arrays |= {f"{kind}{n}": a for n, a in zip(numbers, over_time, strict=True)}
+        arrays |= {f"free{n}": self.free_back[v] for n, v in enumerate(program.backward.vectors())}
+        arrays |= _numbered("dcarry", dcarry)
+        for n in switches.totals:
+            name = trace.products[n].name
+            arrays[f"total{program.matrix_numbers[name]}"] = dmatrices[name].kernel
+        results = self._call(source, "run_back", arrays, self._shapes_back(steps, dcarry))
+        du = [results[f"du{n}"] for n in range(len(trace.products))]
+        for n, each in enumerate(trace.products):
+            matrix, total = self.matrices[each.name], dmatrices[each.name]
+            if n in switches.totals:
+                total = _with_offset(total, results[f"total{program.matrix_numbers[each.name]}"], du[n])
+            else:
+                value = self._met(n, held, steps)
+                total = add_gradient(total, matrix, value, du[n], self.state_mask, self.plan.compute)
+            dmatrices = {**dmatrices, each.name: total}
+        sums = {v: results[f"sum{n}"] for n, v in enumerate(program.summed_within)}
+        read = [leaf for leaf, is_read in zip(leaves, trace.used, strict=True) if is_read]
+        before = tuple(results[f"dbefore{n}"] for n in range(len(dcarry)))
+        dnew = tuple(results[f"dnew{n}"] for n in range(len(dcarry))) if tapped else ()
+        dz = [results.get(f"dz{n}") for n in range(len(program.z))]
+        dread = list(map(jnp.add, read, self._gradients_read(sums)))
+        return trace, Back(before, du, dz, dread, dmatrices, dnew, scratch)
+
+    def _held(
+        self, chunk: Chunk, start: Carry | None, stacks: Stacks, noise: tuple[jax.Array, ...]
+    ) -> dict[str, tuple[Sequence[jax.Array], Any]]:
+        """By kind, the arrays that the pullbacks hold, and where the chunk begins in them."""
+        later = 1 if self.plan.reverse else 0  # Where a step begins in the stack of carries, from its own number.
+        first, length = chunk.first, chunk.z.shape[0]
+        carries, gates = stacks
+        if not self.plan.keep_gates:  # The steps are run again.
+            if start is None:
+                entry = first + length if self.plan.reverse else first
+                start = tuple(lax.dynamic_index_in_dim(a, entry, keepdims=False) for a in carries)
+            local = empty_stacks(self.plan, length, start, self.kept, True, length)
+            _, (carries, gates) = self.run(start, chunk, 0, local)
+            first, noise = 0, chunk.noise
+        return {
+            "before": (carries, first + later),
+            "after": (carries, first + 1 - later),
+            "noise": (noise, first),
+            "kept": (gates, first),
+        }
+
+    def _factor(self, chunk: Chunk, bounds: Cotangent, ends: jax.Array, dtype: Any) -> jax.Array | None:
+        """Of what each step hands on [C, B]; None for one."""
+        if bounds.scale is None and bounds.cut_every is None:
+            return None
+        ones = jnp.ones((self.batch, 1), dtype)
+        times = chunk.first + jnp.arange(chunk.z.shape[0])
+        return jax.vmap(lambda t: bounds.passed((ones,), t, ends, self.plan.reverse)[0][:, 0])(times)
+
+    def _shapes_back(self, steps: int, dcarry: Carry) -> dict[str, Any]:
+        program = self.program
+        shapes: dict[str, Any] = _numbered("dbefore", dcarry)
+        for n, each in enumerate(program.trace.products):
+            shapes[f"du{n}"] = jax.ShapeDtypeStruct((steps, self.batch, each.columns), dcarry[0].dtype)
+        for n in program.own_dz:
+            aval = program.z[n].aval
+            shapes[f"dz{n}"] = jax.ShapeDtypeStruct((steps, self.batch, *aval.shape[1:]), aval.dtype)
+        shapes |= {f"dnew{n}": jax.ShapeDtypeStruct((steps, *a.shape), a.dtype) for n, a in enumerate(dcarry)}
+        for n, v in enumerate(program.summed_within):
+            rows = 1 if v in program.backward.summed else self.batch
+            shapes[f"sum{n}"] = jax.ShapeDtypeStruct((rows, *v.aval.shape[1:]), v.aval.dtype)
+        return shapes
+
+    def _summed_within(self, dmatrices: Mapping[str, Matrix]) -> tuple[int, ...]:
+        """The products whose matrices' gradients the generated code adds up."""
+        program, numbers = self.program, []
+        for n, each in enumerate(program.trace.products):
+            matrix, held = self.matrices[each.name], program.trace.values[n]
+            moves = held.kind != "constant" and not (held.kind == "kept" and held.number not in program.saved_kept)
+            plain = matrix.kernel.ndim == 2 and not self.switches.rounds
+            masks = matrix.of_state and self.state_mask is not None
+            if moves and plain and not masks and kind_of(dmatrices[each.name].kernel.dtype) == self.switches.real:
+                numbers.append(n)
+        return tuple(numbers)
+
+    def _met(self, number: int, held: Mapping[str, tuple[Sequence[Any], Any]], length: int) -> jax.Array:
+        """What met a product's matrix in a chunk [C, B, K]."""
+        kind, index = self.step.trace.values[number]
+        program = self.program
+        if kind in held and (kind != "kept" or index in program.saved_kept):
+            arrays, first = held[kind]
+            place = program.saved_kept.index(index) if kind == "kept" else index
+            return lax.dynamic_slice_in_dim(arrays[place], first, length)
+        variable = program.values[number]
+        one = jnp.asarray(variable.val) if isinstance(variable, Literal) else self.free_forward[variable]
+        return jnp.broadcast_to(one, (length, self.batch, self.matrices[self.step.trace.products[number].name].rows))
+
+    def _gradients_read(self, sums: Mapping[Any, jax.Array]) -> list[jax.Array]:
+        """∂L/∂parameters for those that the step reads beside its products."""
+        half = self.program.backward
+        after: dict[Any, Any] = half.made_after(self.free_back, [sums[v] for v in half.summed])
+        after |= sums
+        return [jnp.asarray(v.val) if isinstance(v, Literal) else after[v] for v in self.program.dread]
+
+    def _call(self, source: Source, name: str, arrays: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
+        """The results of generated code by their names. shapes: of those that are no operands."""
+        target = load(f'typedef {self.switches.real} real;\n#include "runtime.h"\n\n{source.text}', name)
+        numbers = {each: n for n, each in enumerate(source.operands)}
+        likes = [shapes.get(each, arrays.get(each)) for each in source.results]
+        results: list[Any] = [jax.ShapeDtypeStruct(like.shape, like.dtype) for like in likes]
+        aliases = {numbers[each]: n for n, each in enumerate(source.results) if each in numbers}
+        made = call(target, results, [arrays[each] for each in source.operands], aliases)
+        return dict(zip(source.results, made, strict=True))
+
+
+def native_loops(
+    plan: Plan,
+    params: PyTree,
+    matrices: Mapping[str, Matrix],
+    carry: Carry,
+    x: jax.Array,
+    noise: tuple[jax.Array, ...],
+    state_mask: jax.Array | None,
+) -> NativeLoops:
+    """Those of a recurrence, from the arrays of the whole sequence [T, B, ...].
+
+    Raises:
+        ValueError: the step has what generated code cannot do.
+        ConfigError: no compiler, or it fails.
+    """
+    cell = plan.cell(params)
+    leaves, structure = jax.tree.flatten(params)
+    rows = have_rows(cell, params)
+    shapes: list[Any] = [
+        rows_of(a) if has else jax.ShapeDtypeStruct(a.shape, a.dtype) for a, has in zip(leaves, rows, strict=True)
+    ]
+    of_step = jax.eval_shape(lambda: (cell.split(cell.project(x[0])), tuple(a[0] for a in noise)))
+    try:
+        step = trace_step(plan, jax.tree.unflatten(structure, shapes), matrices, rows_of(carry), *rows_of(of_step))
+        program = Program(step, shapes, matrices)
+        return NativeLoops(plan, step, program, params, matrices, state_mask, x.shape[1])
+    except Unsupported as error:
+        name = type(cell).__name__
+        raise ValueError(f"a step of {name} has {error}, which backend='native' cannot run; use 'auto'") from None
+
+
+def _numbers(*numbers: Any) -> jax.Array:
+    return jnp.stack([jnp.asarray(a, jnp.int32) for a in numbers])
+
+
+def _numbered(name: str, arrays: Iterable[Any]) -> dict[str, Any]:
+    return {f"{name}{n}": a for n, a in enumerate(arrays)}
+
+
+def _with_offset(total: Matrix, kernel: jax.Array, du: jax.Array) -> Matrix:
+    """A sum of a matrix's gradients, with another for its kernel."""
+    offset = total.offset
+    if offset is not None:
+        offset = offset + du.reshape(-1, du.shape[-1]).sum(0, dtype=offset.dtype)
+    return dataclasses.replace(total, kernel=kernel, offset=offset)
+
+
+def _packed(kernel: jax.Array, panel: int) -> jax.Array:
+    """[..., K, N] as [..., N / panel, K, panel], with zeros behind the last column."""
+    *heads, rows, columns = kernel.shape
+    more = -columns % panel
+    kernel = jnp.pad(kernel, [*[(0, 0)] * (kernel.ndim - 1), (0, more)])
+    kernel = kernel.reshape(*heads, rows, (columns + more) // panel, panel)
+    return jnp.swapaxes(kernel, -2, -3)

@@ -1,0 +1,141 @@
+"""Compiles C++ with the compiler at hand, keeps what it makes beside other caches, and gives its functions to XLA.
+
+RNNLAB_CXX     the compiler; else CXX, else c++, g++ or clang++, whichever is there
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from rnnlab.config.errors import ConfigError
+from rnnlab.files.cache import cache_root
+
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-shared",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-strict-aliasing",
+    "-fopenmp-simd",
+    "-Wno-psabi",
+)
+_RUNTIME = Path(__file__).with_name("runtime.h")
+
+
+class Compiler(NamedTuple):
+    """A compiler of C++, and what it compiles for on this machine."""
+
+    command: str
+    flags: tuple[str, ...]
+    macros: str
+    """All that it defines itself: its version, and the processor's instructions."""
+
+    def has(self, macro: str) -> bool:
+        return f"#define {macro} " in self.macros
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of the widest vectors."""
+        return 64 if self.has("__AVX512F__") else 32 if self.has("__AVX__") else 16
+
+
+@functools.cache
+def compiler() -> Compiler | None:
+    """The one at hand; None where there is none that works."""
+    named = os.environ.get("RNNLAB_CXX") or os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        command = shutil.which(name)
+        if command is None:
+            continue
+        for more in (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ()):
+            flags = (*_FLAGS, *more)
+            asked = [command, *flags, "-dM", "-E", "-x", "c++", os.devnull]
+            answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+            if answer.returncode == 0:
+                return Compiler(command, flags, answer.stdout)
+    return None
+
+
+def needed_compiler() -> Compiler:
+    """The one at hand.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    at_hand = compiler()
+    if at_hand is None:
+        named = os.environ.get("RNNLAB_CXX") or os.environ.get("CXX")
+        what = (
+            f"{named!r} (RNNLAB_CXX or CXX) is none that works here" if named else "none of c++, g++, clang++ is here"
+        )
+        raise ConfigError(
+            f"model.recurrence.backend: 'native' needs a compiler of C++; {what}; install g++ or clang++, or use 'auto'"
+        )
+    return at_hand
+
+
+def folder() -> Path:
+    """Where compiled code is kept."""
+    return cache_root() / "native"
+
+
+@functools.cache
+def load(source: str, name: str) -> str:
+    """Compiles C++ and registers one of its functions with XLA; by which name.
+
+    Raises:
+        ConfigError: no compiler, or it fails.
+    """
+    tools = needed_compiler()
+    parts = (source, _RUNTIME.read_text(), *tools, importlib.metadata.version("jaxlib"))
+    key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
+    library = ctypes.CDLL(str(_compiled(source, key, tools)))
+    target = f"rnnlab_{name}_{key}"
+    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    return target
+
+
+def _compiled(source: str, key: str, tools: Compiler) -> Path:
+    """The shared library, compiled now unless it was before."""
+    for place in (folder(), Path(tempfile.gettempdir()) / f"rnnlab-native-{os.getuid()}"):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            target = place / f"{key}.so"
+            if target.exists():
+                return target
+            with tempfile.TemporaryDirectory(dir=place) as scratch:
+                written = Path(scratch) / "step.cpp"
+                written.write_text(source)
+                made = Path(scratch) / "step.so"
+                include = ["-I", jax.ffi.include_dir(), "-I", str(_RUNTIME.parent)]
+                command = [tools.command, *tools.flags, *include, str(written), "-o", str(made)]
+                answer = subprocess.run(command, capture_output=True, text=True, check=False)
+                if answer.returncode:
+                    lines = [line for line in answer.stderr.splitlines() if "error" in line] or [answer.stderr[:200]]
+                    raise ConfigError(
+                        f"model.recurrence.backend: 'native': {tools.command} fails ({lines[0].strip()}); use 'auto'"
+                    )
+                written.replace(target.with_suffix(".cpp"))
+                made.replace(target)
+            return target
+        except OSError:
+            continue
+    raise ConfigError(f"model.recurrence.backend: 'native' keeps compiled code in {folder()}, which cannot be written")
+
+
+def call(target: str, results: Any, operands: Any, aliases: dict[int, int]) -> Any:
+    """A call of a registered function within a traced program. aliases: {operand: result} that share memory."""
+    function = jax.ffi.ffi_call(target, results, input_output_aliases=aliases, vmap_method="sequential")
+    return function(*operands)
