@@ -147,8 +147,9 @@ def _summed_over(axes: Axes, tree: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, [pieces[index] for index in range(len(leaves))])
 
 
-LARGE = 1 << 22
-"""Elements of a leaf that is reduced by itself."""
+LARGE = 1 << 18
+"""Elements of a leaf that is reduced by itself: to copy it costs more than to wait once more. Of an LSTM at D = H = 650
+on two devices, a step of 38 ms had 3.6 ms of copies."""
 
 
 def filled(leaf: jax.Array, parts: int) -> jax.Array:

@@ -121,7 +121,7 @@ def backward_source(program: Program, switches: Switches) -> Source:
     lines += emitter.lines
     lines += _sums(emitter, summed, half.summed)
     lines += _outgoing(switches, carries, real)
-    lines += _totals(program, switches)
+    lines += _totals(program, switches, emitter)
     lines.append("}")
     before = [f"memcpy(old{n}, dcarry{n} + first * {w}L, rows * {w} * sizeof({k}));" for n, w, k in carries]
     after = [f"memcpy(dbefore{n} + first * {w}L, old{n}, rows * {w} * sizeof({k}));" for n, w, k in carries]
@@ -197,7 +197,7 @@ def _outgoing(switches: Switches, carries: Sequence[tuple[int, int, str]], real:
     return lines
 
 
-def _totals(program: Program, switches: Switches) -> list[str]:
+def _totals(program: Program, switches: Switches, emitter: Emitter) -> list[str]:
     """Adds up the gradients of matrices, over as many steps at once as stay in a near cache."""
     if not switches.totals:
         return []
@@ -208,14 +208,19 @@ def _totals(program: Program, switches: Switches) -> list[str]:
         "if (done == most || i == count - 1) {",
         "const long low = reverse ? t - done + 1 : t;",
     ]
+    memory = None
+    if switches.rounds:
+        widths = [(m.rows, m.columns) for m in (program.matrices[trace.products[n].name] for n in switches.totals)]
+        memory = emitter.new_scratch("uint32_t", max(sum(each) for each in widths), rows=66)
     for n in switches.totals:
         kind, index = trace.values[n]
         matrix = program.matrices[trace.products[n].name]
+        function = "add_outer" if memory is None else "add_rounded_outer"
         lines.append(
-            f"add_outer({kind}{index} + (({starts[kind]} + low) * batch + first) * {matrix.rows}L, "
+            f"{function}({kind}{index} + (({starts[kind]} + low) * batch + first) * {matrix.rows}L, "
             f"batch * {matrix.rows}L, {matrix.rows}, {matrix.rows}, du{n} + (low * batch + first) * {matrix.columns}L, "
             f"batch * {matrix.columns}L, {matrix.columns}, {matrix.columns}, done, rows, "
-            f"total{numbers[trace.products[n].name]});"
+            f"total{numbers[trace.products[n].name]}{'' if memory is None else f', {memory.base}'});"
         )
     return [*lines, "}"]
 

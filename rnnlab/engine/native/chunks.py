@@ -18,12 +18,12 @@ from rnnlab.engine.loops import Back, Chunk, Stacks, empty_stacks
 from rnnlab.engine.native.backward import backward_source
 from rnnlab.engine.native.forward import forward_source
 from rnnlab.engine.native.library import call, load, needed_compiler
+from rnnlab.engine.native.multiply import in_pairs
 from rnnlab.engine.native.program import Program
 from rnnlab.engine.native.rules import kind_of
 from rnnlab.engine.native.source import Source, Switches
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.resets import have_rows
-from rnnlab.ops.linear import rounded
 from rnnlab.typing import Carry, PyTree
 
 
@@ -50,7 +50,9 @@ class NativeLoops:
             raise Unsupported("matrices of several types")
         real = kind_of(dtypes.pop())
         panel = 2 * needed_compiler().vector_bytes // (8 if real == "double" else 4)
-        self.switches = Switches(panel, real, plan.compute != "float32", state_mask=state_mask is not None)
+        rounds = plan.compute != "float32"
+        pairs = rounds and real == "float" and needed_compiler().has("__AVX512BF16__")
+        self.switches = Switches(panel, real, rounds, pairs, state_mask=state_mask is not None)
         self.packed_forward = self._packed(transposed=False)
         self.packed_back = self._packed(transposed=True)
 
@@ -65,14 +67,27 @@ class NativeLoops:
         arrays = {}
         for name, number in self.program.matrix_numbers.items():
             kernel, offset = self.matrices[name].kernel, self.matrices[name].offset
-            if self.plan.compute != "float32":
-                kernel = rounded(kernel, self.plan.compute).astype(kernel.dtype)
             if kernel.ndim > 1:
-                kernel = _packed(jnp.swapaxes(kernel, -1, -2) if transposed else kernel, self.switches.panel)
+                kernel = self._pack(kernel, transposed, in_pairs(self.switches, self.matrices[name]))
             arrays[f"matrix{number}"] = kernel
             if offset is not None:
                 arrays[f"offset{number}"] = offset
         return arrays
+
+    def _pack(self, kernel: jax.Array, transposed: bool, paired: bool) -> jax.Array:
+        """[..., K, N] as [..., N / panel, K, panel], with zeros behind the last column; in pairs K / 2, of 32 bits."""
+        *heads, rows, columns = kernel.shape[:-2] + (kernel.shape[:-3:-1] if transposed else kernel.shape[-2:])
+        kind = "_paired" if paired else "_rounded" if self.switches.rounds else ""
+        name = f"pack_{'back' if transposed else 'forward'}{kind}"
+        shape = (*heads, -(-columns // self.switches.panel), -(-rows // 2) if paired else rows, self.switches.panel)
+        result = jax.ShapeDtypeStruct(shape, jnp.uint32 if paired else kernel.dtype)
+        return call(load(self._including("pack.h"), name), [result], [kernel], {})[0]
+
+    def _including(self, header: str) -> str:
+        """The beginning of a source."""
+        real = self.switches.real
+        lines = [f"typedef {real} real;", f'#include "{header}"', "", ""]
+        return "\n".join(["#define REAL_IS_FLOAT", *lines] if real == "float" else lines)
 
     # --- forward -----------------------------------------------------------------------------------------------------
 
@@ -218,6 +233,7 @@ class NativeLoops:
             matrix, held = self.matrices[each.name], program.trace.values[n]
             moves = held.kind != "constant" and not (held.kind == "kept" and held.number not in program.saved_kept)
             plain = matrix.kernel.ndim == 2 and not self.switches.rounds
+            plain |= in_pairs(self.switches, matrix) and matrix.columns >= self.switches.panel
             masks = matrix.of_state and self.state_mask is not None
             if moves and plain and not masks and kind_of(dmatrices[each.name].kernel.dtype) == self.switches.real:
                 numbers.append(n)
@@ -244,7 +260,7 @@ class NativeLoops:
 
     def _call(self, source: Source, name: str, arrays: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
         """The results of generated code by their names. shapes: of those that are no operands."""
-        target = load(f'typedef {self.switches.real} real;\n#include "runtime.h"\n\n{source.text}', name)
+        target = load(self._including("runtime.h") + source.text, name)
         numbers = {each: n for n, each in enumerate(source.operands)}
         likes = [shapes.get(each, arrays.get(each)) for each in source.results]
         results: list[Any] = [jax.ShapeDtypeStruct(like.shape, like.dtype) for like in likes]
@@ -298,12 +314,3 @@ def _with_offset(total: Matrix, kernel: jax.Array, du: jax.Array) -> Matrix:
     if offset is not None:
         offset = offset + du.reshape(-1, du.shape[-1]).sum(0, dtype=offset.dtype)
     return dataclasses.replace(total, kernel=kernel, offset=offset)
-
-
-def _packed(kernel: jax.Array, panel: int) -> jax.Array:
-    """[..., K, N] as [..., N / panel, K, panel], with zeros behind the last column."""
-    *heads, rows, columns = kernel.shape
-    more = -columns % panel
-    kernel = jnp.pad(kernel, [*[(0, 0)] * (kernel.ndim - 1), (0, more)])
-    kernel = kernel.reshape(*heads, rows, (columns + more) // panel, panel)
-    return jnp.swapaxes(kernel, -2, -3)

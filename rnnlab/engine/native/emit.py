@@ -48,8 +48,9 @@ class Emitter:
         """equations: of all stages; outputs: all variables that are read outside of them."""
         self.places: dict[Any, Place] = dict(places)
         self.lines: list[str] = []
-        self.scratch: list[tuple[str, str, int]] = []
-        """(name, type, columns) of the arrays [rows of a block, columns] that the code needs beside its arguments."""
+        self.scratch: list[tuple[str, str, int, int]] = []
+        """(name, type, columns, more rows) of the arrays [rows of a block, columns] that the code needs beside its
+        arguments."""
         self.numbers: dict[Any, Any] = {}
         """The literals that variables stand for."""
         self.outputs = {v for v in outputs if not isinstance(v, Literal)}
@@ -66,11 +67,11 @@ class Emitter:
                 self._live.add(id(equation))
                 needed |= {v for v in equation.invars if not isinstance(v, Literal)}
 
-    def new_scratch(self, kind: str, width: int) -> Place:
-        """Memory for an array of the block."""
+    def new_scratch(self, kind: str, width: int, rows: int = 0) -> Place:
+        """Memory for an array of the block, or of more rows beside those of the block."""
         self._names += 1
         name = f"s{self._names}"
-        self.scratch.append((name, kind, width))
+        self.scratch.append((name, kind, width, rows))
         return Place(name, str(width), width, kind)
 
     def stage(self, equations: Sequence[Any], homes: Mapping[Any, Place], later: Iterable[Any]) -> None:

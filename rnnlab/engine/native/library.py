@@ -31,7 +31,7 @@ _FLAGS = (
     "-fopenmp-simd",
     "-Wno-psabi",
 )
-_RUNTIME = Path(__file__).with_name("runtime.h")
+_HEADERS = [Path(__file__).with_name(name) for name in ("runtime.h", "pack.h")]
 
 
 class Compiler(NamedTuple):
@@ -99,7 +99,12 @@ def load(source: str, name: str) -> str:
         ConfigError: no compiler, or it fails.
     """
     tools = needed_compiler()
-    parts = (source, _RUNTIME.read_text(), *tools, importlib.metadata.version("jaxlib"))
+    parts = (
+        source,
+        *(each.read_text(encoding="utf-8") for each in _HEADERS),
+        *tools,
+        importlib.metadata.version("jaxlib"),
+    )
     key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
     library = ctypes.CDLL(str(_compiled(source, key, tools)))
     target = f"rnnlab_{name}_{key}"
@@ -119,7 +124,7 @@ def _compiled(source: str, key: str, tools: Compiler) -> Path:
                 written = Path(scratch) / "step.cpp"
                 written.write_text(source)
                 made = Path(scratch) / "step.so"
-                include = ["-I", jax.ffi.include_dir(), "-I", str(_RUNTIME.parent)]
+                include = ["-I", jax.ffi.include_dir(), "-I", str(_HEADERS[0].parent)]
                 command = [tools.command, *tools.flags, *include, str(written), "-o", str(made)]
                 answer = subprocess.run(command, capture_output=True, text=True, check=False)
                 if answer.returncode:

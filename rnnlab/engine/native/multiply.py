@@ -2,10 +2,16 @@
 
 from typing import Any
 
+from rnnlab.engine.contract import Matrix
 from rnnlab.engine.native.emit import Emitter, Place
 from rnnlab.engine.native.program import Program
 from rnnlab.engine.native.rules import kind_of
 from rnnlab.engine.native.source import Buffer, Switches
+
+
+def in_pairs(switches: Switches, matrix: Matrix) -> bool:
+    """Whether a matrix is multiplied in pairs of bfloat16."""
+    return switches.pairs and matrix.kernel.ndim == 2
 
 
 class Products:
@@ -19,10 +25,15 @@ class Products:
         """The matrices, packed, and what is added to their products."""
         real, buffers = self.switches.real, []
         for name, number in self.numbers.items():
-            buffers.append(Buffer(f"matrix{number}", real))
+            kind = "uint32_t" if self.in_pairs(name) else real
+            buffers.append(Buffer(f"matrix{number}", kind))
             if self.program.matrices[name].offset is not None and not self.transposed:
                 buffers.append(Buffer(f"offset{number}", real))
         return buffers
+
+    def in_pairs(self, name: str) -> bool:
+        """Whether a matrix is multiplied in pairs of bfloat16."""
+        return in_pairs(self.switches, self.program.matrices[name])
 
     def padded(self, columns: int) -> int:
         return -(-columns // self.switches.panel) * self.switches.panel
@@ -32,26 +43,33 @@ class Products:
         place = self.emitter.new_scratch(self.switches.real, self.padded(columns))
         return place.shifted(0, columns)
 
-    def operand(self, place: Place, rows: int, of_state: bool) -> Place:
+    def operand(self, place: Place, rows: int, of_state: bool, pairs: bool) -> Place:
         """A value as a product takes it: times the state's mask, rounded."""
         lines = self.emitter.lines
         masks = of_state and self.switches.state_mask and not self.transposed
         if not masks and not self.switches.rounds and place.width == rows and place.kind == self.switches.real:
             return place
-        copy = self.emitter.new_scratch(self.switches.real, rows)
         value = f"{self.switches.real}(({place.row()})[{'j' if place.width > 1 else '0'}])"
         if masks:
             value = f"{value} * state_mask[(first + r) * state_width + j % state_width]"
+        loop = f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {rows}; ++j)"
+        if pairs:
+            halves = self.emitter.new_scratch("uint16_t", rows + rows % 2)
+            lines.append(f"{loop} ({halves.row()})[j] = bits16({value}) >> 16;")
+            if rows % 2:
+                lines.append(f"for (long r = 0; r < rows; ++r) ({halves.row()})[{rows}] = 0;")
+            return halves
+        copy = self.emitter.new_scratch(self.switches.real, rows)
         if self.switches.rounds:
             value = f"rounded_({value})"
-        lines.append(f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {rows}; ++j) ({copy.row()})[j] = {value};")
+        lines.append(f"{loop} ({copy.row()})[j] = {value};")
         return copy
 
     def forward(self, name: str, value: Place) -> Place:
         """Code for a value times a matrix; where the product lies."""
         matrix, number = self.program.matrices[name], self.numbers[name]
         inner, columns, lines = matrix.rows, matrix.columns, self.emitter.lines
-        value = self.operand(value, inner, matrix.of_state)
+        value = self.operand(value, inner, matrix.of_state, self.in_pairs(name))
         out = self.room(columns)
         if matrix.kernel.ndim == 1:
             self._diagonal(value, f"matrix{number}", out, columns)
@@ -80,7 +98,7 @@ class Products:
         """Code for du times the matrix transposed; where it lies."""
         matrix, number = self.program.matrices[name], self.numbers[name]
         inner, columns, lines = matrix.columns, matrix.rows, self.emitter.lines
-        du = self.operand(du, inner, matrix.of_state)
+        du = self.operand(du, inner, matrix.of_state, self.in_pairs(name))
         out = self.room(columns)
         if matrix.kernel.ndim == 1:
             self._diagonal(du, f"matrix{number}", out, columns)
@@ -125,6 +143,13 @@ class Products:
         heads: bool = False,
         head_of_matrix: bool = False,
     ) -> None:
+        if value.kind == "uint16_t":
+            half, over = (inner + 1) // 2, (inner + 1) // 2
+            self.emitter.lines.append(
+                f"multiply((const uint32_t*){value.base}, {over}, rows, {matrix}, {half}, {columns}, {out.base}, "
+                f"{out.stride});"
+            )
+            return
         start = f" + head * {inner}" if heads else ""
         if heads or head_of_matrix:
             matrix = f"{matrix} + head * {inner} * {self.padded(columns)}"

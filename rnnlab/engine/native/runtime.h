@@ -1,5 +1,5 @@
 // What the generated kernels of cells share: products of a few rows with a packed matrix, functions for vector loops,
-// and the arguments of a call. `real`, and for bfloat16 operands BFLOAT16, are defined before this file is read.
+// and the arguments of a call. The type `real` is defined before this file is read, and REAL_IS_FLOAT where it is.
 //
 // Not here: anything of a cell; that is generated (source.py).
 
@@ -7,6 +7,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__AVX512BF16__) && defined(REAL_IS_FLOAT)
+#define PAIRS
+#include <immintrin.h>
+#endif
 
 #include "xla/ffi/api/c_api.h"
 
@@ -87,24 +92,36 @@ template <class T> inline T clamped_(T low, T x, T high) { T y = x < low ? low :
 
 // --- products --------------------------------------------------------------------------------------------------------
 
+// An operand's element, and a vector of them. uint32_t stands for a pair of bfloat16 numbers, of which both are
+// multiplied and added to one sum.
+template <class E> struct Wide { typedef vec type; };
+inline vec add_product(vec sum, real a, vec row) { return sum + a * row; }
+#ifdef PAIRS
+typedef uint32_t pairs __attribute__((vector_size(64), aligned(4), may_alias));
+template <> struct Wide<uint32_t> { typedef pairs type; };
+inline vec add_product(vec sum, uint32_t a, pairs row) {
+  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)row);
+}
+#endif
+
 // c [ROWS, WIDE lanes] = a [ROWS, inner] times as many columns of a packed matrix.
-template <int ROWS, int WIDE>
+template <int ROWS, int WIDE, class E>
 inline __attribute__((always_inline)) void tile(
-    const real* __restrict a, long stride, const real* __restrict panel, long inner, real* __restrict c, long over) {
+    const E* __restrict a, long stride, const E* __restrict panel, long inner, real* __restrict c, long over) {
   vec sums[ROWS][WIDE];
 #pragma GCC unroll 16
   for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < WIDE; ++n) sums[m][n] = vec{} ;
+    for (int n = 0; n < WIDE; ++n) sums[m][n] = vec{};
   for (long k = 0; k < inner; ++k) {
-    vec row[WIDE];
+    typename Wide<E>::type row[WIDE];
 #pragma GCC unroll 8
     for (int n = 0; n < WIDE; ++n)
-      row[n] = *(const vec*)(panel + (n / 2) * inner * PANEL + k * PANEL + (n % 2) * LANES);
+      row[n] = *(const typename Wide<E>::type*)(panel + (n / 2) * inner * PANEL + k * PANEL + (n % 2) * LANES);
 #pragma GCC unroll 16
     for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-      for (int n = 0; n < WIDE; ++n) sums[m][n] += a[m * stride + k] * row[n];
+      for (int n = 0; n < WIDE; ++n) sums[m][n] = add_product(sums[m][n], a[m * stride + k], row[n]);
   }
 #pragma GCC unroll 16
   for (int m = 0; m < ROWS; ++m)
@@ -112,30 +129,28 @@ inline __attribute__((always_inline)) void tile(
     for (int n = 0; n < WIDE; ++n) *(vec*)(c + m * over + n * LANES) = sums[m][n];
 }
 
-template <int ROWS>
-inline void strip(const real* a, long stride, const real* packed, long inner, long columns, real* c, long over) {
+template <int ROWS, class E>
+inline void strip(const E* a, long stride, const E* packed, long inner, long columns, real* c, long over) {
   constexpr int WIDE = ROWS <= 2 ? 8 : ROWS <= 4 ? 4 : 2;
   const long count = (columns + LANES - 1) / LANES;
   long n = 0;
   for (; n + WIDE <= count; n += WIDE)
     tile<ROWS, WIDE>(a, stride, packed + n * LANES * inner, inner, c + n * LANES, over);
   if constexpr (WIDE > 2)
-    for (; n + 2 <= count; n += 2)
-      tile<ROWS, 2>(a, stride, packed + n * LANES * inner, inner, c + n * LANES, over);
+    for (; n + 2 <= count; n += 2) tile<ROWS, 2>(a, stride, packed + n * LANES * inner, inner, c + n * LANES, over);
   if (n < count) tile<ROWS, 1>(a, stride, packed + n * LANES * inner, inner, c + n * LANES, over);
 }
 
-// c [rows, columns] = a [rows, inner] times a packed matrix; writes whole vectors of c.
-__attribute__((noinline)) void multiply(
-    const real* a, long stride, long rows, const real* packed, long inner, long columns, real* c, long over) {
+// Calls `run(rows, first)` for blocks of at most MOST_ROWS rows, as equal as can be; its `rows` is a constant.
+template <int N> struct Count { static constexpr int value = N; };
+template <class F> inline void by_blocks(long rows, F run) {
   const long blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;
   long first = 0;
   for (long block = 0; block < blocks; ++block) {
     const long count = (rows - first + blocks - block - 1) / (blocks - block);
-    const real* from = a + first * stride;
-    real* to = c + first * over;
     switch (count) {
-#define CASE(N) case N: strip<N>(from, stride, packed, inner, columns, to, over); break;
+#define CASE(N) \
+  case N: run(Count<N>(), first); break;
       CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if MOST_ROWS > 6
       CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
@@ -146,11 +161,20 @@ __attribute__((noinline)) void multiply(
   }
 }
 
-// c [ROWS, WIDE lanes] += the sum over steps and rows of a's element times b's. With `tail` b and c have fewer columns than
-// lanes left: the vectors are those that end with the last column, and lanes that were summed before count nothing.
-template <int ROWS, int WIDE>
+// c [rows, columns] = a [rows, inner] times a packed matrix; writes whole vectors of c.
+template <class E>
+__attribute__((noinline)) void multiply(
+    const E* a, long stride, long rows, const E* packed, long inner, long columns, real* c, long over) {
+  by_blocks(rows, [=](auto count, long first) {
+    strip<count.value>(a + first * stride, stride, packed, inner, columns, c + first * over, over);
+  });
+}
+
+// c [ROWS, WIDE lanes] += the sum over steps and rows of a's element times b's. Lanes where `keeps` is 0 get nothing:
+// the last vector of c ends with its last column, and may begin with columns that were summed before.
+template <int ROWS, int WIDE, class E>
 inline __attribute__((always_inline)) void outer_tile(
-    const real* __restrict a, long a_step, long a_row, const real* __restrict b, long b_step, long b_row, long steps,
+    const E* __restrict a, long a_step, long a_row, const E* __restrict b, long b_step, long b_row, long steps,
     long rows, real* __restrict c, long over, const vec* keeps) {
   vec sums[ROWS][WIDE];
 #pragma GCC unroll 16
@@ -159,15 +183,15 @@ inline __attribute__((always_inline)) void outer_tile(
     for (int n = 0; n < WIDE; ++n) sums[m][n] = vec{};
   for (long t = 0; t < steps; ++t)
     for (long r = 0; r < rows; ++r) {
-      const real* const left = a + t * a_step + r * a_row;
-      const real* const right = b + t * b_step + r * b_row;
-      vec row[WIDE];
+      const E* const left = a + t * a_step + r * a_row;
+      const E* const right = b + t * b_step + r * b_row;
+      typename Wide<E>::type row[WIDE];
 #pragma GCC unroll 8
-      for (int n = 0; n < WIDE; ++n) row[n] = *(const vec*)(right + n * LANES);
+      for (int n = 0; n < WIDE; ++n) row[n] = *(const typename Wide<E>::type*)(right + n * LANES);
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-        for (int n = 0; n < WIDE; ++n) sums[m][n] += left[m] * row[n];
+        for (int n = 0; n < WIDE; ++n) sums[m][n] = add_product(sums[m][n], left[m], row[n]);
     }
 #pragma GCC unroll 16
   for (int m = 0; m < ROWS; ++m)
@@ -178,49 +202,101 @@ inline __attribute__((always_inline)) void outer_tile(
     }
 }
 
-template <int ROWS>
-inline void outer_strip(
-    const real* a, long a_step, long a_row, const real* b, long b_step, long b_row, long steps, long rows, real* c,
-    long columns) {
-  long n = 0;
-  for (; n + 2 * LANES <= columns; n += 2 * LANES)
-    outer_tile<ROWS, 2>(a, a_step, a_row, b + n, b_step, b_row, steps, rows, c + n, columns, nullptr);
-  for (; n + LANES <= columns; n += LANES)
-    outer_tile<ROWS, 1>(a, a_step, a_row, b + n, b_step, b_row, steps, rows, c + n, columns, nullptr);
-  if (n == columns) return;
+// c [inner, columns] += the sum over steps and rows of a's row [inner] times b's row [columns], which has one vector
+// at least.
+template <class E>
+__attribute__((noinline)) void add_wide_outer(
+    const E* a, long a_step, long a_row, long inner, const E* b, long b_step, long b_row, long columns, long steps,
+    long rows, real* c) {
+  const long last = columns - LANES, whole = columns / LANES * LANES;
   vec keeps;
-  const long start = columns - LANES;
-  for (long lane = 0; lane < LANES; ++lane) keeps[lane] = start + lane >= n ? real(1) : real(0);
-  outer_tile<ROWS, 1>(a, a_step, a_row, b + start, b_step, b_row, steps, rows, c + start, columns, &keeps);
+  for (long lane = 0; lane < LANES; ++lane) keeps[lane] = last + lane >= whole ? real(1) : real(0);
+  by_blocks(inner, [&](auto count, long first) {
+    constexpr int N = decltype(count)::value;
+    const E* const left = a + first;
+    real* const to = c + first * columns;
+    long n = 0;
+    for (; n + 2 * LANES <= columns; n += 2 * LANES)
+      outer_tile<N, 2>(left, a_step, a_row, b + n, b_step, b_row, steps, rows, to + n, columns, nullptr);
+    for (; n + LANES <= columns; n += LANES)
+      outer_tile<N, 1>(left, a_step, a_row, b + n, b_step, b_row, steps, rows, to + n, columns, nullptr);
+    if (n < columns)
+      outer_tile<N, 1>(left, a_step, a_row, b + last, b_step, b_row, steps, rows, to + last, columns, &keeps);
+  });
 }
 
-// c [inner, columns] += the sum over steps and rows of a's row [inner] times b's row [columns].
-__attribute__((noinline)) void add_outer(
+inline void add_outer(
     const real* a, long a_step, long a_row, long inner, const real* b, long b_step, long b_row, long columns, long steps,
     long rows, real* c) {
-  if (columns < LANES) {
-    for (long t = 0; t < steps; ++t)
-      for (long r = 0; r < rows; ++r)
-        for (long k = 0; k < inner; ++k)
-          for (long n = 0; n < columns; ++n)
-            c[k * columns + n] += a[t * a_step + r * a_row + k] * b[t * b_step + r * b_row + n];
+  if (columns >= LANES) {
+    add_wide_outer(a, a_step, a_row, inner, b, b_step, b_row, columns, steps, rows, c);
     return;
   }
-  const long blocks = (inner + MOST_ROWS - 1) / MOST_ROWS;
-  long first = 0;
-  for (long block = 0; block < blocks; ++block) {
-    const long count = (inner - first + blocks - block - 1) / (blocks - block);
-    real* const to = c + first * columns;
-    switch (count) {
-#define CASE(N) \
-  case N: outer_strip<N>(a + first, a_step, a_row, b, b_step, b_row, steps, rows, to, columns); break;
-      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if MOST_ROWS > 6
-      CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
-#endif
-#undef CASE
+  for (long t = 0; t < steps; ++t)
+    for (long r = 0; r < rows; ++r)
+      for (long k = 0; k < inner; ++k)
+        for (long n = 0; n < columns; ++n)
+          c[k * columns + n] += a[t * a_step + r * a_row + k] * b[t * b_step + r * b_row + n];
+}
+
+// The nearest number that bfloat16 has, in the upper half of the bits; what is not a number stays so.
+inline uint32_t bits16(float x) {
+  union { float f; uint32_t i; } bits = {x};
+  const uint32_t nearest = bits.i + 0x7fffu + ((bits.i >> 16) & 1u);
+  return x == x ? nearest : bits.i | 0x00400000u;
+}
+inline float rounded_(float x) {
+  union { uint32_t i; float f; } bits = {bits16(x) & 0xffff0000u};
+  return bits.f;
+}
+
+#ifdef PAIRS
+// Rows [rows, width] in pairs of bfloat16, two rows in each: [(rows + 1) / 2, width].
+inline void pair_rows(const float* from, long step, long row, long rows, long all, long width, uint32_t* to) {
+  for (long pair = 0; pair < (all + 1) / 2; ++pair) {
+    const long first = 2 * pair, second = first + 1;
+    const float* const low = from + first / rows * step + first % rows * row;
+    uint32_t* const out = to + pair * width;
+    if (second < all) {
+      const float* const high = from + second / rows * step + second % rows * row;
+      for (long j = 0; j < width; ++j) out[j] = (bits16(low[j]) >> 16) | (bits16(high[j]) & 0xffff0000u);
+    } else {
+      for (long j = 0; j < width; ++j) out[j] = bits16(low[j]) >> 16;
     }
-    first += count;
+  }
+}
+
+// `add_outer` of operands that are rounded to bfloat16. scratch: (steps * rows / 2 + 1) * (inner + columns) pairs.
+inline void add_rounded_outer(
+    const float* a, long a_step, long a_row, long inner, const float* b, long b_step, long b_row, long columns,
+    long steps, long rows, float* c, uint32_t* scratch) {
+  const long all = steps * rows, count = (all + 1) / 2;
+  uint32_t* const left = scratch;
+  uint32_t* const right = scratch + count * inner;
+  pair_rows(a, a_step, a_row, rows, all, inner, left);
+  pair_rows(b, b_step, b_row, rows, all, columns, right);
+  add_wide_outer<uint32_t>(left, 0, inner, inner, right, 0, columns, columns, 1, count, c);
+}
+#endif
+
+// A matrix [inner, columns] of element(k, n) as `multiply` reads it: panels of PANEL columns [inner, PANEL], with zeros
+// behind the last column. `across`: whether it lies in memory row by row; else column by column.
+template <class E, class F>
+inline void pack(long inner, long columns, bool across, E* to, F element) {
+  constexpr long BLOCK = 16;
+  for (long first = 0; first < columns; first += PANEL, to += inner * PANEL) {
+    const long wide = columns - first < PANEL ? columns - first : PANEL;
+    if (wide < PANEL) memset(to, 0, inner * PANEL * sizeof(E));
+    if (across) {
+      for (long k = 0; k < inner; ++k)
+        for (long n = 0; n < wide; ++n) to[k * PANEL + n] = element(k, first + n);
+      continue;
+    }
+    for (long k = 0; k < inner; k += BLOCK) {
+      const long last = k + BLOCK < inner ? k + BLOCK : inner;
+      for (long n = 0; n < wide; ++n)
+        for (long i = k; i < last; ++i) to[i * PANEL + n] = element(i, first + n);
+    }
   }
 }
 
@@ -237,14 +313,6 @@ template <class T> inline void bounded(T* a, T* most) {
   *a = *a > largest ? largest : *a < -largest ? -largest : *a;
   const T size = *a < 0 ? -*a : *a;
   *most = (size > *most) | (size != size) ? size : *most;
-}
-
-// The nearest number that bfloat16 has.
-inline float rounded_(float x) {
-  union { float f; uint32_t i; } bits = {x};
-  if ((bits.i & 0x7f800000u) == 0x7f800000u) return x;
-  bits.i = (bits.i + 0x7fffu + ((bits.i >> 16) & 1u)) & 0xffff0000u;
-  return bits.f;
 }
 
 // --- a call ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ class Switches(NamedTuple):
     """Of the products, in C++."""
     rounds: bool = False
     """Whether the operands of products are rounded to bfloat16."""
+    pairs: bool = False
+    """Whether they are then multiplied in pairs, as AVX512-BF16 does, where a matrix is not in diagonal blocks."""
     mask: bool = False
     state_mask: bool = False
     everything: bool = True
@@ -91,8 +93,8 @@ def function(
     """The function around the loop over time. memory: more arrays like the emitter's scratch."""
     largest = max((m.rows * m.columns for m in program.matrices.values()), default=0)
     number = next(n for n, each in enumerate(operands) if each.name == of_batch)
-    scratch = [*memory, *emitter.scratch]
-    sizes = " + ".join(f"size_t(block) * {width} * sizeof({kind}) + 64" for _, kind, width in scratch)
+    scratch = [*((*each, 0) for each in memory), *emitter.scratch]
+    sizes = " + ".join(f"size_t(block + {rows}) * {width} * sizeof({kind}) + 64" for _, kind, width, rows in scratch)
     text = [
         f'extern "C" XLA_FFI_Error* {name}(XLA_FFI_CallFrame* frame) {{',
         "if (answered(frame)) return nullptr;",
@@ -110,9 +112,9 @@ def function(
         "const long block = (batch + blocks - 1) / blocks;",
         f"Scratch scratch({sizes or '64'});",
     ]
-    for each, kind, width in scratch:
+    for each, kind, width, rows in scratch:
         pointer = "*" if any(each == m[0] for m in memory) else "* const"
-        text.append(f"{kind}{pointer} {each} = scratch.take<{kind}>(size_t(block) * {width});")
+        text.append(f"{kind}{pointer} {each} = scratch.take<{kind}>(size_t(block + {rows}) * {width});")
     text += sums
     text += ["for (long first = 0; first < batch; first += block) {"]
     text += ["const long rows = first + block < batch ? block : batch - first;"]
