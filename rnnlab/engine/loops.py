@@ -97,7 +97,7 @@ class XlaLoops:
         """traced: one step, where what it leaves is kept. back: which way the loops are run; None: both."""
         self.plan, self.params, self.matrices, self.state_mask = plan, params, matrices, state_mask
         self.traced = traced
-        self.ready = ready_matrices(matrices, plan.compute, forward=back is not True, back=back is not False)
+        self.ready = ready_matrices(matrices, plan.precision, forward=back is not True, back=back is not False)
 
     @property
     def kept(self) -> Sequence[jax.ShapeDtypeStruct]:
@@ -111,7 +111,7 @@ class XlaLoops:
 
         def multiply(name: str, value: jax.Array) -> Parts:
             ready = self.ready[name]
-            return ready.times(dropped(value, ready.matrix, self.state_mask), plan.compute)
+            return ready.times(dropped(value, ready.matrix, self.state_mask), plan.precision)
 
         def body(state: tuple[Carry, Stacks], inputs: tuple) -> tuple[Any, None]:
             carry, stacks = state
@@ -228,7 +228,7 @@ class XlaLoops:
                     side = lax.dynamic_update_slice(side, part[None].astype(side.dtype), (t, 0, column))
                     column += part.shape[-1]
                 scratch[number] = side
-                dvalue = matrix.back_times(lax.dynamic_index_in_dim(side, t, keepdims=False), plan.compute)
+                dvalue = matrix.back_times(lax.dynamic_index_in_dim(side, t, keepdims=False), plan.precision)
                 return dropped(dvalue, matrix.matrix, self.state_mask)
 
             dbefore, dz, more = traced.backward(held_at(t, own), dnew, multiply_back)
@@ -259,7 +259,7 @@ class XlaLoops:
             else:
                 value = pieces[kind][index]
             matrix, total = matrices[each.name], dmatrices[each.name]
-            total = add_gradient(total, matrix, value, du[number], self.state_mask, plan.compute)
+            total = add_gradient(total, matrix, value, du[number], self.state_mask, plan.precision)
             dmatrices = {**dmatrices, each.name: total}
         return trace, Back(dcarry, du, dz, dread, dmatrices, dnew, scratch)
 
@@ -268,7 +268,7 @@ class XlaLoops:
         names = [each.name for each in traced.trace.products]
 
         def step(before: Carry, z: Parts, noise: Any) -> tuple[Carry, list[jax.Array]]:
-            multiply = multiplication(self.matrices, self.plan.compute, self.state_mask)
+            multiply = multiplication(self.matrices, self.plan.precision, self.state_mask)
             return traced.forward(self.params, before, z, noise, lambda n, value: multiply(names[n], value))
 
         return jax.vmap(step)(before, parts, noise)

@@ -1,9 +1,10 @@
 """The engine: the only loops over time in the project, derived from a cell's few pieces.
 
 A cell says what happens at one step (`project`, `matrices`, `step`: `contract.py`); here that becomes a
-sequence. Five backends give the same numbers:
+sequence. Six backends give the same numbers:
     reference  plain `lax.scan`, differentiated by JAX; forward mode and second derivatives work
     fused      a custom VJP whose backward loop holds only what is sequential
+    native     the same with loops in C++ that is made from the step, for CPUs with a compiler
     scan       all steps at once, in log₂ T rounds, for cells that are linear in their state
     kernel     one kernel a sequence and direction for a GPU or TPU, from the programs of the fused backend
     newton     all steps of any cell at once, by Newton's method
@@ -35,6 +36,7 @@ from rnnlab.engine.kernel.settings import check_platform
 from rnnlab.engine.measured import measured_backend
 from rnnlab.engine.newton.backend import newton as by_newton
 from rnnlab.engine.newton.options import Iterations, NewtonOptions, check_newton
+from rnnlab.engine.native.library import check_native
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.engine.resets import restarting
@@ -272,6 +274,8 @@ def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = Fal
         return backend
     if backend == "kernel":
         check_platform(interpret)
+    if backend == "native":
+        check_native()
     if not isinstance(cell, nnx.Module):
         if backend in ("fused", "kernel", "newton", "native"):
             raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")

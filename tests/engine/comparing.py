@@ -52,7 +52,13 @@ def differentiated(graphdef: Any, options: dict[str, Any]) -> Any:
 
 
 def compare(
-    cell: Any, backend: dict[str, Any], *, reverse: bool = False, store: str = "auto", resets: bool = False, **beside: Any
+    cell: Any,
+    backend: dict[str, Any],
+    *,
+    reverse: bool = False,
+    store: str = "auto",
+    resets: bool = False,
+    **beside: Any,
 ) -> None:
     """A cell in double precision. backend: the options of `unroll` that choose it."""
     graphdef, state = nnx.split(cell)

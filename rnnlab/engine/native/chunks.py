@@ -50,7 +50,9 @@ class NativeLoops:
             raise Unsupported("matrices of several types")
         real = kind_of(dtypes.pop())
         panel = 2 * needed_compiler().vector_bytes // (8 if real == "double" else 4)
-        rounds = plan.compute != "float32"
+        if plan.precision not in ("highest", "bfloat16"):
+            raise Unsupported(f"products in {plan.precision}")
+        rounds = plan.precision == "bfloat16"
         pairs = rounds and real == "float" and needed_compiler().has("__AVX512BF16__")
         self.switches = Switches(panel, real, rounds, pairs, state_mask=state_mask is not None)
         self.packed_forward = self._packed(transposed=False)
@@ -173,7 +175,7 @@ class NativeLoops:
                 total = _with_offset(total, results[f"total{program.matrix_numbers[each.name]}"], du[n])
             else:
                 value = self._met(n, held, steps)
-                total = add_gradient(total, matrix, value, du[n], self.state_mask, self.plan.compute)
+                total = add_gradient(total, matrix, value, du[n], self.state_mask, self.plan.precision)
             dmatrices = {**dmatrices, each.name: total}
         sums = {v: results[f"sum{n}"] for n, v in enumerate(program.summed_within)}
         read = [leaf for leaf, is_read in zip(leaves, trace.used, strict=True) if is_read]

@@ -86,6 +86,17 @@ def needed_compiler() -> Compiler:
     return at_hand
 
 
+def check_native() -> None:
+    """Raises a ConfigError where generated code cannot run: no CPU, or no compiler."""
+    platform = jax.default_backend()
+    if platform != "cpu":
+        raise ConfigError(
+            f"model.recurrence.backend: 'native' runs on CPUs, and the platform here is {platform}; use 'auto', or "
+            "JAX_PLATFORMS=cpu"
+        )
+    needed_compiler()
+
+
 def folder() -> Path:
     """Where compiled code is kept."""
     return cache_root() / "native"
@@ -108,8 +119,14 @@ def load(source: str, name: str) -> str:
     key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
     library = ctypes.CDLL(str(_compiled(source, key, tools)))
     target = f"rnnlab_{name}_{key}"
-    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    if target not in _registered:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+        _registered.add(target)
     return target
+
+
+_registered: set[str] = set()
+"""Targets that XLA has in this process; it takes none twice."""
 
 
 def _compiled(source: str, key: str, tools: Compiler) -> Path:

@@ -13,7 +13,7 @@ KINDS = {"float32": "float", "float64": "double", "bool": "bool", "int32": "int3
 
 
 def kind_of(dtype: Any) -> str:
-    """The C++ type.
+    """The C++ type of arrays of a type.
 
     Raises:
         Unsupported: there is none here.

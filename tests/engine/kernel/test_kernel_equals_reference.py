@@ -1,33 +1,26 @@
 """The backend kernel, interpreted on a CPU in double precision, equals the reference backend: outputs, carries and
 every gradient, with all that may stand around a step at once."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab.cells.wrappers import GateGains, ModifiedCell
-from rnnlab.engine import Cotangent, make_taps, unroll
+from rnnlab.engine import unroll
 from rnnlab.engine.kernel.settings import launching
+from tests.engine.comparing import LENGTHS, B, D, H, T, around, compare, has_state_matrix, zoned_with_norms
 from tests.helpers import (
     assert_close,
     dot,
     float64,
     random_array,
-    random_carry,
     random_cell,
     random_like,
-    shapes_of_matrices,
-    with_bad_padding,
 )
 from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, slow_tests
 
-T, B, D, H = 3, 3, 2, 4
-LENGTHS = [3, 0, 2]
 ALL_CELLS = [*CELL_VARIANTS, *PLAIN_FUNCTIONS]
 
 LAUNCHES: dict[str, dict[str, Any]] = {
@@ -42,54 +35,9 @@ SUMS_ALONG_UNITS = ("hippo_legs",)
 """Cells that no kernel can run: running sums along the units."""
 
 
-def around(steps: int, batch: int, width: int, lengths: bool, mask: bool) -> dict[str, Any]:
-    """Lengths, a state's mask, and changes of the cotangent."""
-    draw = np.random.default_rng(0)
-    number = jnp.asarray(0.9, float)
-    options: dict[str, Any] = {
-        "cotangent": Cotangent(number, jnp.int32(2), jnp.asarray(1.5, float), jnp.asarray(2.0, float))
-    }
-    if lengths:
-        options["lengths"] = jnp.array(LENGTHS)
-    if mask:
-        options["state_mask"] = jnp.asarray(2.0 * draw.integers(0, 2, (batch, width)))
-    return options
-
-
-def differentiated(graphdef: Any, backend: str, options: dict[str, Any]) -> Any:
-    """(loss, outputs), gradients of (parameters, x, first carry, taps, carry at resets)."""
-
-    def loss(state: nnx.State, x: jax.Array, carry: Any, taps: Any, anew: Any) -> Any:
-        cell = nnx.merge(graphdef, state)
-        beside = options | ({} if anew is None else {"reset_carry": anew})
-        result = unroll(cell, x, initial_carry=carry, taps=taps, backend=backend, **beside)
-        return dot(result, random_like(result, 3)), result
-
-    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3, 4), has_aux=True))
-
-
-def compare(cell: Any, launch: str, *, reverse: bool = False, store: str = "auto", resets: bool = False, **beside: Any):
-    graphdef, state = nnx.split(cell)
-    x = random_array(1, T, B, D)
-    carry = random_carry(cell, B, x.dtype, 2)
-    noise = beside.get("noise", ())
-    taps = jax.tree.map(lambda a: a.astype(float), make_taps(cell, x, noise))
-    anew = random_carry(cell, B, x.dtype, 5) if resets else None
-    if resets:
-        beside["resets"] = jnp.asarray(np.random.default_rng(4).integers(0, 2, (T, B)), bool)
-    if "lengths" in beside:
-        x = with_bad_padding(x, beside["lengths"])
-    arguments = state, x, carry, taps, anew
-    beside["reverse"] = reverse
-    expected = differentiated(graphdef, "reference", beside)(*arguments)
+def compare_kernel(cell: Any, launch: str, **beside: Any) -> None:
     with launching(**LAUNCHES[launch]):
-        actual = differentiated(graphdef, "kernel", beside | {"interpret": True, "store": store})(*arguments)
-    assert_close(actual, expected, 1e-12)
-
-
-@functools.cache
-def has_state_matrix(variant: str) -> bool:
-    return any(matrix.of_state for matrix in shapes_of_matrices(variant).values())
+        compare(cell, {"backend": "kernel", "interpret": True}, **beside)
 
 
 @pytest.mark.parametrize("variant", [in_tier(v) for v in ALL_CELLS if v not in SUMS_ALONG_UNITS])
@@ -108,7 +56,7 @@ def compare_with_all_around(variant: str, launch: str) -> None:
     with float64():
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
         options = around(T, B, cell.initial_carry(1)[0].shape[1], True, has_state_matrix(variant))
-        compare(cell, launch, reverse=number % 2 == 1, store="carries" if number % 5 == 0 else "auto", **options)
+        compare_kernel(cell, launch, reverse=number % 2 == 1, store="carries" if number % 5 == 0 else "auto", **options)
 
 
 CASES = [(variant, launch) for variant in ("cornn", "lstm_peepholes") for launch in LAUNCHES]
@@ -120,7 +68,7 @@ CASES.remove(("lstm_peepholes", "team"))  # As the next test has an LSTM in one.
 def test_every_launch_direction_and_store_equals_the_reference(variant, launch, reverse, store, lengths):
     with float64():
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
-        compare(cell, launch, reverse=reverse, store=store, **around(T, B, H, lengths, True))
+        compare_kernel(cell, launch, reverse=reverse, store=store, **around(T, B, H, lengths, True))
 
 
 @pytest.mark.parametrize(
@@ -133,13 +81,8 @@ def test_every_launch_direction_and_store_equals_the_reference(variant, launch, 
 def test_resets_zoneout_and_norms_equal_the_reference(variant, launch, reverse):
     """Rows that begin anew, with a carry that gets a gradient; noise; sums over units, of which some are padding."""
     with float64():
-        cell: Any = nnx.merge(*random_cell(variant, in_features=D, features=H))
-        width = sum(matrix.columns for matrix in cell.matrices().values())
-        gains = GateGains(len(cell.gate_names) * H, width)
-        gains = jax.tree.map(lambda a: jnp.asarray(a, float), gains)
-        zoned = ModifiedCell(cell, gains=gains, zoneout=(0,))
-        noise = (jnp.asarray(np.random.default_rng(7).random((T, B, H))),)
-        compare(zoned, launch, reverse=reverse, resets=True, noise=noise, lengths=jnp.array(LENGTHS))
+        zoned, noise = zoned_with_norms(variant)
+        compare_kernel(zoned, launch, reverse=reverse, resets=True, noise=noise, lengths=jnp.array(LENGTHS))
 
 
 @pytest.mark.parametrize("read", slow_tests(0, 1))
