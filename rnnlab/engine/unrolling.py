@@ -79,7 +79,7 @@ def unroll(
         initial_carry: a tuple of arrays like those of `cell.initial_carry(B)`, its zeros if not given: [B, N], N = H
             for most cells. Gradients reach it.
         backend: "reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU),
-            "newton", or "auto": fused where the cell allows it.
+            "native" (on a CPU, with a compiler of C++), "newton", or "auto": fused where the cell allows it.
         chunk: fused only: time steps whose projections and gates are held at once; chosen from the shapes if not given.
             It need not divide T.
         unroll_steps: steps per iteration of the compiled loop.

@@ -35,7 +35,7 @@ def check_batch_normalization(cell: BaseCell, steps: int | None, backend: Backen
             "model.normalization.steps: missing; cell='batch' keeps statistics of every time step, and this is how "
             "many: as a rule the length of the task's longest sequence"
         )
-    if backend in ("fused", "kernel", "newton"):
+    if backend in ("fused", "kernel", "native", "newton"):
         raise ConfigError(
             f"model.recurrence.backend: {backend!r} cannot run model.normalization.cell='batch', whose rows see each "
             "other; use reference or auto"

@@ -20,8 +20,8 @@ class RecurrenceOptions:
     """How the engine runs every layer; the meanings are those of `rnnlab.unroll`."""
 
     backend: Backend = "auto"
-    """"reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), "newton", or
-    "auto": fused where the cell allows it."""
+    """"reference", "fused", "scan" (of cells that are linear in their state), "kernel" (on a GPU or TPU), "native"
+    (on a CPU, with a compiler of C++), "newton", or "auto": fused where the cell allows it."""
     chunk: PositiveInt | None = None
     """Fused only: time steps whose projections and gates are held at once; None: chosen from the shapes."""
     unroll_steps: PositiveInt = 1
