@@ -34,9 +34,9 @@ from rnnlab.engine.contract import (
 from rnnlab.engine.fused import fused
 from rnnlab.engine.kernel.settings import check_platform
 from rnnlab.engine.measured import measured_backend
+from rnnlab.engine.native.library import check_native
 from rnnlab.engine.newton.backend import newton as by_newton
 from rnnlab.engine.newton.options import Iterations, NewtonOptions, check_newton
-from rnnlab.engine.native.library import check_native
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.engine.resets import restarting

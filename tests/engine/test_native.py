@@ -85,7 +85,11 @@ def test_products_in_bfloat16_are_those_of_the_reference(width):
         assert jnp.linalg.norm(a - b) < 0.3 * jnp.linalg.norm(b - c) + 1e-5
 
 
-FUNCTIONS = {"tanh": (jnp.tanh, np.tanh), "exp": (jnp.exp, np.exp), "sigmoid": (jax.nn.sigmoid, lambda x: 1 / (1 + np.exp(-x)))}
+FUNCTIONS = {
+    "tanh": (jnp.tanh, np.tanh),
+    "exp": (jnp.exp, np.exp),
+    "sigmoid": (jax.nn.sigmoid, lambda x: 1 / (1 + np.exp(-x))),
+}
 
 
 @pytest.mark.parametrize("name", ["tanh", *slow_tests("exp", "sigmoid")])
@@ -178,7 +182,8 @@ def test_a_compiler_that_does_not_work_is_one_line(fresh, monkeypatch, command):
 
 
 def test_a_step_that_cannot_be_written_is_one_line():
-    with pytest.raises(ValueError, match="a step of Vanilla has `sort` of .*which backend='native' cannot run; use 'auto'"):
+    expected = r"a step of Vanilla has `sort` of .*which backend='native' cannot run; use 'auto'"
+    with pytest.raises(ValueError, match=expected):
         run(activation=jnp.sort)
 
 

@@ -196,11 +196,9 @@ class Emitter:
 
     def literal(self, variable: Any) -> str | None:
         """The number that a variable, or literal, stands for."""
-        if not isinstance(variable, Literal):
-            if variable not in self.numbers:
-                return None
-            return number(self.numbers[variable].val, variable.aval.dtype)
-        return number(variable.val, variable.aval.dtype)
+        dtype = variable.aval.dtype
+        stands_for: Any = variable if isinstance(variable, Literal) else self.numbers.get(variable)
+        return None if stands_for is None else number(stands_for.val, dtype)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -62,7 +62,9 @@ def compiler() -> Compiler | None:
         for more in (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ()):
             flags = (*_FLAGS, *more)
             asked = [command, *flags, "-dM", "-E", "-x", "c++", os.devnull]
-            answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+            answer = subprocess.run(
+                asked, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False
+            )
             if answer.returncode == 0:
                 return Compiler(command, flags, answer.stdout)
     return None
@@ -139,11 +141,13 @@ def _compiled(source: str, key: str, tools: Compiler) -> Path:
                 return target
             with tempfile.TemporaryDirectory(dir=place) as scratch:
                 written = Path(scratch) / "step.cpp"
-                written.write_text(source)
+                written.write_text(source, encoding="utf-8")
                 made = Path(scratch) / "step.so"
                 include = ["-I", jax.ffi.include_dir(), "-I", str(_HEADERS[0].parent)]
                 command = [tools.command, *tools.flags, *include, str(written), "-o", str(made)]
-                answer = subprocess.run(command, capture_output=True, text=True, check=False)
+                answer = subprocess.run(
+                    command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False
+                )
                 if answer.returncode:
                     lines = [line for line in answer.stderr.splitlines() if "error" in line] or [answer.stderr[:200]]
                     raise ConfigError(
