@@ -17,8 +17,8 @@ from rnnlab.config.help import render
 from rnnlab.config.overrides import Config, field_paths, fields_named
 from rnnlab.config.reading import load_file
 from rnnlab.config.references import READY, read_reference, ready_configs
-from rnnlab.datasets.locations import cache_root
 from rnnlab.files import Unwritable, output
+from rnnlab.files.cache import cache_root
 from rnnlab.files.figure_files import FORMATS, VARIABLE, asked_formats, checked_formats
 from rnnlab.files.path_flag import path_flag
 from rnnlab.parallel import devices, environment, kept_programs, messages, processes

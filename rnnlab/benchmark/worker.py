@@ -53,7 +53,7 @@ class Worker:
 
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "rnnlab": ("rnnlab fused", "rnnlab reference", "rnnlab scan"),
+    "rnnlab": ("rnnlab fused", "rnnlab native", "rnnlab reference", "rnnlab scan"),
     "jax": ("plain scan", "flax.nnx.RNN"),
     "jax split": ("plain scan, split", "flax.nnx.RNN, split"),
     "torch": ("torch.nn",),
@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """The contestants that share a process. "split": over one device per core, by hand. "flushed": denormals are 0, as they
 are for torch.compile and in JAX."""
-OF_ANY_CELL = ("rnnlab fused", "rnnlab kernel", "plain scan")
+OF_ANY_CELL = ("rnnlab fused", "rnnlab native", "rnnlab kernel", "plain scan")
 
 
 def maker(name: str) -> Callable[..., Any]:
