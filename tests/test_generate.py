@@ -94,23 +94,88 @@ def test_token_by_token_is_one_long_pass_and_the_most_likely_token_follows(model
         network = nnx.merge(graphdef, jax.tree.map(lambda a, b: a + 0.5 * b, state, random_like(state, 1)))
         generator = Generator(network, 7, without=[2])
         place = generator.read([3, 1, 4])
-        follow, tokens = generator.follow(place, jax.random.key(0), 0.0), [3, 1, 4]
-        tokens += [next(follow) for _ in range(6)]
+        tokens = [3, 1, 4, *generator.follow(place, jax.random.key(0), 6, 0.0)]
         outputs: Any = network(jnp.array(tokens)[:, None])
         logits = np.array(outputs.logits() if "softmax" in model else outputs)[2:, 0]
         assert_close(place.logits, logits[0], 1e-12)
         logits[:, 2] = -np.inf
         assert tokens[3:] == list(logits.argmax(1)[:-1])
         assert len(set(tokens[3:])) > 1
-        assert generator._steps._cache_size() == 1
+        assert generator._blocks._cache_size() == 1
 
 
 def test_forbidden_tokens_are_never_drawn_and_others_are() -> None:
     network = Network(5, 5, vocabulary=5, readout="every", cell={"name": "gru", "features": 2}, rngs=nnx.Rngs(0))
     for without in ([], [1, 3]):
         generator = Generator(network, 5, without)
-        tokens = generator.follow(generator.read([0]), jax.random.key(1))
-        assert {next(tokens) for _ in range(60)} == set(range(5)) - set(without)
+        tokens = generator.follow(generator.read([0]), jax.random.key(1), 60)
+        assert set(tokens) == set(range(5)) - set(without)
+
+
+BLOCKS = [1, 2, 4, 8, 16, 32, 64, 64, 9]
+
+
+def small_generator(**options: Any) -> Generator:
+    wide = {"name": "uniform", "scale": 1.5}
+    sizes = {"cell": {"name": "gru", "features": 8}, "embedding": 4, "embedding_init": wide, "readout_init": wide}
+    return Generator(Network(9, 9, vocabulary=9, readout="every", **sizes, rngs=nnx.Rngs(0)), 9, **options)
+
+
+def count_blocks(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets how many tokens each call makes."""
+    counts, run = [], generator._blocks
+
+    def blocks(*arguments: Any) -> Any:
+        counts.append(arguments[4])
+        return run(*arguments)
+
+    monkeypatch.setattr(generator, "_blocks", blocks)
+    return counts
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 4, "top_p": 0.9}], ids=["all", "top"])
+def test_tokens_in_blocks_are_those_drawn_one_by_one(options, monkeypatch) -> None:
+    generator, key = small_generator(**options), jax.random.key(3)
+    start = generator.read([1])
+    monkeypatch.setattr("rnnlab.nn.generator._SECONDS", 3600.0)
+    run, counts = generator._blocks, count_blocks(generator, monkeypatch)
+    tokens = list(generator.follow(start, key, sum(BLOCKS), 0.8))
+    assert counts == BLOCKS
+    position, one_by_one = start, []
+    drawn = jax.jit(functools.partial(draw, **options))
+    for number in range(len(tokens)):
+        one_by_one.append(int(drawn(position.logits, jax.random.fold_in(key, number), 0.8)))
+        position = generator._reads(generator._state, jnp.array(one_by_one[-1:]), position.carries)
+    assert tokens == one_by_one
+    assert len(set(tokens)) > 3
+    assert run._cache_size() == 1
+
+
+def test_blocks_that_take_long_grow_no_longer_and_hold_the_same_tokens(monkeypatch) -> None:
+    generator = small_generator()
+    start = generator.read([1])
+    tokens = list(generator.follow(start, jax.random.key(3), 20))
+    counts = count_blocks(generator, monkeypatch)
+    monkeypatch.setattr("rnnlab.nn.generator._SECONDS", 0.0)
+    assert list(generator.follow(start, jax.random.key(3), 20)) == tokens
+    assert counts == [1] * 20
+
+
+def test_tokens_before_logits_that_are_not_finite_are_kept_and_counted() -> None:
+    generator, key = small_generator(), jax.random.key(0)
+    start = generator.read([1])
+    tokens = list(generator.follow(start, key, 60))
+    embedding = generator._state["embedding"]
+    table = embedding.get_value()
+    counts = {tokens.index(token) + 1: token for token in tokens}
+    assert {1, 2} < {*counts}
+    assert max(counts) > 8
+    for count, token in counts.items():
+        embedding.set_value(table.at[token].set(jnp.nan))
+        follow = generator.follow(start, key, 60)
+        assert [next(follow) for _ in range(count)] == tokens[:count]
+        with pytest.raises(FloatingPointError, match=f"not finite after {count} generated tokens"):
+            next(follow)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

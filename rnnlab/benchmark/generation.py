@@ -1,11 +1,10 @@
 """Text of a language model token by token, one text at a time: tokens per second by rnnlab, Flax, JAX and PyTorch.
 
-Each draws every token from the whole softmax and hands it to Python, as where a text is shown while it grows; "plain
-loop" alone makes all tokens in one program. All begin with rnnlab's weights.
+Each draws every token from the whole softmax and hands it to Python, as where a text is shown while it grows: rnnlab in
+blocks, "plain loop" all at the end, the others one by one. All begin with rnnlab's weights.
 """
 
 import functools
-import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -71,7 +70,7 @@ def rnnlab(values: Sequence[Any], folder: Path, backend: str = "auto") -> race.C
     start = generator.read([0])
 
     def tokens(count: int, temperature: float) -> list[int]:
-        return list(itertools.islice(generator.follow(start, jax.random.key(0), temperature), count))
+        return list(generator.follow(start, jax.random.key(0), count, temperature))
 
     likely = tokens(TOKENS, 0.0)
     logits = [generator.read([0, *likely[:number]]).logits for number in range(TOKENS)]
@@ -240,8 +239,12 @@ CONTESTANTS: dict[str, Callable[..., race.Contestant]] = {
     "torch.nn": torch_loop,
     "torch.compile": functools.partial(torch_loop, compiled=True),
 }
-DISPATCHES = {"plain loop": "one for all tokens", "torch.nn": "one an operator"}
+DISPATCHES = {"rnnlab": "one a block", "plain loop": "one for all tokens", "torch.nn": "one an operator"}
 """Of the others: one a token."""
+
+
+def _dispatches(contestant: str) -> str:
+    return DISPATCHES.get("rnnlab" if contestant.startswith("rnnlab") else contestant, "one a token")
 
 
 def measure(case: Case, asked: race.Asked) -> list[dict[str, Any]]:
@@ -250,7 +253,7 @@ def measure(case: Case, asked: race.Asked) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         rows = race.measure(__name__, asked.ours() + others, case, folder, asked)
     for row in rows:
-        row |= {"shape": case.shape(), "dispatches": DISPATCHES.get(row["contestant"], "one a token")}
+        row |= {"shape": case.shape(), "dispatches": _dispatches(row["contestant"])}
         if "step_median" in row:
             row["tokens_per_second"] = 1 / row["step_median"]
     return rows

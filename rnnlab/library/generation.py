@@ -75,8 +75,8 @@ def texts_of(
     position = generator.read([vocabulary.end, *prompt] if single or not prompt else prompt)
 
     def sample(number: int) -> Iterator[int]:
-        tokens = generator.follow(position, jax.random.fold_in(key, number), sampling.temperature)
-        tokens = itertools.islice(tokens, sampling.length)
+        own_key = jax.random.fold_in(key, number)
+        tokens = generator.follow(position, own_key, sampling.length, sampling.temperature)
         if single:
             tokens = itertools.takewhile(lambda token: token != vocabulary.end, tokens)
         return itertools.chain(prompt, tokens)
