@@ -31,12 +31,13 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
     """Sets up the host for one run; must come before the first use of JAX's devices, and does nothing after it.
 
     Makes as many CPU devices as divide the batch, at most one per core (or `devices`), each of several processes its
-    share of both, and keeps freed buffers in the
-    process: with glibc's defaults every step returns them to the operating system, and the page faults cost up to half
-    of a large step (a plain-scan LSTM step, T=784 B=128 H=128: 937 ms against 399). The number of malloc's arenas stays
-    as it is: with one for all, devices wait for each other at every small product (vanilla, T=784 B=16 H=100: 9.7 ms a
-    step against 6.9). The library behind `jnp.linalg` on a CPU, OpenBLAS, gets one thread: its own wait for each other
-    in a loop, beside one device per core (singular values of four [100, 100] kernels: 1.5 ms against 11).
+    share of both, and keeps freed buffers in the process: with glibc's defaults every step returns them to the
+    operating system, and the page faults cost up to half of a large step (a plain-scan LSTM step, T=784 B=128 H=128:
+    937 ms against 399). On a few cores malloc gets one arena, as all others return what is larger than 64 MiB whatever
+    they are told (LSTM, T=784 B=128 H=128: 207 ms against 176; B=16 H=100: 17 and 18, IRNN 4.7 and 4.3); on many,
+    devices would wait for each other at every small product. The library behind `jnp.linalg` on a CPU, OpenBLAS, gets
+    one thread: its own wait for each other in a loop, beside one device per core (singular values of four [100, 100]
+    kernels: 1.5 ms against 11).
     """
     sharing = processes.processes()
     count = max(1, devices // sharing) if devices else largest_divisor(max(1, batch_size // sharing), process_cores())
@@ -46,6 +47,8 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        if cores() <= _CORES_OF_AN_ARENA:
+            libc.mallopt(_M_ARENA_MAX, 1)
     importlib.import_module("scipy.linalg.cython_lapack")  # JAX loads it when it is needed; its threads are set now.
     threadpool_limits(1, user_api="blas")
 
@@ -88,7 +91,8 @@ def cores() -> int:
 
 
 _LINUX = hasattr(os, "sched_getaffinity")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_CORES_OF_AN_ARENA = 4
 
 
 def process_cores() -> int:
