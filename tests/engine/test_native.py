@@ -19,7 +19,8 @@ from tests.helpers import assert_close, dot, float64, random_array, random_cell,
 from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, slow_tests
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no compiler of C++ works here")
-ALL_CELLS = [*CELL_VARIANTS, *PLAIN_FUNCTIONS]
+ALL_CELLS = [v for v in (*CELL_VARIANTS, *PLAIN_FUNCTIONS) if v != "hippo_legs"]
+"""All but the one that shifts columns by turns, in its scan along the units."""
 NATIVE = {"backend": "native", "chunk": 2}
 
 
@@ -182,9 +183,9 @@ def test_a_compiler_that_does_not_work_is_one_line(fresh, monkeypatch, command):
 
 
 def test_a_step_that_cannot_be_written_is_one_line():
-    expected = r"a step of Vanilla has `sort` of .*which backend='native' cannot run; use 'auto'"
+    expected = "a step of Vanilla has `rev`, which backend='native' cannot run; use 'auto'"
     with pytest.raises(ValueError, match=expected):
-        run(activation=jnp.sort)
+        run(activation=lambda x: jnp.flip(x, -1))
 
 
 def test_a_precision_that_it_lacks_is_one_line():

@@ -20,8 +20,15 @@ from rnnlab.engine.stages import Stages
 class Half:
     """A program in stages, parted. The variables in `free` depend on no row."""
 
-    def __init__(self, stages: Stages, consts: Sequence[Any], free_inputs: Iterable[Var]):
-        """free_inputs: those of its inputs from the start that depend on no row and on no step."""
+    def __init__(
+        self,
+        stages: Stages,
+        consts: Sequence[Any],
+        free_inputs: Iterable[Var],
+        check: Callable[[Any], None] = check,
+    ):
+        """free_inputs: those of its inputs from the start that depend on no row and on no step. check: raises
+        Unsupported for an operation of every step that cannot be run."""
         self.stages = stages
         jaxpr = stages.jaxpr
         self.jaxpr = jaxpr

@@ -1,7 +1,7 @@
 """The loops within a chunk of time as generated C++: what `loops.XlaLoops` is for XLA."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ class NativeLoops:
     ):
         """step: traced with rows that no other axis has."""
         self.plan, self.step, self.program, self.matrices = plan, step, program, matrices
-        self.state_mask, self.batch = state_mask, batch
+        self.state_mask, self.batch, self.cell = state_mask, batch, plan.cell(params)
         self.leaves = jax.tree.leaves(params)
         self.free_forward, self.free_back = program.free_arrays(step, params, self.leaves)
         dtypes = {jnp.dtype(m.kernel.dtype) for m in matrices.values()} or {program.before[0].aval.dtype}
@@ -99,7 +99,7 @@ class NativeLoops:
         switches = self.switches._replace(
             mask=chunk.mask is not None, everything=len(carries) == len(carry), gates=bool(gates)
         )
-        source = forward_source(program, switches, kind_of(chunk.z.dtype), chunk.z.shape[-1])
+        source = self._written(forward_source, program, switches, kind_of(chunk.z.dtype), chunk.z.shape[-1])
         arrays: dict[str, Any] = {**self.packed_forward, **self._beside(chunk)}
         arrays["at"] = _numbers(chunk.z.shape[0], start, self.plan.reverse)
         arrays |= _numbered("carry", carry) | _numbered("stack", carries)
@@ -152,7 +152,7 @@ class NativeLoops:
             dnew=tapped,
             totals=self._summed_within(dmatrices),
         )
-        source = backward_source(program, switches)
+        source = self._written(backward_source, program, switches)
         steps, dtype = chunk.z.shape[0], dcarry[0].dtype
         arrays: dict[str, Any] = {**self.packed_back, **self._beside(chunk), "dh": dh, "factor": factor}
         at = [held[kind][1] for kind in ("before", "after", "noise", "kept")]
@@ -260,6 +260,17 @@ class NativeLoops:
         after |= sums
         return [jnp.asarray(v.val) if isinstance(v, Literal) else after[v] for v in self.program.dread]
 
+    def _written(self, write: Callable[..., Source], *arguments: Any) -> Source:
+        """A function in C++.
+
+        Raises:
+            ValueError: the step has what it cannot be written with.
+        """
+        try:
+            return write(*arguments)
+        except Unsupported as error:
+            raise _refused(self.cell, error) from None
+
     def _call(self, source: Source, name: str, arrays: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
         """The results of generated code by their names. shapes: of those that are no operands."""
         target = load(self._including("runtime.h") + source.text, name)
@@ -298,8 +309,11 @@ def native_loops(
         program = Program(step, shapes, matrices)
         return NativeLoops(plan, step, program, params, matrices, state_mask, x.shape[1])
     except Unsupported as error:
-        name = type(cell).__name__
-        raise ValueError(f"a step of {name} has {error}, which backend='native' cannot run; use 'auto'") from None
+        raise _refused(cell, error) from None
+
+
+def _refused(cell: Any, why: Unsupported) -> ValueError:
+    return ValueError(f"a step of {type(cell).__name__} has {why}, which backend='native' cannot run; use 'auto'")
 
 
 def _numbers(*numbers: Any) -> jax.Array:

@@ -10,6 +10,7 @@ from rnnlab.engine.contract import Matrix
 from rnnlab.engine.kernel.halves import Half
 from rnnlab.engine.kernel.programs import CALLS
 from rnnlab.engine.kernel.rules import has_rows
+from rnnlab.engine.native.rules import check
 from rnnlab.engine.stages import stages
 
 
@@ -35,7 +36,7 @@ class Program:
         inputs: list[Any] = list(flat.jaxpr.invars)
         self.leaves = inputs[: len(leaves)]
         self.row_leaves = [n for n, leaf in enumerate(leaves) if has_rows(leaf.shape)]
-        self.forward = Half(flat, consts, [v for n, v in enumerate(self.leaves) if n not in self.row_leaves])
+        self.forward = Half(flat, consts, [v for n, v in enumerate(self.leaves) if n not in self.row_leaves], check)
         self.before = inputs[len(leaves) : len(leaves) + carries]
         rest = inputs[len(leaves) + carries : flat.early]
         self.z, self.noise = rest[: len(trace.same)], rest[len(trace.same) :]
@@ -45,7 +46,7 @@ class Program:
 
         self.held: list[Any] = list(flat_back.jaxpr.invars[: len(trace.holdings)])
         free = [v for v, h in zip(self.held, trace.holdings, strict=True) if self._is_free(h, step)]
-        self.backward = Half(flat_back, back_consts, free)
+        self.backward = Half(flat_back, back_consts, free, check)
         self.dnew: list[Any] = list(flat_back.jaxpr.invars[len(self.held) : flat_back.early])
         self.dvalues: list[Any] = list(flat_back.jaxpr.invars[flat_back.early :])
         """From the last product to the first, as the next."""

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import Literal
 
 from rnnlab.engine.kernel.rules import Unsupported
 
-KINDS = {"float32": "float", "float64": "double", "bool": "bool", "int32": "int32_t"}
+KINDS = {"float32": "float", "float64": "double", "bool": "bool", "int32": "int32_t", "int64": "int64_t"}
 """The types of arrays that a step may have, and theirs in C++."""
 
 
@@ -29,7 +28,7 @@ def number(value: Any, dtype: Any) -> str:
     kind, value = kind_of(dtype), np.asarray(value).item()
     if kind == "bool":
         return "1" if value else "0"
-    if kind == "int32_t":
+    if kind in ("int32_t", "int64_t"):
         return str(value)
     if np.isnan(value):
         text = "NAN"
@@ -97,5 +96,10 @@ STARTS = {"reduce_sum": "0", "reduce_max": "-INFINITY", "reduce_min": "INFINITY"
 KNOWN = ELEMENTWISE | SAME | {*REDUCED, "broadcast_in_dim", "concatenate", "split", "slice", "pad", "iota", "cumsum"}
 
 
-def is_variable(variable: Any) -> bool:
-    return not isinstance(variable, Literal)
+def check(equation: Any) -> None:
+    """Raises Unsupported for an equation that has no rule here."""
+    name = equation.primitive.name
+    if name not in KNOWN:
+        raise Unsupported(f"`{name}`")
+    for variable in (*equation.invars, *equation.outvars):
+        kind_of(variable.aval.dtype)
