@@ -211,6 +211,8 @@ def main(argv: Sequence[str]) -> int:
     for name, (_, text) in WHOLE.items():
         flags.DEFINE_bool(name, False, text, flag_values=values)
     flags.DEFINE_bool("one_core", False, "a core and a thread for each contestant", flag_values=values)
+    text = "layers alone: torch.compile takes part, which may compile a case for five minutes"
+    flags.DEFINE_bool("torch_compile", True, text, flag_values=values)
     text = f"rnnlab's backends in whole steps, runs and texts, each a contestant: {', '.join(get_args(Backend))}"
     flags.DEFINE_string("backend", "auto", text, flag_values=values)
     text = "with --sweeps: how many of a sweep's runs are timed alone"
@@ -244,6 +246,7 @@ def main(argv: Sequence[str]) -> int:
             return measure_whole(WHOLE[chosen[0]][0], shapes, asked, output, console)
         kinds = [kind for kind in KINDS if has_torch or not kind.startswith("torch")]
         kinds = [kind for kind in kinds if kind != "jax split" or cores() > 1]  # On one core there is nothing to split.
+        kinds = [kind for kind in kinds if kind != "torch compiled" or values.torch_compile]
         cases = [Case(cell, *shape) for shape in shapes for cell in cells]
         return measure_layers(cases, values.turns, values.seconds, kinds, output, console)
 
