@@ -72,6 +72,7 @@ from rnnlab.config.errors import ConfigError, unknown
 from rnnlab.engine import Backend
 from rnnlab.files import remove, write_text
 from rnnlab.files.output import make_console
+from rnnlab.ops.linear import Precision
 from rnnlab.parallel.devices import cores
 from rnnlab.records.provenance import git_commit, versions
 
@@ -211,6 +212,8 @@ def main(argv: Sequence[str]) -> int:
     for name, (_, text) in WHOLE.items():
         flags.DEFINE_bool(name, False, text, flag_values=values)
     flags.DEFINE_bool("one_core", False, "a core and a thread for each contestant", flag_values=values)
+    text = "layers alone: how exact products are"
+    flags.DEFINE_enum("precision", "highest", get_args(Precision), text, flag_values=values)
     text = "layers alone: torch.compile takes part, which may compile a case for five minutes"
     flags.DEFINE_bool("torch_compile", True, text, flag_values=values)
     text = f"rnnlab's backends in whole steps, runs and texts, each a contestant: {', '.join(get_args(Backend))}"
@@ -247,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
         kinds = [kind for kind in KINDS if has_torch or not kind.startswith("torch")]
         kinds = [kind for kind in kinds if kind != "jax split" or cores() > 1]  # On one core there is nothing to split.
         kinds = [kind for kind in kinds if kind != "torch compiled" or values.torch_compile]
-        cases = [Case(cell, *shape) for shape in shapes for cell in cells]
+        cases = [Case(cell, *shape, precision=values.precision) for shape in shapes for cell in cells]
         return measure_layers(cases, values.turns, values.seconds, kinds, output, console)
 
 
