@@ -82,7 +82,11 @@ class Distribution:
     def logits(self) -> Float[Array, "*TB V"]:
         """h Kᵀ + b, of this device's words: for few rows, such as what is generated."""
         bias = self._bias_of_words(How(self.chunk, self.precision, self.axis_name))
-        z = matmul(self.h.reshape(-1, self.h.shape[-1]), self.kernel.T, self.precision) + bias
+        rows = self.h.reshape(-1, self.h.shape[-1])
+        if rows.shape[0] == 1:  # XLA's CPU code for one row times Kᵀ has no vector instructions: 1.7 ms, 0.16 for K hᵀ
+            z = matmul(self.kernel, rows.T, self.precision).T + bias  # (V = 10,000, P = 200).
+        else:
+            z = matmul(rows, self.kernel.T, self.precision) + bias
         return z.reshape(*self.h.shape[:-1], -1)
 
     def _bias_of_words(self, how: How) -> Float[Array, " V"]:
