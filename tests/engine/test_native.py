@@ -184,10 +184,10 @@ def test_a_compiler_that_does_not_work_is_one_line(fresh, monkeypatch, command):
 
 def test_a_step_that_cannot_be_written_is_one_line():
     expected = "a step of Vanilla has `rev`, which backend='native' cannot run; use 'auto'"
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ConfigError, match=expected):
         run(activation=lambda x: jnp.flip(x, -1))
 
 
 def test_a_precision_that_it_lacks_is_one_line():
-    with pytest.raises(ValueError, match="a step of Vanilla has products in tf32, which backend='native' cannot run"):
+    with pytest.raises(ConfigError, match="a step of Vanilla has products in tf32, which backend='native' cannot run"):
         run(precision="tf32")

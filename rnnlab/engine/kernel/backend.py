@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from rnnlab.config.errors import ConfigError
 from rnnlab.engine.contract import Cotangent, Matrix, Taps
 from rnnlab.engine.kernel.memory import TooLarge
 from rnnlab.engine.kernel.rules import Unsupported
@@ -30,7 +31,7 @@ def kernel(
     """The results of `fused`, h [T, B, H] and the last carry, of the same arguments.
 
     Raises:
-        ValueError: a platform without kernels, or a cell that no kernel can run or hold.
+        ConfigError: a platform without kernels, or a cell that no kernel can run or hold.
     """
     cell = plan.cell(params)
     settings = settings_for(plan.precision, interpret, x.shape[1])
@@ -40,7 +41,7 @@ def kernel(
         return unroll_kernel(of_kernel, params, matrices, carry, z, lengths, noise, state_mask, cotangent, taps)
     except Unsupported as error:
         name = type(cell).__name__
-        raise ValueError(f"no kernel can run a step of {name}: it has {error}; use backend='auto'") from None
+        raise ConfigError(f"no kernel can run a step of {name}: it has {error}; use backend='auto'") from None
     except TooLarge as error:
         name = type(cell).__name__
-        raise ValueError(f"the backend kernel cannot hold {name}: it takes {error}; use backend='auto'") from None
+        raise ConfigError(f"the backend kernel cannot hold {name}: it takes {error}; use backend='auto'") from None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from rnnlab.config.errors import ConfigError
 from rnnlab.engine.chain import Step, Trace, trace_step
 from rnnlab.engine.contract import Cotangent, Matrix
 from rnnlab.engine.gradients import add_gradient
@@ -264,7 +265,7 @@ class NativeLoops:
         """A function in C++.
 
         Raises:
-            ValueError: the step has what it cannot be written with.
+            ConfigError: the step has what it cannot be written with.
         """
         try:
             return write(*arguments)
@@ -294,8 +295,7 @@ def native_loops(
     """Those of a recurrence, from the arrays of the whole sequence [T, B, ...].
 
     Raises:
-        ValueError: the step has what generated code cannot do.
-        ConfigError: no compiler, or it fails.
+        ConfigError: the step has what generated code cannot do; no compiler, or it fails.
     """
     cell = plan.cell(params)
     leaves, structure = jax.tree.flatten(params)
@@ -312,8 +312,8 @@ def native_loops(
         raise _refused(cell, error) from None
 
 
-def _refused(cell: Any, why: Unsupported) -> ValueError:
-    return ValueError(f"a step of {type(cell).__name__} has {why}, which backend='native' cannot run; use 'auto'")
+def _refused(cell: Any, why: Unsupported) -> ConfigError:
+    return ConfigError(f"a step of {type(cell).__name__} has {why}, which backend='native' cannot run; use 'auto'")
 
 
 def _numbers(*numbers: Any) -> jax.Array:
