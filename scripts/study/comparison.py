@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from rnnlab.sweeps.spec.question import larger_is_better, shares
 from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interval, number, scale_of, share_interval
 
 
@@ -41,7 +42,7 @@ class Numbers:
 def numbers_of(entry: Mapping[str, Any]) -> Numbers:
     """The numbers of one JSON file."""
     runs, metric = entry["runs"], entry["metric"]
-    worst = 0.0 if metric == "accuracy" else math.inf
+    worst = 0.0 if metric in larger_is_better() else math.inf
     values = [number(run["test"].get(metric), worst) for run in runs]
     values = [
         value if math.isfinite(value) and run["status"] != "diverged" else worst
@@ -56,7 +57,7 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
         solved,
         median_interval(times),
         share_interval(solved, len(runs)),
-        mean_interval(finite, scale_of(finite, share=metric in ("accuracy", "wrong"))),
+        mean_interval(finite, scale_of(finite, share=metric in shares())),
         sum(run["status"] == "diverged" for run in runs),
         float(np.mean([number(run["clipped"], 0.0) for run in runs])),
         _half_life(runs, "untrained"),
@@ -100,7 +101,7 @@ def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers]) -> list[Co
     """Each entry beside its baseline; Holm's correction over all of them."""
     errors, shares, deltas = [], [], []
     for mine, other in zip(entries, baselines, strict=True):
-        better = 1 if mine.entry["metric"] == "accuracy" else -1
+        better = 1 if mine.entry["metric"] in larger_is_better() else -1
         greater = [(a > b) - (a < b) for a in mine.values for b in other.values]
         deltas.append(better * sum(greater) / len(greater))
         errors.append(_rank_test(mine.values, other.values))
@@ -129,7 +130,7 @@ def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[st
         return {}, math.nan
     table = []
     for of in by_task.values():
-        sign = -1 if next(iter(of.values())).entry["metric"] == "accuracy" else 1
+        sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
         keys = [(-of[m].solved, sign * float(np.median(of[m].values))) for m in methods]
         order = {key: rank for rank, key in enumerate(sorted(set(keys)))}
         table.append(stats.rankdata([order[key] for key in keys]))

@@ -24,6 +24,7 @@ from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, rea
 from rnnlab.sweeps.report.table import make_rows
 from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.spec.manifest import read_sweep
+from rnnlab.sweeps.spec.question import larger_is_better
 from rnnlab.sweeps.spec.sections import SweepOptions
 from rnnlab.sweeps.statistics import PLAIN, aggregate, ranked
 from scripts.irnn.runs import hardware
@@ -69,7 +70,7 @@ def _over(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: Ca
 def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """{path: value} of the best setting of those that a sweep trained longest, as reports rank settings, and for each
     setting its values, the last step that it trained to, its mean over the tuning seeds and how many were lost."""
-    sweep, sign = read_sweep(folder), 1.0 if entry.metric == "accuracy" else -1.0
+    sweep, sign = read_sweep(folder), 1.0 if entry.metric in larger_is_better() else -1.0
     rows = [row | {"axes": run["axes"]} for row, run in zip(make_rows(folder, sweep), sweep["runs"], strict=True)]
     settings = aggregate(rows, list(entry.grid), f"best.validation.{entry.metric}", sign).settings
     last = [max(row["steps"] for row in setting.rows) for setting in settings]
