@@ -248,7 +248,9 @@ def main(argv: Sequence[str]) -> int:
             asked = race.Asked(values.turns, values.seconds, has_torch, backends, values.alone)
             return measure_whole(WHOLE[chosen[0]][0], shapes, asked, output, console)
         kinds = [kind for kind in KINDS if has_torch or not kind.startswith("torch")]
-        kinds = [kind for kind in kinds if kind != "jax split" or cores() > 1]  # On one core there is nothing to split.
+        kinds = [
+            kind for kind in kinds if kind not in ("jax split", "rnnlab one device") or cores() > 1
+        ]  # On one core there is nothing to split.
         kinds = [kind for kind in kinds if kind != "torch compiled" or values.torch_compile]
         cases = [Case(cell, *shape, precision=values.precision) for shape in shapes for cell in cells]
         return measure_layers(cases, values.turns, values.seconds, kinds, output, console)

@@ -54,15 +54,16 @@ class Worker:
 
 KINDS: dict[str, tuple[str, ...]] = {
     "rnnlab": ("rnnlab fused", "rnnlab native", "rnnlab reference", "rnnlab scan"),
+    "rnnlab one device": ("rnnlab native, one device",),
     "jax": ("plain scan", "flax.nnx.RNN"),
     "jax split": ("plain scan, split", "flax.nnx.RNN, split"),
     "torch": ("torch.nn",),
     "torch flushed": ("torch.nn, flushed",),
     "torch compiled": ("torch.compile",),
 }
-"""The contestants that share a process. "split": over one device per core, by hand. "flushed": denormals are 0, as they
+"""The contestants that share a process. "one device": all cores work on one device's rows. "split": over one device per core, by hand. "flushed": denormals are 0, as they
 are for torch.compile and in JAX."""
-OF_ANY_CELL = ("rnnlab fused", "rnnlab native", "rnnlab kernel", "plain scan")
+OF_ANY_CELL = ("rnnlab fused", "rnnlab native", "rnnlab native, one device", "rnnlab kernel", "plain scan")
 
 
 def maker(name: str) -> Callable[..., Any]:
@@ -72,7 +73,7 @@ def maker(name: str) -> Callable[..., Any]:
 
     split = name.endswith(", split")
     if name.startswith("rnnlab "):
-        return functools.partial(c.rnnlab, backend=name.removeprefix("rnnlab "))
+        return functools.partial(c.rnnlab, backend=name.removeprefix("rnnlab ").removesuffix(", one device"))
     if name.startswith("plain scan"):
         return functools.partial(c.plain_scan, split=split)
     if name.startswith("flax.nnx.RNN"):
@@ -115,6 +116,8 @@ def settle(kind: str) -> None:
 
     if kind == "rnnlab":
         devices.tune_host(devices.cores())
+    elif kind == "rnnlab one device":
+        devices.tune_host(1)
     elif kind == "jax split":
         import jax
 

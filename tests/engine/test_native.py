@@ -13,7 +13,7 @@ from flax import nnx
 from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
-from rnnlab.engine.native import library
+from rnnlab.engine.native import chunks, library
 from tests.engine.comparing import LENGTHS, B, D, H, T, around, compare, has_state_matrix, zoned_with_norms
 from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like
 from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, slow_tests
@@ -49,6 +49,14 @@ def test_resets_zoneout_and_norms_equal_the_reference(variant, reverse):
     with float64():
         zoned, noise = zoned_with_norms(variant)
         compare(zoned, NATIVE, reverse=reverse, resets=True, noise=noise, lengths=jnp.array(LENGTHS))
+
+
+@pytest.mark.parametrize(("variant", "threads"), [("lstm", 2), *slow_tests(("lstm", 5), ("cornn", 3), ("rhn", 2))])
+def test_rows_on_several_threads_equal_the_reference(monkeypatch, variant, threads):
+    monkeypatch.setattr(chunks, "threads_of_device", lambda: threads)
+    with float64():
+        cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
+        compare(cell, NATIVE, **around(T, B, H, True, False))
 
 
 def differentiated(graphdef: Any, state: nnx.State, x: jax.Array, precision: str = "highest", **options: Any) -> Any:

@@ -121,7 +121,8 @@ def backward_source(program: Program, switches: Switches) -> Source:
     lines += emitter.lines
     lines += _sums(emitter, summed, half.summed)
     lines += _outgoing(switches, carries, real)
-    lines += _totals(program, switches, emitter)
+    if switches.threads == 1:
+        lines += _totals(program, switches, emitter)
     lines.append("}")
     before = [f"memcpy(old{n}, dcarry{n} + first * {w}L, rows * {w} * sizeof({k}));" for n, w, k in carries]
     after = [f"memcpy(dbefore{n} + first * {w}L, old{n}, rows * {w} * sizeof({k}));" for n, w, k in carries]
@@ -136,8 +137,9 @@ def backward_source(program: Program, switches: Switches) -> Source:
         size = f"{width_of(v.aval.shape)} * sizeof({kind_of(v.aval.dtype)})"
         rows = "" if v in half.summed else "batch * "
         clear.append(f"memset(sum{n}, 0, {rows}{size});")
+    last = _totals_in_parallel(program, switches) if switches.threads > 1 else []
     text = function(
-        "run_back", program, switches, operands, results, "dcarry0", memory, emitter, before, lines, after, clear
+        "run_back", program, switches, operands, results, "dcarry0", memory, emitter, before, lines, after, clear, last
     )
     return Source(text, tuple(each.name for each in operands), tuple(each.name for each in results))
 
@@ -201,28 +203,59 @@ def _totals(program: Program, switches: Switches, emitter: Emitter) -> list[str]
     """Adds up the gradients of matrices, over as many steps at once as stay in a near cache."""
     if not switches.totals:
         return []
-    numbers, trace = program.matrix_numbers, program.trace
-    starts = {"before": "at[2]", "after": "at[3]", "noise": "at[4]", "kept": "at[5]"}
-    lines = [
+    memory = emitter.new_scratch("uint32_t", _pairs_width(program, switches), rows=66).base if switches.rounds else None
+    return [
         "const long most = rows < 128 ? 128 / rows : 1, done = i % most + 1;",
         "if (done == most || i == count - 1) {",
         "const long low = reverse ? t - done + 1 : t;",
+        *[_add_outer(program, n, "first", "rows", "0", None, memory) for n in switches.totals],
+        "}",
     ]
-    memory = None
+
+
+def _totals_in_parallel(program: Program, switches: Switches) -> list[str]:
+    """The same after all blocks of rows, a part of each matrix's rows on each thread."""
+    if not switches.totals:
+        return []
+    lines = ["auto add = [=](long part) {", "const long count = at[0], most = batch < 128 ? 128 / batch : 1;"]
     if switches.rounds:
-        widths = [(m.rows, m.columns) for m in (program.matrices[trace.products[n].name] for n in switches.totals)]
-        memory = emitter.new_scratch("uint32_t", max(sum(each) for each in widths), rows=66)
-    for n in switches.totals:
-        kind, index = trace.values[n]
-        matrix = program.matrices[trace.products[n].name]
-        function = "add_outer" if memory is None else "add_rounded_outer"
+        rows = "(most * batch / 2 + 1)"
+        lines.append(f"Scratch scratch(size_t{rows} * {_pairs_width(program, switches)} * sizeof(uint32_t) + 64);")
         lines.append(
-            f"{function}({kind}{index} + (({starts[kind]} + low) * batch + first) * {matrix.rows}L, "
-            f"batch * {matrix.rows}L, {matrix.rows}, {matrix.rows}, du{n} + (low * batch + first) * {matrix.columns}L, "
-            f"batch * {matrix.columns}L, {matrix.columns}, {matrix.columns}, done, rows, "
-            f"total{numbers[trace.products[n].name]}{'' if memory is None else f', {memory.base}'});"
+            f"uint32_t* const halves = scratch.take<uint32_t>(size_t{rows} * {_pairs_width(program, switches)});"
         )
-    return [*lines, "}"]
+    lines.append("for (long low = 0; low < count; low += most) {")
+    lines.append("const long done = low + most < count ? most : count - low;")
+    for n in switches.totals:
+        inner = program.matrices[program.trace.products[n].name].rows
+        lines.append(f"{{ const long begin = {inner} * part / threads, end = {inner} * (part + 1) / threads;")
+        memory = "halves" if switches.rounds else None
+        lines.append(_add_outer(program, n, "0", "batch", "begin", "(end - begin)", memory) + " }")
+    return [*lines, "}", "};", "in_parallel(frame, threads, threads, add);"]
+
+
+def _pairs_width(program: Program, switches: Switches) -> int:
+    """Columns of both operands of the widest product, for `add_rounded_outer`."""
+    matrices = [program.matrices[program.trace.products[n].name] for n in switches.totals]
+    return max(m.rows + m.columns for m in matrices)
+
+
+def _add_outer(
+    program: Program, n: int, first: str, rows: str, begin: str, count: str | None, memory: str | None
+) -> str:
+    """Adds to a matrix's gradient, or to `count` of its rows from `begin` on, what rows from `first` on give in `done`
+    steps from `low` on."""
+    starts = {"before": "at[2]", "after": "at[3]", "noise": "at[4]", "kept": "at[5]"}
+    name = program.trace.products[n].name
+    (kind, index), matrix = program.trace.values[n], program.matrices[name]
+    inner, columns = matrix.rows, matrix.columns
+    total = f"total{program.matrix_numbers[name]} + {begin} * {columns}L"
+    return (
+        f"{'add_outer' if memory is None else 'add_rounded_outer'}("
+        f"{kind}{index} + (({starts[kind]} + low) * batch + {first}) * {inner}L + {begin}, batch * {inner}L, {inner}, "
+        f"{count or inner}, du{n} + (low * batch + {first}) * {columns}L, batch * {columns}L, {columns}, {columns}, "
+        f"done, {rows}, {total}{'' if memory is None else f', {memory}'});"
+    )
 
 
 def _sums(emitter: Emitter, summed: Sequence[Any], over_rows: Sequence[Any]) -> list[str]:

@@ -18,7 +18,7 @@ from rnnlab.engine.kernel.rules import Unsupported
 from rnnlab.engine.loops import Back, Chunk, Stacks, empty_stacks
 from rnnlab.engine.native.backward import backward_source
 from rnnlab.engine.native.forward import forward_source
-from rnnlab.engine.native.library import call, load, needed_compiler
+from rnnlab.engine.native.library import call, load, needed_compiler, threads_of_device
 from rnnlab.engine.native.multiply import in_pairs
 from rnnlab.engine.native.program import Program
 from rnnlab.engine.native.rules import kind_of
@@ -55,7 +55,9 @@ class NativeLoops:
             raise Unsupported(f"products in {plan.precision}")
         rounds = plan.precision == "bfloat16"
         pairs = rounds and real == "float" and needed_compiler().has("__AVX512BF16__")
-        self.switches = Switches(panel, real, rounds, pairs, state_mask=state_mask is not None)
+        self.switches = Switches(
+            panel, real, rounds, pairs, state_mask=state_mask is not None, threads=min(threads_of_device(), batch)
+        )
         self.packed_forward = self._packed(transposed=False)
         self.packed_back = self._packed(transposed=True)
 
@@ -153,6 +155,8 @@ class NativeLoops:
             dnew=tapped,
             totals=self._summed_within(dmatrices),
         )
+        if program.backward.summed:  # All rows add to them.
+            switches = switches._replace(threads=1)
         source = self._written(backward_source, program, switches)
         steps, dtype = chunk.z.shape[0], dcarry[0].dtype
         arrays: dict[str, Any] = {**self.packed_back, **self._beside(chunk), "dh": dh, "factor": factor}

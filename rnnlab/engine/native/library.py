@@ -18,6 +18,7 @@ import jax
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.files.cache import cache_root
+from rnnlab.parallel.devices import cores
 
 _FLAGS = (
     "-std=c++17",
@@ -97,6 +98,11 @@ def check_native() -> None:
             "JAX_PLATFORMS=cpu"
         )
     needed_compiler()
+
+
+def threads_of_device() -> int:
+    """How many threads a device may use: all cores where there is one device; else each has a core of its own."""
+    return 1 if jax.local_device_count() > 1 else cores()
 
 
 def folder() -> Path:

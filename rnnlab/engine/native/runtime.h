@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <atomic>
+#include <thread>
+
 #if defined(__AVX512BF16__) && defined(REAL_IS_FLOAT)
 #define PAIRS
 #include <immintrin.h>
@@ -329,6 +332,40 @@ inline bool answered(const XLA_FFI_CallFrame* frame) {
   metadata->api_version.major_version = XLA_FFI_API_MAJOR;
   metadata->api_version.minor_version = XLA_FFI_API_MINOR;
   return true;
+}
+
+// Calls run(0) to run(count - 1), on the threads of XLA's pool that are free and on this one. It waits for what has
+// begun alone, so that a pool with no free thread is no hindrance; a thread that comes late finds nothing left.
+template <class F> struct Shared {
+  F run;
+  long count;
+  std::atomic<long> next{0}, done{0}, users;
+  void work() {
+    for (long n; (n = next.fetch_add(1)) < count; done.fetch_add(1, std::memory_order_release)) run(n);
+  }
+  void leave() { if (users.fetch_sub(1) == 1) delete this; }
+};
+template <class F> inline void in_parallel(XLA_FFI_CallFrame* frame, long threads, long count, F run) {
+  auto* shared = new Shared<F>{run, count};
+  shared->users = 1;
+  for (long n = 1; n < threads && n < count; ++n) {
+    XLA_FFI_ThreadPool_Schedule_Args asked;
+    asked.struct_size = XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE;
+    asked.extension_start = nullptr;
+    asked.ctx = frame->ctx;
+    asked.task = [](void* data) { ((Shared<F>*)data)->work(); ((Shared<F>*)data)->leave(); };
+    asked.data = shared;
+    shared->users.fetch_add(1);
+    if (XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_Schedule(&asked)) {
+      XLA_FFI_Error_Destroy_Args gone = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, nullptr, error};
+      frame->api->XLA_FFI_Error_Destroy(&gone);
+      shared->leave();
+      break;
+    }
+  }
+  shared->work();
+  while (shared->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+  shared->leave();
 }
 
 // Memory of one call, given out piece by piece from the start of a cache line on.

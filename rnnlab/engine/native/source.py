@@ -27,6 +27,8 @@ class Switches(NamedTuple):
     """Forward: whether all elements of the carry are kept of every step, or h alone."""
     gates: bool = True
     """Forward: whether what the pullback holds is kept of every step."""
+    threads: int = 1
+    """How many run blocks of rows side by side."""
     dh: bool = True
     """Back: whether h of every step has a gradient of its own."""
     factor: bool = False
@@ -89,8 +91,15 @@ def function(
     lines: Sequence[str],
     after: Sequence[str],
     sums: Sequence[str] = (),
+    last: Sequence[str] = (),
 ) -> str:
-    """The function around the loop over time. memory: more arrays like the emitter's scratch."""
+    """The function around the loop over time.
+
+    Args:
+        memory: more arrays like the emitter's scratch.
+        before, lines, after: of a block of rows.
+        sums, last: before and after all blocks.
+    """
     largest = max((m.rows * m.columns for m in program.matrices.values()), default=0)
     number = next(n for n, each in enumerate(operands) if each.name == of_batch)
     scratch = [*((*each, 0) for each in memory), *emitter.scratch]
@@ -108,15 +117,22 @@ def function(
             text.append(f"const long state_width = argument(frame, {n})->dims[1];")
     text += [f"{each.kind}* const {each.name} = ({each.kind}*)result(frame, {n});" for n, each in enumerate(results)]
     text += [
-        f"const long blocks = batch_blocks(batch, {largest}L * sizeof({switches.real}));",
+        f"const long fewest = batch_blocks(batch, {largest}L * sizeof({switches.real})), threads = {switches.threads};",
+        "const long blocks = (fewest + threads - 1) / threads * threads;",
         "const long block = (batch + blocks - 1) / blocks;",
+        *sums,
+        "auto run = [=](long number) {",
+        "const long first = number * block, rows = first + block < batch ? block : batch - first;",
+        "if (rows <= 0) return;",
         f"Scratch scratch({sizes or '64'});",
     ]
     for each, kind, width, rows in scratch:
         pointer = "*" if any(each == m[0] for m in memory) else "* const"
         text.append(f"{kind}{pointer} {each} = scratch.take<{kind}>(size_t(block + {rows}) * {width});")
-    text += sums
-    text += ["for (long first = 0; first < batch; first += block) {"]
-    text += ["const long rows = first + block < batch ? block : batch - first;"]
-    text += [*before, *lines, *after, "}", "return nullptr;", "}"]
+    text += [*before, *lines, *after, "};"]
+    if switches.threads > 1:
+        text.append("in_parallel(frame, threads, blocks, run);")
+    else:
+        text.append("for (long number = 0; number < blocks; ++number) run(number);")
+    text += [*last, "return nullptr;", "}"]
     return "\n".join(text) + "\n"
