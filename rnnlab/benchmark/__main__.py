@@ -136,7 +136,7 @@ def measure_layers(
     workers = [Worker(kind) for kind in kinds]
     from rnnlab.plots import benchmark_ratios  # After the check of the words: it takes a second to import.
 
-    rate = workers[1].ask(do="rate", seconds=3.0)
+    rate = workers[kinds.index("jax")].ask(do="rate", seconds=3.0)
     if isinstance(rate, dict):
         raise ConfigError(f"JAX does not run here: {rate['error']}")
     console.print(f"matrix product rate: {rate / 1e9:.0f} GFLOP/s (float32, 2048 x 2048)")

@@ -61,8 +61,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "torch flushed": ("torch.nn, flushed",),
     "torch compiled": ("torch.compile",),
 }
-"""The contestants that share a process. "one device": all cores work on one device's rows. "split": over one device per core, by hand. "flushed": denormals are 0, as they
-are for torch.compile and in JAX."""
+"""The contestants that share a process. "one device": all cores work on one device's rows. "split": over one device per
+core, by hand. "flushed": denormals are 0, as they are for torch.compile and in JAX."""
 OF_ANY_CELL = ("rnnlab fused", "rnnlab native", "rnnlab native, one device", "rnnlab kernel", "plain scan")
 
 
