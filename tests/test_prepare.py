@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
+import platformdirs
 import pytest
 
 from rnnlab import cli
@@ -446,7 +446,7 @@ def test_a_large_corpus_is_not_prepared_on_the_way(source: Path, monkeypatch: py
 
 
 def test_a_read_only_data_folder_is_left_alone(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: tmp_path / "cache" / name)
     data = tmp_path / "data"
     data.mkdir(mode=0o555)
     found = load_tokens("text", data, source=source, say=quiet)
@@ -459,7 +459,7 @@ def test_a_read_only_data_folder_is_left_alone(tmp_path: Path, source: Path, mon
 def test_what_is_prepared_in_a_read_only_data_folder_is_used(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: tmp_path / "cache" / name)
     made = load_tokens("text", tmp_path / "data", source=source, say=quiet)
     monkeypatch.setattr(tokens, "writable", lambda folder: folder.is_relative_to(tmp_path / "cache"))
     assert load_tokens("text", tmp_path / "data", source=source, say=quiet).folder == made.folder

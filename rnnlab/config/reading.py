@@ -49,7 +49,8 @@ def read_file(reference: str) -> dict[str, Any]:
         raise ConfigError(f"--config: {path} is not a Python file; a config is one, as configs/adding.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # A dataclass looks there for the types of its fields.
-    before = set(sys.modules)
+    before, writes = set(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # Else a file changed twice in a second is read as it was, and its folder gets one.
     try:
         spec.loader.exec_module(module)
         signature = inspect.signature(module.get_config)
@@ -73,6 +74,7 @@ def read_file(reference: str) -> dict[str, Any]:
     except (Exception, SystemExit) as error:  # A user's file may raise anything; the message is one line all the same.
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
     finally:
+        sys.dont_write_bytecode = writes
         note_imports(before)
 
 

@@ -1,6 +1,7 @@
 """Configs: files and presets, overrides, checks with their messages, the round trip through JSON, differences."""
 
 import copy
+import os
 import re
 import runpy
 import types
@@ -592,3 +593,15 @@ def test_a_section_may_be_typed_as_configs_write_it() -> None:
 @pytest.mark.parametrize("text", ["dict(1)", "dict(**x)", "list(a=1)", "dict(a=b)"])
 def test_only_literals_are_read_of_a_text(text: str) -> None:
     assert literal(text) == text
+
+
+def test_a_file_that_is_changed_within_a_second_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its compiled form would be taken for that of the file: the same second, the same size."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    for steps in (1, 2):
+        text = f"def get_config():\n    return ConfigDict({{'steps': {steps}}})\n"
+        file.write_text(f"from ml_collections import ConfigDict\n{text}")
+        os.utime(file, (0, 0))
+        assert load_file(str(file)).steps == steps
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]

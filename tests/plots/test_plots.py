@@ -168,6 +168,13 @@ def diagnosed(number: Any) -> dict[str, Any]:
         "lyapunov": {"layer 1": {"mean": [number] * 2, "error": [number] * 2}},
         "lags": {"layer 1": {"gates": ["h"], "norms": [[number]] * 4, "cosine": [number] * 4, "ratio": [number] * 4}},
         "closed_loop": {"time": [1, 2], "course": [number] * 2, "mean": [number], "error": [number], "system": number},
+        "newton": {
+            "layer 1": {
+                "steps": 9,
+                "exponent": number,
+                "kinds": {"full": {"course": [number] * 3, "iterations": 2, "converged": number}},
+            }
+        },
         "truncation": {"windows": [1, 2, 4], "all": {"cosine": [number] * 3, "ratio": [number] * 3}},
         "values": {"layer 1": {"h": {"edges": [0, 0.5, 1], "shares": [number] * 2, "notes": {"are 0": number}}}},
     }
