@@ -152,7 +152,7 @@ def test_gradients_equal_finite_differences():
         np.testing.assert_allclose(dot(gradients, way), slope, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_row_does_not_depend_on_the_rows_beside_it():
     cell, x = make_cell("gru", D, H), 3 * random_array(1, 30, B, D)
     alone, together = ({"newton": options_of("full"), "iterations": []} for _ in range(2))

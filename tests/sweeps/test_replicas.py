@@ -141,7 +141,7 @@ def in_states(programs: ReplicaPrograms, steps: int) -> TrainState:
     return programs.train(programs.start([seed], [each]), np.array([steps], np.int32))
 
 
-@pytest.mark.parametrize("side_by_side", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("side_by_side", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_devices_that_share_a_replica_compute_the_run_on_as_many_devices(side_by_side):
     """One after another bit for bit; and they meet once a step, where the places of several replicas do not."""
     tolerance = 1e-4 if side_by_side else 0.0
@@ -169,7 +169,7 @@ def test_devices_that_share_a_replica_compute_the_run_on_as_many_devices(side_by
         jax.tree.map(np.testing.assert_array_equal, spread.pick(states, slot), at(states, slot))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_streams_of_a_replica_that_devices_share_go_on_where_they_were(tmp_path, monkeypatch):
     monkeypatch.setenv("RNNLAB_DATA", str(tmp_path))
     (tmp_path / "text").mkdir()

@@ -84,8 +84,17 @@ def test_the_page_of_the_tutorials_names_every_notebook_with_its_title() -> None
     assert len(titles) == 5
 
 
-@pytest.mark.slow
-@each_notebook
+RUN_WITH_SLOW_TESTS = ("write_a_cell_and_measure_it", "text_from_a_language_model")
+"""They take a minute each; the others run with the exhaustive tests, and by `make notebooks`."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.stem in RUN_WITH_SLOW_TESTS else pytest.mark.exhaustive, id=p.stem)
+        for p in NOTEBOOKS
+    ],
+)
 def test_a_notebook_runs(path: Path) -> None:
     pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")

@@ -87,7 +87,7 @@ class Half:
 
     def step(
         self,
-        values: dict[Var, Value],
+        values: dict[Any, Value],
         axes: Mapping[Any, Axis],
         exchange: Callable[[int, list[Value]], Sequence[Value]],
         joined: Joined,

@@ -85,8 +85,7 @@ inline float exp_(float x) {
 }
 inline double exp_(double x) { return exp(x); }
 
-inline float logistic_(float x) { return 0.5f * tanh_(0.5f * x) + 0.5f; }
-inline double logistic_(double x) { return 0.5 * tanh(0.5 * x) + 0.5; }
+template <class T> inline T logistic_(T x) { return T(1) / (T(1) + exp_(-x)); }
 
 template <class T> inline T sign_(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
 template <class T> inline T maximum_(T a, T b) { return (a > b) | (a != a) ? a : b; }
