@@ -158,8 +158,8 @@ def counts(site: Path, topologies: Sequence[str] = TOPOLOGIES) -> list[dict[str,
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     }
     command.append(f"--topologies={','.join(topologies)}")
-    said = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
-    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    output = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
 def row(case: dict[str, Any]) -> list[str]:

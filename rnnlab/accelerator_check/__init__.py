@@ -1,1 +1,1 @@
-"""What a GPU or TPU computes and how fast, in one command; see `__main__.py`."""
+"""Tests and times a GPU or TPU in one command; see `__main__.py`."""

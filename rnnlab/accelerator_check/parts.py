@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     shapes: Sequence[tuple[int, int, int, int, bool]]
     """T, B, D, H and whether in both directions."""
     sweep: sweeps.Case
-    """Of one run; others have more rates and seeds."""
+    """The spec of one run; others have more rates and seeds."""
     replicas: Sequence[tuple[int, int]]
     """Learning rates and seeds."""
     training: tuple[str, ...]
@@ -90,7 +90,7 @@ def class_of(cell: str) -> str:
 
 
 def correctness_request(plan: Plan, cell: str) -> dict[str, Any]:
-    """What a worker is asked for a cell."""
+    """Requests to a worker about a cell."""
     words = {"shape": plan.correctness, "backends": BACKENDS, "precisions": PRECISIONS}
     return {"do": "correct", "cell": cell, **words}
 
@@ -118,15 +118,15 @@ def train(plan: Plan, workdir: Path, seconds: float, more: Sequence[str]) -> dic
         errors="replace",
     )
     try:
-        said = process.communicate(timeout=seconds)[0]
+        answer = process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)  # It saves where it is.
         try:
-            said = process.communicate(timeout=60)[0]
+            answer = process.communicate(timeout=60)[0]
         except subprocess.TimeoutExpired:
             process.kill()
-            said = process.communicate()[0]
-    return trained(workdir) or {"error": (said.strip().splitlines() or ["it said nothing"])[-1][:300]}
+            answer = process.communicate()[0]
+    return trained(workdir) or {"error": (answer.strip().splitlines() or ["it said nothing"])[-1][:300]}
 
 
 def trained(workdir: Path) -> dict[str, Any] | None:

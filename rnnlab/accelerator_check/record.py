@@ -1,4 +1,4 @@
-"""What a check has left: check.json, check.md and figures in a folder, written anew after every part."""
+"""The files that a check leaves: check.json, check.md and figures in a folder, written anew after every part."""
 
 import json
 import statistics
@@ -60,7 +60,7 @@ class Record:
         return [] if device["platform"] == "cpu" else entries_of(device["kind"], self.rows("timing"))
 
     def wrong(self) -> list[dict[str, Any]]:
-        """What a device computes wrongly, or fails to."""
+        """Parts that a device computes wrongly, or fails to compute."""
         return [row for row in self.rows("correctness") if not (row.get("right") or refused(row))]
 
     def draw(self) -> list[Path]:

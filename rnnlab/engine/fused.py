@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from rnnlab.engine.chain import Trace, trace_first
 from rnnlab.engine.contract import Cotangent, Matrix, Taps
 from rnnlab.engine.gradients import plain, with_sums, zeros_at_least
-from rnnlab.engine.loops import Chunk, XlaLoops, cut, empty_stacks, put
+from rnnlab.engine.loops import Chunk, Incoming, XlaLoops, cut, empty_stacks, put
 from rnnlab.engine.native.chunks import native_loops
 from rnnlab.engine.plan import Plan
 from rnnlab.typing import Carry, PyTree
@@ -131,7 +131,7 @@ def _fused_backward(plan, residuals, cotangents):
         chunk = Chunk(first, z, _within(lengths, first, length), noise_chunk)
         leaves, structure = jax.tree.flatten(dparams)
         beside = noise, dcarry, dh, cotangent, ends, leaves, dmatrices, scratch, taps is not None
-        trace, back = loops.back(chunk, start, stacks, *beside)
+        trace, back = loops.back(chunk, Incoming(start, stacks, *beside))
         dparams_project, dx = pull_project(_gradient_of_z(trace, back.dz, back.du))
         leaves = with_sums(leaves, trace.used, back.dread)
         dparams = jax.tree.map(jnp.add, jax.tree.unflatten(structure, leaves), dparams_project)

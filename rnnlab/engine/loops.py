@@ -63,6 +63,32 @@ class Chunk(NamedTuple):
     noise: tuple[jax.Array, ...]
 
 
+class Incoming(NamedTuple):
+    """What the way back of a chunk begins with."""
+
+    start: Carry | None
+    """The carry that the chunk begins with; None: it stands in `stacks`."""
+    stacks: Stacks
+    """Of the whole sequence, as the plan keeps them."""
+    noise: tuple[jax.Array, ...]
+    """Of the whole sequence."""
+    dcarry: Carry
+    """The gradient of the carry that the chunk ends with."""
+    dh: jax.Array | None
+    """That of h at every step of the sequence; None for zeros."""
+    cotangent: Cotangent | None
+    ends: jax.Array
+    """Each row's steps."""
+    leaves: list[jax.Array]
+    """The parameters' gradients that were summed before."""
+    dmatrices: dict[str, Matrix]
+    """Those of the matrices."""
+    scratch: list[jax.Array]
+    """`empty_scratch`, or what the chunk before this one left."""
+    tapped: bool
+    """Whether `dnew` is read."""
+
+
 class Back(NamedTuple):
     """The gradients that the steps of a chunk leave."""
 
@@ -137,37 +163,9 @@ class XlaLoops:
         products = products_of(self.plan.cell(self.params), x, noise)
         return [jnp.zeros((self.plan.chunk, x.shape[1], each.columns), dtype) for each in products]
 
-    def back(
-        self,
-        chunk: Chunk,
-        start: Carry | None,
-        stacks: Stacks,
-        noise: tuple[jax.Array, ...],
-        dcarry: Carry,
-        dh: jax.Array | None,
-        cotangent: Cotangent | None,
-        ends: jax.Array,
-        leaves: Sequence[jax.Array],
-        dmatrices: dict[str, Matrix],
-        scratch: list[jax.Array],
-        tapped: bool,
-    ) -> tuple[Trace, Back]:
-        """The gradients of a chunk's steps.
-
-        Args:
-            chunk: its steps.
-            start: the carry that it begins with; None: it stands in `stacks`.
-            stacks: of the whole sequence, as `plan` keeps them.
-            noise: of the whole sequence.
-            dcarry: the gradient of the carry that it ends with.
-            dh: of h at every step of the sequence; None for zeros.
-            cotangent: what is done to the gradients.
-            ends: each row's steps.
-            leaves: the parameters' gradients that were summed before.
-            dmatrices: those of the matrices.
-            scratch: `empty_scratch`, or what the chunk before this one left.
-            tapped: whether `dnew` is read.
-        """
+    def back(self, chunk: Chunk, incoming: Incoming) -> tuple[Trace, Back]:
+        """The gradients of a chunk's steps."""
+        start, stacks, noise, dcarry, dh, cotangent, ends, leaves, dmatrices, scratch, _ = incoming
         plan, matrices = self.plan, self.matrices
         length, rows = chunk.z.shape[:2]
         first, mask = chunk.first, chunk.mask

@@ -59,6 +59,26 @@ def test_rows_on_several_threads_equal_the_reference(monkeypatch, variant, threa
         compare(cell, NATIVE, **around(T, B, H, True, False))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jnp.cumsum(x, -1) / 4,
+        *slow_tests(
+            lambda x: jnp.cumsum(x, -1, dtype=x.dtype)[..., ::1] * jnp.arange(H),
+            lambda x: jax.nn.softmax(x, -1) * x.max(-1, keepdims=True),
+            lambda x: jnp.concatenate([x[..., 1:], jnp.tanh(x[..., :1])], -1),
+        ),
+    ],
+)
+def test_activations_over_the_units_equal_the_reference(function):
+    """Sums, parts and numbers of columns within a row."""
+    with float64():
+        cell = CELLS["vanilla"](D, H, activation=function, rngs=nnx.Rngs(0))
+        graphdef, state = nnx.split(cell)
+        state = jax.tree.map(lambda a: jnp.asarray(a, float), state)
+        compare(nnx.merge(graphdef, state), NATIVE, **around(T, B, H, True, True))
+
+
 def differentiated(graphdef: Any, state: nnx.State, x: jax.Array, precision: str = "highest", **options: Any) -> Any:
     def loss(state: nnx.State, x: jax.Array) -> Any:
         cell = nnx.merge(graphdef, state)

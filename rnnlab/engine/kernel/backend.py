@@ -6,8 +6,8 @@ import jax
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine.contract import Cotangent, Matrix, Taps
+from rnnlab.engine.halves import Unsupported
 from rnnlab.engine.kernel.memory import TooLarge
-from rnnlab.engine.kernel.rules import Unsupported
 from rnnlab.engine.kernel.sequence import KernelPlan, unroll_kernel
 from rnnlab.engine.kernel.settings import settings_for
 from rnnlab.engine.plan import Plan

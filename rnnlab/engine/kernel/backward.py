@@ -14,6 +14,7 @@ from rnnlab.engine.kernel.blocks import exchange_of
 from rnnlab.engine.kernel.forward import Inputs, Recurrence, fill, run_step, zeros
 from rnnlab.engine.kernel.launch import call
 from rnnlab.engine.kernel.programs import Arrays, Program, read_by
+from rnnlab.engine.kernel.rules import run_half
 from rnnlab.engine.kernel.team import Team
 
 
@@ -199,7 +200,7 @@ class _Loop:
             value: Any = program.dvalues[number]
             return [self.products.back(number, du, value.aval.dtype, (refs["du"], sum(spans[:number]), t))]
 
-        return program.backward.step(values, program.axes, exchange, self.team.joined)
+        return run_half(program.backward, values, program.axes, exchange, self.team.joined)
 
     def _full(self, result: Any, variable: Any, key: Any) -> Value:
         """A result in all rows. key: of its axis; a number has none of its own."""

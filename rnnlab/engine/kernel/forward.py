@@ -15,6 +15,7 @@ from rnnlab.engine.kernel.blocks import blocks_of, exchange_of, vectors_of
 from rnnlab.engine.kernel.launch import call
 from rnnlab.engine.kernel.matrices import Products
 from rnnlab.engine.kernel.programs import Arrays, Program, read_by
+from rnnlab.engine.kernel.rules import run_half
 from rnnlab.engine.kernel.settings import Settings
 from rnnlab.engine.kernel.team import Team
 from rnnlab.typing import Carry, Parts
@@ -135,7 +136,7 @@ def run_step(
         value = read_by(variable, lambda _: sent[0], program.axes["value", number], rows)
         return products.times(number, value)
 
-    return program.forward.step(values, program.axes, exchange, within.team.joined)
+    return run_half(program.forward, values, program.axes, exchange, within.team.joined)
 
 
 def fill(first: Any, end: int, places: Sequence[tuple[Any, ...]]) -> None:

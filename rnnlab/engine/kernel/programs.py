@@ -7,18 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import Var
 
-from rnnlab.engine.chain import Held, Step
+from rnnlab.engine.chain import Step
 from rnnlab.engine.contract import Matrix
+from rnnlab.engine.halves import Half, Halves, has_rows, width_of
 from rnnlab.engine.kernel.axes import Axis, Cuts, Value
-from rnnlab.engine.kernel.halves import Half
-from rnnlab.engine.kernel.rules import REDUCED, ROWS, has_rows, link, width_of
+from rnnlab.engine.kernel.rules import REDUCED, check, link
 from rnnlab.engine.kernel.team import Team
-from rnnlab.engine.stages import stages
-from rnnlab.typing import PyTree
-
-CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 
 
 class Arrays(NamedTuple):
@@ -45,7 +41,7 @@ class Arrays(NamedTuple):
         return jnp.result_type(*kinds) if kinds else jnp.float32
 
 
-class Program:
+class Program(Halves):
     """The two kernels' programs, and how each of a step's arrays is cut."""
 
     def __init__(
@@ -62,42 +58,8 @@ class Program:
         Raises:
             Unsupported: the step has what a kernel cannot do.
         """
-        trace = step.trace
-        self.trace, self.matrices, self.step_consts = trace, matrices, step.consts
-        forward, back = trace.forward, trace.backward
-        flat, consts = stages(
-            ClosedJaxpr(forward.jaxpr, step.consts), forward.early, forward.received, forward.sent, CALLS
-        )
-        flat_back, back_consts = stages(
-            ClosedJaxpr(back.jaxpr, step.back_consts), back.early, back.received, back.sent, CALLS
-        )
-        count = len(trace.products)
-        inputs: list[Any] = list(flat.jaxpr.invars)
-        self.leaf_variables = inputs[: len(leaves)]
-        self.row_leaves = [n for n, leaf in enumerate(leaves) if has_rows(leaf.shape)]
-        free = [v for v, leaf in zip(self.leaf_variables, leaves, strict=True) if not has_rows(leaf.shape)]
-        self.forward = Half(flat, consts, free)
-        outputs: list[Any] = list(flat.jaxpr.outvars)
-        self.new: list[Any] = outputs[count : count + flat_back.early - len(trace.holdings)]
-        self.kept = outputs[count + len(self.new) :]
-        self.before: list[Any] = inputs[len(leaves) : len(leaves) + len(self.new)]
-        rest = inputs[len(leaves) + len(self.new) : flat.early]
-        self.z, self.noise = rest[: len(trace.same)], rest[len(trace.same) :]
-        self.values_out = outputs[:count]
-
-        held: list[Any] = list(flat_back.jaxpr.invars[: len(trace.holdings)])
-        self.held = held
-        constant = [v for v, h in zip(held, trace.holdings, strict=True) if self._is_free(h, leaves, step)]
-        self.backward = Half(flat_back, back_consts, constant)
-        self.dnew = list(flat_back.jaxpr.invars[len(held) : flat_back.early])
+        super().__init__(step, leaves, matrices, check)
         self._solve(state_width, pad, widest)
-
-    def _is_free(self, held: Held, leaves: Sequence[Any], step: Step) -> bool:
-        """Whether what the pullback holds depends on no row."""
-        if held.kind == "constant":
-            number = held.number - len(step.consts)
-            return not (0 <= number < len(leaves) and has_rows(leaves[number].shape))
-        return held.kind == "kept" and self.kept[held.number] in self.forward.free
 
     # --- how the arrays are cut --------------------------------------------------------------------------------------
 
@@ -121,15 +83,6 @@ class Program:
         for variable in [*self.leaf_variables, *self.held]:
             if has_rows(variable.aval.shape):
                 key(variable)
-        back = self.backward.jaxpr.outvars
-        results = iter(self.forward.jaxpr.invars[self.forward.stages.early :])
-        dvalues = list(self.backward.jaxpr.invars[self.backward.stages.early :])[::-1]
-        self.results = [[next(results) for _ in range(each.parts)] for each in trace.products]
-        du = iter(back)
-        dresults = [[next(du) for _ in range(each.parts)] for each in trace.products[::-1]][::-1]
-        self.dbefore = [next(du) for _ in self.new]
-        self.dz = [next(du) for _ in trace.same]
-        self.dread: list[Any] = list(du)
         for before, new, dnew, dbefore in zip(self.before, self.new, self.dnew, self.dbefore, strict=True):
             for other in (new, dnew, dbefore):
                 joined(key(before), other)
@@ -148,8 +101,8 @@ class Program:
             cuts.add(name, matrix.rows)
             if isinstance(value, Var):
                 cuts.link(name, key(value))
-            cuts.link(name, key(dvalues[number]))
-            for part, (u, d) in enumerate(zip(self.results[number], dresults[number], strict=True)):
+            cuts.link(name, key(self.dvalues[number]))
+            for part, (u, d) in enumerate(zip(self.results[number], self.dresults[number], strict=True)):
                 cuts.add(("u", number, part), matrix.columns // matrix.parts)
                 joined(key(u), d)
                 cuts.link(("u", number, part), u)
@@ -169,7 +122,6 @@ class Program:
                 cuts.add("state mask", state_width)
                 for start in range(0, matrix.rows, state_width):
                     cuts.link("state mask", name, 0, start, state_width)
-        self.dvalues, self.dresults = dvalues, dresults
         self._cuts = cuts
         self.axes = cuts.solved(pad, widest)
 
@@ -219,31 +171,9 @@ class Program:
         return list(range(len(self.new))) if everything else sorted(read)
 
     @property
-    def saved_kept(self) -> list[int]:
-        """The kept arrays that have rows."""
-        return [n for n, v in enumerate(self.kept) if v not in self.forward.free]
-
-    @property
     def met(self) -> list[Any]:
         """The kept arrays that met a matrix."""
         return [self.kept[h.number] for h in self.trace.values if h.kind == "kept"]
-
-    @property
-    def own_dz(self) -> list[int]:
-        """The parts of z whose gradient is none of the products'."""
-        return [n for n, same in enumerate(self.trace.same) if same is None]
-
-    @property
-    def sums(self) -> list[Any]:
-        """The variables that the way back adds up over the steps: what enters the parameters' gradients, and those of
-        the parameters that have rows."""
-        rows = [v for v in self.dread if not isinstance(v, Literal) and has_rows(v.aval.shape)]
-        return list(dict.fromkeys([*self.backward.summed, *rows]))
-
-
-def rows_of(tree: PyTree) -> PyTree:
-    """Shapes [B, ...] with the rows of a trace in the place of B."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((ROWS, *a.shape[1:]), a.dtype), tree)
 
 
 def read_by(variable: Any, read: Callable[[Any], Any], axis: Axis, rows: int) -> Value:

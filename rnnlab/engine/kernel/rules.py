@@ -4,7 +4,7 @@ Every operation that a step may have stands here; a step with another is run by 
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,31 +13,11 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 
+from rnnlab.engine.halves import ROWS, Half, Unsupported, width_of
 from rnnlab.engine.kernel.axes import Axis, Cuts, Value, without_padding
-
-ROWS = 8191
-"""The number of rows that a step is traced with; no other axis has so many, so it shows which arrays have rows."""
-
 
 Joined = Callable[[jax.Array, Any, float], jax.Array]
 """`Team.joined`: of a sum over a program's columns, that of all programs."""
-
-
-class Unsupported(ValueError):
-    """A step that no kernel can run; the text says which operation."""
-
-
-def has_rows(shape: Sequence[int]) -> bool:
-    return len(shape) > 0 and shape[0] == ROWS
-
-
-def width_of(shape: Sequence[int]) -> int:
-    """The columns of an array [], [W], [1, W], [B] or [B, W]."""
-    if len(shape) == 0 or tuple(shape) == (ROWS,):
-        return 1
-    if len(shape) == 1 or (len(shape) == 2 and shape[0] in (1, ROWS)):
-        return shape[-1]
-    raise Unsupported(f"an array of shape {list(shape)}")
 
 
 def link(equation: Any, cuts: Cuts, key: Callable[[Any], Hashable]) -> None:
@@ -87,6 +67,33 @@ def _need(condition: bool, equation: Any) -> None:
         name = equation.primitive.name
         why = ", and within a kernel columns cannot be shifted" if name in RUNNING else ""
         raise Unsupported(f"`{name}` of {shapes}{why}")
+
+
+def run_half(
+    half: Half,
+    values: dict[Any, Value],
+    axes: Mapping[Any, Axis],
+    exchange: Callable[[int, list[Value]], Sequence[Value]],
+    joined: Joined,
+) -> Callable[[Any], Any]:
+    """Runs a half of a step within a kernel. values: of the free variables and of the inputs from the start. exchange:
+    that of `Stages`. Returns what reads a variable, or a number."""
+    stages = half.stages
+    late, outputs = iter(half.jaxpr.invars[stages.early :]), iter(half.jaxpr.outvars)
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, Literal) else values[variable]
+
+    for number, equations in enumerate(half.inside):
+        for equation in equations:
+            of_inputs = [None if isinstance(v, Literal) else axes[v] for v in equation.invars]
+            results = [axes[v] for v in equation.outvars]
+            operands = [read(v) for v in equation.invars]
+            values.update(zip(equation.outvars, evaluate(equation, operands, of_inputs, results, joined), strict=True))
+        if number < len(stages.sent):
+            brought = exchange(number, [read(next(outputs)) for _ in range(stages.sent[number])])
+            values.update(zip((next(late) for _ in range(stages.received[number])), brought, strict=True))
+    return read
 
 
 def evaluate(

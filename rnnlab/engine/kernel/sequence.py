@@ -5,22 +5,22 @@ them the gradients of the matrices, one product each over all steps.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
-from jax.extend.core import Var
 
-from rnnlab.engine.chain import Step, trace_step
+from rnnlab.engine.chain import Step
 from rnnlab.engine.contract import Cotangent, Matrix, Taps
 from rnnlab.engine.gradients import add_gradient, plain, with_sums, zeros_at_least
+from rnnlab.engine.halves import leaves_in_rows, trace_rows
 from rnnlab.engine.kernel.axes import unpack
 from rnnlab.engine.kernel.backward import Backward
 from rnnlab.engine.kernel.forward import Recurrence, run_forward
 from rnnlab.engine.kernel.memory import fitted
-from rnnlab.engine.kernel.programs import Program, rows_of
+from rnnlab.engine.kernel.programs import Program
 from rnnlab.engine.kernel.settings import Settings
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.resets import have_rows
@@ -57,13 +57,8 @@ def unroll_kernel(
 
 def _step(plan: KernelPlan, params: PyTree, matrices: Any, carry: Carry, z: Parts, noise: Any) -> Step:
     """The step, traced with rows that no other axis has."""
-    leaves, structure = jax.tree.flatten(params)
-    rows = have_rows(plan.base.cell(params), params)
-    shapes = [
-        rows_of(a) if has else jax.ShapeDtypeStruct(a.shape, a.dtype) for a, has in zip(leaves, rows, strict=True)
-    ]
     of_step = jax.eval_shape(lambda: jax.tree.map(lambda a: a[0], (z, noise)))
-    return trace_step(plan.base, jax.tree.unflatten(structure, shapes), matrices, rows_of(carry), *rows_of(of_step))
+    return trace_rows(plan.base, params, matrices, carry, *of_step)
 
 
 def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask) -> Recurrence:
@@ -76,7 +71,7 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
     settings = plan.settings
     leaves = jax.tree.leaves(params)
     rows = have_rows(plan.base.cell(params), params)
-    shapes = [rows_of(a) if has else a for a, has in zip(leaves, rows, strict=True)]
+    shapes = leaves_in_rows(plan.base, params)
     width = None if state_mask is None else state_mask.shape[1]
     program = Program(step, shapes, matrices, width, settings.pad, settings.widest)
     again = not plan.base.keep_gates and bool(program.saved_kept)
@@ -93,7 +88,8 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
 
     if lengths is not None:
         lengths = filled(jnp.clip(lengths, 0, steps)[:, None].astype(jnp.int32))
-    free = _free(program, step, params, leaves)
+    forward, back = program.free_arrays(step, params)
+    free = forward | back
     return Recurrence(
         program,
         settings,
@@ -109,18 +105,6 @@ def _sequence(plan, step, params, matrices, carry, z, lengths, noise, state_mask
         plan.base.reverse,
         steps,
     )
-
-
-def _free(program: Program, step: Step, params: PyTree, leaves: Sequence[Any]) -> dict[Any, Any]:
-    """The arrays of the free variables of both halves."""
-    inputs = dict(zip(program.leaf_variables, leaves, strict=True))
-    forward = program.forward.made_before({v: a for v, a in inputs.items() if v in program.forward.free})
-    constants = step.constants(params)
-    held = {}
-    for variable, each in zip(program.held, program.trace.holdings, strict=True):
-        if variable in program.backward.free:
-            held[variable] = constants[each.number] if each.kind == "constant" else forward[program.kept[each.number]]
-    return forward | program.backward.made_before(held)
 
 
 def _forward(plan, keeps, params, matrices, carry, z, lengths, noise, state_mask, cotangent, taps):
@@ -207,7 +191,7 @@ def _kernel_backward(plan, residuals, cotangents):
         total = add_gradient(total, matrix, value, du[number], state_mask, plan.base.precision)
         dmatrices = {**dmatrices, each.name: total}
     leaves, structure = jax.tree.flatten(dparams)
-    dread = _gradients_of_params(program, sequence.free, unpacked("sums", out.get("sums"), program.sums))
+    dread = program.gradients_of_params(sequence.free, unpacked("sums", out.get("sums"), program.sums))
     dparams = jax.tree.unflatten(structure, with_sums(leaves, trace.used, dread))
     dparams, dmatrices = jax.tree.map(lambda d, p: d.astype(p.dtype), (dparams, dmatrices), (params, matrices))
     dtaps = None
@@ -215,17 +199,6 @@ def _kernel_backward(plan, residuals, cotangents):
         dnew = tuple(unpacked("dnew", out["dnew"], program.before))
         dtaps = Taps(dnew, jnp.concatenate([dnew[0][:, :, :0], *du], -1))
     return dparams, dmatrices, dcarry, dz, None, None, None, None, dtaps
-
-
-def _gradients_of_params(program: Program, free: Mapping[Any, Any], sums: Sequence[jax.Array]) -> list[jax.Array]:
-    """Those of the parameters that the step reads beside its products, of what was summed over the steps."""
-    summed = len(program.backward.summed)
-    after = program.backward.made_after(free, sums[:summed])
-    after |= zip(program.sums, sums, strict=True)
-    gradients = []
-    for variable in program.dread:
-        gradients.append(after[variable] if isinstance(variable, Var) else jnp.asarray(variable.val))
-    return gradients
 
 
 unroll_kernel.defvjp(_kernel_forward, _kernel_backward, symbolic_zeros=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rnnlab.engine.kernel.rules import width_of
+from rnnlab.engine.halves import width_of
 from rnnlab.engine.native.emit import Emitter, Place
 from rnnlab.engine.native.multiply import Products
 from rnnlab.engine.native.program import Program
@@ -37,7 +37,7 @@ def backward_source(program: Program, switches: Switches) -> Source:
             continue
         kind, width = kind_of(v.aval.dtype), width_of(v.aval.shape)
         if each.kind == "constant":
-            buffer = f"leaf{each.number - program.consts}"
+            buffer = f"leaf{each.number - len(program.step_consts)}"
             places[v] = of_rows(buffer, v)
         else:
             buffer = f"{each.kind}{each.number}"
@@ -59,8 +59,8 @@ def backward_source(program: Program, switches: Switches) -> Source:
     for n, v in enumerate(program.dnew):
         operands.append(Buffer(f"dcarry{n}", carries[n][2]))
         places[v] = Place(f"fresh{n}", str(carries[n][1]), carries[n][1], carries[n][2])
-    summed = program.summed_within
-    outputs = [v for group in program.du for v in group] + [*program.dbefore, *summed]
+    summed = program.sums
+    outputs = [v for group in program.dresults for v in group] + [*program.dbefore, *summed]
     outputs += [program.dz[n] for n in program.own_dz]
     emitter = Emitter(half.equations(), places, outputs)
     products = Products(program, switches, emitter, True)
@@ -74,15 +74,12 @@ def backward_source(program: Program, switches: Switches) -> Source:
             homes.setdefault(v, place)
 
     of_du: list[list[Place]] = []
-    last = len(trace.products) - 1
-    for number, group in enumerate(program.du):
-        each = trace.products[last - number]
-        results.append(Buffer(f"du{last - number}", real))
-        width, column, of_group = each.columns // each.parts, 0, []
-        for v in group:
-            of_group.append(at_step(f"du{last - number}", "t", width, real, each.columns, column))
+    for number, each in enumerate(trace.products):
+        results.append(Buffer(f"du{number}", real))
+        width, of_group = each.columns // each.parts, []
+        for part, v in enumerate(program.dresults[number]):
+            of_group.append(at_step(f"du{number}", "t", width, real, each.columns, part * width))
             home(v, of_group[-1])
-            column += width
         of_du.append(of_group)
     of_dz = {}
     for n in program.own_dz:
@@ -102,19 +99,20 @@ def backward_source(program: Program, switches: Switches) -> Source:
     results += dict.fromkeys(totals)
 
     inside = half.inside
-    for number, equations in enumerate(inside):
-        later = [e for part in inside[number + 1 :] for e in part]
+    for turn, equations in enumerate(inside):
+        later = [e for part in inside[turn + 1 :] for e in part]
         emitter.stage(equations, homes, later)
-        if number <= last:
-            each = trace.products[last - number]
-            for v, place in zip(program.du[number], of_du[number], strict=True):
-                emitter.put(v, place)
+        number = len(trace.products) - 1 - turn
+        if number >= 0:
+            each = trace.products[number]
+            for v, home_of in zip(program.dresults[number], of_du[number], strict=True):
+                emitter.put(v, home_of)
             du = Place(of_du[number][0].base, str(each.columns), each.columns, real)
-            emitter.places[program.dvalues[number]] = products.back(each.name, du)
-    for n, place in of_dz.items():
-        emitter.put(program.dz[n], place)
-    for v, place in zip(program.dbefore, of_dbefore, strict=True):
-        emitter.put(v, place)
+            emitter.places[program.dvalues[number]] = products.times(each.name, du)
+    for n, home_of in of_dz.items():
+        emitter.put(program.dz[n], home_of)
+    for v, home_of in zip(program.dbefore, of_dbefore, strict=True):
+        emitter.put(v, home_of)
     lines = ["const long count = at[0], reverse = at[1];"]
     lines += ["for (long i = 0; i < count; ++i) {", "const long t = reverse ? i : count - 1 - i;"]
     lines += _incoming(switches, carries, real)
@@ -263,9 +261,9 @@ def _sums(emitter: Emitter, summed: Sequence[Any], over_rows: Sequence[Any]) -> 
     for n, v in enumerate(summed):
         width, text = width_of(v.aval.shape), emitter.literal(v)
         if text is None:
-            place = emitter.place(v)
-            assert place is not None
-            text = f"({place.row()})[{'j' if place.width > 1 else '0'}]"
+            at = emitter.place(v)
+            assert at is not None
+            text = at.element()
         rows = "" if v in over_rows else f"(first + r) * {width}L + "
         lines.append(f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {width}; ++j) sum{n}[{rows}j] += {text};")
     return lines

@@ -10,12 +10,11 @@ from jax import lax
 from jax.extend.core import Literal
 
 from rnnlab.config.errors import ConfigError
-from rnnlab.engine.chain import Step, Trace, trace_step
+from rnnlab.engine.chain import Step, Trace
 from rnnlab.engine.contract import Cotangent, Matrix
 from rnnlab.engine.gradients import add_gradient
-from rnnlab.engine.kernel.programs import rows_of
-from rnnlab.engine.kernel.rules import Unsupported
-from rnnlab.engine.loops import Back, Chunk, Stacks, empty_stacks
+from rnnlab.engine.halves import Unsupported, leaves_in_rows, trace_rows
+from rnnlab.engine.loops import Back, Chunk, Incoming, Stacks, empty_stacks
 from rnnlab.engine.native.backward import backward_source
 from rnnlab.engine.native.forward import forward_source
 from rnnlab.engine.native.library import call, load, needed_compiler, threads_of_device
@@ -24,7 +23,6 @@ from rnnlab.engine.native.program import Program
 from rnnlab.engine.native.rules import kind_of
 from rnnlab.engine.native.source import Source, Switches
 from rnnlab.engine.plan import Plan
-from rnnlab.engine.resets import have_rows
 from rnnlab.typing import Carry, PyTree
 
 
@@ -45,7 +43,7 @@ class NativeLoops:
         self.plan, self.step, self.program, self.matrices = plan, step, program, matrices
         self.state_mask, self.batch, self.cell = state_mask, batch, plan.cell(params)
         self.leaves = jax.tree.leaves(params)
-        self.free_forward, self.free_back = program.free_arrays(step, params, self.leaves)
+        self.free_forward, self.free_back = program.free_arrays(step, params)
         dtypes = {jnp.dtype(m.kernel.dtype) for m in matrices.values()} or {program.before[0].aval.dtype}
         if len(dtypes) > 1:
             raise Unsupported("matrices of several types")
@@ -126,22 +124,9 @@ class NativeLoops:
         """None is needed."""
         return []
 
-    def back(
-        self,
-        chunk: Chunk,
-        start: Carry | None,
-        stacks: Stacks,
-        noise: tuple[jax.Array, ...],
-        dcarry: Carry,
-        dh: jax.Array | None,
-        cotangent: Cotangent | None,
-        ends: jax.Array,
-        leaves: Sequence[jax.Array],
-        dmatrices: dict[str, Matrix],
-        scratch: list[jax.Array],
-        tapped: bool,
-    ) -> tuple[Trace, Back]:
-        """The gradients of a chunk's steps; the arguments are those of `loops.XlaLoops.back`."""
+    def back(self, chunk: Chunk, incoming: Incoming) -> tuple[Trace, Back]:
+        """The gradients of a chunk's steps."""
+        start, stacks, noise, dcarry, dh, cotangent, ends, leaves, dmatrices, scratch, tapped = incoming
         program, trace = self.program, self.step.trace
         held = self._held(chunk, start, stacks, noise)
         bounds = Cotangent() if cotangent is None else cotangent
@@ -182,12 +167,12 @@ class NativeLoops:
                 value = self._met(n, held, steps)
                 total = add_gradient(total, matrix, value, du[n], self.state_mask, self.plan.precision)
             dmatrices = {**dmatrices, each.name: total}
-        sums = {v: results[f"sum{n}"] for n, v in enumerate(program.summed_within)}
+        sums = [results[f"sum{n}"] for n in range(len(program.sums))]
         read = [leaf for leaf, is_read in zip(leaves, trace.used, strict=True) if is_read]
         before = tuple(results[f"dbefore{n}"] for n in range(len(dcarry)))
         dnew = tuple(results[f"dnew{n}"] for n in range(len(dcarry))) if tapped else ()
         dz = [results.get(f"dz{n}") for n in range(len(program.z))]
-        dread = list(map(jnp.add, read, self._gradients_read(sums)))
+        dread = list(map(jnp.add, read, program.gradients_of_params(self.free_back, sums)))
         return trace, Back(before, du, dz, dread, dmatrices, dnew, scratch)
 
     def _held(
@@ -228,7 +213,7 @@ class NativeLoops:
             aval = program.z[n].aval
             shapes[f"dz{n}"] = jax.ShapeDtypeStruct((steps, self.batch, *aval.shape[1:]), aval.dtype)
         shapes |= {f"dnew{n}": jax.ShapeDtypeStruct((steps, *a.shape), a.dtype) for n, a in enumerate(dcarry)}
-        for n, v in enumerate(program.summed_within):
+        for n, v in enumerate(program.sums):
             rows = 1 if v in program.backward.summed else self.batch
             shapes[f"sum{n}"] = jax.ShapeDtypeStruct((rows, *v.aval.shape[1:]), v.aval.dtype)
         return shapes
@@ -252,18 +237,11 @@ class NativeLoops:
         program = self.program
         if kind in held and (kind != "kept" or index in program.saved_kept):
             arrays, first = held[kind]
-            place = program.saved_kept.index(index) if kind == "kept" else index
-            return lax.dynamic_slice_in_dim(arrays[place], first, length)
-        variable = program.values[number]
+            number_of = program.saved_kept.index(index) if kind == "kept" else index
+            return lax.dynamic_slice_in_dim(arrays[number_of], first, length)
+        variable = program.values_out[number]
         one = jnp.asarray(variable.val) if isinstance(variable, Literal) else self.free_forward[variable]
         return jnp.broadcast_to(one, (length, self.batch, self.matrices[self.step.trace.products[number].name].rows))
-
-    def _gradients_read(self, sums: Mapping[Any, jax.Array]) -> list[jax.Array]:
-        """∂L/∂parameters for those that the step reads beside its products."""
-        half = self.program.backward
-        after: dict[Any, Any] = half.made_after(self.free_back, [sums[v] for v in half.summed])
-        after |= sums
-        return [jnp.asarray(v.val) if isinstance(v, Literal) else after[v] for v in self.program.dread]
 
     def _written(self, write: Callable[..., Source], *arguments: Any) -> Source:
         """A function in C++.
@@ -283,8 +261,8 @@ class NativeLoops:
         likes = [shapes.get(each, arrays.get(each)) for each in source.results]
         results: list[Any] = [jax.ShapeDtypeStruct(like.shape, like.dtype) for like in likes]
         aliases = {numbers[each]: n for n, each in enumerate(source.results) if each in numbers}
-        made = call(target, results, [arrays[each] for each in source.operands], aliases)
-        return dict(zip(source.results, made, strict=True))
+        results = call(target, results, [arrays[each] for each in source.operands], aliases)
+        return dict(zip(source.results, results, strict=True))
 
 
 def native_loops(
@@ -302,15 +280,10 @@ def native_loops(
         ConfigError: the step has what generated code cannot do; no compiler, or it fails.
     """
     cell = plan.cell(params)
-    leaves, structure = jax.tree.flatten(params)
-    rows = have_rows(cell, params)
-    shapes: list[Any] = [
-        rows_of(a) if has else jax.ShapeDtypeStruct(a.shape, a.dtype) for a, has in zip(leaves, rows, strict=True)
-    ]
     of_step = jax.eval_shape(lambda: (cell.split(cell.project(x[0])), tuple(a[0] for a in noise)))
     try:
-        step = trace_step(plan, jax.tree.unflatten(structure, shapes), matrices, rows_of(carry), *rows_of(of_step))
-        program = Program(step, shapes, matrices)
+        step = trace_rows(plan, params, matrices, carry, *of_step)
+        program = Program(step, leaves_in_rows(plan, params), matrices)
         return NativeLoops(plan, step, program, params, matrices, state_mask, x.shape[1])
     except Unsupported as error:
         raise _refused(cell, error) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.extend.core import Literal
 
-from rnnlab.engine.kernel.rules import Unsupported, has_rows, width_of
+from rnnlab.engine.halves import Unsupported, has_rows, width_of
 from rnnlab.engine.native.rules import KNOWN, REDUCED, SAME, STARTS, expression, kind_of, number
 
 
@@ -27,6 +27,10 @@ class Place:
     def row(self, start: int = 0) -> str:
         text = self.base if self.stride == "0" else f"{self.base} + r * {self.stride}"
         return f"{text} + {start}" if start else text
+
+    def element(self, index: str = "j") -> str:
+        """Column j of row r."""
+        return f"({self.row()})[{index if self.width > 1 else '0'}]"
 
     def shifted(self, start: int, width: int) -> "Place":
         return dataclasses.replace(self, base=f"({self.base} + {start})" if start else self.base, width=width)
@@ -160,6 +164,10 @@ class Emitter:
                 raise Unsupported(f"`{name}` of {list(operand.aval.shape)}")
             self._views[out] = (operand, 0, before)
             return True
+        if name == "iota":
+            if e.params["dimension"] != len(e.outvars[0].aval.shape) - 1:
+                raise Unsupported("`iota` of rows")
+            return False
         if name == "split":
             if e.params["axis"] != len(e.invars[0].aval.shape) - 1:
                 raise Unsupported("`split` of rows")
@@ -189,10 +197,8 @@ class Emitter:
             variable, more, of_view = self._views[variable]
             start += more
             width = of_view if width is None else width
-        place = self.places[variable]
-        if width is None or place.width == 1:
-            return place
-        return place.shifted(start, width)
+        at = self.places[variable]
+        return at if width is None or at.width == 1 else at.shifted(start, width)
 
     def literal(self, variable: Any) -> str | None:
         """The number that a variable, or literal, stands for."""
@@ -210,11 +216,11 @@ class Emitter:
         if loop.alone:
             self._write_alone(loop.equations[0])
             return
-        made = set(_made([loop]))
+        here = set(_made([loop]))
         before, inside, after = [], [], []
         names: dict[str, str] = {}
 
-        def pointer(place: Place, writes: bool = False) -> str:
+        def pointer(place: Place) -> str:
             row = place.row()
             if row not in names:
                 names[row] = f"p{len(names)}"
@@ -228,17 +234,17 @@ class Emitter:
             if text is not None:
                 return text
             source = self._whole(v)
-            if source in made:
+            if source in here:
                 return locals_[source]
-            place = self.place(v)
-            assert place is not None
-            if place.width == 1:
-                name = f"{pointer(place)}v"
-                line = f"const {place.kind} {name} = *{pointer(place)};"
+            at = self.place(v)
+            assert at is not None
+            if at.width == 1:
+                name = f"{pointer(at)}v"
+                line = f"const {at.kind} {name} = *{pointer(at)};"
                 if line not in before:
                     before.append(line)
                 return name
-            return f"{pointer(place)}[j]"
+            return f"{pointer(at)}[j]"
 
         for e in loop.equations:
             (out,) = e.outvars
@@ -255,7 +261,7 @@ class Emitter:
             text = f"{kind}(j)" if name == "iota" else expression(e, [operand(v) for v in e.invars])
             inside.append(f"const {kind} {locals_[out]} = {text};")
             if out in self.places:
-                inside.append(f"{pointer(self.places[out], True)}[j] = {locals_[out]};")
+                inside.append(f"{pointer(self.places[out])}[j] = {locals_[out]};")
         self.lines.append("{")
         self.lines += before
         self.lines.append("#pragma GCC ivdep")
@@ -274,7 +280,7 @@ class Emitter:
                 self.copy(v, out.shifted(start, width), width)
                 start += width
         elif name == "pad":
-            low, high, between = e.params["padding_config"][-1]
+            low, high, between = map(int, e.params["padding_config"][-1])
             if between or low < 0 or high < 0:
                 raise Unsupported("`pad` with gaps")
             width = width_of(e.invars[0].aval.shape)
@@ -283,24 +289,24 @@ class Emitter:
                     self.copy(e.invars[1], out.shifted(start, count), count)
             self.copy(e.invars[0], out.shifted(low, width), width)
         else:  # cumsum
-            place = self.place(e.invars[0])
-            assert place is not None
+            at = self.place(e.invars[0])
+            assert at is not None
             width, back = width_of(e.outvars[0].aval.shape), e.params["reverse"]
             if e.params["axis"] != len(e.outvars[0].aval.shape) - 1:
                 raise Unsupported("`cumsum` over rows")
             index = f"{width - 1} - j" if back else "j"
             self.lines.append(
                 f"{{ {out.kind} sum = 0; for (long j = 0; j < {width}; ++j) {{ "
-                f"sum += ({place.row()})[{index if place.width > 1 else '0'}]; ({out.row()})[{index}] = sum; }} }}"
+                f"sum += {at.element(index)}; ({out.row()})[{index}] = sum; }} }}"
             )
 
     def copy(self, variable: Any, to: Place, width: int) -> None:
         """Writes a variable's row r to a place."""
         text = self.literal(variable)
         if text is None:
-            place = self.place(variable)
-            assert place is not None
-            text = f"({place.row()})[{'j' if place.width > 1 else '0'}]"
+            at = self.place(variable)
+            assert at is not None
+            text = at.element()
         self.lines.append(f"for (long j = 0; j < {width}; ++j) ({to.row()})[j] = {to.kind}({text});")
 
     def put(self, variable: Any, to: Place) -> None:

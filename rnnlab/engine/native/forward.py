@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rnnlab.engine.kernel.rules import width_of
+from rnnlab.engine.halves import width_of
 from rnnlab.engine.native.emit import Emitter, Place
 from rnnlab.engine.native.multiply import Products, value_place
 from rnnlab.engine.native.program import Program
@@ -39,7 +39,7 @@ def forward_source(program: Program, switches: Switches, z_kind: str, z_width: i
         width = width_of(v.aval.shape)
         places[v] = Place(f"old{number}", str(width), width, kind_of(v.aval.dtype))
     for number in program.row_leaves:
-        v = program.leaves[number]
+        v = program.leaf_variables[number]
         operands.append(Buffer(f"leaf{number}", kind_of(v.aval.dtype)))
         places[v] = of_rows(f"leaf{number}", v)
     buffers, free = free_places(vectors)
@@ -48,7 +48,7 @@ def forward_source(program: Program, switches: Switches, z_kind: str, z_width: i
 
     kept = program.saved_kept if switches.gates else []
     emitter = Emitter(
-        program.forward.equations(), places, [*program.values, *program.new, *(program.kept[n] for n in kept)]
+        program.forward.equations(), places, [*program.values_out, *program.new, *(program.kept[n] for n in kept)]
     )
     products = Products(program, switches, emitter, False)
     operands += products.buffers()
@@ -76,8 +76,8 @@ def forward_source(program: Program, switches: Switches, z_kind: str, z_width: i
         emitter.stage(equations, homes, later)
         if number < len(trace.products):
             each = trace.products[number]
-            value = value_place(emitter, program.values[number], program.matrices[each.name].rows)
-            out, column = products.forward(each.name, value), 0
+            value = value_place(emitter, program.values_out[number], program.matrices[each.name].rows)
+            out, column = products.times(each.name, value), 0
             for v in program.results[number]:
                 width = width_of(v.aval.shape)
                 emitter.places[v] = out.shifted(column, width)

@@ -111,6 +111,12 @@ def folder() -> Path:
 
 
 @functools.cache
+def _of_this_process() -> Path:
+    """A folder that no one else can write to, where the cache cannot be written."""
+    return Path(tempfile.mkdtemp(prefix="rnnlab-native-"))
+
+
+@functools.cache
 def load(source: str, name: str) -> str:
     """Compiles C++ and registers one of its functions with XLA; by which name.
 
@@ -139,18 +145,19 @@ _registered: set[str] = set()
 
 def _compiled(source: str, key: str, tools: Compiler) -> Path:
     """The shared library, compiled now unless it was before."""
-    for place in (folder(), Path(tempfile.gettempdir()) / f"rnnlab-native-{os.getuid()}"):
+    for keeping in (folder, _of_this_process):
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            target = place / f"{key}.so"
+            kept = keeping()
+            kept.mkdir(parents=True, exist_ok=True)
+            target = kept / f"{key}.so"
             if target.exists():
                 return target
-            with tempfile.TemporaryDirectory(dir=place) as scratch:
+            with tempfile.TemporaryDirectory(dir=kept) as scratch:
                 written = Path(scratch) / "step.cpp"
                 written.write_text(source, encoding="utf-8")
-                made = Path(scratch) / "step.so"
+                compiled = Path(scratch) / "step.so"
                 include = ["-I", jax.ffi.include_dir(), "-I", str(_HEADERS[0].parent)]
-                command = [tools.command, *tools.flags, *include, str(written), "-o", str(made)]
+                command = [tools.command, *tools.flags, *include, str(written), "-o", str(compiled)]
                 answer = subprocess.run(
                     command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False
                 )
@@ -160,7 +167,7 @@ def _compiled(source: str, key: str, tools: Compiler) -> Path:
                         f"model.recurrence.backend: 'native': {tools.command} fails ({lines[0].strip()}); use 'auto'"
                     )
                 written.replace(target.with_suffix(".cpp"))
-                made.replace(target)
+                compiled.replace(target)
             return target
         except OSError:
             continue

@@ -40,8 +40,7 @@ class Products:
 
     def room(self, columns: int) -> Place:
         """Memory for a product, which writes whole vectors."""
-        place = self.emitter.new_scratch(self.switches.real, self.padded(columns))
-        return place.shifted(0, columns)
+        return self.emitter.new_scratch(self.switches.real, self.padded(columns)).shifted(0, columns)
 
     def operand(self, place: Place, rows: int, of_state: bool, pairs: bool) -> Place:
         """A value as a product takes it: times the state's mask, rounded."""
@@ -49,7 +48,7 @@ class Products:
         masks = of_state and self.switches.state_mask and not self.transposed
         if not masks and not self.switches.rounds and place.width == rows and place.kind == self.switches.real:
             return place
-        value = f"{self.switches.real}(({place.row()})[{'j' if place.width > 1 else '0'}])"
+        value = f"{self.switches.real}({place.element()})"
         if masks:
             value = f"{value} * state_mask[(first + r) * state_width + j % state_width]"
         loop = f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {rows}; ++j)"
@@ -65,105 +64,62 @@ class Products:
         lines.append(f"{loop} ({copy.row()})[j] = {value};")
         return copy
 
-    def forward(self, name: str, value: Place) -> Place:
-        """Code for a value times a matrix; where the product lies."""
+    def times(self, name: str, value: Place) -> Place:
+        """Code for a value times a matrix, or times its transpose; where the product lies."""
         matrix, number = self.program.matrices[name], self.numbers[name]
-        inner, columns, lines = matrix.rows, matrix.columns, self.emitter.lines
+        inner, columns = (matrix.columns, matrix.rows) if self.transposed else (matrix.rows, matrix.columns)
         value = self.operand(value, inner, matrix.of_state, self.in_pairs(name))
         out = self.room(columns)
+        each = f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {columns}; ++j) ({out.row()})[j]"
         if matrix.kernel.ndim == 1:
-            self._diagonal(value, f"matrix{number}", out, columns)
+            self.emitter.lines.append(f"{each} = ({value.row()})[j] * matrix{number}[j];")
         elif matrix.kernel.ndim == 2:
             self._multiply(value, f"matrix{number}", inner, columns, out)
         else:
-            heads, rows, width = matrix.kernel.shape
-            part = width // matrix.parts
-            piece = self.room(width)
-            lines.append(f"for (long head = 0; head < {heads}; ++head) {{")
-            self._multiply(value, f"matrix{number}", rows, width, piece, heads=True)
-            lines.append(
-                f"for (long r = 0; r < rows; ++r) for (long p = 0; p < {matrix.parts}; ++p) for (long j = 0; "
-                f"j < {part}; ++j) ({out.row()})[p * {heads * part} + head * {part} + j] = "
-                f"({piece.row()})[p * {part} + j];"
-            )
-            lines.append("}")
-        if matrix.offset is not None:
-            lines.append(
-                f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {columns}; ++j) "
-                f"({out.row()})[j] += offset{number}[j];"
-            )
+            self._by_heads(matrix, f"matrix{number}", value, out)
+        if not self.transposed and matrix.offset is not None:
+            self.emitter.lines.append(f"{each} += offset{number}[j];")
+        if self.transposed and matrix.of_state and self.switches.state_mask:
+            self.emitter.lines.append(f"{each} *= state_mask[(first + r) * state_width + j % state_width];")
         return out
 
-    def back(self, name: str, du: Place) -> Place:
-        """Code for du times the matrix transposed; where it lies."""
-        matrix, number = self.program.matrices[name], self.numbers[name]
-        inner, columns, lines = matrix.columns, matrix.rows, self.emitter.lines
-        du = self.operand(du, inner, matrix.of_state, self.in_pairs(name))
-        out = self.room(columns)
-        if matrix.kernel.ndim == 1:
-            self._diagonal(du, f"matrix{number}", out, columns)
-        elif matrix.kernel.ndim == 2:
-            self._multiply(du, f"matrix{number}", inner, columns, out)
-        else:
-            heads, rows, width = matrix.kernel.shape
-            part = width // matrix.parts
-            piece, dpiece = self.room(width), self.room(rows)
-            lines.append(f"for (long head = 0; head < {heads}; ++head) {{")
-            lines.append(
-                f"for (long r = 0; r < rows; ++r) for (long p = 0; p < {matrix.parts}; ++p) for (long j = 0; "
-                f"j < {part}; ++j) ({piece.row()})[p * {part} + j] = "
-                f"({du.row()})[p * {heads * part} + head * {part} + j];"
-            )
-            self._multiply(piece, f"matrix{number}", width, rows, dpiece, head_of_matrix=True)
-            lines.append(
-                f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {rows}; ++j) "
-                f"({out.row()})[head * {rows} + j] = ({dpiece.row()})[j];"
-            )
-            lines.append("}")
-        if matrix.of_state and self.switches.state_mask:
-            lines.append(
-                f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {columns}; ++j) "
-                f"({out.row()})[j] *= state_mask[(first + r) * state_width + j % state_width];"
-            )
-        return out
+    def _by_heads(self, matrix: Matrix, packed: str, value: Place, out: Place) -> None:
+        """Each head's part of a value by its block. Of the products, the parts lie side by side, and in each of them
+        the heads; a head's block has its parts side by side."""
+        heads, rows, columns = matrix.kernel.shape
+        sizes = (matrix.parts, columns), (1, rows)
+        (parts_in, inner), (parts_out, width) = sizes if self.transposed else sizes[::-1]
+        piece, result = self.room(inner), self.room(width)
 
-    def _diagonal(self, value: Place, matrix: str, out: Place, columns: int) -> None:
-        self.emitter.lines.append(
-            f"for (long r = 0; r < rows; ++r) for (long j = 0; j < {columns}; ++j) "
-            f"({out.row()})[j] = ({value.row()})[j] * {matrix}[j];"
-        )
+        def each(parts: int, size: int, left: str, right: str) -> str:
+            part = size // parts
+            loops = (
+                f"for (long r = 0; r < rows; ++r) for (long p = 0; p < {parts}; ++p) for (long j = 0; j < {part}; ++j)"
+            )
+            whole, own = f"[p * {heads * part} + head * {part} + j]", f"[p * {part} + j]"
+            return f"{loops} {left.format(whole=whole, own=own)} = {right.format(whole=whole, own=own)};"
 
-    def _multiply(
-        self,
-        value: Place,
-        matrix: str,
-        inner: int,
-        columns: int,
-        out: Place,
-        heads: bool = False,
-        head_of_matrix: bool = False,
-    ) -> None:
+        self.emitter.lines += [
+            f"for (long head = 0; head < {heads}; ++head) {{",
+            each(parts_in, inner, f"({piece.row()}){{own}}", f"({value.row()}){{whole}}"),
+        ]
+        self._multiply(piece, f"{packed} + head * {inner * self.padded(width)}", inner, width, result)
+        self.emitter.lines += [each(parts_out, width, f"({out.row()}){{whole}}", f"({result.row()}){{own}}"), "}"]
+
+    def _multiply(self, value: Place, packed: str, inner: int, columns: int, out: Place) -> None:
+        operand, stride = value.base, value.stride
         if value.kind == "uint16_t":
-            half, over = (inner + 1) // 2, (inner + 1) // 2
-            self.emitter.lines.append(
-                f"multiply((const uint32_t*){value.base}, {over}, rows, {matrix}, {half}, {columns}, {out.base}, "
-                f"{out.stride});"
-            )
-            return
-        start = f" + head * {inner}" if heads else ""
-        if heads or head_of_matrix:
-            matrix = f"{matrix} + head * {inner} * {self.padded(columns)}"
-        self.emitter.lines.append(
-            f"multiply({value.base}{start}, {value.stride}, rows, {matrix}, {inner}, {columns}, {out.base}, "
-            f"{out.stride});"
-        )
+            inner = (inner + 1) // 2
+            operand, stride = f"(const uint32_t*){value.base}", str(inner)
+        arguments = operand, stride, "rows", packed, str(inner), str(columns), out.base, out.stride
+        self.emitter.lines.append(f"multiply({', '.join(arguments)});")
 
 
 def value_place(emitter: Emitter, variable: Any, width: int) -> Place:
     """Where the value that meets a matrix lies, with all its columns."""
-    place = None if emitter.literal(variable) is not None else emitter.place(variable)
-    if place is not None and place.width == width:
-        return place
+    at = None if emitter.literal(variable) is not None else emitter.place(variable)
+    if at is not None and at.width == width:
+        return at
     copy = emitter.new_scratch(kind_of(variable.aval.dtype), width)
     emitter.put(variable, copy)
     return copy

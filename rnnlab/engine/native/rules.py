@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.engine.kernel.rules import Unsupported
+from rnnlab.engine.halves import Unsupported
 
 KINDS = {"float32": "float", "float64": "double", "bool": "bool", "int32": "int32_t", "int64": "int64_t"}
 """The types of arrays that a step may have, and theirs in C++."""
@@ -17,7 +17,7 @@ def kind_of(dtype: Any) -> str:
     Raises:
         Unsupported: there is none here.
     """
-    name = np.dtype(dtype).name if not hasattr(dtype, "name") else dtype.name
+    name = np.dtype(dtype).name
     if name not in KINDS:
         raise Unsupported(f"an array of {name}")
     return KINDS[name]
@@ -48,10 +48,11 @@ def expression(equation: Any, operands: Sequence[str]) -> str:
             raise Unsupported("`select_n` of more than two")
         return f"({operands[0]} ? {operands[2]} : {operands[1]})"
     if name == "convert_element_type":
-        source = kind_of(equation.invars[0].aval.dtype)
-        return f"{kind}({operands[0]} != 0)" if kind == "bool" else f"{kind}({operands[0]})" if source else ""
+        return f"{kind}({operands[0]} != 0)" if kind == "bool" else f"{kind}({operands[0]})"
     if name == "integer_pow":
         return _power(operands[0], params["y"], kind)
+    if name == "abs" and kind.startswith("int"):
+        return f"abs({operands[0]})"
     if name == "not":
         return f"(!{operands[0]})" if kind == "bool" else f"(~{operands[0]})"
     if name in _BINARY:

@@ -4,7 +4,7 @@ around the loop over time."""
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from rnnlab.engine.kernel.rules import width_of
+from rnnlab.engine.halves import width_of
 from rnnlab.engine.native.emit import Emitter, Place
 from rnnlab.engine.native.program import Program
 from rnnlab.engine.native.rules import kind_of
