@@ -78,9 +78,13 @@ def collectives(text: str) -> dict[str, list[str]]:
 
 
 def _of_several(line: str) -> bool:
-    """Whether groups of a collective have more than one device: {{0,1},{2,3}}, or [2,2]<=[4], or all of them, {}."""
+    """Whether groups of a collective have more than one device: {{0,1},{2,3}}, or [2,2]<=[4], or all of them, {}, or
+    mesh['replica'=2,'data'=1] {'data'}, the axes of a group."""
     if counts := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(counts[1]) > 1
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{((?:'\w+',?)*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+        return any(int(sizes[name]) > 1 for name in re.findall(r"\w+", axes[2]))
     groups = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line)
     return groups is None or not groups[1] or "," in re.sub(r"\},\{", "", groups[1])
 

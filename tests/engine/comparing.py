@@ -91,3 +91,13 @@ def zoned_with_norms(variant: str) -> tuple[Any, tuple[jax.Array, ...]]:
     gains = jax.tree.map(lambda a: jnp.asarray(a, float), gains)
     noise = (jnp.asarray(np.random.default_rng(7).random((T, B, H))),)
     return ModifiedCell(cell, gains=gains, zoneout=(0,)), noise
+
+
+def many_functions(x: jax.Array) -> jax.Array:
+    """An activation of JAX's own functions, whose derivatives bring more of its operations."""
+    bounded, positive = 0.9 * jnp.sin(x), 1.5 + jnp.cos(x)
+    of_any = (jnp.tanh, jax.nn.sigmoid, jnp.arctan, jnp.arcsinh, jnp.expm1, jnp.exp2, jnp.cosh)
+    of_bounded = (jnp.arcsin, jnp.arccos, jnp.arctanh, jnp.tan)
+    of_positive = (jnp.sqrt, jax.lax.rsqrt, jnp.cbrt, jnp.log, jnp.log1p, jnp.log2, lambda a: a**2.5, lambda a: a**-3)
+    functions = [(of_any, x), (of_bounded, bounded), (of_positive, positive)]
+    return jnp.tanh(sum(f(a) for each, a in functions for f in each) / 10)

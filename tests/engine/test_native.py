@@ -14,7 +14,18 @@ from rnnlab.cells import CELLS
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from rnnlab.engine.native import chunks, library
-from tests.engine.comparing import LENGTHS, B, D, H, T, around, compare, has_state_matrix, zoned_with_norms
+from tests.engine.comparing import (
+    LENGTHS,
+    B,
+    D,
+    H,
+    T,
+    around,
+    compare,
+    has_state_matrix,
+    many_functions,
+    zoned_with_norms,
+)
 from tests.helpers import assert_close, dot, float64, random_array, random_cell, random_like
 from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, slow_tests
 
@@ -63,6 +74,7 @@ def test_rows_on_several_threads_equal_the_reference(monkeypatch, variant, threa
     "function",
     [
         lambda x: jnp.cumsum(x, -1) / 4,
+        many_functions,
         *slow_tests(
             lambda x: jnp.cumsum(x, -1, dtype=x.dtype)[..., ::1] * jnp.arange(H),
             lambda x: jax.nn.softmax(x, -1) * x.max(-1, keepdims=True),
@@ -70,8 +82,8 @@ def test_rows_on_several_threads_equal_the_reference(monkeypatch, variant, threa
         ),
     ],
 )
-def test_activations_over_the_units_equal_the_reference(function):
-    """Sums, parts and numbers of columns within a row."""
+def test_other_activations_equal_the_reference(function):
+    """Sums, parts and numbers of columns within a row; many operations of JAX."""
     with float64():
         cell = CELLS["vanilla"](D, H, activation=function, rngs=nnx.Rngs(0))
         graphdef, state = nnx.split(cell)

@@ -25,6 +25,8 @@ def test_chips_meet_once_a_step_where_they_share_a_batch_and_never_for_replicas(
     [
         *[("{{0},{1}}", False), ("{{0,1}}", True), ("{{0,2},{1,3}}", True), ("{{0,1},{2}}", True)],
         *[("[4,1]<=[4]", False), ("[2,2]<=[4]", True), ("{}", True)],
+        ("mesh['replica'=2,'data'=1,'model'=1] {'data','model'}", False),
+        ("mesh['replica'=2,'data'=4] {'data'}", True),
     ],
 )
 def test_a_collective_of_one_device_each_is_none(groups, several):

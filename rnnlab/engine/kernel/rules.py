@@ -4,6 +4,7 @@ Every operation that a step may have stands here; a step with another is run by 
 """
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -154,11 +155,8 @@ def _element(equation: Any, operands: Sequence[Any], count: int, number: int) ->
     shape = np.broadcast_shapes(*shapes) if shapes else (1, 1)
     avals = [a.aval for a in equation.invars]
     full = [_filled(a, shape, aval.dtype) for a, aval in zip(picked, avals, strict=True)]
-    if equation.primitive.name == "sign":  # Triton has none.
-        one = jnp.ones_like(full[0])
-        return jnp.where(full[0] > 0, one, jnp.where(full[0] < 0, -one, full[0]))
-    if equation.primitive.name == "expm1":  # Mosaic has none.
-        return jnp.tanh(0.5 * full[0]) * (jnp.exp(full[0]) + 1)
+    if equation.primitive.name in _WRITTEN:
+        return _WRITTEN[equation.primitive.name](*full)
     if equation.primitive.name == "integer_pow":
         return _power(full[0], equation.params["y"])
     return equation.primitive.bind(*full, **equation.params)
@@ -171,6 +169,60 @@ def _power(a: jax.Array, exponent: int) -> jax.Array:
     for _ in range(exponent - 1):
         result = result * a
     return result
+
+
+def _sign(a: jax.Array) -> jax.Array:
+    one = jnp.ones_like(a)
+    return jnp.where(a > 0, one, jnp.where(a < 0, -one, a))
+
+
+def _expm1(a: jax.Array) -> jax.Array:
+    return jnp.tanh(0.5 * a) * (jnp.exp(a) + 1)
+
+
+def _sinh(a: jax.Array) -> jax.Array:
+    grown = _expm1(jnp.abs(a))
+    return _sign(a) * 0.5 * jnp.where(jnp.isinf(grown), grown, grown + grown / (grown + 1))
+
+
+def _asinh(a: jax.Array) -> jax.Array:
+    size = jnp.abs(a)
+    small = jnp.minimum(size, 1e9)  # Above, asinh is ln 2 |a|, and a² may be too large.
+    wide = jnp.log(jnp.maximum(size, 1.0)) + math.log(2)
+    narrow = jnp.log1p(small + small * small / (1 + jnp.sqrt(1 + small * small)))
+    return _sign(a) * jnp.where(size > small, wide, narrow)
+
+
+def _acosh(a: jax.Array) -> jax.Array:
+    over = jnp.clip(a, -1.0, 1e9) - 1
+    wide = jnp.log(jnp.maximum(a, 1.0)) + math.log(2)
+    return jnp.where(a > 1e9, wide, jnp.log1p(over + jnp.sqrt(over * (over + 2))))
+
+
+def _cbrt(a: jax.Array) -> jax.Array:
+    size = jnp.abs(a)
+    usual = jnp.where((size > 0) & (size < np.inf), size, 1.0)
+    root = jnp.exp(jnp.log(usual) / 3)
+    root = root - (root - usual / (root * root)) / 3  # A step of Newton's: the exponential of a rounded number is off.
+    return jnp.where(usual == size, _sign(a) * root, a)
+
+
+_WRITTEN: dict[str, Any] = {
+    "sign": _sign,  # Triton has none; the others Mosaic has not, or not with each jax.
+    "expm1": _expm1,
+    "sinh": _sinh,
+    "cosh": lambda a: 0.5 * (jnp.exp(a) + jnp.exp(-a)),
+    "asin": lambda a: jnp.arctan2(a, jnp.sqrt((1 + a) * (1 - a))),
+    "acos": lambda a: jnp.arctan2(jnp.sqrt((1 + a) * (1 - a)), a),
+    "atan": lambda a: jnp.arctan2(a, jnp.ones_like(a)),
+    "asinh": _asinh,
+    "acosh": _acosh,
+    "atanh": lambda a: 0.5 * (jnp.log1p(a) - jnp.log1p(-a)),
+    "cbrt": _cbrt,
+    "log2": lambda a: jnp.log(a) / math.log(2),
+    "one_minus_square": lambda a: (1 + a) * (1 - a),
+}
+"""Operations made of others that all compilers have."""
 
 
 def _filled(a: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -211,10 +263,11 @@ ELEMENTWISE = frozenset({
     "add", "add_any", "sub", "mul", "div", "neg", "sign", "max", "min", "abs", "select_n", "gt", "ge", "lt", "le", "eq",
     "ne", "and", "or", "not", "xor", "exp", "exp2", "expm1", "log", "log1p", "tanh", "sin", "cos", "tan", "asin",
     "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "logistic", "sqrt", "rsqrt", "cbrt", "square",
-    "integer_pow", "pow", "rem", "floor", "ceil", "is_finite", "clamp", "convert_element_type",
+    "one_minus_square", "log2", "integer_pow", "pow", "rem", "floor", "ceil", "is_finite", "clamp",
+    "convert_element_type",
 })
 # fmt: on
-"""All that makes each element of those in its place, and that Triton and Mosaic have."""
+"""All that makes each element of those in its place, and that Triton and Mosaic have, or `_WRITTEN`."""
 
 RUNNING = frozenset({"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"})
 """Along the units: each column of those before it."""

@@ -83,6 +83,8 @@ _CALLS = {
 _WRITTEN: dict[str, Callable[..., str]] = {
     "neg": lambda kind, a: f"(-{a})",
     "square": lambda kind, a: f"({a} * {a})",
+    "one_minus_square": lambda kind, a: f"(({kind}(1) + {a}) * ({kind}(1) - {a}))",
+    "log2": lambda kind, a: f"{kind}(log({a}) * {kind}(1.4426950408889634))",
     "rsqrt": lambda kind, a: f"({kind}(1) / {kind}(sqrt({a})))",
     "is_finite": lambda kind, a: f"bool({a} - {a} == 0)",
 }

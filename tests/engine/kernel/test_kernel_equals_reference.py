@@ -5,12 +5,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
+from rnnlab.cells import CELLS
 from rnnlab.engine import unroll
+from rnnlab.engine.kernel import rules
 from rnnlab.engine.kernel.settings import launching
-from tests.engine.comparing import LENGTHS, B, D, H, T, around, compare, has_state_matrix, zoned_with_norms
+from tests.engine.comparing import (
+    LENGTHS,
+    B,
+    D,
+    H,
+    T,
+    around,
+    compare,
+    has_state_matrix,
+    many_functions,
+    zoned_with_norms,
+)
 from tests.helpers import (
     assert_close,
     dot,
@@ -49,6 +63,27 @@ def test_outputs_and_gradients_equal_the_reference(variant):
 @pytest.mark.parametrize("variant", [in_tier(v, further=True) for v in ALL_CELLS if v not in SUMS_ALONG_UNITS])
 def test_teams_of_programs_equal_the_reference(variant):
     compare_with_all_around(variant, "team")
+
+
+def test_an_activation_of_many_operations_equals_the_reference():
+    with float64():
+        cell = CELLS["vanilla"](D, H, activation=many_functions, rngs=nnx.Rngs(0))
+        graphdef, state = nnx.split(cell)
+        compare_kernel(nnx.merge(graphdef, jax.tree.map(lambda a: jnp.asarray(a, float), state)), "triton")
+
+
+FROM_NUMPY = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh"}
+FROM_NUMPY |= {"atanh": "arctanh"}
+
+
+@pytest.mark.parametrize("name", sorted({*rules._WRITTEN} - {"one_minus_square"}))
+def test_operations_that_a_compiler_lacks_are_right_to_the_last_digits(name):
+    """Also where they are 0, infinite, or not a number."""
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 1e30, -1e30, 1.0, -1.0, 1e-4, 50.0, -50.0, 88.0]
+    x = np.concatenate([special, np.linspace(-3, 3, 1001)]).astype(np.float32)
+    with np.errstate(all="ignore"):
+        expected = getattr(np, FROM_NUMPY.get(name, name))(x.astype(float)).astype(np.float32)
+    np.testing.assert_allclose(rules._WRITTEN[name](jnp.asarray(x)), expected, rtol=3e-7, atol=0)
 
 
 def compare_with_all_around(variant: str, launch: str) -> None:

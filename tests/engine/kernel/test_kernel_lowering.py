@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from rnnlab.cells import LSTM
+from rnnlab.cells import CELLS, LSTM
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from rnnlab.engine.kernel.settings import launching, lowering_for
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.ops.linear import Precision
+from tests.engine.comparing import many_functions
 from tests.engine.kernel.test_kernel_equals_reference import ALL_CELLS, SUMS_ALONG_UNITS
 from tests.helpers import equations, make_cell, products
 from tests.tiers import in_tier, slow_tests
@@ -33,6 +34,10 @@ def lowered(
 def traced(variant: str, features: int, steps: int, precision: Precision, **options: Any) -> Any:
     cell = make_cell(variant, D, features)
     cell.precision = precision
+    return traced_cell(cell, steps, **options)
+
+
+def traced_cell(cell: Any, steps: int, **options: Any) -> Any:
     graphdef, state = nnx.split(cell)
     lengths = jax.ShapeDtypeStruct((B,), jnp.int32)
 
@@ -47,6 +52,14 @@ def traced(variant: str, features: int, steps: int, precision: Precision, **opti
 def test_two_kernels_a_training_step_lower_for_every_platform(variant):
     for platform, call in CALLS.items():
         assert lowered(variant, platform, 20).count(call) == 2, platform
+
+
+def test_an_activation_of_many_operations_lowers_for_every_compiler():
+    cell = CELLS["vanilla"](D, 16, activation=many_functions, rngs=nnx.Rngs(0))
+    for platform in ("cuda", "tpu"):
+        with lowering_for(platform):
+            text = traced_cell(cell, 20).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count(CALLS[platform]) == 2, platform
 
 
 @pytest.mark.parametrize(
