@@ -16,6 +16,7 @@ from rnnlab.datasets.embeddings import Embeddings, find_embeddings, read_embeddi
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.optim.chain import waits_for_plateau
 from rnnlab.parallel import devices
+from rnnlab.parallel.processes import processes
 from rnnlab.parallel.sharding import MODEL_AXIS
 from rnnlab.records.run_config import (
     TRACED_SECTIONS,
@@ -34,6 +35,9 @@ from rnnlab.training.programs import Programs, quiet_about_length
 from rnnlab.training.run import Mentioned, Run, whole_width
 from rnnlab.training.structure import Structure
 
+WIDE_LAYER = 512
+"""Units from which on the backend native has one device."""
+
 
 def make_run(config: ConfigDict | Mapping[str, Any], data_dir: str | None = None, mesh: Mesh | None = None) -> Run:
     """A config made ready to run. Nothing is compiled or written yet.
@@ -48,8 +52,9 @@ def make_run(config: ConfigDict | Mapping[str, Any], data_dir: str | None = None
     """
     config = resolve_config(config)
     if mesh is None:
-        devices.tune_host(config["batch_size"], config["devices"])
-        mesh = devices.make_mesh(config["batch_size"], config["devices"], words_split(config))
+        count = device_count(config)
+        devices.tune_host(config["batch_size"], count)
+        mesh = devices.make_mesh(config["batch_size"], count, words_split(config))
     with quiet_about_length():
         stages, embeddings = make_stages(config, data_dir, mesh, whole_width(config["eval_batch_size"], mesh))
     model, optimizer, recorder = config["model"], config["optimizer"], config["flight_recorder"]
@@ -162,6 +167,20 @@ def _shapes(programs: Programs) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in leaves
     }
+
+
+def device_count(config: Mapping[str, Any]) -> int | None:
+    """How many devices a run asks for; None: as many as divide its batch.
+
+    Wide layers run faster by the backend native on one device, whose threads share the rows: each of several would read
+    and pack all of a matrix, and they would sum as large a gradient. docs/performance.md has both in its tables.
+    """
+    model = config["model"]
+    wide = model["cell"]["features"] >= WIDE_LAYER and model["recurrence"]["backend"] == "native"
+    splits = words_split(config) not in (None, 1)
+    if config["devices"] is None and wide and not splits and processes() == 1:
+        return 1
+    return config["devices"]
 
 
 def words_split(config: Mapping[str, Any]) -> int | None:

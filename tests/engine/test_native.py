@@ -62,9 +62,14 @@ def test_resets_zoneout_and_norms_equal_the_reference(variant, reverse):
         compare(zoned, NATIVE, reverse=reverse, resets=True, noise=noise, lengths=jnp.array(LENGTHS))
 
 
-@pytest.mark.parametrize(("variant", "threads"), [("lstm", 2), *slow_tests(("lstm", 5), ("cornn", 3), ("rhn", 2))])
-def test_rows_on_several_threads_equal_the_reference(monkeypatch, variant, threads):
+@pytest.mark.parametrize(
+    ("variant", "threads", "wide"),
+    [("lstm", 2, True), *slow_tests(("lstm", 2, False), ("lstm", 5, True), ("cornn", 3, False), ("rhn", 2, True))],
+)
+def test_rows_on_several_threads_equal_the_reference(monkeypatch, variant, threads, wide):
+    """Also where matrices are so wide that threads share their packing, and that XLA multiplies for their gradients."""
     monkeypatch.setattr(chunks, "threads_of_device", lambda: threads)
+    monkeypatch.setattr(chunks, "WIDE", 1 if wide else chunks.WIDE)
     with float64():
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
         compare(cell, NATIVE, **around(T, B, H, True, False))

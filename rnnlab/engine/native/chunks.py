@@ -25,6 +25,9 @@ from rnnlab.engine.native.source import Source, Switches
 from rnnlab.engine.plan import Plan
 from rnnlab.typing import Carry, PyTree
 
+WIDE = 1 << 18
+"""Elements of a matrix from which on XLA's product of all of a chunk's steps is the faster one for its gradient."""
+
 
 class NativeLoops:
     """Those of one recurrence."""
@@ -84,7 +87,10 @@ class NativeLoops:
         name = f"pack_{'back' if transposed else 'forward'}{kind}"
         shape = (*heads, -(-columns // self.switches.panel), -(-rows // 2) if paired else rows, self.switches.panel)
         result = jax.ShapeDtypeStruct(shape, jnp.uint32 if paired else kernel.dtype)
-        return call(load(self._including("pack.h"), name), [result], [kernel], {})[0]
+        # Threads cost more to start than a small matrix does to pack.
+        threads = self.switches.threads if kernel.size >= WIDE else 1
+        source = f"#define THREADS {threads}\n" + self._including("pack.h")
+        return call(load(source, name), [result], [kernel], {})[0]
 
     def _including(self, header: str) -> str:
         """The beginning of a source."""
@@ -226,6 +232,7 @@ class NativeLoops:
             moves = held.kind != "constant" and not (held.kind == "kept" and held.number not in program.saved_kept)
             plain = matrix.kernel.ndim == 2 and not self.switches.rounds
             plain |= in_pairs(self.switches, matrix) and matrix.columns >= self.switches.panel
+            plain &= matrix.rows * matrix.columns < WIDE
             masks = matrix.of_state and self.state_mask is not None
             if moves and plain and not masks and kind_of(dmatrices[each.name].kernel.dtype) == self.switches.real:
                 numbers.append(n)

@@ -1,5 +1,5 @@
 // Functions that pack matrices for the products of runtime.h, the same for every cell: [..., K, N], as it lies or
-// transposed.
+// transposed. THREADS is defined before: how many share the panels of a matrix.
 
 #include "runtime.h"
 
@@ -18,9 +18,14 @@ XLA_FFI_Error* packed(XLA_FFI_CallFrame* frame, bool transposed, long in_one, F 
   for (long n = 0; n < count; ++n) {
     const real* const from = (const real*)matrix->data + n * rows * columns;
     E* const to = (E*)result(frame, 0) + n * pieces * padded;
-    pack(pieces, outer, !transposed, to, [=](long k, long column) {
+    const auto element = [=](long k, long column) {
       const real* const first = from + k * in_one * down + column * right;
       return convert(first[0], in_one > 1 && k * in_one + 1 < inner ? first[down] : real(0));
+    };
+    in_parallel(frame, THREADS, THREADS, [=](long part) {
+      const long panels = padded / PANEL, begin = panels * part / THREADS * PANEL;
+      const long end = panels * (part + 1) / THREADS * PANEL;
+      pack(pieces, outer, begin, end < outer ? end : outer, !transposed, to, element);
     });
   }
   return nullptr;

@@ -163,13 +163,17 @@ template <class F> inline void by_blocks(long rows, F run) {
   }
 }
 
-// c [rows, columns] = a [rows, inner] times a packed matrix; writes whole vectors of c.
+// c [rows, columns] = a [rows, inner] times a packed matrix; writes whole vectors of c. Some columns at a time, so that
+// they are near when the next rows need them.
 template <class E>
 __attribute__((noinline)) void multiply(
     const E* a, long stride, long rows, const E* packed, long inner, long columns, real* c, long over) {
-  by_blocks(rows, [=](auto count, long first) {
-    strip<count.value>(a + first * stride, stride, packed, inner, columns, c + first * over, over);
-  });
+  const long most = rows > MOST_ROWS ? 8 * LANES : columns;
+  for (long n = 0; n < columns; n += most)
+    by_blocks(rows, [=](auto count, long first) {
+      const long wide = columns - n < most ? columns - n : most;
+      strip<count.value>(a + first * stride, stride, packed + n * inner, inner, wide, c + first * over + n, over);
+    });
 }
 
 // c [ROWS, WIDE lanes] += the sum over steps and rows of a's element times b's. Lanes where `keeps` is 0 get nothing:
@@ -282,11 +286,13 @@ inline void add_rounded_outer(
 #endif
 
 // A matrix [inner, columns] of element(k, n) as `multiply` reads it: panels of PANEL columns [inner, PANEL], with zeros
-// behind the last column. `across`: whether it lies in memory row by row; else column by column.
+// behind the last column; those from `begin` on, below `end`. `across`: whether it lies in memory row by row; else column
+// by column.
 template <class E, class F>
-inline void pack(long inner, long columns, bool across, E* to, F element) {
+inline void pack(long inner, long columns, long begin, long end, bool across, E* to, F element) {
   constexpr long BLOCK = 16;
-  for (long first = 0; first < columns; first += PANEL, to += inner * PANEL) {
+  to += begin * inner;
+  for (long first = begin; first < end; first += PANEL, to += inner * PANEL) {
     const long wide = columns - first < PANEL ? columns - first : PANEL;
     if (wide < PANEL) memset(to, 0, inner * PANEL * sizeof(E));
     if (across) {
