@@ -1,5 +1,5 @@
 """Distributions over large vocabularies, and their cross-entropy in chunks of the vocabulary, from candidates, and with
-words split over devices, so that logits [T·B, V] are never held, as optax's cross-entropy needs them.
+words split over devices, so that many logits [T·B, V] are never held, as optax's cross-entropy needs them.
 
 The sums over words are in `nn/word_sums.py`; the module that puts a distribution out is in `nn/softmax.py`.
 """
@@ -125,23 +125,29 @@ def _exact(
     count: Int[Array, ""] | None,
 ) -> Float[Array, " R"]:
     """-ln p(target), where this device has these words; of the first `count` rows, if given."""
-    return _exact_forward(how, h, kernel, bias, targets, count)[0]
+    return _exact_forward(how, h, kernel, bias, targets, count, keep=False)[0]
 
 
 def _exact_forward(
-    how: How, h: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array, count: jax.Array | None
+    how: How,
+    h: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    count: jax.Array | None,
+    keep: bool = True,
 ) -> tuple:
     rows, held = held_rows(targets, kernel.shape[0], how.axis_name)
-    others = sum_of_others(how, h, kernel, bias, local_words(how, kernel.shape[0]), targets, count)
+    others, logits = sum_of_others(how, h, kernel, bias, local_words(how, kernel.shape[0]), targets, count, keep)
     target = _of_words(how, h, kernel[rows], bias[rows], held)
-    return jax.nn.softplus(others - target), (h, kernel, bias, targets, count, others, target)
+    return jax.nn.softplus(others - target), (h, kernel, bias, targets, count, others, target, logits)
 
 
 def _exact_backward(how: How, saved: tuple, d: jax.Array) -> tuple:
-    h, kernel, bias, targets, count, others, target = saved
+    h, kernel, bias, targets, count, others, target, logits = saved
     at_target = -d * jax.nn.sigmoid(others - target)  # p - 1, to all digits where p is near 1.
     words = local_words(how, kernel.shape[0])
-    of = gradients(how, h, kernel, bias, words, targets, count, jnp.logaddexp(others, target), d, at_target)
+    of = gradients(how, h, kernel, bias, words, targets, count, jnp.logaddexp(others, target), d, at_target, logits)
     return *of, None, None
 
 
@@ -160,17 +166,17 @@ def _log_sum_exp(
 ) -> Float[Array, " R"]:
     """ln Σ exp(h kᵀ + b) over those of `words` that are not the row's target, on all devices; of the first `count`
     rows, if given."""
-    return sum_of_others(how, h, kernel, bias, words, targets, count)
+    return sum_of_others(how, h, kernel, bias, words, targets, count)[0]
 
 
 def _log_sum_exp_forward(how: How, *operands: Any) -> tuple:
-    others = sum_of_others(how, *operands)
-    return others, (*operands, others)
+    others, logits = sum_of_others(how, *operands, keep=True)
+    return others, (*operands, others, logits)
 
 
 def _log_sum_exp_backward(how: How, saved: tuple, d: jax.Array) -> tuple:
-    h, kernel, bias, words, targets, count, others = saved
-    of = gradients(how, h, kernel, bias, words, targets, count, others, d, jnp.zeros_like(d))
+    h, kernel, bias, words, targets, count, others, logits = saved
+    of = gradients(how, h, kernel, bias, words, targets, count, others, d, jnp.zeros_like(d), logits)
     return *of, None, None, None
 
 

@@ -159,7 +159,7 @@ class ModelOptions:
     readout_bias_init: InitializerSpec = "zeros"
     """How the readout's bias is drawn."""
     softmax: SoftmaxOptions | None = None
-    """The readout is a distribution over the task's words, whose logits are never held all at once; None: it is
+    """The readout is a distribution over the task's words, whose logits are not held where they are many; None: it is
     linear."""
     normalization: NormalizationOptions = NormalizationOptions()
     """Normalisation in the cell and between layers."""

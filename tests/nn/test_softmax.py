@@ -74,6 +74,24 @@ def test_chunked_value_and_gradients_equal_full(chunk: int | None) -> None:
         assert_close(ours, expected, 1e-13)
 
 
+@pytest.mark.parametrize("samples", [None, 12])
+@pytest.mark.parametrize("most", [0, 1 << 28])
+def test_logits_kept_for_the_gradient_or_not_give_the_same(most: int, samples: int | None, monkeypatch: Any) -> None:
+    """In several chunks, of which the last begins within the one before."""
+    monkeypatch.setattr(word_sums, "_width", lambda how, rows, words: min(5, words))
+    monkeypatch.setattr(word_sums, "MOST_LOGITS", most)
+    candidates = None if samples is None else draw_candidates(jax.random.key(0), samples, V)
+    with float64():
+        args, targets = operands()
+
+        def nats(chunk: int | None) -> Any:
+            return lambda *a: Distribution(*a, candidates=candidates, chunk=chunk).cross_entropy(targets)
+
+        products = str(jax.make_jaxpr(jax.grad(weighted(nats(None)), (0, 1, 2)))(*args)).count("dot_general")
+        assert products == (3 if most else 4)
+        assert_close(value_and_gradients(nats(None), args), value_and_gradients(nats(7), args), 1e-13)
+
+
 def test_each_nat_equals_full() -> None:
     with float64():
         args, targets = operands()
@@ -385,18 +403,19 @@ def test_words_split_over_devices_give_the_value_and_gradients_of_one(chunk: int
 
 
 def test_logits_of_split_words_side_by_side_are_all() -> None:
-    mesh = Mesh(np.asarray(jax.devices()[:2]), ("model",), axis_types=(AxisType.Auto,))
-    args, _ = operands(words=42)
-    distribution = functools.partial(Distribution, vocabulary=41)
-    rows = PartitionSpec("model")
-    split = jax.shard_map(
-        lambda *a: distribution(*a, axis_name="model").logits(),
-        mesh=mesh,
-        in_specs=(PartitionSpec(), rows, rows),
-        out_specs=PartitionSpec(None, None, "model"),
-        check_vma=False,
-    )
-    np.testing.assert_allclose(jax.jit(split)(*args), distribution(*args).logits(), rtol=1e-5)
+    with float64():
+        mesh = Mesh(np.asarray(jax.devices()[:2]), ("model",), axis_types=(AxisType.Auto,))
+        args, _ = operands(words=42)
+        distribution = functools.partial(Distribution, vocabulary=41)
+        rows = PartitionSpec("model")
+        split = jax.shard_map(
+            lambda *a: distribution(*a, axis_name="model").logits(),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), rows, rows),
+            out_specs=PartitionSpec(None, None, "model"),
+            check_vma=False,
+        )
+        np.testing.assert_allclose(jax.jit(split)(*args), distribution(*args).logits(), rtol=1e-12, atol=1e-13)
 
 
 # --- in a network ----------------------------------------------------------------------------------------------------
