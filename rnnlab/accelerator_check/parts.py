@@ -117,16 +117,22 @@ def train(plan: Plan, workdir: Path, seconds: float, more: Sequence[str]) -> dic
         encoding="utf-8",
         errors="replace",
     )
+    late = False
     try:
         answer = process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
+        late = True
         process.send_signal(signal.SIGTERM)  # It saves where it is.
         try:
             answer = process.communicate(timeout=60)[0]
         except subprocess.TimeoutExpired:
             process.kill()
             answer = process.communicate()[0]
-    return trained(workdir) or {"error": (answer.strip().splitlines() or ["it said nothing"])[-1][:300]}
+    if (row := trained(workdir)) is not None:
+        return row
+    if late:
+        return {"error": f"did not come to its first numbers within the {seconds:.0f} s that were left"}
+    return {"error": (answer.strip().splitlines() or ["it said nothing"])[-1][:300]}
 
 
 def trained(workdir: Path) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnlab.accelerator_check.correctness import refused
+from rnnlab.accelerator_check.correctness import TOLERANCE, refused
+from rnnlab.accelerator_check.parts import PRECISIONS
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine.measured import entries_of
 from rnnlab.files import write_text
@@ -15,6 +16,8 @@ from rnnlab.files.reading import read_json
 from rnnlab.records.provenance import git_commit, versions
 
 STAGES = ("correctness", "timing", "sweeps", "training")
+CASES = 40
+"""Of a figure, at most: a page's height."""
 
 
 class Record:
@@ -47,8 +50,12 @@ class Record:
         self.content[stage][part] = result
         self.content["seconds"] += seconds
         write_text(self.path, json.dumps(self.content, indent=1) + "\n")
-        write_text(self.folder / "check.md", markdown(self.content))
+        self._write_page()
         write_text(self.folder / "backends.json", json.dumps({"entries": self.entries()}, indent=1) + "\n")
+
+    def _write_page(self) -> None:
+        figures = [path.name for path in sorted(self.folder.glob("timing_*.png"))]
+        write_text(self.folder / "check.md", markdown(self.content, figures))
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """All rows of a stage whose parts have several."""
@@ -64,33 +71,51 @@ class Record:
         return [row for row in self.rows("correctness") if not (row.get("right") or refused(row))]
 
     def draw(self) -> list[Path]:
-        """Draws the figures of what there is: one of step times for each precision."""
+        """Draws the figures of what there is, of step times: one for each precision and 40 cases."""
         from rnnlab.plots import benchmark_ratios
 
         paths = []
-        precisions = dict.fromkeys(row["precision"] for row in self.rows("timing") if "step_ratio" in row)
-        for precision in precisions:
-            rows = [row for row in self.rows("timing") if row["precision"] == precision]
-            path = self.folder / f"timing_{precision}.json"
-            write_text(path, json.dumps({"results": rows}, indent=1) + "\n")
-            paths.append(benchmark_ratios(path))
+        timed = [row for row in self.rows("timing") if "step_ratio" in row]
+        for precision in dict.fromkeys(row["precision"] for row in timed):
+            cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+            for row in timed:
+                if row["precision"] == precision:
+                    cases.setdefault((row["cell"], row["shape"]), []).append(row)
+            for page, first in enumerate(range(0, len(cases), CASES), 1):
+                rows = [row for case in list(cases.values())[first : first + CASES] for row in case]
+                path = self.folder / f"timing_{precision}{f'_{page}' if page > 1 else ''}.json"
+                write_text(path, json.dumps({"results": rows}, indent=1) + "\n")
+                paths.append(benchmark_ratios(path))
+        self._write_page()
         return paths
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def markdown(content: Mapping[str, Any]) -> str:
+OF_CORRECTNESS = f"""\
+How far loss and all gradients are from double precision on the host, in parts of an array's largest element: right up
+to {", ".join(f"{bound:g} ({name})" for name, bound in TOLERANCE.items() if name in PRECISIONS)}. On a CPU kernels are
+interpreted. Refused: a backend says that it does not take the cell; check.json has its words.
+"""
+OF_TIMING = """\
+Forward, backward and update of one layer, the median over turns. `rnnlab fused` is the default backend. –: not timed;
+check.json says why.
+"""
+
+
+def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """The page of a check."""
-    device, parts = content["device"], []
+    device, parts = content["device"], ["# Check of an accelerator\n"]
     memory = "" if device["bytes"] is None else f", {device['bytes'] / 2**30:.0f} GiB"
     numbers = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     driver = f"; driver {device['driver']}" if device.get("driver") else ""
     parts.append(f"{device['count']} × {device['kind']} ({device['platform']}{memory}); {numbers}{driver}\n")
     if rows := [row for part in content["correctness"].values() for row in part]:
-        parts.append(f"## Correctness\n\n{_correctness(rows)}")
+        parts.append(f"## Correctness\n\n{OF_CORRECTNESS}\n{_correctness(rows)}")
     if rows := [row for part in content["timing"].values() for row in part]:
-        parts.append(f"## A training step, ms\n\n{_timing(rows)}")
+        parts.append(f"## A training step, ms\n\n{OF_TIMING}\n{_timing(rows)}")
+        parts += [f"![times over those of rnnlab fused]({name})\n" for name in figures]
     if content["sweeps"]:
         lines = [[part, *_sweep(row)] for part, row in content["sweeps"].items()]
         parts.append("## Sweeps\n\n" + markdown_table(["replicas", "seconds", "updates a second, of all"], lines))

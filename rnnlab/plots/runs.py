@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from rnnlab.files import AGAIN, read_json
 from rnnlab.plots.legends import COMPACT
@@ -190,7 +191,7 @@ def benchmark_ratios(results: Path) -> Path:
     rows = [row for row in read_json(results, AGAIN, {"results": list})["results"] if "step_ratio" in row]
     peers = [p for p in dict.fromkeys(row["contestant"] for row in rows) if p != "rnnlab fused"]
     cases = list(dict.fromkeys((row["shape"], row["cell"]) for row in rows))
-    figure, (axes,) = make_panels(1, 2, (PAGE, 1.3 + 0.17 * len(cases)), sharey=True)
+    figure, (axes,) = make_panels(1, 2, (PAGE, max(2.0, 1.3 + 0.17 * len(cases))), sharey=True)
     for axis, what, title in zip(axes, ("step", "forward"), ("a training step", "a forward pass"), strict=True):
         for number, peer in enumerate(peers):
             points = [
@@ -209,11 +210,13 @@ def benchmark_ratios(results: Path) -> Path:
             )
         axis.axvline(1, color=GREY, linewidth=1)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}×")
+        axis.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}×" if x >= 1 else f"1/{1 / x:g}×")
         axis.set_title(title)
-        axis.set_xlabel("time of each peer over rnnlab's")
+        axis.set_xlabel("time over that of rnnlab fused")
     axes[0].set_yticks(range(len(cases)), [f"{cell}  {shape}" for shape, cell in cases])
     axes[0].invert_yaxis()
     axes[0].set_ylabel("cell  (T, B, D, H)")
-    figure.legend(loc="outside lower center", ncols=5, **COMPACT)
+    if peers:
+        figure.legend(loc="outside lower center", ncols=5, **COMPACT)
     return save(figure, results.with_suffix(".png"))

@@ -71,13 +71,15 @@ def test_what_is_apart_or_fails_is_wrong_and_what_is_refused_is_not(tmp_path: Pa
         row(apart=1e-6, where="loss", right=True),
         row(apart=0.1, where="loss", right=False),
         row(error="XlaRuntimeError: INTERNAL"),
-        row(error="ValueError: a step of HiPPOLegS has cumsum"),
+        row(error="ValueError: The Pallas Triton lowering currently requires that all operations have"),
+        row(error="ConfigError: no kernel can run a step of HiPPOLegS: it has `cumsum`; use backend='auto'"),
+        row(error="ValueError: LSTM is not linear in its state, as backend='scan' needs; use 'fused' or 'auto'"),
     ]
     record.put("correctness", "lstm", rows, 1.0)
-    assert record.wrong() == rows[1:3]
-    assert [refused(each) for each in rows] == [False, False, False, True]
+    assert record.wrong() == rows[1:4]
+    assert [refused(each) for each in rows] == [False] * 4 + [True] * 2
     again = Record(tmp_path, H100)
-    assert again.wrong() == rows[1:3]
+    assert again.wrong() == rows[1:4]
     assert again.has("correctness", "lstm")
     with pytest.raises(ConfigError, match=r"--output: .* has a check with gpu, NVIDIA H100 .*; here is tpu, .*; take"):
         Record(tmp_path, H100 | {"platform": "tpu", "kind": "TPU v5 lite"})
@@ -102,6 +104,27 @@ def test_a_backend_that_is_the_fastest_at_all_shapes_of_a_width_is_an_entry(tmp_
     line = {"device": H100["kind"], "cell": "LSTM", "precision": "highest"}
     entries = [line | {"features": 64, "backend": "kernel"}, line | {"features": 768, "backend": "fused"}]
     assert json.loads((tmp_path / "backends.json").read_text()) == {"entries": entries}
+
+
+def test_a_page_says_what_it_shows_and_shows_figures_of_forty_cases_each(tmp_path: Path) -> None:
+    record = Record(tmp_path, H100)
+    rows = [timed(f"cell{n}", "a", "rnnlab fused", 1.0) | RATIOS for n in range(41)]
+    record.put("timing", "all", rows, 1.0)
+    record.put("correctness", "lstm", [row(apart=1e-6, where="loss", right=True)], 1.0)
+    names = [path.name for path in record.draw()]
+    assert names == ["timing_highest.png", "timing_highest_2.png"]
+    page = (tmp_path / "check.md").read_text()
+    assert page.startswith("# Check of an accelerator\n\n1 × NVIDIA H100")
+    assert all(f"]({name})" in page for name in names)
+    assert "right up to 0.0002 (highest), 0.03 (tf32), 0.3 (bfloat16)" in page.replace("\n", " ")
+
+
+RATIOS = {"step_ratio": 1.0, "forward_ratio": 1.0}
+
+
+def test_a_training_without_time_says_so(tmp_path: Path) -> None:
+    answer = parts.train(parts.SMALL, tmp_path, 0.01, [])
+    assert answer == {"error": "did not come to its first numbers within the 0 s that were left"}
 
 
 def test_timing_begins_with_exact_products_of_what_all_libraries_have() -> None:

@@ -230,6 +230,16 @@ def benchmark(folder: Path) -> Any:
     return plots.benchmark_ratios(folder / "benchmark.json")
 
 
+def benchmark_far_apart(folder: Path) -> Any:
+    """One case, whose peers take from 1/70 to 100 times as long."""
+    rows = [
+        {"contestant": peer, "shape": "(6, 4, 3, 8)", "cell": "lstm", "step_ratio": ratio, "forward_ratio": ratio / 3}
+        for peer, ratio in (("rnnlab kernel", 1 / 23), ("plain scan", 0.5), ("torch.nn", 100.0))
+    ]
+    (folder / "benchmark.json").write_text(json.dumps({"results": rows}), encoding="utf-8")
+    return plots.benchmark_ratios(folder / "benchmark.json")
+
+
 def mitigations(folder: Path) -> Any:
     """Two settings: errors of three seeds, one of which diverged, and accuracies of two."""
 
@@ -355,8 +365,8 @@ FIGURES: dict[str, Callable[[Path], Any]] = {
     each.__name__: each
     for each in (
         *(learning_curve, gradient_flow, compare_gradient_flow, observed, compare_training, diagnosis, replayed),
-        *(by_length, confusion, forecast, learning_rates, benchmark, mitigations, utterance, speech_comparison),
-        *(validation_curves, atlas_figure, sweeps, reproduction),
+        *(by_length, confusion, forecast, learning_rates, benchmark, benchmark_far_apart, mitigations, utterance),
+        *(speech_comparison, validation_curves, atlas_figure, sweeps, reproduction),
     )
 }
 """What draws -> the figures of a command or a script."""

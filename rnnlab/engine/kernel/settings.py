@@ -84,7 +84,7 @@ def check_platform(interpret: bool) -> None:
     if platform not in ("gpu", "tpu") and not interpret and "target" not in (_CHANGES.get() or {}):
         raise ConfigError(
             f"model.recurrence.backend: 'kernel' needs a GPU or TPU, and the platform here is {platform}; use 'auto', "
-            "or interpret=True, which runs a kernel's operations one by one, for tests"
+            "or model.recurrence.interpret=True, which runs a kernel's operations one by one, for tests"
         )
 
 
