@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from rnnlab.engine import unroll
+from rnnlab.cells import BaseCell
+from rnnlab.engine import Matrix, unroll
 from rnnlab.engine.kernel.settings import launching
 from tests.engine.comparing import LENGTHS, B, D, H, T, around, compare, has_state_matrix, zoned_with_norms
 from tests.helpers import (
@@ -57,6 +58,32 @@ def compare_with_all_around(variant: str, launch: str) -> None:
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
         options = around(T, B, cell.initial_carry(1)[0].shape[1], True, has_state_matrix(variant))
         compare_kernel(cell, launch, reverse=number % 2 == 1, store="carries" if number % 5 == 0 else "auto", **options)
+
+
+class TwoDiagonals(BaseCell):
+    """One diagonal that the whole carry meets, in two parts."""
+
+    carry_names = ("h", "c")
+
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        super().initialize(options, rngs)
+        self.diagonal, self.offset = (nnx.Param(random_array(n, 2 * self.features)) for n in (8, 9))
+
+    def matrices(self):
+        return {"diagonal": Matrix(self.diagonal[...], self.offset[...], parts=2)}
+
+    def step(self, carry, z, multiply):
+        a, b = multiply("diagonal", jnp.concatenate(carry, -1))
+        return (jnp.tanh(z[0] + a), jnp.sin(a * b) + carry[0])
+
+
+@pytest.mark.parametrize("launch", ["streamed", *slow_tests("triton", "mosaic", "team")])
+def test_a_diagonal_in_parts_equals_the_reference(launch):
+    with float64():
+        cell = TwoDiagonals(D, H, rngs=nnx.Rngs(0))
+        cell.input_kernel = nnx.Param(random_array(10, D, H))
+        cell.bias = nnx.Param(random_array(11, H))
+        compare_kernel(cell, launch, **around(T, B, H, True, True))
 
 
 CASES = [(variant, launch) for variant in ("cornn", "lstm_peepholes") for launch in LAUNCHES]
