@@ -129,6 +129,19 @@ def test_gradients_of_the_outputs_or_the_last_state_alone(read):
         assert_close(actual, gradients(backend="reference"), 1e-12)
 
 
+@pytest.mark.parametrize("launch", ["triton", "team"])
+def test_second_derivatives_are_refused_in_one_line(launch):
+    graphdef, state = random_cell("vanilla", in_features=D, features=H)
+
+    def gradient(x: jax.Array) -> jax.Array:
+        cell = nnx.merge(graphdef, state)
+        return jax.grad(lambda x: (unroll(cell, x, backend="kernel", interpret=True)[0] ** 2).sum())(x).sum()
+
+    message = "the backend kernel has no second derivatives; use backend='reference'"
+    with launching(**LAUNCHES[launch]), pytest.raises(TypeError, match=message):
+        jax.eval_shape(jax.grad(gradient), random_array(1, T, B, D))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", ["triton", "team"])
 def test_replicas_by_vmap_equal_the_reference(launch):
