@@ -22,18 +22,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
+from rnnlab import cli
+from rnnlab.benchmark.__main__ import parse_list
+from rnnlab.cells import CELLS
+from rnnlab.config.errors import ConfigError
 from rnnlab.files.markdown import BEGIN, END, markdown_table, write_between_marks
+from rnnlab.ops.linear import Precision
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "accelerators.md"
 STEPS, BATCH = 64, 32
 PLATFORMS = ("cuda", "tpu")
+PLUGINS = {"cuda": "jax_cuda12_plugin", "tpu": "libtpu"}
+"""The package that compiles for each."""
 WIDTHS = (64, 100, 128, 256, 512, 650, 768, 1024)
 CASES = [
     *[
@@ -57,16 +64,6 @@ l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84942979072 sha
 cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536 registers_per_block_limit: 65536 }
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
 """
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("site", None, "the folder that the plugins were installed into", required=True)
-flags.DEFINE_list("platforms", list(PLATFORMS), "cuda, tpu or both")
-flags.DEFINE_list("cells", None, "cells, in place of those of the tables")
-flags.DEFINE_list("features", ["128"], "with --cells: units")
-flags.DEFINE_list("precisions", ["highest"], "with --cells: highest, tf32, tf32x3, bfloat16")
-flags.DEFINE_list("steps", [str(STEPS)], "time steps")
-flags.DEFINE_bool("write", False, "write docs/accelerators.md")
-flags.DEFINE_string("child", None, "the platform of this process", short_name=None)
 
 
 def environment(platform: str, site: Path, dump: Path) -> dict[str, str]:
@@ -111,7 +108,9 @@ def results(
                 if line.startswith("{"):
                     yield json.loads(line)
             if process.wait() != 0:
-                raise RuntimeError(f"a compiler for {platform} ended with {process.returncode}; what it said is above")
+                raise ConfigError(
+                    f"--site={site}: the compiler for {platform} ended with {process.returncode}; what it said is above"
+                )
 
 
 # --- in the child ----------------------------------------------------------------------------------------------------
@@ -319,24 +318,60 @@ def row(platform: str, case: dict[str, Any]) -> list[str]:
     return [*first, str(case["launches"]), *numbers, units]
 
 
-def main(argv: list[str]) -> None:
-    FLAGS(argv)
-    site = Path(FLAGS.site).resolve()
-    if FLAGS.child:
-        compile_all(FLAGS.child, site, [int(each) for each in FLAGS.steps])
-        return
+def site_with(folder: str | None, *plugins: str) -> Path:
+    """The folder of --site, which has these packages.
+
+    Raises:
+        ConfigError: it is not named, or one is missing there.
+    """
+    if folder is None:
+        raise ConfigError("--site: missing; the folder that the plugins were installed into (--help says how)")
+    site = Path(folder).resolve()
+    for plugin in plugins:
+        if not (site / plugin).is_dir():
+            raise ConfigError(f"--site: {site} has no {plugin}; --help says what to install into it")
+    return site
+
+
+def whole_numbers(words: Sequence[str], flag: str) -> list[int]:
+    """The whole numbers, from 1 up, of a flag."""
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ConfigError(f"--{flag}: {','.join(words)!r} is no list of whole numbers from 1, as 64,128")
+    return list(map(int, words))
+
+
+def main(argv: Sequence[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("site", None, "the folder that the plugins were installed into", flag_values=values)
+    flags.DEFINE_string("platforms", "", "cuda, tpu or both; both if empty", flag_values=values)
+    flags.DEFINE_string("cells", "", "cells, in place of those of the tables", flag_values=values)
+    flags.DEFINE_list("features", ["128"], "with --cells: units", flag_values=values)
+    flags.DEFINE_list("precisions", ["highest"], "with --cells: highest, tf32, tf32x3, bfloat16", flag_values=values)
+    flags.DEFINE_list("steps", [str(STEPS)], "time steps", flag_values=values)
+    flags.DEFINE_bool("write", False, "write docs/accelerators.md", flag_values=values)
+    flags.DEFINE_string("child", None, "the platform of this process", flag_values=values)
+    cli.parse(values, argv, __doc__)
+    steps, features = whole_numbers(values.steps, "steps"), whole_numbers(values.features, "features")
+    if values.child:
+        compile_all(values.child, Path(values.site), steps)
+        return cli.FINISHED
+    precisions = parse_list(",".join(values.precisions), get_args(Precision), "precisions")
+    cells = parse_list(values.cells, list(CELLS), "cells") if values.cells else []
+    platforms = parse_list(values.platforms, PLATFORMS, "platforms")
+    site = site_with(values.site, *(PLUGINS[platform] for platform in platforms))
     tables = {}
-    for platform in FLAGS.platforms:
+    for platform in platforms:
         cases = CASES if platform == "cuda" else TPU_CASES
-        if FLAGS.cells:
-            cases = [(c, int(n), p) for c in FLAGS.cells for n in FLAGS.features for p in FLAGS.precisions]
+        if cells:
+            cases = [(c, n, p) for c in cells for n in features for p in precisions]
         rows = []
-        for case in results(platform, site, cases, FLAGS.steps):
+        for case in results(platform, site, cases, steps):
             rows.append(row(platform, case))
             print(platform, " | ".join(rows[-1]), f"{case['seconds']} s", flush=True)
         tables[platform] = f"{TITLES[platform]}\n\n{markdown_table(HEADS[platform], rows)}"
-    if FLAGS.write:
+    if values.write:
         write_between_marks(PAGE, "\n".join((written() | tables).values()))
+    return cli.FINISHED
 
 
 def written() -> dict[str, str]:
@@ -353,4 +388,4 @@ def written() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    cli.run(main)

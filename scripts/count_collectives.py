@@ -20,21 +20,16 @@ from typing import Any
 
 from absl import flags
 
+from rnnlab import cli
+from rnnlab.config.errors import ConfigError
 from rnnlab.files.markdown import markdown_table, write_between_marks
+from scripts.compile_kernels import site_with
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how_to" / "several_machines.md"
 TOPOLOGIES = ("v5e:2x2", "v5e:4x4")
 BATCH, STEPS = 32, 64
 COLLECTIVE = r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(-start)?\("
-
-FLAGS = flags.FlagValues()
-_text = "the folder that libtpu was installed into"
-flags.DEFINE_string("site", None, _text, required=True, flag_values=FLAGS)
-_text = "TPUs, by the names that libtpu has for them"
-flags.DEFINE_list("topologies", list(TOPOLOGIES), _text, flag_values=FLAGS)
-flags.DEFINE_bool("write", False, "write docs/how_to/several_machines.md", flag_values=FLAGS)
-flags.DEFINE_bool("child", False, "for this script itself", flag_values=FLAGS)
 
 
 # --- the text of a compiled program ----------------------------------------------------------------------------------
@@ -162,8 +157,10 @@ def counts(site: Path, topologies: Sequence[str] = TOPOLOGIES) -> list[dict[str,
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     }
     command.append(f"--topologies={','.join(topologies)}")
-    output = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
-    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    child = subprocess.run(command, env=environ, stdout=subprocess.PIPE, encoding="utf-8")
+    if child.returncode:
+        raise ConfigError(f"--site={site}: the compiler ended with {child.returncode}; what it said is above")
+    return [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
 
 
 def row(case: dict[str, Any]) -> list[str]:
@@ -177,17 +174,25 @@ def row(case: dict[str, Any]) -> list[str]:
     return [case["topology"], str(chips), program, *listed]
 
 
-def main(argv: list[str]) -> None:
-    FLAGS(argv)
-    site = Path(FLAGS.site).resolve()
-    if FLAGS.child:
-        compile_all(site, FLAGS.topologies)
-        return
-    table = markdown_table(HEAD, [row(case) for case in counts(site, FLAGS.topologies)])
+def main(argv: Sequence[str]) -> int:
+    values = flags.FlagValues()
+    text = "the folder that libtpu was installed into"
+    flags.DEFINE_string("site", None, text, flag_values=values)
+    text = "TPUs, by the names that libtpu has for them"
+    flags.DEFINE_list("topologies", list(TOPOLOGIES), text, flag_values=values)
+    flags.DEFINE_bool("write", False, "write docs/how_to/several_machines.md", flag_values=values)
+    flags.DEFINE_bool("child", False, "for this script itself", flag_values=values)
+    cli.parse(values, argv, __doc__)
+    if values.child:
+        compile_all(Path(values.site), values.topologies)
+        return cli.FINISHED
+    site = site_with(values.site, "libtpu")
+    table = markdown_table(HEAD, [row(case) for case in counts(site, values.topologies)])
     print(table)
-    if FLAGS.write:
+    if values.write:
         write_between_marks(PAGE, table)
+    return cli.FINISHED
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    cli.run(main)

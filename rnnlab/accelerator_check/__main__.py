@@ -30,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rnnlab import cli
 from rnnlab.accelerator_check import parts
+from rnnlab.accelerator_check.correctness import refused
 from rnnlab.accelerator_check.record import Record
 from rnnlab.accelerator_check.worker import LimitedWorker, nvidia_driver
 from rnnlab.benchmark.__main__ import parse_list
@@ -61,7 +62,12 @@ class Check:
         if "error" in device:
             self.jax.end()
             raise ConfigError(f"JAX does not run here: {device['error']}")
-        self.record = Record(folder, device | {"driver": nvidia_driver()})
+        try:
+            self.record = Record(folder, device | {"driver": nvidia_driver()})
+            self.record.write()  # Now: what cannot be written later would cost the device's time.
+        except ConfigError:
+            self.jax.end()
+            raise
 
     def stage(self, name: str) -> list[Part]:
         """The parts of a stage that are not done."""
@@ -79,6 +85,8 @@ class Check:
         self.jax.limit = min(LONGEST, seconds)
         rows = self.jax.ask(**parts.correctness_request(self.plan, cell))
         if not isinstance(rows, dict):
+            if any("error" in row and not refused(row) for row in rows):
+                self.jax.end()  # A fault in a kernel spoils all that a process computes after it.
             return rows
         if self.jax.limit < LONGEST and rows["error"].startswith("took longer"):
             return None

@@ -5,22 +5,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 import jax
+from flax import nnx
 
 from rnnlab.cells import CELLS
-from rnnlab.engine import Backend
+from rnnlab.config.errors import ConfigError
+from rnnlab.engine import Backend, resolve_backend
 from rnnlab.ops.linear import Precision
 from rnnlab.parallel.devices import cores
 from rnnlab.selfcheck.draws import make_problem, plain_draw
 from rnnlab.selfcheck.judge import apart_in
 
-BACKENDS = tuple(name for name in get_args(Backend) if name not in ("auto", "native"))
+BACKENDS: tuple[Backend, ...] = tuple(name for name in get_args(Backend) if name not in ("auto", "native"))
 """Those that may run on a device."""
 TOLERANCE = {"highest": 2e-4, "tf32": 3e-2, "tf32x3": 2e-4, "bfloat16": 0.3}
 """How far a device may be from double precision, in parts of an array's largest element."""
 
 
 def check_cell(
-    name: str, shape: Sequence[int], backends: Sequence[str], precisions: Sequence[Precision]
+    name: str, shape: Sequence[int], backends: Sequence[Backend], precisions: Sequence[Precision]
 ) -> list[dict[str, Any]]:
     """A row for each backend and precision: how far it is apart, and where most; or why it does not run.
 
@@ -31,6 +33,7 @@ def check_cell(
         draw = plain_draw(name, (steps, batch, inputs, features), "highest", backend="reference")
         problem = make_problem(draw, double=True)
         exact = jax.device_get(jax.jit(problem.computed(False))(problem.point, problem.direction))
+    cell = nnx.eval_shape(lambda: CELLS[name](inputs, features, rngs=nnx.Rngs(0)))
     asked = [
         (backend, precision)
         for precision in precisions
@@ -38,18 +41,20 @@ def check_cell(
         if precision == "highest" or backend in ("fused", "kernel")
     ]
 
-    def row(pair: tuple[str, Precision]) -> dict[str, Any]:
+    def row(pair: tuple[Backend, Precision]) -> dict[str, Any]:
         backend, precision = pair
         words = {"cell": name, "backend": backend, "precision": precision}
         options = {"interpret": True} if backend == "kernel" and jax.default_backend() == "cpu" else {}
         try:
+            resolve_backend(cell, backend, bool(options))
+        except ValueError as error:
+            return words | _failed(error) | {"refused": True}
+        try:
             draw = plain_draw(name, (steps, batch, inputs, features), precision, backend=backend, **options)
             problem = make_problem(draw)
             values = jax.device_get(jax.jit(problem.computed(False))(problem.point, problem.direction))
-        except (
-            Exception
-        ) as error:  # A cell that a backend refuses is a line of the table, and so is a compiler's fault.
-            return words | {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        except Exception as error:  # Refusals are lines of the table, and so are a compiler's faults.
+            return words | _failed(error) | {"refused": isinstance(error, ConfigError)}
         where, apart = apart_in(values, exact)
         return words | {"apart": apart, "where": where, "right": bool(apart <= TOLERANCE[precision])}
 
@@ -57,13 +62,14 @@ def check_cell(
         return list(pool.map(row, asked))
 
 
-def refused(row: Mapping[str, Any]) -> bool:
-    """Whether a backend says that it does not take the cell, and names one that does, which is no fault.
+def _failed(error: Exception) -> dict[str, str]:
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
-    Where JAX's compilers fail, they may raise a ValueError, too.
-    """
-    error = row.get("error", "")
-    return error.startswith("ConfigError: ") or (error.startswith("ValueError: ") and "; use " in error)
+
+def refused(row: Mapping[str, Any]) -> bool:
+    """Whether a backend says in one line that it does not take the cell, which is no fault; whatever else is raised
+    is one."""
+    return row.get("refused", False)
 
 
 def names(cells: Sequence[str]) -> list[str]:

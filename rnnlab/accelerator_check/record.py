@@ -46,9 +46,17 @@ class Record:
         return part in self.content[stage]
 
     def put(self, stage: str, part: str, result: Any, seconds: float) -> None:
-        """Adds a part's result and writes all files but the figures."""
+        """Adds a part's result and writes it."""
         self.content[stage][part] = result
         self.content["seconds"] += seconds
+        self.write()
+
+    def write(self) -> None:
+        """Writes all files but the figures.
+
+        Raises:
+            Unwritable: they cannot be written.
+        """
         write_text(self.path, json.dumps(self.content, indent=1) + "\n")
         self._write_page()
         write_text(self.folder / "backends.json", json.dumps({"entries": self.entries()}, indent=1) + "\n")

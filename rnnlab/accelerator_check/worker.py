@@ -80,7 +80,9 @@ def main(kind: str) -> None:
     if kind == "torch":
         serve(["torch.nn"])
         return
-    backends = [f"rnnlab {backend}" for backend in ("fused", "kernel", "reference", "scan")]
+    from rnnlab.engine.measured import MEASURED
+
+    backends = [f"rnnlab {backend}" for backend in MEASURED]
     others = ["plain scan", "flax.nnx.RNN", "jax.experimental.rnn"]
     serve(backends + others, more={"device": device, "correct": correct})
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.core import Tracer
 
 from rnnlab.engine.contract import RecurrentCell, Taps, make_taps
@@ -13,6 +14,13 @@ from rnnlab.ops.linear import check_width
 from rnnlab.typing import Carry
 
 _TIME_FIRST = "the order is [T, B, D] (time first)"
+
+
+def innermost(cell: Any) -> Any:
+    """The cell that others stand around; of most the cell itself."""
+    while isinstance(inner := getattr(cell, "cell", None), nnx.Module):
+        cell = inner
+    return cell
 
 
 def check_sequence(cell: RecurrentCell, x: jax.Array) -> jax.Array:

@@ -235,12 +235,21 @@ def products_of(cell: RecurrentCell, x: Any, noise: tuple[jax.Array, ...] = ()) 
     """Those of a step, in their order; x [T, B, D], or its shape.
 
     Raises:
-        ValueError: the step gives something else than a carry.
+        ValueError: the step gives something else than a carry, or multiplies what has other rows than the batch.
     """
     products: list[Product] = []
 
     def step(cell: RecurrentCell, x: jax.Array, noise: tuple[jax.Array, ...]) -> None:
-        multiply = noting(cell.matrices(), cell.precision, products)
+        noted = noting(cell.matrices(), cell.precision, products)
+
+        def multiply(name: str, value: jax.Array) -> Parts:
+            if value.ndim != 2 or value.shape[0] != x.shape[1]:
+                raise ValueError(
+                    f"the step of {type(cell).__name__} multiplies {list(value.shape)} by {name!r}; a value needs all "
+                    f"{x.shape[1]} rows of the batch, as of jnp.broadcast_to"
+                )
+            return noted(name, value)
+
         z = cell.project(x)
         carry = cell.initial_carry(x.shape[1], z.dtype)
         for a in carry:

@@ -22,6 +22,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from rnnlab.engine.chain import kept_bytes
 from rnnlab.engine.checks import check_beside, check_carry, check_lengths, check_resets, check_sequence
+from rnnlab.engine.choice import resolve_backend
 from rnnlab.engine.contract import (
     Backend,
     Cotangent,
@@ -32,15 +33,12 @@ from rnnlab.engine.contract import (
     products_of,
 )
 from rnnlab.engine.fused import fused
-from rnnlab.engine.kernel.settings import check_platform
-from rnnlab.engine.measured import measured_backend
-from rnnlab.engine.native.library import check_native
 from rnnlab.engine.newton.backend import newton as by_newton
 from rnnlab.engine.newton.options import Iterations, NewtonOptions, check_newton
 from rnnlab.engine.plan import Plan
 from rnnlab.engine.reference import reference
 from rnnlab.engine.resets import restarting
-from rnnlab.engine.scan import linear_of, scanned
+from rnnlab.engine.scan import scanned
 from rnnlab.parallel.sharding import explicit_mesh, on_explicit_mesh
 from rnnlab.typing import Array, Bool, Carry, Float, Int, Shaped
 
@@ -135,7 +133,10 @@ def unroll(
             raise ValueError("reset_carry is what rows begin anew with at resets; it needs resets")
         reset_carry = check_carry(cell, reset_carry, x, "reset_carry")
     cell, noise = restarting(cell, noise, resets, reverse, reset_carry)
+    by_itself = backend == "auto"
     backend = resolve_backend(cell, backend, interpret)
+    if by_itself and backend == "scan" and cotangent is not None:
+        backend = "fused"
     if backend in ("fused", "kernel", "native") and carries is not None:
         raise ValueError(
             f"the {backend} backend does not keep all carries; carries needs backend='reference', 'scan' or 'newton'"
@@ -153,7 +154,7 @@ def unroll(
         steps, batch = x.shape[:2]
         width = max(sum(product.columns for product in products), projected)
         chunk = default_chunk(steps, batch, width, padded=lengths is not None)
-    switches = _Switches(backend, reverse, chunk, unroll_steps, store, interpret, newton)
+    switches = _Switches(backend, by_itself, reverse, chunk, unroll_steps, store, interpret, newton)
     arguments = (x, lengths, initial_carry, noise, state_mask, cotangent, taps)
     mesh = explicit_mesh((nnx.state(cell), arguments) if isinstance(cell, nnx.Module) else arguments)
     if mesh is None:
@@ -171,6 +172,8 @@ class _Switches(NamedTuple):
     """The static arguments of `unroll`, by its names."""
 
     backend: Backend
+    by_itself: bool
+    """Whether "auto" chose the backend."""
     reverse: bool
     chunk: int
     unroll_steps: int
@@ -211,7 +214,7 @@ def _run(
     """`unroll` of arguments that fit: h, the last carry, and of the backends that have them all carries, and what the
     iterations came to."""
     steps, batch = x.shape[:2]
-    backend, reverse, chunk, unroll_steps, store, interpret, options = switches
+    backend, by_itself, reverse, chunk, unroll_steps, store, interpret, options = switches
     mask = None
     if lengths is not None:
         mask = jnp.arange(steps)[:, None] < lengths
@@ -252,42 +255,20 @@ def _run(
         beside = (lengths, noise, state_mask, cotangent, taps)
         result: Any
         if backend == "kernel":
-            from rnnlab.engine.kernel.backend import kernel  # Pallas takes a second to import.
+            from rnnlab.engine.kernel.backend import Refused, kernel  # Pallas takes a second to import.
 
-            result = kernel(plan, params, matrices, carry, x, *beside, interpret=interpret)
+            try:
+                result = kernel(plan, params, matrices, carry, x, *beside, interpret=interpret)
+            except Refused:
+                if not by_itself:
+                    raise
+                return _run(switches._replace(backend="fused"), cell, x, lengths, carry, *beside[1:])
         else:
             result = fused(plan, params, matrices, carry, x, *beside)
         h, last = result
     if mask is not None:
         h = jnp.where(mask[:, :, None], h, 0)
     return h, last, every, counted
-
-
-def resolve_backend(cell: RecurrentCell, backend: Backend, interpret: bool = False) -> Backend:
-    """The backend that `unroll` will use: "auto" is fused but for a cell whose rows see each other, or whichever was
-    measured to be the fastest (`measured.py`)."""
-    check_cell(cell)
-    if backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(get_args(Backend))}")
-    if backend == "scan":
-        linear_of(cell)
-        return backend
-    if backend == "kernel":
-        check_platform(interpret)
-    if backend == "native":
-        check_native()
-    if not isinstance(cell, nnx.Module):
-        if backend in ("fused", "kernel", "newton", "native"):
-            raise ValueError(f"{type(cell).__name__} is no flax.nnx.Module, as the {backend} backend needs; use 'auto'")
-        return "reference"
-    if not getattr(cell, "mixes_rows", False):
-        return (measured_backend(cell) or "fused") if backend == "auto" else backend
-    if backend in ("fused", "kernel", "newton", "native"):
-        raise ValueError(
-            f"the rows of {type(cell).__name__} see each other, so the {backend} backend cannot run it; "
-            "use backend='reference' or 'auto'"
-        )
-    return "reference"
 
 
 def default_chunk(steps: int, batch: int, width: int, padded: bool = False) -> int:

@@ -61,6 +61,32 @@ def test_rounded_products_of_any_cell_stay_within_their_tolerance(cell: str) -> 
     assert apart["highest"] < apart["tf32"] < apart["bfloat16"]
 
 
+def test_a_fault_is_wrong_and_the_next_cell_gets_a_new_process(tmp_path: Path, monkeypatch: Any) -> None:
+    """Pallas and JAX raise ValueErrors for what they cannot compile, as cells do for what they are not."""
+
+    def unroll_kernel(*words: Any) -> None:
+        raise ValueError("Cannot lower this to Triton")
+
+    monkeypatch.setattr("rnnlab.engine.kernel.backend.unroll_kernel", unroll_kernel)
+    rows = check_cell("lstm", (2, 1, 1, 2), ["kernel", "scan", "fused"], ["highest"])
+    assert [(refused(row), row.get("right", False)) for row in rows] == [(False, False), (True, False), (False, True)]
+    assert rows[0]["error"] == "ValueError: Cannot lower this to Triton"
+
+    class Worker:
+        ended, limit = 0, 9.0
+
+        def ask(self, **request: Any) -> Any:
+            return rows[self.ended :]
+
+        def end(self) -> None:
+            self.ended += 1
+
+    check = object.__new__(command.Check)
+    check.plan, check.jax = parts.SMALL, Worker()  # pyright: ignore[reportAttributeAccessIssue]
+    assert [check._correct("lstm", 9.0) for _ in range(2)] == [rows, rows[1:]]
+    assert check.jax.ended == 1
+
+
 def row(**words: Any) -> dict[str, Any]:
     return {"cell": "lstm", "backend": "fused", "precision": "highest"} | words
 
@@ -72,12 +98,11 @@ def test_what_is_apart_or_fails_is_wrong_and_what_is_refused_is_not(tmp_path: Pa
         row(apart=0.1, where="loss", right=False),
         row(error="XlaRuntimeError: INTERNAL"),
         row(error="ValueError: The Pallas Triton lowering currently requires that all operations have"),
-        row(error="ConfigError: no kernel can run a step of HiPPOLegS: it has `cumsum`; use backend='auto'"),
-        row(error="ValueError: LSTM is not linear in its state, as backend='scan' needs; use 'fused' or 'auto'"),
+        row(error="ConfigError: a step of HiPPOLegS has cumsum", refused=True),
     ]
     record.put("correctness", "lstm", rows, 1.0)
     assert record.wrong() == rows[1:4]
-    assert [refused(each) for each in rows] == [False] * 4 + [True] * 2
+    assert [refused(each) for each in rows] == [False] * 4 + [True]
     again = Record(tmp_path, H100)
     assert again.wrong() == rows[1:4]
     assert again.has("correctness", "lstm")
@@ -158,6 +183,42 @@ def test_a_worker_that_takes_too_long_says_so_and_begins_anew() -> None:
     worker.limit = 300.0
     assert worker.ask(do="describe") == ["torch.nn"]
     worker.end()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"cannot write .*check\.json: .*check is not a folder"),
+        ("{", r"check\.json is cut short; restore it, or take another --output"),
+        ("{}", r"check\.json lacks 'device'; restore it, or take another --output"),
+    ],
+)
+def test_an_output_that_cannot_be_written_or_is_damaged_ends_before_anything_is_computed(
+    text: str | None, message: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    class Worker:
+        ended = 0
+
+        def __init__(self, *words: Any):
+            pass
+
+        def ask(self, **request: Any) -> Any:
+            assert request == {"do": "device"}
+            return {"platform": "cpu", "kind": "cpu", "count": 1, "bytes": None}
+
+        def end(self) -> None:
+            Worker.ended += 1
+
+    monkeypatch.setattr(command, "LimitedWorker", Worker)
+    folder = tmp_path / "check"
+    if text is None:
+        folder.write_text("a file in the place of the folder")
+    else:
+        folder.mkdir()
+        (folder / "check.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        command.main(["--small", f"--output={folder}", "--minutes=1"])
+    assert Worker.ended == 1
 
 
 def test_an_output_is_asked_for_in_one_line() -> None:

@@ -284,6 +284,10 @@ def test_a_step_that_does_not_fit_is_one_line():
         def step(self, carry, z, multiply):
             return jnp.tanh(z[0])
 
+    class OneRow(Highway):
+        def step(self, carry, z, multiply):
+            return (z[0] + multiply("first", self.gain[...][None])[0],)
+
     class Counting(Highway):
         def initial_carry(self, batch, dtype=jnp.float32):
             return (jnp.zeros((batch, H), int),)
@@ -292,6 +296,7 @@ def test_a_step_that_does_not_fit_is_one_line():
         (Bare, rf"a step of Bare gives no tuple, but \[{B}, {H}\]; it needs the new carry, a tuple of \[{B}, {H}\]"),
         (Counting, "the carry of Counting holds int32; it needs numbers with a fraction"),
         (Wrong, "the step multiplies by 'frist'; matrices() has first, others"),
+        (OneRow, rf"the step of OneRow multiplies \[1, {H}\] by 'first'; a value needs all {B} rows of the batch"),
         (Wide, rf"the step multiplies \({B}, {2 * H}\) by 'first', which has {H} rows"),
     ):
         with pytest.raises(ValueError, match=message.replace("()", r"\(\)")):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import compile_kernels
+from rnnlab.config.errors import ConfigError
+from scripts import compile_kernels, count_collectives
 
 
 @pytest.fixture
@@ -45,6 +46,33 @@ def test_a_training_step_compiles_and_its_launches_do_not_grow_with_the_steps(si
                 assert set(asked["products"]) == ({"mma.sync"} if case["precision"] == "bfloat16" else set())
             else:
                 assert 0 < asked["vmem"] < 2**20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"--site: missing; the folder that the plugins were installed into \(--help says how\)"),
+        (["--site=.", "--platforms=tpu"], r"--site: /.* has no libtpu; --help says what to install into it"),
+        (["--site=."], r"--site: /.* has no jax_cuda12_plugin; --help says"),
+        (["--site=.", "--platforms=gpu"], "unknown value of --platforms 'gpu'"),
+        (["--site=.", "--cells=lstn"], "unknown value of --cells 'lstn'.*lstm"),
+        (["--site=.", "--precisions=tf33"], "unknown value of --precisions 'tf33'"),
+        (["--site=.", "--features=wide"], "--features: 'wide' is no list of whole numbers from 1, as 64,128"),
+        (["--site=.", "--steps=0"], "--steps: '0' is no list of whole numbers"),
+        (["--sight=."], "--sight"),
+    ],
+)
+def test_mistakes_in_the_command_are_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        compile_kernels.main(words)
+
+
+@pytest.mark.parametrize(("words", "message"), [([], "--site: missing"), (["--site=."], r"--site: /.* has no libtpu")])
+def test_mistakes_where_collectives_are_counted_are_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        count_collectives.main(words)
 
 
 def test_what_snappy_compressed_is_read():

@@ -21,10 +21,23 @@ Kernel = Callable[[Mapping[str, Any], Team], None]
 Arrays = Mapping[str, tuple[Kind, Any]]
 
 
+@jax.custom_jvp
+def _once(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The identity of what a kernel reads, without a derivative: JAX makes none of a kernel, and does not say so."""
+    return arrays
+
+
+@_once.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    raise TypeError("the backend kernel has no second derivatives; use backend='reference'")
+
+
 def call(
     kernel: Kernel, name: str, settings: Settings, steps: int, backwards: bool, inputs: Arrays, outputs: Arrays
 ) -> dict[str, jax.Array]:
     """Runs a kernel, which gets its refs by the names of inputs and outputs."""
+    read = _once({key: a for key, (_, a) in inputs.items()})
+    inputs = {key: (kind, read[key]) for key, (kind, _) in inputs.items()}
     if settings.programs > 1:
         return call_team(kernel, name, settings, inputs, outputs)
     names = [*inputs, *outputs]

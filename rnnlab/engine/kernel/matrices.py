@@ -66,7 +66,12 @@ class Products:
         matrix = self.program.matrices[product.name]
         value = self._dropped(value, matrix)
         if matrix.kernel.ndim == 1:
-            parts = [segmentwise(jnp.multiply, value, self.vectors["diagonal", product.name])]
+            parts, first = [], 0
+            whole = segmentwise(jnp.multiply, value, self.vectors["diagonal", product.name])
+            for part in range(matrix.parts):
+                count = len(self.program.axes["u", number, part].segments)
+                parts.append(Value(whole.taken(range(first, first + count))))
+                first += count
         else:
             axis = self.program.axes["value", number]
             (placed,) = self._put([without_padding(value, axis)], [axis])
@@ -88,7 +93,8 @@ class Products:
         axes = [self.program.axes["u", number, part] for part in range(matrix.parts)]
         if matrix.kernel.ndim == 1:
             write((also[0], du, axes, also[1], also[2]))
-            return self._dropped(segmentwise(jnp.multiply, du[0], self.vectors["diagonal", product.name]), matrix)
+            whole = Value([make for part in du for make in part.taken(range(len(part)))])
+            return self._dropped(segmentwise(jnp.multiply, whole, self.vectors["diagonal", product.name]), matrix)
         cleared = [without_padding(part, axis) for part, axis in zip(du, axes, strict=True)]
         placed = self._put(cleared, axes, (also[0], du, axes, also[1], also[2]))
 

@@ -117,7 +117,9 @@ class Program(Halves):
                 for part in range(each.parts):
                     cuts.cut(("u", number, part), *(head * columns // each.parts for head in range(heads)))
             elif matrix.kernel.ndim == 1:
-                cuts.link(name, ("u", number, 0))
+                width = matrix.columns // matrix.parts
+                for part in range(each.parts):
+                    cuts.link(("u", number, part), name, 0, part * width, width)
             if state_width is not None and matrix.of_state:
                 cuts.add("state mask", state_width)
                 for start in range(0, matrix.rows, state_width):

@@ -11,6 +11,7 @@ from jax.extend.core import Literal
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine.chain import Step, Trace
+from rnnlab.engine.checks import innermost
 from rnnlab.engine.contract import Cotangent, Matrix
 from rnnlab.engine.gradients import add_gradient
 from rnnlab.engine.halves import Unsupported, leaves_in_rows, trace_rows
@@ -297,7 +298,8 @@ def native_loops(
 
 
 def _refused(cell: Any, why: Unsupported) -> ConfigError:
-    return ConfigError(f"a step of {type(cell).__name__} has {why}, which backend='native' cannot run; use 'auto'")
+    name = type(innermost(cell)).__name__
+    return ConfigError(f"a step of {name} has {why}, which backend='native' cannot run; use 'auto'")
 
 
 def _numbers(*numbers: Any) -> jax.Array:
