@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.engine.linear_scan import joined_backwards, joined_steps
+from rnnlab.engine.matrices import scaled
 from rnnlab.engine.newton.jacobians import Group, jacobians, joined
 from rnnlab.engine.newton.options import Iterations, tolerance_of
 from rnnlab.engine.newton.system import Sequence, System, all_steps, back_one_by_one, before_each, one_by_one
+from rnnlab.engine.newton.trust_region import trusted_steps
 from rnnlab.typing import Array, Carry, Float
 
 Change = Callable[[Carry, Carry, Carry], Carry]
@@ -18,11 +20,17 @@ Change = Callable[[Carry, Carry, Carry], Carry]
 
 
 def by_scan(system: System, sequence: Sequence, counters: tuple[int, ...]) -> Change:
-    """The recurrence of the tangents, solved for all steps at once."""
+    """The recurrence of the tangents, or the trust region around it, solved for all steps at once."""
+    size = system.options.trust_region
+
+    def solve(group: Group, d: Any, trust: Any) -> Any:
+        if size:
+            return trusted_steps(group.matrices, d, jax.tree.map(lambda a: jnp.full_like(a, size), d))
+        return joined_steps(scaled(group.matrices, trust), d)
 
     def change(before: Carry, missing: Carry, trust: Carry) -> Carry:
         groups = jacobians(system, sequence, before, counters)
-        return _by_groups(groups, missing, lambda group, d: joined_steps(group.scaled(trust), d))
+        return _by_groups(groups, missing, lambda group, d: solve(group, d, group.vectors(trust)))
 
     return change
 
