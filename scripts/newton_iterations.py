@@ -52,11 +52,11 @@ class Variant(NamedTuple):
     kind: JacobianKind
     damping: float = 0.0
     warm_up: int = 3
-    trust_region: float = 0.0
+    trust_region: float | None = None
 
     @property
     def words(self) -> str:
-        size = f"λ {self.trust_region:g}" if self.trust_region else f"damping {self.damping:g}"
+        size = f"damping {self.damping:g}" if self.trust_region is None else f"λ {self.trust_region:g}"
         return f"{self.kind}, {size}" + ("" if self.warm_up else ", no warm-up")
 
 
@@ -71,15 +71,15 @@ OF_TRUST_REGION += [Variant("diagonal", 1.0), *(Variant("diagonal", 0, 3, a) for
 
 
 @functools.cache
-def _program(graphdef: Any, name: str, kind: str, trust_region: float = 0.0, most: int = MOST) -> Any:
-    """(state, arrays, damping, warm-up) -> iterations; kind "exponent": -> the largest exponent."""
+def _program(graphdef: Any, name: str, kind: str, trusted: bool = False, most: int = MOST) -> Any:
+    """(state, arrays, damping or λ, warm-up) -> iterations; kind "exponent": -> the largest exponent."""
 
-    def measure(state: Any, arrays: dict[str, Any], damping: jax.Array, warm_up: jax.Array) -> Any:
+    def measure(state: Any, arrays: dict[str, Any], size: jax.Array, warm_up: jax.Array) -> Any:
         run = Trajectory(name=name, cell=nnx.merge(graphdef, state), lengths=None, reverse=False, **arrays)
         if kind == "exponent":
             return summary(lyapunov_exponents(run, 1)).mean[0]
-        numbers: dict[str, Any] = {"damping": damping, "warm_up": warm_up, "max_iterations": min(most, run.x.shape[0])}
-        numbers["trust_region"] = trust_region
+        numbers: dict[str, Any] = {"warm_up": warm_up, "max_iterations": min(most, run.x.shape[0])}
+        numbers["trust_region" if trusted else "damping"] = size
         return newton_iterations(run, NewtonOptions(jacobian=kind, **numbers))[0]  # pyright: ignore
 
     return jax.jit(measure)
@@ -95,8 +95,9 @@ def row_of(label: str, run: Trajectory, variants: Sequence[Variant] = VARIANTS, 
         if each.kind not in kinds_of(run):
             cells.append("")
             continue
-        program = _program(graphdef, run.name, each.kind, each.trust_region, most)
-        iterations = program(state, arrays, each.damping, each.warm_up)
+        trusted = each.trust_region is not None
+        program = _program(graphdef, run.name, each.kind, trusted, most)
+        iterations = program(state, arrays, each.trust_region if trusted else each.damping, each.warm_up)
         cells.append(f"{int(iterations.number.max())}{'' if bool(iterations.converged.all()) else '+'}")
     print(" | ".join(cells), flush=True)
     return cells

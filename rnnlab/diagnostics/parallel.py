@@ -43,9 +43,9 @@ def newton_iterations(
     around = run.noise, run.state_mask, None, None, run.reverse, options
     system, sequence = system_of(run.cell, run.x, mask, *around)
     counted = counters(run.cell)
-    if options.trust_region:
+    if options.trust_region is not None:
         check_bytes(run.first, run.x.shape[0], options)
-    stepwise = options.jacobian == "full" and not options.trust_region
+    stepwise = options.jacobian == "full" and options.trust_region is None
     change = (by_loop if stepwise else by_scan)(system, sequence, counted)
     _, iterations, course = iterated(system, sequence, run.first, change, record=True)
     return iterations, course

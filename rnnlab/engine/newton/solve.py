@@ -24,7 +24,7 @@ def by_scan(system: System, sequence: Sequence, counters: tuple[int, ...]) -> Ch
     size = system.options.trust_region
 
     def solve(group: Group, d: Any, trust: Any) -> Any:
-        if size:
+        if size is not None:
             return trusted_steps(group.matrices, d, jax.tree.map(lambda a: jnp.full_like(a, size), d))
         return joined_steps(scaled(group.matrices, trust), d)
 
