@@ -47,8 +47,9 @@ def iterated(system: System, sequence: Sequence, first: Carry, change: Change, r
     """Newton's iterations from the first carry, held over all steps, on.
 
     A row that has converged is left as it is, so that what comes out does not depend on the other rows. After k
-    iterations the first k steps are exact whatever the derivatives are; numbers that are not finite are replaced by
-    what the step makes of the carry before. record: whether the residual of every iteration is returned.
+    iterations the first k steps are exact whatever the derivatives are, but for a trust region, which moves steps for
+    the sake of later ones; numbers that are not finite are replaced by what the step makes of the carry before. record: whether the residual of every
+    iteration is returned.
     """
     options, tolerance = system.options, tolerance_of(system.options, jnp.result_type(*first))
     steps, rows = sequence.times.shape[0], first[0].shape[0]
