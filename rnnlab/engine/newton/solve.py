@@ -1,5 +1,6 @@
 """The iterations of the backend `newton`: forward to the carries, and back to their gradients."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ def by_scan(system: System, sequence: Sequence, counters: tuple[int, ...]) -> Ch
 
     def solve(group: Group, d: Any, trust: Any) -> Any:
         if size is not None:
-            return trusted_steps(group.matrices, d, jax.tree.map(lambda a: jnp.full_like(a, size), d))
+            weights = jax.tree.map(functools.partial(jnp.full_like, fill_value=size), d)
+            return trusted_steps(group.matrices, d, weights)
         return joined_steps(scaled(group.matrices, trust), d)
 
     def change(before: Carry, missing: Carry, trust: Carry) -> Carry:
@@ -48,8 +50,8 @@ def iterated(system: System, sequence: Sequence, first: Carry, change: Change, r
 
     A row that has converged is left as it is, so that what comes out does not depend on the other rows. After k
     iterations the first k steps are exact whatever the derivatives are, but for a trust region, which moves steps for
-    the sake of later ones; numbers that are not finite are replaced by what the step makes of the carry before. record: whether the residual of every
-    iteration is returned.
+    the sake of later ones; numbers that are not finite are replaced by what the step makes of the carry before.
+    record: whether the residual of every iteration is returned.
     """
     options, tolerance = system.options, tolerance_of(system.options, jnp.result_type(*first))
     steps, rows = sequence.times.shape[0], first[0].shape[0]
