@@ -1,7 +1,7 @@
 """How many Newton iterations run all steps of a layer at once, as the backend newton would.
 
 What the iterations come to does not depend on how the linear recurrence of each is solved; here that of full Jacobians
-is solved step by step, which takes no Jacobian at all.
+is solved step by step, which takes no Jacobian at all, but where there is a trust region.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from jax import lax
 
 from rnnlab.diagnostics.jacobians import independent_step
 from rnnlab.engine.newton.backend import counters, system_of
-from rnnlab.engine.newton.options import Iterations, JacobianKind, NewtonOptions, tolerance_of
+from rnnlab.engine.newton.options import Iterations, JacobianKind, NewtonOptions, check_bytes, tolerance_of
 from rnnlab.engine.newton.solve import Change, by_scan, iterated
 from rnnlab.engine.newton.system import Sequence, System, step
 from rnnlab.nn.trajectory import Trajectory
@@ -32,7 +32,7 @@ def newton_iterations(
     Converged is what would be so in float32, whatever the type of the arrays, unless options say otherwise.
 
     Raises:
-        ConfigError: rows that see each other.
+        ConfigError: rows that see each other; full Jacobians of a trust region that take too much memory.
     """
     independent_step(trajectory)
     options = options or NewtonOptions(max_iterations=min(MOST, trajectory.x.shape[0]))
@@ -43,7 +43,10 @@ def newton_iterations(
     around = run.noise, run.state_mask, None, None, run.reverse, options
     system, sequence = system_of(run.cell, run.x, mask, *around)
     counted = counters(run.cell)
-    change = (by_loop if options.jacobian == "full" else by_scan)(system, sequence, counted)
+    if options.trust_region is not None:
+        check_bytes(run.first, run.x.shape[0], options)
+    stepwise = options.jacobian == "full" and options.trust_region is None
+    change = (by_loop if stepwise else by_scan)(system, sequence, counted)
     _, iterations, course = iterated(system, sequence, run.first, change, record=True)
     return iterations, course
 

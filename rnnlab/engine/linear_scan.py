@@ -10,13 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnlab.engine.matrices import Square, applied, times, transposed
 from rnnlab.typing import Parts
-
-Square = list[list[jax.Array]]
-"""A small matrix for each unit of each step: its elements [T, B, N], by rows."""
-
-Matrices = Square | jax.Array
-"""Those, or a whole matrix of each step [T, B, S, S]."""
 
 Vectors = Parts | jax.Array
 """What they act on: the elements [T, B, N] of each unit's vector, or [T, B, S]."""
@@ -26,22 +21,22 @@ def joined_steps(a: Any, b: Any) -> Any:
     """c_t of all steps [T, ...], from c = 0; a: `Matrices`, b: the `Vectors` that are added."""
 
     def join(left: Any, right: Any) -> Any:
-        carried = _applied(right[0], left[1])
-        return _times(right[0], left[0]), jax.tree.map(jnp.add, carried, right[1])
+        carried = applied(right[0], left[1])
+        return times(right[0], left[0]), jax.tree.map(jnp.add, carried, right[1])
 
     return lax.associative_scan(join, (a, b))[1]
 
 
 def joined_backwards(a: Any, d: Any) -> Any:
     """e_t = d_t + A_{t+1}ᵀ e_{t+1} of all steps, from 0 behind the last: `joined_steps` in reverse."""
-    back = jax.tree.map(lambda part: jnp.concatenate([part[1:], jnp.zeros_like(part[:1])])[::-1], _transposed(a))
+    back = jax.tree.map(lambda part: jnp.concatenate([part[1:], jnp.zeros_like(part[:1])])[::-1], transposed(a))
     return _flipped(joined_steps(back, _flipped(d)))
 
 
 @jax.custom_vjp
 def linear_scan(a: Square, b: Parts, first: Parts) -> Parts:
     """c_t = A_t c_{t-1} + b_t for all t; the gradient is such a scan of its own, backwards."""
-    return joined_steps(a, [part.at[0].add(extra) for part, extra in zip(b, _applied(_at(a, 0), first), strict=True)])
+    return joined_steps(a, [part.at[0].add(extra) for part, extra in zip(b, applied(_at(a, 0), first), strict=True)])
 
 
 def _linear_scan_forward(a: Square, b: Parts, first: Parts) -> tuple[Parts, Any]:
@@ -55,34 +50,10 @@ def _linear_scan_backward(saved: Any, d: Parts) -> tuple[Square, Parts, Parts]:
     total = joined_backwards(a, d)
     before = [jnp.concatenate([start[None], part[:-1]]) for part, start in zip(c, first, strict=True)]
     da = [[of_row * column for column in before] for of_row in total]
-    return da, total, _applied(_at(_transposed(a), 0), [part[0] for part in total])
+    return da, total, applied(_at(transposed(a), 0), [part[0] for part in total])
 
 
 linear_scan.defvjp(_linear_scan_forward, _linear_scan_backward)
-
-
-def _times(a: Any, b: Any) -> Any:
-    if not isinstance(a, list):
-        return jnp.matmul(a, b, precision="highest")  # TF32 would square no error.
-    size = range(len(a))
-    return [[_sum(a[p][k] * b[k][q] for k in size) for q in size] for p in size]
-
-
-def _applied(a: Any, c: Any) -> Any:
-    if not isinstance(a, list):
-        return jnp.einsum("...ij,...j->...i", a, c, precision="highest")
-    return [_sum(factor * part for factor, part in zip(row, c, strict=True)) for row in a]
-
-
-def _transposed(a: Any) -> Any:
-    return [list(column) for column in zip(*a, strict=True)] if isinstance(a, list) else jnp.swapaxes(a, -1, -2)
-
-
-def _sum(terms: Any) -> jax.Array:
-    first, *others = terms
-    for term in others:
-        first = first + term
-    return first
 
 
 def _at(tree: Any, t: int) -> Any:

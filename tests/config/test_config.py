@@ -309,7 +309,8 @@ def test_resolving_fills_in_every_default() -> None:
     assert config["early_stopping"] == {"metric": "loss", "patience": None, "min_change": 0.0, "when_solved": False}
     off = dict.fromkeys(("noise", "time_shift", "time_mask", "token_replacement", "pixel_shift"))
     assert config["augmentation"] == off
-    newton = {"jacobian": "full", "max_iterations": 100, "tolerance": None, "damping": 1.0, "warm_up": 3}
+    newton = {"jacobian": "full", "max_iterations": 100, "tolerance": None, "damping": 1.0, "trust_region": None}
+    newton["warm_up"] = 3
     recurrence = {"backend": "auto", "chunk": None, "unroll_steps": 1, "store": "auto", "interpret": False}
     assert config["model"]["recurrence"] == recurrence | {"newton": newton}
     assert config["model"]["cell"]["input_init"] == {"name": "glorot_uniform", "gain": 1.0, "joint_fan": False}

@@ -36,6 +36,14 @@ FEW = ("lstm", "gru_reset_before", "cornn", "slstm_heads")
 """Matrices of each form, and several of them in a step."""
 
 
+DIFFERENT = (("gru_reset_before", "diagonal", False), ("cornn", "full", False))
+
+
+def slow_and_both(test: Any) -> Any:
+    """With the slow tests, without a trust region and with one."""
+    return pytest.mark.slow(pytest.mark.parametrize("trust_region", [None, 1e-4])(test))
+
+
 def options_of(kind: str, **fields: Any) -> NewtonOptions:
     """Of few steps the warm-up alone would leave nothing to solve for."""
     return NewtonOptions(jacobian=kind, **{"warm_up": 0} | fields)  # pyright: ignore[reportArgumentType]
@@ -113,6 +121,20 @@ def test_rows_that_do_not_converge_are_run_step_by_step(kind, reverse):
     assert float(iterations.residual[0]) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("variant", "kind", "reverse"),
+    [("lstm", "block", False), *slow_tests(("lstm", "full", True), ("slstm_heads", "block", True), *DIFFERENT)],
+)
+def test_a_trust_region_ends_at_the_numbers_of_the_reference(variant, kind, reverse):
+    with float64():
+        cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
+        options = options_of(kind, trust_region=1e-4)
+        iterations = compare(cell, options, resets=True, lengths=jnp.array(LENGTHS), reverse=reverse)
+    assert iterations.converged.all()
+    assert iterations.number[0] > 1
+    assert iterations.number[1] == 0
+
+
 @pytest.mark.exhaustive
 def test_after_as_many_iterations_as_steps_any_network_has_converged():
     with float64():
@@ -153,16 +175,30 @@ def test_gradients_equal_finite_differences():
 
 
 @pytest.mark.exhaustive
-def test_a_row_does_not_depend_on_the_rows_beside_it():
+@pytest.mark.parametrize("trust_region", [None, 1e-4])
+def test_a_row_does_not_depend_on_the_rows_beside_it(trust_region):
     cell, x = make_cell("gru", D, H), 3 * random_array(1, 30, B, D)
-    alone, together = ({"newton": options_of("full"), "iterations": []} for _ in range(2))
+    options = options_of("full", trust_region=trust_region)
+    alone, together = ({"newton": options, "iterations": []} for _ in range(2))
     h = unroll(cell, x.at[:, 1:].multiply(0), backend="newton", **alone)[0]
     np.testing.assert_array_equal(h[:, 0], unroll(cell, x, backend="newton", **together)[0][:, 0])
     assert alone["iterations"][0].number[0] == together["iterations"][0].number[0]
 
 
-@pytest.mark.slow
-def test_replicas_side_by_side_equal_each_alone():
+@slow_and_both
+def test_a_row_that_does_not_stay_finite_leaves_the_others_as_they_are(trust_region):
+    """Its steps before are right, too."""
+    cell, x = make_cell("lstm", D, H), random_array(1, 30, B, D)
+    options = options_of("full", trust_region=trust_region)
+    broken = unroll(cell, x.at[12, 1].set(jnp.nan), backend="newton", newton=options)[0]
+    whole = unroll(cell, x, backend="newton", newton=options)[0]
+    np.testing.assert_array_equal(broken[:, [0, 2]], whole[:, [0, 2]])
+    np.testing.assert_allclose(broken[:12, 1], whole[:12, 1], atol=1e-5)
+    assert jnp.isnan(broken[12:, 1]).all()
+
+
+@slow_and_both
+def test_replicas_side_by_side_equal_each_alone(trust_region):
     """One of them does not converge."""
     with float64():
         graphdef, state = random_cell("vanilla", in_features=D, features=H)
@@ -170,7 +206,7 @@ def test_replicas_side_by_side_equal_each_alone():
         x = random_array(1, 30, B, D)
 
         def gradient(backend: str, state: nnx.State) -> Any:
-            options = options_of("full", max_iterations=5)
+            options = options_of("full", max_iterations=5, trust_region=trust_region)
 
             def loss(state: nnx.State) -> jax.Array:
                 return (unroll(nnx.merge(graphdef, state), x, backend=backend, newton=options)[0] ** 2).sum()
@@ -185,6 +221,7 @@ REFUSED_OPTIONS = {
     "newton.max_iterations is 0; it must be at least 1": {"max_iterations": 0},
     "newton.jacobian is 'half'; known: full, block, diagonal": {"jacobian": "half"},
     "newton.damping is -1.0; it must be at least 0": {"damping": -1.0},
+    "newton.trust_region is -1.0; it must be at least 0": {"trust_region": -1.0},
     "newton.tolerance is 0.0; it must be above 0": {"tolerance": 0.0},
 }
 
@@ -236,7 +273,9 @@ def test_full_jacobians_that_take_too_much_memory_are_refused_with_their_bytes(m
     x = random_array(1, T, B, D)
     with pytest.raises(ConfigError, match=r"full ones of 7 steps, 3 rows and a carry of 8 take 0\.0 GB, more than"):
         unroll(make_cell("lstm", D, H), x, backend="newton")
-    by_block = NewtonOptions(jacobian="block")
+    with pytest.raises(ConfigError, match="with their covariances, more than"):
+        unroll(make_cell("lstm", D, H), x, backend="newton", newton=NewtonOptions(trust_region=1.0))
+    by_block = NewtonOptions(jacobian="block", trust_region=1.0)
     jax.eval_shape(lambda: unroll(make_cell("lstm", D, H), x, backend="newton", newton=by_block))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from rnnlab.engine.contract import Matrix, Multiply, dropped
-from rnnlab.engine.linear_scan import Square
+from rnnlab.engine.matrices import Square
 from rnnlab.engine.newton.system import Sequence, System, all_steps
 from rnnlab.typing import Carry, Parts
 
@@ -33,13 +33,6 @@ class Group(NamedTuple):
 
     def parts(self, vectors: Any) -> dict[int, jax.Array]:
         return dict(zip(self.elements, vectors, strict=True))
-
-    def scaled(self, factors: Carry) -> Any:
-        """The matrices, each row times a factor."""
-        if isinstance(self.matrices, list):
-            rows = zip(self.elements, self.matrices, strict=True)
-            return [[factors[element] * a for a in row] for element, row in rows]
-        return self.matrices * self.vectors(factors)[..., None]
 
 
 def joined(groups: list[Group], vectors: list[Any], like: Carry) -> Carry:

@@ -30,6 +30,9 @@ class NewtonOptions:
     damping: NonNegative = 1.0
     """How far derivatives are shrunk where they are not to be trusted: by 1 / (1 + damping r), r how far that number is
     from what its step makes of the carry before; 0: never."""
+    trust_region: NonNegative | None = None
+    """λ of a penalty λ ‖d‖² on what an iteration adds, d, which is then Levenberg and Marquardt's for all steps, by a
+    Kalman smoother (ELK), without damping; None: no such penalty."""
     warm_up: NonNegativeInt = 3
     """How often the step is applied to all carries side by side before the first iteration."""
 
@@ -46,7 +49,8 @@ class Iterations(NamedTuple):
 
 
 MOST_BYTES = 1 << 32
-"""That full Jacobians may take; the scan over them holds about three times as much."""
+"""That full Jacobians may take, and what a trust region has beside them: two more matrices a step. The scans hold about
+three times as much (2.6 and 7.1 times the Jacobians, of T = 256, B = 4, 64 units)."""
 
 
 def check_newton(options: Any, cotangent: Cotangent | None, where: str = "newton") -> None:
@@ -61,8 +65,8 @@ def check_newton(options: Any, cotangent: Cotangent | None, where: str = "newton
         raise ValueError(f"{where}.jacobian is {options.jacobian!r}; known: full, block, diagonal")
     if options.max_iterations < 1:
         raise ValueError(f"{where}.max_iterations is {options.max_iterations}; it must be at least 1")
-    for name in ("damping", "warm_up"):
-        if getattr(options, name) < 0:
+    for name in ("damping", "trust_region", "warm_up"):
+        if (getattr(options, name) or 0) < 0:
             raise ValueError(f"{where}.{name} is {getattr(options, name)}; it must be at least 0")
     if options.tolerance is not None and not options.tolerance > 0:
         raise ValueError(f"{where}.tolerance is {options.tolerance}; it must be above 0")
@@ -78,11 +82,13 @@ def check_bytes(first: Carry, steps: int, options: NewtonOptions) -> None:
     if options.jacobian != "full":
         return
     rows, width = first[0].shape[0], sum(a.shape[-1] for a in first)
-    size = steps * rows * width**2 * jnp.result_type(*first).itemsize
+    kept = 1 if options.trust_region is None else 3
+    size = kept * steps * rows * width**2 * jnp.result_type(*first).itemsize
     if size > MOST_BYTES:
+        beside = "" if options.trust_region is None else " with their covariances"
         raise ConfigError(
             f"model.recurrence.newton.jacobian: full ones of {steps} steps, {rows} rows and a carry of {width} take "
-            f"{size / 1e9:.1f} GB, more than {MOST_BYTES / 1e9:.1f}; use block or diagonal, or fewer rows"
+            f"{size / 1e9:.1f} GB{beside}, more than {MOST_BYTES / 1e9:.1f}; use block or diagonal, or fewer rows"
         )
 
 

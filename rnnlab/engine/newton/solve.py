@@ -1,5 +1,6 @@
 """The iterations of the backend `newton`: forward to the carries, and back to their gradients."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.engine.linear_scan import joined_backwards, joined_steps
+from rnnlab.engine.matrices import scaled
 from rnnlab.engine.newton.jacobians import Group, jacobians, joined
 from rnnlab.engine.newton.options import Iterations, tolerance_of
 from rnnlab.engine.newton.system import Sequence, System, all_steps, back_one_by_one, before_each, one_by_one
+from rnnlab.engine.newton.trust_region import trusted_steps
 from rnnlab.typing import Array, Carry, Float
 
 Change = Callable[[Carry, Carry, Carry], Carry]
@@ -18,11 +21,18 @@ Change = Callable[[Carry, Carry, Carry], Carry]
 
 
 def by_scan(system: System, sequence: Sequence, counters: tuple[int, ...]) -> Change:
-    """The recurrence of the tangents, solved for all steps at once."""
+    """The recurrence of the tangents, or the trust region around it, solved for all steps at once."""
+    size = system.options.trust_region
+
+    def solve(group: Group, d: Any, trust: Any) -> Any:
+        if size is not None:
+            weights = jax.tree.map(functools.partial(jnp.full_like, fill_value=size), d)
+            return trusted_steps(group.matrices, d, weights)
+        return joined_steps(scaled(group.matrices, trust), d)
 
     def change(before: Carry, missing: Carry, trust: Carry) -> Carry:
         groups = jacobians(system, sequence, before, counters)
-        return _by_groups(groups, missing, lambda group, d: joined_steps(group.scaled(trust), d))
+        return _by_groups(groups, missing, lambda group, d: solve(group, d, group.vectors(trust)))
 
     return change
 
@@ -39,8 +49,9 @@ def iterated(system: System, sequence: Sequence, first: Carry, change: Change, r
     """Newton's iterations from the first carry, held over all steps, on.
 
     A row that has converged is left as it is, so that what comes out does not depend on the other rows. After k
-    iterations the first k steps are exact whatever the derivatives are; numbers that are not finite are replaced by
-    what the step makes of the carry before. record: whether the residual of every iteration is returned.
+    iterations the first k steps are exact whatever the derivatives are, but for a trust region, which moves steps for
+    the sake of later ones; numbers that are not finite are replaced by what the step makes of the carry before.
+    record: whether the residual of every iteration is returned.
     """
     options, tolerance = system.options, tolerance_of(system.options, jnp.result_type(*first))
     steps, rows = sequence.times.shape[0], first[0].shape[0]
