@@ -33,6 +33,7 @@ from rnnlab.diagnostics.probe import Probe
 from rnnlab.diagnostics.saturation import saturation
 from rnnlab.diagnostics.truncation import default_windows, truncation_bias
 from rnnlab.engine import products_of
+from rnnlab.engine.newton.options import tolerance_of
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import Trajectory, trajectories
 from rnnlab.tasks import Batch, Forecast, Task
@@ -201,7 +202,13 @@ def _newton(subject: Subject) -> dict[str, Any]:
                 "converged": jnp.mean(iterations.converged),
                 "course": course[: number + 1].max(1),
             }
-        result[run.name] = {"exponent": exponent.mean[0], "error": exponent.error[0], "steps": steps, "kinds": kinds}
+        result[run.name] = {
+            "exponent": exponent.mean[0],
+            "error": exponent.error[0],
+            "steps": steps,
+            "tolerance": tolerance_of(own, jnp.float32),
+            "kinds": kinds,
+        }
     return result
 
 

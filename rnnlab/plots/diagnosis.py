@@ -173,6 +173,7 @@ def _newton(measured: dict[str, Any]) -> Figure:
             course = numbers(each["course"])
             label = f"{kind}: {each['iterations']}" + ("" if float(each["converged"]) == 1 else ", not converged")
             axis.plot(range(len(course)), shown(course, positive=True), ".-", color=COLOURS[number], label=label)
+        axis.axhline(float(values["tolerance"]), color=GREY, linestyle="--", linewidth=1, label="converged below")
         log_scale(axis)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.set(xlabel=f"Newton iterations, of {values['steps']} steps", ylabel="residual, largest of all rows")

@@ -172,6 +172,7 @@ def diagnosed(number: Any) -> dict[str, Any]:
             "layer 1": {
                 "steps": 9,
                 "exponent": number,
+                "tolerance": 8e-6,
                 "kinds": {"full": {"course": [number] * 3, "iterations": 2, "converged": number}},
             }
         },
