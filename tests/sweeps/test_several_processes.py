@@ -2,8 +2,11 @@
 
 import functools
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +26,7 @@ from rnnlab.sweeps.spec.space import expand, load_sweep
 from rnnlab.training.chosen import restore_chosen
 from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
-from tests.parallel.test_processes import Pair
+from tests.parallel.test_processes import ROOT, Pair
 
 BASE = SMALL_RUN | dict(log_every=5, eval_every=10, early_stopping=dict(patience=3))
 SWEEP = dict(base=BASE, zip=[{"seed": [0, 1, 2], "optimizer.learning_rate": [1e-2, 1e30, 3e-3]}])
@@ -59,6 +62,19 @@ class Sweeping(Pair):
             command=["-m", "rnnlab.sweep", f"--config={self.folder / 'small.py'}", *self.where(own), *words], own=own
         )
 
+    def sweep_in_one(self, *words: str) -> None:
+        """The same in one process."""
+        command = [sys.executable, "-m", "rnnlab.sweep", f"--config={self.folder / 'small.py'}", *self.where(("", ""))]
+        with (self.folder / "said0").open("w") as file:
+            process = subprocess.Popen(
+                [*command, *words, "--processes=1"],
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+                stdout=file,
+                stderr=file,
+                cwd=self.folder,
+            )
+        self.processes = [process]
+
     def where(self, own: tuple[str, str]) -> list[str]:
         """The workdir, unless each process has its own."""
         return [] if own[0].startswith("--workdir") else [f"--workdir={self.workdir}"]
@@ -67,7 +83,7 @@ class Sweeping(Pair):
         ends = time.monotonic() + 200
         while not there():
             assert time.monotonic() < ends
-            assert [p.poll() for p in self.processes] == [None, None], self.said(0) + self.said(1)
+            assert {p.poll() for p in self.processes} == {None}, self.said(0)
             time.sleep(0.02)
 
     def alone(self) -> str:
@@ -150,6 +166,19 @@ def test_a_signal_to_either_stops_both_and_one_process_goes_on(pair, whole):
     assert two.wait(100) == [cli.INTERRUPTED] * 2, two.said(0) + two.said(1)
     assert re.search(r"^interrupted after 0 of 3 runs; the same command resumes$", two.said(0), re.MULTILINE)
     assert two.alone() == "finished"
+    assert_same(two.workdir, whole)
+
+
+@pytest.mark.exhaustive
+def test_two_processes_go_on_with_what_one_that_was_killed_began(pair, whole):
+    two = pair(SWEEP)
+    two.sweep_in_one("--config.trackers=slow:Slow")
+    two.wait_for(lambda: (two.workdir / "groups" / "000" / "checkpoints" / "20").is_dir())
+    two.processes[0].kill()
+    assert two.wait() == [-signal.SIGKILL]
+    two.sweep("--config.trackers=slow:Slow")
+    assert two.wait() == [0, 0], two.said(0) + two.said(1)
+    assert re.search(r"^resuming [23] runs at step [24]0$", two.said(0), re.MULTILINE)
     assert_same(two.workdir, whole)
 
 
