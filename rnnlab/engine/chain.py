@@ -252,7 +252,7 @@ def _is_expensive(primitive: Any, *_: Any, **__: Any) -> bool:
 _CHEAP = frozenset({
     "add", "sub", "mul", "neg", "sign", "max", "min", "abs", "select_n", "gt", "ge", "lt", "le", "eq", "ne", "and",
     "or", "not", "stop_gradient", "copy", "clamp", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze",
-    "slice", "concatenate", "split",
+    "slice", "concatenate", "split", "one_minus_square",
 })
 # fmt: on
 """Primitives that cost less to compute again than to read back."""

@@ -24,7 +24,8 @@ from rnnlab.typing import Carry, PyTree
 ROWS = 8191
 """The number of rows that a step is traced with; no other axis has so many, so it shows which arrays have rows."""
 
-_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
+CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
+"""Primitives that stand for a program, which is written out."""
 
 
 class Unsupported(ValueError):
@@ -145,10 +146,10 @@ class Halves:
         self.trace, self.matrices, self.step_consts = trace, matrices, step.consts
         forward, back = trace.forward, trace.backward
         flat, consts = stages(
-            ClosedJaxpr(forward.jaxpr, step.consts), forward.early, forward.received, forward.sent, _CALLS
+            ClosedJaxpr(forward.jaxpr, step.consts), forward.early, forward.received, forward.sent, CALLS
         )
         flat_back, back_consts = stages(
-            ClosedJaxpr(back.jaxpr, step.back_consts), back.early, back.received, back.sent, _CALLS
+            ClosedJaxpr(back.jaxpr, step.back_consts), back.early, back.received, back.sent, CALLS
         )
         count, carries = len(trace.products), flat_back.early - len(trace.holdings)
         inputs: list[Any] = list(flat.jaxpr.invars)

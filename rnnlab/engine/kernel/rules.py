@@ -59,7 +59,7 @@ def link(equation: Any, cuts: Cuts, key: Callable[[Any], Hashable]) -> None:
 
 def check(equation: Any) -> None:
     """Raises Unsupported for an equation that has no rule here."""
-    _need(equation.primitive.name in _KNOWN, equation)
+    _need(equation.primitive.name in KNOWN, equation)
 
 
 def _need(condition: bool, equation: Any) -> None:
@@ -272,4 +272,4 @@ ELEMENTWISE = frozenset({
 RUNNING = frozenset({"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"})
 """Along the units: each column of those before it."""
 
-_KNOWN = ELEMENTWISE | IDENTITY | RESHAPED | {*REDUCED, "concatenate", "split", "slice", "pad", "iota"}
+KNOWN = ELEMENTWISE | IDENTITY | RESHAPED | {*REDUCED, "concatenate", "split", "slice", "pad", "iota"}
