@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rnnlab.cells import BaseCell
 from rnnlab.cells.wrappers import GateGains, ModifiedCell
-from rnnlab.engine import Cotangent, make_taps, unroll
+from rnnlab.engine import Cotangent, Matrix, make_taps, unroll
 from tests.helpers import (
     assert_close,
     dot,
@@ -101,3 +102,28 @@ def many_functions(x: jax.Array) -> jax.Array:
     of_positive = (jnp.sqrt, jax.lax.rsqrt, jnp.cbrt, jnp.log, jnp.log1p, jnp.log2, lambda a: a**2.5, lambda a: a**-3)
     functions = [(of_any, x), (of_bounded, bounded), (of_positive, positive)]
     return jnp.tanh(sum(f(a) for each, a in functions for f in each) / 10)
+
+
+class TwoDiagonals(BaseCell):
+    """One diagonal that the whole carry meets, in two parts."""
+
+    carry_names = ("h", "c")
+
+    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
+        super().initialize(options, rngs)
+        self.diagonal, self.offset = (nnx.Param(random_array(n, 2 * self.features)) for n in (8, 9))
+
+    def matrices(self):
+        return {"diagonal": Matrix(self.diagonal[...], self.offset[...], parts=2)}
+
+    def step(self, carry, z, multiply):
+        a, b = multiply("diagonal", jnp.concatenate(carry, -1))
+        return (jnp.tanh(z[0] + a), jnp.sin(a * b) + carry[0])
+
+
+def two_diagonals() -> TwoDiagonals:
+    """The cell with random parameters, in double precision."""
+    cell = TwoDiagonals(D, H, rngs=nnx.Rngs(0))
+    cell.input_kernel = nnx.Param(random_array(10, D, H))
+    cell.bias = nnx.Param(random_array(11, H))
+    return cell

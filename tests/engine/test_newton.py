@@ -13,6 +13,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Cotangent, Iterations, NewtonOptions, make_taps, unroll
 from rnnlab.engine.newton import options as limits
 from rnnlab.nn.network import Network
+from tests.engine.comparing import two_diagonals
 from tests.helpers import (
     assert_close,
     dot,
@@ -133,6 +134,12 @@ def test_a_trust_region_ends_at_the_numbers_of_the_reference(variant, kind, reve
     assert iterations.converged.all()
     assert iterations.number[0] > 1
     assert iterations.number[1] == 0
+
+
+@pytest.mark.parametrize("kind", ["block", *slow_tests("diagonal", "full")])
+def test_a_diagonal_in_parts_ends_at_the_numbers_of_the_reference(kind):
+    with float64():
+        assert compare(two_diagonals(), options_of(kind)).converged.all()
 
 
 @pytest.mark.exhaustive

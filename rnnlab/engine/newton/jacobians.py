@@ -135,7 +135,7 @@ def _diagonals(matrix: Matrix) -> jax.Array | None:
     if rows % width:
         return None
     if matrix.kernel.ndim == 1:
-        return matrix.kernel[None, None]
+        return jnp.eye(matrix.parts)[:, :, None] * matrix.kernel.reshape(matrix.parts, 1, width)
     if matrix.kernel.ndim == 3:
         heads = matrix.kernel.shape[0]
         if rows != width:

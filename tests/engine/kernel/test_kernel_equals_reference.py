@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnlab.cells import CELLS, BaseCell
-from rnnlab.engine import Matrix, unroll
+from rnnlab.cells import CELLS
+from rnnlab.engine import unroll
 from rnnlab.engine.kernel import rules
 from rnnlab.engine.kernel.settings import launching
 from tests.engine.comparing import (
@@ -23,6 +23,7 @@ from tests.engine.comparing import (
     compare,
     has_state_matrix,
     many_functions,
+    two_diagonals,
     zoned_with_norms,
 )
 from tests.helpers import (
@@ -94,30 +95,10 @@ def compare_with_all_around(variant: str, launch: str) -> None:
         compare_kernel(cell, launch, reverse=number % 2 == 1, store="carries" if number % 5 == 0 else "auto", **options)
 
 
-class TwoDiagonals(BaseCell):
-    """One diagonal that the whole carry meets, in two parts."""
-
-    carry_names = ("h", "c")
-
-    def initialize(self, options: Any, rngs: nnx.Rngs) -> None:
-        super().initialize(options, rngs)
-        self.diagonal, self.offset = (nnx.Param(random_array(n, 2 * self.features)) for n in (8, 9))
-
-    def matrices(self):
-        return {"diagonal": Matrix(self.diagonal[...], self.offset[...], parts=2)}
-
-    def step(self, carry, z, multiply):
-        a, b = multiply("diagonal", jnp.concatenate(carry, -1))
-        return (jnp.tanh(z[0] + a), jnp.sin(a * b) + carry[0])
-
-
 @pytest.mark.parametrize("launch", ["streamed", *slow_tests("triton", "mosaic", "team")])
 def test_a_diagonal_in_parts_equals_the_reference(launch):
     with float64():
-        cell = TwoDiagonals(D, H, rngs=nnx.Rngs(0))
-        cell.input_kernel = nnx.Param(random_array(10, D, H))
-        cell.bias = nnx.Param(random_array(11, H))
-        compare_kernel(cell, launch, **around(T, B, H, True, True))
+        compare_kernel(two_diagonals(), launch, **around(T, B, H, True, True))
 
 
 CASES = [(variant, launch) for variant in ("cornn", "lstm_peepholes") for launch in LAUNCHES]
