@@ -17,7 +17,7 @@ from rnnlab.records.provenance import git_commit, versions
 
 STAGES = ("correctness", "timing", "sweeps", "training")
 CASES = 40
-"""Of a figure, at most: a page's height."""
+"""At most so many in a figure: a page's height."""
 
 
 class Record:

@@ -51,8 +51,8 @@ def make_run(config: ConfigDict | Mapping[str, Any], data_dir: str | None = None
         ConfigError: a mistake in the config or the data.
     """
     config = resolve_config(config)
+    count = device_count(config)
     if mesh is None:
-        count = device_count(config)
         devices.tune_host(config["batch_size"], count)
         mesh = devices.make_mesh(config["batch_size"], count, words_split(config))
     with quiet_about_length():
@@ -69,7 +69,7 @@ def make_run(config: ConfigDict | Mapping[str, Any], data_dir: str | None = None
         mentioned=Mentioned(
             task=config["task"]["name"],
             cell=model["cell"]["name"],
-            devices=config["devices"],
+            devices=count,
             embedding_file=model["embedding_file"],
             learning_rate=optimizer["learning_rate"],
             clip_norm=optimizer["clip_norm"],

@@ -27,7 +27,8 @@ from rnnlab.engine.plan import Plan
 from rnnlab.typing import Carry, PyTree
 
 WIDE = 1 << 18
-"""Elements of a matrix from which on XLA's product of all of a chunk's steps is the faster one for its gradient."""
+"""Elements of a matrix from which on XLA's product of all of a chunk's steps makes its gradient faster, but in
+bfloat16; and from which on threads share its packing, which costs more than to start them."""
 
 
 class NativeLoops:
@@ -88,7 +89,6 @@ class NativeLoops:
         name = f"pack_{'back' if transposed else 'forward'}{kind}"
         shape = (*heads, -(-columns // self.switches.panel), -(-rows // 2) if paired else rows, self.switches.panel)
         result = jax.ShapeDtypeStruct(shape, jnp.uint32 if paired else kernel.dtype)
-        # Threads cost more to start than a small matrix does to pack.
         threads = self.switches.threads if kernel.size >= WIDE else 1
         source = f"#define THREADS {threads}\n" + self._including("pack.h")
         return call(load(source, name), [result], [kernel], {})[0]
@@ -231,9 +231,8 @@ class NativeLoops:
         for n, each in enumerate(program.trace.products):
             matrix, held = self.matrices[each.name], program.trace.values[n]
             moves = held.kind != "constant" and not (held.kind == "kept" and held.number not in program.saved_kept)
-            plain = matrix.kernel.ndim == 2 and not self.switches.rounds
+            plain = matrix.kernel.ndim == 2 and not self.switches.rounds and matrix.kernel.size < WIDE
             plain |= in_pairs(self.switches, matrix) and matrix.columns >= self.switches.panel
-            plain &= matrix.rows * matrix.columns < WIDE
             masks = matrix.of_state and self.state_mask is not None
             if moves and plain and not masks and kind_of(dmatrices[each.name].kernel.dtype) == self.switches.real:
                 numbers.append(n)
