@@ -22,6 +22,7 @@ from rnnlab.training.structure import Structure
 from scripts.study.protocol import (
     ADAM,
     CELLS,
+    CURE_TASKS,
     CURES,
     ETA,
     EVALUATIONS,
@@ -67,6 +68,11 @@ class Entry:
     def config(self) -> dict[str, Any]:
         """The config of its runs, without what is tuned and the seed."""
         return set_fields(self.without_width, {"model.cell.features": width_for(self.without_width, self.size)})
+
+    def run_by(self, backend: str) -> "Entry":
+        """The same entry, whose layers run by a backend (`model.recurrence.backend`)."""
+        fields = {"model.recurrence.backend": backend}
+        return dataclasses.replace(self, without_width=set_fields(self.without_width, fields, complete=False))
 
     @property
     def name(self) -> str:
@@ -202,14 +208,14 @@ def cures(size: str) -> Iterator[Entry]:
     cells without any, tuned over as many settings."""
     for task_name in dict.fromkeys(cure.meant_for for cure in CURES.values()):
         for cell in dict.fromkeys(cell for cure in CURES.values() for cell in cure.cells):
-            config = make_config(TASKS[task_name], CELLS[cell])
+            config = make_config(CURE_TASKS[task_name], CELLS[cell])
             yield _entry("cures", task_name, cell, config, size, **{RATE.replace(".", "__"): FINE_RATES})
     for beside in (False, True):
         for name, cure in CURES.items():
             task_name = cure.beside if beside else cure.meant_for
             for cell in cure.cells:
                 fields = {path.replace(".", "__"): value for path, value in cure.more.items()}
-                config = make_config(TASKS[task_name], CELLS[cell], **fields)
+                config = make_config(CURE_TASKS[task_name], CELLS[cell], **fields)
                 if len(cure.strengths) == 1:
                     config, grid = set_fields(config, {cure.path: cure.strengths[0]}, complete=False), {}
                 else:

@@ -51,10 +51,6 @@ TASKS: dict[str, StudyTask] = {
     "adding_200": _marked("adding", 200, 3000, "two numbers, marked"),
     "copying_50": _symbols("copying", 50, 3000, "ten symbols in order, at a fixed delay"),
     "random_permutation_100": _symbols("random_permutation", 100, 1500, "one symbol, first of many"),
-    "temporal_order_200": StudyTask(
-        dict(name="temporal_order", length=200, symbols=3), 2500, 200, "the order of three rare events", metric="wrong"
-    ),
-    "multiplication_100": _marked("multiplication", 100, 2500, "two numbers whose product is asked for"),
     "permuted_rows": StudyTask(
         dict(name="pixels", order="permuted_rows"),
         2000,
@@ -63,6 +59,10 @@ TASKS: dict[str, StudyTask] = {
         metric="accuracy",
     ),
     "parity_40": _symbols("parity", 40, 2500, "one bit that every input may turn over"),
+    "multiplication_100": _marked("multiplication", 100, 2500, "two numbers whose product is asked for"),
+    "temporal_order_200": StudyTask(
+        dict(name="temporal_order", length=200, symbols=3), 2500, 200, "the order of three rare events", metric="wrong"
+    ),
     "copying_200": _symbols("copying", 200, 3000, "ten symbols in order, at a long delay"),
     "denoising_200": _symbols("denoising", 200, 3000, "ten symbols among blanks"),
     "adding_1000": _marked("adding", 1000, 2000, "two numbers, marked, far apart"),
@@ -117,7 +117,12 @@ class StudyCure:
     """Further fields that it sets."""
 
 
-LONG, WIDE = "adding_200", "permuted_rows"
+CURE_TASKS: dict[str, StudyTask] = {
+    "adding_100": _marked("adding", 100, 2500, "two numbers, marked"),
+    "permuted_rows": TASKS["permuted_rows"],
+}
+"""The tasks of the cures: a long memory of few numbers, and much to learn by heart within 28 steps."""
+LONG, WIDE = CURE_TASKS
 CURES: dict[str, StudyCure] = {
     "clip_norm": StudyCure("optimizer.clip_norm", (0.03, 0.1, 0.3, 3.0), LONG, WIDE),
     "clip_adaptive": StudyCure("optimizer.clip_adaptive", (0.01, 0.03, 0.1, 0.3), LONG, WIDE),

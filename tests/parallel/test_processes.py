@@ -181,8 +181,8 @@ def test_killing_one_ends_the_other_and_a_restart_goes_on(pair: Pair, victim: in
     other.wait(60)
     assert time.monotonic() - began < 60
     output = pair.said(1 - victim)
-    # Of a lost process 0 JAX may hear before the collective does, and says so itself.
-    if victim == 0 and other.returncode != cli.LOST:
+    # JAX may hear of a lost process before the collective does, and says so itself.
+    if other.returncode != cli.LOST:
         assert other.returncode == -signal.SIGABRT
         assert "another task died" in output
     else:

@@ -87,7 +87,7 @@ def test_a_cure_and_what_it_is_compared_with_choose_among_as_many_settings() -> 
         assert runs_of(entry) <= runs_of(other)
         assert entry.halved == ("schedule" not in str(entry.without_width["optimizer"])), method
     for method in ("gru", "gru+cosine"):
-        entry = by_name["adding_200", method]
+        entry = by_name["adding_100", method]
         assert ("halving" in entry.tuning()) == entry.halved
 
 
