@@ -78,11 +78,48 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, ordered[0], ordered[-1]
 
 
+def median_words(n: Numbers) -> str:
+    """The median step to solved and its interval, for people."""
+    middle, low, high = n.steps
+    if not math.isfinite(middle):
+        return "–"
+    return f"{middle:.0f} ({low:.0f} to {f'{high:.0f}' if math.isfinite(high) else '∞'})"
+
+
 def _half_life(runs: Sequence[Mapping[str, Any]], when: str) -> float:
     """The median half-life over runs: log 2 / −log factor."""
     factors = [run["factor"][when] for run in runs if when in run.get("factor", {})]
     lives = [math.inf if factor >= 1 else math.log(2) / -math.log(factor) if factor > 0 else 0.0 for factor in factors]
     return float(np.median(lives)) if lives else math.nan
+
+
+def errors_of(n: Numbers) -> list[float]:
+    """The test error of each run: the metric, or 1 minus a metric of which more is better; infinite where a run was
+    lost."""
+    if n.entry["metric"] in larger_is_better():
+        return [
+            1 - value if run["status"] != "diverged" else math.inf
+            for value, run in zip(n.values, n.entry["runs"], strict=True)
+        ]
+    return list(n.values)
+
+
+def error_ratio(n: Numbers, base: Numbers) -> Mean:
+    """The geometric mean of the errors over that of a baseline, runs that were lost left out, with Welch's interval of
+    the difference of the logarithms (1947); NaN ends with fewer than two runs of either, all NaN with an error of 0."""
+    mine, other = ([e for e in errors_of(each) if math.isfinite(e)] for each in (n, base))
+    if min(len(mine), len(other)) == 0 or min(*mine, *other) <= 0:
+        return Mean(math.nan, math.nan, math.nan, len(mine))
+    x, y = np.log(mine), np.log(other)
+    middle = float(x.mean() - y.mean())
+    if min(len(x), len(y)) < 2:
+        return Mean(math.exp(middle), math.nan, math.nan, len(mine))
+    a, b = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
+    if a + b == 0:
+        return Mean(math.exp(middle), math.exp(middle), math.exp(middle), len(mine))
+    freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1))
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(a + b)
+    return Mean(math.exp(middle), math.exp(middle - wide), math.exp(middle + wide), len(mine))
 
 
 @dataclass(frozen=True)

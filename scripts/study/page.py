@@ -8,15 +8,19 @@ from pathlib import Path
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
-from scripts.study.comparison import Comparison, Numbers, average_ranks, compare, numbers_of, rank_correlation
-from scripts.study.protocol import BASELINE, CELLS, TASKS
+from scripts.study.comparison import Comparison, Numbers, compare, median_words, numbers_of
+from scripts.study.entries import PARTS
+from scripts.study.findings import FINDINGS, Figures
+from scripts.study.protocol import BASELINE, TASKS
 from scripts.study.training import read_entries
 
 HEAD = ["method", "solved", "median steps", "test", "δ", "p", "clipped", "half-life before", "after", "λ₁", "ms a step"]
+TITLES = {"cells": "Cells on", "cures": "Cures on", "initialisation": "Initialisations on", "lengths": "Lengths:"}
+"""What stands before a task over a part's table."""
 
 
 def write_page(results: Path, page: Path) -> str:
-    """Writes the page and table.html; returns what it did, in words.
+    """Writes the page, its figures and table.html; returns what it did, in words.
 
     Raises:
         ConfigError: there are no results.
@@ -24,9 +28,16 @@ def write_page(results: Path, page: Path) -> str:
     entries = [numbers_of(entry) for entry in read_entries(results)]
     if not entries:
         raise ConfigError(f"{results} has no results; python -m scripts.study trains them")
-    parts = {part: [n for n in entries if n.entry["part"] == part] for part in ("cells", "cures")}
-    lines = _cells(_by_task(parts["cells"])) + _cures(_by_task(parts["cures"]))
-    write_between_marks(page, "\n".join(lines).rstrip() + "\n")
+    found: list[str] = []
+    tables: list[str] = []
+    for part in PARTS:
+        by_task = _by_task([n for n in entries if n.entry["part"] == part])
+        if not by_task:
+            continue
+        found += FINDINGS[part](by_task, Figures(results, page))
+        for task, of in by_task.items():
+            tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(of, _baselines(part, of)), ""]
+    write_between_marks(page, "\n".join([*found, "## Tables", "", *tables]).rstrip() + "\n")
     write_text(results / "table.html", _html(entries))
     return f"{len(entries)} entries in {page} and {results / 'table.html'}"
 
@@ -39,78 +50,13 @@ def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
     return dict(sorted(by_task.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
-# --- cells -----------------------------------------------------------------------------------------------------------
-
-
-def _cells(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
-    lines = ["## Which cell for which kind of memory", ""]
-    for task, of in by_task.items():
-        lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}): {_winners(of)}.")
-    lines += ["", *_prediction(by_task), ""]
-    complete = {task: of for task, of in by_task.items() if set(CELLS) <= set(of)}
-    ranks, critical = average_ranks(complete)
-    if len(complete) > 1:
-        words = ", ".join(f"{method} {rank:.1f}" for method, rank in ranks.items())
-        lines += [
-            f"Mean ranks over {len(complete)} tasks, by share solved, then by the median error: {words}. Two cells "
-            f"whose ranks differ by less than {critical:.1f} are not shown to differ (Nemenyi, 5 %).",
-            "",
-        ]
-    for task, of in by_task.items():
-        lines += [f"### Cells on {task.replace('_', ' ')}", "", _table(of, {m: of.get(BASELINE) for m in of}), ""]
-    return lines
-
-
-def _winners(of: Mapping[str, Numbers]) -> str:
-    """Who solved a task, and how fast."""
-    always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
-    sometimes = sorted((n for n in of.values() if 0 < n.solved < n.count), key=lambda n: -n.solved)
-    never = [name for name, n in of.items() if n.solved == 0]
-    words = []
-    if always:
-        first = ", ".join(f"{n.entry['method']} ({_steps(n)} steps)" for n in always[:3])
-        more = ", ".join(n.entry["method"] for n in always[3:])
-        words.append(f"every seed solves it with {first}" + (f", then {more}" if more else ""))
-    if sometimes:
-        words.append(
-            "some seeds with " + ", ".join(f"{n.entry['method']} ({n.solved} of {n.count})" for n in sometimes)
-        )
-    if never:
-        words.append(f"none with {', '.join(never)}")
-    return "; ".join(words)
-
-
-def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
-    """Whether the half-life before training says who solves a task."""
-    words = []
-    for task, of in by_task.items():
-        pairs = [(n.untrained, n.steps[0]) for n in of.values() if not math.isnan(n.untrained)]
-        rho, p = rank_correlation([life for life, _ in pairs], [-steps for _, steps in pairs])
-        if not math.isnan(rho):
-            words.append(f"{task.replace('_', ' ')} {rho:.2f} (p = {p:.2g}, {len(pairs)} cells)")
-    if not words:
-        return []
-    return [
-        "The gradient's half-life before training beside how soon a cell solves the task, Spearman's ρ: "
-        + ", ".join(words)
-        + "."
-    ]
-
-
-# --- cures -----------------------------------------------------------------------------------------------------------
-
-
-def _cures(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
-    if not by_task:
-        return []
-    lines = ["## Which cure helps whom", ""]
-    for task, of in by_task.items():
-        lines += [f"### Cures on {task.replace('_', ' ')}", ""]
-        lines += [_table(of, {method: of.get(method.partition("+")[0]) for method in of}), ""]
-    return lines
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
+def _baselines(part: str, of: Mapping[str, Numbers]) -> dict[str, Numbers | None]:
+    """What each method is compared with."""
+    if part == "cells":
+        return {method: of.get(BASELINE) for method in of}
+    if part == "cures":
+        return {method: of.get(method.partition("+")[0]) for method in of}
+    return dict.fromkeys(of)
 
 
 def _table(of: Mapping[str, Numbers], baselines: Mapping[str, Numbers | None]) -> str:
@@ -128,7 +74,7 @@ def _row(n: Numbers, beside: Comparison | None) -> list[str]:
     return [
         n.entry["method"],
         f"{n.solved} of {n.count}{diverged}",
-        _steps(n),
+        median_words(n),
         f"{n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})",
         "" if beside is None else f"{beside.delta:+.2f}",
         "" if beside is None else f"{beside.p_error:.2g}; {beside.p_solved:.2g}",
@@ -138,13 +84,6 @@ def _row(n: Numbers, beside: Comparison | None) -> list[str]:
         "–" if lyapunov is None else f"{lyapunov['mean']:.3f}",
         f"{1000 * n.entry['seconds_a_step']:.2f}",
     ]
-
-
-def _steps(n: Numbers) -> str:
-    middle, low, high = n.steps
-    if not math.isfinite(middle):
-        return "–"
-    return f"{middle:.0f} ({low:.0f} to {f'{high:.0f}' if math.isfinite(high) else '∞'})"
 
 
 def _life(value: float) -> str:

@@ -1,0 +1,228 @@
+"""What the study found, in sentences with their numbers, and its figures: the first screen of docs/study.md."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rnnlab.sweeps.spec.question import larger_is_better
+from scripts.study.comparison import (
+    Numbers,
+    average_ranks,
+    compare,
+    error_ratio,
+    median_words,
+    rank_correlation,
+)
+from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
+from scripts.study.protocol import CURE_TASKS, CURES, GAINS, TASKS
+from scripts.study.relations import Prediction, growth, predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Where figures are written, and how a page shows them."""
+
+    folder: Path
+    page: Path
+
+    def shown(self, draw: Callable[[Path], Path], name: str, words: str) -> list[str]:
+        """Draws a figure; the lines that show it."""
+        path = draw(self.folder / f"{name}.png")
+        place = Path(os.path.relpath(path, self.page.parent)).as_posix()
+        return [f"![{words}]({place})", ""]
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+FEWEST = 12
+"""So many cells must have run on a task for it to count in the mean ranks."""
+
+
+def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
+    lines = ["## Which cell for which kind of memory", ""]
+    for task, of in by_task.items():
+        lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}): {_winners(of)}.")
+    lines += ["", *_prediction(by_task), ""]
+    complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST}
+    ranks, critical = average_ranks(complete)
+    if len(complete) > 1:
+        words = ", ".join(f"{method} {rank:.1f}" for method, rank in ranks.items())
+        lines += [
+            f"Mean ranks of {len(ranks)} cells over {len(complete)} tasks, by share solved, then by the median "
+            f"error: {words}. Two cells whose ranks differ by less than {critical:.1f} are not shown to differ "
+            "(Nemenyi, 5 %).",
+            "",
+        ]
+        lines += figures.shown(lambda path: draw_ranks(ranks, critical, path), "ranks", "Mean ranks of the cells")
+    return lines
+
+
+def _winners(of: Mapping[str, Numbers]) -> str:
+    """Who solved a task, and how fast."""
+    always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
+    sometimes = sorted((n for n in of.values() if 0 < n.solved < n.count), key=lambda n: -n.solved)
+    never = [name for name, n in of.items() if n.solved == 0]
+    if not always and not sometimes:
+        sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
+        best = sorted(of.values(), key=lambda n: sign * n.mean.value)[:3]
+        each = (f"{n.entry['method']} {n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})" for n in best)
+        return f"none solves it; the best {best[0].entry['metric']} is that of {', '.join(each)}"
+    words = []
+    if always:
+        first = ", ".join(f"{n.entry['method']} ({median_words(n)} steps)" for n in always[:3])
+        more = ", ".join(n.entry["method"] for n in always[3:])
+        words.append(f"every seed solves it with {first}" + (f", then {more}" if more else ""))
+    if sometimes:
+        words.append(
+            "some seeds with " + ", ".join(f"{n.entry['method']} ({n.solved} of {n.count})" for n in sometimes)
+        )
+    if never:
+        words.append(f"none with {', '.join(never)}")
+    return "; ".join(words)
+
+
+def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
+    """Whether the half-life before training says who solves a task."""
+    words = []
+    for task, of in by_task.items():
+        pairs = [(n.untrained, n.steps[0]) for n in of.values() if not math.isnan(n.untrained)]
+        rho, p = rank_correlation([life for life, _ in pairs], [-steps for _, steps in pairs])
+        if not math.isnan(rho):
+            words.append(f"{task.replace('_', ' ')} {rho:.2f} (p = {p:.2g}, {len(pairs)} cells)")
+    if not words:
+        return []
+    return [
+        "The gradient's half-life before training beside how soon a cell solves the task, Spearman's ρ: "
+        + ", ".join(words)
+        + "."
+    ]
+
+
+# --- cures -----------------------------------------------------------------------------------------------------------
+
+
+def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
+    lines = ["## Which cure helps whom", ""]
+    for task, of in by_task.items():
+        memory = CURE_TASKS[task].memory if task in CURE_TASKS else task
+        lines += [f"- **{task.replace('_', ' ')}** ({memory}): {_helped(task, of)}."]
+    lines += ["", "Beside each: its error over that of the same cell without it, tuned alike, with its interval.", ""]
+    lines += figures.shown(lambda path: draw_cures(by_task, path), "cures", "What each cure does to the test error")
+    return lines
+
+
+def _helped(task: str, of: Mapping[str, Numbers]) -> str:
+    """Which cures help and which hurt by the corrected test, and for whom nothing is shown."""
+    pairs = [(n, of[cell]) for m, n in of.items() if (cell := m.partition("+")[0]) != m and cell in of]
+    found = list(zip(pairs, compare([n for n, _ in pairs], [b for _, b in pairs]), strict=True))
+    words = []
+    for verb, sign in (("help", 1), ("hurt", -1)):
+        sure = [(n, b, c) for (n, b), c in found if min(c.p_error, c.p_solved) < 0.05 and sign * c.delta > 0]
+        sure.sort(key=lambda one: -sign * one[2].delta)
+        each = [f"{_cure_of(n)} {_ratio(n, b)}" for n, b, _ in sure]
+        words.append(f"{verb}: {', '.join(each) or 'none'}")
+    rest = [n for (n, _), c in found if min(c.p_error, c.p_solved) >= 0.05]
+    words.append(f"nothing is shown for the other {len(rest)} of {len(found)}")
+    meant = {name for name, cure in CURES.items() if cure.meant_for == task}
+    here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _ in pairs) if name in meant]
+    return "; ".join(words) + (f" (meant for it: {', '.join(here)})" if here else "")
+
+
+def _cure_of(n: Numbers) -> str:
+    cell, _, cure = n.entry["method"].partition("+")
+    return f"{cure.replace('_', ' ')} with {cell}"
+
+
+def _ratio(n: Numbers, base: Numbers) -> str:
+    ratio = error_ratio(n, base)
+    if math.isnan(ratio.value):
+        return f"({n.solved} of {n.count} solved, without it {base.solved})"
+    return f"{ratio.value:.2g} ({ratio.low:.2g} to {ratio.high:.2g})"
+
+
+# --- initialisation and lengths --------------------------------------------------------------------------------------
+
+
+def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
+    every = [n for of in by_task.values() for n in of.values()]
+    whole = predict(every)
+    if whole is None:
+        return []
+    families = {
+        family: found
+        for family in GAINS
+        if (found := predict([n for n in every if n.entry["method"].rpartition("_")[0] == family])) is not None
+    }
+    lines = [
+        "## What the gradient before training says",
+        "",
+        f"Over {len(whole.names)} initialisations: {_foretold(whole)}.",
+        "",
+        *(f"- **{family.replace('_', ' ')}**: {_foretold(of)}." for family, of in families.items()),
+        "",
+    ]
+    budget = max(int(n.entry["config"]["steps"]) for n in every)
+    lines += figures.shown(
+        lambda path: draw_prediction(families, whole, budget, path),
+        "initialisation",
+        "The time to solve beside the gradient before training",
+    )
+    return lines
+
+
+def _foretold(found: Prediction) -> str:
+    solved = sum(map(math.isfinite, found.steps))
+    words = [
+        f"{solved} of {len(found.steps)} are solved by most seeds",
+        "Spearman's ρ of |log10 of what is left of the gradient after T steps| and the time to solve is "
+        f"{found.rho:.2f} (p = {found.p:.2g})",
+    ]
+    if not math.isnan(found.separation):
+        words.append(
+            f"one that is solved has lost or grown less than one that is not with chance {found.separation:.2f}"
+        )
+    if not math.isnan(found.r_squared):
+        exceptions = f", except {', '.join(found.exceptions)}" if found.exceptions else ""
+        words.append(
+            f"of those solved, log10 of the steps grows by {found.slope:.2g} for each decade (R² = "
+            f"{found.r_squared:.2f}){exceptions}"
+        )
+    return "; ".join(words)
+
+
+def _lengths(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
+    by_method: dict[str, dict[int, Numbers]] = {}
+    for of in by_task.values():
+        for method, n in of.items():
+            by_method.setdefault(method, {})[int(n.entry["config"]["task"]["length"])] = n
+    if not by_method:
+        return []
+    fits = {method: growth(by_length) for method, by_length in by_method.items()}
+    lines = ["## How the time to solve grows with the length", ""]
+    for method, fit in fits.items():
+        exponent, at = fit.exponent, ", ".join(map(str, fit.lengths))
+        said = f"every seed solves T = {at}" if fit.lengths else "no length is solved by every seed"
+        if math.isfinite(exponent.value):
+            said += (
+                f"; steps grow as T to the power {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f}, "
+                f"{exponent.count} runs)"
+            )
+        if fit.unsolved:
+            said += f"; not T = {', '.join(map(str, fit.unsolved))}"
+        lines.append(f"- **{method}**: {said}.")
+    lines += [
+        "",
+        *figures.shown(lambda path: draw_growth(by_method, fits, path), "lengths", "The time to solve by length"),
+    ]
+    return lines
+
+
+FINDINGS: dict[str, Callable[[Mapping[str, Mapping[str, Numbers]], Figures], list[str]]] = {
+    "cells": _cells,
+    "cures": _cures,
+    "initialisation": _initialisation,
+    "lengths": _lengths,
+}
+"""The lines of each part, from its entries by task and method."""

@@ -1,0 +1,120 @@
+"""What the study fits: the time to solve beside what is measured before training, and beside the length of a task."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from rnnlab.sweeps.statistics import LEVEL, Mean, number
+from scripts.study.comparison import Numbers, rank_correlation
+
+
+def left_of_gradient(n: Numbers) -> float:
+    """log10 of what is left of the gradient at the task's first step before training: T log10(factor a step), median
+    over seeds; above 0 where it grows. NaN where no run has a factor above 0."""
+    factors = [run["factor"].get("untrained", 0.0) for run in n.entry["runs"]]
+    logs = [math.log10(factor) for factor in factors if factor > 0]
+    return n.entry["config"]["task"]["length"] * float(np.median(logs)) if logs else math.nan
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How well |log10 of what is left of the gradient| before training says how soon a task is solved."""
+
+    names: list[str]
+    left: list[float]
+    """`left_of_gradient` of each."""
+    steps: list[float]
+    """The median step at which each is solved; infinite where it is not."""
+    rho: float
+    """Spearman's ρ of |left| and steps."""
+    p: float
+    separation: float
+    """The chance that one that most seeds solve has the smaller |left| than one that most do not (ties count half);
+    NaN where there are none of either."""
+    slope: float
+    """Decades of steps for each decade of gradient that is lost or grown, by least squares over those solved."""
+    intercept: float
+    r_squared: float
+    exceptions: list[str]
+    """Those solved whose steps are more than two standard deviations of the residuals away from the line."""
+
+
+def predict(entries: Sequence[Numbers]) -> Prediction | None:
+    """The prediction over entries of one task or of several; None with fewer than four that have a gradient."""
+    pairs = [(n, left_of_gradient(n)) for n in entries]
+    pairs = [(n, left) for n, left in pairs if math.isfinite(left)]
+    if len(pairs) < 4:
+        return None
+    names = [f"{n.entry['method']} at {n.entry['config']['task']['length']}" for n, _ in pairs]
+    left, steps = [left for _, left in pairs], [n.steps[0] for n, _ in pairs]
+    distance = np.abs(left)
+    done = np.isfinite(steps)
+    rho, p = rank_correlation(list(distance), steps)
+    slope = intercept = r_squared = math.nan
+    exceptions: list[str] = []
+    if done.sum() > 2 and np.ptp(distance[done]) > 0:
+        x, y = distance[done], np.log10(np.array(steps)[done])
+        slope, intercept = map(float, np.polyfit(x, y, 1))
+        residuals = y - (slope * x + intercept)
+        total = float(((y - y.mean()) ** 2).sum())
+        r_squared = 1 - float((residuals**2).sum()) / total if total > 0 else math.nan
+        spread = math.sqrt(float((residuals**2).sum()) / max(1, len(x) - 2))
+        exceptions = [
+            name
+            for name, residual in zip(np.array(names)[done], residuals, strict=True)
+            if spread > 0 and abs(residual) > 2 * spread
+        ]
+    return Prediction(
+        names,
+        left,
+        steps,
+        rho,
+        p,
+        _separation(distance[done], distance[~done]),
+        slope,
+        intercept,
+        r_squared,
+        exceptions,
+    )
+
+
+def _separation(solved: np.ndarray, other: np.ndarray) -> float:
+    if not solved.size or not other.size:
+        return math.nan
+    below = (solved[:, None] < other).mean() + 0.5 * (solved[:, None] == other).mean()
+    return float(below)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a method's time to solve grows with the length T: steps = a T^exponent."""
+
+    exponent: Mean
+    """With Student's t interval of the slope; NaN ends with one run a length or less than three runs."""
+    factor: float
+    """a."""
+    lengths: list[int]
+    """Those that every seed solves, which alone are fitted: where some do not, those that do are the fast ones."""
+    unsolved: list[int]
+    """Those that some seed does not solve."""
+
+
+def growth(by_length: Mapping[int, Numbers]) -> Growth:
+    """The fit over one method's entries, by least squares of logarithms over all runs."""
+    whole = sorted(length for length, n in by_length.items() if n.solved == n.count)
+    unsolved = sorted(set(by_length) - set(whole))
+    points = [
+        (math.log(length), math.log(number(run["solved_at"], math.nan)))
+        for length in whole
+        for run in by_length[length].entry["runs"]
+    ]
+    if len(whole) < 2 or len(points) < 3:
+        return Growth(Mean(math.nan, math.nan, math.nan, len(points)), math.nan, whole, unsolved)
+    fit = stats.linregress(*zip(*points, strict=True))
+    slope, error = float(fit.slope), float(fit.stderr)  # pyright: ignore[reportAttributeAccessIssue]
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 2)) * error
+    factor = math.exp(float(fit.intercept))  # pyright: ignore[reportAttributeAccessIssue]
+    return Growth(Mean(slope, slope - wide, slope + wide, len(points)), factor, whole, unsolved)
