@@ -25,7 +25,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.generated_tasks import small_task
 from tests.helpers import event_file_loader
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 OF_EVERY_TASK = measures_of(Adding())
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results" / "checkpoints"
@@ -93,7 +93,9 @@ def of_task(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any
     )
 
 
-@pytest.mark.parametrize("name", ["adding", "speech", *exhaustive_tests(*({*TASKS} - {"adding", "speech"}))])
+@pytest.mark.parametrize(
+    "name", ["adding", "speech", *exhaustive_tests(*(name for name in TASKS if name not in ("adding", "speech")))]
+)
 def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +110,7 @@ def test_a_diagnosis_looks_at_the_validation_rows_of_every_task(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in ("adding", "language_model") else pytest.mark.exhaustive)
-        for name in sorted(TASKS)
-    ],
+    [pytest.param(name, marks=() if name == "adding" else pytest.mark.exhaustive) for name in sorted(TASKS)],
 )
 def test_every_measure_runs_on_every_task_fresh_and_from_a_checkpoint(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,7 +164,7 @@ def published() -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", published())
+@pytest.mark.parametrize("task", ["adding", *exhaustive_tests(*(task for task in published() if task != "adding"))])
 def test_published_checkpoints_can_be_diagnosed(task: str, tmp_path: Path, real_data: Path) -> None:
     words = [f"--workdir={published()[task]}", f"--output={tmp_path}", f"--data_dir={real_data}"]
     assert diagnose.main([*words, "--measure=horizon,values", "--rows=2"]) == 0
@@ -361,7 +360,7 @@ def test_histograms_of_the_state_count_every_value_once(diagnosed: Path) -> None
         assert sum(unit["shares"]) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("rows", [5, *slow_tests(1000)])
+@pytest.mark.parametrize("rows", [5, *exhaustive_tests(1000)])
 @pytest.mark.slow
 def test_more_rows_than_there_are_is_said(
     rows: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -390,7 +389,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("what", LOOKS)
-@pytest.mark.parametrize("named", [False, *slow_tests(True)], ids=["default", "output"])
+@pytest.mark.parametrize("named", [False, *exhaustive_tests(True)], ids=["default", "output"])
 @pytest.mark.slow
 def test_a_published_network_stays_as_it_is_unless_its_folder_is_named(
     what: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,18 @@
 import pytest
 
 from rnnlab.cells import CELLS
-from tests.tiers import CELL_VARIANTS, FEW, FUNCTIONS, PLAIN_FUNCTIONS, SOME, STRUCTURES, STUDY, in_tier, tier_of
+from tests.tiers import (
+    CELL_VARIANTS,
+    COSTLY,
+    FEW,
+    FUNCTIONS,
+    PLAIN_FUNCTIONS,
+    SOME,
+    STRUCTURES,
+    STUDY,
+    in_tier,
+    tier_of,
+)
 
 
 def test_every_case_is_in_one_tier():
@@ -13,6 +24,8 @@ def test_every_case_is_in_one_tier():
     assert tier_of("vanilla_jnp.sin", central=True) == tier_of("lstm_normalize_cell", central=True) == "slow"
     assert (
         tier_of("cornn", central=True, further=True)
+        == tier_of("mingru", central=True, further=True)
+        == tier_of("cornn", central=True, costly=True)
         == tier_of("irnn", central=True, further=True)
         == tier_of("indrnn")
         == tier_of("irnn", central=True, costly=True)
@@ -36,5 +49,5 @@ def test_a_cell_without_a_tier_of_its_own_is_exhaustive(monkeypatch):
 def test_every_name_with_a_tier_is_of_the_table():
     assert {*STRUCTURES, *FUNCTIONS} - {*CELL_VARIANTS, *PLAIN_FUNCTIONS} == set()
     assert {*STUDY} - {*CELLS} == set()
-    assert {*FEW} < {*SOME} < {*STRUCTURES}
+    assert {*FEW} < {*COSTLY} < {*SOME} < {*STRUCTURES}
     assert {*STRUCTURES} & {*STUDY} == set()

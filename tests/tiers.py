@@ -1,7 +1,7 @@
 """The cells of the tests over the table, and in which tier a cell's case runs.
 
 A central test (equal to the reference, to the paper's equations; resumes; lowers) has one cell of each structure of a
-step by default, and with the slow tests the cells that the studies compare; where it is costly, only the structures,
+step by default, and with the slow tests the cells that the studies compare; where it is costly, only three structures,
 with the slow tests. Any other test has two cells by default and three more structures with the slow tests. All others,
 with every switch, are exhaustive.
 """
@@ -70,13 +70,16 @@ STUDY = (
     *("irnn", "antisymmetric", "lipschitz", "lem", "exprnn", "asrnn", "mgu", "ur_lstm", "rhn", "slstm"),
     *("mogrifier", "lru", "hippo_legs"),
 )
-"""The cells that docs/study.md compares, and three whose steps are like none of theirs."""
+"""Further cells that the slow central tests have: of docs/study.md, and three whose steps are like none of theirs."""
 
 FEW = ("lstm", "mingru")
 """Those of STRUCTURES that stand for all in a default test that is not central: one product, and none."""
 
 SOME = (*FEW, "gru_reset_before", "cornn", "slstm_heads")
 """Those that do so in the slow tests."""
+
+COSTLY = (*FEW, "gru_reset_before")
+"""Those of STRUCTURES that a central test has where it is costly."""
 
 FUNCTIONS = ("vanilla_relu", "vanilla_modrelu", "vanilla_where", "vanilla_jnp.sin")
 """The activations that the slow central tests have: they enter a step at one place."""
@@ -92,8 +95,10 @@ def tier_of(variant: str, *, central: bool = False, costly: bool = False, furthe
     """
     if variant in STRUCTURES and central:
         if further:
-            return "slow" if variant in FEW else "exhaustive"
-        return "slow" if costly else "default"
+            return "slow" if variant == "lstm" else "exhaustive"
+        if costly:
+            return "slow" if variant in COSTLY else "exhaustive"
+        return "default"
     if further:
         return "exhaustive"
     if variant in SOME:

@@ -16,7 +16,7 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from rnnlab.tasks import Adding, Batch
 from tests.helpers import assert_close, float64, random_array, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
 
@@ -77,8 +77,13 @@ def test_windows_of_the_whole_sequence_have_no_bias(fields: dict[str, Any]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lengths", [None, [8, 3, 1]])
-@pytest.mark.parametrize("name", ["lstm", "gru_reset_before"])
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [
+        ("lstm", [8, 3, 1]),
+        *exhaustive_tests(("lstm", None), ("gru_reset_before", None), ("gru_reset_before", [8, 3, 1])),
+    ],
+)
 def test_every_window_equals_the_networks_own_intervention(name: str, lengths: list[int] | None) -> None:
     fields = {"layers": 2, "bidirectional": True}
     with float64():

@@ -175,7 +175,7 @@ QUICK = "adagrad, clip_norm, tied, samples, dropout"
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in RUNS]
 )
 def test_a_split_run_is_the_run_on_one_device(name: str) -> None:
     with float64():

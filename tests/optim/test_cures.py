@@ -147,19 +147,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Techniques that run together where one alone would show no more; the other schedules know no backend or device."""
 
 SCHEDULED = {name for name in CURES if "schedule" in str(CURES[name])}
-LIKE_ANOTHER = SCHEDULED - {"one cycle"}
-LIKE_ANOTHER |= {"attention, additive", "layer normalization between layers", "cotangent clip by value"}
-LIKE_ANOTHER |= {"dropout that is the same over time", "Polyak average", "clip by layer", "temporal activation"}
-LIKE_ANOTHER |= {
-    "dropout of the output",
-    "batch normalization between layers",
-    "zoneout",
-    "cotangent scale",
-    "residual",
+SHOWN = {
+    *("dropout of the input", "dropout of the candidate", "zoneout of the cell state", "skip", "clip by norm"),
+    *("layer normalization in the cell", "batch normalization in the cell", "gradient noise", "weight decay"),
+    *("one cycle", "orthogonality", "gradient-norm penalty", "averaged weights", "cotangent clip by norm", "noise"),
 }
-LIKE_ANOTHER |= {"clip by value", "L2", "time mask"}
-"""By themselves these run with the exhaustive tests alone: each is one more of a kind that is there already."""
-ONE_BY_ONE = [pytest.param(name, marks=pytest.mark.exhaustive) if name in LIKE_ANOTHER else name for name in CURES]
+"""One of each kind: all others run by themselves with the exhaustive tests alone."""
+ONE_BY_ONE = [name if name in SHOWN else pytest.param(name, marks=pytest.mark.exhaustive) for name in CURES]
+RESUMED = ("dropout", "batch normalization", "optimizer")
 
 
 def configured(*sections: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -293,7 +288,7 @@ def together(name: str, **changes: Any) -> Trained:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", [*RESUMED, *exhaustive_tests(*(each for each in GROUPS if each not in RESUMED))])
 def test_a_resumed_run_with_a_group_of_cures_is_the_same_bit_for_bit(name, tmp_path: Path) -> None:
     check_resumed(together(name), tmp_path)
 

@@ -53,6 +53,14 @@ def test_every_cell_meets_every_task_and_a_pattern_chooses_among_them() -> None:
         entries("cells", only="copying_50/lme")
 
 
+def test_a_backend_changes_nothing_else_of_an_entry() -> None:
+    entry = small()
+    fast = entry.run_by("native")
+    assert fast.without_width["model"].pop("recurrence") == {"backend": "native"}
+    assert fast.without_width == entry.without_width
+    assert (fast.name, fast.grid, fast.size) == (entry.name, entry.grid, entry.size)
+
+
 @pytest.mark.parametrize(
     ("size", "only"),
     [

@@ -206,7 +206,7 @@ class Killed(Exception):
     """As a kill between two dispatches."""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_group_goes_on_as_if_it_had_not_been(whole, tmp_path):
     def kill(step: int, **_: Any) -> None:
         if step == 50:
@@ -224,7 +224,7 @@ def test_killed_group_goes_on_as_if_it_had_not_been(whole, tmp_path):
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_signal_saves_and_leaves_a_resumable_group(whole, tmp_path):
     def stop(step: int, **_: Any) -> None:
         if step == 25:

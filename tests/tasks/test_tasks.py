@@ -17,7 +17,7 @@ from rnnlab.config.schema import resolve
 from rnnlab.tasks import TASKS, Adding, Batch, Example, GeneratedTask, Split, StreamTask, Task, Weighted, make_task
 from rnnlab.tasks.base import SPLITS, shuffled, stream
 from tests.generated_tasks import small_task, tasks_in_tiers
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_examples_and_score_agree_in_shape(generated: Callable[[str], Task], nam
 
 
 @pytest.mark.parametrize("name", tasks_in_tiers())
-@pytest.mark.parametrize("split", ["train", *slow_tests("test"), *exhaustive_tests("validation")])
+@pytest.mark.parametrize("split", ["train", *exhaustive_tests("test", "validation")])
 def test_rows_drawn_apart_equal_the_whole_batch(generated: Callable[[str], Task], name: str, split: Split) -> None:
     task = generated(name)
     positions = np.array([5, 0, 7, 123_456 if takes(type(task), "data_dir") is False else 3])

@@ -147,7 +147,7 @@ def evaluated_by_hand(run: Run, state: TrainState, size: int, at_once: int) -> d
         ("recall", 2, {"decay": 0.5}),
         ("streamed", 2, None),
         *(
-            pytest.param(*each, marks=pytest.mark.slow)
+            pytest.param(*each, marks=pytest.mark.exhaustive)
             for each in [("recall", 1, None), ("recall", 2, None), ("read", 2, None)]
         ),
     ],
@@ -163,7 +163,7 @@ def test_evaluation_is_the_mean_over_all_that_counts(task: str, devices: int, av
     ("task", "devices"),
     [
         ("recall", 2),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("recall", 1), ("streamed", 2), ("read", 2)]),
+        *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in [("recall", 1), ("streamed", 2), ("read", 2)]),
     ],
 )
 def test_training_sums_are_over_all_that_counts_since_the_last_log(task: str, devices: int) -> None:

@@ -15,6 +15,7 @@ from rnnlab.records.workdir import is_done
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from tests.helpers import SMALL_RUN
+from tests.tiers import exhaustive_tests
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -31,7 +32,7 @@ ENDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(status, marks=() if status == "finished" else pytest.mark.slow) for status in ENDS],
+    params=["finished", *exhaustive_tests(*(status for status in ENDS if status != "finished"))],
 )
 def over(request, tmp_path_factory) -> tuple[str, dict[str, Any], Path]:
     """A run that is over."""
@@ -74,7 +75,7 @@ def test_the_same_command_again_writes_nothing_and_says_one_line_with_the_number
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", ["stopped_early", "diverged"])
+@pytest.mark.parametrize("status", ["stopped_early", *exhaustive_tests("diverged")])
 def test_more_steps_leave_a_run_alone_that_ended_by_itself(tmp_path: Path, monkeypatch, capsys, status: str) -> None:
     config, options = ENDS[status]
     train_and_evaluate(config, tmp_path, **options)
@@ -130,7 +131,7 @@ def test_handed_on_run_without_checkpoints_is_not_trained_again(over, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", [None, '{"status": "fin'])
+@pytest.mark.parametrize("text", [None, *exhaustive_tests('{"status": "fin')])
 def test_summary_that_is_lost_is_made_again(tmp_path: Path, text: str | None) -> None:
     first = train_and_evaluate(CONFIG, tmp_path)
     path = tmp_path / "summary.json"

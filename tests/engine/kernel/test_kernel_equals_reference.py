@@ -34,7 +34,7 @@ from tests.helpers import (
     random_cell,
     random_like,
 )
-from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, slow_tests
+from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, exhaustive_tests, in_tier, slow_tests
 
 ALL_CELLS = [*CELL_VARIANTS, *PLAIN_FUNCTIONS]
 
@@ -116,7 +116,8 @@ def test_every_launch_direction_and_store_equals_the_reference(variant, launch, 
     ("variant", "launch", "reverse"),
     [
         ("lstm", "triton", True),
-        *slow_tests(("lstm", "mosaic", False), ("gru_reset_before", "streamed", True), ("lstm", "team", False)),
+        *slow_tests(("lstm", "team", False)),
+        *exhaustive_tests(("lstm", "mosaic", False), ("gru_reset_before", "streamed", True)),
     ],
 )
 def test_resets_zoneout_and_norms_equal_the_reference(variant, launch, reverse):
