@@ -1,5 +1,6 @@
 """Two CPU devices for every test, the real data where it is at hand, and shapes checked at run time."""
 
+import base64
 import gc
 import os
 from collections.abc import Iterator
@@ -71,6 +72,19 @@ def _forget_programs() -> Iterator[None]:
         MEMORY["bound"] = max(MOST_MEMORY, process.memory_info().rss + GROWTH)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures are drawn, but their words not placed and their pixels not made, which is most of the second that one
+    takes: their files hold one pixel. tests/plots has them whole, and so has every process that a test starts."""
+    if "plots" in request.path.parts:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rnnlab.plots.style.finish", lambda figure: None)
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(PICTURE))
+        yield
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder with the real data sets, named by RNNLAB_DATA; the test is skipped without it."""
@@ -108,4 +122,8 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MEMORY = {"bound": MOST_MEMORY}
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+"""A PNG of one white pixel."""
 COMPILED: dict[str, Programs] = {}
