@@ -126,12 +126,12 @@ def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, central: bool = False, 
 
 
 def slow_tests(*cases: Any) -> list[Any]:
-    """Cases of a test that go with the slow ones: more of a kind that a default test shows already."""
+    """Cases of a test that go with the slow ones: of the engine, and beside torch and papers, where one is no sample."""
     return _marked(cases, pytest.mark.slow)
 
 
 def exhaustive_tests(*cases: Any) -> list[Any]:
-    """Cases of a test that neither the default tests nor the slow ones have: still more of a kind."""
+    """Cases of a test that neither the default tests nor the slow ones have: more of a kind that one of them shows."""
     return _marked(cases, pytest.mark.exhaustive)
 
 

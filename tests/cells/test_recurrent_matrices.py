@@ -195,7 +195,7 @@ def test_other_draws_become_the_nearest(name):
     np.testing.assert_allclose(cell.recurrent_matrix(), NEAREST[name](*np.linalg.svd(drawn)), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [5, *slow_tests(4)])
+@pytest.mark.parametrize("size", [5, *exhaustive_tests(4)])
 def test_non_normal_keeps_complex_eigenvalues_of_any_draw(size):
     drawn = np.random.default_rng(2).standard_normal((size, size))
     cell = Vanilla(D, size, recurrent="non_normal", recurrent_init=Drawn(drawn), rngs=nnx.Rngs(0))
@@ -283,7 +283,7 @@ def test_others_keep_their_form():
 
 @pytest.mark.parametrize(
     ("name", "map_name", "scale"),
-    [("cayley", "cayley", 2), *slow_tests(("householder", "householder", 1), ("exponential", "matrix_exp", 1))],
+    [("cayley", "cayley", 2), *exhaustive_tests(("householder", "householder", 1), ("exponential", "matrix_exp", 1))],
 )
 def test_values_and_gradients_equal_those_of_torch(name, map_name, scale):
     # PyTorch's Cayley transform is of A / 2, and its matrices act from the left: its base is the first factor, too.

@@ -18,7 +18,7 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from rnnlab.tasks import Adding, Batch
 from tests.helpers import float64, random_array, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 T, B, H = 7, 3, 4
 LENGTHS = (7, 4, 1)
@@ -81,7 +81,7 @@ def problem(lengths: tuple[int, ...] | None) -> tuple[Batch, np.ndarray, list[li
     return batch, np.asarray(batch.inputs), [list(range(n)) for n in lengths or B * (T,)]
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, *slow_tests(None)])
+@pytest.mark.parametrize("lengths", [LENGTHS, *exhaustive_tests(None)])
 def test_flow_through_two_layers_equals_the_chain_rule(lengths: tuple[int, ...] | None) -> None:
     with float64():
         network = random_network(layers=2)
@@ -136,7 +136,7 @@ class EveryStep:
         return {"loss": jnp.where(inside, errors, 0).sum(0)}, jnp.ones(B)
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, *slow_tests(None)])
+@pytest.mark.parametrize("lengths", [LENGTHS, *exhaustive_tests(None)])
 def test_reach_is_that_of_each_rows_last_answer_alone(lengths: tuple[int, ...] | None) -> None:
     with float64():
         network = random_network(bidirectional=True, readout="every")
@@ -221,7 +221,7 @@ def test_the_flight_recorder_notes_rows_aligned_at_their_ends_as_large_as_they_a
             np.testing.assert_allclose(found[kind][name], means if reverse else means[::-1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("factor", [1e-4, 1.2, *slow_tests(0.3, 0.9, 0.999)])
+@pytest.mark.parametrize("factor", [1e-4, 1.2, *exhaustive_tests(0.3, 0.9, 0.999)])
 def test_a_linear_cell_with_a_scaled_identity_decays_by_that_scale(factor: float) -> None:
     cell = {"name": "vanilla", "features": H, "activation": "linear"}
     recurrent = {"name": "identity", "scale": factor}

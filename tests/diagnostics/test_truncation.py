@@ -16,7 +16,7 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from rnnlab.tasks import Adding, Batch
 from tests.helpers import assert_close, float64, random_array, random_like
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
 
@@ -120,7 +120,7 @@ def test_windows_of_one_step_have_no_recurrent_path() -> None:
     assert found["all"].cosine[0] < 1 - 1e-3
 
 
-@pytest.mark.parametrize("lengths", [[8, 5, 2], *slow_tests(None)])
+@pytest.mark.parametrize("lengths", [[8, 5, 2], *exhaustive_tests(None)])
 def test_the_loss_of_a_last_step_sees_what_so_many_lags_bring(lengths: list[int] | None) -> None:
     windows = list(range(1, T + 1))  # Whether they divide a row's length or not.
     with float64():

@@ -27,7 +27,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import exhaustive_tests, in_tier, slow_tests
+from tests.tiers import exhaustive_tests, in_tier
 
 T, B, D, H = 7, 3, 2, 4
 CHUNK = 3
@@ -127,7 +127,7 @@ def chunks_run(lengths: list[int] | None, reverse: bool, devices: int = 1) -> li
     return sorted(RUN)
 
 
-@pytest.mark.parametrize("reverse", [False, *slow_tests(True)])
+@pytest.mark.parametrize("reverse", [False, *exhaustive_tests(True)])
 @pytest.mark.parametrize("case", LENGTHS)
 def test_chunks_past_the_longest_row_are_neither_run_forward_nor_backward(case, reverse):
     chunks = [[], [3], [3, 3], [1, 3, 3]][-(-max(LENGTHS[case]) // CHUNK)]

@@ -27,7 +27,7 @@ from tests.helpers import (
     shapes_of_matrices,
     with_bad_padding,
 )
-from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, in_tier, slow_tests
+from tests.tiers import CELL_VARIANTS, PLAIN_FUNCTIONS, exhaustive_tests, in_tier
 
 T, B, D, H = 7, 3, 2, 4
 LENGTHS = [7, 0, 4]
@@ -108,7 +108,7 @@ def test_outputs_carries_and_gradients_equal_the_reference(variant):
 
 @pytest.mark.parametrize(
     ("kind", "reverse"),
-    [("block", False), *slow_tests(("full", True), ("diagonal", False))],
+    [("block", False), *exhaustive_tests(("full", True), ("diagonal", False))],
 )
 def test_rows_that_do_not_converge_are_run_step_by_step(kind, reverse):
     """A network that explodes, in one iteration: values and gradients are the reference's all the same."""
@@ -124,7 +124,7 @@ def test_rows_that_do_not_converge_are_run_step_by_step(kind, reverse):
 
 @pytest.mark.parametrize(
     ("variant", "kind", "reverse"),
-    [("lstm", "block", False), *slow_tests(("lstm", "full", True), ("slstm_heads", "block", True), *DIFFERENT)],
+    [("lstm", "block", False), *exhaustive_tests(("lstm", "full", True), ("slstm_heads", "block", True), *DIFFERENT)],
 )
 def test_a_trust_region_ends_at_the_numbers_of_the_reference(variant, kind, reverse):
     with float64():
@@ -136,7 +136,7 @@ def test_a_trust_region_ends_at_the_numbers_of_the_reference(variant, kind, reve
     assert iterations.number[1] == 0
 
 
-@pytest.mark.parametrize("kind", ["block", *slow_tests("diagonal", "full")])
+@pytest.mark.parametrize("kind", ["block", *exhaustive_tests("diagonal", "full")])
 def test_a_diagonal_in_parts_ends_at_the_numbers_of_the_reference(kind):
     with float64():
         assert compare(two_diagonals(), options_of(kind)).converged.all()

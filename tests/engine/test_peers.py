@@ -13,7 +13,7 @@ from flax import nnx
 
 from rnnlab.engine import unroll
 from tests.helpers import assert_close, dot, float64, random_array, random_carry, random_cell, random_like
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 1, 6]
@@ -109,10 +109,10 @@ def run_torch(kind: str, arguments: Tree, point: Tree, lengths: list[int] | None
 
 
 @pytest.mark.parametrize("peer", TORCH_PEERS)
-@pytest.mark.parametrize("backend", ["fused", *slow_tests("reference")])
+@pytest.mark.parametrize("backend", ["fused", *exhaustive_tests("reference")])
 @pytest.mark.parametrize(
     ("lengths", "double", "tolerance"),
-    [*slow_tests((None, False, 1e-5)), (LENGTHS, True, 1e-12)],
+    [*exhaustive_tests((None, False, 1e-5)), (LENGTHS, True, 1e-12)],
     ids=["full-single", "packed-double"],
 )
 def test_outputs_and_gradients_equal_torch(peer, backend, lengths, double, tolerance):

@@ -17,7 +17,7 @@ from rnnlab.nn.network import Network
 from rnnlab.nn.options import ModelOptions
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, float64, in_double, random_array, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 T, B, D, H = 5, 4, 3, 6
 RATES = {
@@ -81,7 +81,9 @@ def test_masks_depend_on_the_step_and_the_row_alone():
     assert (run(x, training(seed=1)) != whole).any(axis=1).all()
 
 
-@pytest.mark.parametrize("name", ["between", "recurrent_kernel", *slow_tests("input", "output", "state", "candidate")])
+@pytest.mark.parametrize(
+    "name", ["between", "recurrent_kernel", *exhaustive_tests("input", "output", "state", "candidate")]
+)
 def test_dropout_is_off_at_evaluation_and_on_in_training(name):
     layers = 2 if name == "between" else 1
     net, plain = network(layers=layers, dropout={name: RATES[name]}), network(layers=layers)

@@ -22,7 +22,7 @@ from tests.helpers import (
     random_cell,
     random_like,
 )
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 T, B, D, H = 6, 3, 2, 3
 LENGTHS = [4, 0, 6]
@@ -37,7 +37,7 @@ EVERY_PAIR = [
     ("clip_norm", True, "gru"),
     ("cut", True, "lstm"),
     ("all", False, "lstm"),
-    *slow_tests(
+    *exhaustive_tests(
         ("clip_norm", False, "lstm"),
         ("clip_value", False, "gru"),
         ("clip_value", True, "vanilla_relu"),
@@ -86,7 +86,7 @@ class Noisy(ModifiedCell):
 
 @pytest.mark.parametrize(
     ("variant", "store", "reverse"),
-    [*slow_tests(("lstm", "gates", True), ("lstm", "ends", False)), ("gru_reset_before", "gates", False)],
+    [*exhaustive_tests(("lstm", "gates", True), ("lstm", "ends", False)), ("gru_reset_before", "gates", False)],
 )
 def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, store, reverse):
     with float64():
@@ -107,7 +107,7 @@ def test_state_mask_is_a_factor_of_the_state_where_it_meets_the_matrix(variant, 
 
 @pytest.mark.parametrize(
     ("variant", "store", "reverse"),
-    [("lstm", "ends", True), *slow_tests(("lstm", "gates", False), ("gru", "ends", False))],
+    [("lstm", "ends", True), *exhaustive_tests(("lstm", "gates", False), ("gru", "ends", False))],
 )
 def test_noise_reaches_the_gates_step_by_step(variant, store, reverse):
     with float64():

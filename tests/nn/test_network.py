@@ -20,7 +20,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from rnnlab.nn.network import Network
 from tests.helpers import assert_close, dot, float64, jaxtyping_disabled, random_array, random_like, with_bad_padding
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 T, B, D, H, O = 5, 3, 2, 3, 4  # noqa: E741  (the legend's letters)
 LENGTHS = (5, 2, 3)
@@ -46,7 +46,7 @@ def random_network(seed: int = 0, **fields: Any) -> Parts:
 
 
 @pytest.mark.parametrize(("readout", "expected"), [("last", (B, O)), ("every", (T, B, O))])
-@pytest.mark.parametrize("layers", [3, *slow_tests(1)])
+@pytest.mark.parametrize("layers", [3, *exhaustive_tests(1)])
 @pytest.mark.parametrize("bidirectional", [True, *exhaustive_tests(False)])
 @pytest.mark.parametrize("cell", ["lstm", *exhaustive_tests("vanilla", "gru_reset_before")])
 def test_outputs_have_the_readouts_shape(
@@ -117,7 +117,7 @@ def test_first_carries_of_another_network_are_refused(bidirectional):
             jax.eval_shape(lambda n, o, x: n.hidden(x, first=o.first_carries(B)), network, other, x)
 
 
-@pytest.mark.parametrize(("token", "embedding"), [(-1, 2), (5, None), *slow_tests((-1, None), (5, 2))])
+@pytest.mark.parametrize(("token", "embedding"), [(-1, 2), (5, None), *exhaustive_tests((-1, None), (5, 2))])
 def test_tokens_beyond_the_vocabulary_are_refused_where_they_are_known(embedding, token):
     graphdef, params, rest = random_network(vocabulary=5, embedding=embedding)
     network, x = nnx.merge(graphdef, params, rest), jnp.zeros((T, B), jnp.int32).at[-1, 1].set(token)
@@ -139,7 +139,7 @@ def test_integers_are_numbers_in_a_network_too():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"vocabulary": 5, "embedding": 2, "bidirectional": True}, *slow_tests({"attention": "dot"})]
+    "fields", [{"vocabulary": 5, "embedding": 2, "bidirectional": True}, *exhaustive_tests({"attention": "dot"})]
 )
 def test_rows_on_a_mesh_with_explicit_axes_give_the_gradients_of_one_device(fields):
     rows = 4
@@ -205,7 +205,7 @@ def call(parts: Parts, x: jax.Array, lengths: jax.Array | None = None) -> jax.Ar
     return jax.jit(function(parts))(parts[1], x, lengths)
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, *slow_tests(None)])
+@pytest.mark.parametrize("lengths", [LENGTHS, *exhaustive_tests(None)])
 @pytest.mark.parametrize("readout", ["last", "every"])
 def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tuple[int, ...] | None) -> None:
     with float64():
@@ -224,8 +224,8 @@ def test_bidirectional_equals_two_unrolls_side_by_side(readout: str, lengths: tu
         assert_close(call(parts, x, rows), side_by_side(x, rows), 1e-13)
 
 
-@pytest.mark.parametrize(("layers", "bidirectional"), [(2, True), *slow_tests((1, False))])
-@pytest.mark.parametrize("readout", ["last", *slow_tests("every")])
+@pytest.mark.parametrize(("layers", "bidirectional"), [(2, True), *exhaustive_tests((1, False))])
+@pytest.mark.parametrize("readout", ["last", *exhaustive_tests("every")])
 def test_each_row_equals_itself_cut_to_its_length(readout: str, layers: int, bidirectional: bool) -> None:
     with float64():
         parts = random_network(readout=readout, layers=layers, bidirectional=bidirectional, learned_carry=True)
@@ -325,7 +325,7 @@ def test_graph_is_hashable_so_that_it_can_be_a_static_argument():
     hash(nnx.graphdef(Network(2, 1, cell={"name": "lstm", "features": 3}, rngs=nnx.Rngs(0))))
 
 
-@pytest.mark.parametrize("way", ["pickle", *slow_tests("deepcopy", "cloudpickle")])
+@pytest.mark.parametrize("way", ["pickle", *exhaustive_tests("deepcopy", "cloudpickle")])
 def test_copies_of_a_network_put_out_the_same(way):
     fields: dict[str, Any] = {"layers": 2, "dropout": {"input": 0.1}, "cotangent": {"scale": 0.5}}
     network = Network(D, O, cell=LSTM, normalization={"between": "batch"}, **fields, rngs=nnx.Rngs(0))

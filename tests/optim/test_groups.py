@@ -28,7 +28,7 @@ from rnnlab.records.workdir import read_config
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN, float64, in_double, random_like, shape_of_cell, without_figures
-from tests.tiers import in_tiers, slow_tests
+from tests.tiers import exhaustive_tests, in_tiers
 
 # --- which leaf is where ---------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ EVERY_GROUP = {
 }
 
 
-@pytest.mark.parametrize("name", ["adamw", *slow_tests(*(name for name in RULES if name != "adamw"))])
+@pytest.mark.parametrize("name", ["adamw", *exhaustive_tests(*(name for name in RULES if name != "adamw"))])
 @pytest.mark.slow
 def test_groups_are_optaxs_multi_transform(name: str) -> None:
     """λ of the optimizer reaches kernels alone, so here those of the input, whose group has none of its own."""
@@ -218,7 +218,7 @@ ACTING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    "name", ["adam", "max-norm", *slow_tests(*(name for name in ACTING if name not in ("adam", "max-norm")))]
+    "name", ["adam", "max-norm", *exhaustive_tests(*(name for name in ACTING if name not in ("adam", "max-norm")))]
 )
 def test_factors_of_one_are_no_groups_and_a_factor_of_zero_leaves_every_bit(name: str) -> None:
     """Three updates in one program, which leaves more to the compiler than a program each."""

@@ -45,7 +45,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 # --- section ---------------------------------------------------------------------------------------------------------
 
@@ -388,7 +388,7 @@ def test_one_step_has_no_temporal_penalty() -> None:
 
 # --- gradient norm ---------------------------------------------------------------------------------------------------
 
-VARIANTS = ["gru_reset_before", *slow_tests("lstm_peepholes"), *exhaustive_tests("vanilla", "lstm", "gru")]
+VARIANTS = ["gru_reset_before", *exhaustive_tests("lstm_peepholes"), *exhaustive_tests("vanilla", "lstm", "gru")]
 DIRECTIONS = [False, True]
 
 Problem = tuple[nnx.GraphDef, Any, jax.Array, Any]
@@ -443,7 +443,7 @@ def by_jacobians(cell: Any, x: Any, carry0: Any, carries: Any, dcarries: Any, le
 
 
 @pytest.mark.parametrize(
-    ("reverse", "lengths"), [*slow_tests((False, None)), (True, LENGTHS)], ids=["full", "reverse-lengths"]
+    ("reverse", "lengths"), [*exhaustive_tests((False, None)), (True, LENGTHS)], ids=["full", "reverse-lengths"]
 )
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_omega_equals_that_of_every_steps_jacobian(variant: str, reverse: bool, lengths: Any) -> None:

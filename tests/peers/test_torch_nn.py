@@ -83,7 +83,7 @@ def points(name: str, steps: int = 3, rows: int = 2) -> tuple[Any, Any, Any]:
     return graphdef, state, (x, random_like(nnx.merge(graphdef, state).initial_carry(rows, x.dtype), 2))
 
 
-@pytest.mark.parametrize("read", [0, *slow_tests(1)])
+@pytest.mark.parametrize("read", [0, *exhaustive_tests(1)])
 def test_a_loss_of_one_element_of_the_carry_alone_has_its_gradient(read):
     """test_lstmcell_backward_only_one_output_grad."""
     with float64():

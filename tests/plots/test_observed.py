@@ -21,7 +21,7 @@ from rnnlab.training.host_state import Convergence
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.task_with_lengths import Totals
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import exhaustive_tests
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def test_a_spike_is_ten_times_the_running_mean() -> None:
     ("clipping", "clips"),
     [
         ({"clip_layer_norm": 1e-9, "clip_norm": 1e9}, 1),
-        *slow_tests(({"clip_value": 1e-9}, 1), ({"clip_value": 1e9}, 0)),
+        *exhaustive_tests(({"clip_value": 1e-9}, 1), ({"clip_value": 1e9}, 0)),
     ],
 )
 def test_any_clipping_that_changes_a_gradient_counts(clipping: dict[str, float], clips: int) -> None:

@@ -20,7 +20,7 @@ from rnnlab.plots.forest import Column, Effect, forest
 from rnnlab.plots.legends import clear_legends
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 STEPS, LENGTH = 4, 5
 OBSERVED = [figure.name for diagnostic in DIAGNOSTICS.values() for figure in diagnostic.figures]
@@ -181,7 +181,7 @@ def diagnosed(number: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("number", ["nan", *slow_tests(0.0, "-inf")])
+@pytest.mark.parametrize("number", ["nan", *exhaustive_tests(0.0, "-inf")])
 def test_every_figure_of_a_diagnosis_is_drawn_whatever_the_numbers_are(
     number: Any, tmp_path: Path, drawn: dict[str, Any]
 ) -> None:

@@ -31,7 +31,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from tests.helpers import all_around, without_figures
-from tests.tiers import exhaustive_tests, in_tiers, slow_tests
+from tests.tiers import exhaustive_tests, in_tiers
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -362,7 +362,7 @@ def test_number_of_a_cell_is_each_replicas_own(way, tmp_path, monkeypatch):
     np.testing.assert_allclose(numbers(tmp_path / "alone")[-1]["loss"], losses[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["closure", *slow_tests("tuple", "partial")])
+@pytest.mark.parametrize("way", ["closure", *exhaustive_tests("tuple", "partial")])
 def test_number_that_the_program_holds_as_a_constant_is_named_before_the_first_step(way, tmp_path, monkeypatch):
     monkeypatch.setitem(CELLS, "kept", Kept)
     settings = [of_epsilon(epsilon, way=way) for epsilon in (0.1, 0.5)]
@@ -405,9 +405,9 @@ def test_programs_are_kept_for_runs_of_the_same_constants_alone(monkeypatch):
     "cell",
     [
         *in_tiers(CELLS),
-        *slow_tests({"name": "vanilla", "activation": "modrelu"}),
+        *exhaustive_tests({"name": "vanilla", "activation": "modrelu"}),
         *exhaustive_tests(*({"name": "vanilla", "activation": name} for name in ACTIVATIONS if name != "modrelu")),
-        *slow_tests(*({"name": "vanilla", "recurrent": name} for name in ("spectral", "skew", "scaled"))),
+        *exhaustive_tests(*({"name": "vanilla", "recurrent": name} for name in ("spectral", "skew", "scaled"))),
     ],
     ids=lambda cell: cell if isinstance(cell, str) else list(cell.values())[1],
 )

@@ -16,7 +16,7 @@ from rnnlab.tasks.base import SPLITS
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 from tests.generated_tasks import small_task
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 STEPS = 8
 LENGTHS = [None, 8, 5, 1, 0]
@@ -67,7 +67,11 @@ CASES = {
     "token_replacement": ("tokens", {"token_replacement": 0.5}),
 }
 """name -> (task, section)."""
-ALL_OR_LATER = ["noise, time_shift and time_mask", *slow_tests("noise", "time_shift", "time_mask"), "token_replacement"]
+ALL_OR_LATER = [
+    "noise, time_shift and time_mask",
+    *exhaustive_tests("noise", "time_shift", "time_mask"),
+    "token_replacement",
+]
 """Each alone only with the slow tests."""
 
 

@@ -31,7 +31,7 @@ from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from rnnlab.training.structure import Structure
 from tests.helpers import assert_close, float64, random_like
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
 LINES = {"train": 40, "valid": 9, "test": 7}
@@ -149,7 +149,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["lstm", *slow_tests(*(each for each in MODELS if each != "lstm"))])
+@pytest.mark.parametrize("name", ["lstm", *exhaustive_tests(*(each for each in MODELS if each != "lstm"))])
 def test_the_carry_after_six_windows_is_that_of_one_long_pass(folder, name):
     model = MODELS[name]
     task: LanguageModel = make(folder, streams=(2, 1), window=5)
@@ -318,7 +318,7 @@ def nats(params: Any, inputs: np.ndarray, targets: np.ndarray) -> list[float]:
 TANH = {"cell": {"name": "vanilla", "features": 3}, "learned_carry": False}
 
 
-@pytest.mark.parametrize("rows", [3, *slow_tests(1)])
+@pytest.mark.parametrize("rows", [3, *exhaustive_tests(1)])
 def test_perplexity_is_that_of_numpy_stream_by_stream(folder, rows):
     task: LanguageModel = make(folder, streams=(1, rows), window=6)
     with float64():

@@ -26,7 +26,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from rnnlab.training.state import TrainState
 from tests.helpers import SMALL_RUN, assert_close, float64, random_like, without_figures
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 pytestmark = pytest.mark.slow  # Each trains or compiles several programs.
 
@@ -145,7 +145,7 @@ def test_a_text_is_scored_and_learned_window_by_window(folder: Path, name: str) 
     assert abs(dynamic["loss"] - static["loss"]) > 1e-3
 
 
-@pytest.mark.parametrize(("rms", "streams"), [(True, 1), *slow_tests((True, 3), (False, 1))])
+@pytest.mark.parametrize(("rms", "streams"), [(True, 1), *exhaustive_tests((True, 3), (False, 1))])
 def test_a_learning_rate_of_zero_gives_the_static_numbers_to_the_bit(folder: Path, rms: bool, streams: int) -> None:
     run = make_dynamic_run(config(folder), None, streams=streams)
     state = run.programs.start(0)
@@ -227,7 +227,7 @@ MISTAKES = [
     (["--dynamic", "--dynamic_decay=1.5"], "dynamic_decay"),
     (["--dynamic", "--dynamic_window=0"], "dynamic_window"),
     (["--dynamic", "--dynamic_streams=400"], "too few for 400 streams"),
-    *slow_tests(
+    *exhaustive_tests(
         (["--dynamic", "--nodynamic_rms", "--dynamic_learning_rate=1e30"], "--dynamic: the loss on test is .*; take a")
     ),
 ]

@@ -22,7 +22,7 @@ from rnnlab.training.evaluation import Halt, Halted, Pace, in_parts
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 RUN = SMALL_RUN | {"steps": 20, "eval_every": 10, "checkpoint_every": 5, "eval_batch_size": 4}
 
@@ -80,7 +80,7 @@ def test_an_evaluation_has_time_to_end_after_a_signal(monkeypatch: pytest.Monkey
     assert halts()
 
 
-@pytest.mark.parametrize("devices", [2, *slow_tests(1)])
+@pytest.mark.parametrize("devices", [2, *exhaustive_tests(1)])
 def test_means_are_the_same_to_the_last_bit_wherever_the_parts_end(devices: int) -> None:
     run = make_run(resolve_config(RUN | {"devices": devices}))
     state = run.programs.start(0)
@@ -151,7 +151,7 @@ def test_a_run_whose_evaluation_was_left_goes_on_as_if_it_had_not_been(
     assert numbers(tmp_path / "left" / "runs" / "0") == numbers(tmp_path / "whole" / "runs" / "0")
 
 
-@pytest.mark.parametrize("split", ["validation", *slow_tests("test")])
+@pytest.mark.parametrize("split", ["validation", *exhaustive_tests("test")])
 def test_an_evaluation_without_an_end_answers_a_signal(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_host_state, make_run
 from tests.helpers import SMALL_RUN, float64
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -411,9 +411,9 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("metric", "values", "best"),
     [
-        *slow_tests(("loss", [NAN, 2.0, 3.0], 40)),
+        *exhaustive_tests(("loss", [NAN, 2.0, 3.0], 40)),
         ("loss", [NAN, NAN, 1e30], 60),
-        *slow_tests(("loss", [INF, NAN, NAN], 20)),
+        *exhaustive_tests(("loss", [INF, NAN, NAN], 20)),
         ("within_0.04", [NAN, 0.0, NAN], 40),
     ],
     ids=str,

@@ -14,7 +14,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from tests.helpers import SMALL_RUN, event_file_loader
 from tests.records.recorder import NAME, Recorder
-from tests.tiers import slow_tests
+from tests.tiers import exhaustive_tests
 
 pytestmark = [pytest.mark.usefixtures("no_figures", "shared_programs"), pytest.mark.slow]  # Each trains several runs.
 
@@ -54,7 +54,7 @@ def test_a_run_that_resumes_is_one_run_to_its_tracker(tmp_path: Path) -> None:
     assert len(Recorder.asked(tmp_path, "figures")) == 2
 
 
-@pytest.mark.parametrize("failed", [{"scalars"}, *slow_tests({"start"}, {"finish"}, None)])
+@pytest.mark.parametrize("failed", [{"scalars"}, *exhaustive_tests({"start"}, {"finish"}, None)])
 def test_a_run_that_is_over_sends_what_a_tracker_lacks(tmp_path: Path, capsys, failed: set[str] | None) -> None:
     """failed: what the tracker refused while the run trained; None: there was no tracker."""
     Recorder.fails = failed or set()
@@ -75,7 +75,7 @@ ENDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("status", ["interrupted", *slow_tests("stopped_early", "diverged", "pruned")])
+@pytest.mark.parametrize("status", ["interrupted", *exhaustive_tests("stopped_early", "diverged", "pruned")])
 def test_a_tracker_hears_how_the_run_ended(tmp_path: Path, status: str) -> None:
     changes, words = ENDS[status]
     assert train_and_evaluate(config(**changes), tmp_path, **words)["status"] == status
