@@ -126,7 +126,7 @@ def in_tiers(variants: Iterable[str] = CELL_VARIANTS, *, central: bool = False, 
 
 
 def slow_tests(*cases: Any) -> list[Any]:
-    """Cases of a test that go with the slow ones: of the engine, and beside torch and papers, where one is no sample."""
+    """Cases of a test that go with the slow ones: of the engine, beside torch, and others of which one says little."""
     return _marked(cases, pytest.mark.slow)
 
 

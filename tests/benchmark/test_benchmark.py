@@ -120,6 +120,7 @@ def test_what_does_not_compile_is_left_out_with_the_reason(fails, limit, why, mo
         torch_contestants.torch_compiled(case, make_problem(case), limit)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("cell", in_tiers([cell for cell in CELLS if cell not in OF_PEERS], costly=True))
 def test_contestants_of_any_cell_compute_the_same(cell):
     case = Case(cell, 6, 4, 3, 8)
@@ -315,7 +316,7 @@ def test_cost_of_watching_is_what_all_and_writing_take_every_hundred_steps():
     assert table[3].count("|") == table[2].count("|")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_watching_is_measured_and_written_down(tmp_path, monkeypatch, capsys):
     small = {"task": {"name": "adding", "length": 5}, "model": {"cell": {"name": "lstm", "features": 3}}}
     monkeypatch.setattr(diagnostics, "RUNS", {"small": diagnostics.ADDING | small})
@@ -378,7 +379,7 @@ def test_command_measures_language_models(tmp_path, monkeypatch):
 
 
 @needs_torch
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_utterances_are_trained_on_alike_packed_and_padded(tmp_path, monkeypatch):
     """Deep, in both directions, of lengths that differ; three updates of Adam."""
     monkeypatch.setitem(TASKS, "invented_utterances", None)  # So that it is gone afterwards.

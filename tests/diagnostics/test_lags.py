@@ -30,7 +30,7 @@ from tests.helpers import (
     shape_of_cell,
     shapes_of_matrices,
 )
-from tests.tiers import CELL_VARIANTS, in_tiers
+from tests.tiers import CELL_VARIANTS, exhaustive_tests, in_tiers
 
 T, B, D, H, ANSWERS = 6, 4, 2, 3, 2
 LENGTHS = (6, 1, 0, 4)
@@ -171,9 +171,7 @@ HELD: dict[str, Any] = {"bidirectional": True, "learned_carry": True, "dropout":
     ("fields", "lengths", "readout"),
     [
         (BOTH_WAYS, LENGTHS, "every"),
-        (BOTH_WAYS, LENGTHS, "last"),
-        (NORMALIZED, LENGTHS, "every"),
-        (HELD, LENGTHS, "last"),
+        *exhaustive_tests((BOTH_WAYS, LENGTHS, "last"), (NORMALIZED, LENGTHS, "every"), (HELD, LENGTHS, "last")),
     ],
     ids=["every", "last", "residual", "zoneout"],
 )
@@ -194,7 +192,7 @@ def test_attention_and_dense_connections_enter_too() -> None:
         check(*split_of(network, *problem("last", None), 2), 2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_interventions_in_the_backward_pass_are_left_out() -> None:
     with float64():
         task, batch = problem("last", LENGTHS)

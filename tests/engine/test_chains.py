@@ -135,6 +135,7 @@ class FastSlow(BaseCell):
         return (h, jax.lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c + drive), c))
 
 
+LATER = (NoProduct, Mogrifier, FastSlow)
 CHAINS = [NoProduct, WholeCarry, Highway, Mogrifier, Heads, Diagonal, FastSlow]
 WIDTHS = {
     FastSlow: 2 * H,
@@ -190,11 +191,11 @@ SWITCHES = [
 
 
 def in_turn(kind: type[BaseCell], number: int, *switches: Any) -> Any:
-    """Every chain has the first switches, two of them by default; each of the others has one chain, later."""
+    """Five chains have the first switches, two of them by default; all others are exhaustive."""
     if number == 0:
-        marks = () if kind in (Heads, WholeCarry) else pytest.mark.slow
+        marks = () if kind in (Heads, WholeCarry) else pytest.mark.slow if kind in LATER else pytest.mark.exhaustive
     else:
-        marks = pytest.mark.slow if kind is CHAINS[number] else pytest.mark.exhaustive
+        marks = pytest.mark.exhaustive
     return pytest.param(kind, *switches, marks=marks)
 
 

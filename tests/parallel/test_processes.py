@@ -147,7 +147,7 @@ def test_two_processes_end_at_the_parameters_of_one(pair: Pair, tmp_path: Path) 
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # float32; 2e-6 and 1e-7 were seen.
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_streams_that_the_host_feeds_go_on_over_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNLAB_DATA", str(tmp_path))
     folder = tmp_path / "text"

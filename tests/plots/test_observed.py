@@ -45,7 +45,7 @@ def _totals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "totals", Totals)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("task", "devices"),
     [
@@ -136,7 +136,7 @@ def test_a_run_made_longer_has_the_lines_of_one_that_was_long_at_once(tmp_path: 
     assert first == second
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_clipped_steps_and_spikes_are_counted(tmp_path: Path) -> None:
     # A gradient of 1000 times the usual size at once: the learning rate throws the weights far away.
     config = small(diagnostics=(), steps=20, optimizer=dict(name="sgd", learning_rate=0.3, clip_norm=0.2), batch_size=2)

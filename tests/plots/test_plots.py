@@ -77,7 +77,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0.0, "inf", "nan"])
+@pytest.mark.parametrize("number", ["nan", *exhaustive_tests(0.0, "inf")])
 def test_every_figure_of_a_run_is_drawn_whatever_the_numbers_are(
     number: Any, tmp_path: Path, drawn: dict[str, Any]
 ) -> None:
@@ -89,7 +89,7 @@ def test_every_figure_of_a_run_is_drawn_whatever_the_numbers_are(
             assert np.isfinite([*axis.get_xlim(), *axis.get_ylim()]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_of_one_line_is_drawn(tmp_path: Path) -> None:
     write_lines(tmp_path, [observed_line(0, 0.5)])
     assert len(plots.observed(tmp_path)) == len(OBSERVED)

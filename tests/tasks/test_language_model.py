@@ -213,7 +213,7 @@ def test_a_learned_carry_is_trained_in_the_windows_that_begin_a_stream(folder):
         assert changed == [True] + [False] * (task.windows["train"] - 1) + [True]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_devices_are_one(folder):
     task: LanguageModel = make(folder, streams=(4, 4), window=3)
     with float64():
@@ -399,7 +399,7 @@ def test_docs_name_the_characters_of_shakespeare(real_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["language_model", "sentences"])
+@pytest.mark.parametrize("name", ["language_model", *exhaustive_tests("sentences")])
 def test_a_softmax_in_chunks_trains_as_the_full_one(folder, name):
     task = make(folder, name, **SMALL[name])
     with float64():
@@ -498,7 +498,7 @@ def test_sentences_never_leak_into_each_other(folder):
         assert list(np.flatnonzero(of_hapax)) == [list(order).index(changed)]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_stands_behind_a_sentence_is_not_looked_at(folder):
     task: Sentences = make(folder, "sentences")
     hapax = task.corpus.vocabulary.index["hapax"]

@@ -126,7 +126,7 @@ ADAPTATIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rms", "rms, decay cut", "sgd"])
+@pytest.mark.parametrize("name", ["rms", *exhaustive_tests("rms, decay cut", "sgd")])
 def test_a_text_is_scored_and_learned_window_by_window(folder: Path, name: str) -> None:
     adaptation = ADAPTATIONS[name]
     with float64():
@@ -180,7 +180,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_network_learns_a_style_that_it_was_not_trained_on(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--workdir={trained}", "--dynamic", "--dynamic_learning_rate=0.01", "--dynamic_batches=4"]
     assert evaluate.main(words) == 0

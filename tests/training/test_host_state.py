@@ -32,6 +32,7 @@ from rnnlab.training.plateau import Plateau
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState, means
+from tests.tiers import exhaustive_tests
 from tests.training.test_loop import final_params, numbers, small
 
 pytestmark = pytest.mark.usefixtures("no_figures", "shared_programs")
@@ -153,7 +154,7 @@ def test_one_program_a_stage(by_step) -> None:
     assert [programs.train._cache_size() for programs in run.stages] == [1, 1, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_devices_compile_one_program_a_stage_too(tmp_path, monkeypatch) -> None:
     runs = []
     enter = Run.enter
@@ -164,7 +165,7 @@ def test_two_devices_compile_one_program_a_stage_too(tmp_path, monkeypatch) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [(6, 22, 50), (15, 20, 34)], ids=str)
+@pytest.mark.parametrize("at", [(6, 22, 50), *exhaustive_tests(((15, 20, 34),))], ids=str)
 def test_run_killed_in_any_stage_ends_as_the_run_that_was_not(tmp_path, by_step, at) -> None:
     _, workdir, *_ = by_step
     config = staged(BY_STEP, checkpoint_every=5)
@@ -172,7 +173,7 @@ def test_run_killed_in_any_stage_ends_as_the_run_that_was_not(tmp_path, by_step,
     assert_same_run(config, tmp_path / "killed", workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_killed_after_the_threshold_was_passed_ends_as_the_run_that_was_not(tmp_path) -> None:
     config = staged(BY_METRIC | {"threshold": 0.3, "at_most": 25}, eval_every=5, checkpoint_every=5, seed=1)
     train_and_evaluate(config, tmp_path / "whole")
@@ -183,7 +184,7 @@ def test_run_killed_after_the_threshold_was_passed_ends_as_the_run_that_was_not(
     assert_same_run(config, tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_made_longer_where_a_stage_would_begin_equals_the_long_run(tmp_path, by_step) -> None:
     config, workdir, *_ = by_step
     summary = train_and_evaluate(staged(BY_STEP, steps=15), tmp_path)
@@ -373,7 +374,7 @@ def test_run_on_a_plateau_equals_runs_at_the_lower_rates(tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [(12, 27), (16, 41)], ids=str)
+@pytest.mark.parametrize("at", [(12, 27), *exhaustive_tests(((16, 41),))], ids=str)
 def test_run_on_a_plateau_that_is_killed_ends_as_the_run_that_was_not(tmp_path, monkeypatch, at) -> None:
     config = small(eval_every=5, checkpoint_every=5, optimizer=dict(schedule=PLATEAU))
     validations(monkeypatch, LOSSES)
@@ -382,7 +383,7 @@ def test_run_on_a_plateau_that_is_killed_ends_as_the_run_that_was_not(tmp_path, 
     assert_same_run(config, tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_end_between_two_evaluations_counts_for_no_plateau_and_no_threshold(tmp_path, monkeypatch) -> None:
     validations(monkeypatch, LOSSES | {12: 0.1})
     curriculum = BY_METRIC | {"threshold": 0.1}

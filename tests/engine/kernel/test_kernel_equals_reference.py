@@ -105,7 +105,9 @@ CASES.remove(("lstm_peepholes", "team"))  # As the next test has an LSTM in one.
 
 
 @pytest.mark.parametrize(("variant", "launch"), slow_tests(*CASES))
-@pytest.mark.parametrize(("reverse", "store", "lengths"), [(False, "carries", True), (True, "auto", False)])
+@pytest.mark.parametrize(
+    ("reverse", "store", "lengths"), [(False, "carries", True), *exhaustive_tests((True, "auto", False))]
+)
 def test_every_launch_direction_and_store_equals_the_reference(variant, launch, reverse, store, lengths):
     with float64():
         cell = nnx.merge(*random_cell(variant, in_features=D, features=H))
