@@ -5,6 +5,7 @@ import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import jax  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 import tests.typechecker  # noqa: E402, F401  (The hook below looks it up by name.)
 
@@ -79,9 +81,17 @@ def _quick_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     if "plots" in request.path.parts:
         yield
         return
+    save = Figure.savefig
+
+    def savefig(figure: Figure, file: Any, **options: Any) -> None:
+        if isinstance(file, BytesIO):
+            file.write(PICTURE)
+        else:
+            save(figure, file, **options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rnnlab.plots.style.finish", lambda figure: None)
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(PICTURE))
+        patch.setattr(Figure, "savefig", savefig)
         yield
 
 

@@ -278,7 +278,7 @@ def test_a_study_of_its_own_goes_on_and_is_evaluated_from_elsewhere(tmp_path: Pa
     assert "loss" in said("rnnlab.evaluate", "--workdir=moved", "--test_lengths=8,16")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_runs_of_the_new_cells_sweep_are_those_of_their_own_numbers(extended: Path, tmp_path: Path) -> None:
     small = ["--config.steps=4", "--config.eval_every=4", "--config.task.length=8"]
     sweep = ["-m", "rnnlab.sweep", "--config=leaky_rate.py", f"--workdir={tmp_path / 's'}", *small]

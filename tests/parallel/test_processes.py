@@ -21,6 +21,7 @@ from rnnlab.training.checkpoints import Checkpoints
 from rnnlab.training.loop import train_and_evaluate
 from scripts.count_collectives import COLLECTIVE
 from tests.conftest import CACHE
+from tests.tiers import exhaustive_tests
 from tests.training.test_loop import final_params, small
 
 ROOT = Path(__file__).parents[2]
@@ -214,11 +215,9 @@ def test_a_signal_to_either_stops_both_at_the_same_step(pair: Pair) -> None:
     [
         (("", "--config.steps=70"), "error: process 1 was not started as process 0 was: config.steps is 70, not 60;"),
         (("", "--process=0"), "error: --process: two of the 2 processes have the number 0;"),
-        pytest.param(
-            ("--process=1", ""), "error: process 1 did not find process 0 at 127.0.0.1:", marks=pytest.mark.exhaustive
-        ),
+        *exhaustive_tests((("--process=1", ""), "error: process 1 did not find process 0 at 127.0.0.1:")),
         (("", "--help"), "error: process 1 of 2 did not come within 20 s"),
-        (None, "error: (--coordinator: port .* is in use|process 1 did not find process 0)"),
+        *exhaustive_tests((None, "error: (--coordinator: port .* is in use|process 1 did not find process 0)")),
     ],
     ids=["steps", "twice 0", "twice 1", "missing", "port"],
 )

@@ -13,6 +13,7 @@ import pytest
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import means
 from scripts import compare_lm1b
+from tests.tiers import exhaustive_tests
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 
 @needs_torch
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", *exhaustive_tests("adam")])
 def test_without_dropout_the_twin_makes_the_very_steps_of_rnnlab(tmp_path: Path, source: Path, optimizer: str) -> None:
     from scripts.compare_with_torch_lm import train_twin
 

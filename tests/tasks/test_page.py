@@ -17,6 +17,7 @@ from rnnlab.records.run_config import apply_overrides, resolve_config
 from rnnlab.tasks import GeneratedTask, StreamTask, Task, make_task
 from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.setup import make_run
+from tests.tiers import exhaustive_tests
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
 EXAMPLES = dict(re.findall(r'```python title="study/(\w+\.py)"\n(.*?)```', PAGE, re.S))
@@ -65,7 +66,7 @@ def test_every_example_is_trained_with() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", ["series", *exhaustive_tests(*(name for name in CHANGES if name != "series"))])
 def test_the_examples_train(name: str, study: Path, tmp_path: Path) -> None:
     summary = train_and_evaluate(config(study, **CHANGES[name]), tmp_path / "run", str(tmp_path / "data"))
     assert summary["status"] == "finished"

@@ -17,6 +17,7 @@ from rnnlab.training.prefetch import Feed
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
+from tests.tiers import exhaustive_tests
 
 TASKS: dict[str, dict[str, Any]] = {
     "language_model": dict(name="language_model", window=4),
@@ -74,7 +75,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["language_model", *exhaustive_tests("sentences")])
 def test_a_text_that_the_host_reads_is_trained_on_as_one_on_the_device(text, name, monkeypatch):
     """Over more than an epoch, on two devices, words replaced at random, too; compiled as for a user: the two programs
     read their batches differently, and the hurried compilation of tests rounds what follows differently."""
@@ -105,7 +106,7 @@ def test_blocks_are_the_same_in_whatever_order_they_are_asked_for(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["sentences", *exhaustive_tests("language_model")])
 def test_a_run_resumed_within_a_block_ends_bit_for_bit_where_it_would_have(text, name, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_and_evaluate(config(text, name, on_device=False), whole, str(text))

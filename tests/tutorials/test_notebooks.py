@@ -84,8 +84,8 @@ def test_the_page_of_the_tutorials_names_every_notebook_with_its_title() -> None
     assert len(titles) == 5
 
 
-RUN_WITH_SLOW_TESTS = ("write_a_cell_and_measure_it", "text_from_a_language_model")
-"""They take a minute each; the others run with the exhaustive tests, and by `make notebooks`."""
+RUN_WITH_SLOW_TESTS = ("write_a_cell_and_measure_it",)
+"""It takes a minute; the others run with the exhaustive tests, and by `make notebooks`."""
 
 
 @pytest.mark.parametrize(

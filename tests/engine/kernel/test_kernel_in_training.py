@@ -24,13 +24,14 @@ from tests.helpers import (
     random_array,
     with_bad_padding,
 )
+from tests.tiers import exhaustive_tests
 
 T, B, D, H = 4, 3, 2, 4
 LENGTHS = (4, 0, 2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cell", "target"), [("gru", "triton"), ("gru_reset_before", "mosaic")])
+@pytest.mark.parametrize(("cell", "target"), [("gru", "triton"), *exhaustive_tests(("gru_reset_before", "mosaic"))])
 def test_a_bidirectional_network_with_all_that_can_stand_around_a_cell_equals_fused(cell, target):
     with float64():
         lengths = jnp.array(LENGTHS)
