@@ -254,7 +254,7 @@ def test_commands_that_add_something_train(extended: Path, tmp_path: Path) -> No
     assert list(tmp_path.glob("*/plots/largest_unit.png"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_study_of_its_own_goes_on_and_is_evaluated_from_elsewhere(tmp_path: Path) -> None:
     for path, text in files_of([ROOT / "docs" / "how_to" / "run_an_ablation_outside_the_project.md"]).items():
         (tmp_path / path).parent.mkdir(exist_ok=True)

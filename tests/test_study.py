@@ -179,7 +179,7 @@ def test_every_command_takes_what_lives_outside(study: Path, command: Callable[.
     assert "resuming run at step 6" in command("rnnlab.train", *again)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_jobs_of_slurm_take_what_lives_outside(study: Path, tmp_path: Path, command: Callable[..., str]) -> None:
     (tmp_path / "slurm").mkdir()
     with cluster(tmp_path / "slurm"):

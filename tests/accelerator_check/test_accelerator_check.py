@@ -28,7 +28,7 @@ H100 = {"platform": "gpu", "kind": "NVIDIA H100 80GB HBM3", "count": 1, "bytes":
 @pytest.mark.slow
 def test_a_check_that_is_cut_off_goes_on_with_what_is_left(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(command, "LONGEST", 3000.0)
-    monkeypatch.setattr(parts, "PRECISIONS", ("highest", "tf32"))
+    monkeypatch.setattr(parts, "PRECISIONS", ("highest",))
     words = ["--small", "--cells=mingru", f"--output={tmp_path}"]
     monkeypatch.setattr(command, "UNTIL", {"correctness": 1.0, "timing": 0.0, "sweeps": 0.0, "training": 0.0})
     assert command.main([*words, "--minutes=60"]) == cli.FINISHED

@@ -15,6 +15,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.files.checksums import altered, checksums
 from rnnlab.parallel import devices
 from rnnlab.training.checkpoints import Checkpoints, SavedCheckpoints
+from tests.tiers import exhaustive_tests
 
 HOST = {"stopping": {"best_step": 3, "best_values": {"loss": 0.1, "accuracy": float("nan")}}, "window": (1, 2)}
 
@@ -44,7 +45,7 @@ def test_what_was_saved_is_read_without_the_checksums(saved):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["d", "state", "_CHECKPOINT_METADATA"])
+@pytest.mark.parametrize("file", ["state", *exhaustive_tests("d", "_CHECKPOINT_METADATA")])
 def test_every_flipped_bit_is_found_or_changes_nothing(saved, tmp_path, capfd, file):
     folder, draw, result = tmp_path / "copy", random.Random(file), 0
     shutil.copytree(saved[0], folder)

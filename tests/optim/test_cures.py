@@ -148,9 +148,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 SCHEDULED = {name for name in CURES if "schedule" in str(CURES[name])}
 SHOWN = {
-    *("dropout of the input", "dropout of the candidate", "zoneout of the cell state", "skip", "clip by norm"),
-    *("layer normalization in the cell", "batch normalization in the cell", "gradient noise", "weight decay"),
-    *("one cycle", "orthogonality", "gradient-norm penalty", "averaged weights", "cotangent clip by norm", "noise"),
+    *("dropout of the candidate", "zoneout of the cell state", "clip by norm", "layer normalization in the cell"),
+    *("gradient noise", "orthogonality", "gradient-norm penalty", "averaged weights", "noise"),
 }
 """One of each kind: all others run by themselves with the exhaustive tests alone."""
 ONE_BY_ONE = [name if name in SHOWN else pytest.param(name, marks=pytest.mark.exhaustive) for name in CURES]

@@ -27,6 +27,7 @@ from rnnlab.sweeps.worker import Worker
 from rnnlab.training import footprint
 from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN
+from tests.tiers import exhaustive_tests
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
@@ -326,7 +327,7 @@ SIZES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["units", *exhaustive_tests("rows", "steps")])
 def test_a_run_that_is_too_large_is_one_line(size: str, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "rnnlab.train", "--config=configs/adding.py", f"--workdir={tmp_path / 'run'}"]
     limited = f'ulimit -v {4 * 2**20} && exec "$0" "$@"'

@@ -195,7 +195,7 @@ def test_convergence_is_the_first_evaluation_that_solves_the_task() -> None:
     assert Convergence(None, 1.0).summary() is None
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_summary_says_how_the_run_went(tmp_path: Path) -> None:
     summary = train_and_evaluate(small(), tmp_path)
     assert summary["convergence"] == {"metric": "loss", "threshold": 0.01, "steps": None, "seconds": None}
@@ -241,7 +241,7 @@ largest = Diagnostic(measure, (DiagnosticFigure("largest_weight", draw, "The lar
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_diagnostic_from_outside_brings_its_figure_and_caption(tmp_path: Path) -> None:
     (tmp_path / "weights.py").write_text(OUTSIDE)
     config = small(diagnostics=("weights:largest", "norms"), import_from=[str(tmp_path)])

@@ -23,6 +23,7 @@ from rnnlab.sweeps.spec.space import expand, load_sweep
 from rnnlab.training.loop import train_and_evaluate
 from tests.files.test_locks import start_holder
 from tests.helpers import SMALL_RUN
+from tests.tiers import exhaustive_tests
 
 CONFIGS = {
     "plain": resolve_config(SMALL_RUN),
@@ -219,7 +220,7 @@ READERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("command", ["evaluate", *exhaustive_tests("diagnose", "html")])
 def test_readers_write_nothing_to_a_run_in_progress(in_progress: Path, capfd, command: str) -> None:
     main, words, status = READERS[command]
     before = {path: path.stat().st_mtime_ns for path in in_progress.rglob("*")}

@@ -45,7 +45,7 @@ def test_the_whole_page_is_what_the_command_writes() -> None:
     assert written().strip("\n") == page(json.loads(MEASURED.read_text())["cells"]).strip("\n"), AGAIN
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_measuring_gives_every_cell_its_half_life_and_cost(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(describe_cells, "CELLS", {name: CELLS[name] for name in ("lstm", "lmu")})
     monkeypatch.setattr(describe_cells, "SHAPE", (6, 4, 1, 8))

@@ -222,6 +222,7 @@ def test_an_entry_stops_resumes_and_leaves_the_file_of_one_that_did_not(
 ) -> None:
     for module in (of_entries, training):
         monkeypatch.setattr(module, "SEEDS", SEEDS[:2])
+    monkeypatch.setattr(of_entries, "TUNING_SEEDS", TUNING_SEEDS[:1])
     entry, asked = small(), [0]
 
     def stop(step: int) -> bool:

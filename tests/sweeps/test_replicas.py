@@ -17,7 +17,7 @@ from rnnlab.training.setup import make_run
 from rnnlab.training.state import TrainState
 from scripts.count_collectives import collectives
 from tests.helpers import assert_close, float64, in_double
-from tests.tiers import FEW
+from tests.tiers import FEW, exhaustive_tests
 
 STEPS = 100
 NUMBERS = [(0, 1e-2, 1.0), (1, 3e-3, 0.1), (2, 2e-2, 10.0)]
@@ -95,7 +95,8 @@ def test_replica_equals_the_run_alone_at_step_100(cell):
     compare(of_cell(cell), 2e-4)
 
 
-@pytest.mark.parametrize("cell", EVERY_CELL)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", *exhaustive_tests(*(cell for cell in CELLS if cell != "lstm"))])
 def test_replica_equals_the_run_alone_at_step_100_in_double_precision(cell):
     with float64():
         compare(of_cell(cell), 1e-10)

@@ -129,7 +129,7 @@ def replicas(workdir: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "way"),
-    [("validation", replicas), ("test", alone), *exhaustive_tests(("validation", alone), ("test", replicas))],
+    [("validation", replicas), *exhaustive_tests(("test", alone), ("validation", alone), ("test", replicas))],
 )
 def test_a_run_whose_evaluation_was_left_goes_on_as_if_it_had_not_been(
     way: Callable[[Path], bool], split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
