@@ -77,8 +77,9 @@ def _forget_programs() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def _quick_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Figures are drawn, but their words not placed and their pixels not made, which is most of the second that one
-    takes: their files hold one pixel. tests/plots has them whole, and so has every process that a test starts."""
-    if "plots" in request.path.parts:
+    takes: their files hold one pixel. tests/plots has them whole, and so have the tests of a file that says
+    `WHOLE_PICTURES = True`, and every process that a test starts."""
+    if "plots" in request.path.parts or getattr(request.module, "WHOLE_PICTURES", False):
         yield
         return
     save = Figure.savefig
