@@ -113,7 +113,7 @@ def growth(by_length: Mapping[int, Numbers]) -> Growth:
     ]
     if len(whole) < 2 or len(points) < 3:
         return Growth(Mean(math.nan, math.nan, math.nan, len(points)), math.nan, whole, unsolved)
-    fit = stats.linregress(*zip(*points, strict=True))
+    fit = stats.linregress([x for x, _ in points], [y for _, y in points])
     slope, error = float(fit.slope), float(fit.stderr)  # pyright: ignore[reportAttributeAccessIssue]
     wide = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 2)) * error
     factor = math.exp(float(fit.intercept))  # pyright: ignore[reportAttributeAccessIssue]
