@@ -16,7 +16,7 @@ from scripts.study.comparison import (
     rank_correlation,
 )
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
-from scripts.study.protocol import CURE_TASKS, CURES, GAINS, TASKS
+from scripts.study.protocol import CELLS, CURE_TASKS, CURES, GAINS, TASKS
 from scripts.study.relations import Prediction, growth, predict
 
 
@@ -36,6 +36,8 @@ class Figures:
 
 # --- cells -----------------------------------------------------------------------------------------------------------
 
+METRICS = {"wrong": "share of wrong symbols"}
+"""For people, metrics whose name does not say enough."""
 FEWEST = 12
 """So many cells must have run on a task for it to count in the mean ranks."""
 
@@ -43,7 +45,8 @@ FEWEST = 12
 def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
     lines = ["## Which cell for which kind of memory", ""]
     for task, of in by_task.items():
-        lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}): {_winners(of)}.")
+        so_far = "" if len(of) >= len(CELLS) else f"; {len(of)} of the {len(CELLS)} cells so far"
+        lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(of)}.")
     lines += ["", *_prediction(by_task), ""]
     complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST}
     ranks, critical = average_ranks(complete)
@@ -68,7 +71,8 @@ def _winners(of: Mapping[str, Numbers]) -> str:
         sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
         best = sorted(of.values(), key=lambda n: sign * n.mean.value)[:3]
         each = (f"{n.entry['method']} {n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})" for n in best)
-        return f"none solves it; the best {best[0].entry['metric']} is that of {', '.join(each)}"
+        metric = METRICS.get(best[0].entry["metric"], best[0].entry["metric"])
+        return f"none solves it; the best {metric} is that of {', '.join(each)}"
     words = []
     if always:
         first = ", ".join(f"{n.entry['method']} ({median_words(n)} steps)" for n in always[:3])

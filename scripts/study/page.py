@@ -28,10 +28,13 @@ def write_page(results: Path, page: Path) -> str:
     entries = [numbers_of(entry) for entry in read_entries(results)]
     if not entries:
         raise ConfigError(f"{results} has no results; python -m scripts.study trains them")
-    found: list[str] = []
+    trained = {part: [n for n in entries if n.entry["part"] == part] for part in PARTS}
+    planned = {part: len(list(PARTS[part]("small"))) for part in PARTS}
+    done = ", ".join(f"{len(trained[part])} of {planned[part]} of {part}" for part in PARTS)
+    found = [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
     tables: list[str] = []
     for part in PARTS:
-        by_task = _by_task([n for n in entries if n.entry["part"] == part])
+        by_task = _by_task(trained[part])
         if not by_task:
             continue
         found += FINDINGS[part](by_task, Figures(results, page))

@@ -197,7 +197,8 @@ def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: P
     assert write_page(results, page).startswith("3 entries in ")
     text = page.read_text()
     assert (
-        "**adding 200** (two numbers, marked): every seed solves it with gru_chrono (40 (40 to 40) steps); some seeds "
+        "**adding 200** (two numbers, marked; 3 of the 18 cells so far): every seed solves it with gru_chrono (40 (40 "
+        "to 40) steps); some seeds "
         "with lem (3 of 8); none with lstm." in text
     )
     assert "| gru_chrono | 8 of 8 | 40 (40 to 40) | 0.00133 (" in text
