@@ -36,8 +36,6 @@ class Figures:
 
 # --- cells -----------------------------------------------------------------------------------------------------------
 
-METRICS = {"wrong": "share of wrong symbols"}
-"""For people, metrics whose name does not say enough."""
 FEWEST = 12
 """So many cells must have run on a task for it to count in the mean ranks."""
 
@@ -71,8 +69,7 @@ def _winners(of: Mapping[str, Numbers]) -> str:
         sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
         best = sorted(of.values(), key=lambda n: sign * n.mean.value)[:3]
         each = (f"{n.entry['method']} {n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})" for n in best)
-        metric = METRICS.get(best[0].entry["metric"], best[0].entry["metric"])
-        return f"none solves it; the best {metric} is that of {', '.join(each)}"
+        return f"none solves it; the best {best[0].entry['metric']} is that of {', '.join(each)}"
     words = []
     if always:
         first = ", ".join(f"{n.entry['method']} ({median_words(n)} steps)" for n in always[:3])

@@ -53,6 +53,11 @@ def test_every_cell_meets_every_task_and_a_pattern_chooses_among_them() -> None:
         entries("cells", only="copying_50/lme")
 
 
+def test_settings_are_chosen_by_a_metric_that_differs_long_before_a_task_is_solved() -> None:
+    """The share of wrong sequences is 1 for all of them until then."""
+    assert {name: task.metric for name, task in TASKS.items() if task.metric != "loss"} == {"permuted_rows": "accuracy"}
+
+
 def test_a_backend_changes_nothing_else_of_an_entry() -> None:
     entry = small()
     fast = entry.run_by("native")
