@@ -258,7 +258,7 @@ def poisoned(trained: Path, folder: Path, part: str) -> Path:
     return folder
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_what_is_finite_is_measured_where_parameters_are_not(
     diagnosed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,7 +292,7 @@ def test_a_network_of_nan_is_exit_status_2_with_every_reason(
     assert capsys.readouterr().err == "error: nothing could be measured\n"
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_second_diagnosis_keeps_what_the_first_one_measured(diagnosed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(diagnosed, folder)

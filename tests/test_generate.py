@@ -35,7 +35,7 @@ from rnnlab.training.loop import train_and_evaluate
 from rnnlab.training.run import Run
 from rnnlab.training.setup import make_run
 from tests.helpers import SMALL_RUN, assert_close, float64, in_double, random_like, without_cache_lines
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 # --- what is drawn ---------------------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ def vocabulary_of(data: Path, task: str) -> Vocabulary:
     return load_tokens("text", data, source=data / "text", **fields).vocabulary
 
 
-@pytest.mark.parametrize("task", ["words", *exhaustive_tests("characters")])
+@pytest.mark.parametrize("task", ["words", *slow_tests("characters")])
 def test_the_text_is_the_prompt_and_as_many_tokens_as_asked_for_the_same_for_a_seed(task, data, say) -> None:
     vocabulary = vocabulary_of(data, task)
     prompt = {"words": "a b", "characters": "ab"}[task]

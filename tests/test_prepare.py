@@ -21,7 +21,7 @@ from rnnlab.datasets.tokens import Request, TokenSet, load_tokens, prepare, read
 from rnnlab.datasets.vocabulary import Vocabulary
 from rnnlab.parallel.memory import OutOfMemory
 from rnnlab.prepare import main
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 TEXTS = {
     "train": "the cat , the dog\nthe  Ärger\tof\n\n the <unk> end \n" * 40,
@@ -97,7 +97,7 @@ def test_tokens_of_characters_are_the_text_itself(source: Path, small_pieces: No
     check(found, dict(zip(SPLITS, map(list, TEXTS.values()), strict=True)), "\n")
 
 
-@pytest.mark.parametrize("size", [7, *exhaustive_tests(1, 1000)])
+@pytest.mark.parametrize("size", [7, *slow_tests(1, 1000)])
 def test_pieces_do_not_show(source: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     text = " ".join(np.random.default_rng(0).choice(["a", "bb", "\n", "  ", "é\n\n"], 60))
     (source / "train.txt").write_text(text + " " * 50 + "\n" * 30 + text)

@@ -1,4 +1,4 @@
-"""What the study found, in sentences with their numbers, and its figures: the first screen of docs/study.md."""
+"""Says what the study found, in sentences with their numbers and figures: the first screen of docs/study.md."""
 
 import dataclasses
 import math
@@ -30,8 +30,8 @@ class Figures:
     def shown(self, draw: Callable[[Path], Path], name: str, words: str) -> list[str]:
         """Draws a figure; the lines that show it."""
         path = draw(self.folder / f"{name}.png")
-        place = Path(os.path.relpath(path, self.page.parent)).as_posix()
-        return [f"![{words}]({place})", ""]
+        link = Path(os.path.relpath(path, self.page.parent)).as_posix()
+        return [f"![{words}]({link})", ""]
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -110,22 +110,23 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         memory = CURE_TASKS[task].memory if task in CURE_TASKS else task
         lines += [f"- **{task.replace('_', ' ')}** ({memory}): {_helped(task, of)}."]
     lines += ["", "Beside each: its error over that of the same cell without it, tuned alike, with its interval.", ""]
-    lines += figures.shown(lambda path: draw_cures(by_task, path), "cures", "What each cure does to the test error")
+    lines += figures.shown(lambda path: draw_cures(by_task, path), "cures", "The test error with each cure")
     return lines
 
 
 def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     """Which cures help and which hurt by the corrected test, and for whom nothing is shown."""
     pairs = [(n, of[cell]) for m, n in of.items() if (cell := m.partition("+")[0]) != m and cell in of]
-    found = list(zip(pairs, compare([n for n, _ in pairs], [b for _, b in pairs]), strict=True))
+    comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
+    compared = [(n, b, comparison) for (n, b), comparison in zip(pairs, comparisons, strict=True)]
     words = []
     for verb, sign in (("help", 1), ("hurt", -1)):
-        sure = [(n, b, c) for (n, b), c in found if min(c.p_error, c.p_solved) < 0.05 and sign * c.delta > 0]
+        sure = [(n, b, c) for n, b, c in compared if min(c.p_error, c.p_solved) < 0.05 and sign * c.delta > 0]
         sure.sort(key=lambda one: -sign * one[2].delta)
         each = [f"{_cure_of(n)} {_ratio(n, b)}" for n, b, _ in sure]
         words.append(f"{verb}: {', '.join(each) or 'none'}")
-    rest = [n for (n, _), c in found if min(c.p_error, c.p_solved) >= 0.05]
-    words.append(f"nothing is shown for the other {len(rest)} of {len(found)}")
+    rest = [n for n, _, c in compared if min(c.p_error, c.p_solved) >= 0.05]
+    words.append(f"nothing is shown for the other {len(rest)} of {len(compared)}")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _ in pairs) if name in meant]
     return "; ".join(words) + (f" (meant for it: {', '.join(here)})" if here else "")
@@ -157,7 +158,7 @@ def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figur
         if (found := predict([n for n in every if n.entry["method"].rpartition("_")[0] == family])) is not None
     }
     lines = [
-        "## What the gradient before training says",
+        "## The gradient before training, and the time to solve",
         "",
         f"Over {len(whole.names)} initialisations: {_foretold(whole)}.",
         "",
@@ -204,15 +205,15 @@ def _lengths(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> 
     lines = ["## How the time to solve grows with the length", ""]
     for method, fit in fits.items():
         exponent, at = fit.exponent, ", ".join(map(str, fit.lengths))
-        said = f"every seed solves T = {at}" if fit.lengths else "no length is solved by every seed"
+        sentence = f"every seed solves T = {at}" if fit.lengths else "no length is solved by every seed"
         if math.isfinite(exponent.value):
-            said += (
+            sentence += (
                 f"; steps grow as T to the power {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f}, "
                 f"{exponent.count} runs)"
             )
         if fit.unsolved:
-            said += f"; not T = {', '.join(map(str, fit.unsolved))}"
-        lines.append(f"- **{method}**: {said}.")
+            sentence += f"; not T = {', '.join(map(str, fit.unsolved))}"
+        lines.append(f"- **{method}**: {sentence}.")
     lines += [
         "",
         *figures.shown(lambda path: draw_growth(by_method, fits, path), "lengths", "The time to solve by length"),

@@ -16,7 +16,7 @@ from scripts.study.training import read_entries
 
 HEAD = ["method", "solved", "median steps", "test", "δ", "p", "clipped", "half-life before", "after", "λ₁", "ms a step"]
 TITLES = {"cells": "Cells on", "cures": "Cures on", "initialisation": "Initialisations on", "lengths": "Lengths:"}
-"""What stands before a task over a part's table."""
+"""The words before a task over a part's table."""
 
 
 def write_page(results: Path, page: Path) -> str:
@@ -31,16 +31,16 @@ def write_page(results: Path, page: Path) -> str:
     trained = {part: [n for n in entries if n.entry["part"] == part] for part in PARTS}
     planned = {part: len(list(PARTS[part]("small"))) for part in PARTS}
     done = ", ".join(f"{len(trained[part])} of {planned[part]} of {part}" for part in PARTS)
-    found = [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
+    findings = [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
     tables: list[str] = []
     for part in PARTS:
         by_task = _by_task(trained[part])
         if not by_task:
             continue
-        found += FINDINGS[part](by_task, Figures(results, page))
+        findings += FINDINGS[part](by_task, Figures(results, page))
         for task, of in by_task.items():
             tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(of, _baselines(part, of)), ""]
-    write_between_marks(page, "\n".join([*found, "## Tables", "", *tables]).rstrip() + "\n")
+    write_between_marks(page, "\n".join([*findings, "## Tables", "", *tables]).rstrip() + "\n")
     write_text(results / "table.html", _html(entries))
     return f"{len(entries)} entries in {page} and {results / 'table.html'}"
 
@@ -54,7 +54,7 @@ def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
 
 
 def _baselines(part: str, of: Mapping[str, Numbers]) -> dict[str, Numbers | None]:
-    """What each method is compared with."""
+    """The entry that each method is compared with."""
     if part == "cells":
         return {method: of.get(BASELINE) for method in of}
     if part == "cures":

@@ -1,8 +1,9 @@
-"""What the study fits: the time to solve beside what is measured before training, and beside the length of a task."""
+"""Fits the time to solve, to the gradient before training and to the length of a task."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -57,11 +58,10 @@ def predict(entries: Sequence[Numbers]) -> Prediction | None:
     exceptions: list[str] = []
     if done.sum() > 2 and np.ptp(distance[done]) > 0:
         x, y = distance[done], np.log10(np.array(steps)[done])
-        slope, intercept = map(float, np.polyfit(x, y, 1))
+        line = _line(x, y)
+        slope, intercept, r_squared = line.slope, line.intercept, line.r_squared
         residuals = y - (slope * x + intercept)
-        total = float(((y - y.mean()) ** 2).sum())
-        r_squared = 1 - float((residuals**2).sum()) / total if total > 0 else math.nan
-        spread = math.sqrt(float((residuals**2).sum()) / max(1, len(x) - 2))
+        spread = math.sqrt(float((residuals**2).sum()) / (len(x) - 2))
         exceptions = [
             name
             for name, residual in zip(np.array(names)[done], residuals, strict=True)
@@ -113,8 +113,21 @@ def growth(by_length: Mapping[int, Numbers]) -> Growth:
     ]
     if len(whole) < 2 or len(points) < 3:
         return Growth(Mean(math.nan, math.nan, math.nan, len(points)), math.nan, whole, unsolved)
-    fit = stats.linregress([x for x, _ in points], [y for _, y in points])
-    slope, error = float(fit.slope), float(fit.stderr)  # pyright: ignore[reportAttributeAccessIssue]
-    wide = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 2)) * error
-    factor = math.exp(float(fit.intercept))  # pyright: ignore[reportAttributeAccessIssue]
-    return Growth(Mean(slope, slope - wide, slope + wide, len(points)), factor, whole, unsolved)
+    line = _line(*np.array(points).T)
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 2)) * line.error
+    exponent = Mean(line.slope, line.slope - wide, line.slope + wide, len(points))
+    return Growth(exponent, math.exp(line.intercept), whole, unsolved)
+
+
+class _Line(NamedTuple):
+    slope: float
+    intercept: float
+    r_squared: float
+    error: float
+    """Of the slope, its standard error."""
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> _Line:
+    """The line of least squares."""
+    fit: Any = stats.linregress(x, y)
+    return _Line(float(fit.slope), float(fit.intercept), float(fit.rvalue) ** 2, float(fit.stderr))

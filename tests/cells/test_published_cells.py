@@ -11,7 +11,7 @@ from rnnlab.cells.independent import within
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import unroll
 from tests.helpers import make_cell, random_array
-from tests.tiers import exhaustive_tests, slow_tests
+from tests.tiers import slow_tests
 
 H = 64
 
@@ -107,7 +107,7 @@ def test_heads_see_their_own_units_only():
     np.testing.assert_allclose(blocks[:4, :4] @ blocks[:4, :4].T, np.eye(4), atol=1e-6)
 
 
-@pytest.mark.parametrize("rank", [None, *exhaustive_tests(1)])
+@pytest.mark.parametrize("rank", [None, *slow_tests(1)])
 def test_a_mogrifier_of_no_rounds_is_the_lstm(rank):
     x = random_array(1, 4, 2, 2)
     lstm, mogrifier = (cell_of(name, 4, **o) for name, o in (("lstm", {}), ("mogrifier", {"rounds": 0, "rank": rank})))

@@ -365,7 +365,6 @@ def test_a_run_learns_on_the_reference_backend_and_resumes_exactly(tmp_path, cap
     assert (norm["recurrent"]["variance"][1:] < 0.5).all(), "the running statistics have left 1"
 
 
-@pytest.mark.exhaustive
 @pytest.mark.usefixtures("unchecked")
 def test_a_training_step_is_the_same_on_two_devices():
     found = []

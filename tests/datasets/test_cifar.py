@@ -24,7 +24,7 @@ from rnnlab.tasks import Batch, Pixels, Split, Task, make_task
 from rnnlab.tasks.pixels import CLASSES
 from rnnlab.training.loop import train_and_evaluate
 from tests.helpers import SMALL_RUN
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 BATCH, TEST, HELD_OUT = 3, 5, 4
 TRAIN = 5 * BATCH
@@ -330,7 +330,7 @@ def moved(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("order", ["noisy_rows", *exhaustive_tests("scanline", "permuted")])
+@pytest.mark.parametrize("order", ["noisy_rows", *slow_tests("scanline", "permuted")])
 def test_pixel_shift_moves_all_colours_together_and_leaves_the_noise(folder: Path, order: str) -> None:
     length = {"length": 35} if order == "noisy_rows" else {}
     section = dict(name="pixels", dataset="cifar10", order=order, validation_size=HELD_OUT, **length)

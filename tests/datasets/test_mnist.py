@@ -17,7 +17,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.datasets import mnist
 from rnnlab.datasets.locations import data_root
 from rnnlab.tasks import Batch, Pixels, Split, Task, make_task
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 TRAIN, TEST, HELD_OUT = 12, 5, 4
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = mnist.CHECKSUMS
@@ -257,7 +257,7 @@ def moved(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
     return np.where((rows - dy >= 0) & (rows - dy < 28) & (columns - dx >= 0) & (columns - dx < 28), out, 0)
 
 
-@pytest.mark.parametrize("order", ["permuted", "rows", *exhaustive_tests("scanline", "permuted_rows")])
+@pytest.mark.parametrize("order", ["permuted", "rows", *slow_tests("scanline", "permuted_rows")])
 def test_pixel_shift_moves_the_image_before_it_is_read(folder: Path, order: str) -> None:
     most, count = 2, 240
     section = dict(name="pixels", order=order, validation_size=HELD_OUT)

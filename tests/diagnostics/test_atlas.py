@@ -29,7 +29,7 @@ from rnnlab.diagnostics.atlas import (
 from rnnlab.ops.safe_norms import row_norms as norms
 from rnnlab.plots.atlas import atlas
 from tests.helpers import float64, in_double, random_array
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, B, H = 30, 2, 6
 TINY: dict[str, Any] = {"features": 4, "length": 6, "batch": 2, "draws": 2}
@@ -50,7 +50,7 @@ def factors(network: str, initialization: str, **given: Any) -> list[float]:
     return [row["factor"] for row in found["results"]]
 
 
-@pytest.mark.parametrize("scale", [1e-4, 30.0, *exhaustive_tests(0.5, 1.0, 1.1)])
+@pytest.mark.parametrize("scale", [1e-4, 30.0, *slow_tests(0.5, 1.0, 1.1)])
 def test_a_scaled_orthogonal_kernel_changes_a_linear_gradient_by_its_scale(scale: float) -> None:
     with float64():
         kernel = scale * jnp.linalg.qr(random_array(0, H, H))[0]

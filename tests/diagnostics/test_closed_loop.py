@@ -13,7 +13,7 @@ from rnnlab.diagnostics.closed_loop import PARTS, check_closed_loop, closed_loop
 from rnnlab.diagnostics.diagnosis import MEASURES, measures_of
 from rnnlab.nn.network import Network
 from rnnlab.tasks import Adding, Forecast
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 
 def make_task(**fields: Any) -> Forecast:
@@ -29,7 +29,7 @@ def make_network(**fields: Any) -> Network:
     ("predicts", "fields"),
     [
         ("change", {"learned_carry": True}),
-        *exhaustive_tests(("value", {"layers": 2, "cell": {"name": "lstm", "features": 3}})),
+        *slow_tests(("value", {"layers": 2, "cell": {"name": "lstm", "features": 3}})),
     ],
     ids=["change", "value"],
 )

@@ -29,7 +29,7 @@ from tests.helpers import (
     random_cell,
     with_bad_padding,
 )
-from tests.tiers import exhaustive_tests, in_tiers
+from tests.tiers import exhaustive_tests, in_tiers, slow_tests
 
 T, B, D, H = 5, 3, 3, 4
 LENGTHS = (5, 3, 0)
@@ -119,8 +119,8 @@ def test_step_jacobians_equal_jacrev_of_a_plain_step(variant: str) -> None:
                     assert_close(jacobians[k, b], wanted if t < LENGTHS[b] else jnp.eye(size), 1e-13)
 
 
-@pytest.mark.parametrize("reverse", [True, *exhaustive_tests(False)])
-@pytest.mark.parametrize("variant", ["gru_reset_before", *exhaustive_tests("lstm_peepholes"), *exhaustive_tests("gru")])
+@pytest.mark.parametrize("reverse", [True, *slow_tests(False)])
+@pytest.mark.parametrize("variant", ["gru_reset_before", *slow_tests("lstm_peepholes"), *exhaustive_tests("gru")])
 def test_products_equal_jacrev_of_the_carry_after_k_steps(variant: str, reverse: bool) -> None:
     with float64():
         graphdef, state = random_cell(variant, in_features=D, features=H)

@@ -192,7 +192,7 @@ def test_attention_and_dense_connections_enter_too() -> None:
         check(*split_of(network, *problem("last", None), 2), 2)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_interventions_in_the_backward_pass_are_left_out() -> None:
     with float64():
         task, batch = problem("last", LENGTHS)

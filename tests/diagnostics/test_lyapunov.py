@@ -15,7 +15,7 @@ from rnnlab.diagnostics.jacobians import step_jacobians
 from rnnlab.diagnostics.lyapunov import lyapunov_exponents, summary
 from rnnlab.nn.trajectory import Trajectory
 from tests.helpers import compiled_carries, float64, in_double, measured, random_array, random_cell
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, B, D, H = 12, 3, 2, 4
 LENGTHS = (12, 5, 0)
@@ -109,7 +109,7 @@ def test_an_lstm_with_a_constant_forget_gate_keeps_it_along_half_the_directions_
 
 
 @pytest.mark.parametrize(
-    "variant", ["lstm_peepholes", *exhaustive_tests("vanilla_relu", "vanilla_elu", "gru", "gru_reset_before")]
+    "variant", ["lstm_peepholes", *slow_tests("vanilla_relu", "vanilla_elu", "gru", "gru_reset_before")]
 )
 def test_the_sum_is_the_mean_of_log_determinants(variant: str) -> None:
     with float64():

@@ -13,11 +13,11 @@ from rnnlab.diagnostics.parallel import newton_iterations
 from rnnlab.engine import Iterations, NewtonOptions, unroll
 from rnnlab.nn.trajectory import Trajectory
 from tests.helpers import compiled_carries, float64, measured, random_array, random_cell
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, B, D, H = 30, 3, 2, 4
 LENGTHS = (30, 0, 11)
-CASES = exhaustive_tests(("lstm", "full"), ("lstm", "block"))
+CASES = slow_tests(("lstm", "full"), ("lstm", "block"))
 CASES += [pytest.param("hippo_legs", "full", marks=pytest.mark.exhaustive)]  # Its carry counts steps.
 
 

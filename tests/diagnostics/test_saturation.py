@@ -28,7 +28,7 @@ from tests.helpers import (
     shape_of_cell,
     with_bad_padding,
 )
-from tests.tiers import exhaustive_tests, in_tier
+from tests.tiers import in_tier, slow_tests
 
 T, B, D, H = 6, 4, 2, 3
 LENGTHS = (6, 3, 1, 4)
@@ -257,7 +257,7 @@ def expected_of(cell: str, network: Network, x: np.ndarray, lengths: tuple[int, 
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
-@pytest.mark.parametrize("cell", ["irnn", "lstm", *exhaustive_tests("vanilla", "gru", "mgu")])
+@pytest.mark.parametrize("cell", ["irnn", "lstm", *slow_tests("vanilla", "gru", "mgu")])
 def test_all_that_is_measured_equals_a_loop_over_rows_and_steps(cell: str, lengths: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(CELLS, "mgu", MGU)
     with float64():

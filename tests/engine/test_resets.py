@@ -22,7 +22,7 @@ from tests.helpers import (
     random_like,
     with_bad_padding,
 )
-from tests.tiers import exhaustive_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 T, B, D, H = 7, 3, 2, 4
 BEGINS = np.zeros((T, B), bool)
@@ -31,7 +31,7 @@ BEGINS[[0, 3, 1, 2, 4, 6], [0, 0, 1, 1, 1, 1]] = True
 LENGTHS = [7, 5, 6]
 RUNS = [
     ("lstm", "fused", False),
-    *exhaustive_tests(("gru_reset_before", "fused", True), ("lstm", "reference", True)),
+    *slow_tests(("gru_reset_before", "fused", True), ("lstm", "reference", True)),
     *exhaustive_tests(
         ("lstm", "fused", True),
         ("lstm", "reference", False),
@@ -63,7 +63,7 @@ def alone(cell: Any, x: jax.Array, first: Any, anew: Any, lengths: list[int] | N
     return h
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, *exhaustive_tests(None)])
+@pytest.mark.parametrize("lengths", [LENGTHS, *slow_tests(None)])
 @pytest.mark.parametrize(("variant", "backend", "reverse"), RUNS)
 def test_rows_with_resets_equal_their_stretches_run_alone(variant, backend, reverse, lengths):
     with float64():

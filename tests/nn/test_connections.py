@@ -12,7 +12,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.nn.attention import Attention
 from rnnlab.nn.network import Network
 from tests.helpers import assert_close, float64, in_double, random_array, random_like, with_bad_padding
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, B, D, H = 5, 3, 5, 4  # So many inputs that their projection is one product, whatever XLA fuses it with.
 LENGTHS = jnp.array([5, 2, 3])
@@ -31,7 +31,7 @@ def last(h: jax.Array) -> jax.Array:
     return jnp.stack([h[n - 1, row] for row, n in enumerate(LENGTHS)])
 
 
-@pytest.mark.parametrize("bidirectional", [True, *exhaustive_tests(False)])
+@pytest.mark.parametrize("bidirectional", [True, *slow_tests(False)])
 def test_residual_stack_with_zero_inner_branches_is_the_identity(bidirectional):
     with float64():
         width = 2 * H if bidirectional else H
@@ -88,7 +88,7 @@ def test_connections_are_their_formulas():
         assert_close(found(net), y, 1e-12)
 
 
-@pytest.mark.parametrize("connections", ["highway", "dense", *exhaustive_tests("plain", "residual", "skip")])
+@pytest.mark.parametrize("connections", ["highway", "dense", *slow_tests("plain", "residual", "skip")])
 def test_state_is_what_the_outputs_are_at_the_last_valid_step(connections):
     with float64():
         net = network(connections=connections)
@@ -131,7 +131,7 @@ def test_attention_is_its_formula_over_the_valid_steps(kind):
             np.testing.assert_allclose(outputs[row], net.readout(seen[None])[0], rtol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["additive", *exhaustive_tests("dot")])
+@pytest.mark.parametrize("kind", ["additive", *slow_tests("dot")])
 def test_attention_of_an_empty_row_is_zero_and_its_gradient_finite(kind):
     with float64():
         net, x = network(layers=1, attention=kind), random_array(0, T, B, D)

@@ -9,7 +9,7 @@ from flax import nnx
 from rnnlab.nn.network import Network
 from rnnlab.nn.trajectory import trajectories
 from tests.helpers import assert_close, float64, in_double, random_array, random_like
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, D, OUT = 8, 3, 2
 STRETCHES = [(0, 3), (3, 4), (4, 8)]
@@ -26,7 +26,7 @@ def network(**options: object) -> Network:
     "options",
     [
         {"bidirectional": True, "learned_carry": True},
-        *exhaustive_tests(
+        *slow_tests(
             {"layers": 2, "bidirectional": True, "learned_carry": True},
             {"normalization": {"cell": "layer"}, "dropout": {"zoneout": 0.3}, "connections": "residual", "layers": 2},
         ),
@@ -67,7 +67,7 @@ def test_batch_normalisation_in_the_cell_refuses_rows_that_begin_anew():
         made(random_array(2, T, 1, D), resets=jnp.array(RESETS))
 
 
-@pytest.mark.parametrize("name", ["clockwork", *exhaustive_tests("hippo_legs")])
+@pytest.mark.parametrize("name", ["clockwork", *slow_tests("hippo_legs")])
 def test_a_count_of_steps_in_a_learned_carry_is_not_trained(name):
     layer = Network(D, OUT, cell={"name": name, "features": 4}, learned_carry=True, rngs=nnx.Rngs(0)).layers[0]
     trained = [isinstance(row, nnx.Param) for row in layer.carries[0]]

@@ -20,7 +20,7 @@ from rnnlab.nn.options import SoftmaxOptions
 from rnnlab.nn.softmax import Softmax, draw_candidates
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, dot, float64, random_array, random_like
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, B, P, V = 5, 3, 7, 41
 CHUNKS = [None, 1, 7, 40, 41, 100]
@@ -337,7 +337,7 @@ def sampled(samples: int) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, fl
         return np.asarray(shares), np.asarray(losses), np.asarray(gradients).mean(0), np.asarray(gradient), float(value)
 
 
-@pytest.mark.parametrize("samples", [10, *exhaustive_tests(40, 160)])
+@pytest.mark.parametrize("samples", [10, *slow_tests(40, 160)])
 def test_normaliser_is_unbiased(samples: int) -> None:
     shares = sampled(samples)[0]
     assert abs(shares.mean() - 1) < 4 * shares.std() / math.sqrt(DRAWS)
@@ -369,7 +369,7 @@ def test_sampled_loss_of_all_words_is_the_exact_one() -> None:
 # --- split over devices ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("chunk", "samples"), [(8, 12), (None, None), *exhaustive_tests((8, None), (None, 12))])
+@pytest.mark.parametrize(("chunk", "samples"), [(8, 12), (None, None), *slow_tests((8, None), (None, 12))])
 def test_words_split_over_devices_give_the_value_and_gradients_of_one(chunk: int | None, samples: int | None) -> None:
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("model",), axis_types=(AxisType.Auto,))
     with float64():

@@ -12,7 +12,7 @@ from rnnlab.nn.network import Network
 from rnnlab.ops.normalization import EPSILON, BatchNormalization, LayerNormalization
 from rnnlab.ops.random_streams import Training
 from tests.helpers import assert_close, float64, in_double, random_array
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 T, B, D, H = 6, 4, 3, 5
 TRAINING = Training(jax.random.key(0), jnp.arange(B))
@@ -33,7 +33,7 @@ def test_layer_normalization_is_its_formula():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["lstm", *exhaustive_tests("vanilla", "gru")])
+@pytest.mark.parametrize("cell", ["lstm", *slow_tests("vanilla", "gru")])
 def test_cell_with_layer_normalization_does_not_see_the_scale_of_its_kernels(cell):
     net = network(cell, normalization={"cell": "layer"})
     x = 10 * random_array(0, T, B, D)
@@ -123,7 +123,7 @@ def test_batch_statistics_and_their_gradients_agree_between_one_and_two_devices(
         assert_close(jax.jit(two)(x, weights), run(x, weights, None), 1e-10)
 
 
-@pytest.mark.parametrize("kind", ["batch", *exhaustive_tests("layer")])
+@pytest.mark.parametrize("kind", ["batch", *slow_tests("layer")])
 def test_norms_between_layers_and_on_the_input_are_where_they_say(kind):
     net = network(layers=3, normalization={"between": kind, "input": None})
     assert [norm is not None for norm in net.norms] == [False, True, True]

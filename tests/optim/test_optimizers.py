@@ -30,7 +30,7 @@ from rnnlab.optim.optimizers import OPTIMIZERS
 from rnnlab.optim.parameters import kernels, layer_of
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN, float64
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 START = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]]), "bias": np.array([-1.0, 0.25])}
 
@@ -677,7 +677,7 @@ def of_optax(name: str, **fields: Any) -> optax.GradientTransformation:
     return make_optimizer(resolve_config(SMALL_RUN | {"optimizer": section})["optimizer"], 10)
 
 
-@pytest.mark.parametrize("name", ["adam", "lion", "sgd", *exhaustive_tests("lamb")])
+@pytest.mark.parametrize("name", ["adam", "lion", "sgd", *slow_tests("lamb")])
 def test_an_optimiser_of_optax_by_its_name_makes_optaxs_updates(name: str) -> None:
     options = {"mask": kernels} if name in ("lion", "lamb") else {}
     with float64():

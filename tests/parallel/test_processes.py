@@ -197,7 +197,7 @@ def test_killing_one_ends_the_other_and_a_restart_goes_on(pair: Pair, victim: in
     assert f"finished at step {last + 30}" in pair.said(0)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_signal_to_either_stops_both_at_the_same_step(pair: Pair) -> None:
     processes = pair.start("--config.steps=1000000")
     pair.wait_for_checkpoint()

@@ -16,7 +16,7 @@ from rnnlab.ops.activations import tanh
 from rnnlab.typing import Carry, Parts
 from tests.helpers import by_hand, random_array
 from tests.peers.adapter import run
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 
 def lstm() -> LSTM:
@@ -35,7 +35,7 @@ def test_one_step_at_a_time_equals_the_sequence():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, *exhaustive_tests(jnp.float16)])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, *slow_tests(jnp.float16)])
 def test_narrow_numbers_stay_narrow(dtype):
     """test_lstm_with_different_dtypes (bfloat16) and TestRNN.test_rnn_with_different_dtypes (float16)."""
     graphdef, state = nnx.split(lstm())

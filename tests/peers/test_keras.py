@@ -18,7 +18,7 @@ from rnnlab.engine import Multiply
 from rnnlab.nn.recurrent_layer import RecurrentLayer
 from rnnlab.typing import Carry, Parts
 from tests.peers.adapter import constant_cell, run
-from tests.tiers import exhaustive_tests
+from tests.tiers import exhaustive_tests, slow_tests
 
 GRU_BEFORE = "gru_reset_after_false"
 WEIGHTS = {"input_kernel": 0.01, "recurrent_kernel": 0.02}
@@ -127,7 +127,7 @@ def check(actual: Any, expected: Any) -> None:
     np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("number", [*DEFAULT, *exhaustive_tests(*LATER), *exhaustive_tests(*REST)])
+@pytest.mark.parametrize("number", [*DEFAULT, *slow_tests(*LATER), *exhaustive_tests(*REST)])
 def test_last_outputs_are_those_that_keras_expects(number):
     case = CASES[number]
     cell = keras_cell(case.layer, case.shape[2], case.features, **case.cell)
@@ -145,7 +145,7 @@ def test_last_outputs_are_those_that_keras_expects(number):
     ("layer", "mask", "expected"),
     [
         (RNN, HOLES, [[0.0599281, 0.15122814, 0, 0.32394567], [0.3969304, 0, 0, 0.608085]]),
-        *exhaustive_tests(
+        *slow_tests(
             (LSTM, ENDS, [[0.01588910, 0.05552048, 0.11755939, 0], [0.14185596, 0.28556206, 0, 0]]),
             (GRU, HOLES, [[0.03606692, 0.09497581, 0, 0.19393763], [0.16051409, 0, 0, 0.30818558]]),
         ),

@@ -136,7 +136,7 @@ def test_a_run_made_longer_has_the_lines_of_one_that_was_long_at_once(tmp_path: 
     assert first == second
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_clipped_steps_and_spikes_are_counted(tmp_path: Path) -> None:
     # A gradient of 1000 times the usual size at once: the learning rate throws the weights far away.
     config = small(diagnostics=(), steps=20, optimizer=dict(name="sgd", learning_rate=0.3, clip_norm=0.2), batch_size=2)
@@ -195,7 +195,7 @@ def test_convergence_is_the_first_evaluation_that_solves_the_task() -> None:
     assert Convergence(None, 1.0).summary() is None
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_summary_says_how_the_run_went(tmp_path: Path) -> None:
     summary = train_and_evaluate(small(), tmp_path)
     assert summary["convergence"] == {"metric": "loss", "threshold": 0.01, "steps": None, "seconds": None}

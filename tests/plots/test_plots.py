@@ -89,7 +89,7 @@ def test_every_figure_of_a_run_is_drawn_whatever_the_numbers_are(
             assert np.isfinite([*axis.get_xlim(), *axis.get_ylim()]).all()
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_run_of_one_line_is_drawn(tmp_path: Path) -> None:
     write_lines(tmp_path, [observed_line(0, 0.5)])
     assert len(plots.observed(tmp_path)) == len(OBSERVED)

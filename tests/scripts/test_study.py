@@ -24,6 +24,7 @@ from scripts.study.page import write_page
 from scripts.study.planning import runs_of
 from scripts.study.protocol import CELLS, SEEDS, SIZES, TASKS, TUNING_SEEDS
 from scripts.study.training import train_entry, write_entry
+from tests.scripts.study_results import content_of
 
 
 def small(steps: int = 30, **task: Any) -> Entry:
@@ -119,22 +120,8 @@ def test_the_plan_reckons_the_steps_that_halving_takes(tmp_path: Path) -> None:
 
 
 def result(method: str, values: list[float], solved: list[int | None], task: str = "adding_200") -> dict[str, Any]:
-    """The content of an entry's file."""
-    runs = [
-        {
-            "seed": seed,
-            "status": "finished" if math.isfinite(value) else "diverged",
-            "steps": 100,
-            "seconds": 2.0,
-            "solved_at": at,
-            "test": {"loss": value} if math.isfinite(value) else {},
-            "clipped": 0.5,
-            "factor": {"untrained": 0.5, "trained": 1.0},
-        }
-        for seed, (value, at) in enumerate(zip(values, solved, strict=True))
-    ]
-    fields = {"part": "cells", "task": task, "method": method, "metric": "loss", "config": {}, "runs": runs}
-    return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}, "seconds_a_step": 0.002}
+    """The content of the file of a cell on a task."""
+    return content_of("cells", task, method, values, solved)
 
 
 def test_a_median_of_eight_lies_between_the_first_and_the_last_at_ninety_five_percent() -> None:
@@ -228,7 +215,6 @@ def test_an_entry_stops_resumes_and_leaves_the_file_of_one_that_did_not(
 ) -> None:
     for module in (of_entries, training):
         monkeypatch.setattr(module, "SEEDS", SEEDS[:2])
-    monkeypatch.setattr(of_entries, "TUNING_SEEDS", TUNING_SEEDS[:1])
     entry, asked = small(), [0]
 
     def stop(step: int) -> bool:

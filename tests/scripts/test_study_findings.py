@@ -14,35 +14,7 @@ from scripts.study.comparison import Numbers, error_ratio, numbers_of
 from scripts.study.figures import joined
 from scripts.study.page import write_page
 from scripts.study.relations import growth, left_of_gradient, predict
-
-
-def entry(
-    part: str,
-    task: str,
-    method: str,
-    values: list[float],
-    solved: list[int | None],
-    factor: float = 0.5,
-    metric: str = "loss",
-    length: int = 100,
-) -> dict[str, Any]:
-    """The content of an entry's file. factor: of the gradient a step, before training."""
-    runs = [
-        {
-            "seed": seed,
-            "status": "finished" if math.isfinite(value) else "diverged",
-            "steps": 1000,
-            "seconds": 2.0,
-            "solved_at": at,
-            "test": {metric: value} if math.isfinite(value) else {},
-            "clipped": 0.5,
-            "factor": {"untrained": factor, "trained": 1.0},
-        }
-        for seed, (value, at) in enumerate(zip(values, solved, strict=True))
-    ]
-    config = {"task": {"length": length}, "steps": 1000}
-    fields = {"part": part, "task": task, "method": method, "metric": metric, "config": config, "runs": runs}
-    return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}, "seconds_a_step": 0.002}
+from tests.scripts.study_results import content_of
 
 
 def spread(middle: float) -> list[float]:
@@ -73,7 +45,7 @@ def page_of(tmp_path: Path) -> Callable[..., str]:
 def test_where_no_cell_solves_a_task_the_page_names_the_best(page_of: Callable[..., str]) -> None:
     text = page_of(
         *(
-            entry("cells", "permuted_rows", method, spread(share), [None] * 8, metric="accuracy")
+            content_of("cells", "permuted_rows", method, spread(share), [None] * 8, metric="accuracy")
             for method, share in (("lstm", 0.8), ("lem", 0.9), ("gru", 0.7), ("irnn", 0.5))
         )
     )
@@ -87,7 +59,7 @@ def test_ranks_are_drawn_over_tasks_with_enough_cells(page_of: Callable[..., str
     for count, drawn in ((11, False), (12, True)):
         text = page_of(
             *(
-                entry("cells", task, cell, spread(1 + number), [None] * 8)
+                content_of("cells", task, cell, spread(1 + number), [None] * 8)
                 for task in ("adding_200", "copying_50")
                 for number, cell in enumerate(cells[:count])
             )
@@ -107,31 +79,31 @@ def test_bars_join_ranks_that_are_close_and_none_is_within_another() -> None:
 
 def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Callable[..., str]) -> None:
     text = page_of(
-        entry("cures", "adding_100", "lstm", spread(0.1), [None] * 8),
-        entry("cures", "adding_100", "lstm+chrono", spread(0.01), [100] * 8),
-        entry("cures", "adding_100", "lstm+gradient_noise", spread(0.2), [None] * 8),
-        entry("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
+        content_of("cures", "adding_100", "lstm", spread(0.1), [None] * 8),
+        content_of("cures", "adding_100", "lstm+chrono", spread(0.01), [100] * 8),
+        content_of("cures", "adding_100", "lstm+gradient_noise", spread(0.2), [None] * 8),
+        content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
     )
     (line,) = [line for line in text.splitlines() if line.startswith("- **adding 100**")]
-    assert "help: chrono with lstm 0.1 (0.097 to 0.1); hurt: gradient noise with lstm 2 (1.9 to 2.1)" in line
-    assert "nothing is shown for the other 1 of 3" in line
+    assert "help: chrono with lstm 0.1 (0.097 to 0.1); hurt: gradient noise with lstm 2 (1.9 to 2.1); " in line
+    assert "2.1); nothing is shown for the other 1 of 3" in line
     assert "(meant for it: averaging, chrono, gradient_noise)" in line
-    assert "![What each cure does to the test error](results/cures.png)" in text
+    assert "![The test error with each cure](results/cures.png)" in text
 
 
 def test_ratios_of_errors_are_welchs_and_lost_runs_are_left_out() -> None:
     rng = np.random.default_rng(0)
     mine, other = np.exp(rng.normal(0, 0.3, 8)), np.exp(rng.normal(1, 0.9, 8))
-    n, base = (numbers_of(entry("cures", "t", "m", list(v), [None] * 8)) for v in (mine, other))
-    found = error_ratio(n, base)
+    n, base = (numbers_of(content_of("cures", "t", "m", list(v), [None] * 8)) for v in (mine, other))
+    ratio = error_ratio(n, base)
     interval = stats.ttest_ind(np.log(mine), np.log(other), equal_var=False).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
-    lost = numbers_of(entry("cures", "t", "m", [*mine, math.inf], [None] * 9))
-    assert error_ratio(lost, base) == found
-    accuracy = numbers_of(entry("cures", "t", "m", list(1 - mine / 10), [None] * 8, metric="accuracy"))
-    accuracy_base = numbers_of(entry("cures", "t", "m", list(1 - other / 10), [None] * 8, metric="accuracy"))
-    assert error_ratio(accuracy, accuracy_base).value == pytest.approx(found.value)
-    zero = numbers_of(entry("cures", "t", "m", [0.0] * 8, [10] * 8))
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    lost = numbers_of(content_of("cures", "t", "m", [*mine, math.inf], [None] * 9))
+    assert error_ratio(lost, base) == ratio
+    accuracy = numbers_of(content_of("cures", "t", "m", list(1 - mine / 10), [None] * 8, metric="accuracy"))
+    accuracy_base = numbers_of(content_of("cures", "t", "m", list(1 - other / 10), [None] * 8, metric="accuracy"))
+    assert error_ratio(accuracy, accuracy_base).value == pytest.approx(ratio.value)
+    zero = numbers_of(content_of("cures", "t", "m", [0.0] * 8, [10] * 8))
     assert math.isnan(error_ratio(zero, base).value)
 
 
@@ -140,13 +112,15 @@ def test_ratios_of_errors_are_welchs_and_lost_runs_are_left_out() -> None:
 
 def initialised(method: str, factor: float, steps: int | None) -> dict[str, Any]:
     """An entry of an initialisation, with the gradient's factor a step."""
-    return entry("initialisation", "adding_100", method, spread(0.01), [steps] * 8, factor)
+    return content_of("initialisation", "adding_100", method, spread(0.01), [steps] * 8, factor)
 
 
 def test_a_planted_relation_is_found_and_its_exception_named(page_of: Callable[..., str]) -> None:
     """Each decade of gradient that is lost doubles the steps."""
-    made = [initialised(f"relu_gain_{n}", 10 ** (-n / 100), round(100 * 2**n) if n < 8 else None) for n in range(1, 11)]
-    whole = predict([numbers_of(one) for one in made])
+    fading = [
+        initialised(f"relu_gain_{n}", 10 ** (-n / 100), round(100 * 2**n) if n < 8 else None) for n in range(1, 11)
+    ]
+    whole = predict([numbers_of(one) for one in fading])
     assert whole is not None
     assert whole.left == pytest.approx([-n for n in range(1, 11)])
     assert whole.slope == pytest.approx(math.log10(2))
@@ -155,10 +129,10 @@ def test_a_planted_relation_is_found_and_its_exception_named(page_of: Callable[.
     assert whole.separation == 1
     assert whole.exceptions == []
     odd = initialised("tanh_gain_3", 10 ** (-3 / 100), 10_000)
-    found = predict([numbers_of(one) for one in [*made, odd]])
+    found = predict([numbers_of(one) for one in [*fading, odd]])
     assert found is not None
     assert found.exceptions == ["tanh_gain_3 at 100"]
-    text = page_of(*made, odd)
+    text = page_of(*fading, odd)
     assert "Over 11 initialisations: 8 of 11 are solved by most seeds; Spearman's ρ" in text
     assert "except tanh_gain_3 at 100." in text
     assert "- **relu gain**: 7 of 10 are solved by most seeds" in text
@@ -173,7 +147,7 @@ def test_a_gradient_that_grows_is_as_far_from_the_edge_as_one_that_fades() -> No
 
 def solving(length: int, steps: list[int | None]) -> Numbers:
     """An entry of a length."""
-    return numbers_of(entry("lengths", f"adding_{length}", "lem", spread(0.01), steps, length=length))
+    return numbers_of(content_of("lengths", f"adding_{length}", "lem", spread(0.01), steps, length=length))
 
 
 def test_a_planted_power_of_the_length_is_found_from_lengths_that_every_seed_solves() -> None:
@@ -189,7 +163,7 @@ def test_a_planted_power_of_the_length_is_found_from_lengths_that_every_seed_sol
 def test_the_page_has_the_exponents_and_what_is_not_solved(page_of: Callable[..., str]) -> None:
     text = page_of(
         *(
-            entry("lengths", f"adding_{length}", "lem", spread(0.01), [steps] * 8, length=length)
+            content_of("lengths", f"adding_{length}", "lem", spread(0.01), [steps] * 8, length=length)
             for length, steps in ((100, 300), (200, 600), (500, None))
         )
     )

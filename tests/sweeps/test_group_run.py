@@ -206,7 +206,7 @@ class Killed(Exception):
     """As a kill between two dispatches."""
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_killed_group_goes_on_as_if_it_had_not_been(whole, tmp_path):
     def kill(step: int, **_: Any) -> None:
         if step == 50:
@@ -351,7 +351,7 @@ def of_epsilon(epsilon: float, **cell: Any) -> Setting:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", exhaustive_tests("attribute", "hyperparameter"))
+@pytest.mark.parametrize("way", ["attribute", *exhaustive_tests("hyperparameter")])
 def test_number_of_a_cell_is_each_replicas_own(way, tmp_path, monkeypatch):
     monkeypatch.setitem(CELLS, "kept", Kept)
     settings = [of_epsilon(epsilon, way=way) for epsilon in (0.01, 0.1, 0.5)]

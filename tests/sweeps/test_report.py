@@ -34,7 +34,7 @@ BASE: dict[str, Any] = dict(
     optimizer=dict(name="adam", learning_rate=1e-2, clip_norm=1.0),
 )
 RATE, CELL, INIT = "optimizer.learning_rate", "model.cell", "model.cell.recurrent_init"
-WHOLE_PICTURES = True
+WHOLE_PICTURES = True  # As tests/conftest.py has it.
 LOSS = {"irnn": 0.1, "gru": 0.02, "lstm": 0.04}
 
 

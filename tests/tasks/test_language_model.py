@@ -498,7 +498,7 @@ def test_sentences_never_leak_into_each_other(folder):
         assert list(np.flatnonzero(of_hapax)) == [list(order).index(changed)]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_what_stands_behind_a_sentence_is_not_looked_at(folder):
     task: Sentences = make(folder, "sentences")
     hapax = task.corpus.vocabulary.index["hapax"]

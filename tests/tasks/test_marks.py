@@ -16,7 +16,7 @@ from rnnlab.records.run_config import resolve_config
 from rnnlab.tasks import Batch, Task, make_task
 from rnnlab.training.loop import train_and_evaluate
 from tests.helpers import SMALL_RUN, assert_shares
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 Rows = list[tuple[np.ndarray, np.ndarray, float]]
 
@@ -65,7 +65,7 @@ ANSWERS: dict[str, Callable[[float, float], float]] = {
 
 
 @pytest.mark.parametrize("section", [SUM, *PADDED], ids=label)
-@pytest.mark.parametrize("length", [20, *exhaustive_tests(4)])
+@pytest.mark.parametrize("length", [20, *slow_tests(4)])
 def test_target_is_what_a_loop_over_the_raw_row_finds(section: dict[str, Any], length: int) -> None:
     answer = ANSWERS["sum" if section == SUM else label(section)]
     for values, marker, target in raw_rows(drawn(section, length)[1]):
@@ -206,7 +206,7 @@ EXPECTED_VALUES = [
 
 @pytest.mark.parametrize(
     "section",
-    [*exhaustive_tests(XOR), *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (MEAN, SIGNED, PRODUCT))],
+    [*slow_tests(XOR), *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (MEAN, SIGNED, PRODUCT))],
     ids=label,
 )
 def test_a_gru_solves_the_task(section: dict[str, Any], tmp_path: Path) -> None:

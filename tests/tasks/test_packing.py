@@ -22,7 +22,7 @@ from rnnlab.training.prefetch import Feed
 from rnnlab.training.setup import make_run
 from tests.generated_timit import SPEAKERS, write_corpus
 from tests.helpers import assert_close, float64, in_double, random_like
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 # --- which examples share a row --------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 """A network of the task in front, and penalties of rows."""
 
 
-@pytest.mark.parametrize("name", ["sentences", *exhaustive_tests(*(name for name in MODELS if name != "sentences"))])
+@pytest.mark.parametrize("name", ["sentences", *slow_tests(*(name for name in MODELS if name != "sentences"))])
 def test_packed_rows_are_the_sums_of_their_examples(name: str, text: dict[str, Any], spoken: dict[str, Any]) -> None:
     factory, fields = (Speech, spoken) if name.startswith("speech") else (Sentences, text)
     packed: Any = factory(**fields, packed=True)

@@ -180,7 +180,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_network_learns_a_style_that_it_was_not_trained_on(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--workdir={trained}", "--dynamic", "--dynamic_learning_rate=0.01", "--dynamic_batches=4"]
     assert evaluate.main(words) == 0

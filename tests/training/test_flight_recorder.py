@@ -109,7 +109,7 @@ def test_recordings_are_as_many_as_asked_for_and_the_last(tmp_path: Path) -> Non
     assert [each.folder.name for each in RecordingDir.all_in(tmp_path / "recordings")] == ["00000025"]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_recording_does_not_reach_back_into_another_stage(tmp_path: Path) -> None:
     curriculum = dict(field="length", values=(7,), steps=(1,))
     config = exploding(curriculum=curriculum, flight_recorder=dict(steps=8))

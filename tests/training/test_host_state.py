@@ -184,7 +184,7 @@ def test_run_killed_after_the_threshold_was_passed_ends_as_the_run_that_was_not(
     assert_same_run(config, tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_run_made_longer_where_a_stage_would_begin_equals_the_long_run(tmp_path, by_step) -> None:
     config, workdir, *_ = by_step
     summary = train_and_evaluate(staged(BY_STEP, steps=15), tmp_path)
@@ -383,7 +383,7 @@ def test_run_on_a_plateau_that_is_killed_ends_as_the_run_that_was_not(tmp_path, 
     assert_same_run(config, tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_an_end_between_two_evaluations_counts_for_no_plateau_and_no_threshold(tmp_path, monkeypatch) -> None:
     validations(monkeypatch, LOSSES | {12: 0.1})
     curriculum = BY_METRIC | {"threshold": 0.1}

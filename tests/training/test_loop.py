@@ -121,7 +121,7 @@ def test_lines_of_steps_after_the_checkpoint_are_written_once(finished, tmp_path
     assert numbers(tmp_path / "run") == numbers(workdir)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_run_within_double_precision_is_the_same(finished, tmp_path):
     config, workdir, _ = finished
     with float64():
@@ -158,7 +158,7 @@ def test_run_made_longer_equals_the_long_run_with_every_option_of_the_optimizer(
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_run_made_longer_says_what_that_changes(tmp_path, capsys):
     longer = dict(schedule="cosine"), dict(patience=3)
     train_and_evaluate(small(steps=30, optimizer=longer[0], early_stopping=longer[1]), tmp_path)
@@ -219,7 +219,7 @@ def test_one_device_equals_two(finished, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_cell_that_the_fused_backend_cannot_run_says_which_one_it_uses(tmp_path, capsys):
     model = dict(cell=dict(name="lstm", features=4), normalization=dict(cell="batch", steps=6))
     assert train_and_evaluate(small(steps=4, model=model), tmp_path)["status"] == "finished"
@@ -527,7 +527,7 @@ def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
     assert whole.returncode == 0, err
     generator = np.random.default_rng(int(time.time()))
     kills = 0
-    for _ in range(2):
+    for _ in range(3):
         process = start(tmp_path, tmp_path / "killed", **long)
         before = whole_checkpoints(tmp_path / "killed")
         wait_for(lambda: process.poll() is not None or whole_checkpoints(tmp_path / "killed") != before, process)  # noqa: B023
@@ -536,7 +536,7 @@ def test_run_killed_at_random_moments_ends_as_the_run_that_was_not(tmp_path):
             kills += 1
             process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert kills >= 1
+    assert kills >= 2
     last = start(tmp_path, tmp_path / "killed", **long)
     out, err = last.communicate()
     assert last.returncode == 0, err

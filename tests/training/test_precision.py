@@ -13,7 +13,7 @@ from rnnlab.nn.network import Network
 from rnnlab.ops.linear import Precision, check_precision
 from rnnlab.training.setup import make_run
 from tests.helpers import equations, products
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 HIGHEST, DEFAULT = (jax.lax.Precision.HIGHEST,) * 2, (jax.lax.Precision.DEFAULT,) * 2
 PRODUCTS = {
@@ -52,7 +52,7 @@ def training_step(**words: Any) -> Jaxpr:
     return run.programs.train.trace(run.programs.shapes, run.data, jnp.int32(1), run.rows).jaxpr.jaxpr
 
 
-@pytest.mark.parametrize("precision", ["highest", "tf32", *exhaustive_tests("tf32x3", "bfloat16")])
+@pytest.mark.parametrize("precision", ["highest", "tf32", *slow_tests("tf32x3", "bfloat16")])
 def test_every_product_of_a_training_step_is_as_exact_as_the_config_says(precision):
     step = training_step(precision=precision, backend="fused", attention="additive")
     check(step, precision, at_least=20)

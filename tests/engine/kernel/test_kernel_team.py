@@ -17,7 +17,7 @@ from rnnlab.engine import unroll
 from rnnlab.engine.kernel import team
 from rnnlab.engine.kernel.settings import launching
 from tests.helpers import assert_close, dot, make_cell, random_array, random_like
-from tests.tiers import exhaustive_tests
+from tests.tiers import slow_tests
 
 # --- every order -----------------------------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Threads]:
         yield device
 
 
-@pytest.mark.parametrize(("variant", "streamed"), [("lstm", False), *exhaustive_tests(("gru_reset_before", True))])
+@pytest.mark.parametrize(("variant", "streamed"), [("lstm", False), *slow_tests(("gru_reset_before", True))])
 def test_a_kernel_of_programs_that_wait_equals_the_reference(threads, variant, streamed):
     """With rows of which a block has none to run, and one ends early: no step is run past a block's longest row."""
     steps, lengths = 3, [2, 1, 3, 0, 0]
