@@ -2,7 +2,7 @@
 the parity of bits, and whether brackets are well-formed."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,31 @@ class _YesOrNo(SymbolTask):
 
 
 class Parity(_YesOrNo):
-    """T bits, each 0 or 1 by chance; the target after the last is 1 where the ones are odd in number, else 0.
+    """T bits, each 0 or 1 by chance; the target after the last is 1 where the ones are odd in number, else 0; with
+    `scored="every"` after each bit the same of those so far.
 
     Inputs are tokens [T]. Every bit counts, and no part of them says anything: the best blind answer has ln 2 nats, and
     so has that of any network that misses one bit. A state of two values is enough, but a linear recurrence has to have
-    a negative eigenvalue (Grazzi et al., 2025). Long sequences are hard to begin with: see `curriculum`, which raises
-    `length`.
+    a negative eigenvalue (Grazzi et al., 2025). Long sequences are hard to begin with where the last answer alone is
+    scored: see `curriculum`, which raises `length`.
 
-    Loss: cross-entropy. Metrics: `accuracy`, and `wrong`, the share of sequences that are not right; solved below 1 %.
+    Loss: cross-entropy of every answer. Metrics: `accuracy`, the share of right answers, and `wrong`, the share of
+    sequences with a wrong one; solved below 1 %.
     """
 
     length: Annotated[int, Bound(2, LARGEST_INT)] = 30
     """T, how many bits there are."""
+    scored: Literal["last", "every"] = "last"
+    """Which answers there are: the one after the last bit, or one after every bit."""
 
     def initialize(self, options: Any) -> None:
+        self.readout = self.scored
         self.vocabulary = self.in_features = 2
         self.longest_dependency = self.length - 1
 
     def example(self, data: PyTree, key: PRNGKeyArray, split: Split, index: Int[Array, ""]) -> Example:
         bits = jax.random.randint(key, (self.length,), 0, 2)
-        return Example(bits, bits.sum() % 2)
+        return Example(bits, bits.cumsum() % 2 if self.scored == "every" else bits.sum() % 2)
 
 
 class Dyck(_YesOrNo):

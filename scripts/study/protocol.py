@@ -59,7 +59,8 @@ TASKS: dict[str, StudyTask] = {
         "an image, row by row in a scrambled order",
         metric="accuracy",
     ),
-    "parity_40": _symbols("parity", 40, 2500, "one bit that every input may turn over"),
+    # From the last answer alone none of 32 runs (lstm, gru, vanilla, irnn) began to learn within 2500 steps.
+    "parity_40": _symbols("parity", 40, 1000, "one bit that every input may turn over", scored="every"),
     "multiplication_100": _marked("multiplication", 100, 2500, "two numbers whose product is asked for"),
     "temporal_order_200": StudyTask(
         dict(name="temporal_order", length=200, symbols=3), 2500, 200, "the order of three rare events"

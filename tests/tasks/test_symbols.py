@@ -71,6 +71,10 @@ def odd(tokens: Sequence[int]) -> int:
     return int(state)
 
 
+def odd_so_far(tokens: Sequence[int]) -> list[int]:
+    return [odd(tokens[: end + 1]) for end in range(len(tokens))]
+
+
 def well_formed(kinds: int, depth: int, tokens: Sequence[int]) -> int:
     open_ones: list[int] = []
     for token in tokens:
@@ -96,6 +100,7 @@ TARGETS = [
     ("random_permutation", {"length": 9}, first_again),
     ("random_permutation", {"length": 9, "scored": "every"}, next_symbols),
     ("parity", {"length": 9}, odd),
+    ("parity", {"length": 9, "scored": "every"}, odd_so_far),
     ("dyck", {"length": 2, "kinds": 1, "depth": 1}, functools.partial(well_formed, 1, 1)),
     ("dyck", {"length": 12, "kinds": 1, "depth": 3}, functools.partial(well_formed, 1, 3)),
     ("dyck", {"length": 4}, functools.partial(well_formed, 2, 4)),
@@ -211,6 +216,7 @@ BASELINES = [
     ("random_permutation", {"length": 9}, math.log(2)),
     ("random_permutation", {"length": 9, "scored": "every"}, (7 * math.log(98) + math.log(2)) / 8),
     ("parity", {"length": 9}, math.log(2)),
+    ("parity", {"length": 9, "scored": "every"}, math.log(2)),
     ("dyck", {"length": 16, "kinds": 3}, math.log(2)),
 ]
 
@@ -260,6 +266,7 @@ SCORES = [
     ("copying", {"length": 7}, [(3, 3)], (1, 0.1)),
     ("random_permutation", {"length": 9, "scored": "every"}, [(3, 3), (7, 2)], (0.9, 0.1)),
     ("temporal_order", {"length": 25}, [(3,), (5,)], (0.8, 0.2)),
+    ("parity", {"length": 10, "scored": "every"}, [(3, 3), (4, 3), (9, 5)], (0.97, 0.2)),
 ]
 
 
@@ -290,6 +297,7 @@ REFUSED = [
     ({"name": "random_permutation", "length": 1}, "task.length: 1 is out of range; it must be at least 2 "),
     ({"name": "random_permutation", "symbols": 2}, "task.symbols: 2 is out of range; it must be at least 3 "),
     ({"name": "random_permutation", "scored": "first"}, "task.scored: .*first"),
+    ({"name": "parity", "scored": "first"}, "task.scored: .*first"),
     ({"name": "parity", "length": 1}, "task.length: 1 is out of range; it must be at least 2 "),
     ({"name": "dyck", "length": 0}, "task.length: 0 is out of range; it must be at least 2 "),
     ({"name": "dyck", "length": 7}, "task.length: 7 is odd"),
