@@ -53,6 +53,27 @@ def tune_host(batch_size: int, devices: int | None = None) -> None:
     threadpool_limits(1, user_api="blas")
 
 
+def use_all_cores() -> str | None:
+    """Sets up the host for runs of several batch sizes, such as a sweep's: a CPU device of every core, where the first
+    run would make as many as divide its batch. Must come before the first use of JAX's devices, as `tune_host`.
+
+    Returns:
+        A warning where it came too late, and several cores have one device.
+
+    Raises:
+        ConfigError: there are no devices.
+    """
+    count = process_cores() * processes.processes()
+    tune_host(count, count)
+    available = all_devices()
+    if len(available) > 1 or available[0].platform != "cpu" or count == 1:
+        return None
+    return (
+        f"{count} cores have one CPU device, since JAX was used before; runs as replicas are split over devices: call "
+        f'jax.config.update("jax_num_cpu_devices", {count}) at the beginning'
+    )
+
+
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
     """Turns whatever comes of devices that cannot be made, such as JAX_PLATFORMS=cuda where there is no GPU, into a

@@ -56,7 +56,10 @@ def run_sweep(
     """
     with allocation_failures():
         if not dry_run:
-            _use_all_cores()  # Before anything is written: there may be no such devices.
+            from rnnlab.parallel import devices
+
+            if idle := devices.use_all_cores():  # Before anything is written: there may be no such devices.
+                print(f"warning: {idle}")
         orders = Orders(workdir, data_dir, stop)
         if not processes.is_first():
             return orders.follow()
@@ -148,16 +151,6 @@ def _train_by_batches(worker: Worker, search: Search, reopen: Callable[[], Plan]
             worker.progress.say("not all runs of the batch are over; when they are, the same command goes on")
             break
     return True
-
-
-def _use_all_cores() -> None:
-    """Makes a CPU device of every core; the first run would make as many as divide its batch, and the later ones, of
-    other batches, could have no more."""
-    from rnnlab.parallel import devices
-
-    count = devices.process_cores() * processes.processes()
-    devices.tune_host(count, count)
-    devices.all_devices()
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

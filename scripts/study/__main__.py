@@ -25,6 +25,7 @@ from rnnlab import cli
 from rnnlab.config.errors import ConfigError
 from rnnlab.engine import Backend
 from rnnlab.files.locks import claimed
+from rnnlab.parallel import devices
 from rnnlab.parallel.environment import single_precision
 from scripts.study.entries import PARTS, Entry, entries
 from scripts.study.planning import plan_table, seconds_of
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         print(write_page(Path(values.results), Path(PAGE)))
         return cli.FINISHED
     index, count = _shard(values.shard)
+    devices.use_all_cores()  # To count parameters is to use JAX.
     with single_precision():
         chosen = [e.run_by(values.backend) for e in entries(values.part, values.size, values.only)[index::count]]
         over = _train(chosen, Path(values.workdir), Path(values.results), values.data_dir, values.budget_minutes)

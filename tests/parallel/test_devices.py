@@ -1,9 +1,11 @@
 """Devices: how the host is set up for them."""
 
+from types import SimpleNamespace
+
 import pytest
 from threadpoolctl import threadpool_info
 
-from rnnlab.parallel.devices import idle_cores, largest_divisor, tune_host
+from rnnlab.parallel.devices import idle_cores, largest_divisor, tune_host, use_all_cores
 
 
 def test_linear_algebra_on_the_host_has_one_thread() -> None:
@@ -35,3 +37,20 @@ def test_cores_that_a_batch_leaves_idle_are_named(
 def test_batch_is_split_over_as_many_cores_as_divide_it() -> None:
     assert [largest_divisor(16, cores) for cores in (1, 2, 3, 64)] == [1, 2, 2, 16]
     assert largest_divisor(7, 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "there", "cores", "warns"),
+    [("cpu", 1, 4, True), ("cpu", 2, 4, False), ("cpu", 1, 1, False), ("gpu", 1, 4, False)],
+)
+def test_cores_that_came_too_late_to_be_devices_are_named(
+    platform: str, there: int, cores: int, warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [SimpleNamespace(platform=platform)] * there
+    monkeypatch.setattr("rnnlab.parallel.devices.cores", lambda: cores)
+    monkeypatch.setattr("rnnlab.parallel.devices.all_devices", lambda: made)
+    warning = use_all_cores()
+    assert (warning is not None) == warns
+    if warning is not None:
+        assert warning.startswith("4 cores have one CPU device, since JAX was used before;")
+        assert 'jax.config.update("jax_num_cpu_devices", 4)' in warning

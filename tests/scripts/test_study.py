@@ -201,6 +201,15 @@ def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: P
     assert page.read_text() == text
 
 
+def test_every_core_is_a_device_before_parameters_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To count them is to use JAX, after which there can be no more devices: replicas would share one core."""
+    order: list[str] = []
+    monkeypatch.setattr(command.devices, "use_all_cores", lambda: order.append("devices"))
+    monkeypatch.setattr(command, "entries", lambda *words: order.append("entries") or [])
+    assert command.main([f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]) == 0
+    assert order == ["devices", "entries"]
+
+
 def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no results; python -m scripts\.study trains them"):
         write_page(tmp_path, tmp_path / "study.md")

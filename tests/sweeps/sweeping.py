@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import pytest
 
 from rnnlab import sweep
+from rnnlab.parallel import devices
 from rnnlab.records.workdir import is_done
-from rnnlab.sweeps import runner
 from rnnlab.sweeps.replicas import group_run
 from rnnlab.sweeps.report.table import make_rows
 from rnnlab.sweeps.spec.manifest import read_sweep
@@ -55,7 +55,7 @@ def put_in_place(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """Puts its call in the place of `loop.train_and_evaluate`, its method `group` in that of `group_run.run_group`."""
     monkeypatch.setattr(loop, "train_and_evaluate", stand_in)
     monkeypatch.setattr(group_run, "run_group", stand_in.group)  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(runner, "_use_all_cores", lambda: None)
+    monkeypatch.setattr(devices, "use_all_cores", lambda: None)
     return stand_in
 
 
