@@ -3,6 +3,7 @@
     python -m scripts.study --part=cells --budget_minutes=120            # goes on where it was
     python -m scripts.study --part=cells --only='adding_200/*'           # a task, or METHOD on one: copying_50/lem
     python -m scripts.study --part=cells --shard=0/4                     # on one of four machines
+    python -m scripts.study --part=cells --only='adding_200/*' --costs   # the cost of a step, on a quiet machine
     python -m scripts.study --plan                                       # what all of it costs
     python -m scripts.study --page                                       # docs/study.md from docs/results/study
 
@@ -27,6 +28,8 @@ from rnnlab.engine import Backend
 from rnnlab.files.locks import claimed
 from rnnlab.parallel import devices
 from rnnlab.parallel.environment import single_precision
+from scripts.study.comparison import baseline_of
+from scripts.study.costs import measure_costs, write_cost
 from scripts.study.entries import PARTS, Entry, entries
 from scripts.study.planning import plan_table, seconds_of
 from scripts.study.protocol import SIZES
@@ -49,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "workdir", "runs/study", "folder of the runs")
     cli.path_flag(values, "results", RESULTS, "folder of the JSON files")
     flags.DEFINE_bool("plan", False, "says what each part costs, and trains nothing", flag_values=values)
+    flags.DEFINE_bool("costs", False, "measures steps beside the baseline's, and trains nothing", flag_values=values)
     flags.DEFINE_bool("page", False, f"writes {PAGE}, and trains nothing", flag_values=values)
     cli.data_flags(values)
     cli.parse(values, argv, __doc__)
@@ -64,6 +68,9 @@ def main(argv: Sequence[str]) -> int:
     devices.use_all_cores()  # To count parameters is to use JAX.
     with single_precision():
         chosen = [e.run_by(values.backend) for e in entries(values.part, values.size, values.only)[index::count]]
+        if values.costs:
+            _measure(chosen, entries(values.part, values.size), values.backend, Path(values.results), values.data_dir)
+            return cli.FINISHED
         over = _train(chosen, Path(values.workdir), Path(values.results), values.data_dir, values.budget_minutes)
     print("finished" if over else "the budget is over; the same command goes on")
     return cli.FINISHED
@@ -74,6 +81,20 @@ def _shard(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ConfigError(f"--shard: {text!r} is not i/n with i from 0 to n - 1, as 0/4")
     return int(index), int(count)
+
+
+def _measure(
+    chosen: Sequence[Entry], every: Sequence[Entry], backend: str, results: Path, data_dir: str | None
+) -> None:
+    """Writes the costs of entries that have a baseline."""
+    by_name = {entry.name: entry for entry in [*(e.run_by(backend) for e in every), *chosen]}
+    pairs = []
+    for entry in chosen:
+        if (baseline := baseline_of(entry.part, entry.method)) is not None:
+            pairs.append((entry, by_name[f"{entry.part}/{entry.task}/{baseline}"]))
+    for entry, cost in measure_costs(pairs, data_dir):
+        print(f"{entry.name}: {cost:.2f}", flush=True)
+        write_cost(results, entry, cost)
 
 
 def _train(chosen: Sequence[Entry], runs: Path, results: Path, data_dir: str | None, minutes: float | None) -> bool:

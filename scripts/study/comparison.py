@@ -10,6 +10,7 @@ from scipy import stats
 
 from rnnlab.sweeps.spec.question import larger_is_better, shares
 from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interval, number, scale_of, share_interval
+from scripts.study.protocol import BASELINE
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ def error_ratio(n: Numbers, base: Numbers) -> Mean:
     freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1))
     wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(a + b)
     return Mean(math.exp(middle), math.exp(middle - wide), math.exp(middle + wide), len(mine))
+
+
+def baseline_of(part: str, method: str) -> str | None:
+    """The method that another one of its part is compared with, on the same task; None where there is none."""
+    return {"cells": BASELINE, "cures": method.partition("+")[0]}.get(part)
 
 
 @dataclass(frozen=True)

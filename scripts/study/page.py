@@ -8,13 +8,14 @@ from pathlib import Path
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
-from scripts.study.comparison import Comparison, Numbers, compare, median_words, numbers_of
+from scripts.study.comparison import Comparison, Numbers, baseline_of, compare, median_words, numbers_of
+from scripts.study.costs import read_costs
 from scripts.study.entries import PARTS
 from scripts.study.findings import FINDINGS, Figures
-from scripts.study.protocol import BASELINE, TASKS
+from scripts.study.protocol import TASKS
 from scripts.study.training import read_entries
 
-HEAD = ["method", "solved", "median steps", "test", "δ", "p", "clipped", "half-life before", "after", "λ₁", "ms a step"]
+HEAD = ["method", "solved", "median steps", "test", "δ", "p", "clipped", "half-life before", "after", "λ₁", "cost"]
 TITLES = {"cells": "Cells on", "cures": "Cures on", "initialisation": "Initialisations on", "lengths": "Lengths:"}
 """The words before a task over a part's table."""
 
@@ -29,6 +30,7 @@ def write_page(results: Path, page: Path) -> str:
     if not entries:
         raise ConfigError(f"{results} has no results; python -m scripts.study trains them")
     trained = {part: [n for n in entries if n.entry["part"] == part] for part in PARTS}
+    costs = read_costs(results)
     planned = {part: len(list(PARTS[part]("small"))) for part in PARTS}
     done = ", ".join(f"{len(trained[part])} of {planned[part]} of {part}" for part in PARTS)
     findings = [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
@@ -39,9 +41,9 @@ def write_page(results: Path, page: Path) -> str:
             continue
         findings += FINDINGS[part](by_task, Figures(results, page))
         for task, of in by_task.items():
-            tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(of, _baselines(part, of)), ""]
+            tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(part, of, costs), ""]
     write_between_marks(page, "\n".join([*findings, "## Tables", "", *tables]).rstrip() + "\n")
-    write_text(results / "table.html", _html(entries))
+    write_text(results / "table.html", _html(entries, costs))
     return f"{len(entries)} entries in {page} and {results / 'table.html'}"
 
 
@@ -53,26 +55,18 @@ def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
     return dict(sorted(by_task.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
-def _baselines(part: str, of: Mapping[str, Numbers]) -> dict[str, Numbers | None]:
-    """The entry that each method is compared with."""
-    if part == "cells":
-        return {method: of.get(BASELINE) for method in of}
-    if part == "cures":
-        return {method: of.get(method.partition("+")[0]) for method in of}
-    return dict.fromkeys(of)
-
-
-def _table(of: Mapping[str, Numbers], baselines: Mapping[str, Numbers | None]) -> str:
+def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, float]) -> str:
     """A row for each method of a task; the better ones first."""
-    pairs = [(n, b) for m, n in of.items() if (b := baselines[m]) is not None and b is not n]
+    pairs = [(n, b) for m, n in of.items() if (b := of.get(baseline_of(part, m) or "")) is not None and b is not n]
     comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
     beside = {n.entry["method"]: c for (n, _), c in zip(pairs, comparisons, strict=True)}
     ordered = sorted(of.values(), key=lambda n: (-n.solved, n.steps[0], n.mean.value))
-    return markdown_table(HEAD, [_row(n, beside.get(n.entry["method"])) for n in ordered])
+    return markdown_table(HEAD, [_row(n, beside.get(n.entry["method"]), costs) for n in ordered])
 
 
-def _row(n: Numbers, beside: Comparison | None) -> list[str]:
+def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, float]) -> list[str]:
     lyapunov = n.entry["lyapunov"]
+    cost = costs.get("/".join(n.entry[key] for key in ("part", "task", "method")))
     diverged = f", {n.diverged} diverged" if n.diverged else ""
     return [
         n.entry["method"],
@@ -85,7 +79,7 @@ def _row(n: Numbers, beside: Comparison | None) -> list[str]:
         _life(n.untrained),
         _life(n.trained),
         "–" if lyapunov is None else f"{lyapunov['mean']:.3f}",
-        f"{1000 * n.entry['seconds_a_step']:.2f}",
+        "–" if cost is None else f"{cost:.2f}",
     ]
 
 
@@ -105,12 +99,12 @@ for (const head of document.querySelectorAll('th')) head.onclick = () => {
 """
 
 
-def _html(entries: Sequence[Numbers]) -> str:
+def _html(entries: Sequence[Numbers], costs: Mapping[str, float]) -> str:
     """All entries as one table; a click on a column's head sorts by it."""
     heads = "".join(f"<th>{html.escape(head)}</th>" for head in ["part", "task", *HEAD])
     rows = []
     for n in entries:
-        cells = [n.entry["part"], n.entry["task"], *_row(n, None)]
+        cells = [n.entry["part"], n.entry["task"], *_row(n, None, costs)]
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     style = "body{font:14px sans-serif}td,th{padding:2px 8px;text-align:left}th{cursor:pointer}"
     return (

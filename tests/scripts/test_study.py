@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from rnnlab.sweeps.spec.halving import Halving
 from rnnlab.sweeps.spec.sections import SweepOptions
 from rnnlab.sweeps.spec.space import expand
 from scripts.study import __main__ as command
+from scripts.study import costs, training
 from scripts.study import entries as of_entries
-from scripts.study import training
 from scripts.study.comparison import average_ranks, compare, median_interval, numbers_of, rank_correlation
 from scripts.study.entries import PARTS, Entry, cells, entries, halving_share, parameters
 from scripts.study.page import write_page
@@ -170,6 +171,66 @@ def test_a_rank_correlation_takes_what_is_infinite_by_its_rank() -> None:
     assert rho == pytest.approx(1)
     assert p < 0.05
     assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3])[0])
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cost_is_the_ratio_of_two_runs_times_without_the_step_that_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, trained = [0.0], []
+
+    def make(config: Any, data_dir: str | None) -> Any:
+        def train(step: Any, target: int) -> Any:
+            first = int(step.step) == 0
+            now[0] += 1000 if first else (target - int(step.step)) * config["seconds"]
+            trained.append((config["seconds"], target - int(step.step)))
+            return SimpleNamespace(step=target)
+
+        return SimpleNamespace(programs=SimpleNamespace(start=lambda seed: SimpleNamespace(step=0)), train=train)
+
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(costs, "make_run", make)
+    monkeypatch.setattr(costs, "resolve_config", lambda config: config)
+    monkeypatch.setattr(costs.jax, "block_until_ready", lambda state: state)
+    assert costs._ratio([{"seconds": 3}, {"seconds": 2}], None) == 1.5
+    assert trained == [(3, 1), (2, 1)] + costs.TURNS * [(3, costs.STEPS), (2, costs.STEPS)]
+
+
+def test_costs_are_kept_beside_each_other_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    monkeypatch.setattr(costs, "_ratio", lambda configs, data_dir: asked.append(tuple(configs)) or 0.876)
+    words = ["--costs", "--backend=native", f"--results={tmp_path}"]
+    assert command.main([*words, "--only=adding_200/lstm,adding_200/gru"]) == 0
+    assert command.main([*words, "--part=cures", "--only=adding_100/gru+zoneout"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "cells/adding_200/lstm: 1.00",
+        "cells/adding_200/gru: 0.88",
+        "cures/adding_100/gru+zoneout: 0.88",
+    ]
+    (gru, lstm), (zoneout, plain) = asked
+    assert (gru["model"]["cell"]["name"], lstm["model"]["cell"]["name"]) == ("gru", "lstm")
+    assert zoneout["model"]["dropout"] == {"zoneout": 0.01}
+    assert "dropout" not in plain["model"]
+    assert all(c["devices"] == 1 and c["model"]["recurrence"] == {"backend": "native"} for c in (*asked[0], *asked[1]))
+    for method in ("lstm", "gru", "lem"):
+        path = tmp_path / "cells" / "adding_200" / f"{method}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result(method, [0.1] * 8, [None] * 8)))
+    page = tmp_path / "study.md"
+    page.write_text("<!-- table -->\n<!-- end of table -->\n")
+    write_page(tmp_path, page)
+    rows = {line.split(" | ")[0]: line.split(" | ")[-1] for line in page.read_text().splitlines() if " | " in line}
+    assert (rows["| lstm"], rows["| gru"], rows["| lem"]) == ("1.00 |", "0.88 |", "– |")
+
+
+@pytest.mark.slow
+def test_a_cost_is_measured_of_runs_as_the_study_trains_them() -> None:
+    entry = small()
+    (pair,) = costs.measure_costs([(entry, dataclasses.replace(entry, method="other"))], None)
+    assert pair[0] is entry
+    assert 0 < pair[1] < math.inf
 
 
 # --- the page and the command ----------------------------------------------------------------------------------------
