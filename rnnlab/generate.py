@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(workdir)
     check_makes_text(workdir, config)
 
-    from rnnlab.training.chosen import restore_chosen
+    from rnnlab.training.chosen import restore_run
     from rnnlab.training.setup import make_run
 
     run = make_run(config, values.data_dir)
@@ -57,8 +57,7 @@ def main(argv: Sequence[str]) -> int:
     check_words(workdir, task.words)
     vocabulary: Vocabulary = task.corpus.vocabulary
     prompt = read_prompt(values.prompt, vocabulary, isinstance(task, Sentences), "--")
-    start = run.programs.start(run.seed)
-    restored = restore_chosen(workdir, values.checkpoint, start, run.programs.structure.word_leaves)
+    restored = restore_run(run, workdir, values.checkpoint)
     params, buffers = jax.device_put((restored.state.evaluated, restored.state.buffers), jax.devices()[0])
     network = run.programs.structure.network(params, buffers)
     sample = texts_of(network, task, prompt, sampling)

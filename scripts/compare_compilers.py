@@ -207,10 +207,10 @@ def _published(case: Case, run: Any, state: Any) -> Any:
 
     import jax
 
-    from rnnlab.training.chosen import restore_chosen
+    from rnnlab.training.chosen import restore_run
 
     assert case.workdir is not None
-    restored = restore_chosen(case.workdir, "best", run.programs.start(0), run.programs.structure.word_leaves).state
+    restored = restore_run(run, case.workdir, "best").state
     put = lambda new, old: jax.device_put(np.broadcast_to(jax.device_get(new), old.shape), old.sharding)  # noqa: E731
     params = jax.tree.map(put, restored.params, state.params)
     return dataclasses.replace(state, params=params, buffers=jax.tree.map(put, restored.buffers, state.buffers))

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.parallel import messages, processes
@@ -18,6 +18,9 @@ from rnnlab.records.folders import SweepDir
 from rnnlab.records.run_config import resolve_config
 from rnnlab.records.workdir import with_tuples
 from rnnlab.sweeps.spec.space import Setting
+
+if TYPE_CHECKING:
+    from rnnlab.sweeps.replicas.group_run import KeptPrograms
 
 SEEN_SECONDS = 15.0
 """How long a file of the first process may need to be seen by the others."""
@@ -29,7 +32,7 @@ class Orders:
     Args:
         workdir: of the sweep.
         data_dir: the data folder.
-        stop: as of `runner.run_sweep`.
+        stop, kept: as of `runner.run_sweep`.
     """
 
     def __init__(
@@ -37,11 +40,12 @@ class Orders:
         workdir: Path,
         data_dir: str | None,
         stop: Callable[[int], bool] | None = None,
+        kept: "KeptPrograms | None" = None,
     ):
         self.workdir, self.data_dir, self.stop = workdir, data_dir, stop
         self.say: Callable[[str], None] = lambda text: None
         """Where a line for the user goes, from the first process."""
-        self._kept: Any = None
+        self._kept = kept
         self._count = 0
         """Orders so far."""
 

@@ -6,7 +6,7 @@ of which the first does what is written here (`orders.py`).
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnlab.parallel import processes
 from rnnlab.parallel.environment import single_precision
@@ -22,6 +22,9 @@ from rnnlab.sweeps.spec.search import Search
 from rnnlab.sweeps.spec.space import Setting, described, expand
 from rnnlab.sweeps.worker import TableFile, Worker, shared_axes
 
+if TYPE_CHECKING:
+    from rnnlab.sweeps.replicas.group_run import KeptPrograms
+
 
 @processes.partners()
 @single_precision()
@@ -34,6 +37,7 @@ def run_sweep(
     shard: tuple[int, int] = (0, 1),
     at_most: int | None = None,
     stop: Callable[[int], bool] | None = None,
+    kept: "KeptPrograms | None" = None,
 ) -> str:
     """Trains what is not over yet of a sweep.
 
@@ -45,6 +49,7 @@ def run_sweep(
         at_most: replicas in a group.
         stop: asked with the step after every dispatch; where it says True the sweep is interrupted, and the runs under
             way are measured as if they ended there.
+        kept: where compiled programs are looked for and left, for another sweep of the same structure.
 
     Returns:
         "finished", "interrupted" after saving, or "incomplete" where other commands still have groups. Diverged runs
@@ -60,7 +65,7 @@ def run_sweep(
 
             if idle := devices.use_all_cores():  # Before anything is written: there may be no such devices.
                 print(f"warning: {idle}")
-        orders = Orders(workdir, data_dir, stop)
+        orders = Orders(workdir, data_dir, stop, kept)
         if not processes.is_first():
             return orders.follow()
         with unless_too_large(workdir):

@@ -26,7 +26,9 @@ def restore_run(run: Run, workdir: Path, which: str) -> Restored:
         ConfigError: as `restore_chosen`, or the workdir's words are others.
     """
     check_words(workdir, run.task.words)
-    restored = restore_chosen(workdir, which, run.programs.start(run.seed), run.programs.structure.word_leaves)
+    programs = run.programs
+    like = programs.start(run.seed) if is_exported(workdir) else programs.like  # An export has no optimiser's state.
+    restored = restore_chosen(workdir, which, like, programs.structure.word_leaves)
     enter_stage(run, restored)
     return restored
 

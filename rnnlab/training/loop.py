@@ -141,11 +141,11 @@ def _begin(
     """Begins from the last checkpoint, or anew. The stack closes the writers."""
     is_main, steps, files = processes.is_first(), run.intervals.steps, Workdir(workdir)
     run.enter(0)
-    state = jax.block_until_ready(run.programs.start(run.seed))
     progress = ProgressLine(steps, 0, quiet=not is_main)
     checkpoints = stack.enter_context(Checkpoints(files.checkpoints, progress.say))
-    restored = checkpoints.restore_latest(state, run.programs.structure.word_leaves)
+    restored = checkpoints.restore_latest(run.programs.like, run.programs.structure.word_leaves)
     if restored is None:
+        state = jax.block_until_ready(run.programs.start(run.seed))
         progress.say(f"a new run in {workdir}")
     else:
         state = restored.state

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.extend.core import ClosedJaxpr
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.ops.linear import check_precision
@@ -172,6 +172,15 @@ class Programs:
         return lax.while_loop(goes_on, lambda s: self.update(s, data, rows), state)
 
     # --- for the host ------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def like(self) -> TrainState:
+        """Shapes and places of a state's leaves, by which a checkpoint is restored; nothing is compiled for it."""
+        return jax.tree.map(
+            lambda a, lies: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(self.mesh, lies)),
+            self.shapes,
+            jax.tree.broadcast(self.lies, self.shapes),
+        )
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""

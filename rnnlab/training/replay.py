@@ -223,7 +223,7 @@ def _restored(recording: Recording, run: Run) -> TrainState:
     folder = recording.files.state
     if not folder.is_dir():
         raise ConfigError(f"{recording.files.folder} is not whole: it has no state")
-    return SavedCheckpoints(folder).restore(recording.record["start"], run.programs.start(run.seed)).state
+    return SavedCheckpoints(folder).restore(recording.record["start"], run.programs.like).state
 
 
 def _transplanted(run: Run, state: TrainState, intervention: Intervention) -> TrainState:

@@ -161,8 +161,7 @@ def state_difference(programs: Programs, others: Programs) -> tuple[str, str, st
 
 def _shapes(programs: Programs) -> dict[str, str]:
     """The shape of every array of a state: "params/readout/kernel" -> "float32[8, 1]"."""
-    state = jax.eval_shape(lambda: programs.start(0))
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = jax.tree_util.tree_leaves_with_path(programs.shapes)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in leaves

@@ -21,6 +21,7 @@ from rnnlab.plots.style import kept
 from rnnlab.records.folders import SweepDir
 from rnnlab.records.provenance import git_commit, versions
 from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, read_summary
+from rnnlab.sweeps.replicas.group_run import KeptPrograms
 from rnnlab.sweeps.report.table import make_rows
 from rnnlab.sweeps.runner import run_sweep
 from rnnlab.sweeps.spec.manifest import read_sweep
@@ -45,21 +46,27 @@ def train_entry(entry: Entry, runs: Path, data_dir: str | None, stop: Callable[[
     Raises:
         KeyboardInterrupt: a signal came; all is saved.
     """
-    folder = runs / entry.name
+    folder, programs = runs / entry.name, KeptPrograms()
     chosen, scores = {path: values[0] for path, values in entry.grid.items()}, []
     if any(len(values) > 1 for values in entry.grid.values()):
-        if not _over(entry.tuning(), folder / "tuning", data_dir, stop):
+        if not _over(entry.tuning(), folder / "tuning", data_dir, stop, programs):
             return None
         chosen, scores = chosen_in(folder / "tuning", entry)
-    if not _over(entry.final(chosen), folder / "final", data_dir, stop):
+    if not _over(entry.final(chosen), folder / "final", data_dir, stop, programs):
         return None
     return record(entry, folder, chosen, scores, data_dir)
 
 
-def _over(sweep: Mapping[str, Any], folder: Path, data_dir: str | None, stop: Callable[[int], bool]) -> bool:
+def _over(
+    sweep: Mapping[str, Any],
+    folder: Path,
+    data_dir: str | None,
+    stop: Callable[[int], bool],
+    programs: KeptPrograms,
+) -> bool:
     """Trains what is left of a sweep; False where it was stopped."""
     with kept():  # Figures of thousands of runs, which nobody looks at, would take as long as some of the entries.
-        status = run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=stop)
+        status = run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=stop, kept=programs)
     if status != "interrupted":
         return True
     if not stop(0):

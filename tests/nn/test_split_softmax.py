@@ -195,6 +195,12 @@ def test_runs_split_over_pairs_of_four_devices_are_the_run_on_one() -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_a_checkpoint_of_a_split_run_is_restored_to_where_a_first_state_lies() -> None:
+    run = programs(2, 2, QUICK)
+    places = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)  # noqa: E731
+    assert places(run.like) == places(run.start(0))
+
+
 @pytest.mark.parametrize(
     "name", ["adam, every clipping, projection, chunks", "adagrad, clip_norm, tied, samples, dropout"]
 )

@@ -401,6 +401,50 @@ def test_programs_are_kept_for_runs_of_the_same_constants_alone(monkeypatch):
         kept.of([of_epsilon(0.5, way="closure")], None)
 
 
+def test_a_smaller_group_takes_slots_that_are_compiled_where_idle_ones_cost_nothing(monkeypatch) -> None:
+    programs = KeptPrograms().of(SETTINGS, None)
+    assert programs.slots_for(3) == 4  # Two devices.
+    programs._compiled = {8: "eight", 6: "six", 2: "two"}
+    assert [programs.slots_for(n) for n in (2, 3, 6, 7, 9)] == [2, 6, 6, 8, 10]
+    monkeypatch.setattr(programs, "side_by_side", True)
+    assert programs.slots_for(3) == 4
+    monkeypatch.setattr(programs, "side_by_side", False)
+    monkeypatch.setattr("rnnlab.sweeps.replicas.replicas.processes.processes", lambda: 2)
+    assert programs.slots_for(3) == 4
+
+
+def test_a_program_that_has_no_room_any_more_gives_way_to_a_smaller_one(monkeypatch) -> None:
+    programs = KeptPrograms().of(SETTINGS, None)
+    programs._compiled = {8: "eight", 6: "six"}
+    monkeypatch.setattr(programs, "needed", lambda slots: 100 * slots)
+    monkeypatch.setattr(programs, "available", lambda: 1000)
+    monkeypatch.setattr("rnnlab.sweeps.replicas.replicas._SHARE_OF_MEMORY", 0.45)
+    monkeypatch.setattr("rnnlab.training.footprint.check_replicas", lambda *words: None)
+    monkeypatch.setattr(programs, "_program", lambda slots: None)
+    assert programs.fitting(4) == 4
+    assert programs._compiled == {}
+
+
+@pytest.mark.slow
+def test_a_smaller_group_of_the_same_programs_ends_as_it_did_in_the_larger_one(whole, tmp_path) -> None:
+    kept = KeptPrograms()
+    for workdir, settings in ((tmp_path / "first", SETTINGS), (tmp_path / "second", SETTINGS[1:3])):
+        folder = workdir / "groups" / "000"
+        assert run_group(settings, workdir, folder, None, lambda text: None, lambda **_: None, kept=kept)
+    assert kept._last is not None
+    assert set(kept._last[1]._compiled) == {4}
+    for setting in SETTINGS[1:3]:
+        ours, theirs = (workdir / "runs" / setting.name for workdir in (tmp_path / "second", whole))
+        assert without_times(summary(ours)) == without_times(summary(theirs))
+        assert summary(ours)["replicas"] == 2
+        assert numbers(ours) == numbers(theirs)
+        for which in ("best", "last"):
+            pair = [state(folder, which) for folder in (ours, theirs)]
+            assert pair[0][0] == pair[1][0]
+            for a, b in zip(*(jax.tree.leaves(each) for _, each in pair), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     "cell",
     [

@@ -148,6 +148,13 @@ def test_two_devices_equal_one() -> None:
     jax.tree.map(assert_close, means(two.sums), means(one.sums))
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_checkpoint_is_restored_to_where_a_first_state_lies(devices: int) -> None:
+    run = programs(devices)
+    places = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)  # noqa: E731
+    assert places(run.like) == places(run.start(0))
+
+
 def test_a_network_differs_by_its_seed() -> None:
     run = programs(1)
     kernels = [np.asarray(run.start(seed).params["readout"]["kernel"]) for seed in (0, 0, 1)]

@@ -119,7 +119,7 @@ class ReplicaAxis:
         specs: Any = self.states
         if slots % self.places:
             specs = jax.tree.map(lambda spec: PartitionSpec(None, *spec[1:]), specs)
-        shapes = jax.eval_shape(lambda: self.programs.start(0))
+        shapes = self.programs.shapes
         return jax.tree.map(
             lambda a, spec: jax.ShapeDtypeStruct((slots, *a.shape), a.dtype, sharding=self.placed(spec)),
             shapes,

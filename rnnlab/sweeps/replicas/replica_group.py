@@ -54,7 +54,7 @@ class ReplicaGroup:
     def begin(self, members: Sequence[Member]) -> None:
         """All from the start."""
         self.replicas = len(members)
-        filler = self.programs.slots(len(members)) - len(members)
+        filler = self.programs.slots_for(len(members)) - len(members)
         self.slots = [*members, *[None] * filler]
         of_slots = [*members, *[members[0]] * filler]
         self.state = self.programs.start([m.setting.config["seed"] for m in of_slots], [m.numbers for m in of_slots])

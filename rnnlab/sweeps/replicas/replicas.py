@@ -115,6 +115,13 @@ class ReplicaPrograms:
         """How long the axis is for so many replicas: every device has as many slots."""
         return -(-replicas // self.count) * self.count
 
+    def slots_for(self, replicas: int) -> int:
+        """The slots of a new group: those of a program that is compiled and has room, or else as few as can be."""
+        fewest = self.slots(replicas)
+        if processes.processes() > 1:  # All have to choose alike, and each has another's memory.
+            return fewest
+        return min((slots for slots in self._compiled if slots >= fewest and self.ready(slots)), default=fewest)
+
     def ready(self, slots: int) -> bool:
         """Whether `train` is compiled for so many slots, and empty ones cost nothing."""
         return slots in self._compiled and not self.side_by_side
@@ -215,9 +222,12 @@ class ReplicaPrograms:
         for split in ("validation", "test"):
             self.run.check_evaluation(split)
         room, size = _SHARE_OF_MEMORY * self.available(), replicas
-        while size > self.count and (needed := self.needed(self.slots(size))) > room:
-            size = max(self.count, min(size - 1, int(size * room / needed)))
-        slots = self.slots(size)
+        while size > self.count and (needed := self.needed(slots := self.slots_for(size))) > room:
+            if slots > self.slots(size):
+                del self._compiled[slots]
+            else:
+                size = max(self.count, min(size - 1, int(size * room / needed)))
+        slots = self.slots_for(size)
         footprint.check_replicas(self.run.programs, self.run.sizes, self._state_bytes(slots), self._program(slots))
         return processes.fewest(size)
 
