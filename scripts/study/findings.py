@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rnnlab.files.markdown import markdown_table
 from rnnlab.sweeps.spec.question import larger_is_better
 from scripts.study.comparison import (
     Numbers,
@@ -45,7 +46,7 @@ def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
     for task, of in by_task.items():
         so_far = "" if len(of) >= len(CELLS) else f"; {len(of)} of the {len(CELLS)} cells so far"
         lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(of)}.")
-    lines += ["", *_prediction(by_task), ""]
+    lines += ["", *_overview(by_task), *_prediction(by_task), ""]
     complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST}
     ranks, critical = average_ranks(complete)
     if len(complete) > 1:
@@ -58,6 +59,27 @@ def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         ]
         lines += figures.shown(lambda path: draw_ranks(ranks, critical, path), "ranks", "Mean ranks of the cells")
     return lines
+
+
+def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
+    """A table of who solves what."""
+    methods = list(dict.fromkeys(method for of in by_task.values() for method in of))
+    share = {m: sum(of[m].solved / of[m].count for of in by_task.values() if m in of) for m in methods}
+    rows = []
+    for method in sorted(methods, key=lambda method: -share[method]):
+        rows.append([method, *(_solved_at(of[method]) if method in of else "" for of in by_task.values())])
+    head = ["cell", *(task.replace("_", " ") for task in by_task)]
+    return [
+        "The median step at which a cell solves a task, where all of its seeds do; else how many of them do:",
+        "",
+        markdown_table(head, rows),
+    ]
+
+
+def _solved_at(n: Numbers) -> str:
+    if n.solved == n.count:
+        return f"{n.steps[0]:.0f}"
+    return f"{n.solved} of {n.count}" if n.solved else "none"
 
 
 def _winners(of: Mapping[str, Numbers]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from scripts.study.entries import PARTS, Entry, cells, entries, halving_share, p
 from scripts.study.page import write_page
 from scripts.study.planning import runs_of
 from scripts.study.protocol import CELLS, SEEDS, SIZES, TASKS, TUNING_SEEDS
-from scripts.study.training import train_entry, write_entry
+from scripts.study.training import read_entries, train_entry, write_entry
 from tests.scripts.study_results import content_of
 
 
@@ -269,6 +270,17 @@ def test_every_core_is_a_device_before_parameters_are_counted(tmp_path: Path, mo
     monkeypatch.setattr(command, "entries", lambda *words: order.append("entries") or [])
     assert command.main([f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]) == 0
     assert order == ["devices", "entries"]
+
+
+def test_the_faq_says_who_solves_what_as_the_published_results_do() -> None:
+    root = Path(__file__).parents[2]
+    published = [numbers_of(entry) for entry in read_entries(root / "docs" / "results" / "study")]
+    answer = (root / "docs" / "faq.md").read_text().partition("### Which cell remembers what?")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in answer.splitlines() if line.startswith("| to ")]
+    for (every, none), task in zip(rows, ("copying_50", "random_permutation_100", "parity_40"), strict=True):
+        of = {n.entry["method"]: n.solved / n.count for n in published if n.entry["task"] == task}
+        assert re.findall(r"`(\w+)`", every) == sorted(method for method, share in of.items() if share == 1), task
+        assert re.findall(r"`(\w+)`", none) == sorted(method for method, share in of.items() if share == 0), task
 
 
 def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:

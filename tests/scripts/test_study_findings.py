@@ -54,6 +54,18 @@ def test_where_no_cell_solves_a_task_the_page_names_the_best(page_of: Callable[.
     assert text.index("lem 0.896") < text.index("lstm 0.796") < text.index("gru 0.69")
 
 
+def test_an_overview_says_who_solves_what_the_best_first(page_of: Callable[..., str]) -> None:
+    text = page_of(
+        content_of("cells", "adding_200", "gru", spread(0.1), [None] * 8),
+        content_of("cells", "adding_200", "lem", spread(0.1), [40, 60] * 4),
+        content_of("cells", "copying_50", "lem", spread(0.1), [40] * 3 + [None] * 5),
+        content_of("cells", "copying_50", "irnn", spread(0.1), [40] + [None] * 7),
+    )
+    table = text[text.index("| cell |") :].split("\n\n")[0].splitlines()
+    assert table[0] == "| cell | adding 200 | copying 50 |"
+    assert table[2:] == ["| lem | 50 | 3 of 8 |", "| irnn |  | 1 of 8 |", "| gru | none |  |"]
+
+
 def test_ranks_are_drawn_over_tasks_with_enough_cells(page_of: Callable[..., str], tmp_path: Path) -> None:
     cells = [f"cell{number:02}" for number in range(12)]
     for count, drawn in ((11, False), (12, True)):
