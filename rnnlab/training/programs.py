@@ -70,7 +70,8 @@ class Programs:
         self.evaluation = Evaluation(structure, row_parts(mesh))
         if structure.precision != "highest":
             check_precision(mesh.local_devices[0], structure.precision)
-        self.shapes = jax.eval_shape(self.initialize_shard, self.numbers, jnp.int32(0), embedding)
+        numbers = dict.fromkeys(self.numbers, jax.ShapeDtypeStruct((), jnp.float32))
+        self.shapes = jax.eval_shape(self.initialize_shard, numbers, jnp.int32(0), embedding)
         """Shapes of a state's leaves, each of them whole; a carry has all rows of the batch."""
         others = (*RUNNING, "clipped")
         names = (name for name in self.shapes.sums if name not in others and not is_weight(name))
