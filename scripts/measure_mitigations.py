@@ -13,12 +13,10 @@ import json
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -29,6 +27,7 @@ from rnnlab.files.markdown import markdown_table, write_between_marks
 from rnnlab.records.run_config import apply_overrides
 from rnnlab.sweeps.statistics import LOGARITHMS, PLAIN, mean_interval
 from scripts.cures import CURES
+from scripts.study.costs import step_ratio
 
 # Few images of MNIST by rows, a network that can learn them by heart.
 SMALL = {
@@ -95,29 +94,6 @@ def train(setting: str, overrides: dict[str, Any], seed: int, data_dir: str | No
     return result | {"train": summary["final"]["train"], "validation": summary["final"]["validation"]}
 
 
-def cost(setting: str, overrides: dict[str, Any], data_dir: str | None, turns: int = 5) -> float | None:
-    """The time of a training step with the cure over that without, by turns: the median; None where one diverged."""
-    from rnnlab.training.setup import make_run
-
-    runs = [make_run(config_of(setting, each, 0), data_dir) for each in ({}, overrides)]
-    states = [run.programs.start(0) for run in runs]
-    ratios = []
-    for turn in range(turns + 1):
-        times = []
-        for index, run in enumerate(runs):
-            run.enter(len(run.stages) - 1)
-            count = 60 if turn else 1
-            began = time.perf_counter()
-            target = int(states[index].step) + count
-            states[index] = jax.block_until_ready(run.train(states[index], target))
-            times.append(time.perf_counter() - began)
-            if not bool(states[index].finite):
-                return None
-        if turn:
-            ratios.append(times[1] / times[0])
-    return statistics.median(ratios)
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
     values = flags.FlagValues()
@@ -144,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
         setting, overrides, *_ = CURES[name]
         row = results["cures"].setdefault(name, {"setting": setting, "overrides": overrides, "runs": []})
         if values.costs:
-            row["cost"] = cost(setting, overrides, values.data_dir)
+            row["cost"] = step_ratio(config_of(setting, overrides, 0), config_of(setting, {}, 0), values.data_dir)
             print(f"{name}: {_rounded(row['cost'])} times the step without it")
         else:
             base = results["settings"].setdefault(setting, {"config": SETTINGS[setting], "runs": []})

@@ -378,7 +378,7 @@ def test_who_reads_the_text_may_stop(data, workdirs) -> None:
     process.stdout.close()
     with contextlib.closing(process.stderr):
         assert without_cache_lines(process.stderr.read().decode()) == ""
-        assert process.wait(timeout=120) == cli.UNREAD
+        assert process.wait(timeout=60) == cli.UNREAD
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -39,6 +39,15 @@ def _explicit(mesh: AbstractMesh) -> tuple[str, ...]:
     return tuple(name for name, kind in kinds if kind == AxisType.Explicit)
 
 
+def placed_shapes(mesh: Mesh, shapes: PyTree, specs: PyTree) -> PyTree:
+    """The shapes with their places on a mesh. specs: of the leaves, or of whole branches, as `PartitionSpec`."""
+    return jax.tree.map(
+        lambda a, spec: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec)),
+        shapes,
+        jax.tree.broadcast(specs, shapes),
+    )
+
+
 def row_parts(mesh: Mesh) -> int:
     """How many parts the rows of a batch are split into."""
     return mesh.shape[DATA_AXIS] * mesh.shape[MODEL_AXIS]

@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.extend.core import ClosedJaxpr
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from rnnlab.diagnostics.probe import Probe
 from rnnlab.ops.linear import check_precision
-from rnnlab.parallel.sharding import ALL_AXES, row_parts
+from rnnlab.parallel.sharding import ALL_AXES, placed_shapes, row_parts
 from rnnlab.tasks import Split, StreamTask
 from rnnlab.training.constants import check_constants, constant_numbers
 from rnnlab.training.evaluation import Evaluation, Pace, Sums, in_parts
@@ -177,11 +177,7 @@ class Programs:
     @functools.cached_property
     def like(self) -> TrainState:
         """Shapes and places of a state's leaves, by which a checkpoint is restored; nothing is compiled for it."""
-        return jax.tree.map(
-            lambda a, lies: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(self.mesh, lies)),
-            self.shapes,
-            jax.tree.broadcast(self.lies, self.shapes),
-        )
+        return placed_shapes(self.mesh, self.shapes, self.lies)
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, for a seed and the config's numbers."""

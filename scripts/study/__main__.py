@@ -93,8 +93,9 @@ def _measure(
         if (baseline := baseline_of(entry.part, entry.method)) is not None:
             pairs.append((entry, by_name[f"{entry.part}/{entry.task}/{baseline}"]))
     for entry, cost in measure_costs(pairs, data_dir):
-        print(f"{entry.name}: {cost:.2f}", flush=True)
-        write_cost(results, entry, cost)
+        print(f"{entry.name}: {'diverged' if cost is None else f'{cost:.2f}'}", flush=True)
+        if cost is not None:
+            write_cost(results, entry, cost)
 
 
 def _train(chosen: Sequence[Entry], runs: Path, results: Path, data_dir: str | None, minutes: float | None) -> bool:

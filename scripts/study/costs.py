@@ -17,13 +17,14 @@ from scripts.study.entries import Entry
 
 FILE = "costs.json"
 """In the folder of results: {"hardware", "entries": {entry's name: cost}}."""
-STEPS, TURNS = 40, 5
+STEPS, TURNS = 60, 5
 
 
-def measure_costs(pairs: Sequence[tuple[Entry, Entry]], data_dir: str | None) -> Iterator[tuple[Entry, float]]:
-    """The cost of a step of each entry over its baseline's: of one replica on one device, as in the study's groups."""
+def measure_costs(pairs: Sequence[tuple[Entry, Entry]], data_dir: str | None) -> Iterator[tuple[Entry, float | None]]:
+    """The cost of a step of each entry over its baseline's: of one replica on one device, as in the study's groups;
+    None where one diverged."""
     for entry, baseline in pairs:
-        yield entry, 1.0 if entry is baseline else _ratio([_config(entry), _config(baseline)], data_dir)
+        yield entry, 1.0 if entry is baseline else step_ratio(_config(entry), _config(baseline), data_dir)
         jax.clear_caches()
 
 
@@ -32,18 +33,22 @@ def _config(entry: Entry) -> dict[str, Any]:
     return set_fields(entry.config, {"devices": 1, **{path: values[0] for path, values in entry.grid.items()}})
 
 
-def _ratio(configs: Sequence[Mapping[str, Any]], data_dir: str | None) -> float:
-    """The time of `STEPS` steps of the first config over that of the second, the median over turns."""
-    runs = [make_run(resolve_config(config), data_dir) for config in configs]
+def step_ratio(config: Mapping[str, Any], baseline: Mapping[str, Any], data_dir: str | None) -> float | None:
+    """The time of a training step by a config over that by another, of a curriculum in its last stage: the median over
+    turns, rounded to three digits; None where one diverged."""
+    runs = [make_run(resolve_config(each), data_dir) for each in (config, baseline)]
     states = [run.programs.start(0) for run in runs]
     ratios = []
     for turn in range(TURNS + 1):  # The first one compiles.
         seconds = []
         for number, run in enumerate(runs):
+            run.enter(len(run.stages) - 1)
             target = int(states[number].step) + (STEPS if turn else 1)
             began = time.perf_counter()
             states[number] = jax.block_until_ready(run.train(states[number], target))
             seconds.append(time.perf_counter() - began)
+            if not bool(states[number].finite):
+                return None
         ratios.append(seconds[0] / seconds[1])
     return float(f"{statistics.median(ratios[1:]):.3g}")
 

@@ -78,7 +78,7 @@ def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, float]) -> l
         f"{100 * n.clipped:.0f} %",
         _life(n.untrained),
         _life(n.trained),
-        "–" if lyapunov is None else f"{lyapunov['mean']:.3f}",
+        "–" if lyapunov is None else "-∞" if lyapunov["mean"] is None else f"{lyapunov['mean']:.3f}",
         "–" if cost is None else f"{cost:.2f}",
     ]
 

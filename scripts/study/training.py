@@ -30,7 +30,6 @@ from rnnlab.sweeps.spec.sections import SweepOptions
 from rnnlab.sweeps.statistics import PLAIN, aggregate, ranked
 from scripts.irnn.runs import hardware
 from scripts.study.entries import Entry, parameters
-from scripts.study.protocol import SEEDS
 
 LYAPUNOV_ROWS = 8
 """Rows of the validation split on which the largest Lyapunov exponent is measured."""
@@ -113,7 +112,6 @@ def record(
         "tuning": scores,
         "runs": runs,
         "lyapunov": _lyapunov(final.run(names[0]), data_dir),
-        "seconds_a_step": sum(r["seconds"] for r in runs) / max(1, sum(r["steps"] for r in runs)) / len(SEEDS),
         "hardware": hardware(),
         "machine": platform.machine(),
         "versions": versions(),
@@ -145,9 +143,10 @@ def _run(workdir: Path) -> dict[str, Any]:
     return result | {"factor": {when: float(factor) for when, factor in factors.items()}}
 
 
-def _lyapunov(workdir: Path, data_dir: str | None) -> dict[str, float] | None:
+def _lyapunov(workdir: Path, data_dir: str | None) -> dict[str, float | None] | None:
     """The largest Lyapunov exponent of the trained network of a run, per time step: mean over rows and its standard
-    error; None where its states are not finite, or the run has no checkpoint."""
+    error, each None where the mean is minus infinity, since a Jacobian is zero. None for both where the states are not
+    finite, or the run has no checkpoint."""
     run = load(workdir, data_dir=data_dir)
     try:
         graphdef, state = nnx.split(run.model)
@@ -157,7 +156,7 @@ def _lyapunov(workdir: Path, data_dir: str | None) -> dict[str, float] | None:
             exponent = MEASURES["lyapunov"](subject)["layer 1"]
     except ConfigError:
         return None
-    return {"mean": float(exponent["mean"][0]), "error": float(exponent["error"][0])}
+    return {name: _finite(float(exponent[name][0])) for name in ("mean", "error")}
 
 
 def entry_file(folder: Path, entry: Entry) -> Path:

@@ -46,9 +46,9 @@ def test_batch_is_split_over_as_many_cores_as_divide_it() -> None:
 def test_cores_that_came_too_late_to_be_devices_are_named(
     platform: str, there: int, cores: int, warns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = [SimpleNamespace(platform=platform)] * there
+    at_hand = [SimpleNamespace(platform=platform)] * there
     monkeypatch.setattr("rnnlab.parallel.devices.cores", lambda: cores)
-    monkeypatch.setattr("rnnlab.parallel.devices.all_devices", lambda: made)
+    monkeypatch.setattr("rnnlab.parallel.devices.all_devices", lambda: at_hand)
     warning = use_all_cores()
     assert (warning is not None) == warns
     if warning is not None:

@@ -30,4 +30,4 @@ def content_of(
     ]
     config = {"task": {"length": length}, "steps": 1000}
     fields = {"part": part, "task": task, "method": method, "metric": metric, "config": config, "runs": runs}
-    return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}, "seconds_a_step": 0.002}
+    return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}}

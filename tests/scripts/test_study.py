@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 from scipy import stats
 
 from rnnlab.config.errors import ConfigError
@@ -178,30 +179,34 @@ def test_a_rank_correlation_takes_what_is_infinite_by_its_rank() -> None:
 
 
 def test_a_cost_is_the_ratio_of_two_runs_times_without_the_step_that_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, trained = [0.0], []
+    now, trained, entered = [0.0], [], []
 
     def make(config: Any, data_dir: str | None) -> Any:
         def train(step: Any, target: int) -> Any:
             first = int(step.step) == 0
             now[0] += 1000 if first else (target - int(step.step)) * config["seconds"]
             trained.append((config["seconds"], target - int(step.step)))
-            return SimpleNamespace(step=target)
+            return SimpleNamespace(step=target, finite=target != config.get("diverges at"))
 
-        return SimpleNamespace(programs=SimpleNamespace(start=lambda seed: SimpleNamespace(step=0)), train=train)
+        first = SimpleNamespace(start=lambda seed: SimpleNamespace(step=0))
+        return SimpleNamespace(programs=first, train=train, stages=["short", "long"], enter=entered.append)
 
     monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(costs, "make_run", make)
+    monkeypatch.setattr(costs, "TURNS", 1)  # A median of more would hide the step that compiles.
     monkeypatch.setattr(costs, "resolve_config", lambda config: config)
     monkeypatch.setattr(costs.jax, "block_until_ready", lambda state: state)
-    assert costs._ratio([{"seconds": 3}, {"seconds": 2}], None) == 1.5
+    assert costs.step_ratio({"seconds": 3}, {"seconds": 2}, None) == 1.5
     assert trained == [(3, 1), (2, 1)] + costs.TURNS * [(3, costs.STEPS), (2, costs.STEPS)]
+    assert set(entered) == {1}  # The last stage.
+    assert costs.step_ratio({"seconds": 3}, {"seconds": 2, "diverges at": 1 + costs.STEPS}, None) is None
 
 
 def test_costs_are_kept_beside_each_other_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     asked: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    monkeypatch.setattr(costs, "_ratio", lambda configs, data_dir: asked.append(tuple(configs)) or 0.876)
+    monkeypatch.setattr(costs, "step_ratio", lambda *words: asked.append(words[:2]) or 0.876)
     words = ["--costs", "--backend=native", f"--results={tmp_path}"]
     assert command.main([*words, "--only=adding_200/lstm,adding_200/gru"]) == 0
     assert command.main([*words, "--part=cures", "--only=adding_100/gru+zoneout"]) == 0
@@ -231,6 +236,7 @@ def test_a_cost_is_measured_of_runs_as_the_study_trains_them() -> None:
     entry = small()
     (pair,) = costs.measure_costs([(entry, dataclasses.replace(entry, method="other"))], None)
     assert pair[0] is entry
+    assert pair[1] is not None
     assert 0 < pair[1] < math.inf
 
 
@@ -261,6 +267,24 @@ def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: P
     assert (results / "table.html").read_text().count("<tr>") == 4
     write_page(results, page)
     assert page.read_text() == text
+
+
+def test_an_exponent_of_minus_infinity_is_null_in_the_file_and_said_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"mean": np.array([-math.inf]), "error": np.array([math.nan])}
+    run = SimpleNamespace(model=nnx.Dict(), task=None, batch=lambda rows: ())
+    monkeypatch.setattr(training, "load", lambda *words, **more: run)
+    monkeypatch.setattr(training, "subject_of", lambda *words: None)
+    monkeypatch.setitem(training.MEASURES, "lyapunov", lambda subject: {"layer 1": measured})
+    exponent = training._lyapunov(tmp_path, None)
+    assert exponent == {"mean": None, "error": None}
+    entry = result("indrnn", [0.1] * 8, [None] * 8) | {"lyapunov": exponent}
+    write_entry(tmp_path, dataclasses.replace(small(), method="indrnn"), entry)
+    page = tmp_path / "study.md"
+    page.write_text("<!-- table -->\n<!-- end of table -->\n")
+    write_page(tmp_path, page)
+    assert "| -∞ | – |" in page.read_text()
 
 
 def test_every_core_is_a_device_before_parameters_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +319,7 @@ def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:
 def test_an_entry_stops_resumes_and_leaves_the_file_of_one_that_did_not(
     tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (of_entries, training):
-        monkeypatch.setattr(module, "SEEDS", SEEDS[:2])
+    monkeypatch.setattr(of_entries, "SEEDS", SEEDS[:2])
     entry, asked = small(), [0]
 
     def stop(step: int) -> bool:

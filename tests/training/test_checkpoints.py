@@ -103,7 +103,7 @@ def test_evaluating_a_run_while_it_saves_disturbs_neither(tmp_path: Path, capsys
             assert training.poll() is None
         assert not (tmp_path / "run" / "evaluation.json").exists()
         training.send_signal(signal.SIGTERM)
-        said, _ = training.communicate(timeout=120)
+        said, _ = training.communicate(timeout=60)
     finally:
         training.kill()
     assert training.returncode == 130, said

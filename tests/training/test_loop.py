@@ -570,7 +570,7 @@ def test_signal_saves_and_leaves_a_resumable_run(tmp_path, number):
     process = start(tmp_path, workdir, **long)
     wait_for(lambda: (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_size, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["status"] == "interrupted"

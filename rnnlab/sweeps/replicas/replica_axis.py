@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.parallel import devices
-from rnnlab.parallel.sharding import ALL_AXES, row_parts
+from rnnlab.parallel.sharding import ALL_AXES, placed_shapes, row_parts
 from rnnlab.training.evaluation import Sums
 from rnnlab.training.programs import Programs
 from rnnlab.training.state import TrainState
@@ -119,12 +119,8 @@ class ReplicaAxis:
         specs: Any = self.states
         if slots % self.places:
             specs = jax.tree.map(lambda spec: PartitionSpec(None, *spec[1:]), specs)
-        shapes = self.programs.shapes
-        return jax.tree.map(
-            lambda a, spec: jax.ShapeDtypeStruct((slots, *a.shape), a.dtype, sharding=self.placed(spec)),
-            shapes,
-            jax.tree.broadcast(specs, shapes),
-        )
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape), a.dtype), self.programs.shapes)
+        return placed_shapes(self.mesh, shapes, specs)
 
     def placed(self, specs: PyTree) -> Any:
         """The same places for arrays that are passed from program to program."""
