@@ -92,6 +92,8 @@ def _measure(
     for entry in chosen:
         if (baseline := baseline_of(entry.part, entry.method)) is not None:
             pairs.append((entry, by_name[f"{entry.part}/{entry.task}/{baseline}"]))
+    if not pairs:
+        raise ConfigError(f"--costs: nothing of --part={chosen[0].part} has a baseline; cells and cures have")
     for entry, cost in measure_costs(pairs, data_dir):
         print(f"{entry.name}: {'diverged' if cost is None else f'{cost:.2f}'}", flush=True)
         if cost is not None:

@@ -310,6 +310,8 @@ def test_the_faq_says_who_solves_what_as_the_published_results_do() -> None:
 def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no results; python -m scripts\.study trains them"):
         write_page(tmp_path, tmp_path / "study.md")
+    with pytest.raises(ConfigError, match=r"^--costs: nothing of --part=lengths has a baseline; cells and cures have$"):
+        command.main(["--costs", "--part=lengths", f"--results={tmp_path}"])
     for text in ("2/2", "a/b", "1", "-1/2"):
         with pytest.raises(ConfigError, match=r"^--shard: .* is not i/n with i from 0 to n - 1"):
             command._shard(text)
