@@ -35,6 +35,7 @@ from rnnlab.files import write_arrays
 from rnnlab.records import statuses
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.records.workdir import Workdir
+from scripts.study.training import read_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "docs" / "results" / "checkpoints"
@@ -72,11 +73,9 @@ def cases() -> Iterator[Case]:
             config = resolve_config(read_file(f"{file}:{preset}"))
             together = file.parent.name == "irnn" and not_replicable(config) is None
             yield Case(f"{file.relative_to(ROOT).with_suffix('')}:{preset}", config, together)
-    measure = _module(ROOT / "scripts" / "measure_mitigations.py")
-    for setting in measure.SETTINGS:
-        yield Case(f"mitigations/{setting}", resolve_config(measure.config_of(setting, {}, 0)), False)
-    for name, cure in measure.CURES.items():
-        yield Case(f"mitigations/{name}", resolve_config(measure.config_of(cure.setting, cure.overrides, 0)), False)
+    for entry in read_entries(ROOT / "docs" / "results" / "study"):
+        name = "/".join(entry[key] for key in ("part", "task", "method"))
+        yield Case(f"study/{name}", resolve_config(entry["config"]), True)
     speech = _module(ROOT / "scripts" / "compare_speech.py")
     for name in speech.NETWORKS:
         if name not in speech.FRAMEWISE:

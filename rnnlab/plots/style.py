@@ -128,12 +128,20 @@ def log_scale(axis: Axes) -> None:
     name_few_decades(axis.yaxis, positive)
 
 
+_NAMED = {
+    1.6: (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+    3.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    30.0: (1.0, 2.0, 5.0),
+}
+"""What is named of each decade where the largest value is less than so many times the smallest."""
+
+
 def name_few_decades(scale: Axis, values: Any) -> None:
     """Plain numbers between the powers of ten of a logarithmic axis, where these values (but for spikes) span few."""
     low, high = without_spikes(values, logarithmic=True)
-    if high < 30 * low:
-        few = high < 3 * low
-        scale.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if few else (1.0, 2.0, 5.0)))
+    named = next((named for factor, named in _NAMED.items() if high < factor * low), None)
+    if named is not None:
+        scale.set_major_locator(LogLocator(10, named))
         scale.set_major_formatter("{x:g}")
         scale.set_minor_formatter(NullFormatter())
 

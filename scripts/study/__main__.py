@@ -5,7 +5,7 @@
     python -m scripts.study --part=cells --shard=0/4                     # on one of four machines
     python -m scripts.study --part=cells --only='adding_200/*' --costs   # the cost of a step, on a quiet machine
     python -m scripts.study --plan                                       # what all of it costs
-    python -m scripts.study --page                                       # docs/study.md from docs/results/study
+    python -m scripts.study --page         # docs/study.md and docs/mitigations.md from docs/results/study
 
 An entry is a method on a task: learning rate and strength are chosen by successive halving on three validation seeds,
 then eight other seeds are trained and tested, and a JSON file of them is written to --results. Runs lie in --workdir,
@@ -35,7 +35,7 @@ from scripts.study.planning import plan_table, seconds_of
 from scripts.study.protocol import SIZES
 from scripts.study.training import entry_file, train_entry, write_entry
 
-RESULTS, PAGE = "docs/results/study", "docs/study.md"
+RESULTS, PAGE, CURES_PAGE = "docs/results/study", "docs/study.md", "docs/mitigations.md"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,16 +53,17 @@ def main(argv: Sequence[str]) -> int:
     cli.path_flag(values, "results", RESULTS, "folder of the JSON files")
     flags.DEFINE_bool("plan", False, "says what each part costs, and trains nothing", flag_values=values)
     flags.DEFINE_bool("costs", False, "measures steps beside the baseline's, and trains nothing", flag_values=values)
-    flags.DEFINE_bool("page", False, f"writes {PAGE}, and trains nothing", flag_values=values)
+    flags.DEFINE_bool("page", False, f"writes {PAGE} and {CURES_PAGE}, and trains nothing", flag_values=values)
     cli.data_flags(values)
+    cli.figure_flag(values)
     cli.parse(values, argv, __doc__)
     if values.plan:
         print(plan_table({part: entries(part, values.size) for part in PARTS}))
         return cli.FINISHED
     if values.page:
-        from scripts.study.page import write_page
+        from scripts.study.page import write_pages
 
-        print(write_page(Path(values.results), Path(PAGE)))
+        print(write_pages(Path(values.results), Path(PAGE), Path(CURES_PAGE)))
         return cli.FINISHED
     index, count = _shard(values.shard)
     devices.use_all_cores()  # To count parameters is to use JAX.
@@ -95,18 +96,24 @@ def _measure(
     if not pairs:
         raise ConfigError(f"--costs: nothing of --part={chosen[0].part} has a baseline; cells and cures have")
     for entry, cost in measure_costs(pairs, data_dir):
-        print(f"{entry.name}: {'diverged' if cost is None else f'{cost:.2f}'}", flush=True)
+        words = "diverged" if cost is None else f"{cost.ratio:.2f} of its baseline's, {cost.milliseconds:.3g} ms"
+        print(f"{entry.name}: {words}", flush=True)
         if cost is not None:
             write_cost(results, entry, cost)
 
 
 def _train(chosen: Sequence[Entry], runs: Path, results: Path, data_dir: str | None, minutes: float | None) -> bool:
-    """Trains the entries that have no file yet; False where the budget was over first."""
+    """Trains the entries that have no file yet; False where the budget was over first.
+
+    Raises:
+        ConfigError: files of a task are missing; all other entries are trained.
+    """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def late(step: int = 0) -> bool:
         return deadline is not None and time.monotonic() >= deadline
 
+    left_out = 0
     for number, entry in enumerate(chosen, 1):
         if late():
             return False
@@ -114,11 +121,18 @@ def _train(chosen: Sequence[Entry], runs: Path, results: Path, data_dir: str | N
             if not mine or entry_file(results, entry).exists():
                 continue
             print(f"{number} of {len(chosen)}: {entry.name}, about {seconds_of(entry) / 60:.1f} minutes", flush=True)
-            result = train_entry(entry, runs, data_dir, late)
+            try:
+                result = train_entry(entry, runs, data_dir, late)
+            except ConfigError as error:  # A task's files are missing.
+                print(f"{entry.name} is left out: {error}", flush=True)
+                left_out += 1
+                continue
         if result is None:
             return False
         write_entry(results, entry, result)
         jax.clear_caches()
+    if left_out:
+        raise ConfigError(f"{left_out} of {len(chosen)} entries were left out; their lines say why")
     return True
 
 

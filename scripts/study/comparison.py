@@ -79,12 +79,13 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, ordered[0], ordered[-1]
 
 
-def median_words(n: Numbers) -> str:
-    """The median step to solved and its interval, for people."""
-    middle, low, high = n.steps
-    if not math.isfinite(middle):
+def median_words(n: Numbers, seconds: float | None = None) -> str:
+    """The median step to solved and its interval, for people; as seconds where those of a step are given."""
+    if not math.isfinite(n.steps[0]):
         return "–"
-    return f"{middle:.0f} ({low:.0f} to {f'{high:.0f}' if math.isfinite(high) else '∞'})"
+    each = (f"{value:.0f}" if seconds is None else f"{value * seconds:.2g}" for value in n.steps)
+    middle, low, high = ("∞" if text == "inf" else text for text in each)
+    return f"{middle} ({low} to {high})"
 
 
 def _half_life(runs: Sequence[Mapping[str, Any]], when: str) -> float:

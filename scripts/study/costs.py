@@ -1,31 +1,46 @@
-"""Measures what a training step of an entry costs: its time over that of its baseline, in turns."""
+"""Measures what a training step of an entry costs: its time, and that over the time of its baseline, in turns."""
 
 import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from rnnlab.files import read_json, write_text
+from rnnlab.files import check_fields, read_json, write_text
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.training.setup import make_run
 from scripts.irnn.runs import hardware
 from scripts.study.entries import Entry
 
 FILE = "costs.json"
-"""In the folder of results: {"hardware", "entries": {entry's name: cost}}."""
+"""In the folder of results: {"hardware", "entries": {entry's name: the fields of `Cost`}}."""
 STEPS, TURNS = 60, 5
+AGAIN = "remove it, and measure again: python -m scripts.study --costs"
 
 
-def measure_costs(pairs: Sequence[tuple[Entry, Entry]], data_dir: str | None) -> Iterator[tuple[Entry, float | None]]:
-    """The cost of a step of each entry over its baseline's: of one replica on one device, as in the study's groups;
-    None where one diverged."""
+@dataclass(frozen=True)
+class Cost:
+    """What a training step takes, of one replica on one device, as in the study's groups."""
+
+    ratio: float
+    """Its time over that of the baseline: the median over turns."""
+    milliseconds: float
+    """Its time: the median over turns."""
+
+
+def measure_costs(pairs: Sequence[tuple[Entry, Entry]], data_dir: str | None) -> Iterator[tuple[Entry, Cost | None]]:
+    """The cost of each entry beside its baseline; None where one diverged."""
+    shared: tuple[str, _Steps] | None = None
     for entry, baseline in pairs:
-        yield entry, 1.0 if entry is baseline else step_ratio(_config(entry), _config(baseline), data_dir)
-        jax.clear_caches()
+        if shared is None or shared[0] != baseline.name:
+            jax.clear_caches()
+            shared = baseline.name, _Steps(_config(baseline), data_dir)
+        own = shared[1] if entry.name == baseline.name else _Steps(_config(entry), data_dir)
+        yield entry, cost_of(own, shared[1])
 
 
 def _config(entry: Entry) -> dict[str, Any]:
@@ -33,35 +48,53 @@ def _config(entry: Entry) -> dict[str, Any]:
     return set_fields(entry.config, {"devices": 1, **{path: values[0] for path, values in entry.grid.items()}})
 
 
-def step_ratio(config: Mapping[str, Any], baseline: Mapping[str, Any], data_dir: str | None) -> float | None:
-    """The time of a training step by a config over that by another, of a curriculum in its last stage: the median over
-    turns, rounded to three digits; None where one diverged."""
-    runs = [make_run(resolve_config(each), data_dir) for each in (config, baseline)]
-    states = [run.programs.start(0) for run in runs]
-    ratios = []
-    for turn in range(TURNS + 1):  # The first one compiles.
-        seconds = []
-        for number, run in enumerate(runs):
-            run.enter(len(run.stages) - 1)
-            target = int(states[number].step) + (STEPS if turn else 1)
-            began = time.perf_counter()
-            states[number] = jax.block_until_ready(run.train(states[number], target))
-            seconds.append(time.perf_counter() - began)
-            if not bool(states[number].finite):
-                return None
-        ratios.append(seconds[0] / seconds[1])
-    return float(f"{statistics.median(ratios[1:]):.3g}")
+class _Steps:
+    """Training steps of a config, of a curriculum in its last stage; the first one has compiled."""
+
+    def __init__(self, config: Mapping[str, Any], data_dir: str | None):
+        self._run = make_run(resolve_config(config), data_dir)
+        self._run.enter(len(self._run.stages) - 1)
+        self._state = self._run.programs.start(0)
+        self.finite = True
+        """Whether nothing has diverged so far."""
+        self.seconds(1)
+
+    def seconds(self, steps: int) -> float:
+        """The seconds that so many steps take."""
+        target = int(self._state.step) + steps
+        began = time.perf_counter()
+        self._state = jax.block_until_ready(self._run.train(self._state, target))
+        taken = time.perf_counter() - began
+        self.finite = self.finite and bool(self._state.finite)
+        return taken
 
 
-def write_cost(results: Path, entry: Entry, cost: float) -> None:
+def cost_of(own: _Steps, baseline: _Steps) -> Cost | None:
+    """The cost of a step beside a baseline's, to three digits; None where one diverged."""
+    pairs = []
+    for _ in range(TURNS):
+        mine = own.seconds(STEPS)
+        pairs.append((mine, mine if own is baseline else baseline.seconds(STEPS)))
+    if not (own.finite and baseline.finite):
+        return None
+    ratio = statistics.median(mine / other for mine, other in pairs)
+    seconds = statistics.median(mine for mine, _ in pairs) / STEPS
+    return Cost(float(f"{ratio:.3g}"), float(f"{1000 * seconds:.3g}"))
+
+
+def write_cost(results: Path, entry: Entry, cost: Cost) -> None:
     """Adds an entry's cost to the file."""
     costs = read_costs(results) | {entry.name: cost}
-    content = {"hardware": hardware(), "entries": dict(sorted(costs.items()))}
+    content = {"hardware": hardware(), "entries": {name: asdict(costs[name]) for name in sorted(costs)}}
     write_text(results / FILE, json.dumps(content, indent=1) + "\n")
 
 
-def read_costs(results: Path) -> dict[str, float]:
-    """{entry's name: the time of a training step over its baseline's}, of those that were measured."""
-    if not (results / FILE).exists():
+def read_costs(results: Path) -> dict[str, Cost]:
+    """{entry's name: cost} of those that were measured."""
+    path = results / FILE
+    if not path.exists():
         return {}
-    return read_json(results / FILE, "measure it again: python -m scripts.study --costs", {"entries": dict})["entries"]
+    costs = read_json(path, AGAIN, {"entries": {}})["entries"]
+    for name, cost in costs.items():
+        check_fields(path, cost, {"ratio": float, "milliseconds": float}, AGAIN, f"entries.{name}")
+    return {name: Cost(**cost) for name, cost in costs.items()}

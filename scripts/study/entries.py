@@ -19,11 +19,10 @@ from rnnlab.files import read_json
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.tasks import Task, make_task
 from rnnlab.training.structure import Structure
+from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.protocol import (
     ADAM,
     CELLS,
-    CURE_TASKS,
-    CURES,
     ETA,
     EVALUATIONS,
     FINE_RATES,
@@ -41,6 +40,8 @@ from scripts.study.protocol import (
 )
 
 RATE = "optimizer.learning_rate"
+HELD: dict[str, dict[str, Any]] = {"pixels": {"validation_size": 2000, "white": 1.0}, "time_series": {}}
+"""What is held out of tasks with files; the others have as many sequences as they are asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,7 @@ def make_config(task: StudyTask, cell: Mapping[str, Any], **more: Any) -> dict[s
         more: {path: value} with "__" for dots.
     """
     section = {key: task.horizon if value == "horizon" else value for key, value in cell.items()}
-    held = {"validation_size": 400} if task.section["name"] != "pixels" else {"validation_size": 2000, "white": 1.0}
-    held |= {} if task.section["name"] == "pixels" else {"test_size": 2000}
+    held = HELD.get(task.section["name"], {"validation_size": 400, "test_size": 2000})
     recurrent = dict(groups=dict(recurrent=dict(learning_rate_factor=0.1)))
     config = dict(
         task={**held, **task.section},
@@ -210,17 +210,22 @@ def cures(size: str) -> Iterator[Entry]:
         for cell in dict.fromkeys(cell for cure in CURES.values() for cell in cure.cells):
             config = make_config(CURE_TASKS[task_name], CELLS[cell])
             yield _entry("cures", task_name, cell, config, size, **{RATE.replace(".", "__"): FINE_RATES})
-    for beside in (False, True):
+    for beside in (0, 1):
         for name, cure in CURES.items():
-            task_name = cure.beside if beside else cure.meant_for
-            for cell in cure.cells:
-                fields = {path.replace(".", "__"): value for path, value in cure.more.items()}
-                config = make_config(CURE_TASKS[task_name], CELLS[cell], **fields)
-                if len(cure.strengths) == 1:
-                    config, grid = set_fields(config, {cure.path: cure.strengths[0]}, complete=False), {}
-                else:
-                    grid = {cure.path.replace(".", "__"): cure.strengths}
-                yield _entry("cures", task_name, f"{cell}+{name}", config, size, **grid)
+            for task_name in cure.tasks[beside : beside + 1]:
+                for cell in cure.cells:
+                    yield _cured(task_name, cell, name, size)
+
+
+def _cured(task_name: str, cell: str, name: str, size: str) -> Entry:
+    """The entry of a cure."""
+    cure, grid = CURES[name], {}
+    config = set_fields(make_config(CURE_TASKS[task_name], CELLS[cell]), cure.more, complete=False)
+    if len(cure.strengths) == 1:
+        config = set_fields(config, {cure.path: cure.strengths[0]}, complete=False)
+    else:
+        grid = {cure.path.replace(".", "__"): cure.strengths}
+    return _entry("cures", task_name, f"{cell}+{name}", config, size, **grid)
 
 
 def initialisation(size: str) -> Iterator[Entry]:

@@ -52,7 +52,8 @@ def draw_cures(by_task: Mapping[str, Mapping[str, Numbers]], path: Path) -> Path
             if (base := of.get(cell)) is None:
                 continue
             rows = [_effect(method, n, base) for method, n in of.items() if method.startswith(f"{cell}+")]
-            groups += [(cell, sorted(rows, key=lambda row: row.mean if math.isfinite(row.mean) else math.inf))]
+            if rows:
+                groups += [(cell, sorted(rows, key=lambda row: row.mean if math.isfinite(row.mean) else math.inf))]
         columns.append(Column(f"error on {task.replace('_', ' ')}, over that without", True, 1.0, groups))
     return forest([column for column in columns if column.groups], path)
 

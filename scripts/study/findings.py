@@ -11,13 +11,13 @@ from rnnlab.sweeps.spec.question import larger_is_better
 from scripts.study.comparison import (
     Numbers,
     average_ranks,
-    compare,
-    error_ratio,
     median_words,
     rank_correlation,
 )
+from scripts.study.cure_table import compared, effect, shown
+from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
-from scripts.study.protocol import CELLS, CURE_TASKS, CURES, GAINS, TASKS
+from scripts.study.protocol import CELLS, GAINS, TASKS
 from scripts.study.relations import Prediction, growth, predict
 
 
@@ -67,16 +67,19 @@ def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     share = {m: sum(of[m].solved / of[m].count for of in by_task.values() if m in of) for m in methods}
     rows = []
     for method in sorted(methods, key=lambda method: -share[method]):
-        rows.append([method, *(_solved_at(of[method]) if method in of else "" for of in by_task.values())])
+        rows.append([method, *(_solved_at(of[method], of) if method in of else "" for of in by_task.values())])
     head = ["cell", *(task.replace("_", " ") for task in by_task)]
     return [
-        "The median step at which a cell solves a task, where all of its seeds do; else how many of them do:",
+        "The median step at which a cell solves a task, where all of its seeds do; else how many of them do; of a task "
+        "that none solves the mean of its metric on the test split:",
         "",
         markdown_table(head, rows),
     ]
 
 
-def _solved_at(n: Numbers) -> str:
+def _solved_at(n: Numbers, of: Mapping[str, Numbers]) -> str:
+    if not any(other.solved for other in of.values()):
+        return f"{n.mean.value:.3g}"
     if n.solved == n.count:
         return f"{n.steps[0]:.0f}"
     return f"{n.solved} of {n.count}" if n.solved else "none"
@@ -127,10 +130,12 @@ def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
 
 
 def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
+    by_task = {task: of for task, of in by_task.items() if compared(of)}
+    if not by_task:
+        return []
     lines = ["## Which cure helps whom", ""]
     for task, of in by_task.items():
-        memory = CURE_TASKS[task].memory if task in CURE_TASKS else task
-        lines += [f"- **{task.replace('_', ' ')}** ({memory}): {_helped(task, of)}."]
+        lines += [f"- **{task.replace('_', ' ')}** ({CURE_TASKS[task].memory}): {_helped(task, of)}."]
     lines += ["", "Beside each: its error over that of the same cell without it, tuned alike, with its interval.", ""]
     lines += figures.shown(lambda path: draw_cures(by_task, path), "cures", "The test error with each cure")
     return lines
@@ -138,32 +143,23 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
 
 def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     """Which cures help and which hurt by the corrected test, and for whom nothing is shown."""
-    pairs = [(n, of[cell]) for m, n in of.items() if (cell := m.partition("+")[0]) != m and cell in of]
-    comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
-    compared = [(n, b, comparison) for (n, b), comparison in zip(pairs, comparisons, strict=True)]
+    every = compared(of)
     words = []
     for verb, sign in (("help", 1), ("hurt", -1)):
-        sure = [(n, b, c) for n, b, c in compared if min(c.p_error, c.p_solved) < 0.05 and sign * c.delta > 0]
+        sure = [(n, b, c) for n, b, c in every if shown(c) and sign * c.delta > 0]
         sure.sort(key=lambda one: -sign * one[2].delta)
-        each = [f"{_cure_of(n)} {_ratio(n, b)}" for n, b, _ in sure]
+        each = [f"{_cure_of(n)} {effect(n, b)}" for n, b, _ in sure]
         words.append(f"{verb}: {', '.join(each) or 'none'}")
-    rest = [n for n, _, c in compared if min(c.p_error, c.p_solved) >= 0.05]
-    words.append(f"nothing is shown for the other {len(rest)} of {len(compared)}")
+    rest = [n for n, _, c in every if not shown(c)]
+    words.append(f"nothing is shown for the other {len(rest)} of {len(every)}")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
-    here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _ in pairs) if name in meant]
+    here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _, _ in every) if name in meant]
     return "; ".join(words) + (f" (meant for it: {', '.join(here)})" if here else "")
 
 
 def _cure_of(n: Numbers) -> str:
     cell, _, cure = n.entry["method"].partition("+")
     return f"{cure.replace('_', ' ')} with {cell}"
-
-
-def _ratio(n: Numbers, base: Numbers) -> str:
-    ratio = error_ratio(n, base)
-    if math.isnan(ratio.value):
-        return f"({n.solved} of {n.count} solved, without it {base.solved})"
-    return f"{ratio.value:.2g} ({ratio.low:.2g} to {ratio.high:.2g})"
 
 
 # --- initialisation and lengths --------------------------------------------------------------------------------------

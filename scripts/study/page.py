@@ -1,4 +1,5 @@
-"""Writes the results of docs/study.md between its marks, and a table that can be sorted, from the entries' files."""
+"""Writes what stands between the marks of docs/study.md and docs/mitigations.md, and a table that can be sorted, from
+the entries' files."""
 
 import html
 import math
@@ -9,19 +10,21 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
 from scripts.study.comparison import Comparison, Numbers, baseline_of, compare, median_words, numbers_of
-from scripts.study.costs import read_costs
+from scripts.study.costs import Cost, read_costs
+from scripts.study.cure_table import cure_tables
 from scripts.study.entries import PARTS
 from scripts.study.findings import FINDINGS, Figures
 from scripts.study.protocol import TASKS
 from scripts.study.training import read_entries
 
-HEAD = ["method", "solved", "median steps", "test", "δ", "p", "clipped", "half-life before", "after", "λ₁", "cost"]
+HEAD = ["method", "solved", "median steps", "seconds", "test", "δ", "p", "clipped"]
+HEAD += ["half-life before", "after", "λ₁", "cost"]
 TITLES = {"cells": "Cells on", "cures": "Cures on", "initialisation": "Initialisations on", "lengths": "Lengths:"}
 """The words before a task over a part's table."""
 
 
-def write_page(results: Path, page: Path) -> str:
-    """Writes the page, its figures and table.html; returns what it did, in words.
+def write_pages(results: Path, page: Path, cures_page: Path) -> str:
+    """Writes the pages, their figures and table.html; returns what it did, in words.
 
     Raises:
         ConfigError: there are no results.
@@ -32,7 +35,7 @@ def write_page(results: Path, page: Path) -> str:
     trained = {part: [n for n in entries if n.entry["part"] == part] for part in PARTS}
     costs = read_costs(results)
     planned = {part: len(list(PARTS[part]("small"))) for part in PARTS}
-    done = ", ".join(f"{len(trained[part])} of {planned[part]} of {part}" for part in PARTS)
+    done = ", ".join(f"{part} {len(trained[part])} of {planned[part]}" for part in PARTS)
     findings = [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
     tables: list[str] = []
     for part in PARTS:
@@ -43,8 +46,9 @@ def write_page(results: Path, page: Path) -> str:
         for task, of in by_task.items():
             tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(part, of, costs), ""]
     write_between_marks(page, "\n".join([*findings, "## Tables", "", *tables]).rstrip() + "\n")
+    write_between_marks(cures_page, cure_tables(_by_task(trained["cures"])))
     write_text(results / "table.html", _html(entries, costs))
-    return f"{len(entries)} entries in {page} and {results / 'table.html'}"
+    return f"{len(entries)} entries in {page}, {cures_page} and {results / 'table.html'}"
 
 
 def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
@@ -55,7 +59,7 @@ def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
     return dict(sorted(by_task.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
-def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, float]) -> str:
+def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, Cost]) -> str:
     """A row for each method of a task; the better ones first."""
     pairs = [(n, b) for m, n in of.items() if (b := of.get(baseline_of(part, m) or "")) is not None and b is not n]
     comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
@@ -64,7 +68,7 @@ def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, float]) -> 
     return markdown_table(HEAD, [_row(n, beside.get(n.entry["method"]), costs) for n in ordered])
 
 
-def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, float]) -> list[str]:
+def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, Cost]) -> list[str]:
     lyapunov = n.entry["lyapunov"]
     cost = costs.get("/".join(n.entry[key] for key in ("part", "task", "method")))
     diverged = f", {n.diverged} diverged" if n.diverged else ""
@@ -72,6 +76,7 @@ def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, float]) -> l
         n.entry["method"],
         f"{n.solved} of {n.count}{diverged}",
         median_words(n),
+        "–" if cost is None else median_words(n, cost.milliseconds / 1000),
         f"{n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})",
         "" if beside is None else f"{beside.delta:+.2f}",
         "" if beside is None else f"{beside.p_error:.2g}; {beside.p_solved:.2g}",
@@ -79,7 +84,7 @@ def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, float]) -> l
         _life(n.untrained),
         _life(n.trained),
         "–" if lyapunov is None else "-∞" if lyapunov["mean"] is None else f"{lyapunov['mean']:.3f}",
-        "–" if cost is None else f"{cost:.2f}",
+        "–" if cost is None else f"{cost.ratio:.2f}",
     ]
 
 
@@ -99,7 +104,7 @@ for (const head of document.querySelectorAll('th')) head.onclick = () => {
 """
 
 
-def _html(entries: Sequence[Numbers], costs: Mapping[str, float]) -> str:
+def _html(entries: Sequence[Numbers], costs: Mapping[str, Cost]) -> str:
     """All entries as one table; a click on a column's head sorts by it."""
     heads = "".join(f"<th>{html.escape(head)}</th>" for head in ["part", "task", *HEAD])
     rows = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from rnnlab.plots.lengths import evaluation_by_length
 from rnnlab.plots.replayed import replay
 from rnnlab.plots.sweep import Claim, Curve, Dots, Solved
 from scripts.irnn import figures as irnn
-from scripts.measure_mitigations import draw as draw_mitigations
+from scripts.study.comparison import numbers_of
+from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
+from scripts.study.relations import growth, predict
+from tests.scripts.study_results import content_of
 
 T = 60
 NOISE = np.random.default_rng(0)
@@ -240,28 +244,60 @@ def benchmark_far_apart(folder: Path) -> Any:
     return plots.benchmark_ratios(folder / "benchmark.json")
 
 
-def mitigations(folder: Path) -> Any:
-    """Two settings: errors of three seeds, one of which diverged, and accuracies of two."""
+def cures(folder: Path) -> Any:
+    """Two tasks: errors of three seeds, one of which diverged, and accuracies."""
+    entries = [
+        content_of("cures", "adding_100", method, values, [None] * 3)
+        for method, values in (
+            ("irnn", [0.16, 0.17, 0.1]),
+            ("irnn+clip_norm", [0.0017, 0.0042, 0.0043]),
+            ("irnn+cut_every", [0.16, math.inf, 0.17]),
+            ("lstm", [0.01, 0.02, 0.01]),
+            ("lstm+dropout_recurrent_kernel", [0.011, 0.02, 0.013]),
+        )
+    ]
+    entries += [
+        content_of("cures", "permuted_rows", method, values, [None] * 3, metric="accuracy")
+        for method, values in (("lstm", [0.93, 0.94, 0.935]), ("lstm+dropout_same_over_time", [0.95, 0.951, 0.96]))
+    ]
+    by_task: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        by_task.setdefault(entry["task"], {})[entry["method"]] = numbers_of(entry)
+    return draw_cures(by_task, folder / "cures.png")
 
-    def runs(values: list[float | None], metric: str) -> list[dict[str, Any]]:
-        return [
-            {"seed": n, "status": "diverged" if v is None else "finished", "test": {} if v is None else {metric: v}}
-            for n, v in enumerate(values)
-        ]
 
-    settings = {"exploding": runs([0.16, 0.17, 3960.0], "loss"), "deep": runs([0.893, 0.895], "accuracy")}
-    cures = {
-        "clip_norm": ("exploding", runs([0.0017, 0.0042, 0.0043], "loss")),
-        "cotangent.cut_every": ("exploding", runs([0.16, None, 0.17], "loss")),
-        "penalties.activation and temporal_activation": ("deep", runs([0.925, 0.928], "accuracy")),
+def ranks(folder: Path) -> Any:
+    """Twelve cells, of which several are close."""
+    return draw_ranks({f"cell_{n}": 1 + 0.8 * n for n in range(12)}, 4.2, folder / "ranks.png")
+
+
+def growth_with_length(folder: Path) -> Any:
+    """Two cells, one of which does not solve the longest."""
+    by_method = {
+        method: {
+            length: numbers_of(content_of("lengths", "t", method, [0.001] * 3, solved, length=length))
+            for length, solved in (
+                (100, [200, 300, 200]),
+                (1000, [900, 800, 900]),
+                (5000, [None, None, 2000] if method == "lstm_chrono" else [2500, 2600, 2500]),
+            )
+        }
+        for method in ("gru_chrono", "lstm_chrono")
     }
-    return draw_mitigations(
-        {
-            "settings": {name: {"runs": each} for name, each in settings.items()},
-            "cures": {name: {"setting": setting, "runs": each} for name, (setting, each) in cures.items()},
-        },
-        folder / "mitigations.png",
-    )
+    fits = {method: growth(of) for method, of in by_method.items()}
+    return draw_growth(by_method, fits, folder / "lengths.png")
+
+
+def prediction(folder: Path) -> Any:
+    """Two families of initialisations, some of which are never solved."""
+    families = {}
+    for family in ("tanh_gain", "relu_gain"):
+        entries = [
+            content_of("initialisation", "adding_100", f"{family}_{n}", [0.001] * 3, [at] * 3, 0.9 + 0.03 * n)
+            for n, at in enumerate((None, 2000, 900, 700, 1200))
+        ]
+        families[family] = predict([numbers_of(entry) for entry in entries])
+    return draw_prediction(families, families["tanh_gain"], 3000, folder / "initialisation.png")
 
 
 def utterance(folder: Path) -> Any:
@@ -365,7 +401,19 @@ FIGURES: dict[str, Callable[[Path], Any]] = {
     each.__name__: each
     for each in (
         *(learning_curve, gradient_flow, compare_gradient_flow, observed, compare_training, diagnosis, replayed),
-        *(by_length, confusion, forecast, learning_rates, benchmark, benchmark_far_apart, mitigations, utterance),
+        *(
+            by_length,
+            confusion,
+            forecast,
+            learning_rates,
+            benchmark,
+            benchmark_far_apart,
+            cures,
+            ranks,
+            growth_with_length,
+            prediction,
+            utterance,
+        ),
         *(speech_comparison, validation_curves, atlas_figure, sweeps, reproduction),
     )
 }

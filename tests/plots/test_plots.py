@@ -420,7 +420,7 @@ def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarith
     plt.close("all")
 
 
-@pytest.mark.parametrize(("losses", "ticks"), [([0.04, 0.16, 0.17], 2), ([0.16, 0.165, 0.17], 1), ([1e-4, 1e-2], 2)])
+@pytest.mark.parametrize(("losses", "ticks"), [([0.04, 0.16, 0.17], 2), ([0.16, 0.165, 0.17], 3), ([1e-4, 1e-2], 2)])
 def test_a_logarithmic_axis_of_effects_names_enough_numbers(losses, ticks, tmp_path: Path) -> None:
     groups = [("held", [Effect("averaging", losses, losses[1], losses[0], losses[-1])])]
     with style.kept() as figures:

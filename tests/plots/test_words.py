@@ -22,7 +22,7 @@ from rnnlab.plots.words import spread_out
 from tests.plots import examples
 from tests.tiers import slow_tests
 
-DEFAULT = ("learning_curve", "compare_gradient_flow", "mitigations", "validation_curves")
+DEFAULT = ("learning_curve", "compare_gradient_flow", "cures", "validation_curves")
 ALL = [*DEFAULT, *slow_tests(*(name for name in examples.FIGURES if name not in DEFAULT))]
 
 

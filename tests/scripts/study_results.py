@@ -1,7 +1,37 @@
 """Results of the study as its files have them, made up."""
 
+import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.study.page import write_pages
+
+
+class Pages(NamedTuple):
+    """What is made of results."""
+
+    study: str
+    cures: str
+    words: str
+    """What the command says."""
+
+
+def write_result(results: Path, entry: Mapping[str, Any]) -> None:
+    """Writes the file of an entry."""
+    path = results / entry["part"] / entry["task"] / f"{entry['method']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entry))
+
+
+def pages_of(results: Path) -> Pages:
+    """Both pages, beside a folder of results; what stands around their marks is "# Title" and "Protocol"."""
+    pages = [results.parent / name for name in ("study.md", "mitigations.md")]
+    for page in pages:
+        page.write_text("# Title\n<!-- table -->\n<!-- end of table -->\nProtocol\n")
+    words = write_pages(results, *pages)
+    return Pages(*(page.read_text() for page in pages), words)
 
 
 def content_of(

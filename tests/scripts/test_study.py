@@ -1,7 +1,6 @@
 """The study: its entries, what it chooses, its statistics, and its page."""
 
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -23,11 +22,11 @@ from scripts.study import costs, training
 from scripts.study import entries as of_entries
 from scripts.study.comparison import average_ranks, compare, median_interval, numbers_of, rank_correlation
 from scripts.study.entries import PARTS, Entry, cells, entries, halving_share, parameters
-from scripts.study.page import write_page
+from scripts.study.page import write_pages
 from scripts.study.planning import runs_of
 from scripts.study.protocol import CELLS, SEEDS, SIZES, TASKS, TUNING_SEEDS
 from scripts.study.training import read_entries, train_entry, write_entry
-from tests.scripts.study_results import content_of
+from tests.scripts.study_results import content_of, pages_of, write_result
 
 
 def small(steps: int = 30, **task: Any) -> Entry:
@@ -59,7 +58,8 @@ def test_every_cell_meets_every_task_and_a_pattern_chooses_among_them() -> None:
 
 def test_settings_are_chosen_by_a_metric_that_differs_long_before_a_task_is_solved() -> None:
     """The share of wrong sequences is 1 for all of them until then."""
-    assert {name: task.metric for name, task in TASKS.items() if task.metric != "loss"} == {"permuted_rows": "accuracy"}
+    images_and_series = {"permuted_rows": "accuracy", "japanese_vowels": "accuracy"}
+    assert {name: task.metric for name, task in TASKS.items() if task.metric != "loss"} == images_and_series
 
 
 def test_a_backend_changes_nothing_else_of_an_entry() -> None:
@@ -196,39 +196,42 @@ def test_a_cost_is_the_ratio_of_two_runs_times_without_the_step_that_compiles(mo
     monkeypatch.setattr(costs, "TURNS", 1)  # A median of more would hide the step that compiles.
     monkeypatch.setattr(costs, "resolve_config", lambda config: config)
     monkeypatch.setattr(costs.jax, "block_until_ready", lambda state: state)
-    assert costs.step_ratio({"seconds": 3}, {"seconds": 2}, None) == 1.5
+    own, other = (costs._Steps({"seconds": seconds}, None) for seconds in (3, 2))
+    assert costs.cost_of(own, other) == costs.Cost(1.5, 3000.0)
     assert trained == [(3, 1), (2, 1)] + costs.TURNS * [(3, costs.STEPS), (2, costs.STEPS)]
-    assert set(entered) == {1}  # The last stage.
-    assert costs.step_ratio({"seconds": 3}, {"seconds": 2, "diverges at": 1 + costs.STEPS}, None) is None
+    assert entered == [1, 1]  # The last stage.
+    assert costs.cost_of(other, other) == costs.Cost(1.0, 2000.0)
+    diverging = costs._Steps({"seconds": 2, "diverges at": 1 + costs.STEPS}, None)
+    assert costs.cost_of(own, diverging) is costs.cost_of(diverging, own) is None
 
 
 def test_costs_are_kept_beside_each_other_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     asked: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    monkeypatch.setattr(costs, "step_ratio", lambda *words: asked.append(words[:2]) or 0.876)
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(costs, "_Steps", lambda config, data_dir: made.append(config) or config)
+    monkeypatch.setattr(costs, "cost_of", lambda *both: asked.append(both) or costs.Cost(0.876, 2.0))
     words = ["--costs", "--backend=native", f"--results={tmp_path}"]
     assert command.main([*words, "--only=adding_200/lstm,adding_200/gru"]) == 0
     assert command.main([*words, "--part=cures", "--only=adding_100/gru+zoneout"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "cells/adding_200/lstm: 1.00",
-        "cells/adding_200/gru: 0.88",
-        "cures/adding_100/gru+zoneout: 0.88",
+        "cells/adding_200/lstm: 0.88 of its baseline's, 2 ms",
+        "cells/adding_200/gru: 0.88 of its baseline's, 2 ms",
+        "cures/adding_100/gru+zoneout: 0.88 of its baseline's, 2 ms",
     ]
-    (gru, lstm), (zoneout, plain) = asked
+    assert len(made) == 4  # The baseline of a task once.
+    (itself, baseline), (gru, lstm), (zoneout, plain) = asked
+    assert itself is baseline is lstm
     assert (gru["model"]["cell"]["name"], lstm["model"]["cell"]["name"]) == ("gru", "lstm")
     assert zoneout["model"]["dropout"] == {"zoneout": 0.01}
     assert "dropout" not in plain["model"]
-    assert all(c["devices"] == 1 and c["model"]["recurrence"] == {"backend": "native"} for c in (*asked[0], *asked[1]))
+    assert all(c["devices"] == 1 and c["model"]["recurrence"] == {"backend": "native"} for c in made)
     for method in ("lstm", "gru", "lem"):
-        path = tmp_path / "cells" / "adding_200" / f"{method}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result(method, [0.1] * 8, [None] * 8)))
-    page = tmp_path / "study.md"
-    page.write_text("<!-- table -->\n<!-- end of table -->\n")
-    write_page(tmp_path, page)
-    rows = {line.split(" | ")[0]: line.split(" | ")[-1] for line in page.read_text().splitlines() if " | " in line}
-    assert (rows["| lstm"], rows["| gru"], rows["| lem"]) == ("1.00 |", "0.88 |", "– |")
+        write_result(tmp_path, result(method, [0.1] * 8, [500] * 8))
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in pages_of(tmp_path).study.splitlines() if " | " in line}
+    assert (rows["| gru"][3], rows["| gru"][-1]) == ("1 (1 to 1)", "0.88 |")
+    assert (rows["| lem"][3], rows["| lem"][-1]) == ("–", "– |")
 
 
 @pytest.mark.slow
@@ -237,36 +240,33 @@ def test_a_cost_is_measured_of_runs_as_the_study_trains_them() -> None:
     (pair,) = costs.measure_costs([(entry, dataclasses.replace(entry, method="other"))], None)
     assert pair[0] is entry
     assert pair[1] is not None
-    assert 0 < pair[1] < math.inf
+    assert 0 < pair[1].ratio < math.inf
+    assert 0 < pair[1].milliseconds < math.inf
 
 
 # --- the page and the command ----------------------------------------------------------------------------------------
 
 
 def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: Path) -> None:
-    results, page = tmp_path / "results", tmp_path / "study.md"
-    page.write_text("# Title\n<!-- table -->\n<!-- end of table -->\nProtocol\n")
+    results = tmp_path / "results"
     for method, values, solved in (
         ("lstm", [0.1] * 8, [None] * 8),
         ("gru_chrono", [0.001 + 0.0001 * i for i in range(8)], [40] * 8),
         ("lem", [0.005] * 8, [40] * 3 + [None] * 5),
     ):
-        path = results / "cells" / "adding_200" / f"{method}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result(method, values, solved)))
-    assert write_page(results, page).startswith("3 entries in ")
-    text = page.read_text()
+        write_result(results, result(method, values, solved))
+    text, _, words = pages_of(results)
+    assert words.startswith("3 entries in ")
     assert (
         "**adding 200** (two numbers, marked; 3 of the 18 cells so far): every seed solves it with gru_chrono (40 (40 "
         "to 40) steps); some seeds "
         "with lem (3 of 8); none with lstm." in text
     )
-    assert "| gru_chrono | 8 of 8 | 40 (40 to 40) | 0.00133 (" in text
+    assert "| gru_chrono | 8 of 8 | 40 (40 to 40) | – | 0.00133 (" in text
     assert text.startswith("# Title\n")
     assert text.endswith("Protocol\n")
     assert (results / "table.html").read_text().count("<tr>") == 4
-    write_page(results, page)
-    assert page.read_text() == text
+    assert pages_of(results).study == text
 
 
 def test_an_exponent_of_minus_infinity_is_null_in_the_file_and_said_on_the_page(
@@ -281,10 +281,7 @@ def test_an_exponent_of_minus_infinity_is_null_in_the_file_and_said_on_the_page(
     assert exponent == {"mean": None, "error": None}
     entry = result("indrnn", [0.1] * 8, [None] * 8) | {"lyapunov": exponent}
     write_entry(tmp_path, dataclasses.replace(small(), method="indrnn"), entry)
-    page = tmp_path / "study.md"
-    page.write_text("<!-- table -->\n<!-- end of table -->\n")
-    write_page(tmp_path, page)
-    assert "| -∞ | – |" in page.read_text()
+    assert "| -∞ | – |" in pages_of(tmp_path).study
 
 
 def test_every_core_is_a_device_before_parameters_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,9 +304,25 @@ def test_the_faq_says_who_solves_what_as_the_published_results_do() -> None:
         assert re.findall(r"`(\w+)`", none) == sorted(method for method, share in of.items() if share == 0), task
 
 
+def test_entries_whose_files_are_missing_are_left_out_and_the_others_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def train(entry: Entry, *words: Any) -> Any:
+        if entry.task == "japanese_vowels":
+            raise ConfigError("no JapaneseVowels")
+        return result(entry.method, [0.1] * 8, [None] * 8)
+
+    monkeypatch.setattr(command, "train_entry", train)
+    words = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--data_dir={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"^1 of 2 entries were left out; their lines say why$"):
+        command.main([*words, "--only=japanese_vowels/lstm,multiplication_100/lstm"])
+    assert "cells/japanese_vowels/lstm is left out: no JapaneseVowels" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "results").rglob("*.json")] == ["lstm.json"]
+
+
 def test_no_results_and_a_bad_shard_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no results; python -m scripts\.study trains them"):
-        write_page(tmp_path, tmp_path / "study.md")
+        write_pages(tmp_path, tmp_path / "study.md", tmp_path / "mitigations.md")
     with pytest.raises(ConfigError, match=r"^--costs: nothing of --part=lengths has a baseline; cells and cures have$"):
         command.main(["--costs", "--part=lengths", f"--results={tmp_path}"])
     for text in ("2/2", "a/b", "1", "-1/2"):

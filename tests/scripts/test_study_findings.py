@@ -1,6 +1,5 @@
 """What the study says of its results: sentences with their numbers, fits, and figures."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ import pytest
 from scipy import stats
 
 from scripts.study.comparison import Numbers, error_ratio, numbers_of
+from scripts.study.cures import APART, CURES
 from scripts.study.figures import joined
-from scripts.study.page import write_page
 from scripts.study.relations import growth, left_of_gradient, predict
-from tests.scripts.study_results import content_of
+from tests.scripts.study_results import content_of, pages_of, write_result
 
 
 def spread(middle: float) -> list[float]:
@@ -27,14 +26,9 @@ def page_of(tmp_path: Path) -> Callable[..., str]:
     """Writes entries into a folder of results, and returns the page that is made of them."""
 
     def made(*entries: dict[str, Any]) -> str:
-        page = tmp_path / "study.md"
-        page.write_text("# Title\n<!-- table -->\n<!-- end of table -->\n")
         for one in entries:
-            path = tmp_path / "results" / one["part"] / one["task"] / f"{one['method']}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(one))
-        write_page(tmp_path / "results", page)
-        return page.read_text()
+            write_result(tmp_path / "results", one)
+        return pages_of(tmp_path / "results").study
 
     return made
 
@@ -50,7 +44,7 @@ def test_where_no_cell_solves_a_task_the_page_names_the_best(page_of: Callable[.
         )
     )
     assert "; 4 of the 18 cells so far): none solves it; the best accuracy is that of lem 0.896 (" in text
-    assert "Trained so far, each with 8 seeds of its own beside those that chose: 4 of 180 of cells, 0 of 94 of" in text
+    assert "with 8 seeds of its own beside those that chose: cells 4 of 198, cures 0 of 190," in text
     assert text.index("lem 0.896") < text.index("lstm 0.796") < text.index("gru 0.69")
 
 
@@ -60,10 +54,11 @@ def test_an_overview_says_who_solves_what_the_best_first(page_of: Callable[..., 
         content_of("cells", "adding_200", "lem", spread(0.1), [40, 60] * 4),
         content_of("cells", "copying_50", "lem", spread(0.1), [40] * 3 + [None] * 5),
         content_of("cells", "copying_50", "irnn", spread(0.1), [40] + [None] * 7),
+        content_of("cells", "japanese_vowels", "gru", spread(0.9), [None] * 8, metric="accuracy"),
     )
     table = text[text.index("| cell |") :].split("\n\n")[0].splitlines()
-    assert table[0] == "| cell | adding 200 | copying 50 |"
-    assert table[2:] == ["| lem | 50 | 3 of 8 |", "| irnn |  | 1 of 8 |", "| gru | none |  |"]
+    assert table[0] == "| cell | adding 200 | copying 50 | japanese vowels |"
+    assert table[2:] == ["| lem | 50 | 3 of 8 |  |", "| irnn |  | 1 of 8 |  |", "| gru | none |  | 0.896 |"]
 
 
 def test_ranks_are_drawn_over_tasks_with_enough_cells(page_of: Callable[..., str], tmp_path: Path) -> None:
@@ -97,10 +92,39 @@ def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Cal
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
     )
     (line,) = [line for line in text.splitlines() if line.startswith("- **adding 100**")]
-    assert "help: chrono with lstm 0.1 (0.097 to 0.1); hurt: gradient noise with lstm 2 (1.9 to 2.1); " in line
-    assert "2.1); nothing is shown for the other 1 of 3" in line
+    assert "help: chrono with lstm 0.1 (0.0974 to 0.103); hurt: gradient noise with lstm 2 (1.95 to 2.05); " in line
+    assert "2.05); nothing is shown for the other 1 of 3" in line
     assert "(meant for it: averaging, chrono, gradient_noise)" in line
     assert "![The test error with each cure](results/cures.png)" in text
+
+
+def test_cells_without_any_cure_are_no_finding(page_of: Callable[..., str]) -> None:
+    text = page_of(content_of("cures", "adding_100", "lstm", spread(0.1), [None] * 8))
+    assert "Which cure" not in text
+    assert "cures.png" not in text
+    assert "### Cures on adding 100" in text
+
+
+def test_the_table_of_cures_has_what_each_did_and_why_others_are_left_out(tmp_path: Path) -> None:
+    for method, values, solved in (
+        ("lstm", spread(0.1), [None] * 8),
+        ("lstm+chrono", spread(0.01), [100] * 8),
+        ("lstm+clip_norm", spread(0.1001), [None] * 8),
+        ("gru+clip_norm", spread(0.01), [None] * 8),  # The GRU without it is missing.
+        ("lstm+attention_dot", [0.0] * 8, [100] * 8),
+    ):
+        write_result(tmp_path, content_of("cures", "adding_100", method, values, solved))
+    lines = pages_of(tmp_path).cures.splitlines()
+    table = [line.split(" | ") for line in lines if " | " in line]
+    rows = {cells[0].removeprefix("| ").partition("<br>")[0]: cells for cells in table}
+    assert set(rows) >= {name.replace("_", " ") for name in CURES} | set(APART)
+    assert rows["chrono"][0] == "| chrono<br>`model.cell.chrono` 50, 100, 200, 400"
+    assert rows["chrono"][3:] == ["lstm **0.1 (0.0974 to 0.103)**", "– |"]
+    assert list(rows).index("chrono") < list(rows).index("zoneout")  # Which has no result.
+    assert rows["clip norm"][3].startswith("lstm 1 (0.9")
+    assert rows["attention dot"][3] == "lstm **8 of 8 solved, without it 0**"
+    assert rows["pixel shift"][3] == "not run"
+    assert rows["highway"][3] == "networks of the study have one layer |"
 
 
 def test_ratios_of_errors_are_welchs_and_lost_runs_are_left_out() -> None:

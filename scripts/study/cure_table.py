@@ -1,0 +1,90 @@
+"""The table of docs/mitigations.md: every technique, what it does, and what the study found of it."""
+
+from collections.abc import Mapping, Sequence
+
+from rnnlab.files.markdown import markdown_table
+from scripts.study.comparison import Comparison, Numbers, compare, error_ratio
+from scripts.study.cures import APART, CURE_TASKS, CURES, Cure
+
+NOTHING = ("–", "not run")
+
+
+def compared(of: Mapping[str, Numbers]) -> list[tuple[Numbers, Numbers, Comparison]]:
+    """(With a cure, without it, the comparison) of each entry of a task whose cell without it is there; p by Holm's
+    correction over all of them."""
+    pairs = [(n, of[cell]) for m, n in of.items() if (cell := m.partition("+")[0]) != m and cell in of]
+    comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
+    return [(n, b, comparison) for (n, b), comparison in zip(pairs, comparisons, strict=True)]
+
+
+def shown(comparison: Comparison) -> bool:
+    """Whether a difference is shown, of the error or of the share solved."""
+    return min(comparison.p_error, comparison.p_solved) < 0.05
+
+
+def effect(n: Numbers, base: Numbers) -> str:
+    """The error over that without, with its interval; who solved it where there is no ratio."""
+    ratio = error_ratio(n, base)
+    if not ratio.value > 0:
+        return f"{n.solved} of {n.count} solved, without it {base.solved}"
+    return f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
+
+
+def cure_tables(by_task: Mapping[str, Mapping[str, Numbers]]) -> str:
+    """The table of the cures with what each did on each task, those with results first, and the table of those that the
+    study leaves out.
+
+    Args:
+        by_task: the entries of the cures, by task and method.
+    """
+    found = {task: {n.entry["method"]: (n, b, c) for n, b, c in compared(by_task.get(task, {}))} for task in CURE_TASKS}
+    head = ["cure", "against", "what it does", *(task.replace("_", " ") for task in CURE_TASKS)]
+    rows = [
+        [
+            _title(name, cure),
+            cure.against,
+            cure.formula,
+            *(_found(name, cure, task, found[task]) for task in CURE_TASKS),
+        ]
+        for name, cure in CURES.items()
+    ]
+    rows.sort(key=lambda row: all(cell in NOTHING for cell in row[3:]))
+    apart = [[f"{name}<br>`{one.line}`", one.against, one.formula, one.why] for name, one in APART.items()]
+    return "\n".join(
+        [
+            _table(head, rows),
+            "Not in the study:",
+            "",
+            _table(["technique", "against", "what it does", "why not"], apart),
+        ]
+    )
+
+
+def _title(name: str, cure: Cure) -> str:
+    values = ", ".join(map(_value, cure.strengths))
+    more = "".join(f"<br>`{path}={value}`" for path, value in cure.more.items())
+    return f"{name.replace('_', ' ')}<br>`{cure.path}` {values}{more}"
+
+
+def _value(strength: object) -> str:
+    if isinstance(strength, Mapping):
+        return ", ".join(map(str, strength.values()))
+    return f"{strength:g}" if isinstance(strength, float) else str(strength)
+
+
+def _found(name: str, cure: Cure, task: str, found: Mapping[str, tuple[Numbers, Numbers, Comparison]]) -> str:
+    """What a cure did on a task, cell by cell."""
+    if task not in cure.tasks:
+        return NOTHING[1]
+    lines = []
+    for cell in cure.cells:
+        if (one := found.get(f"{cell}+{name}")) is None:
+            continue
+        n, base, comparison = one
+        words = effect(n, base)
+        lines.append(f"{cell} **{words}**" if shown(comparison) else f"{cell} {words}")
+    return "<br>".join(lines) or NOTHING[0]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows])
