@@ -68,9 +68,13 @@ def main(argv: Sequence[str]) -> int:
     index, count = _shard(values.shard)
     devices.use_all_cores()  # To count parameters is to use JAX.
     with single_precision():
-        chosen = [e.run_by(values.backend) for e in entries(values.part, values.size, values.only)[index::count]]
+
+        def here(every: list[Entry]) -> list[Entry]:
+            return [entry.run_by(values.backend, values.data_dir) for entry in every]
+
+        chosen = here(entries(values.part, values.size, values.only)[index::count])
         if values.costs:
-            _measure(chosen, entries(values.part, values.size), values.backend, Path(values.results), values.data_dir)
+            _measure(chosen, here(entries(values.part, values.size)), Path(values.results), values.data_dir)
             return cli.FINISHED
         over = _train(chosen, Path(values.workdir), Path(values.results), values.data_dir, values.budget_minutes)
     print("finished" if over else "the budget is over; the same command goes on")
@@ -84,11 +88,9 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _measure(
-    chosen: Sequence[Entry], every: Sequence[Entry], backend: str, results: Path, data_dir: str | None
-) -> None:
+def _measure(chosen: Sequence[Entry], every: Sequence[Entry], results: Path, data_dir: str | None) -> None:
     """Writes the costs of entries that have a baseline."""
-    by_name = {entry.name: entry for entry in [*(e.run_by(backend) for e in every), *chosen]}
+    by_name = {entry.name: entry for entry in [*every, *chosen]}
     pairs = []
     for entry in chosen:
         if (baseline := baseline_of(entry.part, entry.method)) is not None:

@@ -64,16 +64,20 @@ class Entry:
     """Whether settings are pruned on the way; not where the rate itself is still on its way at a rung."""
     steps_cost: float
     """Time steps of one run, forward and backward, in units of those of an LSTM of the same size."""
+    data_dir: str | None = None
+    """The data folder, from which tasks with files know how wide their inputs are."""
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The config of its runs, without what is tuned and the seed."""
-        return set_fields(self.without_width, {"model.cell.features": width_for(self.without_width, self.size)})
+        return set_fields(
+            self.without_width, {"model.cell.features": width_for(self.without_width, self.size, self.data_dir)}
+        )
 
-    def run_by(self, backend: str) -> "Entry":
-        """The same entry, whose layers run by a backend (`model.recurrence.backend`)."""
-        fields = {"model.recurrence.backend": backend}
-        return dataclasses.replace(self, without_width=set_fields(self.without_width, fields, complete=False))
+    def run_by(self, backend: str, data_dir: str | None = None) -> "Entry":
+        """The same entry, whose layers run by a backend (`model.recurrence.backend`), with the files of a folder."""
+        config = set_fields(self.without_width, {"model.recurrence.backend": backend}, complete=False)
+        return dataclasses.replace(self, without_width=config, data_dir=data_dir)
 
     @property
     def name(self) -> str:
@@ -138,26 +142,26 @@ def make_config(task: StudyTask, cell: Mapping[str, Any], **more: Any) -> dict[s
     return set_fields(config, {path.replace("__", "."): value for path, value in more.items()}, complete=False)
 
 
-def width_for(config: Mapping[str, Any], size: int) -> int:
+def width_for(config: Mapping[str, Any], size: int, data_dir: str | None = None) -> int:
     """The largest even number of units with which a network has at most `size` parameters."""
-    task = _task(config)
+    task = _task(config, data_dir)
     cell = {key: value for key, value in config["model"]["cell"].items() if not isinstance(value, float)}
     key = json.dumps([cell, task.in_features, task.out_features, size], sort_keys=True)
     if key not in _WIDTHS:
         low, high = 1, 512
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if parameters(config, 2 * middle) <= size else (low, middle - 1)
+            low, high = (middle, high) if parameters(config, data_dir, 2 * middle) <= size else (low, middle - 1)
         _WIDTHS[key] = 2 * low
     return _WIDTHS[key]
 
 
-def parameters(config: Mapping[str, Any], features: int | None = None) -> int:
+def parameters(config: Mapping[str, Any], data_dir: str | None = None, features: int | None = None) -> int:
     """How many numbers of a network are trained. features: in place of the config's."""
     widths = {} if features is None else {"model.cell.features": features}
     section = resolve_config(set_fields(config, widths))
     structure = Structure(
-        _task(config), model=section["model"], optimizer=section["optimizer"], run_steps=section["steps"]
+        _task(config, data_dir), model=section["model"], optimizer=section["optimizer"], run_steps=section["steps"]
     )
     network = nnx.eval_shape(lambda: structure.initial_network(structure.numbers, jnp.int32(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
@@ -167,11 +171,11 @@ _WIDTHS: dict[str, int] = {}
 _TASKS: dict[str, Any] = {}
 
 
-def _task(config: Mapping[str, Any]) -> Task:
+def _task(config: Mapping[str, Any], data_dir: str | None) -> Task:
     """The task of a config; its files are read once."""
-    key = json.dumps(config["task"], sort_keys=True)
+    key = json.dumps([config["task"], data_dir], sort_keys=True)
     if key not in _TASKS:
-        _TASKS[key] = make_task(resolve_config(set_fields(config, {"model.cell.features": 2}))["task"])
+        _TASKS[key] = make_task(resolve_config(set_fields(config, {"model.cell.features": 2}))["task"], data_dir)
     return _TASKS[key]
 
 

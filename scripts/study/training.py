@@ -107,7 +107,7 @@ def record(
         "method": entry.method,
         "metric": entry.metric,
         "config": {key: value for key, value in config.items() if key != "seed"},
-        "parameters": parameters(config),
+        "parameters": parameters(config, data_dir),
         "chosen": dict(chosen),
         "tuning": scores,
         "runs": runs,

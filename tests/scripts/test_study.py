@@ -26,6 +26,7 @@ from scripts.study.page import write_pages
 from scripts.study.planning import runs_of
 from scripts.study.protocol import CELLS, SEEDS, SIZES, TASKS, TUNING_SEEDS
 from scripts.study.training import read_entries, train_entry, write_entry
+from tests.generated_series import write_set
 from tests.scripts.study_results import content_of, pages_of, write_result
 
 
@@ -70,6 +71,18 @@ def test_a_backend_changes_nothing_else_of_an_entry() -> None:
     assert (fast.name, fast.grid, fast.size) == (entry.name, entry.grid, entry.size)
 
 
+def test_the_width_of_inputs_is_read_from_the_data_folder_that_the_command_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RNNLAB_DATA", raising=False)
+    write_set(tmp_path, "JapaneseVowels")
+    (entry,) = entries("cells", only="japanese_vowels/lstm")
+    width = entry.run_by("auto", str(tmp_path)).config["model"]["cell"]["features"]
+    assert 4 * width * (2 + width + 1) + 3 * (width + 1) <= SIZES["small"]  # Two channels, three classes.
+    width += 2
+    assert 4 * width * (2 + width + 1) + 3 * (width + 1) > SIZES["small"]
+
+
 @pytest.mark.parametrize(
     ("size", "only"),
     [
@@ -80,7 +93,7 @@ def test_a_backend_changes_nothing_else_of_an_entry() -> None:
 def test_a_network_is_as_wide_as_its_parameters_allow(size: str, only: str) -> None:
     for entry in entries("cells", size, only):
         width = entry.config["model"]["cell"]["features"]
-        assert parameters(entry.config) <= SIZES[size] < parameters(entry.config, width + 2), entry.name
+        assert parameters(entry.config) <= SIZES[size] < parameters(entry.config, None, width + 2), entry.name
 
 
 @pytest.mark.parametrize(
