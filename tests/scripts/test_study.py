@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -315,6 +317,20 @@ def test_the_faq_says_who_solves_what_as_the_published_results_do() -> None:
         of = {n.entry["method"]: n.solved / n.count for n in published if n.entry["task"] == task}
         assert re.findall(r"`(\w+)`", every) == sorted(method for method, share in of.items() if share == 1), task
         assert re.findall(r"`(\w+)`", none) == sorted(method for method, share in of.items() if share == 0), task
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (130, True), (2, False)])
+def test_a_job_of_slurm_goes_back_to_the_queue_where_it_saved(tmp_path: Path, status: int, requeued: bool) -> None:
+    said = tmp_path / "said"
+    for name, lines in (("srun", f'echo "$@" >> {said}; exit {status}'), ("scontrol", f'echo scontrol "$@" >> {said}')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    script = Path(__file__).parents[2] / "scripts" / "slurm" / "study.sbatch"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", str(script), "--part=cures"], env=environment, check=False)
+    assert done.returncode == status
+    command = "--wait=120 python -m scripts.study --backend=native --part=cures"
+    assert said.read_text().splitlines() == [command, *(["scontrol requeue 7"] if requeued else [])]
 
 
 def test_entries_whose_files_are_missing_are_left_out_and_the_others_trained(
