@@ -17,6 +17,12 @@ def compared(of: Mapping[str, Numbers]) -> list[tuple[Numbers, Numbers, Comparis
     return [(n, b, comparison) for (n, b), comparison in zip(pairs, comparisons, strict=True)]
 
 
+def cure_of(n: Numbers) -> str:
+    """An entry in words: "chrono with lstm"."""
+    cell, _, cure = n.entry["method"].partition("+")
+    return f"{cure.replace('_', ' ')} with {cell}"
+
+
 def shown(comparison: Comparison) -> bool:
     """Whether a difference is shown, of the error or of the share solved."""
     return min(comparison.p_error, comparison.p_solved) < 0.05

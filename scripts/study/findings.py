@@ -14,7 +14,7 @@ from scripts.study.comparison import (
     median_words,
     rank_correlation,
 )
-from scripts.study.cure_table import compared, effect, shown
+from scripts.study.cure_table import compared, cure_of, effect, shown
 from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
 from scripts.study.protocol import CELLS, GAINS, TASKS
@@ -42,11 +42,11 @@ FEWEST = 12
 
 
 def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
-    lines = ["## Which cell for which kind of memory", ""]
+    lines = ["## Which cell for which kind of memory", "", *_overview(by_task)]
     for task, of in by_task.items():
         so_far = "" if len(of) >= len(CELLS) else f"; {len(of)} of the {len(CELLS)} cells so far"
         lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(of)}.")
-    lines += ["", *_overview(by_task), *_prediction(by_task), ""]
+    lines += ["", *_prediction(by_task), ""]
     complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST}
     ranks, critical = average_ranks(complete)
     if len(complete) > 1:
@@ -148,18 +148,13 @@ def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     for verb, sign in (("help", 1), ("hurt", -1)):
         sure = [(n, b, c) for n, b, c in every if shown(c) and sign * c.delta > 0]
         sure.sort(key=lambda one: -sign * one[2].delta)
-        each = [f"{_cure_of(n)} {effect(n, b)}" for n, b, _ in sure]
+        each = [f"{cure_of(n)} {effect(n, b)}" for n, b, _ in sure]
         words.append(f"{verb}: {', '.join(each) or 'none'}")
     rest = [n for n, _, c in every if not shown(c)]
     words.append(f"nothing is shown for the other {len(rest)} of {len(every)}")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _, _ in every) if name in meant]
     return "; ".join(words) + (f" (meant for it: {', '.join(here)})" if here else "")
-
-
-def _cure_of(n: Numbers) -> str:
-    cell, _, cure = n.entry["method"].partition("+")
-    return f"{cure.replace('_', ' ')} with {cell}"
 
 
 # --- initialisation and lengths --------------------------------------------------------------------------------------

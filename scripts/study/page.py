@@ -13,7 +13,8 @@ from scripts.study.comparison import Comparison, Numbers, baseline_of, compare, 
 from scripts.study.costs import Cost, read_costs
 from scripts.study.cure_table import cure_tables
 from scripts.study.entries import PARTS
-from scripts.study.findings import FINDINGS, Figures
+from scripts.study.findings import FEWEST, FINDINGS, Figures
+from scripts.study.in_short import in_short
 from scripts.study.protocol import TASKS
 from scripts.study.training import read_entries
 
@@ -36,17 +37,18 @@ def write_pages(results: Path, page: Path, cures_page: Path) -> str:
     costs = read_costs(results)
     planned = {part: len(list(PARTS[part]("small"))) for part in PARTS}
     done = ", ".join(f"{part} {len(trained[part])} of {planned[part]}" for part in PARTS)
-    findings = [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
+    parts = {part: _by_task(trained[part]) for part in PARTS}
+    findings = [*in_short(parts, FEWEST), ""]
+    findings += [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
     tables: list[str] = []
-    for part in PARTS:
-        by_task = _by_task(trained[part])
+    for part, by_task in parts.items():
         if not by_task:
             continue
         findings += FINDINGS[part](by_task, Figures(results, page))
         for task, of in by_task.items():
             tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(part, of, costs), ""]
     write_between_marks(page, "\n".join([*findings, "## Tables", "", *tables]).rstrip() + "\n")
-    write_between_marks(cures_page, cure_tables(_by_task(trained["cures"])))
+    write_between_marks(cures_page, cure_tables(parts["cures"]))
     write_text(results / "table.html", _html(entries, costs))
     return f"{len(entries)} entries in {page}, {cures_page} and {results / 'table.html'}"
 

@@ -1,0 +1,128 @@
+"""The first lines of docs/study.md: what was found of each part, a sentence or two with numbers and intervals."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from scripts.study.comparison import Numbers, error_ratio, median_words, rank_correlation
+from scripts.study.cure_table import compared, cure_of, effect, shown
+from scripts.study.relations import growth, predict
+
+ByTask = Mapping[str, Mapping[str, Numbers]]
+"""The entries of a part, by task and method."""
+MOST = 3
+"""So many of those that help or hurt are named."""
+
+
+def in_short(parts: Mapping[str, ByTask], fewest: int) -> list[str]:
+    """A line for each part that has something to say.
+
+    Args:
+        parts: the entries of each.
+        fewest: cells that must have run on a task for it to be spoken of.
+    """
+    lines = (say({task: of for task, of in parts.get(part, {}).items() if of}, fewest) for part, say in _LINES.items())
+    return [line for line in lines if line]
+
+
+def _named(task: str) -> str:
+    return task.replace("_", " ")
+
+
+def _cells(by_task: ByTask, fewest: int) -> str:
+    fastest: list[str] = []
+    unsolved: list[str] = []
+    solved: dict[str, int] = {}
+    for task, of in by_task.items():
+        if len(of) < fewest:
+            continue
+        always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
+        for n in always:
+            solved[n.entry["method"]] = solved.get(n.entry["method"], 0) + 1
+        if always:
+            fastest.append(f"{_named(task)} {always[0].entry['method']}, {median_words(always[0])} steps")
+        else:
+            unsolved.append(_named(task))
+    if not fastest:
+        return ""
+    most = max(solved.values())
+    names = ", ".join(name for name, count in solved.items() if count == most)
+    words = f"- **Cells.** The fastest that solves a task with every seed: {'; '.join(fastest)}."
+    words += f" Most tasks, {most} of {len(fastest) + len(unsolved)}, are solved so by {names}"
+    return words + (f"; none solves {', '.join(unsolved)}." if unsolved else ".")
+
+
+def _cures(by_task: ByTask, fewest: int) -> str:
+    words = []
+    for task, of in by_task.items():
+        every = compared(of)
+        if not every:
+            continue
+        each = []
+        for verb, sign in (("help", 1), ("hurt", -1)):
+            sure = [(n, b) for n, b, c in every if shown(c) and sign * c.delta > 0]
+            sure.sort(key=lambda pair: sign * _log_effect(*pair))
+            first = ", ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
+            each.append(f"{len(sure)} shown to {verb}" + (f" ({first})" if sure else ""))
+        words.append(f"on {_named(task)}, of {len(every)} tried, {', '.join(each)}")
+    if not words:
+        return ""
+    return "- **Cures**, by the error with one over that without: " + "; ".join(words) + "."
+
+
+def _log_effect(n: Numbers, base: Numbers) -> float:
+    ratio = error_ratio(n, base).value
+    return math.log(ratio) if ratio > 0 else -math.inf
+
+
+def _before(by_task: ByTask, fewest: int) -> str:
+    """What the gradient before training says of the cells on each task."""
+    sooner: list[tuple[str, str]] = []
+    later: list[tuple[str, str]] = []
+    rest = 0
+    for task, of in by_task.items():
+        pairs = [(n.untrained, -n.steps[0]) for n in of.values() if not math.isnan(n.untrained)]
+        rho, p = rank_correlation(*_columns(pairs))
+        if len(of) < fewest or math.isnan(rho):
+            continue
+        if p >= 0.05:
+            rest += 1
+            continue
+        (sooner if rho > 0 else later).append((_named(task), f"(ρ = {rho:.2f}, p = {p:.2g})"))
+    if not (sooner or later or rest):
+        return ""
+    found = [f"{task} {verb} {words}" for verb, of in (("sooner", sooner), ("later", later)) for task, words in of]
+    more = f"; on {rest} other tasks nothing is shown" if found and rest else ""
+    words = " and ".join(found) or "no task sooner or later"
+    return f"- **Before training.** Cells whose untrained gradient has the longer half-life solve {words}{more}."
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [first for first, _ in pairs], [second for _, second in pairs]
+
+
+def _initialisation(by_task: ByTask, fewest: int) -> str:
+    found = predict([n for of in by_task.values() for n in of.values()])
+    if found is None:
+        return ""
+    words = f"- **Initialisation.** Over {len(found.names)}, Spearman's ρ of the decades that the gradient loses or "
+    words += f"grows before training and the time to solve is {found.rho:.2f} (p = {found.p:.2g})"
+    return words + (f", R² of a line {found.r_squared:.2f}." if not math.isnan(found.r_squared) else ".")
+
+
+def _lengths(by_task: ByTask, fewest: int) -> str:
+    by_method: dict[str, dict[int, Numbers]] = {}
+    for of in by_task.values():
+        for method, n in of.items():
+            by_method.setdefault(method, {})[int(n.entry["config"]["task"]["length"])] = n
+    exponents = {method: growth(by_length).exponent for method, by_length in by_method.items()}
+    each = [f"{m} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for m, e in exponents.items() if math.isfinite(e.value)]
+    return f"- **Lengths.** Steps to solve grow with T to the power of: {', '.join(each)}." if each else ""
+
+
+_LINES: dict[str, Callable[[ByTask, int], str]] = {
+    "cells": lambda by_task, fewest: "\n".join(filter(None, (_cells(by_task, fewest), _before(by_task, fewest)))),
+    "cures": _cures,
+    "initialisation": _initialisation,
+    "lengths": _lengths,
+}
+"""What is said of each part."""
