@@ -100,8 +100,8 @@ def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[.
     ).splitlines()
     assert lines[2:5] == [
         "- **Cells.** The fastest that solves a task with every seed: adding 200 cell11, 80 (80 to 80) steps; copying "
-        f"50 cell00, 40 (40 to 40) steps. Most tasks, 2 of 3, are solved so by {', '.join(sorted(cells, reverse=True))}; "
-        "none solves parity 40.",
+        "50 cell00, 40 (40 to 40) steps. Most tasks, 2 of 3, are solved so by "
+        f"{', '.join(sorted(cells, reverse=True))}; none solves parity 40.",
         "- **Before training.** Cells whose untrained gradient has the longer half-life solve adding 200 sooner (ρ = "
         "1.00, p = 0) and copying 50 later (ρ = -1.00, p = 0).",
         "- **Cures**, by the error with one over that without: on adding 100, of 2 tried, 1 shown to help (chrono with "
