@@ -3,7 +3,7 @@
     RNNLAB_DATA=DATA python -m scripts.records
 
 Published numbers are those of docs/results/records.toml, ours those of the files that it names; networks are built, not
-trained, to count their parameters, for which MNIST has to be at hand.
+trained, to count their parameters, for which MNIST and WikiText-2 have to be at hand.
 """
 
 import math
@@ -17,6 +17,7 @@ from absl import flags
 
 from rnnlab import cli
 from rnnlab.config.errors import ConfigError
+from rnnlab.config.reading import read_file
 from rnnlab.files import read_json, read_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
 from rnnlab.records.run_config import resolve_config
@@ -111,7 +112,8 @@ def _ours(row: Mapping[str, Any], results: Path, data_dir: str | None) -> Result
     if row["file"] == "runs.json":
         run = read_json(path, AGAIN, {network: {"best": {"test": {}}, "command": str}})[network]
         value = run["best"]["test"][row.get("metric", "perplexity")]
-        return Result(row["name"], value, "", "1", f"`{run['command']}`", "ours")
+        size = f"{parameters(resolve_config(read_file(row['config'])), data_dir):,}" if "config" in row else ""
+        return Result(row["name"], value, size, "1", f"`{run['command']}`", "ours")
     content = read_json(path, AGAIN, {"experiment": str, "variant": str, "metric": str, "networks": {network: {}}})
     entry = content["networks"][network]
     values = [run["test"] * scale for run in entry["runs"]]

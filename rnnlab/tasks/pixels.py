@@ -69,6 +69,8 @@ class Pixels(Task):
     """Seed of the permutation of orders "permuted" and "permuted_rows"."""
     validation_size: Annotated[int, Bound(1, 59_999)] = 5000
     """How many images are held out from the end of the training images, 60 000, or 50 000 of CIFAR-10."""
+    train_size: PositiveInt | None = None
+    """How many of the others are trained on, the first ones; None: all."""
     data_dir: str | os.PathLike[str] | None = None
     """The data folder."""
 
@@ -76,8 +78,8 @@ class Pixels(Task):
         """Reads the files.
 
         Raises:
-            ConfigError: the files are missing or corrupt, no training image would be left, or a length that the order
-                has not or that is shorter than the image.
+            ConfigError: the files are missing or corrupt, too few training images would be left or none, or a length
+                that the order has not or that is shorter than the image.
         """
         order, validation_size = options.order, self.validation_size
         if self.length is not None and order != "noisy_rows":
@@ -87,7 +89,10 @@ class Pixels(Task):
         if validation_size >= count:
             raise ConfigError(f"task.validation_size: {validation_size} leaves none of the {count} training images")
         self.cut = count - validation_size
-        self.sizes: dict[Split, int] = {"train": self.cut, "validation": validation_size, "test": len(test.labels)}
+        trained = self.cut if self.train_size is None else self.train_size
+        if trained > self.cut:
+            raise ConfigError(f"task.train_size: {trained} is more than the {self.cut} images that are not held out")
+        self.sizes: dict[Split, int] = {"train": trained, "validation": validation_size, "test": len(test.labels)}
         side, channels = train.images.shape[1], int(np.prod(train.images.shape[3:]))
         by_rows = order in ("rows", "permuted_rows", "noisy_rows")
         self.shape = (side, side * channels) if by_rows else (side * side, channels)

@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
         print(write_pages(Path(values.results), Path(PAGE), Path(CURES_PAGE)))
         return cli.FINISHED
     index, count = _shard(values.shard)
+    folder = "" if values.size == "small" else values.size
+    results, workdir = Path(values.results) / folder, Path(values.workdir) / folder
     devices.use_all_cores()  # To count parameters is to use JAX.
     with single_precision():
 
@@ -74,9 +76,9 @@ def main(argv: Sequence[str]) -> int:
 
         chosen = here(entries(values.part, values.size, values.only)[index::count])
         if values.costs:
-            _measure(chosen, here(entries(values.part, values.size)), Path(values.results), values.data_dir)
+            _measure(chosen, here(entries(values.part, values.size)), results, values.data_dir)
             return cli.FINISHED
-        over = _train(chosen, Path(values.workdir), Path(values.results), values.data_dir, values.budget_minutes)
+        over = _train(chosen, workdir, results, values.data_dir, values.budget_minutes)
     print("finished" if over else "the budget is over; the same command goes on")
     return cli.FINISHED
 
@@ -91,6 +93,8 @@ def _shard(text: str) -> tuple[int, int]:
 def _measure(chosen: Sequence[Entry], every: Sequence[Entry], results: Path, data_dir: str | None) -> None:
     """Writes the costs of entries that have a baseline."""
     by_name = {entry.name: entry for entry in [*every, *chosen]}
+    if not chosen:
+        return
     pairs = []
     for entry in chosen:
         if (baseline := baseline_of(entry.part, entry.method)) is not None:
@@ -98,7 +102,9 @@ def _measure(chosen: Sequence[Entry], every: Sequence[Entry], results: Path, dat
     if not pairs:
         raise ConfigError(f"--costs: nothing of --part={chosen[0].part} has a baseline; cells and cures have")
     for entry, cost in measure_costs(pairs, data_dir):
-        words = "diverged" if cost is None else f"{cost.ratio:.2f} of its baseline's, {cost.milliseconds:.3g} ms"
+        words = "diverged"
+        if cost is not None:
+            words = f"{cost.ratio:.2f} of its baseline's, {cost.milliseconds:.3g} ms"
         print(f"{entry.name}: {words}", flush=True)
         if cost is not None:
             write_cost(results, entry, cost)
@@ -129,9 +135,9 @@ def _train(chosen: Sequence[Entry], runs: Path, results: Path, data_dir: str | N
                 print(f"{entry.name} is left out: {error}", flush=True)
                 left_out += 1
                 continue
-        if result is None:
-            return False
-        write_entry(results, entry, result)
+            if result is None:
+                return False
+            write_entry(results, entry, result)
         jax.clear_caches()
     if left_out:
         raise ConfigError(f"{left_out} of {len(chosen)} entries were left out; their lines say why")

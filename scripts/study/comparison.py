@@ -1,5 +1,7 @@
 """Statistics of the study: each entry's numbers with intervals, and comparisons with a baseline."""
 
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from scipy import stats
 
 from rnnlab.sweeps.spec.question import larger_is_better, shares
 from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interval, number, scale_of, share_interval
+from scripts.study.entries import PARTS
 from scripts.study.protocol import BASELINE
 
 
@@ -26,13 +29,15 @@ class Numbers:
     share: tuple[float, float]
     """The interval of the share solved."""
     mean: Mean
-    """The mean of the metric over the runs that have one."""
+    """The mean of the metric over the runs that have one; a run that diverged has none."""
     diverged: int
     clipped: float
     """The mean share of steps whose gradient was clipped."""
     untrained: float
     trained: float
     """Half-lives of the gradient in time steps, medians over seeds; infinite where it does not fade."""
+    change: float
+    """By how much the untrained gradient fades or grows a time step: the median of |log factor|."""
 
     @property
     def count(self) -> int:
@@ -49,7 +54,7 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
         value if math.isfinite(value) and run["status"] != "diverged" else worst
         for value, run in zip(values, runs, strict=True)
     ]
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [v for v, run in zip(values, runs, strict=True) if math.isfinite(v) and run["status"] != "diverged"]
     times = [number(run["solved_at"], math.inf) for run in runs]
     solved = sum(map(math.isfinite, times))
     return Numbers(
@@ -63,6 +68,7 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
         float(np.mean([number(run["clipped"], 0.0) for run in runs])),
         _half_life(runs, "untrained"),
         _half_life(runs, "trained"),
+        _change(runs),
     )
 
 
@@ -79,6 +85,19 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, ordered[0], ordered[-1]
 
 
+def foretold(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, tuple[float, float, int]]:
+    """{task: (Spearman's ρ, p, entries)} of how much the untrained gradient fades or grows a step, and the step to
+    solved; p by Holm's correction over the tasks."""
+    found: dict[str, tuple[float, float, int]] = {}
+    for task, of in by_task.items():
+        pairs = [(n.change, n.steps[0]) for n in of.values() if not math.isnan(n.change)]
+        rho, p = rank_correlation([change for change, _ in pairs], [steps for _, steps in pairs])
+        if not math.isnan(rho):
+            found[task] = rho, p, len(pairs)
+    corrected = holm([p for _, p, _ in found.values()])
+    return {task: (rho, p, n) for (task, (rho, _, n)), p in zip(found.items(), corrected, strict=True)}
+
+
 def median_words(n: Numbers, seconds: float | None = None) -> str:
     """The median step to solved and its interval, for people; as seconds where those of a step are given."""
     if not math.isfinite(n.steps[0]):
@@ -93,6 +112,12 @@ def _half_life(runs: Sequence[Mapping[str, Any]], when: str) -> float:
     factors = [run["factor"][when] for run in runs if when in run.get("factor", {})]
     lives = [math.inf if factor >= 1 else math.log(2) / -math.log(factor) if factor > 0 else 0.0 for factor in factors]
     return float(np.median(lives)) if lives else math.nan
+
+
+def _change(runs: Sequence[Mapping[str, Any]]) -> float:
+    """The median of |log factor| before training; infinite where a gradient is lost at once, NaN without any."""
+    factors = [run["factor"]["untrained"] for run in runs if "untrained" in run.get("factor", {})]
+    return float(np.median([abs(math.log(f)) if f > 0 else math.inf for f in factors])) if factors else math.nan
 
 
 def errors_of(n: Numbers) -> list[float]:
@@ -139,31 +164,83 @@ class Comparison:
     """p of Fisher's exact test on the share solved; Holm's correction."""
     delta: float
     """Cliff's δ: how much likelier a run of the entry is better than one of the baseline than worse; -1 to 1."""
+    more: int
+    """How many more of its runs solve the task."""
+
+    @property
+    def shown(self) -> int:
+        """1 where it is shown to be better, -1 where worse, 0 where no difference is shown: by the share solved, else
+        by the error."""
+        if self.p_solved < 0.05:
+            return 1 if self.more > 0 else -1
+        return int(np.sign(self.delta)) if self.p_error < 0.05 else 0
 
 
-def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers]) -> list[Comparison]:
-    """Each entry beside its baseline; Holm's correction over all of them."""
-    errors, shares, deltas = [], [], []
+def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers], planned: int = 0) -> list[Comparison]:
+    """Each entry beside its baseline; Holm's correction over both tests of all of them.
+
+    Args:
+        planned: how many entries there are going to be; those that are missing count as well, so that a difference that
+            is shown stays so.
+    """
+    errors, solved, others = [], [], []
     for mine, other in zip(entries, baselines, strict=True):
         better = 1 if mine.entry["metric"] in larger_is_better() else -1
         greater = [(a > b) - (a < b) for a in mine.values for b in other.values]
-        deltas.append(better * sum(greater) / len(greater))
         errors.append(_rank_test(mine.values, other.values))
-        shares.append(exact_test(mine.solved, mine.count, other.solved, other.count))
+        solved.append(exact_test(mine.solved, mine.count, other.solved, other.count))
+        others.append((better * sum(greater) / len(greater), mine.solved - other.solved))
+    count = len(errors)
+    corrected = holm([*errors, *solved, *[1.0] * (2 * max(0, planned - count))])
     return [
-        Comparison(error, share, delta) for error, share, delta in zip(holm(errors), holm(shares), deltas, strict=True)
+        Comparison(error, share, *other)
+        for error, share, other in zip(corrected[:count], corrected[count : 2 * count], others, strict=True)
     ]
 
 
+def compared(part: str, of: Mapping[str, Numbers]) -> list[tuple[Numbers, Numbers, Comparison]]:
+    """(Entry, baseline, comparison) of all of a task that have a baseline; the correction is over all that are planned
+    with the same one."""
+    found = []
+    for name in dict.fromkeys(baseline_of(part, method) for method in of):
+        if (base := of.get(name or "")) is None:
+            continue
+        mine = [n for method, n in of.items() if method != name and baseline_of(part, method) == name]
+        planned = _planned(part).get((base.entry["task"], name or ""), 0)
+        comparisons = compare(mine, [base] * len(mine), planned)
+        found += [(n, base, comparison) for n, comparison in zip(mine, comparisons, strict=True)]
+    return found
+
+
+@functools.cache
+def _planned(part: str) -> dict[tuple[str, str], int]:
+    """How many entries of a part have a baseline on a task: {(task, baseline): count}."""
+    counts: dict[tuple[str, str], int] = {}
+    for entry in PARTS[part]("small"):
+        name = baseline_of(part, entry.method)
+        if name is not None and name != entry.method:
+            counts[entry.task, name] = counts.get((entry.task, name), 0) + 1
+    return counts
+
+
+SPLITS = 20_000
+"""Up to so many ways to deal out the values, all are counted; eight and eight have 12 870."""
+
+
 def _rank_test(mine: Sequence[float], other: Sequence[float]) -> float:
-    """p of the two-sided test by ranks; exact where no values are equal."""
+    """p of the two-sided test by ranks: the share of all ways to deal out the values whose sum of ranks is as far from
+    the middle, also where values are equal; with many values, by the normal approximation."""
     both = [*mine, *other]
     if len(set(both)) == 1:
         return 1.0
     ranks = stats.rankdata(both)  # Infinite values have ranks, too.
-    method = "exact" if len(set(both)) == len(both) else "asymptotic"
-    test = stats.mannwhitneyu(ranks[: len(mine)], ranks[len(mine) :], alternative="two-sided", method=method)
-    return float(test.pvalue)
+    if math.comb(len(both), len(mine)) > SPLITS:
+        test = stats.mannwhitneyu(ranks[: len(mine)], ranks[len(mine) :], alternative="two-sided")
+        return float(test.pvalue)
+    dealt = np.array(list(itertools.combinations(range(len(both)), len(mine))))
+    middle = ranks.sum() * len(mine) / len(both)
+    far = np.abs(ranks[dealt].sum(axis=1) - middle)
+    return float((far >= abs(ranks[: len(mine)].sum() - middle) - 1e-9).mean())
 
 
 def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[str, float], float]:

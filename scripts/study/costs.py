@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from rnnlab.config.errors import ConfigError
 from rnnlab.files import check_fields, read_json, write_text
 from rnnlab.records.run_config import resolve_config, set_fields
 from rnnlab.training.setup import make_run
@@ -17,7 +18,7 @@ from scripts.irnn.runs import hardware
 from scripts.study.entries import Entry
 
 FILE = "costs.json"
-"""In the folder of results: {"hardware", "entries": {entry's name: the fields of `Cost`}}."""
+"""In the folder of results: {"entries": {entry's name: the fields of `Cost`}}."""
 STEPS, TURNS = 60, 5
 AGAIN = "remove it, and measure again: python -m scripts.study --costs"
 
@@ -30,16 +31,22 @@ class Cost:
     """Its time over that of the baseline: the median over turns."""
     milliseconds: float
     """Its time: the median over turns."""
+    hardware: str
+    """For people."""
 
 
 def measure_costs(pairs: Sequence[tuple[Entry, Entry]], data_dir: str | None) -> Iterator[tuple[Entry, Cost | None]]:
     """The cost of each entry beside its baseline; None where one diverged."""
     shared: tuple[str, _Steps] | None = None
     for entry, baseline in pairs:
-        if shared is None or shared[0] != baseline.name:
-            jax.clear_caches()
-            shared = baseline.name, _Steps(_config(baseline), data_dir)
-        own = shared[1] if entry.name == baseline.name else _Steps(_config(entry), data_dir)
+        try:
+            if shared is None or shared[0] != baseline.name:
+                jax.clear_caches()
+                shared = baseline.name, _Steps(_config(baseline), data_dir)
+            own = shared[1] if entry.name == baseline.name else _Steps(_config(entry), data_dir)
+        except ConfigError as error:  # A task's files are missing.
+            print(f"{entry.name} is left out: {error}", flush=True)
+            continue
         yield entry, cost_of(own, shared[1])
 
 
@@ -79,13 +86,13 @@ def cost_of(own: _Steps, baseline: _Steps) -> Cost | None:
         return None
     ratio = statistics.median(mine / other for mine, other in pairs)
     seconds = statistics.median(mine for mine, _ in pairs) / STEPS
-    return Cost(float(f"{ratio:.3g}"), float(f"{1000 * seconds:.3g}"))
+    return Cost(float(f"{ratio:.3g}"), float(f"{1000 * seconds:.3g}"), hardware())
 
 
 def write_cost(results: Path, entry: Entry, cost: Cost) -> None:
     """Adds an entry's cost to the file."""
     costs = read_costs(results) | {entry.name: cost}
-    content = {"hardware": hardware(), "entries": {name: asdict(costs[name]) for name in sorted(costs)}}
+    content = {"entries": {name: asdict(costs[name]) for name in sorted(costs)}}
     write_text(results / FILE, json.dumps(content, indent=1) + "\n")
 
 
@@ -96,5 +103,5 @@ def read_costs(results: Path) -> dict[str, Cost]:
         return {}
     costs = read_json(path, AGAIN, {"entries": {}})["entries"]
     for name, cost in costs.items():
-        check_fields(path, cost, {"ratio": float, "milliseconds": float}, AGAIN, f"entries.{name}")
+        check_fields(path, cost, {"ratio": float, "milliseconds": float, "hardware": str}, AGAIN, f"entries.{name}")
     return {name: Cost(**cost) for name, cost in costs.items()}

@@ -1,20 +1,13 @@
 """The table of docs/mitigations.md: every technique, what it does, and what the study found of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rnnlab.files.markdown import markdown_table
-from scripts.study.comparison import Comparison, Numbers, compare, error_ratio
+from scripts.study.comparison import Comparison, Numbers, compared, error_ratio
 from scripts.study.cures import APART, CURE_TASKS, CURES, Cure
 
 NOTHING = ("–", "not run")
-
-
-def compared(of: Mapping[str, Numbers]) -> list[tuple[Numbers, Numbers, Comparison]]:
-    """(With a cure, without it, the comparison) of each entry of a task whose cell without it is there; p by Holm's
-    correction over all of them."""
-    pairs = [(n, of[cell]) for m, n in of.items() if (cell := m.partition("+")[0]) != m and cell in of]
-    comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
-    return [(n, b, comparison) for (n, b), comparison in zip(pairs, comparisons, strict=True)]
 
 
 def cure_of(n: Numbers) -> str:
@@ -23,17 +16,17 @@ def cure_of(n: Numbers) -> str:
     return f"{cure.replace('_', ' ')} with {cell}"
 
 
-def shown(comparison: Comparison) -> bool:
-    """Whether a difference is shown, of the error or of the share solved."""
-    return min(comparison.p_error, comparison.p_solved) < 0.05
-
-
 def effect(n: Numbers, base: Numbers) -> str:
-    """The error over that without, with its interval; who solved it where there is no ratio."""
+    """The error over that without, with its interval; runs that were lost, and steps to solved, where they differ."""
     ratio = error_ratio(n, base)
-    if not ratio.value > 0:
-        return f"{n.solved} of {n.count} solved, without it {base.solved}"
-    return f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
+    words = [f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"] if ratio.value > 0 else []
+    if n.diverged or base.diverged:
+        words.append(f"{n.diverged} of {n.count} diverged, without it {base.diverged}")
+    if n.solved != base.solved:
+        words.append(f"{n.solved} of {n.count} solved, without it {base.solved}")
+    elif math.isfinite(n.steps[0]) and n.steps[0] != base.steps[0]:
+        words.append(f"at step {n.steps[0]:.0f}, without it {base.steps[0]:.0f}")
+    return "; ".join(words) or "no error at all"
 
 
 def cure_tables(by_task: Mapping[str, Mapping[str, Numbers]]) -> str:
@@ -43,7 +36,10 @@ def cure_tables(by_task: Mapping[str, Mapping[str, Numbers]]) -> str:
     Args:
         by_task: the entries of the cures, by task and method.
     """
-    found = {task: {n.entry["method"]: (n, b, c) for n, b, c in compared(by_task.get(task, {}))} for task in CURE_TASKS}
+    found = {
+        task: {n.entry["method"]: (n, b, c) for n, b, c in compared("cures", by_task.get(task, {}))}
+        for task in CURE_TASKS
+    }
     head = ["cure", "against", "what it does", *(task.replace("_", " ") for task in CURE_TASKS)]
     rows = [
         [
@@ -88,7 +84,7 @@ def _found(name: str, cure: Cure, task: str, found: Mapping[str, tuple[Numbers, 
             continue
         n, base, comparison = one
         words = effect(n, base)
-        lines.append(f"{cell} **{words}**" if shown(comparison) else f"{cell} {words}")
+        lines.append(f"{cell} **{words}**" if comparison.shown else f"{cell} {words}")
     return "<br>".join(lines) or NOTHING[0]
 
 

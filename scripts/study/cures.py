@@ -8,10 +8,16 @@ from scripts.study.protocol import TASKS, StudyTask, marked
 
 CURE_TASKS: dict[str, StudyTask] = {
     "adding_100": marked("adding", 100, 2500, "two numbers, marked"),
-    "permuted_rows": TASKS["permuted_rows"],
+    "few_images": StudyTask(
+        {**TASKS["permuted_rows"].section, "train_size": 2000},
+        2000,
+        28,
+        "images, 28 pixels at a step in a scrambled order, 2000 to learn from",
+        metric="accuracy",
+    ),
 }
-"""The tasks of the cures: a long memory of few numbers, and much to learn by heart within 28 steps."""
-LONG, WIDE = CURE_TASKS
+"""The tasks of the cures: a long memory of few numbers, and few images, each of which is seen 32 times."""
+LONG, FEW = CURE_TASKS
 GATED, BARE = ("lstm", "gru"), ("irnn", "lstm")
 """Cells that a cure is run with, where not with all three: those with gates; the plainest and the baseline."""
 
@@ -33,13 +39,13 @@ class Cure:
     cells: tuple[str, ...] = ("irnn", "lstm", "gru")
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further fields that it sets."""
-    images_only: bool = False
-    """Whether it changes images, and is run on `WIDE` alone."""
+    changes_answer: bool = False
+    """Whether on `LONG` it would change the answer, so that it is run on `FEW` alone."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The task that it is meant for, then the one that it is not."""
-        return (self.meant_for,) if self.images_only else (self.meant_for, WIDE if self.meant_for == LONG else LONG)
+        return (self.meant_for,) if self.changes_answer else (self.meant_for, FEW if self.meant_for == LONG else LONG)
 
 
 CURES: dict[str, Cure] = {
@@ -90,7 +96,7 @@ CURES: dict[str, Cure] = {
     "layer_norm": Cure(
         "model.normalization.cell",
         ("layer",),
-        WIDE,
+        FEW,
         "saturation, scale of weights",
         "LN(x W) + LN(h R) + b in place of x W + h R + b; Ba et al., 2016, eq. 20",
         ("vanilla", "lstm", "gru"),
@@ -105,21 +111,21 @@ CURES: dict[str, Cure] = {
     "dropout_state": Cure(
         "model.dropout.state",
         (0.05, 0.1, 0.2, 0.4),
-        WIDE,
+        FEW,
         "overfitting of R",
         "(h_{t-1} ∘ m) R, one m a sequence; Gal and Ghahramani, 2016",
     ),
     "zoneout": Cure(
         "model.dropout.zoneout",
         (0.01, 0.05, 0.1, 0.2),
-        WIDE,
+        FEW,
         "overfitting, without loss of gradient",
         "h_t = d ∘ h_{t-1} + (1 − d) ∘ h̃_t; Krueger et al., 2017",
     ),
     "weight_decay": Cure(
         "optimizer.weight_decay",
         (1e-3, 1e-2, 1e-1, 1.0),
-        WIDE,
+        FEW,
         "overfitting",
         "w ← w − η λ w beside the update; Loshchilov and Hutter, 2019",
     ),
@@ -147,14 +153,14 @@ CURES: dict[str, Cure] = {
     "activation": Cure(
         "penalties.activation",
         (1e-3, 1e-2, 1e-1, 1.0),
-        WIDE,
+        FEW,
         "overfitting, large states",
         "L + α mean(h²); Merity et al., 2018",
     ),
     "unclipped": Cure(
         "optimizer.clip_norm",
         (None,),
-        WIDE,
+        FEW,
         "clipping that slows down what does not explode",
         "no clip at all, where all others have one of 1",
     ),
@@ -168,7 +174,7 @@ CURES: dict[str, Cure] = {
     ),
     "clip_layer_norm": Cure(
         "optimizer.clip_layer_norm",
-        (0.03, 0.1, 0.3, 1.0),
+        (0.01, 0.03, 0.1, 0.3),
         LONG,
         "explosion in one layer that drowns the others",
         "g_l ← g_l min(1, c / ‖g_l‖) for each layer l",
@@ -179,7 +185,7 @@ CURES: dict[str, Cure] = {
         (1e-5, 1e-4, 1e-3, 1e-2),
         LONG,
         "explosion, before it reaches the weights",
-        "δ_t,i ← max(-c, min(δ_t,i, c)) at every step; Graves, 2013, section 2.1",
+        "δ_t,i ← max(-c, min(δ_t,i, c)) at every step; after Graves, 2013, section 2.1",
         BARE,
     ),
     "cotangent_scale": Cure(
@@ -192,16 +198,16 @@ CURES: dict[str, Cure] = {
     ),
     "cut_every": Cure(
         "model.cotangent.cut_every",
-        (7, 14, 25, 50),
+        (5, 10, 20, 25),
         LONG,
-        "explosion with distance, and memory",
+        "explosion with distance, and the memory that long backward passes take",
         "∂L/∂h_t ← 0 from one window of k steps to the one before, counted back from each row's end; Williams and "
         "Peng, 1990",
         BARE,
     ),
     "warmup": Cure(
         "optimizer.warmup_steps",
-        (30, 100, 300, 1000),
+        (10, 30, 100, 300),
         LONG,
         "the first steps' spikes",
         "η t / n in the first n steps",
@@ -242,7 +248,7 @@ CURES: dict[str, Cure] = {
     "normalize_cell": Cure(
         "model.cell.normalize_cell",
         (True,),
-        WIDE,
+        FEW,
         "saturation of the LSTM's output",
         "h' = σ(o) ∘ tanh(LN(c')), beside layer norm of the gates; Ba et al., 2016, eq. 22",
         ("lstm",),
@@ -251,7 +257,7 @@ CURES: dict[str, Cure] = {
     "input_norm": Cure(
         "model.normalization.input",
         ("batch",),
-        WIDE,
+        FEW,
         "inputs of unlike scale",
         "(x − mean) / √(var + ε) over steps and rows; Ioffe and Szegedy, 2015; Laurent et al., 2016",
         BARE,
@@ -259,7 +265,7 @@ CURES: dict[str, Cure] = {
     "dropout_input": Cure(
         "model.dropout.input",
         (0.05, 0.1, 0.2, 0.4),
-        WIDE,
+        FEW,
         "overfitting",
         "x ∘ m / (1 − p), m anew at every step; Zaremba et al., 2014",
         BARE,
@@ -267,7 +273,7 @@ CURES: dict[str, Cure] = {
     "dropout_same_over_time": Cure(
         "model.dropout.input",
         (0.05, 0.1, 0.2, 0.4),
-        WIDE,
+        FEW,
         "overfitting, without noise that adds up over time",
         "the same with one m a sequence; Gal and Ghahramani, 2016, eq. 7",
         BARE,
@@ -276,7 +282,7 @@ CURES: dict[str, Cure] = {
     "dropout_output": Cure(
         "model.dropout.output",
         (0.1, 0.2, 0.3, 0.5),
-        WIDE,
+        FEW,
         "overfitting",
         "the same before the readout; Zaremba et al., 2014",
         BARE,
@@ -284,7 +290,7 @@ CURES: dict[str, Cure] = {
     "dropout_candidate": Cure(
         "model.dropout.candidate",
         (0.05, 0.1, 0.2, 0.4),
-        WIDE,
+        FEW,
         "overfitting, without loss of memory",
         "c' = f ∘ c + i ∘ (m_t ∘ g); Semeniuta et al., 2016, eq. 11",
         GATED,
@@ -292,7 +298,7 @@ CURES: dict[str, Cure] = {
     "dropout_recurrent_kernel": Cure(
         "model.dropout.recurrent_kernel",
         (0.05, 0.1, 0.2, 0.4),
-        WIDE,
+        FEW,
         "overfitting of R",
         "h (R ∘ M), one M a step of training; Merity et al., 2018",
         BARE,
@@ -300,7 +306,7 @@ CURES: dict[str, Cure] = {
     "l1": Cure(
         "penalties.l1.recurrent",
         (1e-6, 1e-5, 1e-4, 1e-3),
-        WIDE,
+        FEW,
         "overfitting, useless connections",
         "L + λ Σ |w| over R; Tibshirani, 1996",
         BARE,
@@ -308,7 +314,7 @@ CURES: dict[str, Cure] = {
     "l2": Cure(
         "penalties.l2.recurrent",
         (1e-5, 1e-4, 1e-3, 1e-2),
-        WIDE,
+        FEW,
         "overfitting",
         "L + λ Σ w² over R; Krogh and Hertz, 1992",
         BARE,
@@ -316,7 +322,7 @@ CURES: dict[str, Cure] = {
     "max_norm": Cure(
         "optimizer.max_norm",
         (1.0, 2.0, 4.0, 8.0),
-        WIDE,
+        FEW,
         "overfitting, growth of weights",
         "w ← w min(1, c / ‖w‖) for each unit's incoming weights; Srivastava et al., 2014",
         BARE,
@@ -324,31 +330,29 @@ CURES: dict[str, Cure] = {
     "temporal_activation": Cure(
         "penalties.temporal_activation",
         (1e-3, 1e-2, 1e-1, 1.0),
-        WIDE,
+        FEW,
         "restless states",
         "L + β mean((h_t − h_{t+1})²); Merity et al., 2018",
         BARE,
     ),
-    "noise": Cure(
-        "augmentation.noise", (0.01, 0.03, 0.1, 0.3), WIDE, "overfitting", "x + N(0, σ²); Bishop, 1995", BARE
-    ),
+    "noise": Cure("augmentation.noise", (0.01, 0.03, 0.1, 0.3), FEW, "overfitting", "x + N(0, σ²); Bishop, 1995", BARE),
     "pixel_shift": Cure(
         "augmentation.pixel_shift",
         (1, 2, 3, 4),
-        WIDE,
+        FEW,
         "overfitting",
         "the image moved by up to n pixels",
         BARE,
-        images_only=True,
+        changes_answer=True,
     ),
     "time_mask": Cure(
         "augmentation.time_mask",
         (1, 2, 4, 8),
-        WIDE,
+        FEW,
         "overfitting",
         "x = 0 over a span of at most n steps; Park et al., 2019",
         BARE,
-        images_only=True,
+        changes_answer=True,
     ),
 }
 """The cures, those that are run first first. Each stands against the same cell without it, tuned alike."""
@@ -425,7 +429,7 @@ APART: dict[str, Apart] = {
         "augmentation.time_shift=2",
         "overfitting",
         "x_{t+s}, s uniform in −n to n",
-        "rows in a scrambled order have no neighbours",
+        "pixels in a scrambled order have no neighbours",
     ),
     "word dropout": Apart(
         "model.dropout.embedding=0.1", "overfitting", "whole words of the table; Gal and Ghahramani, 2016", _WORDS

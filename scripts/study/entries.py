@@ -203,8 +203,7 @@ def cells(size: str) -> Iterator[Entry]:
     """Every cell on every task, in the order of the tasks."""
     for task_name, task in TASKS.items():
         for name, cell in CELLS.items():
-            method = name if size == "small" else f"{name}_{size}"
-            yield _entry("cells", task_name, method, make_config(task, cell), size)
+            yield _entry("cells", task_name, name, make_config(task, cell), size)
 
 
 def cures(size: str) -> Iterator[Entry]:

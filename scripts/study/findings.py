@@ -11,10 +11,11 @@ from rnnlab.sweeps.spec.question import larger_is_better
 from scripts.study.comparison import (
     Numbers,
     average_ranks,
+    compared,
+    foretold,
     median_words,
-    rank_correlation,
 )
-from scripts.study.cure_table import compared, cure_of, effect, shown
+from scripts.study.cure_table import cure_of, effect
 from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
 from scripts.study.protocol import CELLS, GAINS, TASKS
@@ -54,7 +55,7 @@ def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         lines += [
             f"Mean ranks of {len(ranks)} cells over {len(complete)} tasks, by share solved, then by the median "
             f"error: {words}. Two cells whose ranks differ by less than {critical:.1f} are not shown to differ "
-            "(Nemenyi, 5 %).",
+            f"(Nemenyi, 5 %){'' if max(ranks.values()) - min(ranks.values()) >= critical else ', and no two do'}.",
             "",
         ]
         lines += figures.shown(lambda path: draw_ranks(ranks, critical, path), "ranks", "Mean ranks of the cells")
@@ -70,8 +71,8 @@ def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
         rows.append([method, *(_solved_at(of[method], of) if method in of else "" for of in by_task.values())])
     head = ["cell", *(task.replace("_", " ") for task in by_task)]
     return [
-        "The median step at which a cell solves a task, where all of its seeds do; else how many of them do; of a task "
-        "that none solves the mean of its metric on the test split:",
+        "The median step at which a cell solves a task, where all of its seeds do; else how many of them do. Where no "
+        "cell solves a task: its mean metric on the test split.",
         "",
         markdown_table(head, rows),
     ]
@@ -85,6 +86,11 @@ def _solved_at(n: Numbers, of: Mapping[str, Numbers]) -> str:
     return f"{n.solved} of {n.count}" if n.solved else "none"
 
 
+def steps_of(of: Mapping[str, Numbers]) -> int:
+    """The steps of a task's runs."""
+    return max(int(n.entry["config"]["steps"]) for n in of.values())
+
+
 def _winners(of: Mapping[str, Numbers]) -> str:
     """Who solved a task, and how fast."""
     always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
@@ -94,7 +100,8 @@ def _winners(of: Mapping[str, Numbers]) -> str:
         sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
         best = sorted(of.values(), key=lambda n: sign * n.mean.value)[:3]
         each = (f"{n.entry['method']} {n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})" for n in best)
-        return f"none solves it; the best {best[0].entry['metric']} is that of {', '.join(each)}"
+        metric = best[0].entry["metric"]
+        return f"none solves it within {steps_of(of)} steps; the best {metric} is that of {', '.join(each)}"
     words = []
     if always:
         first = ", ".join(f"{n.entry['method']} ({median_words(n)} steps)" for n in always[:3])
@@ -105,24 +112,22 @@ def _winners(of: Mapping[str, Numbers]) -> str:
             "some seeds with " + ", ".join(f"{n.entry['method']} ({n.solved} of {n.count})" for n in sometimes)
         )
     if never:
-        words.append(f"none with {', '.join(never)}")
+        words.append(f"none within {steps_of(of)} steps with {', '.join(never)}")
     return "; ".join(words)
 
 
 def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
-    """Whether the half-life before training says who solves a task."""
-    words = []
-    for task, of in by_task.items():
-        pairs = [(n.untrained, n.steps[0]) for n in of.values() if not math.isnan(n.untrained)]
-        rho, p = rank_correlation([life for life, _ in pairs], [-steps for _, steps in pairs])
-        if not math.isnan(rho):
-            words.append(f"{task.replace('_', ' ')} {rho:.2f} (p = {p:.2g}, {len(pairs)} cells)")
+    """Whether the gradient before training says who solves a task."""
+    words = [
+        f"{task.replace('_', ' ')} {rho:.2f} (p = {p:.2g}, {count} cells)"
+        for task, (rho, p, count) in foretold(by_task).items()
+    ]
     if not words:
         return []
     return [
-        "The gradient's half-life before training beside how soon a cell solves the task, Spearman's ρ: "
-        + ", ".join(words)
-        + "."
+        "How much the gradient fades or grows a step before training, beside the step at which a cell solves the task, "
+        f"Spearman's ρ: {', '.join(words)}; p by Holm's correction over the tasks. Cells of one family, as asrnn and "
+        "exprnn, begin alike and are not independent.",
     ]
 
 
@@ -130,7 +135,7 @@ def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
 
 
 def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
-    by_task = {task: of for task, of in by_task.items() if compared(of)}
+    by_task = {task: of for task, of in by_task.items() if compared("cures", of)}
     if not by_task:
         return []
     lines = ["## Which cure helps whom", ""]
@@ -143,15 +148,15 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
 
 def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     """Which cures help and which hurt by the corrected test, and for whom nothing is shown."""
-    every = compared(of)
+    every = compared("cures", of)
     words = []
     for verb, sign in (("help", 1), ("hurt", -1)):
-        sure = [(n, b, c) for n, b, c in every if shown(c) and sign * c.delta > 0]
+        sure = [(n, b, c) for n, b, c in every if c.shown == sign]
         sure.sort(key=lambda one: -sign * one[2].delta)
         each = [f"{cure_of(n)} {effect(n, b)}" for n, b, _ in sure]
         words.append(f"{verb}: {', '.join(each) or 'none'}")
-    rest = [n for n, _, c in every if not shown(c)]
-    words.append(f"nothing is shown for the other {len(rest)} of {len(every)}")
+    rest = [n for n, _, c in every if not c.shown]
+    words.append(f"nothing is shown for {len(rest)} of {len(every)}")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _, _ in every) if name in meant]
     return "; ".join(words) + (f" (meant for it: {', '.join(here)})" if here else "")
@@ -222,7 +227,7 @@ def _lengths(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> 
         if math.isfinite(exponent.value):
             sentence += (
                 f"; steps grow as T to the power {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f}, "
-                f"{exponent.count} runs)"
+                f"{exponent.count} lengths)"
             )
         if fit.unsolved:
             sentence += f"; not T = {', '.join(map(str, fit.unsolved))}"

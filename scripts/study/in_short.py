@@ -1,10 +1,10 @@
 """The first lines of docs/study.md: what was found of each part, a sentence or two with numbers and intervals."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from scripts.study.comparison import Numbers, error_ratio, median_words, rank_correlation
-from scripts.study.cure_table import compared, cure_of, effect, shown
+from scripts.study.comparison import Numbers, compared, error_ratio, foretold, median_words
+from scripts.study.cure_table import cure_of, effect
 from scripts.study.relations import growth, predict
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
@@ -38,28 +38,30 @@ def _cells(by_task: ByTask, fewest: int) -> str:
         always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
         for n in always:
             solved[n.entry["method"]] = solved.get(n.entry["method"], 0) + 1
-        if always:
-            fastest.append(f"{_named(task)} {always[0].entry['method']}, {median_words(always[0])} steps")
+        first = [n for n in always if n.steps[0] == always[0].steps[0]]
+        if first:
+            names = ", ".join(n.entry["method"] for n in first)
+            fastest.append(f"{_named(task)} by {names} at step {median_words(first[0])}")
         else:
             unsolved.append(_named(task))
     if not fastest:
         return ""
     most = max(solved.values())
     names = ", ".join(name for name, count in solved.items() if count == most)
-    words = f"- **Cells.** The fastest that solves a task with every seed: {'; '.join(fastest)}."
-    words += f" Most tasks, {most} of {len(fastest) + len(unsolved)}, are solved so by {names}"
-    return words + (f"; none solves {', '.join(unsolved)}." if unsolved else ".")
+    words = f"- **Cells.** With every seed, these are the first to solve {'; '.join(fastest)}."
+    words += f" With every seed, {names} solve {most} of {len(fastest) + len(unsolved)} tasks, and no cell more"
+    return words + (f"; no cell solves {', '.join(unsolved)}." if unsolved else ".")
 
 
 def _cures(by_task: ByTask, fewest: int) -> str:
     words = []
     for task, of in by_task.items():
-        every = compared(of)
+        every = compared("cures", of)
         if not every:
             continue
         each = []
         for verb, sign in (("help", 1), ("hurt", -1)):
-            sure = [(n, b) for n, b, c in every if shown(c) and sign * c.delta > 0]
+            sure = [(n, b) for n, b, c in every if c.shown == sign]
             sure.sort(key=lambda pair: sign * _log_effect(*pair))
             first = ", ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
             each.append(f"{len(sure)} shown to {verb}" + (f" ({first})" if sure else ""))
@@ -76,28 +78,20 @@ def _log_effect(n: Numbers, base: Numbers) -> float:
 
 def _before(by_task: ByTask, fewest: int) -> str:
     """What the gradient before training says of the cells on each task."""
-    sooner: list[tuple[str, str]] = []
-    later: list[tuple[str, str]] = []
-    rest = 0
-    for task, of in by_task.items():
-        pairs = [(n.untrained, -n.steps[0]) for n in of.values() if not math.isnan(n.untrained)]
-        rho, p = rank_correlation(*_columns(pairs))
-        if len(of) < fewest or math.isnan(rho):
-            continue
-        if p >= 0.05:
-            rest += 1
-            continue
-        (sooner if rho > 0 else later).append((_named(task), f"(ρ = {rho:.2f}, p = {p:.2g})"))
-    if not (sooner or later or rest):
+    found = foretold({task: of for task, of in by_task.items() if len(of) >= fewest})
+    if not found:
         return ""
-    found = [f"{task} {verb} {words}" for verb, of in (("sooner", sooner), ("later", later)) for task, words in of]
-    more = f"; on {rest} other tasks nothing is shown" if found and rest else ""
-    words = " and ".join(found) or "no task sooner or later"
-    return f"- **Before training.** Cells whose untrained gradient has the longer half-life solve {words}{more}."
-
-
-def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [first for first, _ in pairs], [second for _, second in pairs]
+    sure = [
+        f"{_named(task)} {'sooner' if rho > 0 else 'later'} (ρ = {rho:.2f}, p = {p:.2g})"
+        for task, (rho, p, _) in found.items()
+        if p < 0.05
+    ]
+    words = "- **Before training.** A cell whose untrained gradient fades or grows less a step "
+    if not sure:
+        each = ", ".join(f"{_named(task)} {rho:.2f}" for task, (rho, _, _) in found.items())
+        return words + f"is not shown to solve a task sooner or later; Spearman's ρ: {each}."
+    rest = len(found) - len(sure)
+    return words + f"solves {' and '.join(sure)}" + (f"; nothing is shown on {rest} of the tasks." if rest else ".")
 
 
 def _initialisation(by_task: ByTask, fewest: int) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
-from scripts.study.comparison import Comparison, Numbers, baseline_of, compare, median_words, numbers_of
+from scripts.study.comparison import Comparison, Numbers, compared, median_words, numbers_of
 from scripts.study.costs import Cost, read_costs
 from scripts.study.cure_table import cure_tables
-from scripts.study.entries import PARTS
+from scripts.study.entries import PARTS, RATE
 from scripts.study.findings import FEWEST, FINDINGS, Figures
 from scripts.study.in_short import in_short
-from scripts.study.protocol import TASKS
+from scripts.study.protocol import RATES, TASKS
 from scripts.study.training import read_entries
 
 HEAD = ["method", "solved", "median steps", "seconds", "test", "δ", "p", "clipped"]
@@ -39,7 +39,12 @@ def write_pages(results: Path, page: Path, cures_page: Path) -> str:
     done = ", ".join(f"{part} {len(trained[part])} of {planned[part]}" for part in PARTS)
     parts = {part: _by_task(trained[part]) for part in PARTS}
     findings = [*in_short(parts, FEWEST), ""]
-    findings += [f"Trained so far, each with 8 seeds of its own beside those that chose: {done}.", ""]
+    at_edge = sum(n.entry.get("chosen", {}).get(RATE) in (RATES[0], RATES[-1]) for n in entries)
+    findings += [
+        f"Trained so far, each with 8 seeds of its own beside those that chose: {done}. In {at_edge} of {len(entries)} "
+        "entries the rate that was chosen is the smallest or the largest of the grid.",
+        "",
+    ]
     tables: list[str] = []
     for part, by_task in parts.items():
         if not by_task:
@@ -49,7 +54,7 @@ def write_pages(results: Path, page: Path, cures_page: Path) -> str:
             tables += [f"### {TITLES[part]} {task.replace('_', ' ')}", "", _table(part, of, costs), ""]
     write_between_marks(page, "\n".join([*findings, "## Tables", "", *tables]).rstrip() + "\n")
     write_between_marks(cures_page, cure_tables(parts["cures"]))
-    write_text(results / "table.html", _html(entries, costs))
+    write_text(results / "table.html", _html(parts, costs))
     return f"{len(entries)} entries in {page}, {cures_page} and {results / 'table.html'}"
 
 
@@ -63,9 +68,7 @@ def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
 
 def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, Cost]) -> str:
     """A row for each method of a task; the better ones first."""
-    pairs = [(n, b) for m, n in of.items() if (b := of.get(baseline_of(part, m) or "")) is not None and b is not n]
-    comparisons = compare([n for n, _ in pairs], [b for _, b in pairs])
-    beside = {n.entry["method"]: c for (n, _), c in zip(pairs, comparisons, strict=True)}
+    beside = {n.entry["method"]: comparison for n, _, comparison in compared(part, of)}
     ordered = sorted(of.values(), key=lambda n: (-n.solved, n.steps[0], n.mean.value))
     return markdown_table(HEAD, [_row(n, beside.get(n.entry["method"]), costs) for n in ordered])
 
@@ -99,20 +102,30 @@ def _life(value: float) -> str:
 SCRIPT = """
 for (const head of document.querySelectorAll('th')) head.onclick = () => {
   const body = head.closest('table').tBodies[0], at = [...head.parentNode.children].indexOf(head);
-  const down = head.dataset.down = head.dataset.down === '1' ? '' : '1';
-  const value = row => { const text = row.children[at].textContent, n = parseFloat(text); return isNaN(n) ? text : n; };
-  [...body.rows].sort((a, b) => (value(a) > value(b) ? 1 : -1) * (down ? 1 : -1)).forEach(row => body.append(row));
+  const up = head.dataset.up = head.dataset.up === '1' ? '' : '1';
+  const key = row => {  // Numbers, then infinite ones, then words, then nothing.
+    const text = row.children[at].textContent, n = parseFloat(text);
+    if (!isNaN(n)) return [0, n];
+    if (text === '∞' || text === '-∞') return [0, text === '∞' ? Infinity : -Infinity];
+    return text === '' || text === '–' ? [2, text] : [1, text];
+  };
+  const order = (a, b) => a[0] !== b[0] ? a[0] - b[0] : a[1] > b[1] ? 1 : a[1] < b[1] ? -1 : 0;
+  const rows = [...body.rows].sort((a, b) => order(key(a), key(b)));
+  (up ? rows : rows.reverse()).forEach(row => body.append(row));
 };
 """
 
 
-def _html(entries: Sequence[Numbers], costs: Mapping[str, Cost]) -> str:
+def _html(parts: Mapping[str, Mapping[str, Mapping[str, Numbers]]], costs: Mapping[str, Cost]) -> str:
     """All entries as one table; a click on a column's head sorts by it."""
     heads = "".join(f"<th>{html.escape(head)}</th>" for head in ["part", "task", *HEAD])
     rows = []
-    for n in entries:
-        cells = [n.entry["part"], n.entry["task"], *_row(n, None, costs)]
-        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    for part, by_task in parts.items():
+        for task, of in by_task.items():
+            beside = {n.entry["method"]: comparison for n, _, comparison in compared(part, of)}
+            for method, n in of.items():
+                cells = [part, task, *_row(n, beside.get(method), costs)]
+                rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     style = "body{font:14px sans-serif}td,th{padding:2px 8px;text-align:left}th{cursor:pointer}"
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>The study</title><style>{style}</style>"

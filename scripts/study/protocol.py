@@ -57,7 +57,7 @@ TASKS: dict[str, StudyTask] = {
         dict(name="pixels", order="permuted_rows"),
         2000,
         28,
-        "an image, row by row in a scrambled order",
+        "an image, 28 of its pixels at a step, in a scrambled order",
         metric="accuracy",
     ),
     # From the last answer alone none of 32 runs (lstm, gru, vanilla, irnn) began to learn within 2500 steps.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from rnnlab.sweeps.statistics import LEVEL, Mean, number
+from rnnlab.sweeps.statistics import LEVEL, Mean
 from scripts.study.comparison import Numbers, rank_correlation
 
 
@@ -93,7 +93,7 @@ class Growth:
     """How a method's time to solve grows with the length T: steps = a T^exponent."""
 
     exponent: Mean
-    """With Student's t interval of the slope; NaN ends with one run a length or less than three runs."""
+    """With Student's t interval of the slope; NaN ends with two lengths, all NaN with fewer."""
     factor: float
     """a."""
     lengths: list[int]
@@ -103,18 +103,16 @@ class Growth:
 
 
 def growth(by_length: Mapping[int, Numbers]) -> Growth:
-    """The fit over one method's entries, by least squares of logarithms over all runs."""
+    """The fit over one method's entries, by least squares of logarithms through the median of each length, whose runs
+    share what was chosen for them."""
     whole = sorted(length for length, n in by_length.items() if n.solved == n.count)
     unsolved = sorted(set(by_length) - set(whole))
-    points = [
-        (math.log(length), math.log(number(run["solved_at"], math.nan)))
-        for length in whole
-        for run in by_length[length].entry["runs"]
-    ]
-    if len(whole) < 2 or len(points) < 3:
+    points = [(math.log(length), math.log(by_length[length].steps[0])) for length in whole]
+    if len(points) < 2:
         return Growth(Mean(math.nan, math.nan, math.nan, len(points)), math.nan, whole, unsolved)
     line = _line(*np.array(points).T)
-    wide = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 2)) * line.error
+    freedom = len(points) - 2
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * line.error if freedom else math.nan
     exponent = Mean(line.slope, line.slope - wide, line.slope + wide, len(points))
     return Growth(exponent, math.exp(line.intercept), whole, unsolved)
 

@@ -221,6 +221,19 @@ def test_validation_is_the_end_of_the_training_images_and_no_training_batch_sees
         np.testing.assert_array_equal(train.targets, labels[numbers])
 
 
+def test_training_is_on_as_many_of_the_first_images_as_asked_for(folder: Path) -> None:
+    task = Pixels(validation_size=HELD_OUT, train_size=3, data_dir=folder)
+    assert [task.size(split) for split in ("train", "validation", "test")] == [3, HELD_OUT, TEST]
+    numbers = draw(task, "train", range(6), 0).inputs[0, :, 0].astype(int)
+    np.testing.assert_array_equal(np.sort(numbers), [0, 0, 1, 1, 2, 2])
+    held_out = draw(task, "validation", range(HELD_OUT), 0).inputs[0, :, 0]
+    np.testing.assert_array_equal(held_out, np.arange(TRAIN - HELD_OUT, TRAIN))
+    count = TRAIN - HELD_OUT
+    assert Pixels(validation_size=HELD_OUT, train_size=count, data_dir=folder).size("train") == count
+    with pytest.raises(ConfigError, match=rf"^task\.train_size: {count + 1} is more than the {count} images that are"):
+        Pixels(validation_size=HELD_OUT, train_size=count + 1, data_dir=folder)
+
+
 @pytest.mark.parametrize("white", [1.0, 2.5, 255.0])
 def test_white_is_the_value_of_a_white_pixel(folder: Path, white: float) -> None:
     batch = draw(Pixels(white=white, validation_size=HELD_OUT, data_dir=folder), "test", range(TEST))

@@ -1,6 +1,7 @@
 """The study: its entries, what it chooses, its statistics, and its page."""
 
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -22,7 +23,7 @@ from rnnlab.sweeps.spec.space import expand
 from scripts.study import __main__ as command
 from scripts.study import costs, training
 from scripts.study import entries as of_entries
-from scripts.study.comparison import average_ranks, compare, median_interval, numbers_of, rank_correlation
+from scripts.study.comparison import average_ranks, compare, compared, median_interval, numbers_of, rank_correlation
 from scripts.study.entries import PARTS, Entry, cells, entries, halving_share, parameters
 from scripts.study.page import write_pages
 from scripts.study.planning import runs_of
@@ -112,7 +113,7 @@ def test_every_entry_is_a_sweep_that_can_be_trained(part: str) -> None:
         assert len(expand(resolve(SweepOptions, entry.tuning(), ""))) + len(SEEDS) == runs_of(entry)
 
 
-def test_a_cure_and_what_it_is_compared_with_choose_among_as_many_settings() -> None:
+def test_a_cure_chooses_among_no_more_settings_than_what_it_is_compared_with() -> None:
     by_name = {(entry.task, entry.method): entry for entry in PARTS["cures"]("small")}
     for (task, method), entry in by_name.items():
         other = by_name[task, method.partition("+")[0]]
@@ -163,12 +164,60 @@ def test_comparisons_are_those_of_scipy_with_holms_correction() -> None:
     base, near, far = (numbers_of(result(name, values, [None] * 8)) for name, values in zip("abc", draws, strict=True))
     found = compare([near, far], [base, base])
     p_near, p_far = (stats.mannwhitneyu(x, draws[0], method="exact").pvalue for x in draws[1:])
-    assert found[1].p_error == pytest.approx(2 * p_far)
-    assert found[1].p_error == pytest.approx(2 * 2 / math.comb(16, 8))
-    assert found[0].p_error == pytest.approx(max(p_near, 2 * p_far))
+    assert found[1].p_error == pytest.approx(4 * p_far)  # Two entries, two tests of each.
+    assert found[1].p_error == pytest.approx(4 * 2 / math.comb(16, 8))
+    assert found[0].p_error == pytest.approx(max(3 * p_near, 4 * p_far))
+    assert found[0].p_solved == found[1].p_solved == 1
+    assert (found[0].shown, found[1].shown) == (0, -1)
     assert found[1].delta == -1  # A larger loss is worse.
+    # Those that are not trained yet count as well.
+    assert compare([far], [base], planned=17)[0].p_error == pytest.approx(34 * p_far)
     solved = numbers_of(result("d", draws[2], [10] * 8))
-    assert compare([solved], [base])[0].p_solved == pytest.approx(2 / math.comb(16, 8))
+    (both,) = compare([solved], [base])
+    assert both.p_solved == pytest.approx(2 * 2 / math.comb(16, 8))
+    assert both.shown == 1  # Who solves a task is better, whatever the error of the others.
+    assert compare([base], [solved])[0].shown == -1
+
+
+def test_equal_values_share_ranks_in_an_exact_test() -> None:
+    base, ours = [1.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.0, 4.0]
+    ranks = stats.rankdata([*ours, *base])
+    sums = np.array([ranks[list(chosen)].sum() for chosen in itertools.combinations(range(8), 4)])
+    far = (np.abs(sums - 18) >= abs(ranks[:4].sum() - 18) - 1e-9).mean()
+    mine, other = (numbers_of(result(name, values, [None] * 4)) for name, values in (("a", ours), ("b", base)))
+    assert compare([mine], [other])[0].p_error == pytest.approx(min(1.0, 2 * far))
+    zeros, ones = (numbers_of(result(name, [value] * 8, [None] * 8)) for name, value in (("c", 0.0), ("d", 1.0)))
+    assert compare([ones], [ones])[0].p_error == 1
+    assert compare([zeros], [ones])[0].p_error == pytest.approx(2 * 2 / math.comb(16, 8))
+
+
+def test_the_correction_is_over_all_that_are_planned_with_the_same_baseline() -> None:
+    of = {
+        method: numbers_of(content_of("cures", "adding_100", method, [value] * 8, [None] * 8))
+        for method, value in (
+            ("lstm", 1.0),
+            ("lstm+chrono", 0.5),
+            ("gru", 1.0),
+            ("gru+chrono", 0.5),
+            ("irnn+cosine", 2),
+        )
+    }
+    found = {n.entry["method"]: comparison.p_error for n, _, comparison in compared("cures", of)}
+    planned = {
+        cell: sum(e.method.startswith(f"{cell}+") for e in PARTS["cures"]("small") if e.task == "adding_100")
+        for cell in ("lstm", "gru")
+    }
+    assert planned["lstm"] > planned["gru"] > 5
+    p = 2 / math.comb(16, 8)
+    assert found == {f"{cell}+chrono": pytest.approx(2 * count * p) for cell, count in planned.items()}
+
+
+def test_a_diverged_run_has_no_share_in_a_mean_of_accuracies() -> None:
+    numbers = numbers_of(
+        content_of("cells", "permuted_rows", "gru", [0.9, math.inf, 0.7], [None] * 3, metric="accuracy")
+    )
+    assert numbers.mean.value == pytest.approx(0.8)
+    assert numbers.values == [0.9, 0.0, 0.7]
 
 
 def test_ranks_and_the_critical_difference_are_demsars() -> None:
@@ -208,14 +257,15 @@ def test_a_cost_is_the_ratio_of_two_runs_times_without_the_step_that_compiles(mo
 
     monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(costs, "make_run", make)
+    monkeypatch.setattr(costs, "hardware", lambda: "a core")
     monkeypatch.setattr(costs, "TURNS", 1)  # A median of more would hide the step that compiles.
     monkeypatch.setattr(costs, "resolve_config", lambda config: config)
     monkeypatch.setattr(costs.jax, "block_until_ready", lambda state: state)
     own, other = (costs._Steps({"seconds": seconds}, None) for seconds in (3, 2))
-    assert costs.cost_of(own, other) == costs.Cost(1.5, 3000.0)
+    assert costs.cost_of(own, other) == costs.Cost(1.5, 3000.0, "a core")
     assert trained == [(3, 1), (2, 1)] + costs.TURNS * [(3, costs.STEPS), (2, costs.STEPS)]
     assert entered == [1, 1]  # The last stage.
-    assert costs.cost_of(other, other) == costs.Cost(1.0, 2000.0)
+    assert costs.cost_of(other, other) == costs.Cost(1.0, 2000.0, "a core")
     diverging = costs._Steps({"seconds": 2, "diverges at": 1 + costs.STEPS}, None)
     assert costs.cost_of(own, diverging) is costs.cost_of(diverging, own) is None
 
@@ -226,7 +276,7 @@ def test_costs_are_kept_beside_each_other_and_shown(
     asked: list[tuple[dict[str, Any], dict[str, Any]]] = []
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(costs, "_Steps", lambda config, data_dir: made.append(config) or config)
-    monkeypatch.setattr(costs, "cost_of", lambda *both: asked.append(both) or costs.Cost(0.876, 2.0))
+    monkeypatch.setattr(costs, "cost_of", lambda *both: asked.append(both) or costs.Cost(0.876, 2.0, "a core"))
     words = ["--costs", "--backend=native", f"--results={tmp_path}"]
     assert command.main([*words, "--only=adding_200/lstm,adding_200/gru"]) == 0
     assert command.main([*words, "--part=cures", "--only=adding_100/gru+zoneout"]) == 0
@@ -275,7 +325,7 @@ def test_the_page_says_who_solves_a_task_and_the_table_can_be_sorted(tmp_path: P
     assert (
         "**adding 200** (two numbers, marked; 3 of the 18 cells so far): every seed solves it with gru_chrono (40 (40 "
         "to 40) steps); some seeds "
-        "with lem (3 of 8); none with lstm." in text
+        "with lem (3 of 8); none within 1000 steps with lstm." in text
     )
     assert "| gru_chrono | 8 of 8 | 40 (40 to 40) | – | 0.00133 (" in text
     assert text.startswith("# Title\n")

@@ -43,7 +43,10 @@ def test_where_no_cell_solves_a_task_the_page_names_the_best(page_of: Callable[.
             for method, share in (("lstm", 0.8), ("lem", 0.9), ("gru", 0.7), ("irnn", 0.5))
         )
     )
-    assert "; 4 of the 18 cells so far): none solves it; the best accuracy is that of lem 0.896 (" in text
+    assert (
+        "; 4 of the 18 cells so far): none solves it within 1000 steps; the best accuracy is that of lem 0.896 ("
+        in text
+    )
     assert "with 8 seeds of its own beside those that chose: cells 4 of 198, cures 0 of 190," in text
     assert text.index("lem 0.896") < text.index("lstm 0.796") < text.index("gru 0.69")
 
@@ -86,27 +89,29 @@ def test_bars_join_ranks_that_are_close_and_none_is_within_another() -> None:
 
 def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[..., str]) -> None:
     cells = [f"cell{number:02}" for number in range(12)]
-    lines = page_of(
+    cells_line, before, cures, *_ = page_of(
         *(
-            content_of("cells", task, cell, spread(1 + n), [40 * (1 + (n if longer else 12 - n))] * 8, 1 - 1 / (n + 2))
-            for task, longer in (("adding_200", False), ("copying_50", True))
+            content_of("cells", task, cell, spread(1 + n), [40 * steps] * 8, 1 - 1 / (n + 2))
             for n, cell in enumerate(cells)
+            for task, steps in (("adding_200", 13 - n), ("copying_50", max(1, n)))
         ),
         *(content_of("cells", "parity_40", cell, spread(1), [None] * 8) for cell in cells),
         content_of("cells", "temporal_order_200", "gru", spread(1), [40] * 8),  # One cell alone.
         content_of("cures", "adding_100", "lstm", spread(0.1), [None] * 8),
         content_of("cures", "adding_100", "lstm+chrono", spread(0.01), [100] * 8),
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
-    ).splitlines()
-    assert lines[2:5] == [
-        "- **Cells.** The fastest that solves a task with every seed: adding 200 cell11, 80 (80 to 80) steps; copying "
-        "50 cell00, 40 (40 to 40) steps. Most tasks, 2 of 3, are solved so by "
-        f"{', '.join(sorted(cells, reverse=True))}; none solves parity 40.",
-        "- **Before training.** Cells whose untrained gradient has the longer half-life solve adding 200 sooner (ρ = "
-        "1.00, p = 0) and copying 50 later (ρ = -1.00, p = 0).",
+    ).splitlines()[2:5]
+    assert cells_line.startswith(
+        "- **Cells.** With every seed, these are the first to solve adding 200 by cell11 at step 80 (80 to 80); "
+        "copying 50 by cell00, cell01 at step 40 (40 to 40). With every seed, cell11, "
+    )
+    assert cells_line.endswith(" solve 2 of 3 tasks, and no cell more; no cell solves parity 40.")
+    start = "- **Before training.** A cell whose untrained gradient fades or grows less a step solves "
+    assert before.startswith(start + "adding 200 sooner (ρ = 1.00, p = 0) and copying 50 later (ρ = -1.00, p = ")
+    assert cures == (
         "- **Cures**, by the error with one over that without: on adding 100, of 2 tried, 1 shown to help (chrono with "
-        "lstm 0.1 (0.0974 to 0.103)), 0 shown to hurt.",
-    ]
+        "lstm 0.1 (0.0974 to 0.103); 8 of 8 solved, without it 0), 0 shown to hurt."
+    )
 
 
 def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Callable[..., str]) -> None:
@@ -117,8 +122,9 @@ def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Cal
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
     )
     (line,) = [line for line in text.splitlines() if line.startswith("- **adding 100**")]
-    assert "help: chrono with lstm 0.1 (0.0974 to 0.103); hurt: gradient noise with lstm 2 (1.95 to 2.05); " in line
-    assert "2.05); nothing is shown for the other 1 of 3" in line
+    helps = "help: chrono with lstm 0.1 (0.0974 to 0.103); 8 of 8 solved, without it 0; "
+    assert f"{helps}hurt: gradient noise with lstm 2 (1.95 to 2.05); " in line
+    assert "2.05); nothing is shown for 1 of 3" in line
     assert "(meant for it: averaging, chrono, gradient_noise)" in line
     assert "![The test error with each cure](results/cures.png)" in text
 
@@ -144,7 +150,7 @@ def test_the_table_of_cures_has_what_each_did_and_why_others_are_left_out(tmp_pa
     rows = {cells[0].removeprefix("| ").partition("<br>")[0]: cells for cells in table}
     assert set(rows) >= {name.replace("_", " ") for name in CURES} | set(APART)
     assert rows["chrono"][0] == "| chrono<br>`model.cell.chrono` 50, 100, 200, 400"
-    assert rows["chrono"][3:] == ["lstm **0.1 (0.0974 to 0.103)**", "– |"]
+    assert rows["chrono"][3:] == ["lstm **0.1 (0.0974 to 0.103); 8 of 8 solved, without it 0**", "– |"]
     assert list(rows).index("chrono") < list(rows).index("zoneout")  # Which has no result.
     assert rows["clip norm"][3].startswith("lstm 1 (0.9")
     assert rows["attention dot"][3] == "lstm **8 of 8 solved, without it 0**"
@@ -219,17 +225,20 @@ def test_a_planted_power_of_the_length_is_found_from_lengths_that_every_seed_sol
     assert fit.factor == pytest.approx(3)
     assert (fit.lengths, fit.unsolved) == ([100, 400, 900], [1600])
     assert math.isnan(growth({100: planted[100]}).exponent.value)
+    two = growth({length: planted[length] for length in (100, 400)}).exponent
+    assert (two.value, math.isnan(two.low)) == (pytest.approx(1.5), True)
 
 
 def test_the_page_has_the_exponents_and_what_is_not_solved(page_of: Callable[..., str]) -> None:
     text = page_of(
         *(
             content_of("lengths", f"adding_{length}", "lem", spread(0.01), [steps] * 8, length=length)
-            for length, steps in ((100, 300), (200, 600), (500, None))
+            for length, steps in ((100, 300), (200, 600), (500, 1500), (1000, None))
         )
     )
     assert (
-        "- **lem**: every seed solves T = 100, 200; steps grow as T to the power 1.00 (1.00 to 1.00, 16 runs); " in text
+        "- **lem**: every seed solves T = 100, 200, 500; steps grow as T to the power 1.00 (1.00 to 1.00, 3 lengths); "
+        "not T = 1000." in text
     )
-    assert "not T = 500." in text
+    assert "- **Lengths.** Steps to solve grow with T to the power of: lem 1.00 (1.00 to 1.00)." in text
     assert "(results/lengths.png)" in text
