@@ -46,7 +46,7 @@ def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
     lines = ["## Which cell for which kind of memory", "", *_overview(by_task)]
     for task, of in by_task.items():
         so_far = "" if len(of) >= len(CELLS) else f"; {len(of)} of the {len(CELLS)} cells so far"
-        lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(of)}.")
+        lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(task, of)}.")
     lines += ["", *_prediction(by_task), ""]
     complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST}
     ranks, critical = average_ranks(complete)
@@ -91,8 +91,8 @@ def steps_of(of: Mapping[str, Numbers]) -> int:
     return max(int(n.entry["config"]["steps"]) for n in of.values())
 
 
-def _winners(of: Mapping[str, Numbers]) -> str:
-    """Who solved a task, and how fast."""
+def _winners(task: str, of: Mapping[str, Numbers]) -> str:
+    """Who solved a task, and how fast; of one that none solves, who is best."""
     always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
     sometimes = sorted((n for n in of.values() if 0 < n.solved < n.count), key=lambda n: -n.solved)
     never = [name for name, n in of.items() if n.solved == 0]
@@ -101,7 +101,8 @@ def _winners(of: Mapping[str, Numbers]) -> str:
         best = sorted(of.values(), key=lambda n: sign * n.mean.value)[:3]
         each = (f"{n.entry['method']} {n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})" for n in best)
         metric = best[0].entry["metric"]
-        return f"none solves it within {steps_of(of)} steps; the best {metric} is that of {', '.join(each)}"
+        none = f"none solves it within {steps_of(of)} steps; " if TASKS[task].threshold else ""
+        return f"{none}the best {metric} is that of {', '.join(each)}"
     words = []
     if always:
         first = ", ".join(f"{n.entry['method']} ({median_words(n)} steps)" for n in always[:3])

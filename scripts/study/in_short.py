@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from scripts.study.comparison import Numbers, compared, error_ratio, foretold, median_words
 from scripts.study.cure_table import cure_of, effect
+from scripts.study.protocol import TASKS
 from scripts.study.relations import growth, predict
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
@@ -33,7 +34,7 @@ def _cells(by_task: ByTask, fewest: int) -> str:
     unsolved: list[str] = []
     solved: dict[str, int] = {}
     for task, of in by_task.items():
-        if len(of) < fewest:
+        if len(of) < fewest or not TASKS[task].threshold:
             continue
         always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
         for n in always:

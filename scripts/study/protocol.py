@@ -35,6 +35,8 @@ class StudyTask:
     memory: str
     """The memory that it asks for, in a few words."""
     batch_size: int = 32
+    threshold: bool = True
+    """Whether some value of a metric counts as having solved it."""
     metric: str = "loss"
     """A metric of the validation; it chooses settings and the best checkpoint. Not the share of sequences that are
     wrong: it is 1 until shortly before a task is solved, and settings that are equal choose nothing."""
@@ -67,6 +69,7 @@ TASKS: dict[str, StudyTask] = {
         1000,
         29,
         "which of nine speakers, from 12 numbers at each of 7 to 29 steps",
+        threshold=False,
         metric="accuracy",
     ),
     "multiplication_100": marked("multiplication", 100, 2500, "two numbers whose product is asked for"),

@@ -358,12 +358,15 @@ def test_every_core_is_a_device_before_parameters_are_counted(tmp_path: Path, mo
     assert order == ["devices", "entries"]
 
 
+FAQ_TASKS = ("copying_50", "random_permutation_100", "parity_40", "multiplication_100")
+
+
 def test_the_faq_says_who_solves_what_as_the_published_results_do() -> None:
     root = Path(__file__).parents[2]
     published = [numbers_of(entry) for entry in read_entries(root / "docs" / "results" / "study")]
     answer = (root / "docs" / "faq.md").read_text().partition("### Which cell remembers what?")[2].partition("\n## ")[0]
     rows = [line.split("|")[2:4] for line in answer.splitlines() if line.startswith("| to ")]
-    for (every, none), task in zip(rows, ("copying_50", "random_permutation_100", "parity_40"), strict=True):
+    for (every, none), task in zip(rows, FAQ_TASKS, strict=True):
         of = {n.entry["method"]: n.solved / n.count for n in published if n.entry["task"] == task}
         assert re.findall(r"`(\w+)`", every) == sorted(method for method, share in of.items() if share == 1), task
         assert re.findall(r"`(\w+)`", none) == sorted(method for method, share in of.items() if share == 0), task
