@@ -21,12 +21,12 @@ def effect(n: Numbers, base: Numbers) -> str:
     ratio = error_ratio(n, base)
     words = [f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"] if ratio.value > 0 else []
     if n.diverged or base.diverged:
-        words.append(f"{n.diverged} of {n.count} diverged, without it {base.diverged}")
+        words.append(f"{n.diverged} of {n.count} diverged and without it {base.diverged}")
     if n.solved != base.solved:
-        words.append(f"{n.solved} of {n.count} solved, without it {base.solved}")
+        words.append(f"{n.solved} of {n.count} solved and without it {base.solved}")
     elif math.isfinite(n.steps[0]) and n.steps[0] != base.steps[0]:
-        words.append(f"at step {n.steps[0]:.0f}, without it {base.steps[0]:.0f}")
-    return "; ".join(words) or "no error at all"
+        words.append(f"at step {n.steps[0]:.0f} and without it {base.steps[0]:.0f}")
+    return ", ".join(words) or "no error at all"
 
 
 def cure_tables(by_task: Mapping[str, Mapping[str, Numbers]]) -> str:

@@ -141,8 +141,8 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         return []
     lines = ["## Which cure helps whom", ""]
     for task, of in by_task.items():
-        lines += [f"- **{task.replace('_', ' ')}** ({CURE_TASKS[task].memory}): {_helped(task, of)}."]
-    lines += ["", "Beside each: its error over that of the same cell without it, tuned alike, with its interval.", ""]
+        lines += [f"- **{task.replace('_', ' ')}** ({CURE_TASKS[task].memory}). {_helped(task, of)}"]
+    lines += ["", "Behind each: its error over that of the same cell without it, with its interval.", ""]
     lines += figures.shown(lambda path: draw_cures(by_task, path), "cures", "The test error with each cure")
     return lines
 
@@ -154,13 +154,11 @@ def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     for verb, sign in (("help", 1), ("hurt", -1)):
         sure = [(n, b, c) for n, b, c in every if c.shown == sign]
         sure.sort(key=lambda one: -sign * one[2].delta)
-        each = [f"{cure_of(n)} {effect(n, b)}" for n, b, _ in sure]
-        words.append(f"{verb}: {', '.join(each) or 'none'}")
-    rest = [n for n, _, c in every if not c.shown]
-    words.append(f"nothing is shown for {len(rest)} of {len(every)}")
+        words.append(f"Shown to {verb}: {'; '.join(f'{cure_of(n)} {effect(n, b)}' for n, b, _ in sure) or 'none'}.")
+    words.append(f"Not shown to do either: {sum(not c.shown for *_, c in every)} of {len(every)}.")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
-    here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, _, _ in every) if name in meant]
-    return "; ".join(words) + (f" (meant for it: {', '.join(here)})" if here else "")
+    here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, *_ in every) if name in meant]
+    return " ".join(words) + (f" Meant for this task: {', '.join(here)}." if here else "")
 
 
 # --- initialisation and lengths --------------------------------------------------------------------------------------

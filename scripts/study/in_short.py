@@ -64,12 +64,12 @@ def _cures(by_task: ByTask, fewest: int) -> str:
         for verb, sign in (("help", 1), ("hurt", -1)):
             sure = [(n, b) for n, b, c in every if c.shown == sign]
             sure.sort(key=lambda pair: sign * _log_effect(*pair))
-            first = ", ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
+            first = "; ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
             each.append(f"{len(sure)} shown to {verb}" + (f" ({first})" if sure else ""))
-        words.append(f"on {_named(task)}, of {len(every)} tried, {', '.join(each)}")
+        words.append(f"On {_named(task)}, of {len(every)} tried, {' and '.join(each)}.")
     if not words:
         return ""
-    return "- **Cures**, by the error with one over that without: " + "; ".join(words) + "."
+    return "- **Cures**, by the error with one over that without. " + " ".join(words)
 
 
 def _log_effect(n: Numbers, base: Numbers) -> float:
