@@ -133,13 +133,13 @@ _NAMED = {
     3.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
     30.0: (1.0, 2.0, 5.0),
 }
-"""What is named of each decade where the largest value is less than so many times the smallest."""
+"""The numbers named of each decade where the largest value is less than so many times the smallest."""
 
 
 def name_few_decades(scale: Axis, values: Any) -> None:
     """Plain numbers between the powers of ten of a logarithmic axis, where these values (but for spikes) span few."""
     low, high = without_spikes(values, logarithmic=True)
-    named = next((named for factor, named in _NAMED.items() if high < factor * low), None)
+    named = next((numbers for factor, numbers in _NAMED.items() if high < factor * low), None)
     if named is not None:
         scale.set_major_locator(LogLocator(10, named))
         scale.set_major_formatter("{x:g}")

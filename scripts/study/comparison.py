@@ -201,15 +201,15 @@ def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers], planned: i
 def compared(part: str, of: Mapping[str, Numbers]) -> list[tuple[Numbers, Numbers, Comparison]]:
     """(Entry, baseline, comparison) of all of a task that have a baseline; the correction is over all that are planned
     with the same one."""
-    found = []
+    beside: list[tuple[Numbers, Numbers, Comparison]] = []
     for name in dict.fromkeys(baseline_of(part, method) for method in of):
         if (base := of.get(name or "")) is None:
             continue
         mine = [n for method, n in of.items() if method != name and baseline_of(part, method) == name]
         planned = _planned(part).get((base.entry["task"], name or ""), 0)
         comparisons = compare(mine, [base] * len(mine), planned)
-        found += [(n, base, comparison) for n, comparison in zip(mine, comparisons, strict=True)]
-    return found
+        beside += [(n, base, comparison) for n, comparison in zip(mine, comparisons, strict=True)]
+    return beside
 
 
 @functools.cache

@@ -25,7 +25,7 @@ AGAIN = "remove it, and measure again: python -m scripts.study --costs"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training step takes, of one replica on one device, as in the study's groups."""
+    """The time of a training step of one replica on one device, as in the study's groups."""
 
     ratio: float
     """Its time over that of the baseline: the median over turns."""
@@ -36,9 +36,9 @@ class Cost:
 
 
 def measure_costs(pairs: Sequence[tuple[Entry, Entry]], data_dir: str | None) -> Iterator[tuple[Entry, Cost | None]]:
-    """The cost of each entry beside its baseline; None where one diverged."""
+    """The cost of each entry beside its baseline, those of one baseline together; None where one diverged."""
     shared: tuple[str, _Steps] | None = None
-    for entry, baseline in pairs:
+    for entry, baseline in sorted(pairs, key=lambda pair: pair[1].name):
         try:
             if shared is None or shared[0] != baseline.name:
                 jax.clear_caches()

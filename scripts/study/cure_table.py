@@ -75,7 +75,7 @@ def _value(strength: object) -> str:
 
 
 def _found(name: str, cure: Cure, task: str, found: Mapping[str, tuple[Numbers, Numbers, Comparison]]) -> str:
-    """What a cure did on a task, cell by cell."""
+    """The effect of a cure on a task, cell by cell."""
     if task not in cure.tasks:
         return NOTHING[1]
     lines = []

@@ -355,7 +355,7 @@ CURES: dict[str, Cure] = {
         changes_answer=True,
     ),
 }
-"""The cures, those that are run first first. Each stands against the same cell without it, tuned alike."""
+"""The cures, those that are run first first. Each stands against the same cell without it."""
 
 _DEEP = "networks of the study have one layer"
 _WORDS = "the study has no words"

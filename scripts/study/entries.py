@@ -41,7 +41,7 @@ from scripts.study.protocol import (
 
 RATE = "optimizer.learning_rate"
 HELD: dict[str, dict[str, Any]] = {"pixels": {"validation_size": 2000, "white": 1.0}, "time_series": {}}
-"""What is held out of tasks with files; the others have as many sequences as they are asked for."""
+"""Fields of tasks with files, which hold out some of what they have; the others draw what they are asked for."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from scripts.study.cure_table import cure_of, effect
 from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
 from scripts.study.protocol import CELLS, GAINS, TASKS
-from scripts.study.relations import Prediction, growth, predict
+from scripts.study.relations import Prediction, growth, lengths_by_method, predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,10 +212,7 @@ def _foretold(found: Prediction) -> str:
 
 
 def _lengths(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
-    by_method: dict[str, dict[int, Numbers]] = {}
-    for of in by_task.values():
-        for method, n in of.items():
-            by_method.setdefault(method, {})[int(n.entry["config"]["task"]["length"])] = n
+    by_method = lengths_by_method(by_task)
     if not by_method:
         return []
     fits = {method: growth(by_length) for method, by_length in by_method.items()}

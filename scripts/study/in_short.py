@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from scripts.study.comparison import Numbers, compared, error_ratio, foretold, median_words
 from scripts.study.cure_table import cure_of, effect
 from scripts.study.protocol import TASKS
-from scripts.study.relations import growth, predict
+from scripts.study.relations import growth, lengths_by_method, predict
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
 """The entries of a part, by task and method."""
@@ -78,7 +78,7 @@ def _log_effect(n: Numbers, base: Numbers) -> float:
 
 
 def _before(by_task: ByTask, fewest: int) -> str:
-    """What the gradient before training says of the cells on each task."""
+    """Whether the gradient before training says which cell solves each task sooner."""
     found = foretold({task: of for task, of in by_task.items() if len(of) >= fewest})
     if not found:
         return ""
@@ -105,11 +105,7 @@ def _initialisation(by_task: ByTask, fewest: int) -> str:
 
 
 def _lengths(by_task: ByTask, fewest: int) -> str:
-    by_method: dict[str, dict[int, Numbers]] = {}
-    for of in by_task.values():
-        for method, n in of.items():
-            by_method.setdefault(method, {})[int(n.entry["config"]["task"]["length"])] = n
-    exponents = {method: growth(by_length).exponent for method, by_length in by_method.items()}
+    exponents = {method: growth(by_length).exponent for method, by_length in lengths_by_method(by_task).items()}
     each = [f"{m} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for m, e in exponents.items() if math.isfinite(e.value)]
     return f"- **Lengths.** Steps to solve grow with T to the power of: {', '.join(each)}." if each else ""
 

@@ -102,6 +102,15 @@ class Growth:
     """Those that some seed does not solve."""
 
 
+def lengths_by_method(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, dict[int, Numbers]]:
+    """{method: {length: its numbers}} of entries by task and method."""
+    by_method: dict[str, dict[int, Numbers]] = {}
+    for of in by_task.values():
+        for method, n in of.items():
+            by_method.setdefault(method, {})[int(n.entry["config"]["task"]["length"])] = n
+    return by_method
+
+
 def growth(by_length: Mapping[int, Numbers]) -> Growth:
     """The fit over one method's entries, by least squares of logarithms through the median of each length, whose runs
     share what was chosen for them."""
