@@ -1,5 +1,6 @@
 """Statistics of the study: each entry's numbers with intervals, and comparisons with a baseline."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -85,17 +86,34 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, ordered[0], ordered[-1]
 
 
-def foretold(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, tuple[float, float, int]]:
-    """{task: (Spearman's ρ, p, entries)} of how much the untrained gradient fades or grows a step, and the step to
-    solved; p by Holm's correction over the tasks."""
-    found: dict[str, tuple[float, float, int]] = {}
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's ρ of two lists, infinite values by their rank; all NaN where either list has one value alone."""
+
+    rho: float
+    low: float
+    """The interval's lower end (Bonett and Wright, 2000); NaN, as is `high`, with fewer than four pairs."""
+    high: float
+    p: float
+    count: int
+    """How many pairs there are."""
+
+    def words(self, more: str = "") -> str:
+        """ρ and, in brackets, its interval and more."""
+        return f"{self.rho:.2f} ({self.low:.2f} to {self.high:.2f}{more})"
+
+
+def foretold(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Correlation]:
+    """{task: the correlation} of how much the untrained gradient fades or grows a step, and the step to solved; p by
+    Holm's correction over the tasks."""
+    each: dict[str, Correlation] = {}
     for task, of in by_task.items():
         pairs = [(n.change, n.steps[0]) for n in of.values() if not math.isnan(n.change)]
-        rho, p = rank_correlation([change for change, _ in pairs], [steps for _, steps in pairs])
-        if not math.isnan(rho):
-            found[task] = rho, p, len(pairs)
-    corrected = holm([p for _, p, _ in found.values()])
-    return {task: (rho, p, n) for (task, (rho, _, n)), p in zip(found.items(), corrected, strict=True)}
+        correlation = rank_correlation([change for change, _ in pairs], [steps for _, steps in pairs])
+        if not math.isnan(correlation.rho):
+            each[task] = correlation
+    corrected = holm([correlation.p for correlation in each.values()])
+    return {task: dataclasses.replace(of, p=p) for (task, of), p in zip(each.items(), corrected, strict=True)}
 
 
 def median_words(n: Numbers, seconds: float | None = None) -> str:
@@ -261,9 +279,14 @@ def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[st
     return dict(sorted(zip(methods, map(float, ranks), strict=True), key=lambda item: item[1])), float(critical)
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Spearman's ρ and its p; infinite values count by their rank."""
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
+    """Spearman's ρ with its interval and its p: Fisher's z with a variance of (1 + ρ²/2) / (n - 3)."""
     if len(set(x)) < 2 or len(set(y)) < 2:
-        return math.nan, math.nan
-    test = stats.spearmanr(stats.rankdata(x), stats.rankdata(y))
-    return float(test.statistic), float(test.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+        return Correlation(math.nan, math.nan, math.nan, math.nan, len(x))
+    test: Any = stats.spearmanr(stats.rankdata(x), stats.rankdata(y))
+    rho = min(1.0, max(-1.0, float(test.statistic)))
+    low = high = math.nan
+    if len(x) > 3:
+        wide = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+        low, high = (float(np.tanh(np.arctanh(rho) + sign * wide)) if abs(rho) < 1 else rho for sign in (-1, 1))
+    return Correlation(rho, low, high, float(test.pvalue), len(x))

@@ -75,9 +75,9 @@ def draw_prediction(families: Mapping[str, Prediction], whole: Prediction | None
         steps = [step if math.isfinite(step) else top for step in of.steps]
         look = {"color": COLOURS[number], "marker": MARKERS[number], "s": 14, "alpha": 0.8, "linewidth": 0}
         axis.scatter(of.left, steps, label=family.replace("_", " "), **look)
-    if whole is not None and math.isfinite(whole.slope):
+    if whole is not None and math.isfinite(whole.slope.value):
         x = np.linspace(min(whole.left), max(whole.left), 200)
-        y = 10 ** (whole.slope * np.abs(x) + whole.intercept)
+        y = 10 ** (whole.slope.value * np.abs(x) + whole.intercept)
         axis.plot(x[y < top], y[y < top], color=GREY, linewidth=1.0, label="least squares")
     axis.axhline(top / 1.2, color=GREY, linestyle=":", linewidth=0.8)
     axis.set_yscale("log")

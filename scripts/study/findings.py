@@ -120,8 +120,8 @@ def _winners(task: str, of: Mapping[str, Numbers]) -> str:
 def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     """Whether the gradient before training says who solves a task."""
     words = [
-        f"{task.replace('_', ' ')} {rho:.2f} (p = {p:.2g}, {count} cells)"
-        for task, (rho, p, count) in foretold(by_task).items()
+        f"{task.replace('_', ' ')} {of.words(f', p = {of.p:.2g}, {of.count} cells')}"
+        for task, of in foretold(by_task).items()
     ]
     if not words:
         return []
@@ -170,9 +170,9 @@ def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figur
     if whole is None:
         return []
     families = {
-        family: found
+        family: of
         for family in GAINS
-        if (found := predict([n for n in every if n.entry["method"].rpartition("_")[0] == family])) is not None
+        if (of := predict([n for n in every if n.entry["method"].rpartition("_")[0] == family])) is not None
     }
     lines = [
         "## The gradient before training, and the time to solve",
@@ -191,22 +191,20 @@ def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figur
     return lines
 
 
-def _foretold(found: Prediction) -> str:
-    solved = sum(map(math.isfinite, found.steps))
+def _foretold(of: Prediction) -> str:
+    solved = sum(map(math.isfinite, of.steps))
     words = [
-        f"{solved} of {len(found.steps)} are solved by most seeds",
+        f"{solved} of {len(of.steps)} are solved by most seeds",
         "Spearman's ρ of |log10 of what is left of the gradient after T steps| and the time to solve is "
-        f"{found.rho:.2f} (p = {found.p:.2g})",
+        f"{of.correlation.words(f', p = {of.correlation.p:.2g}')}",
     ]
-    if not math.isnan(found.separation):
+    if not math.isnan(of.separation):
+        words.append(f"one that is solved has lost or grown less than one that is not with chance {of.separation:.2f}")
+    if not math.isnan(of.r_squared):
+        exceptions = f", except {', '.join(of.exceptions)}" if of.exceptions else ""
         words.append(
-            f"one that is solved has lost or grown less than one that is not with chance {found.separation:.2f}"
-        )
-    if not math.isnan(found.r_squared):
-        exceptions = f", except {', '.join(found.exceptions)}" if found.exceptions else ""
-        words.append(
-            f"of those solved, log10 of the steps grows by {found.slope:.2g} for each decade (R² = "
-            f"{found.r_squared:.2f}){exceptions}"
+            f"of those solved, log10 of the steps grows by {of.slope.value:.2g} ({of.slope.low:.2g} to "
+            f"{of.slope.high:.2g}) for each decade (R² = {of.r_squared:.2f}){exceptions}"
         )
     return "; ".join(words)
 

@@ -79,29 +79,35 @@ def _log_effect(n: Numbers, base: Numbers) -> float:
 
 def _before(by_task: ByTask, fewest: int) -> str:
     """Whether the gradient before training says which cell solves each task sooner."""
-    found = foretold({task: of for task, of in by_task.items() if len(of) >= fewest})
-    if not found:
+    each = foretold({task: of for task, of in by_task.items() if len(of) >= fewest})
+    if not each:
         return ""
     sure = [
-        f"{_named(task)} {'sooner' if rho > 0 else 'later'} (ρ = {rho:.2f}, p = {p:.2g})"
-        for task, (rho, p, _) in found.items()
-        if p < 0.05
+        f"{_named(task)} {'sooner' if of.rho > 0 else 'later'}, ρ = {of.words(f', p = {of.p:.2g}')}"
+        for task, of in each.items()
+        if of.p < 0.05
     ]
     words = "- **Before training.** A cell whose untrained gradient fades or grows less a step "
     if not sure:
-        each = ", ".join(f"{_named(task)} {rho:.2f}" for task, (rho, _, _) in found.items())
-        return words + f"is not shown to solve a task sooner or later; Spearman's ρ: {each}."
-    rest = len(found) - len(sure)
-    return words + f"solves {' and '.join(sure)}" + (f"; nothing is shown on {rest} of the tasks." if rest else ".")
+        rest = ", ".join(f"{_named(task)} {of.words()}" for task, of in each.items())
+        return words + f"is not shown to solve a task sooner or later; Spearman's ρ: {rest}."
+    left = len(each) - len(sure)
+    return words + f"solves {' and '.join(sure)}" + (f"; nothing is shown on {left} of the tasks." if left else ".")
 
 
 def _initialisation(by_task: ByTask, fewest: int) -> str:
-    found = predict([n for of in by_task.values() for n in of.values()])
-    if found is None:
+    whole = predict([n for of in by_task.values() for n in of.values()])
+    if whole is None:
         return ""
-    words = f"- **Initialisation.** Over {len(found.names)}, Spearman's ρ of the decades that the gradient loses or "
-    words += f"grows before training and the time to solve is {found.rho:.2f} (p = {found.p:.2g})"
-    return words + (f", R² of a line {found.r_squared:.2f}." if not math.isnan(found.r_squared) else ".")
+    words = f"- **Initialisation.** Over {len(whole.names)}, Spearman's ρ of the decades that the gradient loses or "
+    words += (
+        f"grows before training and the time to solve is {whole.correlation.words(f', p = {whole.correlation.p:.2g}')}"
+    )
+    if math.isnan(whole.r_squared):
+        return words + "."
+    slope = whole.slope
+    words += f"; of those solved, each decade multiplies the steps by {10**slope.value:.2f} "
+    return words + f"({10**slope.low:.2f} to {10**slope.high:.2f}), R² = {whole.r_squared:.2f}."
 
 
 def _lengths(by_task: ByTask, fewest: int) -> str:

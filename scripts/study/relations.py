@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from rnnlab.sweeps.statistics import LEVEL, Mean
-from scripts.study.comparison import Numbers, rank_correlation
+from scripts.study.comparison import Correlation, Numbers, rank_correlation
 
 
 def left_of_gradient(n: Numbers) -> float:
@@ -29,14 +29,14 @@ class Prediction:
     """`left_of_gradient` of each."""
     steps: list[float]
     """The median step at which each is solved; infinite where it is not."""
-    rho: float
-    """Spearman's ρ of |left| and steps."""
-    p: float
+    correlation: Correlation
+    """Of |left| and steps."""
     separation: float
     """The chance that one that most seeds solve has the smaller |left| than one that most do not (ties count half);
     NaN where there are none of either."""
-    slope: float
-    """Decades of steps for each decade of gradient that is lost or grown, by least squares over those solved."""
+    slope: Mean
+    """Decades of steps for each decade of gradient that is lost or grown, by least squares over those solved, with
+    Student's t interval; all NaN with fewer than three."""
     intercept: float
     r_squared: float
     exceptions: list[str]
@@ -53,14 +53,14 @@ def predict(entries: Sequence[Numbers]) -> Prediction | None:
     left, steps = [left for _, left in pairs], [n.steps[0] for n, _ in pairs]
     distance = np.abs(left)
     done = np.isfinite(steps)
-    rho, p = rank_correlation(list(distance), steps)
-    slope = intercept = r_squared = math.nan
+    correlation = rank_correlation(list(distance), steps)
+    slope, intercept, r_squared = Mean(math.nan, math.nan, math.nan, int(done.sum())), math.nan, math.nan
     exceptions: list[str] = []
     if done.sum() > 2 and np.ptp(distance[done]) > 0:
         x, y = distance[done], np.log10(np.array(steps)[done])
         line = _line(x, y)
         slope, intercept, r_squared = line.slope, line.intercept, line.r_squared
-        residuals = y - (slope * x + intercept)
+        residuals = y - (slope.value * x + intercept)
         spread = math.sqrt(float((residuals**2).sum()) / (len(x) - 2))
         exceptions = [
             name
@@ -71,8 +71,7 @@ def predict(entries: Sequence[Numbers]) -> Prediction | None:
         names,
         left,
         steps,
-        rho,
-        p,
+        correlation,
         _separation(distance[done], distance[~done]),
         slope,
         intercept,
@@ -120,21 +119,19 @@ def growth(by_length: Mapping[int, Numbers]) -> Growth:
     if len(points) < 2:
         return Growth(Mean(math.nan, math.nan, math.nan, len(points)), math.nan, whole, unsolved)
     line = _line(*np.array(points).T)
-    freedom = len(points) - 2
-    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * line.error if freedom else math.nan
-    exponent = Mean(line.slope, line.slope - wide, line.slope + wide, len(points))
-    return Growth(exponent, math.exp(line.intercept), whole, unsolved)
+    return Growth(line.slope, math.exp(line.intercept), whole, unsolved)
 
 
 class _Line(NamedTuple):
-    slope: float
+    slope: Mean
+    """With Student's t interval; NaN ends with two points."""
     intercept: float
     r_squared: float
-    error: float
-    """Of the slope, its standard error."""
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> _Line:
     """The line of least squares."""
     fit: Any = stats.linregress(x, y)
-    return _Line(float(fit.slope), float(fit.intercept), float(fit.rvalue) ** 2, float(fit.stderr))
+    freedom, slope = len(x) - 2, float(fit.slope)
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * float(fit.stderr) if freedom else math.nan
+    return _Line(Mean(slope, slope - wide, slope + wide, len(x)), float(fit.intercept), float(fit.rvalue) ** 2)

@@ -233,10 +233,20 @@ def test_ranks_and_the_critical_difference_are_demsars() -> None:
 
 
 def test_a_rank_correlation_takes_what_is_infinite_by_its_rank() -> None:
-    rho, p = rank_correlation([1, 2, 3, math.inf], [-math.inf, -40, -30, -20])
-    assert rho == pytest.approx(1)
-    assert p < 0.05
-    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3])[0])
+    perfect = rank_correlation([1, 2, 3, math.inf], [-math.inf, -40, -30, -20])
+    assert (perfect.rho, perfect.low, perfect.high, perfect.count) == (1, 1, 1, 4)
+    assert perfect.p < 0.05
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]).rho)
+
+
+def test_a_rank_correlation_has_the_interval_of_bonett_and_wright() -> None:
+    """Of 12 pairs, one pair of neighbours swapped at each end; z ± 1.96 sqrt((1 + ρ²/2) / 9)."""
+    of = rank_correlation(range(12), [1, 0, *range(2, 10), 11, 10])
+    rho = 1 - 6 * 4 / (12 * 143)
+    wide = 1.959964 * math.sqrt((1 + rho**2 / 2) / 9)
+    assert of.rho == pytest.approx(rho)
+    assert (of.low, of.high) == pytest.approx((math.tanh(math.atanh(rho) - wide), math.tanh(math.atanh(rho) + wide)))
+    assert math.isnan(rank_correlation([1, 2, 3], [1, 3, 2]).low)
 
 
 # --- costs -----------------------------------------------------------------------------------------------------------
