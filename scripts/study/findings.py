@@ -193,11 +193,9 @@ def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figur
 
 def _foretold(of: Prediction) -> str:
     solved = sum(map(math.isfinite, of.steps))
-    words = [
-        f"{solved} of {len(of.steps)} are solved by most seeds",
-        "Spearman's ρ of |log10 of what is left of the gradient after T steps| and the time to solve is "
-        f"{of.correlation.words(f', p = {of.correlation.p:.2g}')}",
-    ]
+    words = [f"{solved} of {len(of.steps)} are solved by most seeds"]
+    if each := of.says():
+        words.append(f"Spearman's ρ of |log10 of what is left of the gradient after T steps| and {', and '.join(each)}")
     if not math.isnan(of.separation):
         words.append(f"one that is solved has lost or grown less than one that is not with chance {of.separation:.2f}")
     if not math.isnan(of.r_squared):

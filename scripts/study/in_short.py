@@ -99,10 +99,11 @@ def _initialisation(by_task: ByTask, fewest: int) -> str:
     whole = predict([n for of in by_task.values() for n in of.values()])
     if whole is None:
         return ""
+    each = whole.says()
+    if not each:
+        return ""
     words = f"- **Initialisation.** Over {len(whole.names)}, Spearman's ρ of the decades that the gradient loses or "
-    words += (
-        f"grows before training and the time to solve is {whole.correlation.words(f', p = {whole.correlation.p:.2g}')}"
-    )
+    words += f"grows before training and {', and '.join(each)}"
     if math.isnan(whole.r_squared):
         return words + "."
     slope = whole.slope

@@ -31,6 +31,8 @@ class Prediction:
     """The median step at which each is solved; infinite where it is not."""
     correlation: Correlation
     """Of |left| and steps."""
+    with_error: Correlation
+    """Of |left| and the test error, which says something also where nothing is solved."""
     separation: float
     """The chance that one that most seeds solve has the smaller |left| than one that most do not (ties count half);
     NaN where there are none of either."""
@@ -41,6 +43,11 @@ class Prediction:
     r_squared: float
     exceptions: list[str]
     """Those solved whose steps are more than two standard deviations of the residuals away from the line."""
+
+    def says(self) -> list[str]:
+        """What is known of Spearman's ρ: "the time to solve is 0.34 (-0.31 to 0.77, p = 0.29)", and of the error."""
+        each = {"time to solve": self.correlation, "test error": self.with_error}
+        return [f"the {of} is {one.words(f', p = {one.p:.2g}')}" for of, one in each.items() if not math.isnan(one.rho)]
 
 
 def predict(entries: Sequence[Numbers]) -> Prediction | None:
@@ -54,6 +61,7 @@ def predict(entries: Sequence[Numbers]) -> Prediction | None:
     distance = np.abs(left)
     done = np.isfinite(steps)
     correlation = rank_correlation(list(distance), steps)
+    errors = [n.mean.value if math.isfinite(n.mean.value) else math.inf for n, _ in pairs]
     slope, intercept, r_squared = Mean(math.nan, math.nan, math.nan, int(done.sum())), math.nan, math.nan
     exceptions: list[str] = []
     if done.sum() > 2 and np.ptp(distance[done]) > 0:
@@ -72,6 +80,7 @@ def predict(entries: Sequence[Numbers]) -> Prediction | None:
         left,
         steps,
         correlation,
+        rank_correlation(list(distance), errors),
         _separation(distance[done], distance[~done]),
         slope,
         intercept,

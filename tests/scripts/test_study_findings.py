@@ -195,6 +195,7 @@ def test_a_planted_relation_is_found_and_its_exception_named(page_of: Callable[.
     assert whole.slope.value == pytest.approx(math.log10(2))
     assert whole.r_squared == pytest.approx(1)
     assert whole.correlation.rho == pytest.approx(stats.spearmanr(range(1, 11), [*range(1, 8), 9, 9, 9]).statistic)
+    assert math.isnan(whole.with_error.rho)  # All have the same.
     assert whole.separation == 1
     assert whole.exceptions == []
     odd = initialised("tanh_gain_3", 10 ** (-3 / 100), 10_000)
@@ -206,6 +207,23 @@ def test_a_planted_relation_is_found_and_its_exception_named(page_of: Callable[.
     assert "except tanh_gain_3 at 100." in text
     assert "- **relu gain**: 7 of 10 are solved by most seeds" in text
     assert "(results/initialisation.png)" in text
+
+
+def test_where_nothing_is_solved_the_test_error_says_whether_the_gradient_foretold_it(
+    page_of: Callable[..., str],
+) -> None:
+    fading = [
+        content_of("initialisation", "adding_100", f"tanh_gain_{n}", spread(0.01 * n), [None] * 8, 10 ** (-n / 100))
+        for n in range(1, 6)
+    ]
+    whole = predict([numbers_of(one) for one in fading])
+    assert whole is not None
+    assert math.isnan(whole.correlation.rho)
+    assert whole.with_error.rho == pytest.approx(1)
+    text = page_of(*fading)
+    assert "0 of 5 are solved by most seeds; Spearman's ρ of |log10" in text
+    assert "steps| and the test error is 1.00 (1.00 to 1.00, p = " in text
+    assert "nan" not in text.partition("## Tables")[0]
 
 
 def test_a_gradient_that_grows_is_as_far_from_the_edge_as_one_that_fades() -> None:
