@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from rnnlab.plots.forest import Column, Effect, forest
@@ -68,23 +69,35 @@ def _effect(method: str, n: Numbers, base: Numbers) -> Effect:
 
 
 def draw_prediction(families: Mapping[str, Prediction], whole: Prediction | None, budget: int, path: Path) -> Path:
-    """The median step to solved over what is left of the gradient before training; those not solved at the top."""
-    figure, (axis,) = make_axes(1)
+    """The median step to solved, those not solved at the top, and the test error over what is left of the gradient
+    before training."""
+    figure, (axis, errors) = make_axes(2)
     top = budget * 1.5
     for number, (family, of) in enumerate(families.items()):
         steps = [step if math.isfinite(step) else top for step in of.steps]
         look = {"color": COLOURS[number], "marker": MARKERS[number], "s": 14, "alpha": 0.8, "linewidth": 0}
         axis.scatter(of.left, steps, label=family.replace("_", " "), **look)
+        errors.scatter(of.left, of.errors, label=family.replace("_", " "), **look)
     if whole is not None and math.isfinite(whole.slope.value):
         x = np.linspace(min(whole.left), max(whole.left), 200)
         y = 10 ** (whole.slope.value * np.abs(x) + whole.intercept)
         axis.plot(x[y < top], y[y < top], color=GREY, linewidth=1.0, label="least squares")
     axis.axhline(top / 1.2, color=GREY, linestyle=":", linewidth=0.8)
-    axis.set_yscale("log")
-    axis.set_xlabel("log10 of what is left of the gradient at t = 1")
-    axis.set_ylabel("median step at which it is solved\n(above the dots: not)")
+    for each, words in ((axis, "median step at which it is solved\n(above the dots: not)"), (errors, "test error")):
+        each.set_yscale("log")
+        each.set_xlabel("log10 of what is left of the gradient at t = 1")
+        each.set_ylabel(words)
+    _plain_ticks(axis)
     axis.legend()
     return save(figure, path)
+
+
+def _plain_ticks(axis: Axes) -> None:
+    """Steps as numbers, on a logarithmic axis that may span less than a decade."""
+    low, high = axis.get_ylim()
+    ticks = [tick for power in range(1, 6) for n in (1, 2, 5) if low <= (tick := n * 10**power) <= high]
+    axis.set_yticks(ticks, list(map(str, ticks)))
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def draw_growth(by_method: Mapping[str, Mapping[int, Numbers]], fits: Mapping[str, Growth], path: Path) -> Path:
@@ -108,6 +121,7 @@ def draw_growth(by_method: Mapping[str, Mapping[int, Numbers]], fits: Mapping[st
     every = sorted({length for by_length in by_method.values() for length in by_length})
     axis.set_xticks(every, list(map(str, every)))
     axis.xaxis.set_minor_locator(NullLocator())
+    _plain_ticks(axis)
     axis.set_xlabel("length T of the adding problem, steps")
     axis.set_ylabel("median step at which it is solved")
     axis.legend()

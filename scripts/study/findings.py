@@ -186,7 +186,7 @@ def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figur
     lines += figures.shown(
         lambda path: draw_prediction(families, whole, budget, path),
         "initialisation",
-        "The time to solve beside the gradient before training",
+        "The time to solve, and the test error, beside the gradient before training",
     )
     return lines
 

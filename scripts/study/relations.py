@@ -29,6 +29,8 @@ class Prediction:
     """`left_of_gradient` of each."""
     steps: list[float]
     """The median step at which each is solved; infinite where it is not."""
+    errors: list[float]
+    """The mean test error of each; infinite where all of its runs diverged."""
     correlation: Correlation
     """Of |left| and steps."""
     with_error: Correlation
@@ -79,6 +81,7 @@ def predict(entries: Sequence[Numbers]) -> Prediction | None:
         names,
         left,
         steps,
+        errors,
         correlation,
         rank_correlation(list(distance), errors),
         _separation(distance[done], distance[~done]),
