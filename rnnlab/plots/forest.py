@@ -28,6 +28,8 @@ class Effect:
     high: float
     note: str = ""
     """Stands behind the label."""
+    sure: bool | None = None
+    """Whether it is drawn as an effect that is shown; None: where its interval leaves out "no effect"."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Column:
 
 
 def forest(columns: Sequence[Column], path: Path) -> Path:
-    """Columns side by side: every row's seeds as small points, their mean, and its interval, filled and blue where it
-    leaves out "no effect"; an arrow at the edge marks an interval that goes on beyond it."""
+    """Columns side by side: every row's seeds as small points, their mean, and its interval, filled and blue where the
+    effect is shown; an arrow at the edge marks an interval that goes on beyond it."""
     heights = [sum(1.4 + sum(map(_height, effects)) for _, effects in column.groups) for column in columns]
     figure, axes = make_panels(1, len(columns), (PAGE, 0.7 + _ROW * max(heights)))
     for axis, column in zip(axes[0], columns, strict=True):
@@ -105,7 +107,7 @@ def _limits(values: np.ndarray, column: Column) -> tuple[float, float]:
 
 
 def _draw_interval(axis: Axes, position: float, effect: Effect, nothing: float, left: float, right: float) -> None:
-    sure = effect.low > nothing or effect.high < nothing
+    sure = effect.low > nothing or effect.high < nothing if effect.sure is None else effect.sure
     colour = COLOURS[0] if sure else GREY
     if math.isfinite(effect.low):
         ends = np.clip([effect.low, effect.high], left, right)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,9 @@ from scipy import stats
 
 from rnnlab.sweeps.spec.question import larger_is_better, shares
 from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interval, number, scale_of, share_interval
+from scripts.study.cures import CURE_TASKS
 from scripts.study.entries import PARTS
-from scripts.study.protocol import BASELINE
+from scripts.study.protocol import BASELINE, TASKS
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,12 @@ class Numbers:
     """The results of an entry over its runs."""
 
     entry: Mapping[str, Any]
+    times: list[float]
+    """The step at which each run solved the task, infinite where it did not."""
     values: list[float]
     """The metric on the test split of each run, a lost one as the worst value there is: infinite, or accuracy 0."""
     solved: int
+    """How many runs solved the task; 0 where the study has no threshold for it."""
     steps: tuple[float, float, float]
     """The median step at which the task was solved and its interval, infinite for runs that did not."""
     share: tuple[float, float]
@@ -56,10 +61,12 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
         for value, run in zip(values, runs, strict=True)
     ]
     finite = [v for v, run in zip(values, runs, strict=True) if math.isfinite(v) and run["status"] != "diverged"]
-    times = [number(run["solved_at"], math.inf) for run in runs]
+    counts = has_threshold(entry["task"])
+    times = [number(run["solved_at"], math.inf) if counts else math.inf for run in runs]
     solved = sum(map(math.isfinite, times))
     return Numbers(
         entry,
+        times,
         values,
         solved,
         median_interval(times),
@@ -71,6 +78,12 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
         _half_life(runs, "trained"),
         _change(runs),
     )
+
+
+def has_threshold(task: str) -> bool:
+    """Whether some value of a metric counts as having solved a task, by its name."""
+    of = (TASKS | CURE_TASKS).get(task)
+    return of is None or of.threshold
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -92,15 +105,19 @@ class Correlation:
 
     rho: float
     low: float
-    """The interval's lower end (Bonett and Wright, 2000); NaN, as is `high`, with fewer than four pairs."""
+    """The interval's lower end (Bonett and Wright, 2000); NaN, as is `high`, with fewer than four pairs, and where more
+    than half of a list are equal, so that it does not hold."""
     high: float
     p: float
+    """By permutations."""
     count: int
     """How many pairs there are."""
 
-    def words(self, more: str = "") -> str:
-        """ρ and, in brackets, its interval and more."""
-        return f"{self.rho:.2f} ({self.low:.2f} to {self.high:.2f}{more})"
+    def words(self, p: bool = True) -> str:
+        """ρ and, in brackets, its interval and p."""
+        of = [f"{self.low:.2f} to {self.high:.2f}"] if math.isfinite(self.low) else []
+        of += [f"p = {self.p:.2g}"] if p else []
+        return f"{self.rho:.2f} ({', '.join(of)})" if of else f"{self.rho:.2f}"
 
 
 def foretold(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Correlation]:
@@ -174,16 +191,20 @@ def baseline_of(part: str, method: str) -> str | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An entry beside its baseline."""
+    """An entry beside its baseline. All p are by Holm's correction over the three tests of all entries."""
 
     p_error: float
-    """p of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact; Holm's correction."""
+    """Of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact."""
     p_solved: float
-    """p of Fisher's exact test on the share solved; Holm's correction."""
+    """Of Fisher's exact test on the share solved."""
+    p_steps: float
+    """Of the rank test on the step at which the task is solved, infinite where it is not."""
     delta: float
     """Cliff's δ: how much likelier a run of the entry is better than one of the baseline than worse; -1 to 1."""
     more: int
     """How many more of its runs solve the task."""
+    sooner: float
+    """Cliff's δ of the step at which the task is solved, above 0 where the entry is sooner."""
 
     @property
     def shown(self) -> int:
@@ -193,26 +214,31 @@ class Comparison:
             return 1 if self.more > 0 else -1
         return int(np.sign(self.delta)) if self.p_error < 0.05 else 0
 
+    @property
+    def faster(self) -> int:
+        """1 where it is shown to solve the task in fewer steps, -1 in more, 0 where neither is shown."""
+        return int(np.sign(self.sooner)) if self.p_steps < 0.05 else 0
+
 
 def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers], planned: int = 0) -> list[Comparison]:
-    """Each entry beside its baseline; Holm's correction over both tests of all of them.
+    """Each entry beside its baseline; Holm's correction over the three tests of all of them.
 
     Args:
         planned: how many entries there are going to be; those that are missing count as well, so that a difference that
             is shown stays so.
     """
-    errors, solved, others = [], [], []
+    tests: list[tuple[float, float, float]] = []
+    effects: list[tuple[float, int, float]] = []
     for mine, other in zip(entries, baselines, strict=True):
         better = 1 if mine.entry["metric"] in larger_is_better() else -1
-        greater = [(a > b) - (a < b) for a in mine.values for b in other.values]
-        errors.append(_rank_test(mine.values, other.values))
-        solved.append(exact_test(mine.solved, mine.count, other.solved, other.count))
-        others.append((better * sum(greater) / len(greater), mine.solved - other.solved))
-    count = len(errors)
-    corrected = holm([*errors, *solved, *[1.0] * (2 * max(0, planned - count))])
+        error, delta = _rank_test(mine.values, other.values)
+        steps, later = _rank_test(mine.times, other.times)
+        tests.append((error, exact_test(mine.solved, mine.count, other.solved, other.count), steps))
+        effects.append((better * delta, mine.solved - other.solved, 0.0 - later))
+    flat = [p for each in tests for p in each]
+    corrected = holm([*flat, *[1.0] * (3 * max(0, planned - len(tests)))])
     return [
-        Comparison(error, share, *other)
-        for error, share, other in zip(corrected[:count], corrected[count : 2 * count], others, strict=True)
+        Comparison(corrected[3 * n], corrected[3 * n + 1], corrected[3 * n + 2], *of) for n, of in enumerate(effects)
     ]
 
 
@@ -245,20 +271,23 @@ SPLITS = 20_000
 """Up to so many ways to deal out the values, all are counted; eight and eight have 12 870."""
 
 
-def _rank_test(mine: Sequence[float], other: Sequence[float]) -> float:
-    """p of the two-sided test by ranks: the share of all ways to deal out the values whose sum of ranks is as far from
-    the middle, also where values are equal; with many values, by the normal approximation."""
+def _rank_test(mine: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """p of the two-sided test by ranks, and Cliff's δ, above 0 where mine are greater. p is the share of all ways to
+    deal out the values whose sum of ranks is as far from the middle, also where values are equal; with many values by
+    the normal approximation."""
     both = [*mine, *other]
     if len(set(both)) == 1:
-        return 1.0
+        return 1.0, 0.0
+    greater = [(a > b) - (a < b) for a in mine for b in other]
+    delta = sum(greater) / len(greater)
     ranks = stats.rankdata(both)  # Infinite values have ranks, too.
     if math.comb(len(both), len(mine)) > SPLITS:
         test = stats.mannwhitneyu(ranks[: len(mine)], ranks[len(mine) :], alternative="two-sided")
-        return float(test.pvalue)
+        return float(test.pvalue), delta
     dealt = np.array(list(itertools.combinations(range(len(both)), len(mine))))
     middle = ranks.sum() * len(mine) / len(both)
     far = np.abs(ranks[dealt].sum(axis=1) - middle)
-    return float((far >= abs(ranks[: len(mine)].sum() - middle) - 1e-9).mean())
+    return float((far >= abs(ranks[: len(mine)].sum() - middle) - 1e-9).mean()), delta
 
 
 def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[str, float], float]:
@@ -279,14 +308,31 @@ def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[st
     return dict(sorted(zip(methods, map(float, ranks), strict=True), key=lambda item: item[1])), float(critical)
 
 
+ORDERS, DRAWS = 5040, 100_000
+"""Up to so many orders of a list, all are counted; else so many are drawn."""
+
+
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Spearman's ρ with its interval and its p: Fisher's z with a variance of (1 + ρ²/2) / (n - 3)."""
+    """Spearman's ρ; its interval by Fisher's z with a variance of (1 + ρ²/2) / (n - 3); its p, the share of the orders
+    of y whose ρ is as far from 0, which holds also where values are equal."""
+    count = len(x)
     if len(set(x)) < 2 or len(set(y)) < 2:
-        return Correlation(math.nan, math.nan, math.nan, math.nan, len(x))
-    test: Any = stats.spearmanr(stats.rankdata(x), stats.rankdata(y))
-    rho = min(1.0, max(-1.0, float(test.statistic)))
+        return Correlation(math.nan, math.nan, math.nan, math.nan, count)
+    a, b = ((ranks - ranks.mean()) / ranks.std() for ranks in (stats.rankdata(x), stats.rankdata(y)))
+    rho = min(1.0, max(-1.0, float(a @ b) / count))
+    if math.factorial(count) <= ORDERS:
+        orders = b[np.array(list(itertools.permutations(range(count))))]
+    else:
+        orders = np.random.default_rng(0).permuted(np.tile(b, (DRAWS, 1)), axis=1)
+    far = int((np.abs(orders @ a) >= count * abs(rho) - 1e-9).sum())
+    p = far / len(orders) if len(orders) != DRAWS else (far + 1) / (DRAWS + 1)
     low = high = math.nan
-    if len(x) > 3:
-        wide = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+    if count > 3 and max(_most_equal(x), _most_equal(y)) <= count / 2:
+        wide = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((1 + rho**2 / 2) / (count - 3))
         low, high = (float(np.tanh(np.arctanh(rho) + sign * wide)) if abs(rho) < 1 else rho for sign in (-1, 1))
-    return Correlation(rho, low, high, float(test.pvalue), len(x))
+    return Correlation(rho, low, high, p, count)
+
+
+def _most_equal(values: Sequence[float]) -> int:
+    """How often the commonest value is there."""
+    return Counter(values).most_common(1)[0][1]

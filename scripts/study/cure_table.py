@@ -1,31 +1,36 @@
 """The table of docs/mitigations.md: every technique, what it does, and what the study found of it."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from rnnlab.files.markdown import markdown_table
-from scripts.study.comparison import Comparison, Numbers, compared, error_ratio
+from scripts.study.comparison import Comparison, Numbers, compared, error_ratio, median_words
 from scripts.study.cures import APART, CURE_TASKS, CURES, Cure
 
 NOTHING = ("–", "not run")
 
 
+FEW_RATES = "five rates"
+"""What is said of a cure that was tuned over fewer settings than the cell without it."""
+
+
 def cure_of(n: Numbers) -> str:
     """An entry in words: "chrono with lstm"."""
     cell, _, cure = n.entry["method"].partition("+")
-    return f"{cure.replace('_', ' ')} with {cell}"
+    few = cure in CURES and len(CURES[cure].strengths) == 1
+    return f"{cure.replace('_', ' ')} with {cell}" + (f" [{FEW_RATES}]" if few else "")
 
 
 def effect(n: Numbers, base: Numbers) -> str:
-    """The error over that without, with its interval; runs that were lost, and steps to solved, where they differ."""
+    """The error over that without, with its interval; runs that were lost, seeds that solve it, and steps to solved
+    where their intervals do not overlap."""
     ratio = error_ratio(n, base)
     words = [f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"] if ratio.value > 0 else []
     if n.diverged or base.diverged:
         words.append(f"{n.diverged} of {n.count} diverged and without it {base.diverged}")
     if n.solved != base.solved:
         words.append(f"{n.solved} of {n.count} solved and without it {base.solved}")
-    elif math.isfinite(n.steps[0]) and n.steps[0] != base.steps[0]:
-        words.append(f"at step {n.steps[0]:.0f} and without it {base.steps[0]:.0f}")
+    elif n.steps[2] < base.steps[1] or base.steps[2] < n.steps[1]:
+        words.append(f"at step {median_words(n)} and without it {median_words(base)}")
     return ", ".join(words) or "no error at all"
 
 
@@ -84,7 +89,8 @@ def _found(name: str, cure: Cure, task: str, found: Mapping[str, tuple[Numbers, 
             continue
         n, base, comparison = one
         words = effect(n, base)
-        lines.append(f"{cell} **{words}**" if comparison.shown else f"{cell} {words}")
+        sure = comparison.shown or comparison.faster
+        lines.append(f"{cell} **{words}**" if sure else f"{cell} {words}")
     return "<br>".join(lines) or NOTHING[0]
 
 

@@ -13,6 +13,7 @@ CURE_TASKS: dict[str, StudyTask] = {
         2000,
         28,
         "images, 28 pixels at a step in a scrambled order, 2000 to learn from",
+        threshold=False,
         metric="accuracy",
     ),
 }

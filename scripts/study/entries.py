@@ -145,8 +145,9 @@ def make_config(task: StudyTask, cell: Mapping[str, Any], **more: Any) -> dict[s
 def width_for(config: Mapping[str, Any], size: int, data_dir: str | None = None) -> int:
     """The largest even number of units with which a network has at most `size` parameters."""
     task = _task(config, data_dir)
+    model = {key: value for key, value in config["model"].items() if key != "cell"}
     cell = {key: value for key, value in config["model"]["cell"].items() if not isinstance(value, float)}
-    key = json.dumps([cell, task.in_features, task.out_features, size], sort_keys=True)
+    key = json.dumps([model, cell, task.in_features, task.out_features, size], sort_keys=True)
     if key not in _WIDTHS:
         low, high = 1, 512
         while low < high:

@@ -10,8 +10,8 @@ from matplotlib.ticker import NullLocator
 
 from rnnlab.plots.forest import Column, Effect, forest
 from rnnlab.plots.style import COLOURS, GREY, MARKERS, PAGE, make_axes, make_panels, save
-from scripts.study.comparison import Numbers, error_ratio, errors_of
-from scripts.study.relations import Growth, Prediction
+from scripts.study.comparison import Comparison, Numbers, compared, error_ratio, errors_of
+from scripts.study.relations import CommonSlope, Family, Growth
 
 
 def draw_ranks(ranks: Mapping[str, float], critical: float, path: Path) -> Path:
@@ -45,32 +45,32 @@ def joined(values: Sequence[float], critical: float) -> list[tuple[int, int]]:
 
 
 def draw_cures(by_task: Mapping[str, Mapping[str, Numbers]], path: Path) -> Path:
-    """Each cure's error over that of the same cell without it, in a column for each task and a group for each cell."""
+    """Each cure's error over that of the same cell without it, blue where it is shown to differ, in a column for each
+    task and a group for each cell."""
     columns = []
     for task, of in by_task.items():
-        groups = []
-        for cell in dict.fromkeys(method.partition("+")[0] for method in of):
-            if (base := of.get(cell)) is None:
-                continue
-            rows = [_effect(method, n, base) for method, n in of.items() if method.startswith(f"{cell}+")]
+        groups, beside = [], compared("cures", of)
+        for cell in dict.fromkeys(base.entry["method"] for _, base, _ in beside):
+            rows = [_effect(*each) for each in beside if each[1].entry["method"] == cell]
             if rows:
                 groups += [(cell, sorted(rows, key=lambda row: row.mean if math.isfinite(row.mean) else math.inf))]
         columns.append(Column(f"error on {task.replace('_', ' ')}, over that without", True, 1.0, groups))
     return forest([column for column in columns if column.groups], path)
 
 
-def _effect(method: str, n: Numbers, base: Numbers) -> Effect:
+def _effect(n: Numbers, base: Numbers, comparison: Comparison) -> Effect:
     ratio = error_ratio(n, base)
     middle = math.exp(float(np.mean(np.log([e for e in errors_of(base) if math.isfinite(e)] or [math.nan]))))
     values = [error / middle for error in errors_of(n) if math.isfinite(error)]
     lost = n.count - len(values)
     note = f" ({lost} lost)" if lost else ""
-    return Effect(method.partition("+")[2], values, ratio.value, ratio.low, ratio.high, note)
+    name, sure = n.entry["method"].partition("+")[2], comparison.shown != 0
+    return Effect(name, values, ratio.value, ratio.low, ratio.high, note, sure)
 
 
-def draw_prediction(families: Mapping[str, Prediction], whole: Prediction | None, budget: int, path: Path) -> Path:
+def draw_prediction(families: Mapping[str, Family], common: CommonSlope | None, budget: int, path: Path) -> Path:
     """The median step to solved, those not solved at the top, and the test error over what is left of the gradient
-    before training."""
+    before training; lines of one slope through those solved."""
     figure, (axis, errors) = make_axes(2)
     top = budget * 1.5
     for number, (family, of) in enumerate(families.items()):
@@ -78,15 +78,17 @@ def draw_prediction(families: Mapping[str, Prediction], whole: Prediction | None
         look = {"color": COLOURS[number], "marker": MARKERS[number], "s": 14, "alpha": 0.8, "linewidth": 0}
         axis.scatter(of.left, steps, label=family.replace("_", " "), **look)
         errors.scatter(of.left, of.errors, label=family.replace("_", " "), **look)
-    if whole is not None and math.isfinite(whole.slope.value):
-        x = np.linspace(min(whole.left), max(whole.left), 200)
-        y = 10 ** (whole.slope.value * np.abs(x) + whole.intercept)
-        axis.plot(x[y < top], y[y < top], color=GREY, linewidth=1.0, label="least squares")
+        if common is not None and family in common.intercepts:
+            left = np.array(of.left)[of.done]
+            x = np.linspace(left.min(), left.max(), 200)
+            y = 10 ** (common.slope.value * np.abs(x) + common.intercepts[family])
+            axis.plot(x, y, color=COLOURS[number], linewidth=1.0, alpha=0.6)
     axis.axhline(top / 1.2, color=GREY, linestyle=":", linewidth=0.8)
-    for each, words in ((axis, "median step at which it is solved\n(above the dots: not)"), (errors, "test error")):
+    words = "median step at which it is solved\n(above the dotted line: not solved)"
+    for each, label in ((axis, words), (errors, "test error")):
         each.set_yscale("log")
         each.set_xlabel("log10 of what is left of the gradient at t = 1")
-        each.set_ylabel(words)
+        each.set_ylabel(label)
     _plain_ticks(axis)
     axis.legend()
     return save(figure, path)

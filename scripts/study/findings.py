@@ -1,6 +1,7 @@
 """Says what the study found, in sentences with their numbers and figures: the first screen of docs/study.md."""
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,13 +14,14 @@ from scripts.study.comparison import (
     average_ranks,
     compared,
     foretold,
+    has_threshold,
     median_words,
 )
-from scripts.study.cure_table import cure_of, effect
+from scripts.study.cure_table import FEW_RATES, cure_of, effect
 from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
-from scripts.study.protocol import CELLS, GAINS, TASKS
-from scripts.study.relations import Prediction, growth, lengths_by_method, predict
+from scripts.study.protocol import CELLS, TASKS
+from scripts.study.relations import Family, common_slope, families_of, growth, lengths_by_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Figures:
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 FEWEST = 12
-"""So many cells must have run on a task for it to count in the mean ranks."""
+"""So many cells must have run on a task for it to count in the mean ranks, which leave out those without threshold."""
 
 
 def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
@@ -48,14 +50,15 @@ def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         so_far = "" if len(of) >= len(CELLS) else f"; {len(of)} of the {len(CELLS)} cells so far"
         lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(task, of)}.")
     lines += ["", *_prediction(by_task), ""]
-    complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST}
+    complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST and has_threshold(task)}
     ranks, critical = average_ranks(complete)
     if len(complete) > 1:
         words = ", ".join(f"{method} {rank:.1f}" for method, rank in ranks.items())
+        apart = [f"{a} and {b}" for a, b in itertools.combinations(ranks, 2) if abs(ranks[a] - ranks[b]) >= critical]
         lines += [
             f"Mean ranks of {len(ranks)} cells over {len(complete)} tasks, by share solved, then by the median "
-            f"error: {words}. Two cells whose ranks differ by less than {critical:.1f} are not shown to differ "
-            f"(Nemenyi, 5 %){'' if max(ranks.values()) - min(ranks.values()) >= critical else ', and no two do'}.",
+            f"error: {words}. Ranks that differ by {critical:.2f} or more are shown to differ (Nemenyi, 5 %): "
+            f"{', '.join(apart) or 'none'}. The cells with chrono were told the task's longest dependency.",
             "",
         ]
         lines += figures.shown(lambda path: draw_ranks(ranks, critical, path), "ranks", "Mean ranks of the cells")
@@ -70,12 +73,35 @@ def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     for method in sorted(methods, key=lambda method: -share[method]):
         rows.append([method, *(_solved_at(of[method], of) if method in of else "" for of in by_task.values())])
     head = ["cell", *(task.replace("_", " ") for task in by_task)]
+    plateau = any(on_plateau(n) for of in by_task.values() for n in of.values())
     return [
         "The median step at which a cell solves a task, where all of its seeds do; else how many of them do. Where no "
-        "cell solves a task: its mean metric on the test split.",
+        "cell solves a task, or the study has no threshold for it: its mean metric on the test split. Cells are in the "
+        "order of the share solved, summed over tasks."
+        + (
+            f" “{PLATEAU}”: rates that were pruned at the first rung were within 1 % of each other: none had begun to "
+            "learn, and one of them may solve it."
+            if plateau
+            else ""
+        ),
         "",
         markdown_table(head, rows),
     ]
+
+
+PLATEAU = "none°"
+"""What stands for a cell that solves nothing and whose rate may be at fault."""
+
+
+def on_plateau(n: Numbers) -> bool:
+    """Whether no run of an entry solves its task, and rates that were pruned at the first rung were then within 1 % of
+    each other: they had not begun to learn, and nothing tells them apart."""
+    tuning = [each for each in n.entry.get("tuning", []) if each["mean"] is not None]
+    if n.solved or not has_threshold(n.entry["task"]) or not tuning:
+        return False
+    first = min(each["steps"] for each in tuning)
+    pruned = sorted(each["mean"] for each in tuning if each["steps"] == first)
+    return any(b <= 1.01 * a for a, b in itertools.pairwise(pruned))
 
 
 def _solved_at(n: Numbers, of: Mapping[str, Numbers]) -> str:
@@ -83,7 +109,7 @@ def _solved_at(n: Numbers, of: Mapping[str, Numbers]) -> str:
         return f"{n.mean.value:.3g}"
     if n.solved == n.count:
         return f"{n.steps[0]:.0f}"
-    return f"{n.solved} of {n.count}" if n.solved else "none"
+    return f"{n.solved} of {n.count}" if n.solved else PLATEAU if on_plateau(n) else "none"
 
 
 def steps_of(of: Mapping[str, Numbers]) -> int:
@@ -113,22 +139,20 @@ def _winners(task: str, of: Mapping[str, Numbers]) -> str:
             "some seeds with " + ", ".join(f"{n.entry['method']} ({n.solved} of {n.count})" for n in sometimes)
         )
     if never:
-        words.append(f"none within {steps_of(of)} steps with {', '.join(never)}")
+        words.append(f"no seed within {steps_of(of)} steps with {', '.join(never)}")
     return "; ".join(words)
 
 
 def _prediction(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     """Whether the gradient before training says who solves a task."""
-    words = [
-        f"{task.replace('_', ' ')} {of.words(f', p = {of.p:.2g}, {of.count} cells')}"
-        for task, of in foretold(by_task).items()
-    ]
+    words = [f"{task.replace('_', ' ')} {of.words()}, {of.count} cells" for task, of in foretold(by_task).items()]
     if not words:
         return []
     return [
         "How much the gradient fades or grows a step before training, beside the step at which a cell solves the task, "
-        f"Spearman's ρ: {', '.join(words)}; p by Holm's correction over the tasks. Cells of one family, as asrnn and "
-        "exprnn, begin alike and are not independent.",
+        f"Spearman's ρ, above 0 where less change goes with sooner: {'; '.join(words)}. p is by permutations and by "
+        "Holm's correction over the tasks, the interval is without that correction, and is left out where more than "
+        "half of the cells are equal. Cells of one family, as asrnn and exprnn, begin alike and are not independent.",
     ]
 
 
@@ -142,7 +166,14 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
     lines = ["## Which cure helps whom", ""]
     for task, of in by_task.items():
         lines += [f"- **{task.replace('_', ' ')}** ({CURE_TASKS[task].memory}). {_helped(task, of)}"]
-    lines += ["", "Behind each: its error over that of the same cell without it, with its interval.", ""]
+    lines += [
+        "",
+        "Behind each: its error over that of the same cell without it, with its interval, and the steps to solved "
+        f"where their intervals do not overlap. “{FEW_RATES}”: the cure has no strength, and so five settings where "
+        "the cell without it has twenty. In the figure: points are seeds, bars the intervals without correction, blue "
+        "what is shown by the corrected tests.",
+        "",
+    ]
     lines += figures.shown(lambda path: draw_cures(by_task, path), "cures", "The test error with each cure")
     return lines
 
@@ -155,7 +186,12 @@ def _helped(task: str, of: Mapping[str, Numbers]) -> str:
         sure = [(n, b, c) for n, b, c in every if c.shown == sign]
         sure.sort(key=lambda one: -sign * one[2].delta)
         words.append(f"Shown to {verb}: {'; '.join(f'{cure_of(n)} {effect(n, b)}' for n, b, _ in sure) or 'none'}.")
-    words.append(f"Not shown to do either: {sum(not c.shown for *_, c in every)} of {len(every)}.")
+    words.append(f"Not shown to do either: {sum(not c.shown for *_, c in every)} of {len(every)} pairs.")
+    for verb, sign in (("fewer", 1), ("more", -1)):
+        sure = [(n, b) for n, b, c in every if c.faster == sign]
+        if sure:
+            each = "; ".join(f"{cure_of(n)} {median_words(n)}, without it {median_words(b)}" for n, b in sure)
+            words.append(f"Shown to solve it in {verb} steps: {each}.")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, *_ in every) if name in meant]
     return " ".join(words) + (f" Meant for this task: {', '.join(here)}." if here else "")
@@ -166,44 +202,35 @@ def _helped(task: str, of: Mapping[str, Numbers]) -> str:
 
 def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> list[str]:
     every = [n for of in by_task.values() for n in of.values()]
-    whole = predict(every)
-    if whole is None:
+    families = families_of(every)
+    if not families:
         return []
-    families = {
-        family: of
-        for family in GAINS
-        if (of := predict([n for n in every if n.entry["method"].rpartition("_")[0] == family])) is not None
-    }
-    lines = [
-        "## The gradient before training, and the time to solve",
-        "",
-        f"Over {len(whole.names)} initialisations: {_foretold(whole)}.",
-        "",
-        *(f"- **{family.replace('_', ' ')}**: {_foretold(of)}." for family, of in families.items()),
-        "",
-    ]
+    common = common_slope(families)
+    lines = ["## The gradient before training, and the time to solve", ""]
+    lines += [f"- **{family.replace('_', ' ')}**: {_foretold(of)}." for family, of in families.items()]
+    if common is not None:
+        exceptions = f" Exceptions: {', '.join(common.exceptions)}." if common.exceptions else ""
+        slope = f"{common.slope.value:.2g} ({common.slope.low:.2g} to {common.slope.high:.2g})"
+        lines += [
+            "",
+            f"One slope for all {common.slope.count} that are solved, a line for each family: log10 of the steps grows "
+            f"by {slope} for each decade of gradient that is lost or grown (R² within families "
+            f"{common.r_squared:.2f}).{exceptions}",
+        ]
+    lines += [""]
     budget = max(int(n.entry["config"]["steps"]) for n in every)
     lines += figures.shown(
-        lambda path: draw_prediction(families, whole, budget, path),
+        lambda path: draw_prediction(families, common, budget, path),
         "initialisation",
         "The time to solve, and the test error, beside the gradient before training",
     )
     return lines
 
 
-def _foretold(of: Prediction) -> str:
-    solved = sum(map(math.isfinite, of.steps))
-    words = [f"{solved} of {len(of.steps)} are solved by most seeds"]
+def _foretold(of: Family) -> str:
+    words = [f"{of.done.sum()} of {len(of.steps)} are solved by most seeds"]
     if each := of.says():
-        words.append(f"Spearman's ρ of |log10 of what is left of the gradient after T steps| and {', and '.join(each)}")
-    if not math.isnan(of.separation):
-        words.append(f"one that is solved has lost or grown less than one that is not with chance {of.separation:.2f}")
-    if not math.isnan(of.r_squared):
-        exceptions = f", except {', '.join(of.exceptions)}" if of.exceptions else ""
-        words.append(
-            f"of those solved, log10 of the steps grows by {of.slope.value:.2g} ({of.slope.low:.2g} to "
-            f"{of.slope.high:.2g}) for each decade (R² = {of.r_squared:.2f}){exceptions}"
-        )
+        words.append(f"Spearman's ρ of |log10 of what is left of the gradient after T steps| is {each}")
     return "; ".join(words)
 
 

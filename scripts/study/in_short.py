@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 
+from rnnlab.sweeps.spec.question import larger_is_better
 from scripts.study.comparison import Numbers, compared, error_ratio, foretold, median_words
 from scripts.study.cure_table import cure_of, effect
-from scripts.study.protocol import TASKS
-from scripts.study.relations import growth, lengths_by_method, predict
+from scripts.study.relations import common_slope, families_of, growth, lengths_by_method
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
 """The entries of a part, by task and method."""
@@ -30,28 +30,32 @@ def _named(task: str) -> str:
 
 
 def _cells(by_task: ByTask, fewest: int) -> str:
-    fastest: list[str] = []
-    unsolved: list[str] = []
-    solved: dict[str, int] = {}
+    """Of each task, who solves it with every seed, in the fewest steps; of images and series who is best on the test
+    split."""
+    lines = []
     for task, of in by_task.items():
-        if len(of) < fewest or not TASKS[task].threshold:
+        if len(of) < fewest:
+            continue
+        metric = next(iter(of.values())).entry["metric"]
+        if metric in larger_is_better():
+            best = sorted(of.values(), key=lambda n: -n.mean.value)[:MOST]
+            means = [(n.entry["method"], n.mean) for n in best]
+            each = ", ".join(f"{name} {of.value:.3f} ({of.low:.3f} to {of.high:.3f})" for name, of in means)
+            lines.append(f"{_named(task)}, best test {metric}: {each}")
             continue
         always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
-        for n in always:
-            solved[n.entry["method"]] = solved.get(n.entry["method"], 0) + 1
-        first = [n for n in always if n.steps[0] == always[0].steps[0]]
-        if first:
-            names = ", ".join(n.entry["method"] for n in first)
-            fastest.append(f"{_named(task)} by {names} at step {median_words(first[0])}")
-        else:
-            unsolved.append(_named(task))
-    if not fastest:
+        if not always:
+            lines.append(f"{_named(task)}: no cell of {len(of)}")
+            continue
+        first = ", ".join(f"{n.entry['method']} {median_words(n)}" for n in always[:MOST])
+        others = len(always) - len(always[:MOST])
+        none = [n.entry["method"] for n in of.values() if not n.solved]
+        words = f"{_named(task)}: {first}" + (f" and {others} more" if others else "") + f" of {len(of)}"
+        lines.append(words + (f"; no seed of {', '.join(none)}" if none else ""))
+    if not lines:
         return ""
-    most = max(solved.values())
-    names = ", ".join(name for name, count in solved.items() if count == most)
-    words = f"- **Cells.** With every seed, these are the first to solve {'; '.join(fastest)}."
-    words += f" With every seed, {names} solve {most} of {len(fastest) + len(unsolved)} tasks, and no cell more"
-    return words + (f"; no cell solves {', '.join(unsolved)}." if unsolved else ".")
+    words = "- **Cells** that solve a task with every seed, and the median step at which they do, the first of them:"
+    return "\n".join([words, *(f"    - {line}." for line in lines)])
 
 
 def _cures(by_task: ByTask, fewest: int) -> str:
@@ -66,7 +70,7 @@ def _cures(by_task: ByTask, fewest: int) -> str:
             sure.sort(key=lambda pair: sign * _log_effect(*pair))
             first = "; ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
             each.append(f"{len(sure)} shown to {verb}" + (f" ({first})" if sure else ""))
-        words.append(f"On {_named(task)}, of {len(every)} tried, {' and '.join(each)}.")
+        words.append(f"On {_named(task)}, of {len(every)} pairs of cure and cell, {' and '.join(each)}.")
     if not words:
         return ""
     return "- **Cures**, by the error with one over that without. " + " ".join(words)
@@ -82,33 +86,35 @@ def _before(by_task: ByTask, fewest: int) -> str:
     each = foretold({task: of for task, of in by_task.items() if len(of) >= fewest})
     if not each:
         return ""
-    sure = [
-        f"{_named(task)} {'sooner' if of.rho > 0 else 'later'}, ρ = {of.words(f', p = {of.p:.2g}')}"
-        for task, of in each.items()
-        if of.p < 0.05
-    ]
-    words = "- **Before training.** A cell whose untrained gradient fades or grows less a step "
-    if not sure:
-        rest = ", ".join(f"{_named(task)} {of.words()}" for task, of in each.items())
-        return words + f"is not shown to solve a task sooner or later; Spearman's ρ: {rest}."
-    left = len(each) - len(sure)
-    return words + f"solves {' and '.join(sure)}" + (f"; nothing is shown on {left} of the tasks." if left else ".")
+    sure = [f"{_named(task)} (ρ = {of.words()})" for task, of in each.items() if of.p < 0.05]
+    rest = ", ".join(f"{_named(task)} {of.rho:.2f} (p = {of.p:.2g})" for task, of in each.items() if of.p >= 0.05)
+    words = "- **Before training.** How much a cell's untrained gradient fades or grows a step is "
+    if sure:
+        words += f"shown to go with how soon it solves {', '.join(sure)}; nothing is shown on the other tasks"
+    else:
+        words += f"not shown to go with how soon it solves any of {len(each)} tasks"
+    return words + (f": Spearman's ρ {rest}." if rest else ".")
 
 
 def _initialisation(by_task: ByTask, fewest: int) -> str:
-    whole = predict([n for of in by_task.values() for n in of.values()])
-    if whole is None:
-        return ""
-    each = whole.says()
+    families = families_of([n for of in by_task.values() for n in of.values()])
+    each, least = [], 1.0
+    for what in ("time to solve", "test error"):
+        of_families = {family: of.correlations[what] for family, of in families.items()}
+        known = {family: of for family, of in of_families.items() if not math.isnan(of.rho)}
+        if known:
+            each.append(f"the {what} " + ", ".join(f"{of.rho:.2f} ({_named(family)})" for family, of in known.items()))
+            least = min(least, *(of.p for of in known.values()))
     if not each:
         return ""
-    words = f"- **Initialisation.** Over {len(whole.names)}, Spearman's ρ of the decades that the gradient loses or "
-    words += f"grows before training and {', and '.join(each)}"
-    if math.isnan(whole.r_squared):
-        return words + "."
-    slope = whole.slope
-    words += f"; of those solved, each decade multiplies the steps by {10**slope.value:.2f} "
-    return words + f"({10**slope.low:.2f} to {10**slope.high:.2f}), R² = {whole.r_squared:.2f}."
+    words = "- **Initialisation.** Spearman's ρ of the decades that the gradient loses or grows before training and "
+    words += f"{'; and '.join(each)}; the least p, uncorrected, is {least:.2g}."
+    common = common_slope(families)
+    if common is None:
+        return words
+    slope = common.slope
+    words += f" Each decade multiplies the steps to solved by {10**slope.value:.2f} ({10**slope.low:.2f} to "
+    return words + f"{10**slope.high:.2f}), R² within families {common.r_squared:.2f}."
 
 
 def _lengths(by_task: ByTask, fewest: int) -> str:

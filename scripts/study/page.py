@@ -9,7 +9,8 @@ from pathlib import Path
 from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
-from scripts.study.comparison import Comparison, Numbers, compared, median_words, numbers_of
+from rnnlab.sweeps.spec.question import larger_is_better
+from scripts.study.comparison import Comparison, Numbers, baseline_of, compared, has_threshold, median_words, numbers_of
 from scripts.study.costs import Cost, read_costs
 from scripts.study.cure_table import cure_tables
 from scripts.study.entries import PARTS, RATE
@@ -18,7 +19,9 @@ from scripts.study.in_short import in_short
 from scripts.study.protocol import RATES, TASKS
 from scripts.study.training import read_entries
 
-HEAD = ["method", "solved", "median steps", "seconds", "test", "δ", "p", "clipped"]
+EDGE, ARITHMETIC = "*", " ‡"
+"""Marks of a rate at an end of its grid, and of a mean that is arithmetic in a column of geometric ones."""
+HEAD = ["method", "rate", "solved", "median steps", "seconds", "test", "δ", "p", "clipped"]
 HEAD += ["half-life before", "after", "λ₁", "cost"]
 TITLES = {"cells": "Cells on", "cures": "Cures on", "initialisation": "Initialisations on", "lengths": "Lengths:"}
 """The words before a task over a part's table."""
@@ -42,7 +45,7 @@ def write_pages(results: Path, page: Path, cures_page: Path) -> str:
     at_edge = sum(n.entry.get("chosen", {}).get(RATE) in (RATES[0], RATES[-1]) for n in entries)
     findings += [
         f"Trained so far, each with 8 seeds of its own beside those that chose: {done}. In {at_edge} of {len(entries)} "
-        "entries the rate that was chosen is the smallest or the largest of the grid.",
+        f"entries the rate that was chosen is the smallest or the largest of the grid, “{EDGE}” in the tables.",
         "",
     ]
     tables: list[str] = []
@@ -74,23 +77,38 @@ def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, Cost]) -> s
 
 
 def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, Cost]) -> list[str]:
-    lyapunov = n.entry["lyapunov"]
-    cost = costs.get("/".join(n.entry[key] for key in ("part", "task", "method")))
+    part, task, method = (n.entry[key] for key in ("part", "task", "method"))
+    lyapunov, cost = n.entry["lyapunov"], costs.get(f"{part}/{task}/{method}")
+    base = costs.get(f"{part}/{task}/{baseline_of(part, method)}")
     diverged = f", {n.diverged} diverged" if n.diverged else ""
+    # All of a task by one measurement of the baseline: the machine is not as fast on every day.
+    seconds = None if cost is None or base is None else cost.ratio * base.milliseconds / 1000
     return [
         n.entry["method"],
-        f"{n.solved} of {n.count}{diverged}",
+        _rate(n),
+        f"{n.solved} of {n.count}{diverged}" if has_threshold(task) else f"–{diverged}",
         median_words(n),
-        "–" if cost is None else median_words(n, cost.milliseconds / 1000),
-        f"{n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g})",
+        "–" if seconds is None else median_words(n, seconds),
+        f"{n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g}){'' if _of_logarithms(n) else ARITHMETIC}",
         "" if beside is None else f"{beside.delta:+.2f}",
-        "" if beside is None else f"{beside.p_error:.2g}; {beside.p_solved:.2g}",
+        "" if beside is None else f"{beside.p_error:.2g}; {beside.p_solved:.2g}; {beside.p_steps:.2g}",
         f"{100 * n.clipped:.0f} %",
         _life(n.untrained),
         _life(n.trained),
         "–" if lyapunov is None else "-∞" if lyapunov["mean"] is None else f"{lyapunov['mean']:.3f}",
         "–" if cost is None else f"{cost.ratio:.2f}",
     ]
+
+
+def _rate(n: Numbers) -> str:
+    """The learning rate that was chosen; marked where it is an end of the grid."""
+    rate = n.entry.get("chosen", {}).get(RATE)
+    return "–" if rate is None else f"{rate:.2g}{EDGE if rate in (RATES[0], RATES[-1]) else ''}"
+
+
+def _of_logarithms(n: Numbers) -> bool:
+    """Whether a mean is what its column has: geometric, of losses; accuracies are arithmetic on all pages."""
+    return n.entry["metric"] in larger_is_better() or min(n.values) > 0
 
 
 def _life(value: float) -> str:

@@ -21,8 +21,9 @@ def left_of_gradient(n: Numbers) -> float:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """How well |log10 of what is left of the gradient| before training says how soon a task is solved."""
+class Family:
+    """Initialisations of one cell that differ in one number, and whether |log10 of what is left of the gradient| before
+    training says how soon a task is solved."""
 
     names: list[str]
     left: list[float]
@@ -31,72 +32,86 @@ class Prediction:
     """The median step at which each is solved; infinite where it is not."""
     errors: list[float]
     """The mean test error of each; infinite where all of its runs diverged."""
-    correlation: Correlation
-    """Of |left| and steps."""
-    with_error: Correlation
-    """Of |left| and the test error, which says something also where nothing is solved."""
-    separation: float
-    """The chance that one that most seeds solve has the smaller |left| than one that most do not (ties count half);
-    NaN where there are none of either."""
+
+    @property
+    def distance(self) -> np.ndarray:
+        """|left|: how far from handing the gradient on as it is."""
+        return np.abs(np.array(self.left))
+
+    @property
+    def done(self) -> np.ndarray:
+        """Which are solved."""
+        return np.isfinite(self.steps)
+
+    @property
+    def correlations(self) -> dict[str, Correlation]:
+        """Of |left| with the time to solve, and with the test error, which says something where nothing is solved."""
+        each = {"time to solve": self.steps, "test error": self.errors}
+        return {name: rank_correlation(list(self.distance), values) for name, values in each.items()}
+
+    def says(self) -> str:
+        """Spearman's ρ in words: "0.34 (-0.31 to 0.77, p = 0.29) with the time to solve", and with the test error."""
+        known = {of: one for of, one in self.correlations.items() if not math.isnan(one.rho)}
+        return " and ".join(f"{one.words()} with the {of}" for of, one in known.items())
+
+
+def families_of(entries: Sequence[Numbers]) -> dict[str, Family]:
+    """{family: its entries that have a gradient}, by their methods' names without the number."""
+    by_family: dict[str, list[Numbers]] = {}
+    for n in entries:
+        if math.isfinite(left_of_gradient(n)):
+            by_family.setdefault(n.entry["method"].rpartition("_")[0], []).append(n)
+    return {
+        family: Family(
+            [f"{n.entry['method']} at {n.entry['config']['task']['length']}" for n in of],
+            [left_of_gradient(n) for n in of],
+            [n.steps[0] for n in of],
+            [n.mean.value if math.isfinite(n.mean.value) else math.inf for n in of],
+        )
+        for family, of in by_family.items()
+    }
+
+
+@dataclass(frozen=True)
+class CommonSlope:
+    """log10 of steps = a + slope |log10 of what is left|, with an a of its own for each family, by least squares over
+    those solved; a family with one alone says nothing of the slope."""
+
     slope: Mean
-    """Decades of steps for each decade of gradient that is lost or grown, by least squares over those solved, with
-    Student's t interval; all NaN with fewer than three."""
-    intercept: float
+    """Decades of steps for each decade of gradient that is lost or grown, with Student's t interval."""
+    intercepts: dict[str, float]
     r_squared: float
+    """Of what differs within families, the share that the slope explains."""
     exceptions: list[str]
-    """Those solved whose steps are more than two standard deviations of the residuals away from the line."""
-
-    def says(self) -> list[str]:
-        """What is known of Spearman's ρ: "the time to solve is 0.34 (-0.31 to 0.77, p = 0.29)", and of the error."""
-        each = {"time to solve": self.correlation, "test error": self.with_error}
-        return [f"the {of} is {one.words(f', p = {one.p:.2g}')}" for of, one in each.items() if not math.isnan(one.rho)]
+    """Those whose steps are more than two standard deviations of the residuals away from their line."""
 
 
-def predict(entries: Sequence[Numbers]) -> Prediction | None:
-    """The prediction over entries of one task or of several; None with fewer than four that have a gradient."""
-    pairs = [(n, left_of_gradient(n)) for n in entries]
-    pairs = [(n, left) for n, left in pairs if math.isfinite(left)]
-    if len(pairs) < 4:
+def common_slope(families: Mapping[str, Family]) -> CommonSlope | None:
+    """The fit; None where too few are solved for an interval."""
+    points = {
+        name: (of.distance[of.done], np.log10(np.array(of.steps)[of.done]), np.array(of.names)[of.done])
+        for name, of in families.items()
+        if of.done.sum() > 1
+    }
+    if not points:
         return None
-    names = [f"{n.entry['method']} at {n.entry['config']['task']['length']}" for n, _ in pairs]
-    left, steps = [left for _, left in pairs], [n.steps[0] for n, _ in pairs]
-    distance = np.abs(left)
-    done = np.isfinite(steps)
-    correlation = rank_correlation(list(distance), steps)
-    errors = [n.mean.value if math.isfinite(n.mean.value) else math.inf for n, _ in pairs]
-    slope, intercept, r_squared = Mean(math.nan, math.nan, math.nan, int(done.sum())), math.nan, math.nan
-    exceptions: list[str] = []
-    if done.sum() > 2 and np.ptp(distance[done]) > 0:
-        x, y = distance[done], np.log10(np.array(steps)[done])
-        line = _line(x, y)
-        slope, intercept, r_squared = line.slope, line.intercept, line.r_squared
-        residuals = y - (slope.value * x + intercept)
-        spread = math.sqrt(float((residuals**2).sum()) / (len(x) - 2))
-        exceptions = [
-            name
-            for name, residual in zip(np.array(names)[done], residuals, strict=True)
-            if spread > 0 and abs(residual) > 2 * spread
-        ]
-    return Prediction(
-        names,
-        left,
-        steps,
-        errors,
-        correlation,
-        rank_correlation(list(distance), errors),
-        _separation(distance[done], distance[~done]),
-        slope,
-        intercept,
-        r_squared,
-        exceptions,
+    middles = {name: (float(x.mean()), float(y.mean())) for name, (x, y, _) in points.items()}
+    x = np.concatenate([x - middles[name][0] for name, (x, _, _) in points.items()])
+    y = np.concatenate([y - middles[name][1] for name, (_, y, _) in points.items()])
+    freedom, spread = len(x) - len(points) - 1, float(x @ x)
+    if freedom < 1 or spread == 0 or y @ y == 0:
+        return None
+    slope = float(x @ y) / spread
+    residuals = y - slope * x
+    error = math.sqrt(float(residuals @ residuals) / freedom)
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error / math.sqrt(spread)
+    names = np.concatenate([each for _, _, each in points.values()])
+    return CommonSlope(
+        Mean(slope, slope - wide, slope + wide, len(x)),
+        {name: y - slope * x for name, (x, y) in middles.items()},
+        1 - float(residuals @ residuals) / float(y @ y),
+        [str(name) for name in names[np.abs(residuals) > max(2 * error, 1e-9)]],
     )
-
-
-def _separation(solved: np.ndarray, other: np.ndarray) -> float:
-    if not solved.size or not other.size:
-        return math.nan
-    below = (solved[:, None] < other).mean() + 0.5 * (solved[:, None] == other).mean()
-    return float(below)
 
 
 @dataclass(frozen=True)

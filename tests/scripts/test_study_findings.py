@@ -12,7 +12,7 @@ from scipy import stats
 from scripts.study.comparison import Numbers, error_ratio, numbers_of
 from scripts.study.cures import APART, CURES
 from scripts.study.figures import joined
-from scripts.study.relations import growth, left_of_gradient, predict
+from scripts.study.relations import common_slope, families_of, growth, left_of_gradient
 from tests.scripts.study_results import content_of, pages_of, write_result
 
 
@@ -90,7 +90,7 @@ def test_bars_join_ranks_that_are_close_and_none_is_within_another() -> None:
 
 def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[..., str]) -> None:
     cells = [f"cell{number:02}" for number in range(12)]
-    cells_line, before, cures, *_ = page_of(
+    text = page_of(
         *(
             content_of("cells", task, cell, spread(1 + n), [40 * steps] * 8, 1 - 1 / (n + 2))
             for n, cell in enumerate(cells)
@@ -102,19 +102,35 @@ def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[.
         content_of("cures", "adding_100", "lstm", spread(0.1), [None] * 8),
         content_of("cures", "adding_100", "lstm+chrono", spread(0.01), [100] * 8),
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
-    ).splitlines()[2:5]
-    assert cells_line.startswith(
-        "- **Cells.** With every seed, these are the first to solve adding 200 by cell11 at step 80 (80 to 80); "
-        "copying 50 by cell00, cell01 at step 40 (40 to 40). With every seed, cell11, "
-    )
-    assert cells_line.endswith(" solve 2 of 3 tasks, and no cell more; no cell solves parity 40.")
-    start = "- **Before training.** A cell whose untrained gradient fades or grows less a step solves "
-    start += "adding 200 sooner, ρ = 1.00 (1.00 to 1.00, p = 0) and copying 50 later, ρ = -1.00 (-1.00 to -0.99, p = "
+    ).splitlines()[2:9]
+    cells_line, adding, copying, parity, vowels, before, cures = text
+    assert cells_line.startswith("- **Cells** that solve a task with every seed, and the median step")
+    first = "cell11 80 (80 to 80), cell10 120 (120 to 120), cell09 160 (160 to 160)"
+    assert adding == f"    - adding 200: {first} and 9 more of 12."
+    assert copying.startswith("    - copying 50: cell00 40 (40 to 40), cell01 40 (40 to 40), cell02 80 (80 to 80) and ")
+    assert parity == "    - parity 40: no cell of 12."
+    assert vowels.startswith("    - japanese vowels, best test accuracy: cell00 0.896 (0.")
+    start = "- **Before training.** How much a cell's untrained gradient fades or grows a step is shown to go with how "
+    start += "soon it solves adding 200 (ρ = 1.00 (1.00 to 1.00, p = 2e-05)), copying 50 (ρ = -1.00 (-1.00 to -0.99, "
     assert before.startswith(start)
     assert cures == (
-        "- **Cures**, by the error with one over that without. On adding 100, of 2 tried, 1 shown to help (chrono with "
-        "lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0) and 0 shown to hurt."
+        "- **Cures**, by the error with one over that without. On adding 100, of 2 pairs of cure and cell, 1 shown to "
+        "help (chrono with lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0) and 0 shown to hurt."
     )
+
+
+def test_a_cell_that_solves_nothing_is_marked_where_its_rates_were_pruned_on_a_plateau(
+    page_of: Callable[..., str],
+) -> None:
+    entries = [content_of("cells", "adding_200", cell, spread(0.1), [None] * 8) for cell in ("lstm", "gru", "lem")]
+    entries += [content_of("cells", "adding_200", "irnn", spread(0.1), [40] * 8)]
+    plateau, apart = [0.1670, 0.1672, 0.1], [0.1670, 0.25, 0.1]
+    for one, means in zip(entries, (plateau, apart, [None, None, 0.1], plateau), strict=True):
+        one["tuning"] = [{"mean": mean, "steps": 1000 * (1 + 2 * (n == 2))} for n, mean in enumerate(means)]
+    text = page_of(*entries)
+    rows = text[text.index("| cell |") :].split("\n\n")[0].splitlines()
+    assert rows[2:] == ["| irnn | 40 |", "| gru | none |", "| lem | none |", "| lstm | none° |"]
+    assert "“none°”: rates that were pruned at the first rung were within 1 % of each other" in text
 
 
 def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Callable[..., str]) -> None:
@@ -126,7 +142,8 @@ def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Cal
     )
     (line,) = [line for line in text.splitlines() if line.startswith("- **adding 100**")]
     helps = "Shown to help: chrono with lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0. "
-    assert f"{helps}Shown to hurt: gradient noise with lstm 2 (1.95 to 2.05). Not shown to do either: 1 of 3." in line
+    assert f"{helps}Shown to hurt: gradient noise with lstm 2 (1.95 to 2.05). Not shown to do either: 1 of 3 " in line
+    assert "pairs. Shown to solve it in fewer steps: chrono with lstm 100 (100 to 100), without it –. Meant" in line
     assert line.endswith(" Meant for this task: averaging, chrono, gradient_noise.")
     assert "![The test error with each cure](results/cures.png)" in text
 
@@ -184,29 +201,54 @@ def initialised(method: str, factor: float, steps: int | None) -> dict[str, Any]
     return content_of("initialisation", "adding_100", method, spread(0.01), [steps] * 8, factor)
 
 
-def test_a_planted_relation_is_found_and_its_exception_named(page_of: Callable[..., str]) -> None:
-    """Each decade of gradient that is lost doubles the steps."""
+def test_a_planted_slope_is_found_within_families_and_its_exception_named(page_of: Callable[..., str]) -> None:
+    """Each decade of gradient that is lost doubles the steps, of each family from steps of its own."""
     fading = [
-        initialised(f"relu_gain_{n}", 10 ** (-n / 100), round(100 * 2**n) if n < 8 else None) for n in range(1, 11)
+        initialised(f"{family}_{n}", 10 ** (-n / 100), round(first * 2**n) if n < 8 else None)
+        for family, first in (("relu_gain", 100), ("lstm_forget", 1000))
+        for n in range(1, 11)
     ]
-    whole = predict([numbers_of(one) for one in fading])
-    assert whole is not None
-    assert whole.left == pytest.approx([-n for n in range(1, 11)])
-    assert whole.slope.value == pytest.approx(math.log10(2))
-    assert whole.r_squared == pytest.approx(1)
-    assert whole.correlation.rho == pytest.approx(stats.spearmanr(range(1, 11), [*range(1, 8), 9, 9, 9]).statistic)
-    assert math.isnan(whole.with_error.rho)  # All have the same.
-    assert whole.separation == 1
-    assert whole.exceptions == []
-    odd = initialised("tanh_gain_3", 10 ** (-3 / 100), 10_000)
-    found = predict([numbers_of(one) for one in [*fading, odd]])
-    assert found is not None
-    assert found.exceptions == ["tanh_gain_3 at 100"]
+    families = families_of([numbers_of(one) for one in fading])
+    assert list(families) == ["relu_gain", "lstm_forget"]
+    relu = families["relu_gain"]
+    assert relu.left == pytest.approx([-n for n in range(1, 11)])
+    ranks = [*range(1, 8), 9, 9, 9]
+    assert relu.correlations["time to solve"].rho == pytest.approx(stats.spearmanr(range(1, 11), ranks).statistic)
+    assert math.isnan(relu.correlations["test error"].rho)  # All have the same.
+    common = common_slope(families)
+    assert common is not None
+    assert common.slope.value == pytest.approx(math.log10(2))
+    assert common.intercepts == {"relu_gain": pytest.approx(2), "lstm_forget": pytest.approx(3)}
+    assert common.r_squared == pytest.approx(1)
+    assert common.exceptions == []
+    odd = initialised("relu_gain_3.5", 10 ** (-3.5 / 100), 100_000)
+    common = common_slope(families_of([numbers_of(one) for one in [*fading, odd]]))
+    assert common is not None
+    assert common.exceptions == ["relu_gain_3.5 at 100"]
     text = page_of(*fading, odd)
-    assert "Over 11 initialisations: 8 of 11 are solved by most seeds; Spearman's ρ" in text
-    assert "except tanh_gain_3 at 100." in text
-    assert "- **relu gain**: 7 of 10 are solved by most seeds" in text
+    assert "- **relu gain**: 8 of 11 are solved by most seeds; Spearman's ρ of |log10" in text
+    assert "One slope for all 15 that are solved, a line for each family: log10 of the steps grows by " in text
+    assert "Exceptions: relu_gain_3.5 at 100." in text
     assert "(results/initialisation.png)" in text
+
+
+def test_a_common_slope_is_that_of_a_regression_with_an_intercept_for_each_family() -> None:
+    """Of least squares with two dummy variables, solved by NumPy."""
+    rng = np.random.default_rng(0)
+    left, steps = rng.uniform(0.5, 8, (2, 6)), rng.integers(50, 3000, (2, 6))
+    entries = [
+        initialised(f"f{of}_{n}", 10 ** (-left[of, n] / 100), int(steps[of, n])) for of in range(2) for n in range(6)
+    ]
+    common = common_slope(families_of([numbers_of(one) for one in entries]))
+    assert common is not None
+    y = np.log10(steps).ravel()
+    design = np.stack([left.ravel(), np.repeat([1, 0], 6), np.repeat([0, 1], 6)], 1)
+    (slope, *intercepts), (rest,), *_ = np.linalg.lstsq(design, y)
+    error = math.sqrt(rest / 9 * np.linalg.inv(design.T @ design)[0, 0])
+    assert common.slope.value == pytest.approx(slope)
+    assert common.slope.high - common.slope.value == pytest.approx(stats.t.ppf(0.975, 9) * error)
+    assert list(common.intercepts.values()) == pytest.approx(intercepts)
+    assert common.r_squared == pytest.approx(1 - rest / (6 * np.log10(steps).var(1)).sum())
 
 
 def test_where_nothing_is_solved_the_test_error_says_whether_the_gradient_foretold_it(
@@ -216,20 +258,22 @@ def test_where_nothing_is_solved_the_test_error_says_whether_the_gradient_foreto
         content_of("initialisation", "adding_100", f"tanh_gain_{n}", spread(0.01 * n), [None] * 8, 10 ** (-n / 100))
         for n in range(1, 6)
     ]
-    whole = predict([numbers_of(one) for one in fading])
-    assert whole is not None
-    assert math.isnan(whole.correlation.rho)
-    assert whole.with_error.rho == pytest.approx(1)
+    families = families_of([numbers_of(one) for one in fading])
+    assert math.isnan(families["tanh_gain"].correlations["time to solve"].rho)
+    assert families["tanh_gain"].correlations["test error"].rho == pytest.approx(1)
+    assert common_slope(families) is None
     text = page_of(*fading)
-    assert "0 of 5 are solved by most seeds; Spearman's ρ of |log10" in text
-    assert "steps| and the test error is 1.00 (1.00 to 1.00, p = " in text
+    assert "0 of 5 are solved by most seeds; Spearman's ρ of |log10 of what is left of the gradient after T" in text
+    assert "is 1.00 (1.00 to 1.00, p = 0.017) with the test error." in text
+    short = "grows before training and the test error 1.00 (tanh gain); the least p, uncorrected, is 0.017."
+    assert short in text
     assert "nan" not in text.partition("## Tables")[0]
 
 
 def test_a_gradient_that_grows_is_as_far_from_the_edge_as_one_that_fades() -> None:
     assert left_of_gradient(numbers_of(initialised("a", 10**0.02, 10))) == pytest.approx(2)
     assert math.isnan(left_of_gradient(numbers_of(initialised("a", 0.0, 10))))
-    assert predict([numbers_of(initialised("a", 0.0, 10))] * 5) is None
+    assert families_of([numbers_of(initialised("a_1", 0.0, 10))] * 5) == {}
 
 
 def solving(length: int, steps: list[int | None]) -> Numbers:
