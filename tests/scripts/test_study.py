@@ -20,14 +20,24 @@ from rnnlab.config.schema import resolve
 from rnnlab.sweeps.spec.halving import Halving
 from rnnlab.sweeps.spec.sections import SweepOptions
 from rnnlab.sweeps.spec.space import expand
+from rnnlab.sweeps.statistics import holm
 from scripts.study import __main__ as command
 from scripts.study import costs, training
 from scripts.study import entries as of_entries
-from scripts.study.comparison import average_ranks, compare, compared, median_interval, numbers_of, rank_correlation
+from scripts.study.comparison import (
+    average_ranks,
+    compare,
+    compared,
+    foretold,
+    median_interval,
+    numbers_of,
+    rank_correlation,
+)
 from scripts.study.entries import PARTS, Entry, cells, entries, halving_share, parameters
 from scripts.study.page import write_pages
 from scripts.study.planning import runs_of
 from scripts.study.protocol import CELLS, SEEDS, SIZES, TASKS, TUNING_SEEDS
+from scripts.study.relations import families_of
 from scripts.study.training import read_entries, train_entry, write_entry
 from tests.generated_series import write_set
 from tests.scripts.study_results import content_of, pages_of, write_result
@@ -415,6 +425,21 @@ def test_the_faq_says_who_solves_what_as_the_published_results_do() -> None:
         of = {n.entry["method"]: n.solved / n.count for n in published if n.entry["task"] == task}
         assert re.findall(r"`(\w+)`", every) == sorted(method for method, share in of.items() if share == 1), task
         assert re.findall(r"`(\w+)`", none) == sorted(method for method, share in of.items() if share == 0), task
+
+
+def test_the_faq_says_what_the_gradient_before_training_foretells_as_the_published_results_do() -> None:
+    published = [numbers_of(entry) for entry in read_entries(Path(__file__).parents[2] / "docs" / "results" / "study")]
+    by_task: dict[str, dict[str, Any]] = {}
+    for n in published:
+        if n.entry["part"] == "cells":
+            by_task.setdefault(n.entry["task"], {})[n.entry["method"]] = n
+    of_cells = foretold(by_task)
+    assert len(of_cells) == 5
+    assert min(of.p for of in of_cells.values()) >= 0.05
+    families = families_of([n for n in published if n.entry["part"] == "initialisation"])
+    ps = [of.p for family in families.values() for of in family.correlations.values() if not math.isnan(of.rho)]
+    assert len(ps) > 4
+    assert min(holm(ps)) >= 0.05
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (130, True), (2, False)])
