@@ -140,7 +140,7 @@ EXPERIMENTS = {
             "adding.py",
             "loss",
             "test mean squared error",
-            networks={"modern": ("irnn", "lstm", "gru", "lem", "tanh", "relu"), "paper": FOUR},
+            networks={"modern": ("irnn", "lstm", "gru", "tanh", "relu", "lem"), "paper": FOUR},
             curves="adding",
             lengths={"modern": (150, 200, 300, 400, 600, 1000, 2000, 5000, 10_000), "paper": (150, 200, 300, 400)},
             paper_steps=200_000,
