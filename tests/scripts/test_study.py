@@ -131,6 +131,16 @@ def test_every_entry_is_a_sweep_that_can_be_trained(part: str) -> None:
         assert len(expand(resolve(SweepOptions, entry.tuning(), ""))) + len(SEEDS) == runs_of(entry)
 
 
+def test_runs_of_a_length_that_count_end_when_it_is_solved_and_those_that_choose_do_not() -> None:
+    """A loss at which all runs end, soon or late, would choose a rate at random."""
+    (entry,) = entries("lengths", "small", "adding_100/gru_chrono")
+    finals = expand(resolve(SweepOptions, entry.final({"optimizer.learning_rate": 0.01}), ""))
+    tunings = expand(resolve(SweepOptions, entry.tuning(), ""))
+    assert {setting.config["early_stopping"]["when_solved"] for setting in finals} == {True}
+    assert {setting.config["early_stopping"]["when_solved"] for setting in tunings} == {False}
+    assert {setting.config["early_stopping"]["metric"] for setting in [*finals, *tunings]} == {"loss"}
+
+
 def test_a_cure_chooses_among_no_more_settings_than_what_it_is_compared_with() -> None:
     by_name = {(entry.task, entry.method): entry for entry in PARTS["cures"]("small")}
     for (task, method), entry in by_name.items():
