@@ -86,6 +86,21 @@ def has_threshold(task: str) -> bool:
     return of is None or of.threshold
 
 
+PLATEAU = "°"
+"""Stands behind a cell that solves nothing and whose rate may be at fault: `on_plateau`."""
+
+
+def on_plateau(n: Numbers) -> bool:
+    """Whether no run of an entry solves its task, and rates that were pruned at the first rung were then within 1 % of
+    each other: they had not begun to learn, and nothing tells them apart."""
+    tuning = [each for each in n.entry.get("tuning", []) if each["mean"] is not None]
+    if n.solved or not has_threshold(n.entry["task"]) or not tuning:
+        return False
+    first = min(each["steps"] for each in tuning)
+    pruned = sorted(each["mean"] for each in tuning if each["steps"] == first)
+    return any(b <= 1.01 * a for a, b in itertools.pairwise(pruned))
+
+
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median and its interval by order statistics, which needs no distribution (Thompson, 1936): of 8 values the
     second and the seventh, at 93 %, the first and the last at 99 %; the narrowest whose level is at least 95 %."""

@@ -10,12 +10,14 @@ from pathlib import Path
 from rnnlab.files.markdown import markdown_table
 from rnnlab.sweeps.spec.question import larger_is_better
 from scripts.study.comparison import (
+    PLATEAU,
     Numbers,
     average_ranks,
     compared,
     foretold,
     has_threshold,
     median_words,
+    on_plateau,
 )
 from scripts.study.cure_table import FEW_RATES, cure_of, effect
 from scripts.study.cures import CURE_TASKS, CURES
@@ -89,27 +91,12 @@ def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     ]
 
 
-PLATEAU = "none°"
-"""What stands for a cell that solves nothing and whose rate may be at fault."""
-
-
-def on_plateau(n: Numbers) -> bool:
-    """Whether no run of an entry solves its task, and rates that were pruned at the first rung were then within 1 % of
-    each other: they had not begun to learn, and nothing tells them apart."""
-    tuning = [each for each in n.entry.get("tuning", []) if each["mean"] is not None]
-    if n.solved or not has_threshold(n.entry["task"]) or not tuning:
-        return False
-    first = min(each["steps"] for each in tuning)
-    pruned = sorted(each["mean"] for each in tuning if each["steps"] == first)
-    return any(b <= 1.01 * a for a, b in itertools.pairwise(pruned))
-
-
 def _solved_at(n: Numbers, of: Mapping[str, Numbers]) -> str:
     if not any(other.solved for other in of.values()):
         return f"{n.mean.value:.3g}"
     if n.solved == n.count:
         return f"{n.steps[0]:.0f}"
-    return f"{n.solved} of {n.count}" if n.solved else PLATEAU if on_plateau(n) else "none"
+    return f"{n.solved} of {n.count}" if n.solved else f"none{PLATEAU}" if on_plateau(n) else "none"
 
 
 def steps_of(of: Mapping[str, Numbers]) -> int:

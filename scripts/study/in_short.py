@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from rnnlab.sweeps.spec.question import larger_is_better
-from scripts.study.comparison import Numbers, compared, error_ratio, foretold, median_words
+from scripts.study.comparison import PLATEAU, Numbers, compared, error_ratio, foretold, median_words, on_plateau
 from scripts.study.cure_table import cure_of, effect
 from scripts.study.relations import common_slope, families_of, growth, lengths_by_method
 
@@ -49,12 +49,13 @@ def _cells(by_task: ByTask, fewest: int) -> str:
             continue
         first = ", ".join(f"{n.entry['method']} {median_words(n)}" for n in always[:MOST])
         others = len(always) - len(always[:MOST])
-        none = [n.entry["method"] for n in of.values() if not n.solved]
+        none = [n.entry["method"] + PLATEAU * on_plateau(n) for n in of.values() if not n.solved]
         words = f"{_named(task)}: {first}" + (f" and {others} more" if others else "") + f" of {len(of)}"
         lines.append(words + (f"; no seed of {', '.join(none)}" if none else ""))
     if not lines:
         return ""
-    words = "- **Cells** that solve a task with every seed, and the median step at which they do, the first of them:"
+    words = "- **Cells** that solve a task with every seed, and the median step at which they do, the first of them"
+    words += f"; “{PLATEAU}” where another rate may solve it, as is said below:" if PLATEAU in "".join(lines) else ":"
     return "\n".join([words, *(f"    - {line}." for line in lines)])
 
 

@@ -130,7 +130,7 @@ def test_a_cell_that_solves_nothing_is_marked_where_its_rates_were_pruned_on_a_p
     text = page_of(*entries)
     rows = text[text.index("| cell |") :].split("\n\n")[0].splitlines()
     assert rows[2:] == ["| irnn | 40 |", "| gru | none |", "| lem | none |", "| lstm | none° |"]
-    assert "“none°”: rates that were pruned at the first rung were within 1 % of each other" in text
+    assert "“°”: rates that were pruned at the first rung were within 1 % of each other" in text
 
 
 def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Callable[..., str]) -> None:
