@@ -34,6 +34,7 @@ from scripts.study.protocol import (
     SIZES,
     SLOW_RECURRENT,
     TASKS,
+    TIMED_EVALUATIONS,
     TUNING_SEEDS,
     TWO_LAYERS,
     StudyTask,
@@ -64,9 +65,9 @@ class Entry:
     """Whether settings are pruned on the way; not where the rate itself is still on its way at a rung."""
     steps_cost: float
     """Time steps of one run, forward and backward, in units of those of an LSTM of the same size."""
-    ends_when_solved: bool = False
-    """Whether the runs that count end at the evaluation by which they have solved their task; those that choose do not,
-    since the loss at which they would end says nothing of how soon it was."""
+    timed: bool = False
+    """Whether the runs that count are there for the step to solved alone: they are validated more often, and end at it.
+    Those that choose do not, since the loss at which they would end says nothing of how soon it was."""
     data_dir: str | None = None
     """The data folder, from which tasks with files know how wide their inputs are."""
 
@@ -95,7 +96,8 @@ class Entry:
 
     def final(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """The sweep that counts. chosen: {path: value} of the grid."""
-        more = {"early_stopping.when_solved": True} if self.ends_when_solved else {}
+        often = max(1, self.without_width["steps"] // TIMED_EVALUATIONS)
+        more = {"early_stopping.when_solved": True, "eval_every": often} if self.timed else {}
         return {"base": self.config, "overrides": {**chosen, **more}, "seeds": SEEDS}
 
     @property
@@ -252,7 +254,7 @@ def lengths(size: str) -> Iterator[Entry]:
         task = dataclasses.replace(TASKS["adding_200"], section=dict(name="adding", length=length), horizon=length)
         for name in ("lem", "gru_chrono", "lstm_chrono", "irnn", "exprnn"):
             entry = _entry("lengths", f"adding_{length}", name, make_config(task, CELLS[name]), size)
-            yield dataclasses.replace(entry, ends_when_solved=True)
+            yield dataclasses.replace(entry, timed=True)
 
 
 PARTS: dict[str, Callable[[str], Iterator[Entry]]] = {

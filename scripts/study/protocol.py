@@ -18,6 +18,8 @@ ETA, FIRST_RUNG = 2, 1 / 3
 """Successive halving: of the settings, the better 1/ETA go on past this share of the steps, and so on."""
 EVALUATIONS = 25
 """Evaluations of the validation split in a run: how finely the time to solve is known."""
+TIMED_EVALUATIONS = 150
+"""The same in a run of which only the step to solved is asked."""
 ADAM: dict[str, Any] = dict(name="adam", clip_norm=1.0)
 """The update of all entries: Adam and a clip, at a constant rate, so that a run is no worse for having more steps."""
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -153,12 +153,12 @@ class _Line(NamedTuple):
     slope: Mean
     """With Student's t interval; NaN ends with two points."""
     intercept: float
-    r_squared: float
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> _Line:
     """The line of least squares."""
-    fit: Any = stats.linregress(x, y)
-    freedom, slope = len(x) - 2, float(fit.slope)
-    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * float(fit.stderr) if freedom else math.nan
-    return _Line(Mean(slope, slope - wide, slope + wide, len(x)), float(fit.intercept), float(fit.rvalue) ** 2)
+    a, b = x - x.mean(), y - y.mean()
+    slope, freedom = float(a @ b / (a @ a)), len(x) - 2
+    error = math.sqrt(float(((b - slope * a) ** 2).sum()) / freedom / float(a @ a)) if freedom else math.nan
+    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error if freedom else math.nan
+    return _Line(Mean(slope, slope - wide, slope + wide, len(x)), float(y.mean()) - slope * float(x.mean()))

@@ -138,6 +138,8 @@ def test_runs_of_a_length_that_count_end_when_it_is_solved_and_those_that_choose
     tunings = expand(resolve(SweepOptions, entry.tuning(), ""))
     assert {setting.config["early_stopping"]["when_solved"] for setting in finals} == {True}
     assert {setting.config["early_stopping"]["when_solved"] for setting in tunings} == {False}
+    assert {setting.config["eval_every"] for setting in finals} == {20}
+    assert {setting.config["eval_every"] for setting in tunings} == {120}
     assert {setting.config["early_stopping"]["metric"] for setting in [*finals, *tunings]} == {"loss"}
 
 

@@ -289,6 +289,8 @@ def test_a_planted_power_of_the_length_is_found_from_lengths_that_every_seed_sol
     assert fit.factor == pytest.approx(3)
     assert (fit.lengths, fit.unsolved) == ([100, 400, 900], [1600])
     assert math.isnan(growth({100: planted[100]}).exponent.value)
+    flat = growth({length: solving(length, [240] * 8) for length in (100, 400, 900)}).exponent
+    assert (flat.value, flat.low, flat.high) == (0, 0, 0)
     two = growth({length: planted[length] for length in (100, 400)}).exponent
     assert (two.value, math.isnan(two.low)) == (pytest.approx(1.5), True)
 
