@@ -116,7 +116,7 @@ def draw_growth(by_method: Mapping[str, Mapping[int, Numbers]], fits: Mapping[st
         axis.errorbar(lengths, middle, ends, linestyle="", capsize=2, linewidth=0.8, label=method, **look)
         fit = fits[method]
         if math.isfinite(fit.factor):
-            x = np.array([min(fit.lengths), max(fit.lengths)])
+            x = np.geomspace(min(fit.lengths), max(fit.lengths), 50)
             axis.plot(x, fit.factor * x**fit.exponent.value, color=COLOURS[number], linewidth=1.0)
     axis.set_xscale("log")
     axis.set_yscale("log")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -119,7 +118,8 @@ class Growth:
     """How a method's time to solve grows with the length T: steps = a T^exponent."""
 
     exponent: Mean
-    """With Student's t interval of the slope; NaN ends with two lengths, all NaN with fewer."""
+    """With the interval of seeds drawn anew, which leaves out that another rate might have been chosen; all NaN with
+    fewer than two lengths."""
     factor: float
     """a."""
     lengths: list[int]
@@ -137,28 +137,27 @@ def lengths_by_method(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str,
     return by_method
 
 
+RESAMPLES = 10_000
+"""So many times seeds are drawn anew for the interval of an exponent."""
+
+
 def growth(by_length: Mapping[int, Numbers]) -> Growth:
-    """The fit over one method's entries, by least squares of logarithms through the median of each length, whose runs
-    share what was chosen for them."""
+    """The fit over one method's entries, by least squares of logarithms through the median of each length."""
     whole = sorted(length for length, n in by_length.items() if n.solved == n.count)
     unsolved = sorted(set(by_length) - set(whole))
-    points = [(math.log(length), math.log(by_length[length].steps[0])) for length in whole]
-    if len(points) < 2:
-        return Growth(Mean(math.nan, math.nan, math.nan, len(points)), math.nan, whole, unsolved)
-    line = _line(*np.array(points).T)
-    return Growth(line.slope, math.exp(line.intercept), whole, unsolved)
+    if len(whole) < 2:
+        return Growth(Mean(math.nan, math.nan, math.nan, len(whole)), math.nan, whole, unsolved)
+    x = np.log(np.array(whole, float))
+    x, middle = x - x.mean(), float(x.mean())
 
+    def slopes(steps: list[np.ndarray]) -> np.ndarray:
+        """Of medians over the last axis, one array a length."""
+        return x @ np.log(np.stack([np.median(of, axis=-1) for of in steps])) / (x @ x)
 
-class _Line(NamedTuple):
-    slope: Mean
-    """With Student's t interval; NaN ends with two points."""
-    intercept: float
-
-
-def _line(x: np.ndarray, y: np.ndarray) -> _Line:
-    """The line of least squares."""
-    a, b = x - x.mean(), y - y.mean()
-    slope, freedom = float(a @ b / (a @ a)), len(x) - 2
-    error = math.sqrt(float(((b - slope * a) ** 2).sum()) / freedom / float(a @ a)) if freedom else math.nan
-    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error if freedom else math.nan
-    return _Line(Mean(slope, slope - wide, slope + wide, len(x)), float(y.mean()) - slope * float(x.mean()))
+    rng = np.random.default_rng(0)
+    times = [np.array(by_length[length].times) for length in whole]
+    drawn = slopes([rng.choice(of, (RESAMPLES, len(of))) for of in times])
+    slope = float(slopes(times))
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    height = float(np.mean([math.log(float(np.median(of))) for of in times]))
+    return Growth(Mean(slope, float(low), float(high), len(whole)), math.exp(height - slope * middle), whole, unsolved)
