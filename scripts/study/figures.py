@@ -116,8 +116,8 @@ def draw_growth(by_method: Mapping[str, Mapping[int, Numbers]], fits: Mapping[st
         axis.errorbar(lengths, middle, ends, linestyle="", capsize=2, linewidth=0.8, label=method, **look)
         fit = fits[method]
         if math.isfinite(fit.factor):
-            x = np.geomspace(min(fit.lengths), max(fit.lengths), 50)
-            axis.plot(x, fit.factor * x**fit.exponent.value, color=COLOURS[number], linewidth=1.0)
+            x = np.array([min(fit.lengths), max(fit.lengths)])
+            axis.plot(x, fit.factor * x**fit.exponent.value, color=COLOURS[number], linewidth=1.0, alpha=0.6)
     axis.set_xscale("log")
     axis.set_yscale("log")
     every = sorted({length for by_length in by_method.values() for length in by_length})

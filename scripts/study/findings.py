@@ -177,11 +177,16 @@ def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     for verb, sign in (("fewer", 1), ("more", -1)):
         sure = [(n, b) for n, b, c in every if c.faster == sign]
         if sure:
-            each = "; ".join(f"{cure_of(n)} {median_words(n)}, without it {median_words(b)}" for n, b in sure)
+            each = "; ".join(f"{cure_of(n)} {_when(n)}, without it {_when(b)}" for n, b in sure)
             words.append(f"Shown to solve it in {verb} steps: {each}.")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, *_ in every) if name in meant]
     return " ".join(words) + (f" Meant for this task: {', '.join(here)}." if here else "")
+
+
+def _when(n: Numbers) -> str:
+    """The median step to solved; where most seeds do not, how many of them do."""
+    return median_words(n) if math.isfinite(n.steps[0]) else f"({n.solved} of {n.count})"
 
 
 # --- initialisation and lengths --------------------------------------------------------------------------------------
