@@ -21,7 +21,7 @@ from rnnlab.plots.sweep import Claim, Curve, Dots, Solved
 from scripts.irnn import figures as irnn
 from scripts.study.comparison import numbers_of
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
-from scripts.study.relations import growth, predict
+from scripts.study.relations import common_slope, families_of, growth
 from tests.scripts.study_results import content_of
 
 T = 60
@@ -290,14 +290,13 @@ def growth_with_length(folder: Path) -> Any:
 
 def prediction(folder: Path) -> Any:
     """Two families of initialisations, some of which are never solved."""
-    families = {}
-    for family in ("tanh_gain", "relu_gain"):
-        entries = [
-            content_of("initialisation", "adding_100", f"{family}_{n}", [0.001] * 3, [at] * 3, 0.9 + 0.03 * n)
-            for n, at in enumerate((None, 2000, 900, 700, 1200))
-        ]
-        families[family] = predict([numbers_of(entry) for entry in entries])
-    return draw_prediction(families, families["tanh_gain"], 3000, folder / "initialisation.png")
+    entries = [
+        content_of("initialisation", "adding_100", f"{family}_{n}", [0.001 * (n + 1)] * 3, [at] * 3, 0.9 + 0.03 * n)
+        for family in ("tanh_gain", "relu_gain")
+        for n, at in enumerate((None, 2000, 900, 700, 1200))
+    ]
+    families = families_of([numbers_of(entry) for entry in entries])
+    return draw_prediction(families, common_slope(families), 3000, folder / "initialisation.png")
 
 
 def utterance(folder: Path) -> Any:
