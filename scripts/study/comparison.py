@@ -128,11 +128,10 @@ class Correlation:
     count: int
     """How many pairs there are."""
 
-    def words(self, p: bool = True) -> str:
-        """ρ and, in brackets, its interval and p."""
-        of = [f"{self.low:.2f} to {self.high:.2f}"] if math.isfinite(self.low) else []
-        of += [f"p = {self.p:.2g}"] if p else []
-        return f"{self.rho:.2f} ({', '.join(of)})" if of else f"{self.rho:.2f}"
+    def words(self) -> str:
+        """ρ and, in brackets, its interval, where it has one, and p."""
+        interval = f"{self.low:.2f} to {self.high:.2f}, " if math.isfinite(self.low) else ""
+        return f"{self.rho:.2f} ({interval}p = {self.p:.2g})"
 
 
 def foretold(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Correlation]:
@@ -209,11 +208,11 @@ class Comparison:
     """An entry beside its baseline. All p are by Holm's correction over the three tests of all entries."""
 
     p_error: float
-    """Of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact."""
+    """p of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact."""
     p_solved: float
-    """Of Fisher's exact test on the share solved."""
+    """p of Fisher's exact test on the share solved."""
     p_steps: float
-    """Of the rank test on the step at which the task is solved, infinite where it is not."""
+    """p of the rank test on the step at which the task is solved, infinite where it is not."""
     delta: float
     """Cliff's δ: how much likelier a run of the entry is better than one of the baseline than worse; -1 to 1."""
     more: int

@@ -10,7 +10,7 @@ NOTHING = ("–", "not run")
 
 
 FEW_RATES = "five rates"
-"""What is said of a cure that was tuned over fewer settings than the cell without it."""
+"""Stands behind a cure that was tuned over fewer settings than the cell without it."""
 
 
 def cure_of(n: Numbers) -> str:

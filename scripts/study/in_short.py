@@ -30,8 +30,7 @@ def _named(task: str) -> str:
 
 
 def _cells(by_task: ByTask, fewest: int) -> str:
-    """Of each task, who solves it with every seed, in the fewest steps; of images and series who is best on the test
-    split."""
+    """Who solves each task with every seed, in the fewest steps; on images and series who is best on the test split."""
     lines = []
     for task, of in by_task.items():
         if len(of) < fewest:
@@ -101,11 +100,11 @@ def _initialisation(by_task: ByTask, fewest: int) -> str:
     families = families_of([n for of in by_task.values() for n in of.values()])
     each, least = [], 1.0
     for what in ("time to solve", "test error"):
-        of_families = {family: of.correlations[what] for family, of in families.items()}
-        known = {family: of for family, of in of_families.items() if not math.isnan(of.rho)}
-        if known:
-            each.append(f"the {what} " + ", ".join(f"{of.rho:.2f} ({_named(family)})" for family, of in known.items()))
-            least = min(least, *(of.p for of in known.values()))
+        correlated = {name: family.known[what] for name, family in families.items() if what in family.known}
+        if correlated:
+            words = ", ".join(f"{one.rho:.2f} ({_named(name)})" for name, one in correlated.items())
+            each.append(f"the {what} {words}")
+            least = min(least, *(one.p for one in correlated.values()))
     if not each:
         return ""
     words = "- **Initialisation.** Spearman's ρ of the decades that the gradient loses or grows before training and "

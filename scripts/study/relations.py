@@ -43,15 +43,16 @@ class Family:
         return np.isfinite(self.steps)
 
     @property
-    def correlations(self) -> dict[str, Correlation]:
-        """Of |left| with the time to solve, and with the test error, which says something where nothing is solved."""
+    def known(self) -> dict[str, Correlation]:
+        """Spearman's ρ of |left| with the time to solve, and with the test error, which says something where nothing is
+        solved; those that have one."""
         each = {"time to solve": self.steps, "test error": self.errors}
-        return {name: rank_correlation(list(self.distance), values) for name, values in each.items()}
+        correlations = {name: rank_correlation(list(self.distance), values) for name, values in each.items()}
+        return {name: one for name, one in correlations.items() if not math.isnan(one.rho)}
 
     def says(self) -> str:
         """Spearman's ρ in words: "0.34 (-0.31 to 0.77, p = 0.29) with the time to solve", and with the test error."""
-        known = {of: one for of, one in self.correlations.items() if not math.isnan(one.rho)}
-        return " and ".join(f"{one.words()} with the {of}" for of, one in known.items())
+        return " and ".join(f"{one.words()} with the {name}" for name, one in self.known.items())
 
 
 def families_of(entries: Sequence[Numbers]) -> dict[str, Family]:

@@ -449,7 +449,7 @@ def test_the_faq_says_what_the_gradient_before_training_foretells_as_the_publish
     assert len(of_cells) == 5
     assert min(of.p for of in of_cells.values()) >= 0.05
     families = families_of([n for n in published if n.entry["part"] == "initialisation"])
-    ps = [of.p for family in families.values() for of in family.correlations.values() if not math.isnan(of.rho)]
+    ps = [one.p for family in families.values() for one in family.known.values()]
     assert len(ps) > 4
     assert min(holm(ps)) >= 0.05
 
