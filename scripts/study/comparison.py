@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from rnnlab.sweeps.spec.question import larger_is_better, shares
-from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interval, number, scale_of, share_interval
+from rnnlab.sweeps.statistics import LEVEL, Mean, exact_test, holm, mean_interval, number, scale_of
 from scripts.study.cures import CURE_TASKS
 from scripts.study.entries import PARTS
 from scripts.study.protocol import BASELINE, TASKS
@@ -32,8 +32,6 @@ class Numbers:
     """How many runs solved the task; 0 where the study has no threshold for it."""
     steps: tuple[float, float, float]
     """The median step at which the task was solved and its interval, infinite for runs that did not."""
-    share: tuple[float, float]
-    """The interval of the share solved."""
     mean: Mean
     """The mean of the metric over the runs that have one; a run that diverged has none."""
     diverged: int
@@ -70,7 +68,6 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
         values,
         solved,
         median_interval(times),
-        share_interval(solved, len(runs)),
         mean_interval(finite, scale_of(finite, share=metric in shares())),
         sum(run["status"] == "diverged" for run in runs),
         float(np.mean([number(run["clipped"], 0.0) for run in runs])),
@@ -92,7 +89,7 @@ PLATEAU = "°"
 
 def on_plateau(n: Numbers) -> bool:
     """Whether no run of an entry solves its task, and rates that were pruned at the first rung were then within 1 % of
-    each other: they had not begun to learn, and nothing tells them apart."""
+    each other: little told them apart."""
     tuning = [each for each in n.entry.get("tuning", []) if each["mean"] is not None]
     if n.solved or not has_threshold(n.entry["task"]) or not tuning:
         return False

@@ -81,8 +81,8 @@ def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
         "cell solves a task, or the study has no threshold for it: its mean metric on the test split. Cells are in the "
         "order of the share solved, summed over tasks."
         + (
-            f" “{PLATEAU}”: rates that were pruned at the first rung were within 1 % of each other: none had begun to "
-            "learn, and one of them may solve it."
+            f" “{PLATEAU}”: rates that were pruned at the first rung were within 1 % of each other: little told them "
+            "apart, and one of them may solve it."
             if plateau
             else ""
         ),

@@ -10,6 +10,7 @@ from rnnlab.config.errors import ConfigError
 from rnnlab.files import write_text
 from rnnlab.files.markdown import markdown_table, write_between_marks
 from rnnlab.sweeps.spec.question import larger_is_better
+from rnnlab.sweeps.statistics import LOGARITHMS, scale_of
 from scripts.study.comparison import Comparison, Numbers, baseline_of, compared, has_threshold, median_words, numbers_of
 from scripts.study.costs import Cost, read_costs
 from scripts.study.cure_table import cure_tables
@@ -108,7 +109,7 @@ def _rate(n: Numbers) -> str:
 
 def _of_logarithms(n: Numbers) -> bool:
     """Whether a mean is what its column has: geometric, of losses; accuracies are arithmetic on all pages."""
-    return n.entry["metric"] in larger_is_better() or min(n.values) > 0
+    return n.entry["metric"] in larger_is_better() or scale_of(n.values) is LOGARITHMS
 
 
 def _life(value: float) -> str:

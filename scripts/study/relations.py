@@ -151,14 +151,10 @@ def growth(by_length: Mapping[int, Numbers]) -> Growth:
     x = np.log(np.array(whole, float))
     x, middle = x - x.mean(), float(x.mean())
 
-    def slopes(steps: list[np.ndarray]) -> np.ndarray:
-        """Of medians over the last axis, one array a length."""
-        return x @ np.log(np.stack([np.median(of, axis=-1) for of in steps])) / (x @ x)
-
+    y = np.log([by_length[length].steps[0] for length in whole])
+    slope, height = float(x @ y / (x @ x)), float(y.mean())
     rng = np.random.default_rng(0)
-    times = [np.array(by_length[length].times) for length in whole]
-    drawn = slopes([rng.choice(of, (RESAMPLES, len(of))) for of in times])
-    slope = float(slopes(times))
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    height = float(np.mean([math.log(float(np.median(of))) for of in times]))
+    times = [by_length[length].times for length in whole]
+    drawn = np.log([np.median(rng.choice(of, (RESAMPLES, len(of))), axis=1) for of in times])
+    low, high = np.quantile(x @ drawn / (x @ x), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Growth(Mean(slope, float(low), float(high), len(whole)), math.exp(height - slope * middle), whole, unsolved)
