@@ -66,8 +66,10 @@ class Entry:
     steps_cost: float
     """Time steps of one run, forward and backward, in units of those of an LSTM of the same size."""
     timed: bool = False
-    """Whether the runs that count are there for the step to solved alone: they are validated more often, and end at it.
-    Those that choose do not, since the loss at which they would end says nothing of how soon it was."""
+    """Whether its runs are there for the step to solved alone: they are validated more often and end at it, and the
+    setting is chosen that is solved first with every seed."""
+    after: str | None = None
+    """The name of the entry that some seed must not have failed for this one to be trained."""
     data_dir: str | None = None
     """The data folder, from which tasks with files know how wide their inputs are."""
 
@@ -92,13 +94,18 @@ class Entry:
         """The sweep that chooses; `SweepOptions` has its fields."""
         first = max(self.without_width["eval_every"], round(FIRST_RUNG * self.without_width["steps"]))
         halving = {"halving": {"first": first, "eta": ETA, "metric": self.metric}} if self.halved else {}
-        return {"base": self.config, "product": self.grid, "seeds": TUNING_SEEDS, **halving}
+        return {"base": self.config, "product": self.grid, "seeds": TUNING_SEEDS, "overrides": self._ends(), **halving}
 
     def final(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """The sweep that counts. chosen: {path: value} of the grid."""
+        return {"base": self.config, "overrides": {**chosen, **self._ends()}, "seeds": SEEDS}
+
+    def _ends(self) -> dict[str, Any]:
+        """{path: value} by which the runs end when their task is solved, if they are to."""
+        if not self.timed:
+            return {}
         often = max(1, self.without_width["steps"] // TIMED_EVALUATIONS)
-        more = {"early_stopping.when_solved": True, "eval_every": often} if self.timed else {}
-        return {"base": self.config, "overrides": {**chosen, **more}, "seeds": SEEDS}
+        return {"early_stopping.when_solved": True, "eval_every": often}
 
     @property
     def metric(self) -> str:
@@ -249,12 +256,13 @@ def initialisation(size: str) -> Iterator[Entry]:
 
 
 def lengths(size: str) -> Iterator[Entry]:
-    """How the time to solve grows with the length."""
-    for length in LENGTHS:
+    """How the time to solve grows with the length; a cell that fails one is not trained at longer ones."""
+    for shorter, length in zip((None, *LENGTHS), LENGTHS, strict=False):
         task = dataclasses.replace(TASKS["adding_200"], section=dict(name="adding", length=length), horizon=length)
         for name in ("lem", "gru_chrono", "lstm_chrono", "irnn", "exprnn"):
             entry = _entry("lengths", f"adding_{length}", name, make_config(task, CELLS[name]), size)
-            yield dataclasses.replace(entry, timed=True)
+            after = None if shorter is None else f"lengths/adding_{shorter}/{name}"
+            yield dataclasses.replace(entry, timed=True, after=after)
 
 
 PARTS: dict[str, Callable[[str], Iterator[Entry]]] = {

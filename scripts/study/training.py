@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from rnnlab.files import read_json, write_text
 from rnnlab.library import load
 from rnnlab.plots.style import kept
 from rnnlab.records.folders import SweepDir
+from rnnlab.records.metrics import read_metrics
 from rnnlab.records.provenance import git_commit, versions
-from rnnlab.records.workdir import Workdir, read_config, read_gradient_flow, read_summary
+from rnnlab.records.workdir import Workdir, is_done, read_config, read_gradient_flow, read_summary
 from rnnlab.sweeps.replicas.group_run import KeptPrograms
 from rnnlab.sweeps.report.table import make_rows
 from rnnlab.sweeps.runner import run_sweep
@@ -31,6 +32,8 @@ from rnnlab.sweeps.statistics import PLAIN, aggregate, ranked
 from scripts.irnn.runs import hardware
 from scripts.study.entries import Entry, parameters
 
+SOLVED_AT = "convergence.steps"
+"""The column of a sweep's table that has the step at which a run solved its task."""
 LYAPUNOV_ROWS = 8
 """Rows of the validation split on which the largest Lyapunov exponent is measured."""
 
@@ -48,9 +51,15 @@ def train_entry(entry: Entry, runs: Path, data_dir: str | None, stop: Callable[[
     folder, programs = runs / entry.name, KeptPrograms()
     chosen, scores = {path: values[0] for path, values in entry.grid.items()}, []
     if any(len(values) > 1 for values in entry.grid.values()):
-        if not _over(entry.tuning(), folder / "tuning", data_dir, stop, programs):
+        tuning = folder / "tuning"
+
+        def ends(step: int) -> bool:
+            return stop(step) or (entry.timed and race_is_over(tuning, entry))
+
+        over = entry.timed and race_is_over(tuning, entry)
+        if not over and not _over(entry.tuning(), tuning, data_dir, ends, programs) and stop(0):
             return None
-        chosen, scores = chosen_in(folder / "tuning", entry)
+        chosen, scores = chosen_in(tuning, entry)
     if not _over(entry.final(chosen), folder / "final", data_dir, stop, programs):
         return None
     return record(entry, folder, chosen, scores, data_dir)
@@ -74,10 +83,14 @@ def _over(
 
 
 def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """{path: value} of the best setting of those that a sweep trained longest, as reports rank settings, and for each
-    setting its values, the last step that it trained to, its mean over the tuning seeds and how many were lost."""
+    """{path: value} of the best setting of those that a sweep trained longest, as reports rank settings; where the
+    entry is timed, of that which was solved first by all of its seeds, if there is one. And for each setting its
+    values, the last step that it trained to, its mean over the tuning seeds, how many were lost and, where the entry is
+    timed, the step at which the last seed solved it."""
     sweep, sign = read_sweep(folder), 1.0 if entry.metric in larger_is_better() else -1.0
     rows = [row | {"axes": run["axes"]} for row, run in zip(make_rows(folder, sweep), sweep["runs"], strict=True)]
+    # A race interrupts those that have lost it; they count as far as they came.
+    rows = [row | {"status": "pruned"} if row["status"] == "interrupted" else row for row in rows]
     settings = aggregate(rows, list(entry.grid), f"best.validation.{entry.metric}", sign).settings
     last = [max(row["steps"] for row in setting.rows) for setting in settings]
     longest = [setting for setting, steps in zip(settings, last, strict=True) if steps == max(last)]
@@ -85,7 +98,45 @@ def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str
         {"values": setting.axes, "steps": steps, "mean": _finite(setting.mean(PLAIN).value), "lost": len(setting.lost)}
         for setting, steps in zip(settings, last, strict=True)
     ]
-    return dict(ranked(longest, sign)[0].axes), tuning
+    best = ranked(longest, sign)[0]
+    if entry.timed:
+        solved = [_last_solved(setting.rows) for setting in settings]
+        tuning = [row | {"solved_at": at} for row, at in zip(tuning, solved, strict=True)]
+        winners = [(at, setting) for at, setting in zip(solved, settings, strict=True) if at is not None]
+        if winners:
+            # Of those solved at the same evaluation the one whose seeds solved it sooner together.
+            best = min(winners, key=lambda one: (one[0], sum(row[SOLVED_AT] for row in one[1].rows)))[1]
+    return dict(best.axes), tuning
+
+
+def race_is_over(folder: Path, entry: Entry) -> bool:
+    """Whether all seeds of a setting have solved the task by a step that every other run has come to as well, or ended
+    before: no other setting can be solved sooner."""
+    if not SweepDir(folder).manifest.exists():
+        return False
+    by_setting: dict[str, list[tuple[Path, int | None]]] = {}
+    for run in read_sweep(folder)["runs"]:
+        values = repr([run["axes"][path] for path in entry.grid])
+        workdir = SweepDir(folder).run(run["name"])
+        solved_at = ((read_summary(workdir) or {}).get("convergence") or {}).get("steps")
+        by_setting.setdefault(values, []).append((workdir, solved_at))
+    lasts = [_latest([at for _, at in runs]) for runs in by_setting.values()]
+    first = min((last for last in lasts if last is not None), default=None)
+    return first is not None and all(
+        is_done(workdir) or max((line["step"] for line in read_metrics(workdir)), default=0) >= first
+        for runs in by_setting.values()
+        for workdir, _ in runs
+    )
+
+
+def _last_solved(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step at which the last of a setting's runs solved the task; None where one did not."""
+    return _latest([row.get(SOLVED_AT) for row in rows])
+
+
+def _latest(steps: Sequence[int | None]) -> int | None:
+    known = [step for step in steps if step is not None]
+    return max(known) if len(known) == len(steps) else None
 
 
 def _finite(value: float) -> float | None:
@@ -164,6 +215,14 @@ def entry_file(folder: Path, entry: Entry) -> Path:
     return folder / f"{entry.name}.json"
 
 
+def fails(entry: Entry, results: Path) -> bool:
+    """Whether some seed did not solve what comes before an entry."""
+    path = results / f"{entry.after}.json"
+    if entry.after is None or not path.exists():
+        return False
+    return any(run["solved_at"] is None for run in read_entry(path)["runs"])
+
+
 def write_entry(folder: Path, entry: Entry, result: Mapping[str, Any]) -> None:
     """Writes the file of an entry."""
     write_text(entry_file(folder, entry), json.dumps(result, indent=1) + "\n")
@@ -171,6 +230,10 @@ def write_entry(folder: Path, entry: Entry, result: Mapping[str, Any]) -> None:
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
     """All results below a folder, in the order of their names."""
+    return [read_entry(path) for path in sorted(folder.glob("*/*/*.json"))]
+
+
+def read_entry(path: Path) -> dict[str, Any]:
+    """The results of an entry."""
     fields = {"part": str, "task": str, "method": str, "runs": list, "config": dict}
-    remedy = "remove it, and python -m scripts.study makes it again"
-    return [read_json(path, remedy, fields) for path in sorted(folder.glob("*/*/*.json"))]
+    return read_json(path, "remove it, and python -m scripts.study makes it again", fields)

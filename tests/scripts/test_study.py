@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import os
 import re
@@ -17,6 +18,8 @@ from scipy import stats
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.schema import resolve
+from rnnlab.records.folders import SweepDir
+from rnnlab.records.workdir import Workdir
 from rnnlab.sweeps.spec.halving import Halving
 from rnnlab.sweeps.spec.sections import SweepOptions
 from rnnlab.sweeps.spec.space import expand
@@ -131,16 +134,80 @@ def test_every_entry_is_a_sweep_that_can_be_trained(part: str) -> None:
         assert len(expand(resolve(SweepOptions, entry.tuning(), ""))) + len(SEEDS) == runs_of(entry)
 
 
-def test_runs_of_a_length_that_count_end_when_it_is_solved_and_those_that_choose_do_not() -> None:
-    """A loss at which all runs end, soon or late, would choose a rate at random."""
+def test_runs_of_a_length_end_when_it_is_solved_and_all_others_do_not() -> None:
     (entry,) = entries("lengths", "small", "adding_100/gru_chrono")
-    finals = expand(resolve(SweepOptions, entry.final({"optimizer.learning_rate": 0.01}), ""))
-    tunings = expand(resolve(SweepOptions, entry.tuning(), ""))
-    assert {setting.config["early_stopping"]["when_solved"] for setting in finals} == {True}
-    assert {setting.config["early_stopping"]["when_solved"] for setting in tunings} == {False}
-    assert {setting.config["eval_every"] for setting in finals} == {20}
-    assert {setting.config["eval_every"] for setting in tunings} == {120}
-    assert {setting.config["early_stopping"]["metric"] for setting in [*finals, *tunings]} == {"loss"}
+    for sweep in (entry.final({"optimizer.learning_rate": 0.01}), entry.tuning()):
+        for setting in expand(resolve(SweepOptions, sweep, "")):
+            assert setting.config["early_stopping"]["when_solved"]
+            assert setting.config["early_stopping"]["metric"] == "loss"
+            assert setting.config["eval_every"] == 20
+    (entry,) = entries("cells", "small", "adding_200/gru_chrono")
+    for sweep in (entry.final({"optimizer.learning_rate": 0.01}), entry.tuning()):
+        for setting in expand(resolve(SweepOptions, sweep, "")):
+            assert not setting.config["early_stopping"]["when_solved"]
+            assert setting.config["eval_every"] == 120
+
+
+def leave_race(folder: Path, runs: dict[tuple[float, int], tuple[int, int | None]]) -> None:
+    """What a sweep leaves of runs {(rate, seed): (last step, step to solved)} that are under way or have solved."""
+    folder.mkdir()
+    listed = []
+    for (rate, seed), (last, solved) in runs.items():
+        name = f"{len(listed):04d}"
+        listed.append(
+            {"name": name, "in_sweep": True, "key": name, "axes": {of_entries.RATE: rate, "seed": seed}, "command": ""}
+        )
+        run = SweepDir(folder).run(name)
+        run.mkdir(parents=True)
+        line = {"step": last, "split": "validation", "loss": 0.1, "seconds": 1.0}
+        Workdir(run).metrics.write_text(json.dumps(line) + "\n")
+        if solved is not None:
+            summary = {"status": "stopped_early", "steps": solved, "convergence": {"steps": solved}}
+            Workdir(run).summary.write_text(json.dumps(summary))
+    manifest = {"axes": [of_entries.RATE, "seed"], "runs": listed, "base": {}, "groups": {}}
+    SweepDir(folder).manifest.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("runs", "over"),
+    [
+        ({(0.1, 0): (40, 40), (0.1, 1): (60, 60), (0.01, 0): (60, None), (0.01, 1): (60, None)}, True),
+        ({(0.1, 0): (40, 40), (0.1, 1): (60, None), (0.01, 0): (60, None), (0.01, 1): (60, None)}, False),
+        # Another group of runs has not come so far: it may be sooner.
+        ({(0.1, 0): (40, 40), (0.1, 1): (60, 60), (0.01, 0): (40, None), (0.01, 1): (40, None)}, False),
+        # One of each setting: none is solved by all.
+        ({(0.1, 0): (40, 40), (0.1, 1): (60, None), (0.01, 0): (60, 60), (0.01, 1): (60, None)}, False),
+    ],
+)
+def test_a_race_is_over_where_no_other_setting_can_be_sooner(
+    tmp_path: Path, runs: dict[tuple[float, int], tuple[int, int | None]], over: bool
+) -> None:
+    entry = dataclasses.replace(small(), grid={of_entries.RATE: (0.1, 0.01)}, timed=True)
+    assert not training.race_is_over(tmp_path / "tuning", entry)
+    leave_race(tmp_path / "tuning", runs)
+    assert training.race_is_over(tmp_path / "tuning", entry) == over
+
+
+def test_a_cell_that_fails_a_length_is_not_trained_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    trained: list[str] = []
+
+    def train(entry: Entry, *words: Any) -> Any:
+        trained.append(f"{entry.task}/{entry.method}")
+        last = 40 if entry.method == "lem" or entry.task == "adding_100" else None
+        return content_of("lengths", entry.task, entry.method, [0.1] * 8, [40] * 7 + [last])
+
+    monkeypatch.setattr(command, "train_entry", train)
+    words = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", "--part=lengths"]
+    assert command.main([*words, "--only=adding_?00/lem,adding_?00/irnn"]) == 0
+    assert trained == [
+        *(f"adding_100/{name}" for name in ("lem", "irnn")),
+        *(f"adding_200/{name}" for name in ("lem", "irnn")),
+        "adding_500/lem",
+    ]
+    line = "lengths/adding_500/irnn is not trained: not every seed of lengths/adding_200/irnn solves its task"
+    assert line in capsys.readouterr().out
 
 
 def test_a_cure_chooses_among_no_more_settings_than_what_it_is_compared_with() -> None:
@@ -526,3 +593,21 @@ def test_an_entry_stops_resumes_and_leaves_the_file_of_one_that_did_not(
     assert whole["chosen"] == best["values"]
     assert sorted(s["steps"] for s in whole["tuning"]) == [10, 10, 10, 20, 30]
     assert whole["parameters"] <= 60
+
+
+@pytest.mark.slow
+def test_a_timed_entry_takes_the_rate_that_is_solved_first_and_leaves_the_others_there(
+    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_entries, "SEEDS", SEEDS[:2])
+    rates = (1e-5, 1e-2)
+    entry = dataclasses.replace(small(900), size=1000, grid={of_entries.RATE: rates}, timed=True)
+    made = train_entry(entry, tmp_path, None, lambda step: False)
+    assert made is not None
+    assert made["chosen"] == {of_entries.RATE: 1e-2}
+    slow, fast = made["tuning"]
+    assert slow["solved_at"] is None
+    assert slow["steps"] == fast["steps"] == fast["solved_at"] < 300  # Before the first rung.
+    again = train_entry(entry, tmp_path, None, lambda step: False)
+    assert again == made
+    assert all(run["solved_at"] == run["steps"] for run in made["runs"])
