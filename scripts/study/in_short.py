@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 
+from rnnlab.files.markdown import markdown_table
 from rnnlab.sweeps.spec.question import larger_is_better
-from scripts.study.comparison import PLATEAU, Numbers, compared, error_ratio, foretold, median_words, on_plateau
+from rnnlab.sweeps.statistics import holm
+from scripts.study.comparison import Numbers, compared, error_ratio, foretold, has_threshold, median_words
 from scripts.study.cure_table import cure_of, effect
+from scripts.study.protocol import TASKS
 from scripts.study.relations import common_slope, families_of, growth, lengths_by_method
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
@@ -15,7 +18,7 @@ MOST = 3
 
 
 def in_short(parts: Mapping[str, ByTask], fewest: int) -> list[str]:
-    """A line for each part that has something to say.
+    """The lines of each part that has something to say.
 
     Args:
         parts: the entries of each.
@@ -31,49 +34,46 @@ def _named(task: str) -> str:
 
 def _cells(by_task: ByTask, fewest: int) -> str:
     """Who solves each task with every seed, in the fewest steps; on images and series who is best on the test split."""
-    lines = []
+    rows = []
     for task, of in by_task.items():
         if len(of) < fewest:
             continue
         metric = next(iter(of.values())).entry["metric"]
         if metric in larger_is_better():
             best = sorted(of.values(), key=lambda n: -n.mean.value)[:MOST]
-            means = [(n.entry["method"], n.mean) for n in best]
-            each = ", ".join(f"{name} {of.value:.3f} ({of.low:.3f} to {of.high:.3f})" for name, of in means)
-            lines.append(f"{_named(task)}, best test {metric}: {each}")
-            continue
-        always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
-        if not always:
-            lines.append(f"{_named(task)}: no cell of {len(of)}")
-            continue
-        first = ", ".join(f"{n.entry['method']} {median_words(n)}" for n in always[:MOST])
-        others = len(always) - len(always[:MOST])
-        none = [n.entry["method"] + PLATEAU * on_plateau(n) for n in of.values() if not n.solved]
-        words = f"{_named(task)}: {first}" + (f" and {others} more" if others else "") + f" of {len(of)}"
-        lines.append(words + (f"; no seed of {', '.join(none)}" if none else ""))
-    if not lines:
+            first = [f"{n.entry['method']} {n.mean.value:.3f} ({n.mean.low:.3f} to {n.mean.high:.3f})" for n in best]
+        else:
+            always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
+            first = [f"{n.entry['method']} {median_words(n)}" for n in always[:MOST]]
+        counts = ["–", "–"]
+        if has_threshold(task):
+            shares = [n.solved / n.count for n in of.values()]
+            counts = [f"{shares.count(share)} of {len(of)}" for share in (1.0, 0.0)]
+        rows.append([f"{TASKS[task].memory} ({_named(task)})", ", ".join(first) or "none", *counts])
+    if not rows:
         return ""
-    words = "- **Cells** that solve a task with every seed, and the median step at which they do, the first of them"
-    words += f"; “{PLATEAU}” where another rate may solve it, as is said below:" if PLATEAU in "".join(lines) else ":"
-    return "\n".join([words, *(f"    - {line}." for line in lines)])
+    words = "The first cells that solve a task with every seed, and the median step at which they do; of images and "
+    words += "series those with the best test accuracy. “Every seed”, “no seed”: so many cells solve it.\n\n"
+    return words + markdown_table(["memory", "first cells", "every seed", "no seed"], rows)
 
 
 def _cures(by_task: ByTask, fewest: int) -> str:
-    words = []
+    lines = []
     for task, of in by_task.items():
         every = compared("cures", of)
         if not every:
             continue
-        each = []
+        each, unsure = [], sum(not c.shown for _, _, c in every)
         for verb, sign in (("help", 1), ("hurt", -1)):
             sure = [(n, b) for n, b, c in every if c.shown == sign]
             sure.sort(key=lambda pair: sign * _log_effect(*pair))
             first = "; ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
-            each.append(f"{len(sure)} shown to {verb}" + (f" ({first})" if sure else ""))
-        words.append(f"On {_named(task)}, of {len(every)} pairs of cure and cell, {' and '.join(each)}.")
-    if not words:
+            more = f"; and {len(sure) - MOST} more" if len(sure) > MOST else ""
+            each.append(f"Shown to {verb}: {first or 'none'}{more}.")
+        lines.append(f"    - {_named(task)}. {' '.join(each)} Not shown to do either: {unsure} of {len(every)} pairs.")
+    if not lines:
         return ""
-    return "- **Cures**, by the error with one over that without. " + " ".join(words)
+    return "\n".join(["- **Cures**, the test error with one over that without:", *lines])
 
 
 def _log_effect(n: Numbers, base: Numbers) -> float:
@@ -98,17 +98,22 @@ def _before(by_task: ByTask, fewest: int) -> str:
 
 def _initialisation(by_task: ByTask, fewest: int) -> str:
     families = families_of([n for of in by_task.values() for n in of.values()])
-    each, least = [], 1.0
+    each: list[str] = []
+    ps: list[float] = []
     for what in ("time to solve", "test error"):
         correlated = {name: family.known[what] for name, family in families.items() if what in family.known}
         if correlated:
             words = ", ".join(f"{one.rho:.2f} ({_named(name)})" for name, one in correlated.items())
-            each.append(f"the {what} {words}")
-            least = min(least, *(one.p for one in correlated.values()))
+            each.append(f"{what} {words}")
+            ps += [one.p for one in correlated.values()]
     if not each:
         return ""
-    words = "- **Initialisation.** Spearman's ρ of the decades that the gradient loses or grows before training and "
-    words += f"{'; and '.join(each)}; the least p, uncorrected, is {least:.2g}."
+    shown = "is" if min(holm(ps)) < 0.05 else "is not shown to be"
+    words = (
+        f"- **Initialisation.** How far the gradient fades or grows over T steps before training {shown} related to "
+    )
+    words += "the time to solve or the error, within families of one cell and one number. Spearman's ρ: "
+    words += f"{'; '.join(each)}; the least p, uncorrected, is {min(ps):.2g}."
     common = common_slope(families)
     if common is None:
         return words

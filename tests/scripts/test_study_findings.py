@@ -102,20 +102,23 @@ def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[.
         content_of("cures", "adding_100", "lstm", spread(0.1), [None] * 8),
         content_of("cures", "adding_100", "lstm+chrono", spread(0.01), [100] * 8),
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
-    ).splitlines()[2:9]
-    cells_line, adding, copying, parity, vowels, before, cures = text
-    assert cells_line.startswith("- **Cells** that solve a task with every seed, and the median step")
+    ).splitlines()[2:14]
+    words, _, _, _, adding, copying, parity, vowels, _, before, cures, on_adding = text
+    assert words.startswith("The first cells that solve a task with every seed, and the median step at which they do")
     first = "cell11 80 (80 to 80), cell10 120 (120 to 120), cell09 160 (160 to 160)"
-    assert adding == f"    - adding 200: {first} and 9 more of 12."
-    assert copying.startswith("    - copying 50: cell00 40 (40 to 40), cell01 40 (40 to 40), cell02 80 (80 to 80) and ")
-    assert parity == "    - parity 40: no cell of 12."
-    assert vowels.startswith("    - japanese vowels, best test accuracy: cell00 0.896 (0.")
+    assert adding == f"| two numbers, marked (adding 200) | {first} | 12 of 12 | 0 of 12 |"
+    first = "cell00 40 (40 to 40), cell01 40 (40 to 40), cell02 80 (80 to 80)"
+    assert copying == f"| ten symbols in order, at a fixed delay (copying 50) | {first} | 12 of 12 | 0 of 12 |"
+    assert parity.endswith(" (parity 40) | none | 0 of 12 | 12 of 12 |")
+    assert " (japanese vowels) | cell00 0.896 (0." in vowels
+    assert vowels.endswith(") | – | – |")
     start = "- **Before training.** How much a cell's untrained gradient fades or grows a step is shown to go with how "
     start += "soon it solves adding 200 (ρ = 1.00 (1.00 to 1.00, p = 2e-05)), copying 50 (ρ = -1.00 (-1.00 to -0.99, "
     assert before.startswith(start)
-    assert cures == (
-        "- **Cures**, by the error with one over that without. On adding 100, of 2 pairs of cure and cell, 1 shown to "
-        "help (chrono with lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0) and 0 shown to hurt."
+    assert cures == "- **Cures**, the test error with one over that without:"
+    assert on_adding == (
+        "    - adding 100. Shown to help: chrono with lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0. "
+        "Shown to hurt: none. Not shown to do either: 1 of 2 pairs."
     )
 
 
@@ -265,7 +268,8 @@ def test_where_nothing_is_solved_the_test_error_says_whether_the_gradient_foreto
     text = page_of(*fading)
     assert "0 of 5 are solved by most seeds; Spearman's ρ of |log10 of what is left of the gradient after T" in text
     assert "is 1.00 (1.00 to 1.00, p = 0.017) with the test error." in text
-    short = "grows before training and the test error 1.00 (tanh gain); the least p, uncorrected, is 0.017."
+    short = "is related to the time to solve or the error, within families of one cell and one number. Spearman's ρ: "
+    short += "test error 1.00 (tanh gain); the least p, uncorrected, is 0.017."
     assert short in text
     assert "nan" not in text.partition("## Tables")[0]
 
