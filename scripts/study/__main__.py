@@ -33,7 +33,7 @@ from scripts.study.costs import measure_costs, write_cost
 from scripts.study.entries import PARTS, Entry, entries
 from scripts.study.planning import plan_table, seconds_of
 from scripts.study.protocol import SIZES
-from scripts.study.training import entry_file, fails, train_entry, write_entry
+from scripts.study.training import entry_file, failed_before, train_entry, write_entry
 
 RESULTS, PAGE, CURES_PAGE = "docs/results/study", "docs/study.md", "docs/mitigations.md"
 
@@ -128,8 +128,8 @@ def _train(chosen: Sequence[Entry], runs: Path, results: Path, data_dir: str | N
         with claimed(runs / entry.name / "entry.lock") as mine:
             if not mine or entry_file(results, entry).exists():
                 continue
-            if fails(entry, results):
-                print(f"{entry.name} is not trained: not every seed of {entry.after} solves its task", flush=True)
+            if (failed := failed_before(entry, results)) is not None:
+                print(f"{entry.name} is not trained: not every seed of {failed} solves its task", flush=True)
                 continue
             print(f"{number} of {len(chosen)}: {entry.name}, about {seconds_of(entry) / 60:.1f} minutes", flush=True)
             try:

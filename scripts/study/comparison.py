@@ -88,14 +88,15 @@ PLATEAU = "°"
 
 
 def on_plateau(n: Numbers) -> bool:
-    """Whether no run of an entry solves its task, and rates that were pruned at the first rung were then within 1 % of
-    each other: little told them apart."""
+    """Whether no run of an entry solves its task, and a rate that was pruned at the first rung was then within 1 % of
+    one that went on, at the best that this one came to later: little told them apart."""
     tuning = [each for each in n.entry.get("tuning", []) if each["mean"] is not None]
     if n.solved or not has_threshold(n.entry["task"]) or not tuning:
         return False
     first = min(each["steps"] for each in tuning)
-    pruned = sorted(each["mean"] for each in tuning if each["steps"] == first)
-    return any(b <= 1.01 * a for a, b in itertools.pairwise(pruned))
+    pruned = [each["mean"] for each in tuning if each["steps"] == first]
+    longer = [each["mean"] for each in tuning if each["steps"] > first]
+    return bool(longer) and min(pruned) <= 1.01 * max(longer)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -133,14 +134,15 @@ class Correlation:
 
 def foretold(by_task: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Correlation]:
     """{task: the correlation} of how much the untrained gradient fades or grows a step, and the step to solved; p by
-    Holm's correction over the tasks."""
+    Holm's correction over all tasks that have one in the plan."""
     each: dict[str, Correlation] = {}
     for task, of in by_task.items():
         pairs = [(n.change, n.steps[0]) for n in of.values() if not math.isnan(n.change)]
         correlation = rank_correlation([change for change, _ in pairs], [steps for _, steps in pairs])
         if not math.isnan(correlation.rho):
             each[task] = correlation
-    corrected = holm([correlation.p for correlation in each.values()])
+    left = max(0, sum(task.threshold for task in TASKS.values()) - len(each))
+    corrected = holm([*(correlation.p for correlation in each.values()), *[1.0] * left])[: len(each)]
     return {task: dataclasses.replace(of, p=p) for (task, of), p in zip(each.items(), corrected, strict=True)}
 
 
@@ -202,7 +204,8 @@ def baseline_of(part: str, method: str) -> str | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An entry beside its baseline. All p are by Holm's correction over the three tests of all entries."""
+    """An entry beside its baseline. All p are by Holm's correction over the tests of all entries: three of each where
+    the study has a threshold for the task, else that of the error alone."""
 
     p_error: float
     """p of the two-sided rank test (Mann and Whitney, 1947) on the test metric, exact."""
@@ -232,7 +235,7 @@ class Comparison:
 
 
 def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers], planned: int = 0) -> list[Comparison]:
-    """Each entry beside its baseline; Holm's correction over the three tests of all of them.
+    """Each entry beside its baseline, all of one task; Holm's correction over the tests of all of them.
 
     Args:
         planned: how many entries there are going to be; those that are missing count as well, so that a difference that
@@ -246,11 +249,11 @@ def compare(entries: Sequence[Numbers], baselines: Sequence[Numbers], planned: i
         steps, later = _rank_test(mine.times, other.times)
         tests.append((error, exact_test(mine.solved, mine.count, other.solved, other.count), steps))
         effects.append((better * delta, mine.solved - other.solved, 0.0 - later))
-    flat = [p for each in tests for p in each]
-    corrected = holm([*flat, *[1.0] * (3 * max(0, planned - len(tests)))])
-    return [
-        Comparison(corrected[3 * n], corrected[3 * n + 1], corrected[3 * n + 2], *of) for n, of in enumerate(effects)
-    ]
+    count = 3 if all(has_threshold(n.entry["task"]) for n in entries) else 1
+    flat = [p for each in tests for p in each[:count]]
+    corrected = holm([*flat, *[1.0] * (count * max(0, planned - len(tests)))])
+    each = [[*corrected[count * n : count * (n + 1)], *[1.0] * (3 - count)] for n in range(len(tests))]
+    return [Comparison(ps[0], ps[1], ps[2], *of) for ps, of in zip(each, effects, strict=True)]
 
 
 def compared(part: str, of: Mapping[str, Numbers]) -> list[tuple[Numbers, Numbers, Comparison]]:
@@ -301,12 +304,23 @@ def _rank_test(mine: Sequence[float], other: Sequence[float]) -> tuple[float, fl
     return float((far >= abs(ranks[: len(mine)].sum() - middle) - 1e-9).mean()), delta
 
 
-def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[str, float], float]:
-    """Each method's rank by its mean over the tasks that all have, and Nemenyi's critical difference at 5 % (Demšar,
-    2006): methods whose ranks differ by less are not shown to differ."""
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks of methods over tasks (Demšar, 2006)."""
+
+    means: dict[str, float]
+    """Each method's mean rank over the tasks that all have, the best first."""
+    critical: float
+    """Nemenyi's critical difference at 5 %: methods whose ranks differ by less are not shown to differ."""
+    p: float
+    """Of Friedman's test that all are alike; NaN for two methods, or one task."""
+
+
+def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> Ranks:
+    """The ranks by the share solved, then by the median error."""
     methods = sorted(set.intersection(*(set(of) for of in by_task.values()))) if by_task else []
     if len(methods) < 2:
-        return {}, math.nan
+        return Ranks({}, math.nan, math.nan)
     table = []
     for of in by_task.values():
         sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
@@ -316,7 +330,9 @@ def average_ranks(by_task: Mapping[str, Mapping[str, Numbers]]) -> tuple[dict[st
     ranks = np.mean(table, axis=0)
     quantile = stats.studentized_range.ppf(0.95, len(methods), np.inf) / math.sqrt(2)
     critical = quantile * math.sqrt(len(methods) * (len(methods) + 1) / (6 * len(table)))
-    return dict(sorted(zip(methods, map(float, ranks), strict=True), key=lambda item: item[1])), float(critical)
+    p = float(stats.friedmanchisquare(*np.transpose(table)).pvalue) if len(methods) > 2 and len(table) > 1 else math.nan
+    means = sorted(zip(methods, map(float, ranks), strict=True), key=lambda item: item[1])
+    return Ranks(dict(means), float(critical), p)
 
 
 ORDERS, DRAWS = 5040, 100_000

@@ -1,5 +1,6 @@
 """The table of docs/mitigations.md: every technique, what it does, and what the study found of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rnnlab.files.markdown import markdown_table
@@ -21,17 +22,50 @@ def cure_of(n: Numbers) -> str:
 
 
 def effect(n: Numbers, base: Numbers) -> str:
-    """The error over that without, with its interval; runs that were lost, seeds that solve it, and steps to solved
-    where their intervals do not overlap."""
+    """The error over that without, with its interval; runs that were lost, and seeds that solve the task."""
     ratio = error_ratio(n, base)
     words = [f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"] if ratio.value > 0 else []
     if n.diverged or base.diverged:
-        words.append(f"{n.diverged} of {n.count} diverged and without it {base.diverged}")
+        words.append(f"{n.diverged} of {n.count} seeds diverged, without it {base.diverged}")
     if n.solved != base.solved:
-        words.append(f"{n.solved} of {n.count} solved and without it {base.solved}")
-    elif n.steps[2] < base.steps[1] or base.steps[2] < n.steps[1]:
-        words.append(f"at step {median_words(n)} and without it {median_words(base)}")
+        words.append(f"solved by {n.solved} of {n.count} seeds, without it by {base.solved}")
     return ", ".join(words) or "no error at all"
+
+
+def steps_effect(n: Numbers, base: Numbers) -> str:
+    """The step at which each solves the task, with its interval."""
+    return f"step {_when(n)}, without it {_when(base)}"
+
+
+def _when(n: Numbers) -> str:
+    """The median step to solved; where most seeds do not, how many of them do."""
+    return median_words(n) if math.isfinite(n.steps[0]) else f"({n.solved} of {n.count})"
+
+
+BETTER = {1: "Shown to be better", -1: "Shown to be worse"}
+"""The words before `shown_better`."""
+SOONER = {1: "Shown to solve it in fewer steps", -1: "Shown to solve it in more steps"}
+"""The words before `shown_sooner`."""
+
+
+def shown_better(every: Sequence[tuple[Numbers, Numbers, Comparison]], sign: int) -> list[str]:
+    """The cures that are shown to be better (1) or worse (-1), by the share solved or by the error, with their effect;
+    those that change most first."""
+    sure = [(n, base) for n, base, comparison in every if comparison.shown == sign]
+    return [f"{cure_of(n)} {effect(n, base)}" for n, base in sorted(sure, key=lambda pair: sign * _log_effect(*pair))]
+
+
+def shown_sooner(every: Sequence[tuple[Numbers, Numbers, Comparison]], sign: int) -> list[str]:
+    """The cures that are shown to solve a task in fewer steps (1) or in more (-1), with the steps."""
+    sure = [(n, base) for n, base, comparison in every if comparison.faster == sign]
+    return [
+        f"{cure_of(n)} {steps_effect(n, base)}" for n, base in sorted(sure, key=lambda pair: sign * pair[0].steps[0])
+    ]
+
+
+def _log_effect(n: Numbers, base: Numbers) -> float:
+    ratio = error_ratio(n, base).value
+    return math.log(ratio) if ratio > 0 else -math.inf
 
 
 def cure_tables(by_task: Mapping[str, Mapping[str, Numbers]]) -> str:
@@ -68,12 +102,13 @@ def cure_tables(by_task: Mapping[str, Mapping[str, Numbers]]) -> str:
 
 
 def _title(name: str, cure: Cure) -> str:
-    values = ", ".join(map(_value, cure.strengths))
+    values = ", ".join(map(value_words, cure.strengths))
     more = "".join(f"<br>`{path}={value}`" for path, value in cure.more.items())
     return f"{name.replace('_', ' ')}<br>`{cure.path}` {values}{more}"
 
 
-def _value(strength: object) -> str:
+def value_words(strength: object) -> str:
+    """A strength, for people."""
     if isinstance(strength, Mapping):
         return ", ".join(map(str, strength.values()))
     return f"{strength:g}" if isinstance(strength, float) else str(strength)
@@ -89,8 +124,10 @@ def _found(name: str, cure: Cure, task: str, found: Mapping[str, tuple[Numbers, 
             continue
         n, base, comparison = one
         words = effect(n, base)
-        sure = comparison.shown or comparison.faster
-        lines.append(f"{cell} **{words}**" if sure else f"{cell} {words}")
+        line = f"{cell} **{words}**" if comparison.shown else f"{cell} {words}"
+        if comparison.faster:
+            line += f", **{steps_effect(n, base)}**"
+        lines.append(line)
     return "<br>".join(lines) or NOTHING[0]
 
 

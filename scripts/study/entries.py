@@ -28,6 +28,7 @@ from scripts.study.protocol import (
     FINE_RATES,
     FIRST_RUNG,
     GAINS,
+    LENGTH_RATES,
     LENGTHS,
     RATES,
     SEEDS,
@@ -68,8 +69,8 @@ class Entry:
     timed: bool = False
     """Whether its runs are there for the step to solved alone: they are validated more often and end at it, and the
     setting is chosen that is solved first with every seed."""
-    after: str | None = None
-    """The name of the entry that some seed must not have failed for this one to be trained."""
+    after: tuple[str, ...] = ()
+    """The names of entries of which no seed must have failed for this one to be trained."""
     data_dir: str | None = None
     """The data folder, from which tasks with files know how wide their inputs are."""
 
@@ -257,12 +258,13 @@ def initialisation(size: str) -> Iterator[Entry]:
 
 def lengths(size: str) -> Iterator[Entry]:
     """How the time to solve grows with the length; a cell that fails one is not trained at longer ones."""
-    for shorter, length in zip((None, *LENGTHS), LENGTHS, strict=False):
+    for place, length in enumerate(LENGTHS):
         task = dataclasses.replace(TASKS["adding_200"], section=dict(name="adding", length=length), horizon=length)
         for name in ("lem", "gru_chrono", "lstm_chrono", "irnn", "exprnn"):
             entry = _entry("lengths", f"adding_{length}", name, make_config(task, CELLS[name]), size)
-            after = None if shorter is None else f"lengths/adding_{shorter}/{name}"
-            yield dataclasses.replace(entry, timed=True, after=after)
+            after = tuple(f"lengths/adding_{shorter}/{name}" for shorter in LENGTHS[:place])
+            # Not halved: at a rung all may be on the plateau that the first to leave is asked for.
+            yield dataclasses.replace(entry, grid={RATE: LENGTH_RATES}, halved=False, timed=True, after=after)
 
 
 PARTS: dict[str, Callable[[str], Iterator[Entry]]] = {

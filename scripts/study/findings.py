@@ -19,7 +19,7 @@ from scripts.study.comparison import (
     median_words,
     on_plateau,
 )
-from scripts.study.cure_table import FEW_RATES, cure_of, effect
+from scripts.study.cure_table import BETTER, FEW_RATES, SOONER, shown_better, shown_sooner
 from scripts.study.cures import CURE_TASKS, CURES
 from scripts.study.figures import draw_cures, draw_growth, draw_prediction, draw_ranks
 from scripts.study.protocol import CELLS, TASKS
@@ -53,36 +53,43 @@ def _cells(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         lines.append(f"- **{task.replace('_', ' ')}** ({TASKS[task].memory}{so_far}): {_winners(task, of)}.")
     lines += ["", *_prediction(by_task), ""]
     complete = {task: of for task, of in by_task.items() if len(of) >= FEWEST and has_threshold(task)}
-    ranks, critical = average_ranks(complete)
-    if len(complete) > 1:
-        words = ", ".join(f"{method} {rank:.1f}" for method, rank in ranks.items())
-        apart = [f"{a} and {b}" for a, b in itertools.combinations(ranks, 2) if abs(ranks[a] - ranks[b]) >= critical]
+    ranks = average_ranks(complete)
+    if len(complete) > 1 and len(ranks.means) > 2:
+        words = ", ".join(f"{method} {rank:.1f}" for method, rank in ranks.means.items())
+        pairs = itertools.combinations(ranks.means.items(), 2)
+        apart = [f"{a} and {b}" for (a, of_a), (b, of_b) in pairs if abs(of_a - of_b) >= ranks.critical]
         lines += [
-            f"Mean ranks of {len(ranks)} cells over {len(complete)} tasks, by share solved, then by the median "
-            f"error: {words}. Ranks that differ by {critical:.2f} or more are shown to differ (Nemenyi, 5 %): "
-            f"{', '.join(apart) or 'none'}. The cells with chrono were told the task's longest dependency.",
+            f"Mean ranks of {len(ranks.means)} cells over {len(complete)} tasks, by share solved, then by the median "
+            f"error: {words}. That all cells are alike has p = {ranks.p:.2g} (Friedman). Ranks that differ by "
+            f"{ranks.critical:.2f} or more are shown to differ (Nemenyi, 5 %): {', '.join(apart) or 'none'}. The cells "
+            "with chrono were told the task's longest dependency.",
             "",
         ]
-        lines += figures.shown(lambda path: draw_ranks(ranks, critical, path), "ranks", "Mean ranks of the cells")
+        lines += figures.shown(
+            lambda path: draw_ranks(ranks.means, ranks.critical, path), "ranks", "Mean ranks of the cells"
+        )
     return lines
 
 
 def _overview(by_task: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     """A table of who solves what."""
     methods = list(dict.fromkeys(method for of in by_task.values() for method in of))
-    share = {m: sum(of[m].solved / of[m].count for of in by_task.values() if m in of) for m in methods}
+    shares = {
+        m: [of[m].solved / of[m].count for task, of in by_task.items() if m in of and has_threshold(task)] or [0.0]
+        for m in methods
+    }
     rows = []
-    for method in sorted(methods, key=lambda method: -share[method]):
+    for method in sorted(methods, key=lambda method: -sum(shares[method]) / len(shares[method])):
         rows.append([method, *(_solved_at(of[method], of) if method in of else "" for of in by_task.values())])
     head = ["cell", *(task.replace("_", " ") for task in by_task)]
     plateau = any(on_plateau(n) for of in by_task.values() for n in of.values())
     return [
         "The median step at which a cell solves a task, where all of its seeds do; else how many of them do. Where no "
         "cell solves a task, or the study has no threshold for it: its mean metric on the test split. Cells are in the "
-        "order of the share solved, summed over tasks."
+        "order of the mean share solved over the tasks that they have run on; an empty field has not run."
         + (
-            f" “{PLATEAU}”: rates that were pruned at the first rung were within 1 % of each other: little told them "
-            "apart, and one of them may solve it."
+            f" “{PLATEAU}”: a rate that was pruned at the first rung was within 1 % of one that went on: little told "
+            "them apart, and it may solve the task."
             if plateau
             else ""
         ),
@@ -155,8 +162,8 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
         lines += [f"- **{task.replace('_', ' ')}** ({CURE_TASKS[task].memory}). {_helped(task, of)}"]
     lines += [
         "",
-        "Behind each: its error over that of the same cell without it, with its interval, and the steps to solved "
-        f"where their intervals do not overlap. “{FEW_RATES}”: the cure has no strength, and so five settings where "
+        "Behind each: its error over that of the same cell without it, below 1 where it is smaller, with its interval. "
+        f"“{FEW_RATES}”: the cure has no strength, and so five settings where "
         "the cell without it has twenty. In the figure: points are seeds, bars the intervals without correction, blue "
         "what is shown by the corrected tests.",
         "",
@@ -166,27 +173,19 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
 
 
 def _helped(task: str, of: Mapping[str, Numbers]) -> str:
-    """Which cures help and which hurt by the corrected test, and for whom nothing is shown."""
+    """What each cure is shown to do by the corrected tests, and for how many nothing is shown."""
     every = compared("cures", of)
     words = []
-    for verb, sign in (("help", 1), ("hurt", -1)):
-        sure = [(n, b, c) for n, b, c in every if c.shown == sign]
-        sure.sort(key=lambda one: -sign * one[2].delta)
-        words.append(f"Shown to {verb}: {'; '.join(f'{cure_of(n)} {effect(n, b)}' for n, b, _ in sure) or 'none'}.")
-    words.append(f"Not shown to do either: {sum(not c.shown for *_, c in every)} of {len(every)} pairs.")
-    for verb, sign in (("fewer", 1), ("more", -1)):
-        sure = [(n, b) for n, b, c in every if c.faster == sign]
-        if sure:
-            each = "; ".join(f"{cure_of(n)} {_when(n)}, without it {_when(b)}" for n, b in sure)
-            words.append(f"Shown to solve it in {verb} steps: {each}.")
+    for sign in (1, -1):
+        words.append(f"{BETTER[sign]}: {'; '.join(shown_better(every, sign)) or 'none'}.")
+    for sign in (1, -1):
+        if sure := shown_sooner(every, sign):
+            words.append(f"{SOONER[sign]}: {'; '.join(sure)}.")
+    unsure = sum(not c.shown and not c.faster for *_, c in every)
+    words.append(f"Nothing shown: {unsure} of {len(every)} pairs.")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, *_ in every) if name in meant]
-    return " ".join(words) + (f" Meant for this task: {', '.join(here)}." if here else "")
-
-
-def _when(n: Numbers) -> str:
-    """The median step to solved; where most seeds do not, how many of them do."""
-    return median_words(n) if math.isfinite(n.steps[0]) else f"({n.solved} of {n.count})"
+    return " ".join(words) + (f" Of those run so far, meant for this task: {', '.join(here)}." if here else "")
 
 
 # --- initialisation and lengths --------------------------------------------------------------------------------------
@@ -223,6 +222,8 @@ def _foretold(of: Family) -> str:
     words = [f"{of.done.sum()} of {len(of.steps)} are solved by most seeds"]
     if each := of.says():
         words.append(f"Spearman's ρ of |log10 of what is left of the gradient after T steps| is {each}")
+        signed = " and ".join(f"{rho:.2f} with the {name}" for name, rho in of.signed.items())
+        words.append(f"without the bars, so that a gradient that grows is more than one that stays, it is {signed}")
     return "; ".join(words)
 
 

@@ -1,14 +1,13 @@
 """The first lines of docs/study.md: what was found of each part, a sentence or two with numbers and intervals."""
 
-import math
 from collections.abc import Callable, Mapping
 
 from rnnlab.files.markdown import markdown_table
 from rnnlab.sweeps.spec.question import larger_is_better
 from rnnlab.sweeps.statistics import holm
-from scripts.study.comparison import Numbers, compared, error_ratio, foretold, has_threshold, median_words
-from scripts.study.cure_table import cure_of, effect
-from scripts.study.protocol import TASKS
+from scripts.study.comparison import Numbers, compared, foretold, has_threshold, median_words
+from scripts.study.cure_table import BETTER, SOONER, shown_better, shown_sooner
+from scripts.study.protocol import BASELINE, TASKS
 from scripts.study.relations import common_slope, families_of, growth, lengths_by_method
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
@@ -38,23 +37,43 @@ def _cells(by_task: ByTask, fewest: int) -> str:
     for task, of in by_task.items():
         if len(of) < fewest:
             continue
-        metric = next(iter(of.values())).entry["metric"]
-        if metric in larger_is_better():
-            best = sorted(of.values(), key=lambda n: -n.mean.value)[:MOST]
-            first = [f"{n.entry['method']} {n.mean.value:.3f} ({n.mean.low:.3f} to {n.mean.high:.3f})" for n in best]
-        else:
-            always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
-            first = [f"{n.entry['method']} {median_words(n)}" for n in always[:MOST]]
         counts = ["–", "–"]
         if has_threshold(task):
             shares = [n.solved / n.count for n in of.values()]
             counts = [f"{shares.count(share)} of {len(of)}" for share in (1.0, 0.0)]
-        rows.append([f"{TASKS[task].memory} ({_named(task)})", ", ".join(first) or "none", *counts])
+        within = f"{TASKS[task].steps} steps"
+        rows.append([f"{TASKS[task].memory} ({_named(task)})", _first(task, of), *counts, within])
     if not rows:
         return ""
-    words = "The first cells that solve a task with every seed, and the median step at which they do; of images and "
-    words += "series those with the best test accuracy. “Every seed”, “no seed”: so many cells solve it.\n\n"
-    return words + markdown_table(["memory", "first cells", "every seed", "no seed"], rows)
+    words = (
+        "The first cells that solve a task with every seed, and the median step at which they do (“≤”: at the first "
+    )
+    words += "evaluation); of images and series those with the best test accuracy. The columns after them count the "
+    words += "cells that solve it with all, and with none, of their 8 seeds within its steps.\n\n"
+    return words + markdown_table(["memory", "first cells", "every seed", "no seed", "within"], rows)
+
+
+def _first(task: str, of: Mapping[str, Numbers]) -> str:
+    """The cells that are first on a task, in words."""
+    metric = next(iter(of.values())).entry["metric"]
+    if metric in larger_is_better():
+        best = sorted(of.values(), key=lambda n: -n.mean.value)[:MOST]
+        each = [f"{n.entry['method']} {n.mean.value:.3f} ({n.mean.low:.3f} to {n.mean.high:.3f})" for n in best]
+        better = [n for n, _, comparison in compared("cells", of) if comparison.shown == 1]
+        apart = (
+            f"{len(better)} shown to be better than the {BASELINE}"
+            if better
+            else f"none shown to be better than the {BASELINE}"
+        )
+        return f"{', '.join(each)}; {apart}"
+    always = sorted((n for n in of.values() if n.solved == n.count), key=lambda n: n.steps[0])
+    named = [n for n in always if n.steps[0] <= always[min(MOST, len(always)) - 1].steps[0]]
+    return ", ".join(f"{n.entry['method']} {_at_most(n)}{median_words(n)}" for n in named) or "none"
+
+
+def _at_most(n: Numbers) -> str:
+    """ "≤ " where the median is the first evaluation: it may have been solved before."""
+    return "≤ " if n.steps[0] <= n.entry["config"].get("eval_every", 0) else ""
 
 
 def _cures(by_task: ByTask, fewest: int) -> str:
@@ -63,22 +82,20 @@ def _cures(by_task: ByTask, fewest: int) -> str:
         every = compared("cures", of)
         if not every:
             continue
-        each, unsure = [], sum(not c.shown for _, _, c in every)
-        for verb, sign in (("help", 1), ("hurt", -1)):
-            sure = [(n, b) for n, b, c in every if c.shown == sign]
-            sure.sort(key=lambda pair: sign * _log_effect(*pair))
-            first = "; ".join(f"{cure_of(n)} {effect(n, b)}" for n, b in sure[:MOST])
-            more = f"; and {len(sure) - MOST} more" if len(sure) > MOST else ""
-            each.append(f"Shown to {verb}: {first or 'none'}{more}.")
-        lines.append(f"    - {_named(task)}. {' '.join(each)} Not shown to do either: {unsure} of {len(every)} pairs.")
+        each = [f"{BETTER[sign]}: {_some(shown_better(every, sign))}." for sign in (1, -1)]
+        each += [f"{SOONER[sign]}: {_some(sure)}." for sign in (1, -1) if (sure := shown_sooner(every, sign))]
+        unsure = sum(not c.shown and not c.faster for *_, c in every)
+        lines.append(f"    - {_named(task)}. {' '.join(each)} Nothing shown: {unsure} of {len(every)} pairs.")
     if not lines:
         return ""
-    return "\n".join(["- **Cures**, the test error with one over that without:", *lines])
+    words = "- **Cures.** The test error with a cure over that of the same cell without it; below 1 is better:"
+    return "\n".join([words, *lines])
 
 
-def _log_effect(n: Numbers, base: Numbers) -> float:
-    ratio = error_ratio(n, base).value
-    return math.log(ratio) if ratio > 0 else -math.inf
+def _some(each: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = [f"and {len(each) - MOST} more"] if len(each) > MOST else []
+    return "; ".join([*each[:MOST], *more]) or "none"
 
 
 def _before(by_task: ByTask, fewest: int) -> str:
@@ -88,7 +105,7 @@ def _before(by_task: ByTask, fewest: int) -> str:
         return ""
     sure = [f"{_named(task)} (ρ = {of.words()})" for task, of in each.items() if of.p < 0.05]
     rest = ", ".join(f"{_named(task)} {of.rho:.2f} (p = {of.p:.2g})" for task, of in each.items() if of.p >= 0.05)
-    words = "- **Before training.** How much a cell's untrained gradient fades or grows a step is "
+    words = "- **Before training.** How much a cell's untrained gradient changes per time step is "
     if sure:
         words += f"shown to go with how soon it solves {', '.join(sure)}; nothing is shown on the other tasks"
     else:
@@ -109,10 +126,9 @@ def _initialisation(by_task: ByTask, fewest: int) -> str:
     if not each:
         return ""
     shown = "is" if min(holm(ps)) < 0.05 else "is not shown to be"
-    words = (
-        f"- **Initialisation.** How far the gradient fades or grows over T steps before training {shown} related to "
-    )
-    words += "the time to solve or the error, within families of one cell and one number. Spearman's ρ: "
+    lengths = " and ".join(task.rpartition("_")[2] for task, of in by_task.items() if of)
+    words = f"- **Initialisation.** How far the untrained gradient fades or grows over T = {lengths} steps {shown} "
+    words += "related to the time to solve or the error, within families of one cell and one number. Spearman's ρ: "
     words += f"{'; '.join(each)}; the least p, uncorrected, is {min(ps):.2g}."
     common = common_slope(families)
     if common is None:
@@ -123,9 +139,16 @@ def _initialisation(by_task: ByTask, fewest: int) -> str:
 
 
 def _lengths(by_task: ByTask, fewest: int) -> str:
-    exponents = {method: growth(by_length).exponent for method, by_length in lengths_by_method(by_task).items()}
-    each = [f"{m} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for m, e in exponents.items() if math.isfinite(e.value)]
-    return f"- **Lengths.** Steps to solve grow with T to the power of: {', '.join(each)}." if each else ""
+    fits = {method: growth(by_length) for method, by_length in lengths_by_method(by_task).items()}
+    each = []
+    for method, of in fits.items():
+        if len(of.lengths) >= 3:
+            interval = f"{of.exponent.low:.2f} to {of.exponent.high:.2f}"
+            each.append(f"{method} {of.exponent.value:.2f} ({interval}; up to T = {of.lengths[-1]})")
+    if not each:
+        return ""
+    words = f"- **Lengths.** The steps that solve the adding problem grow with T to the power of: {', '.join(each)}."
+    return words + (" Those with chrono are told T." if "chrono" in words else "")
 
 
 _LINES: dict[str, Callable[[ByTask, int], str]] = {

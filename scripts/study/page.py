@@ -13,17 +13,30 @@ from rnnlab.sweeps.spec.question import larger_is_better
 from rnnlab.sweeps.statistics import LOGARITHMS, scale_of
 from scripts.study.comparison import Comparison, Numbers, baseline_of, compared, has_threshold, median_words, numbers_of
 from scripts.study.costs import Cost, read_costs
-from scripts.study.cure_table import cure_tables
+from scripts.study.cure_table import cure_tables, value_words
+from scripts.study.cures import CURES
 from scripts.study.entries import PARTS, RATE
 from scripts.study.findings import FEWEST, FINDINGS, Figures
 from scripts.study.in_short import in_short
-from scripts.study.protocol import RATES, TASKS
+from scripts.study.protocol import LENGTH_RATES, RATES, TASKS
 from scripts.study.training import read_entries
 
 EDGE, ARITHMETIC = "*", " ‡"
-"""Marks of a rate at an end of its grid, and of a mean that is arithmetic in a column of geometric ones."""
-HEAD = ["method", "rate", "solved", "median steps", "seconds", "test", "δ", "p", "clipped"]
-HEAD += ["half-life before", "after", "λ₁", "cost"]
+"""Marks of a rate or strength at an end of its grid, and of a mean that is arithmetic in a column of geometric ones."""
+HEAD = [
+    "method",
+    "rate",
+    "strength",
+    "solved",
+    "median steps",
+    "seconds",
+    "test",
+    "δ",
+    "p error",
+    "p solved",
+    "p steps",
+]
+HEAD += ["clipped", "half-life before", "after", "λ₁", "cost"]
 TITLES = {"cells": "Cells on", "cures": "Cures on", "initialisation": "Initialisations on", "lengths": "Lengths:"}
 """The words before a task over a part's table."""
 
@@ -42,11 +55,14 @@ def write_pages(results: Path, page: Path, cures_page: Path) -> str:
     planned = {part: len(list(PARTS[part]("small"))) for part in PARTS}
     done = ", ".join(f"{part} {len(trained[part])} of {planned[part]}" for part in PARTS)
     parts = {part: _by_task(trained[part]) for part in PARTS}
-    findings = [*in_short(parts, FEWEST), ""]
-    at_edge = sum(n.entry.get("chosen", {}).get(RATE) in (RATES[0], RATES[-1]) for n in entries)
-    findings += [
-        f"Trained so far, each with 8 seeds of its own beside those that chose: {done}. In {at_edge} of {len(entries)} "
-        f"entries the rate that was chosen is the smallest or the largest of the grid, “{EDGE}” in the tables.",
+    at_edge = [n for n in entries if _rate(n).endswith(EDGE)]
+    lowest = sum(n.entry["chosen"][RATE] == RATES[0] for n in at_edge)
+    findings = [
+        f"Trained so far, each with 8 seeds of its own beside those that chose: {done}. The chosen rate is the "
+        f"smallest of its grid in {lowest} and the largest in {len(at_edge) - lowest} of these {len(entries)} entries "
+        f"(“{EDGE}” in the tables): a rate beyond it may be better.",
+        "",
+        *in_short(parts, FEWEST),
         "",
     ]
     tables: list[str] = []
@@ -73,7 +89,8 @@ def _by_task(entries: Sequence[Numbers]) -> dict[str, dict[str, Numbers]]:
 def _table(part: str, of: Mapping[str, Numbers], costs: Mapping[str, Cost]) -> str:
     """A row for each method of a task; the better ones first."""
     beside = {n.entry["method"]: comparison for n, _, comparison in compared(part, of)}
-    ordered = sorted(of.values(), key=lambda n: (-n.solved, n.steps[0], n.mean.value))
+    sign = -1 if next(iter(of.values())).entry["metric"] in larger_is_better() else 1
+    ordered = sorted(of.values(), key=lambda n: (-n.solved, n.steps[0], sign * n.mean.value))
     return markdown_table(HEAD, [_row(n, beside.get(n.entry["method"]), costs) for n in ordered])
 
 
@@ -87,12 +104,13 @@ def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, Cost]) -> li
     return [
         n.entry["method"],
         _rate(n),
+        _strength(n),
         f"{n.solved} of {n.count}{diverged}" if has_threshold(task) else f"–{diverged}",
         median_words(n),
         "–" if seconds is None else median_words(n, seconds),
         f"{n.mean.value:.3g} ({n.mean.low:.3g} to {n.mean.high:.3g}){'' if _of_logarithms(n) else ARITHMETIC}",
         "" if beside is None else f"{beside.delta:+.2f}",
-        "" if beside is None else f"{beside.p_error:.2g}; {beside.p_solved:.2g}; {beside.p_steps:.2g}",
+        *(["", "", ""] if beside is None else (f"{p:.2g}" for p in (beside.p_error, beside.p_solved, beside.p_steps))),
         f"{100 * n.clipped:.0f} %",
         _life(n.untrained),
         _life(n.trained),
@@ -101,10 +119,24 @@ def _row(n: Numbers, beside: Comparison | None, costs: Mapping[str, Cost]) -> li
     ]
 
 
+def _chosen(n: Numbers) -> float | None:
+    """The learning rate that was chosen."""
+    return n.entry.get("chosen", {}).get(RATE)
+
+
 def _rate(n: Numbers) -> str:
     """The learning rate that was chosen; marked where it is an end of the grid."""
-    rate = n.entry.get("chosen", {}).get(RATE)
-    return "–" if rate is None else f"{rate:.2g}{EDGE if rate in (RATES[0], RATES[-1]) else ''}"
+    rate, grid = _chosen(n), LENGTH_RATES if n.entry["part"] == "lengths" else RATES
+    return "–" if rate is None else f"{rate:.2g}{EDGE if rate in (grid[0], grid[-1]) else ''}"
+
+
+def _strength(n: Numbers) -> str:
+    """The strength of a cure that was chosen; marked where it is an end of its grid."""
+    chosen = [value for path, value in n.entry.get("chosen", {}).items() if path != RATE]
+    if not chosen:
+        return "–"
+    grid = CURES[n.entry["method"].partition("+")[2]].strengths
+    return "; ".join(value_words(value) + (EDGE if value in (grid[0], grid[-1]) else "") for value in chosen)
 
 
 def _of_logarithms(n: Numbers) -> bool:

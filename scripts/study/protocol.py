@@ -133,3 +133,5 @@ GAINS: dict[str, tuple[dict[str, Any], str, tuple[float, ...]]] = {
 
 LENGTHS = (100, 200, 500, 1000, 2000, 5000)
 """T of the adding problem, by which the time to solve is to grow."""
+LENGTH_RATES = (*RATES, 1e-1)
+"""The learning rates of which one is chosen there: 3e-2 is the best of `RATES` for the fastest cells."""

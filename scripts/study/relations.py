@@ -9,6 +9,7 @@ from scipy import stats
 
 from rnnlab.sweeps.statistics import LEVEL, Mean
 from scripts.study.comparison import Correlation, Numbers, rank_correlation
+from scripts.study.protocol import TIMED_EVALUATIONS
 
 
 def left_of_gradient(n: Numbers) -> float:
@@ -49,6 +50,12 @@ class Family:
         each = {"time to solve": self.steps, "test error": self.errors}
         correlations = {name: rank_correlation(list(self.distance), values) for name, values in each.items()}
         return {name: one for name, one in correlations.items() if not math.isnan(one.rho)}
+
+    @property
+    def signed(self) -> dict[str, float]:
+        """Spearman's ρ of what is left itself, in place of |log10| of it; to be looked at, not tested."""
+        each = {"time to solve": self.steps, "test error": self.errors}
+        return {name: rank_correlation(self.left, each[name]).rho for name in self.known}
 
     def says(self) -> str:
         """Spearman's ρ in words: "0.34 (-0.31 to 0.77, p = 0.29) with the time to solve", and with the test error."""
@@ -119,8 +126,8 @@ class Growth:
     """How a method's time to solve grows with the length T: steps = a T^exponent."""
 
     exponent: Mean
-    """With the interval of seeds drawn anew, which leaves out that another rate might have been chosen; all NaN with
-    fewer than two lengths."""
+    """With the interval of seeds drawn anew, whose steps are known to the interval of evaluations alone; it leaves out
+    that another rate might have been chosen. All NaN with fewer than two lengths."""
     factor: float
     """a."""
     lengths: list[int]
@@ -155,6 +162,13 @@ def growth(by_length: Mapping[int, Numbers]) -> Growth:
     slope, height = float(x @ y / (x @ x)), float(y.mean())
     rng = np.random.default_rng(0)
     times = [by_length[length].times for length in whole]
-    drawn = np.log([np.median(rng.choice(of, (RESAMPLES, len(of))), axis=1) for of in times])
+    # What is seen at an evaluation was there at any step since the last one: as wide, around the step that is known.
+    since = [max(1, int(by_length[length].entry["config"]["steps"]) // TIMED_EVALUATIONS) for length in whole]
+    drawn = np.log(
+        [
+            np.median(rng.choice(of, (RESAMPLES, len(of))) + far * rng.uniform(-0.5, 0.5, (RESAMPLES, len(of))), axis=1)
+            for of, far in zip(times, since, strict=True)
+        ]
+    )
     low, high = np.quantile(x @ drawn / (x @ x), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Growth(Mean(slope, float(low), float(high), len(whole)), math.exp(height - slope * middle), whole, unsolved)

@@ -31,6 +31,7 @@ from rnnlab.sweeps.spec.sections import SweepOptions
 from rnnlab.sweeps.statistics import PLAIN, aggregate, ranked
 from scripts.irnn.runs import hardware
 from scripts.study.entries import Entry, parameters
+from scripts.study.protocol import TUNING_SEEDS
 
 SOLVED_AT = "convergence.steps"
 """The column of a sweep's table that has the step at which a run solved its task."""
@@ -89,6 +90,7 @@ def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str
     timed, the step at which the last seed solved it."""
     sweep, sign = read_sweep(folder), 1.0 if entry.metric in larger_is_better() else -1.0
     rows = [row | {"axes": run["axes"]} for row, run in zip(make_rows(folder, sweep), sweep["runs"], strict=True)]
+    rows = [row for row in rows if row["in_sweep"]]
     # A race interrupts those that have lost it; they count as far as they came.
     rows = [row | {"status": "pruned"} if row["status"] == "interrupted" else row for row in rows]
     settings = aggregate(rows, list(entry.grid), f"best.validation.{entry.metric}", sign).settings
@@ -102,7 +104,12 @@ def chosen_in(folder: Path, entry: Entry) -> tuple[dict[str, Any], list[dict[str
     if entry.timed:
         solved = [_last_solved(setting.rows) for setting in settings]
         tuning = [row | {"solved_at": at} for row, at in zip(tuning, solved, strict=True)]
-        winners = [(at, setting) for at, setting in zip(solved, settings, strict=True) if at is not None]
+        whole = [len(setting.rows) == len(TUNING_SEEDS) for setting in settings]  # A run may be under way.
+        winners = [
+            (at, setting)
+            for at, setting, all_of in zip(solved, settings, whole, strict=True)
+            if all_of and at is not None
+        ]
         if winners:
             # Of those solved at the same evaluation the one whose seeds solved it sooner together.
             best = min(winners, key=lambda one: (one[0], sum(row[SOLVED_AT] for row in one[1].rows)))[1]
@@ -116,6 +123,8 @@ def race_is_over(folder: Path, entry: Entry) -> bool:
         return False
     by_setting: dict[str, list[tuple[Path, int | None]]] = {}
     for run in read_sweep(folder)["runs"]:
+        if not run["in_sweep"]:
+            continue
         values = repr([run["axes"][path] for path in entry.grid])
         workdir = SweepDir(folder).run(run["name"])
         solved_at = ((read_summary(workdir) or {}).get("convergence") or {}).get("steps")
@@ -215,12 +224,13 @@ def entry_file(folder: Path, entry: Entry) -> Path:
     return folder / f"{entry.name}.json"
 
 
-def fails(entry: Entry, results: Path) -> bool:
-    """Whether some seed did not solve what comes before an entry."""
-    path = results / f"{entry.after}.json"
-    if entry.after is None or not path.exists():
-        return False
-    return any(run["solved_at"] is None for run in read_entry(path)["runs"])
+def failed_before(entry: Entry, results: Path) -> str | None:
+    """The first of those that come before an entry whose task some seed did not solve, of those that are trained."""
+    for name in entry.after:
+        path = results / f"{name}.json"
+        if path.exists() and any(run["solved_at"] is None for run in read_entry(path)["runs"]):
+            return name
+    return None
 
 
 def write_entry(folder: Path, entry: Entry, result: Mapping[str, Any]) -> None:

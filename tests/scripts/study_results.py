@@ -58,6 +58,6 @@ def content_of(
         }
         for seed, (value, at) in enumerate(zip(values, solved, strict=True))
     ]
-    config = {"task": {"length": length}, "steps": 1000}
+    config = {"task": {"length": length}, "steps": 1000, "eval_every": 40}
     fields = {"part": part, "task": task, "method": method, "metric": metric, "config": config, "runs": runs}
     return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}}

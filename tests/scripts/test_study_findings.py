@@ -102,23 +102,29 @@ def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[.
         content_of("cures", "adding_100", "lstm", spread(0.1), [None] * 8),
         content_of("cures", "adding_100", "lstm+chrono", spread(0.01), [100] * 8),
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
-    ).splitlines()[2:14]
+    ).splitlines()[4:16]
     words, _, _, _, adding, copying, parity, vowels, _, before, cures, on_adding = text
     assert words.startswith("The first cells that solve a task with every seed, and the median step at which they do")
     first = "cell11 80 (80 to 80), cell10 120 (120 to 120), cell09 160 (160 to 160)"
-    assert adding == f"| two numbers, marked (adding 200) | {first} | 12 of 12 | 0 of 12 |"
-    first = "cell00 40 (40 to 40), cell01 40 (40 to 40), cell02 80 (80 to 80)"
-    assert copying == f"| ten symbols in order, at a fixed delay (copying 50) | {first} | 12 of 12 | 0 of 12 |"
-    assert parity.endswith(" (parity 40) | none | 0 of 12 | 12 of 12 |")
+    assert adding == f"| two numbers, marked (adding 200) | {first} | 12 of 12 | 0 of 12 | 3000 steps |"
+    first = "cell00 ≤ 40 (40 to 40), cell01 ≤ 40 (40 to 40), cell02 80 (80 to 80)"
+    assert (
+        copying
+        == f"| ten symbols in order, at a fixed delay (copying 50) | {first} | 12 of 12 | 0 of 12 | 3000 steps |"
+    )
+    assert parity.endswith(" (parity 40) | none | 0 of 12 | 12 of 12 | 1000 steps |")
     assert " (japanese vowels) | cell00 0.896 (0." in vowels
-    assert vowels.endswith(") | – | – |")
-    start = "- **Before training.** How much a cell's untrained gradient fades or grows a step is shown to go with how "
-    start += "soon it solves adding 200 (ρ = 1.00 (1.00 to 1.00, p = 2e-05)), copying 50 (ρ = -1.00 (-1.00 to -0.99, "
+    assert vowels.endswith("); none shown to be better than the lstm | – | – | 1000 steps |")
+    start = "- **Before training.** How much a cell's untrained gradient changes per time step is shown to go with how "
+    start += "soon it solves adding 200 (ρ = 1.00 (1.00 to 1.00, p = 0.0001)), copying 50 (ρ = -1.00 (-1.00 to -0.99, "
     assert before.startswith(start)
-    assert cures == "- **Cures**, the test error with one over that without:"
+    assert cures.startswith(
+        "- **Cures.** The test error with a cure over that of the same cell without it; below 1 is "
+    )
     assert on_adding == (
-        "    - adding 100. Shown to help: chrono with lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0. "
-        "Shown to hurt: none. Not shown to do either: 1 of 2 pairs."
+        "    - adding 100. Shown to be better: chrono with lstm 0.1 (0.0974 to 0.103), solved by 8 of 8 seeds, without "
+        "it by 0. Shown to be worse: none. Shown to solve it in fewer steps: chrono with lstm step 100 (100 to 100), "
+        "without it (0 of 8). Nothing shown: 1 of 2 pairs."
     )
 
 
@@ -127,13 +133,13 @@ def test_a_cell_that_solves_nothing_is_marked_where_its_rates_were_pruned_on_a_p
 ) -> None:
     entries = [content_of("cells", "adding_200", cell, spread(0.1), [None] * 8) for cell in ("lstm", "gru", "lem")]
     entries += [content_of("cells", "adding_200", "irnn", spread(0.1), [40] * 8)]
-    plateau, apart = [0.1670, 0.1672, 0.1], [0.1670, 0.25, 0.1]
+    plateau, apart = [0.3, 0.1672, 0.1671], [0.1670, 0.1671, 0.1]
     for one, means in zip(entries, (plateau, apart, [None, None, 0.1], plateau), strict=True):
         one["tuning"] = [{"mean": mean, "steps": 1000 * (1 + 2 * (n == 2))} for n, mean in enumerate(means)]
     text = page_of(*entries)
     rows = text[text.index("| cell |") :].split("\n\n")[0].splitlines()
     assert rows[2:] == ["| irnn | 40 |", "| gru | none |", "| lem | none |", "| lstm | none° |"]
-    assert "“°”: rates that were pruned at the first rung were within 1 % of each other" in text
+    assert "“°”: a rate that was pruned at the first rung was within 1 % of one that went on" in text
 
 
 def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Callable[..., str]) -> None:
@@ -144,10 +150,10 @@ def test_a_cure_is_said_to_help_or_hurt_by_the_corrected_test_alone(page_of: Cal
         content_of("cures", "adding_100", "lstm+averaging", spread(0.1001), [None] * 8),
     )
     (line,) = [line for line in text.splitlines() if line.startswith("- **adding 100**")]
-    helps = "Shown to help: chrono with lstm 0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0. "
-    assert f"{helps}Shown to hurt: gradient noise with lstm 2 (1.95 to 2.05). Not shown to do either: 1 of 3 " in line
-    assert " fewer steps: chrono with lstm 100 (100 to 100), without it (0 of 8). Meant" in line
-    assert line.endswith(" Meant for this task: averaging, chrono, gradient_noise.")
+    better = "Shown to be better: chrono with lstm 0.1 (0.0974 to 0.103), solved by 8 of 8 seeds, without it by 0. "
+    assert f"{better}Shown to be worse: gradient noise with lstm 2 (1.95 to 2.05). Shown to solve it in fewer " in line
+    assert " fewer steps: chrono with lstm step 100 (100 to 100), without it (0 of 8). Nothing shown: 1 of 3 " in line
+    assert line.endswith(" Of those run so far, meant for this task: averaging, chrono, gradient_noise.")
     assert "![The test error with each cure](results/cures.png)" in text
 
 
@@ -172,10 +178,11 @@ def test_the_table_of_cures_has_what_each_did_and_why_others_are_left_out(tmp_pa
     rows = {cells[0].removeprefix("| ").partition("<br>")[0]: cells for cells in table}
     assert set(rows) >= {name.replace("_", " ") for name in CURES} | set(APART)
     assert rows["chrono"][0] == "| chrono<br>`model.cell.chrono` 50, 100, 200, 400"
-    assert rows["chrono"][3:] == ["lstm **0.1 (0.0974 to 0.103), 8 of 8 solved and without it 0**", "– |"]
+    shown = "0.1 (0.0974 to 0.103), solved by 8 of 8 seeds, without it by 0"
+    assert rows["chrono"][3:] == [f"lstm **{shown}**, **step 100 (100 to 100), without it (0 of 8)**", "– |"]
     assert list(rows).index("chrono") < list(rows).index("zoneout")  # Which has no result.
     assert rows["clip norm"][3].startswith("lstm 1 (0.9")
-    assert rows["attention dot"][3] == "lstm **8 of 8 solved and without it 0**"
+    assert rows["attention dot"][3].startswith("lstm **solved by 8 of 8 seeds, without it by 0**, **step 100 (100 to ")
     assert rows["pixel shift"][3] == "not run"
     assert rows["highway"][3] == "networks of the study have one layer |"
 
@@ -267,7 +274,8 @@ def test_where_nothing_is_solved_the_test_error_says_whether_the_gradient_foreto
     assert common_slope(families) is None
     text = page_of(*fading)
     assert "0 of 5 are solved by most seeds; Spearman's ρ of |log10 of what is left of the gradient after T" in text
-    assert "is 1.00 (1.00 to 1.00, p = 0.017) with the test error." in text
+    signed = "without the bars, so that a gradient that grows is more than one that stays, it is -1.00 with the test"
+    assert f"is 1.00 (1.00 to 1.00, p = 0.017) with the test error; {signed} error." in text
     short = "is related to the time to solve or the error, within families of one cell and one number. Spearman's ρ: "
     short += "test error 1.00 (tanh gain); the least p, uncorrected, is 0.017."
     assert short in text
@@ -289,21 +297,26 @@ def test_a_planted_power_of_the_length_is_found_from_lengths_that_every_seed_sol
     planted = {length: solving(length, [round(3 * length**1.5)] * 8) for length in (100, 400, 900)}
     fit = growth(planted | {1600: solving(1600, [10] * 4 + [None] * 4)})
     assert fit.exponent.value == pytest.approx(1.5)
-    assert fit.exponent.low == pytest.approx(1.5) == fit.exponent.high
+    assert fit.exponent.low < 1.5 < fit.exponent.high
+    assert fit.exponent.high - fit.exponent.low < 0.001  # 6 steps between evaluations beside 3000 and more.
     assert fit.factor == pytest.approx(3)
     assert (fit.lengths, fit.unsolved) == ([100, 400, 900], [1600])
     assert math.isnan(growth({100: planted[100]}).exponent.value)
     flat = growth({length: solving(length, [240] * 8) for length in (100, 400, 900)}).exponent
-    assert (flat.value, flat.low, flat.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert flat.value == pytest.approx(0, abs=1e-12)
+    # The median of eight that are uniform over 6 steps of 240 has a deviation of 1 step.
+    assert -flat.low == pytest.approx(flat.high, rel=0.2)
+    assert 0.002 < flat.high < 0.01
     two = growth({length: planted[length] for length in (100, 400)}).exponent
-    assert (two.value, two.low, two.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert (two.value, two.low, two.high) == pytest.approx((1.5, 1.5, 1.5), abs=0.001)
 
 
 def test_the_interval_of_an_exponent_is_that_of_seeds_drawn_anew() -> None:
     """Half of the seeds take twice as long at T = 400: medians of eight drawn anew are 200, 300 or 400, beside 100 at
     T = 100, each end with a chance far above a fortieth."""
     fit = growth({100: solving(100, [100] * 8), 400: solving(400, [200] * 4 + [400] * 4)}).exponent
-    assert (fit.value, fit.low, fit.high) == pytest.approx((math.log(3) / math.log(4), 0.5, 1))
+    assert fit.value == pytest.approx(math.log(3) / math.log(4))
+    assert (fit.low, fit.high) == pytest.approx((0.5, 1), abs=0.03)  # Steps are known to 6.
 
 
 def test_the_page_has_the_exponents_and_what_is_not_solved(page_of: Callable[..., str]) -> None:
@@ -317,5 +330,8 @@ def test_the_page_has_the_exponents_and_what_is_not_solved(page_of: Callable[...
         "- **lem**: every seed solves T = 100, 200, 500; steps grow as T to the power 1.00 (1.00 to 1.00, 3 lengths); "
         "not T = 1000." in text
     )
-    assert "- **Lengths.** Steps to solve grow with T to the power of: lem 1.00 (1.00 to 1.00)." in text
+    words = (
+        "- **Lengths.** The steps that solve the adding problem grow with T to the power of: lem 1.00 (1.00 to 1.00; "
+    )
+    assert f"{words}up to T = 500).\n" in text
     assert "(results/lengths.png)" in text
