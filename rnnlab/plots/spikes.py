@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from rnnlab.plots.palette import COLOURS
 from rnnlab.plots.words import SMALL
 
 _OVER_CURVES = {"zorder": 4, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
@@ -82,25 +81,6 @@ def unflattened(values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
     ends = np.array([low, high, values.min(), values.max()])
     kept, whole = np.diff((np.log10(ends) if logarithmic else ends).reshape(2, 2))[:, 0]
     return (low, high) if whole > (3 if logarithmic else 10) * kept else (float(ends[2]), float(ends[3]))
-
-
-def hold_points(axis: Axes) -> None:
-    """The same along x, of points in rows: ends the x axis without the spikes of all of them."""
-    logarithmic = axis.get_xscale() == "log"
-    points = [np.ma.filled(np.ma.asarray(each.get_offsets(), float), np.nan) for each in axis.collections]
-    drawn = np.concatenate(points or [np.zeros((0, 2))])
-    low, high = unflattened(drawn[:, 0], logarithmic)
-    x, at = shown(drawn[:, 0], positive=logarithmic), axis.get_yaxis_transform()
-    for edge, beyond, mark, side in ((1, x > high, ">", "right"), (0, x < low, "<", "left")):
-        if not beyond.any():
-            continue
-        factor, margin = (max(high / low, 2) ** 0.05, 0.0) if logarithmic else (1.0, 0.05 * (high - low) or 1.0)
-        axis.set_xlim(low / factor - margin, high * factor + margin)
-        for position in np.unique(drawn[beyond, 1]):
-            values = ", ".join(f"{value:.3g}" for value in np.sort(drawn[beyond & (drawn[:, 1] == position), 0]))
-            axis.plot([edge], [position], mark, transform=at, color=COLOURS[1], markersize=4, clip_on=False, zorder=5)
-            text = {"xytext": (-6 if edge else 6, 0), "textcoords": "offset points", "ha": side, "va": "center"}
-            axis.annotate(values, (edge, position), xycoords=at, fontsize=SMALL, **text, **_OVER_CURVES)
 
 
 def _with_levels(axis: Axes, low: float, high: float, logarithmic: bool) -> tuple[float, float]:

@@ -28,10 +28,8 @@ from rnnlab.plots.palette import COLOURS as COLOURS
 from rnnlab.plots.palette import GREY as GREY
 from rnnlab.plots.palette import MARKERS as MARKERS
 from rnnlab.plots.palette import NOTHING as NOTHING
-from rnnlab.plots.spikes import hold_points as hold_points
 from rnnlab.plots.spikes import hold_spikes as hold_spikes
 from rnnlab.plots.spikes import shown, without_spikes
-from rnnlab.plots.spikes import unflattened as unflattened
 from rnnlab.plots.words import SMALL, TEXT
 
 COLUMN, PAGE = 3.4, 7.0

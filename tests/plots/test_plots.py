@@ -9,14 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from rnnlab import plots
 from rnnlab.diagnostics import DIAGNOSTICS
 from rnnlab.plots import runs, style
 from rnnlab.plots.diagnosis import FIGURES as DIAGNOSED
-from rnnlab.plots.forest import Column, Effect, forest
 from rnnlab.plots.legends import clear_legends
 from rnnlab.records.run_config import resolve_config
 from tests.helpers import SMALL_RUN
@@ -400,40 +398,6 @@ def test_the_value_of_a_spike_is_as_readable_over_curves_as_alone(spike: float) 
     axis.lines[0].remove()
     assert np.array_equal(after, picture_of(figure, text))
     assert (after != 255).any()
-    plt.close("all")
-
-
-@pytest.mark.parametrize(("spike", "logarithmic"), [(1e21, False), (-1e21, False), (1e21, True), (1e-30, True)])
-def test_a_point_far_out_is_marked_at_the_edge_of_its_row(spike: float, logarithmic: bool) -> None:
-    _, (axis,) = style.make_axes(1)
-    rows = [[1.0, 1.2], [1.5, spike, 2 * spike], [0.8, float("nan")], [1.1, 1.3], [0.9, 1.0]]
-    for position, values in enumerate(rows):
-        axis.scatter(values, [position] * len(values))
-    axis.set_xscale("log" if logarithmic else "linear")
-    style.hold_points(axis)
-    low, high = axis.get_xlim()
-    assert low <= 0.8 < 1.5 <= high
-    assert high - low < 2
-    (mark,), (text,) = axis.lines, axis.texts
-    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (1 if spike > 1.5 else 0, 1)
-    assert text.get_text() == ", ".join(f"{value:.3g}" for value in sorted([spike, 2 * spike]))
-    plt.close("all")
-
-
-@pytest.mark.parametrize(("losses", "ticks"), [([0.04, 0.16, 0.17], 2), ([0.16, 0.165, 0.17], 3), ([1e-4, 1e-2], 2)])
-def test_a_logarithmic_axis_of_effects_names_enough_numbers(losses, ticks, tmp_path: Path) -> None:
-    groups = [("held", [Effect("averaging", losses, losses[1], losses[0], losses[-1])])]
-    with style.kept() as figures:
-        forest([Column("error", True, 0.17, groups)], tmp_path / "cures.png")
-    FigureCanvasAgg(figures["cures"]).draw()
-    (axis,) = figures["cures"].axes
-    low, high = axis.get_xlim()
-    labels = [
-        tick.get_text()
-        for position, tick in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
-        if low <= position <= high and tick.get_text()
-    ]
-    assert len(labels) >= ticks
     plt.close("all")
 
 
