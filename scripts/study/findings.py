@@ -215,7 +215,7 @@ def _initialisation(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figur
         "initialisation",
         "The time to solve, and the test error, beside the gradient before training",
     )
-    lines += ["In the left panel each family stands 5 % above the one before it, so that equal steps can be told apart.", ""]
+    lines += ["In the left panel each family stands 5 % above the one before it, so that equal steps differ.", ""]
     return lines
 
 
