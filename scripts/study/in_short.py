@@ -103,11 +103,15 @@ def _before(by_task: ByTask, fewest: int) -> str:
     each = foretold({task: of for task, of in by_task.items() if len(of) >= fewest})
     if not each:
         return ""
-    sure = [f"{_named(task)} (ρ = {of.words()})" for task, of in each.items() if of.p < 0.05]
+    sure = [
+        f"{_named(task)}, sooner where it changes {'less' if of.rho > 0 else 'more'} (ρ = {of.words()})"
+        for task, of in each.items()
+        if of.p < 0.05
+    ]
     rest = ", ".join(f"{_named(task)} {of.rho:.2f} (p = {of.p:.2g})" for task, of in each.items() if of.p >= 0.05)
     words = "- **Before training.** How much a cell's untrained gradient changes per time step is "
     if sure:
-        words += f"shown to go with how soon it solves {', '.join(sure)}; nothing is shown on the other tasks"
+        words += f"shown to go with how soon it solves {'; '.join(sure)}; nothing is shown on the other tasks"
     else:
         words += f"not shown to go with how soon it solves any of {len(each)} tasks"
     return words + (f": Spearman's ρ {rest}." if rest else ".")

@@ -116,7 +116,10 @@ def test_the_first_lines_say_what_was_found_with_its_numbers(page_of: Callable[.
     assert " (japanese vowels) | cell00 0.896 (0." in vowels
     assert vowels.endswith("); none shown to be better than the lstm | – | – | 1000 steps |")
     start = "- **Before training.** How much a cell's untrained gradient changes per time step is shown to go with how "
-    start += "soon it solves adding 200 (ρ = 1.00 (1.00 to 1.00, p = 0.0001)), copying 50 (ρ = -1.00 (-1.00 to -0.99, "
+    start += (
+        "soon it solves adding 200, sooner where it changes less (ρ = 1.00 (1.00 to 1.00, p = 0.0001)); copying 50, "
+    )
+    start += "sooner where it changes more (ρ = -1.00 (-1.00 to -0.99, "
     assert before.startswith(start)
     assert cures.startswith(
         "- **Cures.** The test error with a cure over that of the same cell without it; below 1 is "
