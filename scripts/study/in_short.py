@@ -12,8 +12,8 @@ from scripts.study.relations import common_slope, families_of, growth, lengths_b
 
 ByTask = Mapping[str, Mapping[str, Numbers]]
 """The entries of a part, by task and method."""
-MOST = 3
-"""So many of those that help or hurt are named."""
+MOST, MOST_CURES = 3, 8
+"""So many cells, and cures, are named."""
 
 
 def in_short(parts: Mapping[str, ByTask], fewest: int) -> list[str]:
@@ -94,8 +94,8 @@ def _cures(by_task: ByTask, fewest: int) -> str:
 
 def _some(each: list[str]) -> str:
     """The first of them, and how many more there are."""
-    more = [f"and {len(each) - MOST} more"] if len(each) > MOST else []
-    return "; ".join([*each[:MOST], *more]) or "none"
+    more = [f"and {len(each) - MOST_CURES} more"] if len(each) > MOST_CURES else []
+    return "; ".join([*each[:MOST_CURES], *more]) or "none"
 
 
 def _before(by_task: ByTask, fewest: int) -> str:
