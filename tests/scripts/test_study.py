@@ -314,6 +314,18 @@ def test_the_correction_is_over_all_that_are_planned_with_the_same_baseline() ->
     assert found == {f"{cell}+chrono": pytest.approx(3 * count * p) for cell, count in planned.items()}
 
 
+def test_a_task_without_a_threshold_has_one_test_to_correct_for() -> None:
+    def of(task: str) -> list[Any]:
+        return [numbers_of(content_of("cures", task, "m", [value] * 8, [40] * 8)) for value in (0.5, 1.0)]
+
+    p = 2 / math.comb(16, 8)
+    for task, tests in (("few_images", 1), ("adding_100", 3)):
+        mine, base = of(task)
+        (comparison,) = compare([mine], [base], planned=10)
+        assert comparison.p_error == pytest.approx(10 * tests * p), task
+        assert comparison.p_solved == comparison.p_steps == 1
+
+
 def test_a_diverged_run_has_no_share_in_a_mean_of_accuracies() -> None:
     numbers = numbers_of(
         content_of("cells", "permuted_rows", "gru", [0.9, math.inf, 0.7], [None] * 3, metric="accuracy")
