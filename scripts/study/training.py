@@ -54,11 +54,10 @@ def train_entry(entry: Entry, runs: Path, data_dir: str | None, stop: Callable[[
     if any(len(values) > 1 for values in entry.grid.values()):
         tuning = folder / "tuning"
 
-        def ends(step: int) -> bool:
-            return stop(step) or (entry.timed and race_is_over(tuning, entry))
+        def decided() -> bool:
+            return entry.timed and race_is_over(tuning, entry)
 
-        over = entry.timed and race_is_over(tuning, entry)
-        if not over and not _over(entry.tuning(), tuning, data_dir, ends, programs) and stop(0):
+        if not _over(entry.tuning(), tuning, data_dir, stop, programs, decided):
             return None
         chosen, scores = chosen_in(tuning, entry)
     if not _over(entry.final(chosen), folder / "final", data_dir, stop, programs):
@@ -72,11 +71,18 @@ def _over(
     data_dir: str | None,
     stop: Callable[[int], bool],
     programs: KeptPrograms,
+    decided: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Trains what is left of a sweep; False where it was stopped."""
+    """Trains what is left of a sweep; False where it was stopped. decided: whether what is left can change nothing."""
+    if decided():
+        return True
+
+    def ends(step: int) -> bool:
+        return stop(step) or decided()
+
     with kept():  # Figures of thousands of runs, which nobody looks at, would take as long as some of the entries.
-        status = run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=stop, kept=programs)
-    if status != "interrupted":
+        status = run_sweep(resolve(SweepOptions, sweep, ""), folder, data_dir, stop=ends, kept=programs)
+    if status != "interrupted" or decided():
         return True
     if not stop(0):
         raise KeyboardInterrupt
