@@ -18,6 +18,7 @@ from rnnlab.plots.style import (
     log_scale,
     make_axes,
     make_grid,
+    name_few_decades,
     over_the_last,
     save,
     shown,
@@ -99,6 +100,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
     else:
         axis.set_xscale("log")
         axis.set_xlim(left=first / 1.1)
+        name_few_decades(axis.xaxis, axis.get_xlim())
     axis.set_title(panel.title)
     axis.set_xlabel("training step")
     axis.set_ylabel(panel.metric)

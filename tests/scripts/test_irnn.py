@@ -4,6 +4,7 @@ Training is a stand-in but for the slow tests, which train for real.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rnnlab.config.errors import ConfigError
 from rnnlab.config.reading import load_file
@@ -27,7 +29,7 @@ from rnnlab.sweeps.spec.space import expand
 from scripts.irnn import __main__ as irnn_command
 from scripts.irnn import publication, results_page, runs, stand_ins, winners
 from scripts.irnn.experiments import EXPERIMENTS, all_cases, make_case, paper_number
-from scripts.irnn.figures import gradients_over_time, published_and_ours
+from scripts.irnn.figures import Panel, gradients_over_time, published_and_ours
 from scripts.irnn.results import collect, merged, read_results
 from scripts.irnn.results_page import panel, read_notes, table
 from scripts.irnn.rows import rows
@@ -732,3 +734,23 @@ def test_parameters_of_another_network_or_a_damaged_file_are_one_line(tmp_path) 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"parameters.npz is not a whole archive of arrays .*; restore it"):
         restore_chosen(tmp_path, "best", small)
+
+
+def test_steps_that_span_little_more_than_a_decade_have_numbers_that_do_not_touch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("scripts.irnn.figures.save", lambda figure, path: drawn.append(figure))
+    points = [(step, 0.1) for step in range(20, 401, 20)]
+    panel = Panel("T", "loss", {}, {"gru": [points]}, {"gru": 0}, {"gru": "GRU"}, False, True)
+    published_and_ours([panel], tmp_path / "x.png")
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    ticks = [*zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)]
+    ticks += zip(axis.get_xticks(minor=True), axis.get_xticklabels(minor=True), strict=True)
+    labels = [label for at, label in sorted(ticks, key=lambda tick: tick[0]) if low <= at <= high and label.get_text()]
+    assert [label.get_text() for label in labels] == ["20", "50", "100", "200"]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
