@@ -100,16 +100,16 @@ STAGES = {length: [n for n in (50, 150, 500, 1500, 4500) if 2 * n <= length] for
 def modern(network: str, length: int) -> dict[str, Any]:
     """Adam with a cosine schedule, clipped by norm, fresh sequences; a curriculum of lengths where they are long and
     the network is not told how long they are."""
-    told = network == "gru_chrono"
-    steps = CHRONO_STEPS if told else LONGER.get((network, length), STEPS[length])
-    # The longest is looked at more often, on fewer sequences: a length that is solved is left sooner.
-    eval_every, held = (100, dict(validation_size=400)) if length >= 10_000 else (steps // 20, {})
-    shorter = None if told else STAGES.get(length)
+    chrono = dict(chrono=length) if network == "gru_chrono" else {}
+    steps = CHRONO_STEPS if chrono else LONGER.get((network, length), STEPS[length])
+    eval_every, held = steps // 20, {}
+    if length >= 10_000:  # Looked at more often, on fewer sequences: a length that is solved is left sooner.
+        eval_every, held = min(100, eval_every), dict(validation_size=400)
+    shorter = None if chrono else STAGES.get(length)
     curriculum = None
     if shorter:  # At the whole length for two fifths of the steps or more.
         at_most = steps * 3 // 5 // len(shorter)
         curriculum = dict(field="length", values=shorter, metric="loss", threshold=0.01, at_most=at_most)
-    eval_every = min(eval_every, steps // 20)
     return dict(
         seed=0,
         steps=steps,
@@ -118,7 +118,7 @@ def modern(network: str, length: int) -> dict[str, Any]:
         eval_every=eval_every,
         checkpoint_every=eval_every,
         task=dict(name="adding", length=length, **held),
-        model=dict(cell=MODERN_CELLS[network] | (dict(chrono=length) if told else {})),
+        model=dict(cell=MODERN_CELLS[network] | chrono),
         optimizer=dict(
             name="adam",
             learning_rate=LEARNING_RATES[network],

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -127,18 +128,19 @@ def log_scale(axis: Axes) -> None:
 
 
 _NAMED = {
-    1.6: (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
-    3.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
-    30.0: (1.0, 2.0, 5.0),
+    2.0: (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+    5.0: (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    math.inf: (1.0, 2.0, 5.0),
 }
 """The numbers named of each decade where the largest value is less than so many times the smallest."""
 
 
-def name_few_decades(scale: Axis, values: Any) -> None:
-    """Plain numbers between the powers of ten of a logarithmic axis, where these values (but for spikes) span few."""
+def name_few_decades(scale: Axis, values: Any, few: float = 30.0) -> None:
+    """Plain numbers between the powers of ten of a logarithmic axis, where the largest of these values (but for spikes)
+    is less than `few` times the smallest."""
     low, high = without_spikes(values, logarithmic=True)
-    named = next((numbers for factor, numbers in _NAMED.items() if high < factor * low), None)
-    if named is not None:
+    if high < few * low:
+        named = next(numbers for factor, numbers in _NAMED.items() if high < factor * low)
         scale.set_major_locator(LogLocator(10, named))
         scale.set_major_formatter("{x:g}")
         scale.set_minor_formatter(NullFormatter())

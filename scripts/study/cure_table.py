@@ -34,12 +34,12 @@ def effect(n: Numbers, base: Numbers) -> str:
 
 def steps_effect(n: Numbers, base: Numbers) -> str:
     """The step at which each solves the task, with its interval."""
-    return f"step {_when(n)}, without it {_when(base)}"
+    return f"{_when(n)}, without it {_when(base)}"
 
 
 def _when(n: Numbers) -> str:
     """The median step to solved; where most seeds do not, how many of them do."""
-    return median_words(n) if math.isfinite(n.steps[0]) else f"({n.solved} of {n.count})"
+    return f"step {median_words(n)}" if math.isfinite(n.steps[0]) else f"solved by {n.solved} of {n.count}"
 
 
 BETTER = {1: "Shown to be better", -1: "Shown to be worse"}

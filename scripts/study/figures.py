@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from rnnlab.plots.legends import COMPACT
-from rnnlab.plots.style import COLOURS, GREY, MARKERS, PAGE, make_axes, make_panels, save
+from rnnlab.plots.style import COLOURS, GREY, MARKERS, PAGE, make_axes, make_panels, name_few_decades, save
 from rnnlab.plots.words import SMALL
 from rnnlab.sweeps.statistics import Mean
 from scripts.study.comparison import Comparison, Numbers, compared, error_ratio, errors_of
@@ -154,7 +153,7 @@ def _draw_effects(axis: Axes, groups: Mapping[str, Sequence[_Effect]]) -> None:
             label.set_fontweight("bold")
     axis.tick_params("y", length=0)
     axis.grid(False, axis="y")
-    _plain_ticks(axis.xaxis, *axis.get_xlim())
+    name_few_decades(axis.xaxis, axis.get_xlim(), few=2 * _FURTHEST**2)
 
 
 def _parts(ratio: Mean) -> tuple[float, float, float]:
@@ -236,9 +235,10 @@ def draw_prediction(families: Mapping[str, Family], common: CommonSlope | None, 
         each.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         each.set_xlabel("log10 of what is left of the gradient at t = 1, before training")
         each.set_ylabel(label)
-    _plain_ticks(axis.yaxis, axis.get_ylim()[0], budget)
-    ticks = [*axis.get_yticks(), top]
-    axis.set_yticks(ticks, [*(f"{tick:g}" for tick in ticks[:-1]), "not\nsolved"])
+    low = axis.get_ylim()[0]
+    name_few_decades(axis.yaxis, (low, budget))
+    ticks = [tick for tick in axis.get_yticks() if low <= tick <= budget]
+    axis.set_yticks([*ticks, top], [*(f"{tick:g}" for tick in ticks), "not\nsolved"])
     axis.yaxis.set_minor_locator(NullLocator())
     axis.legend()
     return save(figure, path)
@@ -288,7 +288,7 @@ def draw_growth(by_method: Mapping[str, Mapping[int, Numbers]], fits: Mapping[st
         axis.plot([place], [top], "^", color=colour, markersize=3.5, clip_on=False)
     axis.set_xticks(every, list(map(str, every)))
     axis.xaxis.set_minor_locator(NullLocator())
-    _plain_ticks(axis.yaxis, *axis.get_ylim())
+    name_few_decades(axis.yaxis, axis.get_ylim())
     axis.set_xlabel("length T of the adding problem, time steps")
     axis.set_ylabel("median training step at which it is solved")
     if drawn:
@@ -298,22 +298,3 @@ def draw_growth(by_method: Mapping[str, Mapping[int, Numbers]], fits: Mapping[st
 
 _LINES = ["-", "--", "-.", ":", (0, (6, 1)), (0, (6, 1, 1, 1, 1, 1))]
 """The line of each colour."""
-_NAMED = (
-    (1.0,),
-    (1.0, 2.0, 5.0),
-    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
-    (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
-)
-"""Numbers of each decade that a logarithmic axis names: the first of these rows that gives it four, else the last."""
-
-
-def _plain_ticks(scale: Axis, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis with these ends, which may span less than a decade."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for named in _NAMED:
-        ticks = [tick for power in powers for n in named if low <= (tick := n * 10.0**power) <= high]
-        if len(ticks) >= 4:
-            break
-    scale.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    scale.set_minor_formatter(NullFormatter())

@@ -173,7 +173,7 @@ def _cures(by_task: Mapping[str, Mapping[str, Numbers]], figures: Figures) -> li
 
 
 def _helped(task: str, of: Mapping[str, Numbers]) -> str:
-    """What each cure is shown to do by the corrected tests, and for how many nothing is shown."""
+    """Says what each cure is shown to do by the corrected tests, and for how many nothing is shown."""
     every = compared("cures", of)
     words = []
     for sign in (1, -1):
@@ -185,7 +185,7 @@ def _helped(task: str, of: Mapping[str, Numbers]) -> str:
     words.append(f"Nothing shown: {unsure} of {len(every)} pairs.")
     meant = {name for name, cure in CURES.items() if cure.meant_for == task}
     here = [name for name in dict.fromkeys(n.entry["method"].partition("+")[2] for n, *_ in every) if name in meant]
-    return " ".join(words) + (f" Of those run so far, meant for this task: {', '.join(here)}." if here else "")
+    return " ".join(words) + (f" Run so far of those meant for this task: {', '.join(here)}." if here else "")
 
 
 # --- initialisation and lengths --------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from scipy import stats
 
 from rnnlab.sweeps.statistics import LEVEL, Mean
 from scripts.study.comparison import Correlation, Numbers, rank_correlation
-from scripts.study.protocol import TIMED_EVALUATIONS
 
 
 def left_of_gradient(n: Numbers) -> float:
@@ -162,8 +161,8 @@ def growth(by_length: Mapping[int, Numbers]) -> Growth:
     slope, height = float(x @ y / (x @ x)), float(y.mean())
     rng = np.random.default_rng(0)
     times = [by_length[length].times for length in whole]
-    # What is seen at an evaluation was there at any step since the last one: as wide, around the step that is known.
-    since = [max(1, int(by_length[length].entry["config"]["steps"]) // TIMED_EVALUATIONS) for length in whole]
+    # A step is known to the interval of evaluations: it is drawn as far as half of that before and behind.
+    since = [int(by_length[length].entry["config"]["eval_every"]) for length in whole]
     drawn = np.log(
         [
             np.median(rng.choice(of, (RESAMPLES, len(of))) + far * rng.uniform(-0.5, 0.5, (RESAMPLES, len(of))), axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from rnnlab import plots
@@ -399,6 +400,30 @@ def test_the_value_of_a_spike_is_as_readable_over_curves_as_alone(spike: float) 
     assert np.array_equal(after, picture_of(figure, text))
     assert (after != 255).any()
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("ends", "named"),
+    [
+        ((0.76, 1.3), ["0.8", "0.9", "1", "1.1", "1.2", "1.3"]),
+        ((80, 250), ["100", "150", "200"]),
+        ((76, 880), ["100", "200", "500"]),
+        ((0.09, 12), []),
+    ],
+)
+def test_a_logarithmic_axis_of_few_decades_names_enough_numbers(ends, named) -> None:
+    """What spans more keeps the powers of ten, unless one asks for plain numbers there, too."""
+    for few, words in ((30, named), (200, named or ["0.1", "0.2", "0.5", "1", "2", "5", "10"])):
+        figure, (axis,) = style.make_axes(1)
+        axis.set_xscale("log")
+        axis.set_xlim(*ends)
+        style.name_few_decades(axis.xaxis, ends, few)
+        FigureCanvasAgg(figure).draw()
+        low, high = axis.get_xlim()
+        ticks = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+        texts = [label.get_text() for at, label in ticks if low <= at <= high]
+        assert [text for text in texts if text and "$" not in text] == words
+        plt.close(figure)
 
 
 ORDINARY = {

@@ -43,6 +43,7 @@ def content_of(
     factor: float = 0.5,
     metric: str = "loss",
     length: int = 100,
+    eval_every: int = 40,
 ) -> dict[str, Any]:
     """The content of an entry's file. factor: of the gradient a step, before training."""
     runs = [
@@ -58,6 +59,6 @@ def content_of(
         }
         for seed, (value, at) in enumerate(zip(values, solved, strict=True))
     ]
-    config = {"task": {"length": length}, "steps": 1000, "eval_every": 40}
+    config = {"task": {"length": length}, "steps": 1000, "eval_every": eval_every}
     fields = {"part": part, "task": task, "method": method, "metric": metric, "config": config, "runs": runs}
     return fields | {"lyapunov": {"mean": -0.01, "error": 0.001}}

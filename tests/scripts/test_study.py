@@ -206,10 +206,10 @@ def test_a_cell_that_fails_a_length_is_not_trained_at_the_next(
         *(f"adding_200/{name}" for name in ("lem", "irnn")),
         "adding_500/lem",
     ]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for length in (500, 1000, 2000, 5000):
         line = f"lengths/adding_{length}/irnn is not trained: not every seed of lengths/adding_200/irnn solves its task"
-        assert line in said
+        assert line in output
 
 
 def test_a_cure_chooses_among_no_more_settings_than_what_it_is_compared_with() -> None:
